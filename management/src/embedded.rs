@@ -6,6 +6,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -139,10 +140,7 @@ impl EmbeddedPostgres {
 
         let (server, pid, watchdog) = start_server(&layout, &binaries, account.as_ref()).await?;
         let postgres = EmbeddedPostgres {
-            url: connect_options(&layout.socket_dir())
-                .database(NAME)
-                .to_url_lossy()
-                .to_string(),
+            url: url(&layout.socket_dir()),
             pid,
             server,
             watchdog,
@@ -443,6 +441,19 @@ fn connect_options(socket_dir: &Path) -> PgConnectOptions {
         .ssl_mode(PgSslMode::Disable)
 }
 
+/// An address that libpq's programs understand too: the socket's folder, percent-encoded, stands for the host.
+fn url(socket_dir: &Path) -> String {
+    let mut host = String::new();
+    for &byte in socket_dir.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            host.push(char::from(byte));
+        } else {
+            host.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    format!("postgres://{NAME}@{host}:{PORT}/{NAME}?sslmode=disable")
+}
+
 fn create_private_dir(path: &Path, account: Option<&Account>) -> Result<(), EmbeddedError> {
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -510,6 +521,15 @@ mod tests {
         for (log, busy) in cases {
             assert_eq!(is_busy(log), busy, "{log}");
         }
+    }
+
+    #[test]
+    fn a_folder_with_odd_letters_survives_the_url() {
+        let url = url(Path::new("/tmp/a b/ü?&"));
+        assert_eq!(
+            url,
+            "postgres://tombolo@%2Ftmp%2Fa%20b%2F%C3%BC%3F%26:5432/tombolo?sslmode=disable"
+        );
     }
 
     #[test]
