@@ -1,0 +1,34 @@
+//! Cleans up after a test process, however it ends.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use std::os::unix::process::CommandExt;
+
+/// Runs a shell script as soon as this value, or this process, is gone. The script finds `pid` as `$1` and `dir` as `$2`.
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    /// Reads from a pipe whose only other end is held here.
+    _shell: Child,
+}
+
+impl Watchdog {
+    pub(crate) fn new(script: &str, pid: u32, dir: &Path) -> Watchdog {
+        let shell = Command::new("sh")
+            .args([
+                "-c",
+                &format!("read -r _; {script}"),
+                "watchdog",
+                &pid.to_string(),
+            ])
+            .arg(dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            // Out of reach of the Ctrl-C that ends the tests.
+            .process_group(0)
+            .spawn()
+            .expect("cannot run sh");
+        Watchdog { _shell: shell }
+    }
+}
