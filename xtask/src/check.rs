@@ -7,9 +7,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::{assets, cargo};
 
+/// Makes the command whose exit code is the outcome.
+type Check = fn() -> Result<Command>;
+
 /// Runs every check, also after a failure, so that one run shows all there is to mend.
 pub(crate) fn run() -> Result<()> {
-    let checks: [(&str, fn() -> Result<Command>); 4] = [
+    let checks: [(&str, Check); 4] = [
         ("fmt", || Ok(cargo_with(&["fmt", "--all", "--check"]))),
         ("deny", deny),
         ("clippy", || {
