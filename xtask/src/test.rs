@@ -17,12 +17,21 @@ struct Tally {
 
 /// Runs `cargo test` over the workspace, or with the arguments given, and sums up its suites.
 pub(crate) fn run(assets: &Assets, args: &[String]) -> Result<()> {
-    // The tests of the whole start this binary as a user would.
-    cargo::run(&["build", "--workspace", "--bin", "tombolo"])?;
+    let own: Vec<&str> = args
+        .iter()
+        .map(String::as_str)
+        .take_while(|arg| *arg != "--")
+        .collect();
+    let selects = ["-p", "--package", "--workspace"]
+        .iter()
+        .any(|flag| own.contains(flag));
+    if !selects || own.contains(&"tombolo-tests") {
+        // The tests of the whole start this binary as a user would.
+        cargo::run(&["build", "--workspace", "--bin", "tombolo"])?;
+    }
     let mut command = cargo::command();
     command.args(["test", "--no-fail-fast"]);
-    let selects = |arg: &String| ["-p", "--package", "--workspace"].contains(&arg.as_str());
-    if !args.iter().take_while(|arg| *arg != "--").any(selects) {
+    if !selects {
         command.arg("--workspace");
     }
     let mut child = assets
