@@ -1,1 +1,19 @@
-//! Placeholder.
+//! The brain of the mesh: what users want and what clusters have, made into what every proxy runs.
+//!
+//! Every pass is a pure, total, deterministic function; `lower(plan(resolve(intent), reports), view)` is the
+//! specification of the whole system. There is no clock, no environment, no I/O and no wire format in this crate.
+
+pub mod finding;
+pub mod http;
+pub mod intent;
+pub mod lower;
+pub mod name;
+pub mod observe;
+pub mod plan;
+pub mod proxy;
+pub mod report;
+pub mod resolve;
+pub mod roll_up;
+pub mod routes;
+pub mod selector;
+pub mod view;

@@ -1,0 +1,119 @@
+//! What the passes have to say: where a value came from, and what is wrong with a resource.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{ClusterName, Fqn};
+
+/// The resource and field that put a value there, and those that wanted to and lost.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    pub resource: Fqn,
+    /// A path such as `spec.rules[0]`; empty for the whole resource.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub field: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<Fqn>,
+}
+
+impl Origin {
+    pub fn new(resource: Fqn, field: impl Into<String>) -> Origin {
+        Origin {
+            resource,
+            field: field.into(),
+            lost: Vec::new(),
+        }
+    }
+}
+
+/// A value with where it came from. Equality covers the value only, so that a new origin moves no proxy.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Traced<T> {
+    pub value: T,
+    /// `None` for what no user wrote, such as a service in a namespace that nobody owns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+}
+
+impl<T> Traced<T> {
+    pub fn new(value: T, origin: Origin) -> Traced<T> {
+        Traced {
+            value,
+            origin: Some(origin),
+        }
+    }
+
+    pub fn untraced(value: T) -> Traced<T> {
+        Traced { value, origin: None }
+    }
+}
+
+impl<T: PartialEq> PartialEq for Traced<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
+
+impl<T: Eq> Eq for Traced<T> {}
+
+/// An error refuses the write that would cause it; a warning is shown on the resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Severity {
+    Error,
+    Warning,
+}
+
+/// Something about one resource that its author should know.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Finding {
+    pub resource: Fqn,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub field: String,
+    pub severity: Severity,
+    pub code: Code,
+    /// A sentence without a full stop that names the objects and says what to do.
+    pub message: String,
+    /// The cluster that it is about, when it is not about all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterName>,
+}
+
+/// Stable words for programs; the message is for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Code {
+    /// The resource below which it stands does not exist.
+    ParentMissing,
+    UnknownCluster,
+    UnknownRegion,
+    NamespaceTaken,
+    NamespaceNotOwned,
+    HostTaken,
+    ServiceTaken,
+    BadWeights,
+    UnknownSubset,
+    DuplicateSubset,
+    UnknownSubject,
+    BadBackend,
+    /// Wanted by intent, seen in no cluster.
+    ServiceNotFound,
+    SubsetNotFound,
+    GatewayNotFound,
+    PortAmbiguous,
+    PortNotFound,
+    ProtocolNotRouted,
+    /// The same name under another owner stays local.
+    NotJoined,
+    NoEastWestGateway,
+    /// A rule that can never be reached, or that is not applied here.
+    RuleIgnored,
+    /// A proxy refused what it was sent; the message carries its words.
+    ProxyRejected,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.resource, self.message)
+    }
+}

@@ -1,0 +1,158 @@
+//! The proxy model: what one proxy runs, in our own nouns. `local-cp` has the one encoder to Envoy's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use crate::finding::Traced;
+use crate::http::{HeaderName, HttpMatch, Path, Span};
+use crate::name::{ClusterName, HostPort, Label, WorkloadId};
+
+/// Which service and subset a request is for; read by the destination's east-west gateway (ADR 0002).
+pub const DESTINATION_HEADER: &str = "x-tombolo-destination";
+
+/// A proxy as it introduces itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProxyNode {
+    /// Unique within its cluster.
+    pub id: String,
+    pub role: ProxyRole,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProxyRole {
+    /// Serves a gateway workload of the platform.
+    Gateway { workload: WorkloadId },
+    /// Stands beside one application and carries its outgoing requests.
+    Sidecar { namespace: Label, outbound: SocketAddr },
+}
+
+/// Everything that one proxy runs, by xDS name. Equal configurations need no message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProxyConfig {
+    pub listeners: BTreeMap<String, Traced<Listener>>,
+    pub route_tables: BTreeMap<String, Traced<RouteTable>>,
+    pub clusters: BTreeMap<String, Traced<Upstream>>,
+    /// Same names as `clusters`.
+    pub endpoints: BTreeMap<String, Traced<Endpoints>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub bind: SocketAddr,
+    pub route_table: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteTable {
+    /// On a gateway `shop.example.com:8080` is `shop.example.com`; on a sidecar the port says which port is meant.
+    pub ignore_port: bool,
+    pub hosts: Vec<VirtualHost>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualHost {
+    pub name: String,
+    /// `host`, `host:port`, `*.suffix` or `*`.
+    pub domains: BTreeSet<String>,
+    /// The first that matches decides.
+    pub routes: Vec<Traced<Route>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Path and headers; the destination header is matched as any other.
+    pub matches: HttpMatch,
+    pub action: RouteAction,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RouteAction {
+    Forward(Forward),
+    /// Answered by the proxy itself.
+    Respond {
+        status: u16,
+        body: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Shares of 100.
+    pub targets: Vec<Target>,
+    /// From the request's end to the response's end, with all retries.
+    pub timeout: Span,
+    pub retry: RetryPolicy,
+    /// Removed before the request goes on.
+    pub remove_headers: Vec<HeaderName>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Name of an upstream of the same configuration.
+    pub cluster: String,
+    pub weight: u32,
+    /// The value of [`DESTINATION_HEADER`]; `None` where the request has arrived in its cluster.
+    pub destination: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RetryPolicy {
+    /// Nothing was asked for: idempotent methods are retried on connection failures, resets and 503; others only on
+    /// connection failures, where the request provably never reached the application.
+    Careful { attempts: u32 },
+    /// The user's wish: every method, on connection failures, resets and these codes.
+    AsAsked {
+        attempts: u32,
+        codes: BTreeSet<u16>,
+        backoff: Span,
+    },
+}
+
+/// One set of hosts that serve the same, with their order of failover.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    pub http2: bool,
+    pub connect_timeout: Span,
+    pub health: Health,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    pub interval: Span,
+    pub timeout: Span,
+    pub unhealthy_threshold: u32,
+    pub check: Check,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Any status below 500 passes. Through another cluster's gateway the same check reaches the service itself.
+    Http {
+        host: String,
+        path: Path,
+        destination: Option<String>,
+    },
+    Tcp,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Endpoints {
+    /// By priority, from 0, without gaps.
+    pub priorities: Vec<Vec<EndpointGroup>>,
+}
+
+/// Endpoints that are in one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointGroup {
+    pub region: Option<Label>,
+    pub zone: Option<Label>,
+    pub cluster: ClusterName,
+    pub endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub address: HostPort,
+    /// False: never chosen while anything else works.
+    pub usable: bool,
+}

@@ -1,0 +1,132 @@
+//! What clusters say they have: services and gateways, never endpoints; and what their proxies run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::finding::Origin;
+use crate::name::{ClusterName, HostPort, Label, ServiceId, WorkloadId};
+
+/// The latest that is known of every cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reports {
+    /// Clusters that have joined at some time. One of these without a report is unknown, which is never empty: what
+    /// concerns it is withheld.
+    pub joined: BTreeSet<ClusterName>,
+    pub clusters: BTreeMap<ClusterName, ClusterReport>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterReport {
+    #[serde(default)]
+    pub services: BTreeMap<ServiceId, ServiceReport>,
+    #[serde(default)]
+    pub gateways: BTreeMap<WorkloadId, GatewayReport>,
+}
+
+/// One service that a cluster offers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ServiceReport {
+    pub ports: Vec<ServicePort>,
+    /// The distinct label sets of its instances: enough to know which subsets it can serve.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub label_sets: BTreeSet<BTreeMap<String, String>>,
+    pub state: State,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServicePort {
+    pub name: Label,
+    pub port: u16,
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    #[default]
+    Http,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+    Grpc,
+    /// Discovered and reported; not routed yet.
+    Tcp,
+}
+
+/// A value, not a removal: a service that is down stays known and is not used while anything else can serve.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    #[default]
+    Up,
+    Down,
+}
+
+/// One gateway workload of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct GatewayReport {
+    /// Where other clusters reach its east-west listener; empty when it has none.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub east_west: BTreeSet<HostPort>,
+    #[serde(default)]
+    pub state: State,
+}
+
+/// What the edge attests of its proxies, as exceptions from a rule: every proxy it knows runs `version`, except
+/// those that are named. Its size is that of the trouble, not that of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Receipt {
+    /// (epoch, revision) of the slice that the edge has lowered.
+    pub version: (u64, u64),
+    /// How many proxies are connected.
+    pub proxies: u32,
+    /// Of those, how many acknowledge before they activate, as Envoy does: "accepted", not "running".
+    #[serde(default)]
+    pub accepted_only: u32,
+    /// Connected, but not there yet: proxy → version it runs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub behind: BTreeMap<String, (u64, u64)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rejected: Vec<Rejection>,
+}
+
+/// A proxy or an edge refused a piece; `origin` is the resource that it came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rejection {
+    pub proxy: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
+    /// In the proxy's own words.
+    pub reason: String,
+}
+
+/// One named resource of the feed that goes up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ReportItem {
+    Service(ServiceReport),
+    Gateway(GatewayReport),
+    Receipt(Receipt),
+}
+
+impl ClusterReport {
+    /// The resources of the feed, by name: `services/NAMESPACE/NAME` and `gateways/NAMESPACE/NAME`.
+    pub fn items(&self) -> BTreeMap<String, ReportItem> {
+        let services = self
+            .services
+            .iter()
+            .map(|(id, service)| (format!("services/{id}"), ReportItem::Service(service.clone())));
+        let gateways = self
+            .gateways
+            .iter()
+            .map(|(id, gateway)| (format!("gateways/{id}"), ReportItem::Gateway(gateway.clone())));
+        services.chain(gateways).collect()
+    }
+}

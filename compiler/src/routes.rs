@@ -1,0 +1,222 @@
+//! Routes: what central publishes, one slice per cluster. Services and the gateways at which other clusters offer
+//! them; no endpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::finding::Traced;
+use crate::http::{HttpMatch, Retry, Span};
+use crate::intent::Subset;
+use crate::name::{BadName, ClusterName, Fqn, HostPort, Hostname, Label, ServiceId, WorkloadId};
+use crate::report::{ServicePort, State};
+
+/// All that one cluster's edge is told, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slice {
+    pub items: BTreeMap<SliceKey, SliceItem>,
+    /// False while something that concerns this cluster is withheld; what is missing is then not removed.
+    pub complete: bool,
+}
+
+/// The name of a slice's resource on the feed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SliceKey {
+    /// `namespaces/NAMESPACE`
+    Namespace(Label),
+    /// `services/NAMESPACE/NAME/WORKSPACE`: two workspaces may have a service of the same name.
+    Service(ServiceId, Fqn),
+    /// `gateways/FQN`
+    Gateway(Fqn),
+    /// `cluster`
+    Cluster,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum SliceItem {
+    Namespace(Traced<NamespaceOwner>),
+    Service(Traced<RoutedService>),
+    Gateway(Traced<RoutedGateway>),
+    Cluster(Traced<Locality>),
+}
+
+/// Which workspace owns a namespace of this cluster: whose services its sidecars may reach.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamespaceOwner {
+    pub workspace: Fqn,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Locality {
+    pub region: Label,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Label>,
+}
+
+/// One logical service as this cluster should see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoutedService {
+    pub id: ServiceId,
+    pub workspace: Fqn,
+    /// The union over the clusters that offer it, by port.
+    pub ports: Vec<ServicePort>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub subsets: Vec<Subset>,
+    /// Most specific first; the last one matches everything.
+    pub rules: Vec<Traced<ServiceRule>>,
+    /// The other clusters that offer it, best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remotes: Vec<Remote>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceRule {
+    /// Any of these; none means every request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub matches: Vec<HttpMatch>,
+    pub action: ServiceAction,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ServiceAction {
+    /// Percentages; `None` is the whole service, without regard to subsets.
+    Split(Vec<(Option<Label>, u32)>),
+    /// 503 with this reason: what stands for a rule that cannot be had.
+    Refuse(String),
+}
+
+/// Another cluster that offers the service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Remote {
+    pub cluster: ClusterName,
+    pub region: Label,
+    /// The order of failover, from 1: same region, the configured regions in order, anything. Equal tiers share.
+    pub tier: u8,
+    /// The east-west listeners of that cluster.
+    pub gateways: BTreeSet<HostPort>,
+    /// Down when it, or all of its gateways, are reported down.
+    pub state: State,
+    pub ports: BTreeSet<u16>,
+    /// Those of the subsets that it has instances of.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub subsets: BTreeSet<Label>,
+}
+
+/// What one gateway workload should do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoutedGateway {
+    pub workload: WorkloadId,
+    pub workspace: Fqn,
+    pub mode: RoutedGatewayMode,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RoutedGatewayMode {
+    Ingress {
+        port: u16,
+        hosts: BTreeSet<Hostname>,
+        rules: Vec<Traced<GatewayRule>>,
+    },
+    EastWest,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayRule {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub matches: Vec<HttpMatch>,
+    pub action: GatewayAction,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Span>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum GatewayAction {
+    /// Service and port (`None`: its only one), with a percentage; each service's own rules apply below this one.
+    Split(Vec<(ServiceId, Option<u16>, u32)>),
+    Refuse(String),
+}
+
+impl fmt::Display for SliceKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            SliceKey::Namespace(namespace) => write!(f, "namespaces/{namespace}"),
+            SliceKey::Service(id, workspace) => write!(f, "services/{id}/{workspace}"),
+            SliceKey::Gateway(gateway) => write!(f, "gateways/{gateway}"),
+            SliceKey::Cluster => f.write_str("cluster"),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadSliceKey {
+    #[error("{0:?} is not the name of a slice's resource")]
+    Unknown(String),
+    #[error(transparent)]
+    Name(#[from] BadName),
+}
+
+impl FromStr for SliceKey {
+    type Err = BadSliceKey;
+
+    fn from_str(text: &str) -> Result<Self, BadSliceKey> {
+        let unknown = || BadSliceKey::Unknown(text.to_owned());
+        if text == "cluster" {
+            return Ok(SliceKey::Cluster);
+        }
+        let (collection, rest) = text.split_once('/').ok_or_else(unknown)?;
+        match collection {
+            "namespaces" => Ok(SliceKey::Namespace(rest.parse()?)),
+            "gateways" => Ok(SliceKey::Gateway(rest.parse()?)),
+            "services" => {
+                let cut = rest.match_indices('/').nth(1).ok_or_else(unknown)?.0;
+                Ok(SliceKey::Service(rest[..cut].parse()?, rest[cut + 1..].parse()?))
+            }
+            _ => Err(unknown()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slice_keys_survive_the_wire() {
+        for text in [
+            "cluster",
+            "namespaces/shop",
+            "services/shop/reviews/organizations/acme/tenants/pay/workspaces/shop",
+            "gateways/organizations/acme/tenants/pay/workspaces/w/gatewaygroups/g/gateways/in",
+        ] {
+            assert_eq!(text.parse::<SliceKey>().unwrap().to_string(), text);
+        }
+        for bad in [
+            "",
+            "services/shop",
+            "services/shop/reviews",
+            "pods/x",
+            "namespaces/A",
+        ] {
+            assert!(bad.parse::<SliceKey>().is_err(), "{bad}");
+        }
+    }
+}
