@@ -102,7 +102,15 @@ pub(crate) fn postgres() -> Result<PathBuf> {
             );
             Ok(dir)
         }
-        None => Ok(POSTGRES.installed()?.join("bin")),
+        None => {
+            let dir = POSTGRES.installed()?.join("bin");
+            // It brings no libraries of its own; a slim image lacks some, and the loader says which.
+            run(Command::new(dir.join("postgres")).arg("--version")).with_context(|| {
+                let needed = "libxml2, libssl3, libgssapi-krb5-2, libzstd1 and liblz4-1";
+                format!("install the packages {needed}; or else {}", POSTGRES.by_hand)
+            })?;
+            Ok(dir)
+        }
     }
 }
 
