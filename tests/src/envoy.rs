@@ -26,7 +26,7 @@ pub struct Envoy {
     process: Child,
     admin: SocketAddr,
     dir: TempDir,
-    _watchdog: Watchdog,
+    watchdog: Watchdog,
 }
 
 impl Envoy {
@@ -62,17 +62,18 @@ impl Envoy {
             .stderr(File::create(&log).context("cannot create the log")?)
             .spawn()
             .with_context(|| format!("cannot run {}", binary.display()))?;
-        let watchdog = Watchdog::new("kill -KILL \"$1\"; rm -rf \"$2\"", process.id(), dir.path());
+        let mut watchdog = Watchdog::new("kill -KILL \"$1\"; rm -rf \"$2\"", process.id(), dir.path());
 
         match await_ready(&mut process, &admin_file).await {
             Ok(admin) => Ok(Envoy {
                 process,
                 admin,
                 dir,
-                _watchdog: watchdog,
+                watchdog,
             }),
             Err(error) => {
                 stop(&mut process);
+                watchdog.cancel();
                 Err(error.context(format!(
                     "envoy did not get ready; its log ends with:\n{}",
                     tail(&log)
@@ -108,6 +109,7 @@ impl Envoy {
 impl Drop for Envoy {
     fn drop(&mut self) {
         stop(&mut self.process);
+        self.watchdog.cancel();
     }
 }
 

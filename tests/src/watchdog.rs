@@ -1,15 +1,14 @@
 //! Cleans up after a test process, however it ends.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-
-use std::os::unix::process::CommandExt;
 
 /// Runs a shell script as soon as this value, or this process, is gone. The script finds `pid` as `$1` and `dir` as `$2`.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     /// Reads from a pipe whose only other end is held here.
-    _shell: Child,
+    shell: Child,
 }
 
 impl Watchdog {
@@ -29,6 +28,12 @@ impl Watchdog {
             .process_group(0)
             .spawn()
             .expect("cannot run sh");
-        Watchdog { _shell: shell }
+        Watchdog { shell }
+    }
+
+    /// Ends the shell before its script: the process is gone, and its pid may be another's soon.
+    pub(crate) fn cancel(&mut self) {
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
     }
 }
