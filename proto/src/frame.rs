@@ -74,6 +74,7 @@ pub struct Heartbeat {
     /// `None` when nothing is published yet.
     pub stamp: Option<Stamp>,
     pub digest: Digest,
+    pub complete: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -224,6 +225,7 @@ impl TryFrom<pb::Heartbeat> for Heartbeat {
             round: heartbeat.round,
             stamp: heartbeat.stamp.map(|stamp| stamp_of(FRAME, stamp)).transpose()?,
             digest: Digest::from_bytes(sixteen(FRAME, "digest", &heartbeat.digest)?),
+            complete: heartbeat.complete,
         })
     }
 }
@@ -279,6 +281,7 @@ impl From<Frame> for pb::Frame {
                 round: heartbeat.round,
                 stamp: heartbeat.stamp.map(Into::into),
                 digest: heartbeat.digest.to_bytes().to_vec(),
+                complete: heartbeat.complete,
             }),
         };
         Self { kind: Some(kind) }

@@ -6,6 +6,7 @@ pub mod frame;
 pub mod held;
 pub mod link;
 
+pub mod replica;
 pub mod resource;
 pub mod session;
 

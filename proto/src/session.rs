@@ -354,6 +354,8 @@ fn exchange(digest: &mut Digest, name: &str, before: Option<ContentHash>, after:
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod convergence;
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

@@ -143,6 +143,9 @@ pub struct Heartbeat {
     pub stamp: ::core::option::Option<Stamp>,
     #[prost(bytes = "vec", tag = "3")]
     pub digest: ::prost::alloc::vec::Vec<u8>,
+    /// As in Update.
+    #[prost(bool, tag = "4")]
+    pub complete: bool,
 }
 /// Generated client implementations.
 pub mod feed_client {

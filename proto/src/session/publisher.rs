@@ -32,16 +32,21 @@ enum Change {
 
 impl Publisher {
     pub(super) fn publish(&mut self, publication: Publication) -> Vec<Frame> {
-        let before = self.publication.replace(publication);
-        match (before, &self.publication) {
-            // Only the stamp differs: it travels with the next heartbeat.
-            (Some(before), Some(now))
-                if Arc::ptr_eq(&before.set, &now.set) && before.complete == now.complete =>
-            {
-                Vec::new()
-            }
-            _ => self.sync(),
+        let Some(before) = self.publication.replace(publication.clone()) else {
+            return self.sync();
+        };
+        let same_set = Arc::ptr_eq(&before.set, &publication.set);
+        let same_claim = before.complete == publication.complete;
+        // A new stamp alone travels with the next heartbeat.
+        let mut frames = if same_set && same_claim {
+            Vec::new()
+        } else {
+            self.sync()
+        };
+        if frames.is_empty() && !same_claim && self.peer.is_some() {
+            frames.push(Frame::Heartbeat(self.heartbeat()));
         }
+        frames
     }
 
     pub(super) fn disconnected(&mut self) {
@@ -69,20 +74,22 @@ impl Publisher {
     }
 
     pub(super) fn heartbeat(&self) -> Heartbeat {
-        match &self.peer {
-            Some(peer) => Heartbeat {
-                round: peer.round,
-                stamp: self
-                    .publication
-                    .as_ref()
-                    .map(|publication| publication.stamp.clone()),
-                digest: peer.digest,
-            },
-            None => Heartbeat {
+        let Some(peer) = &self.peer else {
+            return Heartbeat {
                 round: 0,
                 stamp: None,
                 digest: Digest::default(),
-            },
+                complete: false,
+            };
+        };
+        Heartbeat {
+            round: peer.round,
+            stamp: self
+                .publication
+                .as_ref()
+                .map(|publication| publication.stamp.clone()),
+            digest: peer.digest,
+            complete: peer.completed && self.publication.as_ref().is_some_and(|now| now.complete),
         }
     }
 

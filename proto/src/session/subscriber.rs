@@ -234,9 +234,9 @@ impl Subscriber {
         match judge(self.stamp.as_ref(), &stamp) {
             Offer::Older => self.refuse_older(stamp),
             _ if heartbeat.digest != self.digest => self.resync(stamp, local),
-            Offer::Same => self.announce().into_iter().collect(),
-            Offer::Newer => {
-                let mut actions = self.step(stamp, Vec::new(), Vec::new(), self.complete);
+            Offer::Same if heartbeat.complete == self.complete => self.announce().into_iter().collect(),
+            Offer::Same | Offer::Newer => {
+                let mut actions = self.step(stamp, Vec::new(), Vec::new(), heartbeat.complete);
                 actions.extend(self.announce());
                 actions
             }
