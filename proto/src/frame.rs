@@ -83,24 +83,24 @@ pub enum FrameError {
         "the frame is empty or of an unknown kind: check that both planes run versions that know each other"
     )]
     Unknown,
-    #[error("the field {field} is missing from a {frame} frame")]
+    #[error("the field {field} is missing in the {frame} frame")]
     Missing {
         frame: &'static str,
         field: &'static str,
     },
-    #[error("the field {field} of a {frame} frame has {given} bytes instead of 16")]
+    #[error("the field {field} of the {frame} frame has {given} bytes instead of 16")]
     Hash {
         frame: &'static str,
         field: &'static str,
         given: usize,
     },
-    #[error("a {frame} frame holds a bad resource")]
+    #[error("the {frame} frame holds a bad resource")]
     Resource {
         frame: &'static str,
         #[source]
         source: BadResource,
     },
-    #[error("a {frame} frame names {name} twice")]
+    #[error("the {frame} frame names {name} twice")]
     Twice { frame: &'static str, name: String },
 }
 
@@ -348,4 +348,159 @@ fn sixteen(frame: &'static str, field: &'static str, bytes: &[u8]) -> Result<[u8
         field,
         given: bytes.len(),
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::error::Error;
+
+    use prost::Message;
+
+    use super::{Frame, FrameError, REASON_BYTES_MAX, cut};
+    use crate::generated::feed as pb;
+    use crate::generated::feed::frame::Kind;
+
+    fn stamp() -> Option<pb::Stamp> {
+        let version = Some(pb::Version {
+            epoch: 1,
+            revision: 7,
+        });
+        Some(pb::Stamp {
+            version,
+            source: "c".to_owned(),
+            sequence: 0,
+        })
+    }
+
+    fn update() -> pb::Update {
+        pb::Update {
+            stamp: stamp(),
+            digest: vec![0; 16],
+            ..pb::Update::default()
+        }
+    }
+
+    fn held(name: &str) -> pb::HeldName {
+        pb::HeldName {
+            name: name.to_owned(),
+            hash: vec![0; 16],
+        }
+    }
+
+    #[test]
+    fn malformed_frames_are_refused_by_name() {
+        let resource = |name: &str, hash: &[u8]| pb::Resource {
+            name: name.to_owned(),
+            hash: hash.to_vec(),
+            body: "{}".into(),
+        };
+        let hello = |names| pb::Hello {
+            node: "us-east".to_owned(),
+            plane: "edge".to_owned(),
+            names,
+            ..pb::Hello::default()
+        };
+        let cases = [
+            (
+                None,
+                "the frame is empty or of an unknown kind: check that both planes run versions that know each other",
+            ),
+            (
+                Some(Kind::Hello(pb::Hello::default())),
+                "the hello frame holds a bad resource: a resource name of 0 bytes: use 1 to 512",
+            ),
+            (
+                Some(Kind::Hello(hello(vec![held("a"), held("a")]))),
+                "the hello frame names a twice",
+            ),
+            (
+                Some(Kind::Hello(hello(vec![pb::HeldName {
+                    name: "a".to_owned(),
+                    hash: vec![0; 32],
+                }]))),
+                "the field hash of the hello frame has 32 bytes instead of 16",
+            ),
+            (
+                Some(Kind::Update(pb::Update {
+                    stamp: None,
+                    ..update()
+                })),
+                "the field stamp is missing in the update frame",
+            ),
+            (
+                Some(Kind::Update(pb::Update {
+                    stamp: Some(pb::Stamp {
+                        version: None,
+                        ..stamp().unwrap()
+                    }),
+                    ..update()
+                })),
+                "the field stamp.version is missing in the update frame",
+            ),
+            (
+                Some(Kind::Update(pb::Update {
+                    digest: Vec::new(),
+                    ..update()
+                })),
+                "the field digest of the update frame has 0 bytes instead of 16",
+            ),
+            (
+                Some(Kind::Update(pb::Update {
+                    put: vec![resource("a", &[0; 16])],
+                    ..update()
+                })),
+                "the update frame holds a bad resource: the body of a does not have the hash 00000000000000000000000000000000",
+            ),
+            (
+                Some(Kind::Update(pb::Update {
+                    removed: vec!["a\n".to_owned()],
+                    ..update()
+                })),
+                "the update frame holds a bad resource: the resource name \"a\\n\" holds a control character",
+            ),
+            (
+                Some(Kind::Complete(pb::Complete {
+                    names: vec!["x".repeat(513)],
+                    digest: vec![0; 16],
+                    stamp: stamp(),
+                    ..pb::Complete::default()
+                })),
+                "the complete frame holds a bad resource: a resource name of 513 bytes: use 1 to 512",
+            ),
+            (
+                Some(Kind::Ack(pb::Ack::default())),
+                "the field stamp is missing in the ack frame",
+            ),
+            (
+                Some(Kind::Heartbeat(pb::Heartbeat::default())),
+                "the field digest of the heartbeat frame has 0 bytes instead of 16",
+            ),
+        ];
+        for (kind, expected) in cases {
+            let error = Frame::try_from(pb::Frame { kind }).unwrap_err();
+            let mut text = error.to_string();
+            if let Some(source) = error.source() {
+                text = format!("{text}: {source}");
+            }
+            assert_eq!(text, expected);
+        }
+    }
+
+    #[test]
+    fn unknown_kinds_of_a_newer_version_are_refused() {
+        // Field 15, empty.
+        let frame = pb::Frame::decode([0x7a, 0].as_slice()).unwrap();
+        assert_eq!(Frame::try_from(frame), Err(FrameError::Unknown));
+    }
+
+    #[test]
+    fn long_reasons_are_cut_between_characters() {
+        assert_eq!(cut("no".to_owned()), "no");
+        assert_eq!(cut("é".repeat(REASON_BYTES_MAX)).len(), REASON_BYTES_MAX);
+        assert_eq!(
+            cut(format!("x{}", "é".repeat(REASON_BYTES_MAX))).len(),
+            REASON_BYTES_MAX - 1
+        );
+    }
 }
