@@ -9,8 +9,13 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+pub mod ads;
+pub mod client;
 pub mod envoy;
+
 pub mod postgres;
+pub mod process;
+pub mod proxy;
 
 mod watchdog;
 
@@ -29,6 +34,26 @@ where
             Err(error) => assert!(Instant::now() < end, "not within {deadline:?}: {error:#}"),
         }
         sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// As [`eventually`], but gives the last error to the caller: for programs and for what knows more to say of it.
+///
+/// # Errors
+/// The last answer when `deadline` has passed.
+pub async fn within<T>(
+    deadline: Duration,
+    mut ask: impl AsyncFnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) if Instant::now() >= end => {
+                return Err(error.context(format!("not within {deadline:?}")));
+            }
+            Err(_) => sleep(POLL_INTERVAL).await,
+        }
     }
 }
 

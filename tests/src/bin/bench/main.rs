@@ -1,0 +1,139 @@
+//! The figures of Tombolo, measured: `cargo xtask bench NAME`. Each prints a table for people and ends with one line
+//! for scripts, `bench NAME: key=value …`.
+//!
+//! What a bench starts ends with it: on success, on failure, on Ctrl-C, and when the bench itself is killed.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail, ensure};
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+
+mod load;
+mod proxy;
+mod statistics;
+
+const HELP: &str = "\
+Measures Tombolo. Run it through `cargo xtask bench NAME`, which builds what it measures.
+
+Benches:
+  proxy        CPU per request and memory of our proxy, beside Envoy in the same rounds
+
+Options:
+  --rounds N   proxy: how many rounds, each with both proxies (default 7)
+  --requests N proxy: requests in a round, for each proxy (default 30000)
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = env::args().skip(1).collect();
+    if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+        print!("{HELP}");
+        return ExitCode::SUCCESS;
+    }
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<()> {
+    let (name, options) = args.split_first().context("which bench? see --help")?;
+    let options = Options::parse(options)?;
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot build a runtime")?;
+    runtime.block_on(async {
+        let bench = async {
+            match name.as_str() {
+                "proxy" => proxy::run(&options).await,
+                other => bail!("no bench is named {other:?}; see --help"),
+            }
+        };
+        // Leaving this block drops the bench, and with it every process that it has started.
+        tokio::select! {
+            done = bench => done,
+            stopped = interrupted() => stopped,
+        }
+    })
+}
+
+/// Returns when somebody wants the bench to end.
+async fn interrupted() -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for Ctrl-C")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    bail!("stopped")
+}
+
+/// What a person may change of a bench.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Options {
+    rounds: usize,
+    requests: usize,
+}
+
+impl Options {
+    fn parse(args: &[String]) -> Result<Options> {
+        let mut options = Options {
+            rounds: 7,
+            requests: 30_000,
+        };
+        for pair in args.chunks(2) {
+            let [flag, value] = pair else {
+                bail!("{} needs a value; see --help", pair[0]);
+            };
+            let value: usize = value
+                .parse()
+                .with_context(|| format!("{flag} {value}: not a number"))?;
+            ensure!(value > 0, "{flag} must be more than 0");
+            match flag.as_str() {
+                "--rounds" => options.rounds = value,
+                "--requests" => options.requests = value,
+                _ => bail!("unknown option {flag}; see --help"),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// The release binary, which `cargo xtask bench` has built beside this one.
+fn tombolo() -> Result<PathBuf> {
+    let own = env::current_exe().context("cannot tell the path of this program")?;
+    let found = own.with_file_name("tombolo");
+    ensure!(
+        found.is_file(),
+        "{} is missing; run `cargo xtask bench`",
+        found.display()
+    );
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_checked() {
+        let parse =
+            |text: &str| Options::parse(&text.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        assert_eq!(parse("--rounds 5").unwrap().rounds, 5);
+        for (text, message) in [
+            ("--rounds", "needs a value"),
+            ("--rounds x", "not a number"),
+            ("--rounds 0", "more than 0"),
+            ("--loud 1", "unknown option"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(message), "{text}: {error}");
+        }
+    }
+}
