@@ -177,3 +177,63 @@ async fn scrape(State(metrics): State<Metrics>) -> Response {
             .into_response(),
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus_client::metrics::counter::Counter;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::{Health, Metrics, router, serve};
+    use crate::shutdown::{Shutdown, Tasks};
+
+    async fn get(address: std::net::SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn the_admin_port_tells_life_readiness_and_metrics() {
+        let (trigger, parent) = Shutdown::new();
+        let (mut tasks, shutdown) = Tasks::under(parent);
+        let (health, metrics) = (Health::default(), Metrics::default());
+        let requests: Counter = Counter::default();
+        metrics.register(|registry| registry.register("requests", "Requests served", requests.clone()));
+        requests.inc();
+        let database = health.condition("postgres");
+        let feed = health.condition("feed");
+
+        let any = "127.0.0.1:0".parse().unwrap();
+        let router = router(health.clone(), metrics);
+        let address = serve(any, router.clone(), &mut tasks, shutdown.clone())
+            .await
+            .unwrap();
+        assert!(get(address, "/healthz").await.ends_with("ok\n"));
+        assert!(get(address, "/metrics").await.contains("\nrequests_total 1\n"));
+
+        feed.set_ready();
+        database.set_waiting("connection refused");
+        let answer = get(address, "/readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(
+            answer.ends_with("\r\n\r\npostgres: connection refused\n"),
+            "{answer}"
+        );
+        database.set_ready();
+        assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
+
+        let error = serve(address, router, &mut tasks, shutdown).await.unwrap_err();
+        let expected = format!("cannot listen on {address} for the admin port");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+
+        trigger.fire();
+        tasks.join(Duration::from_secs(20)).await.unwrap();
+    }
+}

@@ -273,3 +273,94 @@ fn read(path: &Path) -> Result<String, AuthorityError> {
         source,
     })
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::{Authority, AuthorityError};
+    use crate::plane_id::{Plane, PlaneId};
+    use crate::telemetry::chain;
+    use crate::tls::Identity;
+
+    fn id(organization: &str, name: &str) -> PlaneId {
+        PlaneId::new(organization, Plane::Edge, name).unwrap()
+    }
+
+    #[test]
+    fn an_authority_is_created_once_and_opened_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("authority");
+        Authority::create_or_open(&dir, "acme")
+            .unwrap()
+            .issue(&id("acme", "a"), &folder.path().join("a"))
+            .unwrap();
+        let ca = fs::read(dir.join("ca.pem")).unwrap();
+        Authority::create_or_open(&dir, "acme")
+            .unwrap()
+            .issue(&id("acme", "b"), &folder.path().join("b"))
+            .unwrap();
+        assert_eq!(fs::read(dir.join("ca.pem")).unwrap(), ca);
+        assert_eq!(fs::read(folder.path().join("b/ca.pem")).unwrap(), ca);
+        for name in ["a", "b"] {
+            assert_eq!(
+                *Identity::load(&folder.path().join(name)).unwrap().id(),
+                id("acme", name)
+            );
+        }
+        for private in ["authority/ca-key.pem", "a/key.pem"] {
+            let mode = fs::metadata(folder.path().join(private))
+                .unwrap()
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o777, 0o600, "{private}");
+        }
+    }
+
+    #[test]
+    fn another_organizations_authority_is_not_used() {
+        let folder = tempfile::tempdir().unwrap();
+        Authority::create_or_open(folder.path(), "acme").unwrap();
+        let error = Authority::create_or_open(folder.path(), "globex").unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("is spiffe://acme and not of the organization globex"),
+            "{error}"
+        );
+        let error = Authority::create_or_open(folder.path(), "a/b").unwrap_err();
+        assert!(matches!(error, AuthorityError::BadId(_)), "{error}");
+    }
+
+    #[test]
+    fn an_identity_is_renewed_and_never_replaced_by_another() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::create_or_open(&folder.path().join("authority"), "acme").unwrap();
+        let out = folder.path().join("a");
+        authority.issue(&id("acme", "a"), &out).unwrap();
+        let before = fs::read(out.join("cert.pem")).unwrap();
+        authority.issue(&id("acme", "a"), &out).unwrap();
+        let renewed = fs::read(out.join("cert.pem")).unwrap();
+        assert_ne!(renewed, before);
+
+        let error = authority.issue(&id("acme", "b"), &out).unwrap_err();
+        assert!(
+            error.to_string().contains(
+                "holds the identity spiffe://acme/plane/edge/a and is not overwritten with \
+                 spiffe://acme/plane/edge/b"
+            ),
+            "{error}"
+        );
+        assert!(matches!(
+            authority.issue(&id("globex", "a"), &out).unwrap_err(),
+            AuthorityError::Foreign { .. }
+        ));
+        fs::write(out.join("cert.pem"), "garbage").unwrap();
+        let error = authority.issue(&id("acme", "a"), &out).unwrap_err();
+        assert!(chain(&error).contains("a/cert.pem as PEM"), "{}", chain(&error));
+        fs::write(out.join("cert.pem"), &renewed).unwrap();
+        assert_eq!(*Identity::load(&out).unwrap().id(), id("acme", "a"));
+    }
+}

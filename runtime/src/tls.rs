@@ -153,4 +153,5 @@ pub async fn connect(target: &str, expect: Plane, identity: Arc<Identity>) -> Re
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

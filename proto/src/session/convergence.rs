@@ -15,7 +15,7 @@ use crate::held::{Held, Stamp, Version};
 use crate::replica::Replica;
 use crate::resource::Set;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     /// Sets a name to a body, or removes it, and publishes.
     Publish {
@@ -123,19 +123,19 @@ impl World {
                 };
                 self.complete = complete;
                 self.revision += 1;
-                self.to_publisher(Event::Publish(self.publication()));
+                self.tell_publisher(Event::Publish(self.publication()));
             }
             Step::Advance => {
                 self.revision += 1;
-                self.to_publisher(Event::Publish(self.publication()));
+                self.tell_publisher(Event::Publish(self.publication()));
             }
             Step::Down(count) => self.deliver_down(usize::from(count)),
             Step::Up(count) => self.deliver_up(usize::from(count)),
             Step::Cut => self.cut(),
             Step::Connect => self.connect(),
             Step::Tick => {
-                self.to_publisher(Event::Tick);
-                self.to_subscriber(Event::Tick);
+                self.tell_publisher(Event::Tick);
+                self.tell_subscriber(Event::Tick);
             }
             Step::RestartSubscriber => {
                 self.cut();
@@ -146,7 +146,7 @@ impl World {
                 self.cut();
                 self.life += 1;
                 self.publisher = Session::new(central(), super::tests::expect("edge"), Held::default());
-                self.to_publisher(Event::Publish(self.publication()));
+                self.tell_publisher(Event::Publish(self.publication()));
             }
         }
     }
@@ -154,8 +154,8 @@ impl World {
     fn connect(&mut self) {
         if !self.connected {
             self.connected = true;
-            self.to_publisher(Event::Connected);
-            self.to_subscriber(Event::Connected);
+            self.tell_publisher(Event::Connected);
+            self.tell_subscriber(Event::Connected);
         }
     }
 
@@ -172,18 +172,18 @@ impl World {
             let Some(frame) = self.down.pop_front() else {
                 return;
             };
-            self.to_subscriber(Event::Frame(over_the_wire(frame)));
+            self.tell_subscriber(Event::Frame(over_the_wire(frame)));
         }
     }
 
     fn deliver_up(&mut self, count: usize) {
         for _ in 0..count {
             let Some(frame) = self.up.pop_front() else { return };
-            self.to_publisher(Event::Frame(over_the_wire(frame)));
+            self.tell_publisher(Event::Frame(over_the_wire(frame)));
         }
     }
 
-    fn to_publisher(&mut self, event: Event) {
+    fn tell_publisher(&mut self, event: Event) {
         for action in self.publisher.on(event) {
             match action {
                 Action::Send(frame) if self.connected => self.down.push_back(frame),
@@ -193,7 +193,7 @@ impl World {
         }
     }
 
-    fn to_subscriber(&mut self, event: Event) {
+    fn tell_subscriber(&mut self, event: Event) {
         let mut actions = self.subscriber.on(event);
         actions.extend(self.subscriber.on(Event::Settled));
         for action in actions {
@@ -218,7 +218,7 @@ impl World {
     fn quiet(&mut self) {
         self.complete = true;
         self.revision += 1;
-        self.to_publisher(Event::Publish(self.publication()));
+        self.tell_publisher(Event::Publish(self.publication()));
         for _ in 0..4 {
             self.connect();
             while !(self.down.is_empty() && self.up.is_empty()) {

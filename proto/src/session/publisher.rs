@@ -32,12 +32,15 @@ enum Change {
 
 impl Publisher {
     pub(super) fn publish(&mut self, publication: Publication) -> Vec<Frame> {
-        let Some(before) = self.publication.replace(publication.clone()) else {
-            return self.sync();
-        };
-        let same_set = Arc::ptr_eq(&before.set, &publication.set);
-        let same_claim = before.complete == publication.complete;
         // A new stamp alone travels with the next heartbeat.
+        let (same_set, same_claim) = match &self.publication {
+            Some(before) => (
+                Arc::ptr_eq(&before.set, &publication.set),
+                before.complete == publication.complete,
+            ),
+            None => (false, true),
+        };
+        self.publication = Some(publication);
         let mut frames = if same_set && same_claim {
             Vec::new()
         } else {
