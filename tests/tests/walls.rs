@@ -58,7 +58,14 @@ const GUARDED: &[(&str, &[&str])] = &[
     ("k8s-openapi", &["tombolo-local-cp"]),
     (
         "axum",
-        &["tombolo-management", "tombolo-runtime", "tombolo-dataplane"],
+        // Each plane adds routes of its own to the runtime's admin port.
+        &[
+            "tombolo-management",
+            "tombolo-runtime",
+            "tombolo-global-cp",
+            "tombolo-local-cp",
+            "tombolo-dataplane",
+        ],
     ),
     (
         "tonic",
