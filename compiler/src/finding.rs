@@ -50,6 +50,13 @@ impl<T> Traced<T> {
     }
 }
 
+impl<T: PartialEq> Traced<T> {
+    /// Equal in origin as well, not only in value. For a nested value this covers the outermost origin.
+    pub fn is_identical(&self, other: &Traced<T>) -> bool {
+        self.value == other.value && self.origin == other.origin
+    }
+}
+
 impl<T: PartialEq> PartialEq for Traced<T> {
     fn eq(&self, other: &Self) -> bool {
         self.value == other.value
@@ -103,6 +110,8 @@ pub enum Code {
     PortAmbiguous,
     PortNotFound,
     ProtocolNotRouted,
+    /// Another listener of the same proxy holds the port.
+    PortTaken,
     /// The same name under another owner stays local.
     NotJoined,
     NoEastWestGateway,
@@ -110,6 +119,43 @@ pub enum Code {
     RuleIgnored,
     /// A proxy refused what it was sent; the message carries its words.
     ProxyRejected,
+}
+
+impl Finding {
+    pub fn error(
+        resource: &Fqn,
+        field: impl Into<String>,
+        code: Code,
+        message: impl Into<String>,
+    ) -> Finding {
+        Finding {
+            resource: resource.clone(),
+            field: field.into(),
+            severity: Severity::Error,
+            code,
+            message: message.into(),
+            cluster: None,
+        }
+    }
+
+    pub fn warning(
+        resource: &Fqn,
+        field: impl Into<String>,
+        code: Code,
+        message: impl Into<String>,
+    ) -> Finding {
+        Finding {
+            severity: Severity::Warning,
+            ..Finding::error(resource, field, code, message)
+        }
+    }
+
+    pub fn in_cluster(self, cluster: &ClusterName) -> Finding {
+        Finding {
+            cluster: Some(cluster.clone()),
+            ..self
+        }
+    }
 }
 
 impl fmt::Display for Finding {

@@ -349,6 +349,16 @@ impl HttpMatch {
         (names.len() == headers.len()).then_some(HttpMatch { path, headers })
     }
 
+    /// Whether every request matches it.
+    pub fn is_catch_all(&self) -> bool {
+        let any_path = match &self.path {
+            None => true,
+            Some(PathMatch::PathPrefix(path)) => path.0 == "/",
+            Some(PathMatch::Exact(_)) => false,
+        };
+        any_path && self.headers.is_empty()
+    }
+
     /// Sorts as the Gateway API prefers: an exact path, then the longest prefix, then the most headers. Ties keep
     /// the order in which they were written, so sort stably.
     pub fn precedence(&self) -> impl Ord + use<> {

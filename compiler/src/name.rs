@@ -249,6 +249,23 @@ impl Fqn {
     }
 }
 
+impl Hostname {
+    /// Whether some host could match both; a wildcard stands for one label or more.
+    pub fn intersects(&self, other: &Hostname) -> bool {
+        match (self.wildcard_suffix(), other.wildcard_suffix()) {
+            (None, None) => self == other,
+            (Some(suffix), None) => other.as_str().ends_with(suffix),
+            (None, Some(suffix)) => self.as_str().ends_with(suffix),
+            (Some(a), Some(b)) => a.ends_with(b) || b.ends_with(a),
+        }
+    }
+
+    /// `.example.com` of `*.example.com`.
+    fn wildcard_suffix(&self) -> Option<&str> {
+        self.0.strip_prefix('*')
+    }
+}
+
 /// `namespace/name`: a service as one cluster knows it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -452,6 +469,24 @@ mod tests {
         ] {
             let found = text.parse::<Fqn>().unwrap_err().to_string();
             assert!(found.contains(error), "{text:?}: {found}");
+        }
+    }
+
+    #[test]
+    fn hosts_intersect_by_their_wildcards() {
+        for (a, b, intersects) in [
+            ("shop.example.com", "shop.example.com", true),
+            ("shop.example.com", "shop.example.org", false),
+            ("*.example.com", "shop.example.com", true),
+            ("*.example.com", "a.shop.example.com", true),
+            ("*.example.com", "example.com", false),
+            ("*.example.com", "badexample.com", false),
+            ("*.example.com", "*.shop.example.com", true),
+            ("*.example.com", "*.example.org", false),
+        ] {
+            let (a, b): (Hostname, Hostname) = (a.parse().unwrap(), b.parse().unwrap());
+            assert_eq!(a.intersects(&b), intersects, "{a} ∩ {b}");
+            assert_eq!(b.intersects(&a), intersects, "{b} ∩ {a}");
         }
     }
 

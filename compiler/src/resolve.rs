@@ -1,11 +1,17 @@
 //! First pass: what users wrote, made into who owns what. One bad object becomes a finding, never a missing neighbour.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::finding::{Finding, Traced};
-use crate::intent::{Cluster, Failover, Gateway, Intent, ServiceRoute};
-use crate::name::{ClusterName, Fqn, Label, ServiceId};
+use crate::finding::{Code, Finding, Origin, Traced};
+use crate::intent::{Binding, Cluster, Failover, Intent, Resource, Spec, Subset};
+use crate::name::{ClusterName, Fqn, Kind, Label, ServiceId};
+use crate::routes::{RoutedGateway, ServiceRule};
 use crate::selector::Selector;
+
+mod gateway;
+mod route;
+mod rules;
+mod workspace;
 
 /// Intent without its conflicts: every name in the world has at most one owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,9 +19,9 @@ pub struct Resolved {
     pub clusters: BTreeMap<ClusterName, Traced<Cluster>>,
     pub workspaces: BTreeMap<Fqn, Traced<ResolvedWorkspace>>,
     /// The route of a service, by owner and service.
-    pub routes: BTreeMap<(Fqn, ServiceId), Traced<ServiceRoute>>,
-    /// Gateways by their name, with the workspace that they stand in.
-    pub gateways: BTreeMap<Fqn, Traced<ResolvedGateway>>,
+    pub routes: BTreeMap<(Fqn, ServiceId), Traced<ResolvedRoute>>,
+    /// Gateways by their name: without hosts that somebody else holds, with a refusal for each rule that cannot be had.
+    pub gateways: BTreeMap<Fqn, Traced<RoutedGateway>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,16 +32,32 @@ pub struct ResolvedWorkspace {
     pub failover: Vec<Failover>,
 }
 
+/// A service route whose rules are in the order in which they are tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResolvedGateway {
-    pub workspace: Fqn,
-    /// Without hosts that somebody else holds.
-    pub gateway: Gateway,
+pub struct ResolvedRoute {
+    /// The first of each name.
+    pub subsets: Vec<Subset>,
+    /// Each has at most one match; a rule that cannot be had refuses. The last one matches everything, when the user
+    /// wrote such a rule.
+    pub rules: Vec<Traced<ServiceRule>>,
 }
 
+/// Conflicts are findings: errors are what a write is refused for, warnings are shown.
 pub fn resolve(intent: &Intent) -> (Resolved, Vec<Finding>) {
-    let _ = intent;
-    (Resolved::default(), Vec::new())
+    let mut findings = Vec::new();
+    let tree = standing(intent, &mut findings);
+    let mut resolved = Resolved {
+        clusters: clusters(&tree),
+        ..Resolved::default()
+    };
+    resolved.workspaces = workspace::workspaces(&tree, &resolved.clusters, &mut findings);
+    let groups = workspace::groups(&tree, &resolved.workspaces, &mut findings);
+    resolved.routes = route::routes(&tree, &groups, &mut findings);
+    resolved.gateways = gateway::gateways(&tree, &resolved.workspaces, &mut findings);
+    subjects(&tree, &mut findings);
+    findings.sort();
+    findings.dedup();
+    (resolved, findings)
 }
 
 impl Resolved {
@@ -43,13 +65,109 @@ impl Resolved {
     pub fn owner(&self, cluster: &ClusterName, namespace: &Label) -> Option<&Fqn> {
         self.workspaces
             .iter()
-            .find(|(_, workspace)| {
-                workspace
-                    .value
-                    .namespaces
-                    .iter()
-                    .any(|s| s.matches(cluster, namespace))
-            })
+            .find(|(_, workspace)| workspace.value.owns(cluster, namespace))
             .map(|(name, _)| name)
+    }
+
+    /// The services that a workspace has routes for.
+    pub(crate) fn routes_of<'a>(&'a self, workspace: &'a Fqn) -> impl Iterator<Item = &'a ServiceId> {
+        self.routes
+            .keys()
+            .filter(move |(owner, _)| owner == workspace)
+            .map(|(_, id)| id)
+    }
+
+    /// The known clusters in which a workspace owns, or could own, a namespace.
+    pub fn clusters_of<'a>(&'a self, workspace: &'a Fqn) -> impl Iterator<Item = &'a ClusterName> {
+        let workspace = self.workspaces.get(workspace);
+        self.clusters
+            .keys()
+            .filter(move |cluster| workspace.is_some_and(|workspace| workspace.value.reaches(cluster)))
+    }
+}
+
+impl ResolvedWorkspace {
+    pub fn owns(&self, cluster: &ClusterName, namespace: &Label) -> bool {
+        self.namespaces
+            .iter()
+            .any(|selector| selector.matches(cluster, namespace))
+    }
+
+    /// Whether it owns namespaces of that name somewhere.
+    pub fn owns_somewhere(&self, namespace: &Label) -> bool {
+        self.namespaces
+            .iter()
+            .any(|selector| selector.matches_namespace(namespace))
+    }
+
+    /// Whether it could own a namespace in that cluster.
+    pub fn reaches(&self, cluster: &ClusterName) -> bool {
+        self.namespaces
+            .iter()
+            .any(|selector| selector.matches_cluster(cluster))
+    }
+}
+
+/// The resources whose ancestors all exist. The others have no effect.
+type Tree<'a> = BTreeMap<&'a Fqn, &'a Resource>;
+
+fn standing<'a>(intent: &'a Intent, findings: &mut Vec<Finding>) -> Tree<'a> {
+    let mut tree = Tree::new();
+    for (name, resource) in intent {
+        let missing = name.lineage().skip(1).find(|above| !intent.contains_key(above));
+        match missing {
+            None => {
+                tree.insert(name, resource);
+            }
+            Some(missing) => findings.push(Finding::error(
+                name,
+                "",
+                Code::ParentMissing,
+                format!("{missing} does not exist; create it before, or in the same change as, what stands below it"),
+            )),
+        }
+    }
+    tree
+}
+
+fn clusters(tree: &Tree<'_>) -> BTreeMap<ClusterName, Traced<Cluster>> {
+    tree.iter()
+        .filter_map(|(name, resource)| {
+            let Spec::Cluster(cluster) = &resource.spec else {
+                return None;
+            };
+            let leaf = name.leaf().parse().ok()?;
+            let origin = Origin::new((*name).clone(), "spec");
+            Some((leaf, Traced::new(cluster.clone(), origin)))
+        })
+        .collect()
+}
+
+/// Every subject of a binding is a user that exists.
+fn subjects(tree: &Tree<'_>, findings: &mut Vec<Finding>) {
+    for (name, resource) in tree {
+        let Spec::Binding(Binding { subjects, .. }) = &resource.spec else {
+            continue;
+        };
+        let unknown = |subject: &&Fqn| subject.kind() != Kind::User || !tree.contains_key(subject);
+        findings.extend(subjects.iter().filter(unknown).map(|subject| {
+            Finding::error(
+                name,
+                "spec.subjects",
+                Code::UnknownSubject,
+                format!("{subject} is not a user that exists; create the user first, or correct the name"),
+            )
+        }));
+    }
+}
+
+/// `a, b and c`, for messages.
+pub(crate) fn listed<T: ToString>(names: impl IntoIterator<Item = T>) -> String {
+    let names: BTreeSet<String> = names.into_iter().map(|name| name.to_string()).collect();
+    let names: Vec<String> = names.into_iter().collect();
+    match names.as_slice() {
+        [] => "none".to_owned(),
+        [only] => only.clone(),
+        [many @ .., last] => format!("{} and {last}", many.join(", ")),
     }
 }

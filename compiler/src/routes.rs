@@ -155,6 +155,38 @@ pub enum GatewayAction {
     Refuse(String),
 }
 
+impl SliceItem {
+    /// Equal with all origins, which are on the wire as well.
+    pub fn is_identical(&self, other: &SliceItem) -> bool {
+        match (self, other) {
+            (SliceItem::Namespace(a), SliceItem::Namespace(b)) => a.is_identical(b),
+            (SliceItem::Cluster(a), SliceItem::Cluster(b)) => a.is_identical(b),
+            (SliceItem::Service(a), SliceItem::Service(b)) => {
+                a.is_identical(b) && identical(&a.value.rules, &b.value.rules)
+            }
+            (SliceItem::Gateway(a), SliceItem::Gateway(b)) => {
+                a.is_identical(b) && identical(a.value.rules(), b.value.rules())
+            }
+            _ => false,
+        }
+    }
+}
+
+impl RoutedGateway {
+    /// Of an east-west gateway: none.
+    pub fn rules(&self) -> &[Traced<GatewayRule>] {
+        match &self.mode {
+            RoutedGatewayMode::Ingress { rules, .. } => rules,
+            RoutedGatewayMode::EastWest => &[],
+        }
+    }
+}
+
+/// Whether two lists are equal with all their origins.
+pub(crate) fn identical<T: PartialEq>(a: &[Traced<T>], b: &[Traced<T>]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is_identical(b))
+}
+
 impl fmt::Display for SliceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -49,6 +49,14 @@ impl Selector {
         self.cluster.covers(&other.cluster) && self.namespace.covers(&other.namespace)
     }
 
+    /// The namespace that it names, unless by a wildcard.
+    pub fn exact_namespace(&self) -> Option<&Label> {
+        match &self.namespace {
+            Pattern::Exact(name) => Some(name),
+            Pattern::Prefix(_) => None,
+        }
+    }
+
     /// The cluster that it names, unless by a wildcard.
     pub fn exact_cluster(&self) -> Option<&str> {
         match &self.cluster {

@@ -1,0 +1,126 @@
+//! What a key is planned from, with the few questions that all keys ask.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
+use crate::finding::Traced;
+use crate::name::{ClusterName, Fqn, Label, ServiceId, WorkloadId};
+use crate::report::{ClusterReport, Reports, ServiceReport};
+use crate::resolve::{Resolved, ResolvedWorkspace};
+use crate::routes::RoutedGateway;
+
+pub(super) struct Inputs<'a> {
+    pub(super) resolved: &'a Resolved,
+    reports: &'a Reports,
+    /// Clusters that have joined and have not been heard of: what they offer is not known, which is not nothing.
+    pub(super) unknown: BTreeSet<&'a ClusterName>,
+}
+
+impl<'a> Inputs<'a> {
+    pub(super) fn new(resolved: &'a Resolved, reports: &'a Reports) -> Inputs<'a> {
+        let unknown = reports
+            .joined
+            .iter()
+            .filter(|cluster| resolved.clusters.contains_key(*cluster))
+            .filter(|cluster| !reports.clusters.contains_key(*cluster))
+            .collect();
+        Inputs {
+            resolved,
+            reports,
+            unknown,
+        }
+    }
+
+    /// What a cluster of the intent reports. Whoever else reports has no say.
+    pub(super) fn report(&self, cluster: &ClusterName) -> Option<&'a ClusterReport> {
+        self.resolved
+            .clusters
+            .contains_key(cluster)
+            .then(|| self.reports.clusters.get(cluster))
+            .flatten()
+    }
+
+    pub(super) fn reports(&self) -> impl Iterator<Item = (&'a ClusterName, &'a ClusterReport)> {
+        self.resolved
+            .clusters
+            .keys()
+            .filter_map(|cluster| Some((cluster, self.reports.clusters.get(cluster)?)))
+    }
+
+    pub(super) fn owner(
+        &self,
+        cluster: &ClusterName,
+        namespace: &Label,
+    ) -> Option<(&'a Fqn, &'a Traced<ResolvedWorkspace>)> {
+        let owner = self.resolved.owner(cluster, namespace)?;
+        self.resolved.workspaces.get_key_value(owner)
+    }
+
+    /// Where a workspace offers a service: the clusters that are then one service.
+    pub(super) fn offers(
+        &self,
+        workspace: &ResolvedWorkspace,
+        id: &ServiceId,
+    ) -> Vec<(&'a ClusterName, &'a ServiceReport)> {
+        self.reports()
+            .filter(|(cluster, _)| workspace.owns(cluster, &id.namespace))
+            .filter_map(|(cluster, report)| Some((cluster, report.services.get(id)?)))
+            .collect()
+    }
+
+    /// Whether what a workspace offers cannot be known yet.
+    pub(super) fn is_withheld(&self, workspace: &ResolvedWorkspace) -> bool {
+        self.unknown.iter().any(|cluster| workspace.reaches(cluster))
+    }
+
+    /// Whether all that concerns a cluster is known.
+    pub(super) fn is_complete(&self, cluster: &ClusterName) -> bool {
+        let withheld = || {
+            self.resolved
+                .workspaces
+                .values()
+                .any(|workspace| workspace.value.reaches(cluster) && self.is_withheld(&workspace.value))
+        };
+        !self.unknown.contains(cluster) && (self.unknown.is_empty() || !withheld())
+    }
+
+    /// Whether a workspace's gateway runs on a workload of that cluster: one that the cluster reports, in a namespace
+    /// that is the workspace's there or nobody's. A workspace has no say in clusters that it does not name.
+    pub(super) fn runs(&self, gateway: &RoutedGateway, cluster: &ClusterName) -> bool {
+        let workspace = self.resolved.workspaces.get(&gateway.workspace);
+        let reaches = workspace.is_some_and(|workspace| workspace.value.reaches(cluster));
+        let reported = || {
+            self.report(cluster)
+                .is_some_and(|report| report.gateways.contains_key(&gateway.workload))
+        };
+        let allowed = || {
+            let owner = self.resolved.owner(cluster, &gateway.workload.namespace);
+            owner.is_none_or(|owner| *owner == gateway.workspace)
+        };
+        reaches && reported() && allowed()
+    }
+
+    /// The gateways that stand in a workspace.
+    pub(super) fn gateways_of(
+        &self,
+        workspace: &Fqn,
+    ) -> impl Iterator<Item = (&'a Fqn, &'a Traced<RoutedGateway>)> {
+        let prefix = format!("{workspace}/");
+        let workspace = workspace.clone();
+        self.resolved
+            .gateways
+            .range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded))
+            .take_while(move |(name, _)| name.is_within(&workspace))
+    }
+
+    pub(super) fn gateways_on(
+        &self,
+        workload: &WorkloadId,
+    ) -> impl Iterator<Item = (&'a Fqn, &'a RoutedGateway)> {
+        self.resolved
+            .gateways
+            .iter()
+            .map(|(name, gateway)| (name, &gateway.value))
+            .filter(|(_, gateway)| gateway.workload == *workload)
+    }
+}

@@ -1,0 +1,173 @@
+//! Who owns which namespaces: workspaces claim them, groups take parts of their workspace's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{ResolvedWorkspace, Tree, listed};
+use crate::finding::{Code, Finding, Origin, Traced};
+use crate::intent::{Cluster, Failover, Group, Spec, Workspace};
+use crate::name::{ClusterName, Fqn, Kind, Label};
+use crate::selector::Selector;
+
+type Clusters = BTreeMap<ClusterName, Traced<Cluster>>;
+type Workspaces = BTreeMap<Fqn, Traced<ResolvedWorkspace>>;
+
+/// The namespaces of each group: its own, or all of its workspace's.
+pub(super) type Groups<'a> = BTreeMap<&'a Fqn, Vec<Selector>>;
+
+/// Of two workspaces whose selectors intersect, the one whose name sorts first keeps its selector: a rule that needs
+/// no memory of who came first, which management has by refusing the second write.
+pub(super) fn workspaces(tree: &Tree<'_>, clusters: &Clusters, findings: &mut Vec<Finding>) -> Workspaces {
+    let regions: BTreeSet<&Label> = clusters.values().map(|cluster| &cluster.value.region).collect();
+    let mut claims: Vec<(Selector, Fqn)> = Vec::new();
+    let mut workspaces = Workspaces::new();
+    for (name, resource) in tree {
+        match &resource.spec {
+            Spec::Organization(organization) => {
+                check_regions(name, &organization.failover, &regions, findings);
+            }
+            Spec::Workspace(workspace) => {
+                check_regions(name, &workspace.failover, &regions, findings);
+                let namespaces = claim(name, workspace, clusters, &mut claims, &mut workspaces, findings);
+                let resolved = ResolvedWorkspace {
+                    namespaces,
+                    failover: failover(tree, name, workspace),
+                };
+                let origin = Origin::new((*name).clone(), "spec.namespaces");
+                workspaces.insert((*name).clone(), Traced::new(resolved, origin));
+            }
+            _ => {}
+        }
+    }
+    workspaces
+}
+
+/// The selectors that the workspace holds; the others become findings.
+fn claim(
+    name: &Fqn,
+    workspace: &Workspace,
+    clusters: &Clusters,
+    claims: &mut Vec<(Selector, Fqn)>,
+    winners: &mut Workspaces,
+    findings: &mut Vec<Finding>,
+) -> Vec<Selector> {
+    let mut held = Vec::new();
+    for (at, selector) in workspace.namespaces.iter().enumerate() {
+        let field = format!("spec.namespaces[{at}]");
+        let unknown = selector
+            .exact_cluster()
+            .filter(|cluster| !clusters.contains_key(*cluster));
+        if let Some(cluster) = unknown {
+            let known = listed(clusters.keys());
+            let message =
+                format!("cluster {cluster} does not exist; use one of: {known}, or create the cluster first");
+            findings.push(Finding::error(name, field, Code::UnknownCluster, message));
+            continue;
+        }
+        let taken = claims
+            .iter()
+            .find(|(held, owner)| owner != name && held.intersects(selector));
+        if let Some((_, owner)) = taken {
+            let message = format!(
+                "namespace selector {selector} is already owned by {owner}; choose other namespaces, or ask its owner to give them up"
+            );
+            findings.push(Finding::error(name, field, Code::NamespaceTaken, message));
+            lost(winners, owner, name);
+            continue;
+        }
+        claims.push((selector.clone(), name.clone()));
+        held.push(selector.clone());
+    }
+    held
+}
+
+fn lost(winners: &mut Workspaces, winner: &Fqn, loser: &Fqn) {
+    let origin = winners
+        .get_mut(winner)
+        .and_then(|workspace| workspace.origin.as_mut());
+    if let Some(origin) = origin
+        && !origin.lost.contains(loser)
+    {
+        origin.lost.push(loser.clone());
+    }
+}
+
+fn failover(tree: &Tree<'_>, name: &Fqn, workspace: &Workspace) -> Vec<Failover> {
+    if !workspace.failover.is_empty() {
+        return workspace.failover.clone();
+    }
+    match tree.get(&name.organization()).map(|resource| &resource.spec) {
+        Some(Spec::Organization(organization)) => organization.failover.clone(),
+        _ => Vec::new(),
+    }
+}
+
+fn check_regions(name: &Fqn, failover: &[Failover], regions: &BTreeSet<&Label>, findings: &mut Vec<Finding>) {
+    for (at, entry) in failover.iter().enumerate() {
+        let from = std::iter::once((format!("spec.failover[{at}].from"), &entry.from));
+        let to = entry
+            .to
+            .iter()
+            .enumerate()
+            .map(|(to, region)| (format!("spec.failover[{at}].to[{to}]"), region));
+        for (field, region) in from.chain(to).filter(|(_, region)| !regions.contains(region)) {
+            let message = format!(
+                "no cluster is in region {region}; the regions of the clusters are: {}",
+                listed(regions.iter())
+            );
+            findings.push(Finding::warning(name, field, Code::UnknownRegion, message));
+        }
+    }
+}
+
+/// A selector outside the workspace's has no effect; a group that is left with none has no namespace.
+pub(super) fn groups<'a>(
+    tree: &Tree<'a>,
+    workspaces: &Workspaces,
+    findings: &mut Vec<Finding>,
+) -> Groups<'a> {
+    let mut groups = Groups::new();
+    for (name, resource) in tree {
+        let (Spec::TrafficGroup(group) | Spec::GatewayGroup(group) | Spec::SecurityGroup(group)) =
+            &resource.spec
+        else {
+            continue;
+        };
+        let workspace = name.ancestor(Kind::Workspace);
+        let Some((workspace, resolved)) =
+            workspace.and_then(|workspace| workspaces.get_key_value(&workspace))
+        else {
+            continue;
+        };
+        groups.insert(
+            name,
+            taken(name, group, workspace, &resolved.value.namespaces, findings),
+        );
+    }
+    groups
+}
+
+fn taken(
+    name: &Fqn,
+    group: &Group,
+    workspace: &Fqn,
+    owned: &[Selector],
+    findings: &mut Vec<Finding>,
+) -> Vec<Selector> {
+    if group.namespaces.is_empty() {
+        return owned.to_vec();
+    }
+    let mut covered = Vec::new();
+    for (at, selector) in group.namespaces.iter().enumerate() {
+        if owned.iter().any(|owned| owned.covers(selector)) {
+            covered.push(selector.clone());
+        } else {
+            let message = format!(
+                "namespace selector {selector} is not within the namespaces of {workspace}: {}; a group takes a part of its workspace's namespaces",
+                listed(owned)
+            );
+            let field = format!("spec.namespaces[{at}]");
+            findings.push(Finding::error(name, field, Code::NamespaceNotOwned, message));
+        }
+    }
+    covered
+}
