@@ -246,3 +246,15 @@ async fn a_peer_that_goes_away_ends_the_drive() {
         "{error}"
     );
 }
+
+#[tokio::test]
+async fn a_frozen_peer_is_given_up_after_five_seconds() {
+    let (channel, mut links, mut tasks) = listen().await;
+    let mut central = Plane::new();
+    // Holds the stream open and never says anything.
+    let _frozen = dial(channel).await.unwrap();
+    let link = timeout(DEADLINE, links.recv()).await.unwrap().unwrap();
+    let mut end = drive(&mut tasks, link, session("central", "edge"), &mut central, None);
+    let error = timeout(DEADLINE, end.recv()).await.unwrap().unwrap();
+    assert!(matches!(error, LinkError::Silent), "{error}");
+}
