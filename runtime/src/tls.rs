@@ -25,7 +25,7 @@ pub use incoming::{Incoming, TlsConn, incoming};
 pub(crate) use verify::{id_of, uris_of};
 
 /// How often an idle connection is probed, and how long a probe may go unanswered: a frozen or cut-off peer
-/// is noticed within six seconds, which is what failover inside the proxies needs no more of than this.
+/// is noticed within six seconds.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(4);
 /// TCP connect plus TLS handshake, on either side.
