@@ -1,1 +1,285 @@
-//! Placeholder.
+//! Tombolo's data plane: an HTTP proxy that runs what an edge sends it over xDS (docs/xds.md), and keeps running it without the
+//! edge, also across its own restart. It knows Envoy's API and HTTP; it knows nothing of intent, routes or the feed.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+pub use access_log::AccessLog;
+
+use activation::Activation;
+use ads::Ads;
+use decode::{Resources, describe};
+use metrics::Metrics;
+use snapshot::Snapshot;
+use status::Status;
+use worker::Command;
+
+mod access_log;
+mod activation;
+mod admin;
+mod ads;
+mod balance;
+mod body;
+mod config;
+mod decode;
+mod exchange;
+mod forward;
+mod health;
+mod io;
+mod last_good;
+mod listener;
+mod metrics;
+mod pool;
+mod retry;
+mod router;
+mod session;
+mod snapshot;
+mod status;
+mod upload;
+mod worker;
+
+/// Commands that may wait for a worker, which takes them between two requests.
+const COMMANDS_QUEUED_MAX: usize = 1024;
+/// How long ports of the last-good configuration may be taken, by a predecessor that still drains, before the proxy
+/// starts without.
+const PORT_WAITS: u32 = 50;
+const PORT_WAIT: Duration = Duration::from_millis(200);
+
+/// How to run a proxy.
+#[derive(Clone, Debug)]
+pub struct ProxyConfig {
+    /// Unique within the mesh cluster.
+    pub node_id: String,
+    /// Name of the mesh cluster.
+    pub cluster: String,
+    pub role: Role,
+    /// Namespace of the workload.
+    pub namespace: String,
+    /// The edge's xDS address, e.g. `http://127.0.0.1:18000`.
+    pub xds: String,
+    pub admin: SocketAddr,
+    /// Where the last good configuration is kept.
+    pub data_dir: PathBuf,
+    /// Threads that forward requests; at least one runs.
+    pub workers: usize,
+    pub access_log: AccessLog,
+    /// How long requests in flight may take to end at shutdown.
+    pub drain_timeout: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    Gateway {
+        /// The platform's name of the gateway it belongs to.
+        workload: String,
+    },
+    Sidecar {
+        /// Its outbound HTTP listener.
+        outbound: SocketAddr,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    #[error("{xds} is not an address of an edge: use http://HOST:PORT")]
+    Xds {
+        xds: String,
+        #[source]
+        source: tonic::transport::Error,
+    },
+    #[error("cannot listen on the admin address {address}: check that nothing else does")]
+    Admin {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot open the access log {log:?}: check its folder and permissions")]
+    AccessLog {
+        log: AccessLog,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot use the data folder {path}: check its permissions")]
+    DataDir {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot start a worker thread")]
+    Worker(#[source] std::io::Error),
+}
+
+/// Runs a proxy until `shutdown` is ready (or the admin port is told to drain), then drains it.
+pub async fn run(
+    config: ProxyConfig,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Result<(), ProxyError> {
+    let edge = ads::endpoint(&config.xds).map_err(|source| ProxyError::Xds {
+        xds: config.xds.clone(),
+        source,
+    })?;
+    std::fs::create_dir_all(&config.data_dir).map_err(|source| ProxyError::DataDir {
+        path: config.data_dir.clone(),
+        source,
+    })?;
+    let admin_listener = TcpListener::bind(config.admin)
+        .await
+        .map_err(|source| ProxyError::Admin {
+            address: config.admin,
+            source,
+        })?;
+    let metrics = Arc::new(Metrics::default());
+    let workers = start_workers(&config, &metrics)?;
+    let current: Arc<ArcSwap<Snapshot>> = Arc::default();
+    let status = Arc::new(Status::new(Arc::clone(&current), Arc::clone(&metrics)));
+    let drain = Arc::new(Notify::new());
+    let admin = admin::Admin {
+        status: Arc::clone(&status),
+        drain: Arc::clone(&drain),
+    };
+    let admin = tokio::spawn(axum::serve(admin_listener, admin::router(admin)).into_future());
+
+    let path = config.data_dir.join(last_good::FILE_NAME);
+    let (keep, kept) = watch::channel(Arc::new(Resources::default()));
+    let keeper = tokio::spawn(last_good::keep(path.clone(), kept, Arc::clone(&metrics)));
+    let loaded = last_good::load(&path).unwrap_or_else(|error| {
+        metrics.last_good_errors.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "starting without the last good configuration"
+        );
+        Resources::default()
+    });
+    let activation = Activation::new(workers.clone(), current);
+    let mut ads = Ads {
+        edge,
+        node: node(&config),
+        activation,
+        resources: Arc::default(),
+        status: Arc::clone(&status),
+        keep,
+    };
+    let serve = async {
+        resume(&mut ads, loaded).await;
+        ads.run().await;
+    };
+    tokio::select! {
+        () = serve => {}
+        () = shutdown => {}
+        () = drain.notified() => {}
+    }
+    status.drain();
+    // What was accepted last is on disk before the process ends.
+    drop(ads);
+    if let Err(error) = keeper.await {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "the last good configuration was not written"
+        );
+    }
+    drain_workers(&workers, config.drain_timeout).await;
+    admin.abort();
+    Ok(())
+}
+
+/// Runs what the disk holds.
+async fn resume(ads: &mut Ads, loaded: Resources) {
+    for _ in 0..PORT_WAITS {
+        match ads.activation.apply(loaded.config()).await {
+            Ok(()) => {
+                ads.resources = Arc::new(loaded);
+                ads.status.run(Arc::clone(&ads.resources));
+                if !ads.resources.config().listeners.is_empty() {
+                    ads.status.listeners_known();
+                }
+                return;
+            }
+            Err(rejections) => {
+                let message = describe(&rejections);
+                tracing::warn!(%message, "cannot run the last good configuration yet");
+                tokio::time::sleep(PORT_WAIT).await;
+            }
+        }
+    }
+    tracing::error!("starting without the last good configuration: its ports are taken");
+}
+
+fn start_workers(
+    config: &ProxyConfig,
+    metrics: &Arc<Metrics>,
+) -> Result<Vec<mpsc::Sender<Command>>, ProxyError> {
+    let log = access_log::open(&config.access_log, metrics).map_err(|source| ProxyError::AccessLog {
+        log: config.access_log.clone(),
+        source,
+    })?;
+    let mut workers = Vec::new();
+    for index in 0..config.workers.max(1) {
+        let (commands, queue) = mpsc::channel(COMMANDS_QUEUED_MAX);
+        let (metrics, log) = (Arc::clone(metrics), log.clone());
+        std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || worker::run(metrics, log, queue))
+            .map_err(ProxyError::Worker)?;
+        workers.push(commands);
+    }
+    Ok(workers)
+}
+
+/// Lets every worker finish, up to `timeout`.
+async fn drain_workers(workers: &[mpsc::Sender<Command>], timeout: Duration) {
+    let drained = async {
+        let mut finished = Vec::new();
+        for worker in workers {
+            let (done, drained) = oneshot::channel();
+            if worker.send(Command::Drain { done }).await.is_ok() {
+                finished.push(drained);
+            }
+        }
+        for drained in finished {
+            // A worker that is gone has nothing in flight.
+            let _ = drained.await;
+        }
+    };
+    if tokio::time::timeout(timeout, drained).await.is_err() {
+        tracing::warn!("requests were still in flight when the drain timeout ended");
+    }
+}
+
+/// Who this proxy is, in the words of docs/xds.md.
+fn node(config: &ProxyConfig) -> Node {
+    let mut metadata = vec![("tombolo.namespace", config.namespace.clone())];
+    match &config.role {
+        Role::Gateway { workload } => {
+            metadata.push(("tombolo.role", "gateway".to_owned()));
+            metadata.push(("tombolo.workload", workload.clone()));
+        }
+        Role::Sidecar { outbound } => {
+            metadata.push(("tombolo.role", "sidecar".to_owned()));
+            metadata.push(("tombolo.outbound", outbound.to_string()));
+        }
+    }
+    let string = |text: String| Value {
+        kind: Some(Kind::StringValue(text)),
+    };
+    let fields = metadata
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), string(value)))
+        .collect();
+    Node {
+        id: config.node_id.clone(),
+        cluster: config.cluster.clone(),
+        user_agent_name: "tombolo".to_owned(),
+        metadata: Some(Struct { fields }),
+        ..Node::default()
+    }
+}

@@ -1,0 +1,233 @@
+//! What a proxy runs: listeners, route tables, clusters and endpoints, already checked and in the shape the
+//! request path reads. Every value is immutable and shared; an update makes a new [`Config`] that shares what
+//! did not change. Nothing here knows Envoy's messages: `decode` is the only way in.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+
+use crate::retry::RetryPolicy;
+use crate::router::RouteTable;
+
+/// The four kinds of resource of docs/xds.md, in the order in which a stream is opened: what is used before
+/// what uses it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum ResourceKind {
+    Cluster,
+    Endpoints,
+    Listener,
+    Routes,
+}
+
+/// Everything the proxy has accepted, by name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Config {
+    pub(crate) clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
+    pub(crate) endpoints: BTreeMap<Arc<str>, Arc<Endpoints>>,
+    pub(crate) listeners: BTreeMap<Arc<str>, Arc<Listener>>,
+    pub(crate) routes: BTreeMap<Arc<str>, Arc<RouteTable>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listener {
+    pub(crate) address: SocketAddr,
+    /// Name of its route configuration.
+    pub(crate) routes: Arc<str>,
+    /// A connection without requests is closed after this long; `None` keeps it open.
+    pub(crate) idle_timeout: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Cluster {
+    pub(crate) connect_timeout: Duration,
+    pub(crate) protocol: Protocol,
+    pub(crate) health_check: Option<HealthCheck>,
+    /// Below this share of healthy hosts (percent) a priority is used as if all its hosts were healthy.
+    pub(crate) panic_threshold_percent: f64,
+    /// Reset what is in flight on a host when a health check declares it dead.
+    pub(crate) close_on_failure: bool,
+}
+
+/// What is spoken to the hosts of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Protocol {
+    Http1,
+    Http2,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct HealthCheck {
+    pub(crate) timeout: Duration,
+    pub(crate) interval: Duration,
+    /// Used instead of `interval` until the cluster has been sent a request.
+    pub(crate) no_traffic_interval: Duration,
+    pub(crate) unhealthy_threshold: u32,
+    pub(crate) healthy_threshold: u32,
+    pub(crate) probe: Probe,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Probe {
+    /// A connection is enough.
+    Tcp,
+    Http(HttpProbe),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct HttpProbe {
+    /// The `host` header; empty means the cluster's name, as in Envoy.
+    pub(crate) host: HeaderValue,
+    pub(crate) path: http::uri::PathAndQuery,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Half-open ranges of status codes that pass.
+    pub(crate) expected: Vec<std::ops::Range<u16>>,
+    pub(crate) protocol: Protocol,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Endpoints {
+    pub(crate) endpoints: Vec<Endpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Endpoint {
+    pub(crate) address: SocketAddr,
+    /// 0 is used first; there are no gaps.
+    pub(crate) priority: usize,
+    pub(crate) weight: u32,
+    /// False when the edge says so; such a host is chosen in panic only.
+    pub(crate) eligible: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Route {
+    pub(crate) matcher: RouteMatcher,
+    pub(crate) edits: HeaderEdits,
+    pub(crate) action: Action,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct RouteMatcher {
+    pub(crate) path: PathMatcher,
+    pub(crate) headers: Vec<HeaderMatcher>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum PathMatcher {
+    Exact(Box<str>),
+    Prefix(Box<str>),
+    /// `/a` matches `/a` and `/a/b`, not `/ab`.
+    Segments(Box<str>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum HeaderMatcher {
+    Method(Vec<Method>),
+    Exact(HeaderName, HeaderValue),
+    Present(HeaderName),
+    Absent(HeaderName),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Action {
+    Forward(Forward),
+    Respond { status: StatusCode, body: Bytes },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Forward {
+    pub(crate) targets: Vec<Target>,
+    /// Sum of the targets' weights, never 0.
+    pub(crate) total_weight: u32,
+    /// From the end of the request to the end of the response; `None` waits for ever.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) retry: Option<RetryPolicy>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Target {
+    pub(crate) cluster: Arc<str>,
+    pub(crate) weight: u32,
+    pub(crate) edits: HeaderEdits,
+}
+
+/// Changes to the request's headers; what is removed is removed before anything is set.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct HeaderEdits {
+    pub(crate) remove: Vec<HeaderName>,
+    pub(crate) set: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl ResourceKind {
+    pub(crate) const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Routes];
+
+    pub(crate) fn type_url(self) -> &'static str {
+        match self {
+            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        }
+    }
+
+    pub(crate) fn of(type_url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.type_url() == type_url)
+    }
+
+    /// The word used in logs, metrics and the admin port.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Cluster => "cluster",
+            Self::Endpoints => "endpoints",
+            Self::Listener => "listener",
+            Self::Routes => "routes",
+        }
+    }
+}
+
+impl Config {
+    /// Names that this configuration mentions and that are subscribed by name: the endpoint sets of its
+    /// clusters and the route configurations of its listeners.
+    pub(crate) fn mentioned(&self, kind: ResourceKind) -> std::collections::BTreeSet<Arc<str>> {
+        match kind {
+            ResourceKind::Endpoints => self.clusters.keys().cloned().collect(),
+            ResourceKind::Routes => self
+                .listeners
+                .values()
+                .map(|listener| Arc::clone(&listener.routes))
+                .collect(),
+            ResourceKind::Cluster | ResourceKind::Listener => std::collections::BTreeSet::new(),
+        }
+    }
+}
+
+impl Forward {
+    /// The target at `point`, which is below `total_weight`.
+    pub(crate) fn target(&self, mut point: u32) -> &Target {
+        for target in &self.targets {
+            if point < target.weight {
+                return target;
+            }
+            point -= target.weight;
+        }
+        self.targets
+            .last()
+            .expect("invariant: a forward has at least one target")
+    }
+}
+
+impl HeaderEdits {
+    pub(crate) fn apply(&self, headers: &mut http::HeaderMap) {
+        for name in &self.remove {
+            headers.remove(name);
+        }
+        for (name, value) in &self.set {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+}

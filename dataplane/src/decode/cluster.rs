@@ -1,0 +1,208 @@
+//! `envoy.config.cluster.v3.Cluster`: found through EDS, checked by this proxy itself.
+
+use std::collections::HashMap;
+use std::mem::take;
+use std::time::Duration;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbPolicy,
+};
+use envoy_types::pb::envoy::config::core::v3::health_check::{HealthChecker, HttpHealthCheck};
+use envoy_types::pb::envoy::config::core::v3::{
+    HealthCheck as PbHealthCheck, header_value_option::HeaderAppendAction,
+};
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use envoy_types::pb::envoy::r#type::v3::{CodecClientType, Int64Range};
+use envoy_types::pb::google::protobuf::Any;
+
+use super::fields::{
+    At, Reason, ads, any, done, header_to_set, header_value, message, only_enum, positive, required,
+    same_name,
+};
+use crate::config::{Cluster, HealthCheck, HttpProbe, Probe, Protocol};
+
+/// Key of the only protocol options a cluster may have.
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+/// Envoy's connect timeout when none is given.
+const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+/// Envoy's panic threshold when none is given.
+const PANIC_THRESHOLD_DEFAULT_PERCENT: f64 = 50.0;
+/// Envoy's interval between checks of a cluster without traffic when none is given.
+const NO_TRAFFIC_INTERVAL_DEFAULT: Duration = Duration::from_secs(60);
+
+pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
+    let mut pb: PbCluster = message(body)?;
+    same_name(&take(&mut pb.name), name).at("name")?;
+    if pb.cluster_discovery_type.take() != Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)) {
+        return Err("type: only EDS is supported".to_owned());
+    }
+    let mut eds = required(pb.eds_cluster_config.take()).at("eds_cluster_config")?;
+    ads(eds.eds_config.take()).at("eds_cluster_config.eds_config")?;
+    done(&eds).at("eds_cluster_config")?;
+    let connect_timeout = match pb.connect_timeout.take() {
+        Some(timeout) => positive(timeout).at("connect_timeout")?,
+        None => CONNECT_TIMEOUT_DEFAULT,
+    };
+    only_enum(take(&mut pb.lb_policy), &[LbPolicy::LeastRequest as i32]).at("lb_policy")?;
+    let mut checks = take(&mut pb.health_checks).into_iter();
+    let health_check = match checks.next() {
+        Some(check) => Some(health_check(check, name).at_index("health_checks", 0)?),
+        None => None,
+    };
+    if checks.next().is_some() {
+        return Err("health_checks: at most one is supported".to_owned());
+    }
+    let panic_threshold_percent = panic_threshold(pb.common_lb_config.take()).at("common_lb_config")?;
+    let close_on_failure = take(&mut pb.close_connections_on_host_health_failure);
+    // This proxy drops removed hosts at once, whatever this says.
+    take(&mut pb.ignore_health_on_host_removal);
+    let protocol =
+        protocol(take(&mut pb.typed_extension_protocol_options)).at("typed_extension_protocol_options")?;
+    done(&pb)?;
+    Ok(Cluster {
+        connect_timeout,
+        protocol,
+        health_check,
+        panic_threshold_percent,
+        close_on_failure,
+    })
+}
+
+fn panic_threshold(config: Option<CommonLbConfig>) -> Result<f64, Reason> {
+    let Some(mut config) = config else {
+        return Ok(PANIC_THRESHOLD_DEFAULT_PERCENT);
+    };
+    let threshold = config.healthy_panic_threshold.take();
+    done(&config)?;
+    let Some(threshold) = threshold else {
+        return Ok(PANIC_THRESHOLD_DEFAULT_PERCENT);
+    };
+    if (0.0..=100.0).contains(&threshold.value) {
+        Ok(threshold.value)
+    } else {
+        Err(format!(
+            "healthy_panic_threshold: {} is not a percentage",
+            threshold.value
+        ))
+    }
+}
+
+fn protocol(mut options: HashMap<String, Any>) -> Result<Protocol, Reason> {
+    let given = options.remove(HTTP_OPTIONS);
+    if let Some(other) = options.keys().min() {
+        return Err(format!("{other} is not supported"));
+    }
+    let Some(given) = given else {
+        return Ok(Protocol::Http1);
+    };
+    let mut http: HttpProtocolOptions = any(&given)?;
+    let Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) = http.upstream_protocol_options.take()
+    else {
+        return Err("only explicit_http_config is supported".to_owned());
+    };
+    done(&http)?;
+    match required(explicit.protocol_config).at("explicit_http_config")? {
+        ProtocolConfig::HttpProtocolOptions(options) => {
+            done(&options).at("http_protocol_options")?;
+            Ok(Protocol::Http1)
+        }
+        ProtocolConfig::Http2ProtocolOptions(options) => {
+            done(&options).at("http2_protocol_options")?;
+            Ok(Protocol::Http2)
+        }
+        ProtocolConfig::Http3ProtocolOptions(_) => Err("http3_protocol_options is not supported".to_owned()),
+    }
+}
+
+fn health_check(mut pb: PbHealthCheck, cluster: &str) -> Result<HealthCheck, Reason> {
+    let timeout = positive(required(pb.timeout.take()).at("timeout")?).at("timeout")?;
+    let interval = positive(required(pb.interval.take()).at("interval")?).at("interval")?;
+    let no_traffic_interval = match pb.no_traffic_interval.take() {
+        Some(interval) => positive(interval).at("no_traffic_interval")?,
+        None => NO_TRAFFIC_INTERVAL_DEFAULT,
+    };
+    let unhealthy_threshold = required(pb.unhealthy_threshold.take())
+        .at("unhealthy_threshold")?
+        .value;
+    let healthy_threshold = required(pb.healthy_threshold.take())
+        .at("healthy_threshold")?
+        .value;
+    let probe = match required(pb.health_checker.take()).at("health_checker")? {
+        HealthChecker::TcpHealthCheck(tcp) => {
+            done(&tcp).at("tcp_health_check")?;
+            Probe::Tcp
+        }
+        HealthChecker::HttpHealthCheck(http) => {
+            Probe::Http(http_probe(http, cluster).at("http_health_check")?)
+        }
+        HealthChecker::GrpcHealthCheck(_) => return Err("grpc_health_check: is not supported".to_owned()),
+        HealthChecker::CustomHealthCheck(_) => return Err("custom_health_check: is not supported".to_owned()),
+    };
+    done(&pb)?;
+    Ok(HealthCheck {
+        timeout,
+        interval,
+        no_traffic_interval,
+        unhealthy_threshold,
+        healthy_threshold,
+        probe,
+    })
+}
+
+fn http_probe(mut pb: HttpHealthCheck, cluster: &str) -> Result<HttpProbe, Reason> {
+    let host = take(&mut pb.host);
+    let host = header_value(if host.is_empty() { cluster } else { &host }).at("host")?;
+    let path = take(&mut pb.path);
+    if !path.starts_with('/') {
+        return Err(format!("path: {path:?} does not start with a slash"));
+    }
+    let path = path
+        .parse()
+        .map_err(|_| format!("path: {path:?} is not a path"))?;
+    let actions = [
+        HeaderAppendAction::AppendIfExistsOrAdd as i32,
+        HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
+    ];
+    let mut headers = Vec::new();
+    for (index, header) in take(&mut pb.request_headers_to_add).into_iter().enumerate() {
+        headers.push(header_to_set(header, &actions).at_index("request_headers_to_add", index)?);
+    }
+    let mut expected = Vec::new();
+    for (index, range) in take(&mut pb.expected_statuses).into_iter().enumerate() {
+        expected.push(statuses(&range).at_index("expected_statuses", index)?);
+    }
+    if expected.is_empty() {
+        expected.push(200..201);
+    }
+    let protocol = match take(&mut pb.codec_client_type) {
+        codec if codec == CodecClientType::Http1 as i32 => Protocol::Http1,
+        codec if codec == CodecClientType::Http2 as i32 => Protocol::Http2,
+        codec => return Err(format!("codec_client_type: value {codec} is not supported")),
+    };
+    done(&pb)?;
+    Ok(HttpProbe {
+        host,
+        path,
+        headers,
+        expected,
+        protocol,
+    })
+}
+
+fn statuses(range: &Int64Range) -> Result<std::ops::Range<u16>, Reason> {
+    let bound = |value: i64| {
+        u16::try_from(value)
+            .ok()
+            .filter(|value| (100..=600).contains(value))
+    };
+    match (bound(range.start), bound(range.end)) {
+        (Some(start), Some(end)) if start < end => Ok(start..end),
+        _ => Err(format!(
+            "{}..{} is not a range of status codes",
+            range.start, range.end
+        )),
+    }
+}

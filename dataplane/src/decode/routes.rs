@@ -1,0 +1,366 @@
+//! `envoy.config.route.v3.RouteConfiguration`.
+
+use std::mem::take;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption};
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_host_predicate::ConfigType as PredicateConfig;
+use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_priority::ConfigType as PriorityConfig;
+use envoy_types::pb::envoy::config::route::v3::retry_policy::{
+    RetryBackOff, RetryHostPredicate, RetryPriority,
+};
+use envoy_types::pb::envoy::config::route::v3::route::Action as PbAction;
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, HeaderMatcher as PbHeaderMatcher, RetryPolicy as PbRetryPolicy, Route as PbRoute,
+    RouteAction, RouteConfiguration, RouteMatch as PbRouteMatch, VirtualHost,
+};
+use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
+use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use http::{Method, StatusCode};
+
+use super::fields::{
+    At, Reason, any, done, duration, header_name, header_to_set, message, positive, required, same_name,
+};
+use crate::config::{Action, Forward, HeaderEdits, HeaderMatcher, PathMatcher, Route, RouteMatcher, Target};
+use crate::retry::{BackOff, RetryHosts, RetryOn, RetryPolicy, RetryPriorities};
+use crate::router::RouteTable;
+
+/// Envoy's route timeout when none is given.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
+const WEIGHT_MAX: u32 = 10_000;
+
+pub(super) fn decode(name: &str, body: &[u8]) -> Result<RouteTable, Reason> {
+    let mut pb: RouteConfiguration = message(body)?;
+    same_name(&take(&mut pb.name), name).at("name")?;
+    if !take(&mut pb.ignore_port_in_host_matching) {
+        return Err("ignore_port_in_host_matching: only true is supported".to_owned());
+    }
+    let mut table = RouteTable::default();
+    for (index, host) in take(&mut pb.virtual_hosts).into_iter().enumerate() {
+        virtual_host(host, &mut table).at_index("virtual_hosts", index)?;
+    }
+    done(&pb)?;
+    Ok(table)
+}
+
+fn virtual_host(mut pb: VirtualHost, table: &mut RouteTable) -> Result<(), Reason> {
+    take(&mut pb.name);
+    let domains = take(&mut pb.domains);
+    let mut routes = Vec::new();
+    for (index, given) in take(&mut pb.routes).into_iter().enumerate() {
+        routes.push(route(given).at_index("routes", index)?);
+    }
+    done(&pb)?;
+    table.add(&domains, routes).at("domains")
+}
+
+fn route(mut pb: PbRoute) -> Result<Route, Reason> {
+    take(&mut pb.name);
+    let matcher = route_match(required(pb.r#match.take()).at("match")?).at("match")?;
+    let action = match required(pb.action.take()).at("action")? {
+        PbAction::Route(action) => Action::Forward(forward(action).at("route")?),
+        PbAction::DirectResponse(direct) => direct_response(direct).at("direct_response")?,
+        _ => return Err("action: only route and direct_response are supported".to_owned()),
+    };
+    let edits = header_edits(
+        take(&mut pb.request_headers_to_add),
+        &take(&mut pb.request_headers_to_remove),
+    )?;
+    done(&pb)?;
+    Ok(Route {
+        matcher,
+        edits,
+        action,
+    })
+}
+
+fn route_match(mut pb: PbRouteMatch) -> Result<RouteMatcher, Reason> {
+    let path = match required(pb.path_specifier.take()).at("path_specifier")? {
+        PathSpecifier::Path(path) => PathMatcher::Exact(path.into()),
+        PathSpecifier::Prefix(prefix) => PathMatcher::Prefix(prefix.into()),
+        PathSpecifier::PathSeparatedPrefix(prefix) => PathMatcher::Segments(prefix.into()),
+        _ => {
+            return Err(
+                "path_specifier: only path, prefix and path_separated_prefix are supported".to_owned(),
+            );
+        }
+    };
+    let mut headers = Vec::new();
+    for (index, header) in take(&mut pb.headers).into_iter().enumerate() {
+        headers.push(header_match(header).at_index("headers", index)?);
+    }
+    done(&pb)?;
+    Ok(RouteMatcher { path, headers })
+}
+
+fn header_match(mut pb: PbHeaderMatcher) -> Result<HeaderMatcher, Reason> {
+    let name = take(&mut pb.name);
+    let specifier = required(pb.header_match_specifier.take()).at("header_match_specifier")?;
+    done(&pb)?;
+    let pattern = match specifier {
+        HeaderMatchSpecifier::PresentMatch(present) => {
+            let name = header_name(&name).at("name")?;
+            return Ok(if present {
+                HeaderMatcher::Present(name)
+            } else {
+                HeaderMatcher::Absent(name)
+            });
+        }
+        HeaderMatchSpecifier::StringMatch(mut string) => {
+            let pattern = required(string.match_pattern.take()).at("string_match")?;
+            done(&string).at("string_match")?;
+            pattern
+        }
+        _ => {
+            return Err(
+                "header_match_specifier: only string_match and present_match are supported".to_owned(),
+            );
+        }
+    };
+    match pattern {
+        MatchPattern::Exact(method) if name == ":method" => methods(&method).at("string_match.exact"),
+        MatchPattern::Exact(value) => {
+            let value = http::HeaderValue::from_str(&value)
+                .map_err(|_| format!("string_match.exact: {value:?} is not a header value"))?;
+            Ok(HeaderMatcher::Exact(header_name(&name).at("name")?, value))
+        }
+        MatchPattern::SafeRegex(regex) if name == ":method" => {
+            methods(&regex.regex).at("string_match.safe_regex")
+        }
+        MatchPattern::SafeRegex(_) => {
+            Err("string_match.safe_regex: is supported for :method only".to_owned())
+        }
+        _ => Err("string_match: only exact, and safe_regex for :method, are supported".to_owned()),
+    }
+}
+
+/// Alternatives such as `GET|HEAD`, the only regular expression of the contract.
+fn methods(alternatives: &str) -> Result<HeaderMatcher, Reason> {
+    let method = |name: &str| {
+        let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+        Method::from_bytes(name.as_bytes())
+            .ok()
+            .filter(|_| plain)
+            .ok_or_else(|| format!("{alternatives:?} is not a list of methods such as GET|HEAD"))
+    };
+    Ok(HeaderMatcher::Method(
+        alternatives.split('|').map(method).collect::<Result<_, _>>()?,
+    ))
+}
+
+fn direct_response(mut pb: DirectResponseAction) -> Result<Action, Reason> {
+    let status = take(&mut pb.status);
+    let status = u16::try_from(status)
+        .ok()
+        .and_then(|status| StatusCode::from_u16(status).ok());
+    let status = status
+        .filter(|status| status.as_u16() >= 200)
+        .ok_or_else(|| "status: must be 200 to 599".to_owned())?;
+    let body = match pb.body.take() {
+        None => Bytes::new(),
+        Some(DataSource {
+            watched_directory: None,
+            specifier: Some(Specifier::InlineString(body)),
+        }) => body.into(),
+        Some(_) => return Err("body: only inline_string is supported".to_owned()),
+    };
+    done(&pb)?;
+    Ok(Action::Respond { status, body })
+}
+
+fn forward(mut pb: RouteAction) -> Result<Forward, Reason> {
+    let targets = match required(pb.cluster_specifier.take()).at("cluster_specifier")? {
+        ClusterSpecifier::Cluster(cluster) => {
+            vec![Target {
+                cluster: cluster_name(cluster).at("cluster")?,
+                weight: 1,
+                edits: HeaderEdits::default(),
+            }]
+        }
+        ClusterSpecifier::WeightedClusters(mut weighted) => {
+            let mut targets = Vec::new();
+            for (index, cluster) in take(&mut weighted.clusters).into_iter().enumerate() {
+                targets.push(target(cluster).at_index("weighted_clusters.clusters", index)?);
+            }
+            done(&weighted).at("weighted_clusters")?;
+            targets
+        }
+        _ => return Err("cluster_specifier: only cluster and weighted_clusters are supported".to_owned()),
+    };
+    let total_weight = targets.iter().map(|target| target.weight).sum();
+    if total_weight == 0 {
+        return Err("weighted_clusters: the weights add up to 0".to_owned());
+    }
+    let timeout = match pb.timeout.take() {
+        Some(timeout) => Some(duration(timeout).at("timeout")?).filter(|timeout| !timeout.is_zero()),
+        None => Some(TIMEOUT_DEFAULT),
+    };
+    let retry = match pb.retry_policy.take() {
+        Some(policy) => Some(retry_policy(policy).at("retry_policy")?),
+        None => None,
+    };
+    done(&pb)?;
+    Ok(Forward {
+        targets,
+        total_weight,
+        timeout,
+        retry,
+    })
+}
+
+fn target(mut pb: ClusterWeight) -> Result<Target, Reason> {
+    let cluster = cluster_name(take(&mut pb.name)).at("name")?;
+    let weight = required(pb.weight.take()).at("weight")?.value;
+    if weight > WEIGHT_MAX {
+        return Err(format!("weight: {weight} is more than {WEIGHT_MAX}"));
+    }
+    let edits = header_edits(
+        take(&mut pb.request_headers_to_add),
+        &take(&mut pb.request_headers_to_remove),
+    )?;
+    done(&pb)?;
+    Ok(Target {
+        cluster,
+        weight,
+        edits,
+    })
+}
+
+fn cluster_name(name: String) -> Result<Arc<str>, Reason> {
+    if name.is_empty() {
+        Err("is required".to_owned())
+    } else {
+        Ok(name.into())
+    }
+}
+
+fn header_edits(add: Vec<HeaderValueOption>, remove: &[String]) -> Result<HeaderEdits, Reason> {
+    let mut edits = HeaderEdits::default();
+    for (index, header) in add.into_iter().enumerate() {
+        let set = header_to_set(header, &[HeaderAppendAction::OverwriteIfExistsOrAdd as i32]);
+        edits.set.push(set.at_index("request_headers_to_add", index)?);
+    }
+    for (index, name) in remove.iter().enumerate() {
+        edits
+            .remove
+            .push(header_name(name).at_index("request_headers_to_remove", index)?);
+    }
+    Ok(edits)
+}
+
+fn retry_policy(mut pb: PbRetryPolicy) -> Result<RetryPolicy, Reason> {
+    let on = retry_on(&take(&mut pb.retry_on)).at("retry_on")?;
+    let retries_max = pb.num_retries.take().map_or(1, |retries| retries.value);
+    let per_try_timeout = match pb.per_try_timeout.take() {
+        Some(timeout) => Some(duration(timeout).at("per_try_timeout")?).filter(|timeout| !timeout.is_zero()),
+        None => None,
+    };
+    let mut statuses = Vec::new();
+    for status in take(&mut pb.retriable_status_codes) {
+        let status = u16::try_from(status)
+            .ok()
+            .filter(|status| (100..600).contains(status));
+        statuses.push(status.ok_or_else(|| "retriable_status_codes: not a status code".to_owned())?);
+    }
+    let draws_max = match take(&mut pb.host_selection_retry_max_attempts) {
+        0 => 1,
+        attempts => u32::try_from(attempts)
+            .map_err(|_| "host_selection_retry_max_attempts: is negative".to_owned())?,
+    };
+    let hosts = match take(&mut pb.retry_host_predicate) {
+        predicates if predicates.is_empty() => RetryHosts::Any,
+        predicates => {
+            for (index, predicate) in predicates.into_iter().enumerate() {
+                previous_hosts(predicate).at_index("retry_host_predicate", index)?;
+            }
+            RetryHosts::Other { draws_max }
+        }
+    };
+    let priorities = match pb.retry_priority.take() {
+        None => RetryPriorities::Any,
+        Some(priority) => {
+            previous_priorities(priority).at("retry_priority")?;
+            RetryPriorities::Other
+        }
+    };
+    let back_off = match pb.retry_back_off.take() {
+        None => BackOff::DEFAULT,
+        Some(back_off) => self::back_off(back_off).at("retry_back_off")?,
+    };
+    done(&pb)?;
+    Ok(RetryPolicy {
+        on,
+        retries_max,
+        per_try_timeout,
+        statuses,
+        hosts,
+        priorities,
+        back_off,
+    })
+}
+
+fn retry_on(conditions: &str) -> Result<RetryOn, Reason> {
+    let mut on = RetryOn::default();
+    for condition in conditions
+        .split(',')
+        .map(str::trim)
+        .filter(|condition| !condition.is_empty())
+    {
+        match condition {
+            "connect-failure" => on.connect_failure = true,
+            "refused-stream" => on.refused_stream = true,
+            "reset" => on.reset = true,
+            "retriable-status-codes" => on.statuses = true,
+            other => return Err(format!("{other} is not supported")),
+        }
+    }
+    Ok(on)
+}
+
+fn previous_hosts(mut pb: RetryHostPredicate) -> Result<(), Reason> {
+    take(&mut pb.name);
+    match pb.config_type.take() {
+        Some(PredicateConfig::TypedConfig(config)) => {
+            any::<PreviousHostsPredicate>(&config).at("typed_config")?;
+            done(&pb)
+        }
+        None => Err("typed_config: is required".to_owned()),
+    }
+}
+
+fn previous_priorities(mut pb: RetryPriority) -> Result<(), Reason> {
+    take(&mut pb.name);
+    let Some(PriorityConfig::TypedConfig(config)) = pb.config_type.take() else {
+        return Err("typed_config: is required".to_owned());
+    };
+    done(&pb)?;
+    let mut config: PreviousPrioritiesConfig = any(&config).at("typed_config")?;
+    match take(&mut config.update_frequency) {
+        1 => done(&config).at("typed_config"),
+        other => Err(format!(
+            "typed_config.update_frequency: {other} is not supported, only 1"
+        )),
+    }
+}
+
+fn back_off(mut pb: RetryBackOff) -> Result<BackOff, Reason> {
+    let base = positive(required(pb.base_interval.take()).at("base_interval")?).at("base_interval")?;
+    let max = match pb.max_interval.take() {
+        Some(max) => positive(max).at("max_interval")?,
+        None => base.saturating_mul(10),
+    };
+    if max < base {
+        return Err("max_interval: is less than base_interval".to_owned());
+    }
+    done(&pb)?;
+    Ok(BackOff { base, max })
+}

@@ -1,0 +1,184 @@
+//! The record of one request, from its head to the last byte of its response; counted and logged when dropped, however it
+//! ends.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::request::Parts;
+use http::{HeaderName, Method};
+
+use crate::access_log::{self, Entry};
+use crate::listener::Connection;
+use crate::metrics::RouteCounters;
+
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Status of a request whose client left before there was a response, as nginx records it.
+const CLIENT_GONE: u16 = 499;
+
+pub(crate) struct Exchange {
+    connection: Rc<Connection>,
+    started: Instant,
+    status: u16,
+    flag: Flag,
+    retries: u32,
+    counters: Option<Arc<RouteCounters>>,
+    trace: Option<Box<Trace>>,
+}
+
+/// Why a request went wrong, in the words of Envoy's access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flag {
+    None,
+    NoRoute,
+    NoHealthyUpstream,
+    ConnectFailure,
+    UpstreamReset,
+    UpstreamTimeout,
+    ClientGone,
+}
+
+/// What only the access log needs; absent when it is off.
+struct Trace {
+    time_ms: u64,
+    method: Method,
+    path: String,
+    authority: String,
+    request_id: String,
+    cluster: Option<Arc<str>>,
+    host: Option<SocketAddr>,
+    bytes_sent: u64,
+}
+
+impl Exchange {
+    pub(crate) fn begin(connection: Rc<Connection>) -> Self {
+        connection.begin();
+        Self {
+            connection,
+            started: Instant::now(),
+            status: CLIENT_GONE,
+            flag: Flag::ClientGone,
+            retries: 0,
+            counters: None,
+            trace: None,
+        }
+    }
+
+    pub(crate) fn connection(&self) -> &Rc<Connection> {
+        &self.connection
+    }
+
+    pub(crate) fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub(crate) fn retries(&self) -> u32 {
+        self.retries
+    }
+
+    /// Remembers the head for the access log, if there is one.
+    pub(crate) fn head(&mut self, request: &Parts, authority: &str) {
+        if self.connection.worker.access_log.is_none() {
+            return;
+        }
+        let id = request.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
+        self.trace = Some(Box::new(Trace {
+            time_ms: access_log::now_ms(),
+            method: request.method.clone(),
+            path: request.uri.path().to_owned(),
+            authority: authority.to_owned(),
+            request_id: id.unwrap_or_default().to_owned(),
+            cluster: None,
+            host: None,
+            bytes_sent: 0,
+        }));
+    }
+
+    pub(crate) fn cluster(&mut self, cluster: &Arc<str>, counters: Arc<RouteCounters>) {
+        self.counters = Some(counters);
+        if let Some(trace) = &mut self.trace {
+            trace.cluster = Some(Arc::clone(cluster));
+        }
+    }
+
+    pub(crate) fn host(&mut self, host: SocketAddr) {
+        if let Some(trace) = &mut self.trace {
+            trace.host = Some(host);
+        }
+    }
+
+    pub(crate) fn retry(&mut self) {
+        self.retries += 1;
+        if let Some(counters) = &self.counters {
+            counters.retries.add(1);
+        }
+    }
+
+    pub(crate) fn connect_failed(&self) {
+        if let Some(counters) = &self.counters {
+            counters.connect_failures.add(1);
+        }
+    }
+
+    /// The status that the client sees. Until the response ends, the client may still leave.
+    pub(crate) fn respond(&mut self, status: u16) {
+        self.status = status;
+    }
+
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        if let Some(trace) = &mut self.trace {
+            trace.bytes_sent += bytes as u64;
+        }
+    }
+
+    /// The exchange ended by itself.
+    pub(crate) fn end(&mut self, flag: Flag) {
+        self.flag = flag;
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        self.connection.end(now);
+        let took = now - self.started;
+        let counters = self
+            .counters
+            .as_deref()
+            .unwrap_or(&self.connection.listener.unrouted);
+        counters.request(self.status, took);
+        let (Some(log), Some(trace)) = (&self.connection.worker.access_log, &self.trace) else {
+            return;
+        };
+        log.log(&Entry {
+            time_ms: trace.time_ms,
+            method: trace.method.as_str(),
+            path: &trace.path,
+            authority: &trace.authority,
+            status: self.status,
+            duration_ms: took.as_secs_f64() * 1000.0,
+            upstream_host: trace.host.map(|host| host.to_string()),
+            cluster: trace.cluster.as_deref(),
+            retries: self.retries,
+            request_id: &trace.request_id,
+            bytes_sent: trace.bytes_sent,
+            flags: self.flag.word(),
+        });
+    }
+}
+
+impl Flag {
+    fn word(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::NoRoute => "NR",
+            Self::NoHealthyUpstream => "UH",
+            Self::ConnectFailure => "UF",
+            Self::UpstreamReset => "UR",
+            Self::UpstreamTimeout => "UT",
+            Self::ClientGone => "DC",
+        }
+    }
+}

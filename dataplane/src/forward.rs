@@ -1,0 +1,585 @@
+//! The path of a request: its route, the host of each attempt, the response. Decisions are made by `router`, `balance` and
+//! `retry`; this file does what they say.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use hyper::body::{Body, Incoming};
+
+use crate::balance::Tried;
+use crate::body::{Deadline, RequestEnd, ResponseBody, UpstreamBody};
+use crate::config::{Action, Forward, HeaderEdits, Protocol};
+use crate::exchange::{Exchange, Flag, REQUEST_ID};
+use crate::listener::Connection;
+use crate::pool::{Freshness, HostPool, Lease, SendFailure};
+use crate::retry::{Outcome, RetryPolicy};
+use crate::router::normalize_path;
+use crate::snapshot::LiveCluster;
+use crate::upload::{RequestBody, Upload};
+use crate::worker::{Random, WorkerCluster};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Headers that concern one connection only (RFC 9110, section 7.6.1), and `expect`, which hyper has answered.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::EXPECT,
+];
+
+/// A request as it is sent upstream, by whichever attempt.
+struct Head {
+    method: Method,
+    target: PathAndQuery,
+    authority: HeaderValue,
+    headers: HeaderMap,
+}
+
+/// Why an attempt brought no response.
+enum Failure {
+    /// The route's policy decides.
+    Attempt { outcome: Outcome, detail: String },
+    /// The route's timeout is over.
+    Late,
+    /// The client broke off its request.
+    ClientGone,
+}
+
+/// A request to be answered without any host.
+struct Refusal {
+    status: StatusCode,
+    flag: Flag,
+    reason: String,
+}
+
+/// Answers one request.
+pub(crate) async fn serve(connection: Rc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+    let mut exchange = Exchange::begin(connection);
+    let (mut parts, body) = request.into_parts();
+    let live = exchange.connection().listener.live();
+    let target = match target(&parts) {
+        Ok(target) => target,
+        Err(reason) => return refuse(exchange, bad_request(reason)),
+    };
+    let Ok(authority) = authority(&parts) else {
+        return refuse(exchange, bad_request("the host is missing or malformed"));
+    };
+    let random = &exchange.connection().worker.random;
+    add_request_id(&mut parts.headers, random);
+    let shown = authority.to_str().unwrap_or_default();
+    exchange.head(&parts, shown);
+    let Some(route) = live.routes.route(shown, target.path(), &parts) else {
+        let reason = "no route".to_owned();
+        return refuse(
+            exchange,
+            Refusal {
+                status: StatusCode::NOT_FOUND,
+                flag: Flag::NoRoute,
+                reason,
+            },
+        );
+    };
+    let forward = match &route.action {
+        Action::Forward(forward) => forward,
+        Action::Respond { status, body } => return respond(exchange, *status, body.clone(), Flag::None),
+    };
+    add_forwarded(&mut parts.headers, exchange.connection());
+    strip_hop_by_hop(&mut parts.headers);
+    let head = Head {
+        method: parts.method,
+        target,
+        authority,
+        headers: parts.headers,
+    };
+    match forward_to(&mut exchange, forward, &route.edits, head, body).await {
+        Ok((response, lease, deadline)) => pass(exchange, response, lease, deadline),
+        Err(refusal) => refuse(exchange, refusal),
+    }
+}
+
+/// Tries hosts until one answers, the policy gives up, or the time is over.
+async fn forward_to(
+    exchange: &mut Exchange,
+    forward: &Forward,
+    edits: &HeaderEdits,
+    mut head: Head,
+    body: Incoming,
+) -> Result<(Response<Incoming>, Lease, Deadline), Refusal> {
+    let worker = Rc::clone(&exchange.connection().worker);
+    let target = match forward.targets.as_slice() {
+        [only] => only,
+        _ => forward.target(crate::balance::Draw::below(&worker.random, forward.total_weight)),
+    };
+    let Some(cluster) = worker.view().clusters.get(&target.cluster).map(Rc::clone) else {
+        return Err(no_healthy_upstream(format!("unknown cluster {}", target.cluster)));
+    };
+    exchange.cluster(
+        &cluster.live.name,
+        cluster.counters(&worker, &exchange.connection().listener.name),
+    );
+    target.edits.apply(&mut head.headers);
+    edits.apply(&mut head.headers);
+
+    let policy = forward.retry.as_ref().filter(|policy| policy.retries_max > 0);
+    let upload = if body.is_end_stream() {
+        None
+    } else {
+        Some(Upload::new(body, policy.is_some()))
+    };
+    let request_end = upload.as_ref().map_or_else(
+        || RequestEnd::At(exchange.started()),
+        |u| RequestEnd::WhenUploaded(Rc::clone(u)),
+    );
+    let deadline = Deadline {
+        timeout: forward.timeout,
+        request: request_end,
+    };
+    let mut tried = Tried::default();
+    loop {
+        let pool = cluster
+            .choose(&worker.random, &mut tried, policy)
+            .ok_or_else(|| no_healthy_upstream("no healthy upstream".to_owned()))?;
+        exchange.host(pool.host.address);
+        let may_retry = policy.is_some_and(|policy| exchange.retries() < policy.retries_max);
+        let headers = if may_retry {
+            head.headers.clone()
+        } else {
+            std::mem::take(&mut head.headers)
+        };
+        let request = head.request(headers, upload.as_ref(), cluster.live.config.protocol);
+        let per_try = policy.and_then(|policy| policy.per_try_timeout);
+        let result = bounded_attempt(&pool, &cluster, request, upload.as_ref(), &deadline, per_try).await;
+        let (outcome, refusal) = match result {
+            Ok((response, lease)) => {
+                let outcome = Outcome::Status(response.status().as_u16());
+                if !can_retry(policy, upload.as_ref(), outcome, exchange.retries()) {
+                    return Ok((response, lease, deadline));
+                }
+                (outcome, None)
+            }
+            Err(Failure::Attempt { outcome, detail }) => {
+                if outcome == Outcome::ConnectFailure {
+                    exchange.connect_failed();
+                }
+                (outcome, Some(failed(outcome, &detail)))
+            }
+            Err(Failure::Late) => return Err(timed_out()),
+            Err(Failure::ClientGone) => return Err(bad_request("the request broke off")),
+        };
+        if let Some(refusal) = refusal
+            && !can_retry(policy, upload.as_ref(), outcome, exchange.retries())
+        {
+            return Err(refusal);
+        }
+        let back_off = policy.map_or(Duration::ZERO, |policy| {
+            policy.back_off.wait(exchange.retries(), worker.random.share())
+        });
+        exchange.retry();
+        tokio::select! {
+            () = tokio::time::sleep(back_off) => {}
+            () = deadline.expired() => return Err(timed_out()),
+        }
+    }
+}
+
+fn can_retry(
+    policy: Option<&RetryPolicy>,
+    upload: Option<&Rc<Upload>>,
+    outcome: Outcome,
+    retries: u32,
+) -> bool {
+    policy.is_some_and(|policy| policy.retries(outcome, retries))
+        && upload.is_none_or(|upload| upload.can_repeat())
+}
+
+/// One attempt, within the route's time and its own.
+async fn bounded_attempt(
+    pool: &Rc<HostPool>,
+    cluster: &WorkerCluster,
+    request: Request<RequestBody>,
+    upload: Option<&Rc<Upload>>,
+    deadline: &Deadline,
+    per_try: Option<Duration>,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    let try_over = async {
+        let Some(timeout) = per_try else {
+            return std::future::pending().await;
+        };
+        deadline.request.come().await;
+        tokio::time::sleep(timeout).await;
+    };
+    tokio::select! {
+        biased;
+        result = attempt(pool, &cluster.live, request, upload) => result,
+        () = deadline.expired() => Err(Failure::Late),
+        () = try_over => {
+            Err(Failure::Attempt { outcome: Outcome::PerTryTimeout, detail: "per try timeout".to_owned() })
+        }
+    }
+}
+
+async fn attempt(
+    pool: &Rc<HostPool>,
+    cluster: &LiveCluster,
+    mut request: Request<RequestBody>,
+    upload: Option<&Rc<Upload>>,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    let mut lease = pool.lease();
+    loop {
+        let config = &cluster.config;
+        let (mut sender, freshness) = lease
+            .pool()
+            .sender(config.protocol, config.connect_timeout)
+            .await
+            .map_err(|error| Failure::Attempt {
+                outcome: Outcome::ConnectFailure,
+                detail: error.to_string(),
+            })?;
+        let SendFailure { error, unsent } = match sender.send(request).await {
+            Ok(response) => {
+                lease.hold(sender);
+                return Ok((response, lease));
+            }
+            Err(failure) => failure,
+        };
+        match unsent {
+            // The host had closed the connection while it waited; that is no news about the host.
+            Some(unsent) if freshness == Freshness::Reused => request = unsent,
+            _ if upload.is_some_and(|upload| upload.is_broken()) => return Err(Failure::ClientGone),
+            _ => {
+                let outcome = if was_refused(&error) {
+                    Outcome::RefusedStream
+                } else {
+                    Outcome::Reset
+                };
+                return Err(Failure::Attempt {
+                    outcome,
+                    detail: reset_detail(&error),
+                });
+            }
+        }
+    }
+}
+
+/// Whether an HTTP/2 host said that it had not looked at the request.
+fn was_refused(error: &hyper::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(h2) = error.downcast_ref::<h2::Error>() {
+            return h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn reset_detail(error: &hyper::Error) -> String {
+    format!("connection termination: {error}")
+}
+
+/// Passes the response on, and the rest of the exchange to its body.
+fn pass(
+    mut exchange: Exchange,
+    response: Response<Incoming>,
+    mut lease: Lease,
+    deadline: Deadline,
+) -> Response<ResponseBody> {
+    let (mut parts, incoming) = response.into_parts();
+    parts.version = http::Version::HTTP_11;
+    parts.extensions.clear();
+    strip_hop_by_hop(&mut parts.headers);
+    if exchange.connection().wants_close() {
+        parts
+            .headers
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    exchange.respond(parts.status.as_u16());
+    if incoming.is_end_stream() {
+        if deadline.request.has_come() {
+            lease.release(Instant::now());
+        }
+        exchange.end(Flag::None);
+        return Response::from_parts(parts, ResponseBody::Full(None));
+    }
+    let body = UpstreamBody {
+        incoming,
+        lease,
+        exchange: Some(exchange),
+        deadline,
+        timer: None,
+    };
+    Response::from_parts(parts, ResponseBody::Upstream(Box::new(body)))
+}
+
+fn refuse(exchange: Exchange, refusal: Refusal) -> Response<ResponseBody> {
+    respond(exchange, refusal.status, refusal.reason.into(), refusal.flag)
+}
+
+/// An answer of our own.
+fn respond(mut exchange: Exchange, status: StatusCode, body: Bytes, flag: Flag) -> Response<ResponseBody> {
+    exchange.respond(status.as_u16());
+    exchange.sent(body.len());
+    exchange.end(flag);
+    let mut response = Response::new(ResponseBody::Full(None));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    if !body.is_empty() {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    if exchange.connection().wants_close() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    if !body.is_empty() {
+        *response.body_mut() = ResponseBody::Full(Some(body));
+    }
+    response
+}
+
+fn bad_request(reason: &str) -> Refusal {
+    Refusal {
+        status: StatusCode::BAD_REQUEST,
+        flag: Flag::ClientGone,
+        reason: reason.to_owned(),
+    }
+}
+
+fn no_healthy_upstream(reason: String) -> Refusal {
+    Refusal {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        flag: Flag::NoHealthyUpstream,
+        reason,
+    }
+}
+
+fn timed_out() -> Refusal {
+    let reason = "upstream request timeout".to_owned();
+    Refusal {
+        status: StatusCode::GATEWAY_TIMEOUT,
+        flag: Flag::UpstreamTimeout,
+        reason,
+    }
+}
+
+fn failed(outcome: Outcome, detail: &str) -> Refusal {
+    let flag = match outcome {
+        Outcome::PerTryTimeout => return timed_out(),
+        Outcome::ConnectFailure => Flag::ConnectFailure,
+        Outcome::RefusedStream | Outcome::Reset | Outcome::Status(_) => Flag::UpstreamReset,
+    };
+    let reason = format!("upstream connect error or disconnect/reset before headers: {detail}");
+    Refusal {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        flag,
+        reason,
+    }
+}
+
+impl Head {
+    fn request(
+        &self,
+        mut headers: HeaderMap,
+        upload: Option<&Rc<Upload>>,
+        protocol: Protocol,
+    ) -> Request<RequestBody> {
+        let mut uri = http::uri::Parts::default();
+        uri.path_and_query = Some(self.target.clone());
+        match protocol {
+            Protocol::Http1 => {
+                headers.remove(header::TE);
+                headers.insert(header::HOST, self.authority.clone());
+            }
+            Protocol::Http2 => {
+                headers.remove(header::HOST);
+                uri.scheme = Some(Scheme::HTTP);
+                // `authority` was parsed as one before it came here.
+                uri.authority = Authority::try_from(self.authority.as_bytes()).ok();
+            }
+        }
+        let mut request = Request::new(upload.map_or(RequestBody::Empty, Upload::attempt));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
+        *request.headers_mut() = headers;
+        request
+    }
+}
+
+/// Where the request goes within its host: the path normalized, the query untouched.
+fn target(request: &Parts) -> Result<PathAndQuery, &'static str> {
+    let given = request.uri.path_and_query().ok_or("CONNECT is not supported")?;
+    // `OPTIONS *` asks about the server as a whole, which a proxy of many has no answer to.
+    let path = normalize_path(given.path()).ok_or("the path does not start with a slash")?;
+    match path {
+        std::borrow::Cow::Borrowed(_) => Ok(given.clone()),
+        std::borrow::Cow::Owned(path) => {
+            let whole = given
+                .query()
+                .map_or(path.clone(), |query| format!("{path}?{query}"));
+            PathAndQuery::try_from(whole).map_err(|_| "the path is malformed")
+        }
+    }
+}
+
+/// The host the client means: of the request's target if it names one, else of the `host` header.
+fn authority(request: &Parts) -> Result<HeaderValue, ()> {
+    let value = match request.uri.authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).map_err(drop)?,
+        None => {
+            let mut hosts = request.headers.get_all(header::HOST).iter();
+            match (hosts.next(), hosts.next()) {
+                (Some(only), None) => only.clone(),
+                _ => return Err(()),
+            }
+        }
+    };
+    let bytes = value.as_bytes();
+    let plain = |byte: &u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']')
+    };
+    if bytes.is_empty() || !bytes.iter().all(plain) || Authority::try_from(bytes).is_err() {
+        return Err(());
+    }
+    Ok(value)
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Most connections name no headers of their own.
+    if let Some(named) = headers.get(header::CONNECTION) {
+        let named = named.to_str().unwrap_or_default().to_owned();
+        for name in named
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.eq_ignore_ascii_case("te"))
+        {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+    // `te: trailers` is what gRPC asks with; any other coding is between us and the client.
+    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
+        headers.remove(header::TE);
+    }
+}
+
+fn add_forwarded(headers: &mut HeaderMap, connection: &Connection) {
+    let peer = connection.peer_header();
+    let value = match headers.get(&FORWARDED_FOR) {
+        None => peer,
+        Some(before) => {
+            let joined = [before.as_bytes(), b",", peer.as_bytes()].concat();
+            HeaderValue::from_bytes(&joined).unwrap_or(peer)
+        }
+    };
+    headers.insert(FORWARDED_FOR, value);
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+}
+
+fn add_request_id(headers: &mut HeaderMap, random: &Random) {
+    if !headers.contains_key(&REQUEST_ID) {
+        let id = HeaderValue::from_bytes(&uuid(random.next(), random.next()));
+        headers.insert(
+            REQUEST_ID,
+            id.expect("invariant: hexadecimal digits and dashes are a header value"),
+        );
+    }
+}
+
+/// A random UUID (RFC 9562, version 4) as text.
+fn uuid(high: u64, low: u64) -> [u8; 36] {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let bits =
+        (u128::from(high) << 64 | u128::from(low)) & !(0xf << 76) & !(0b11 << 62) | 4 << 76 | 0b10 << 62;
+    let mut text = [b'-'; 36];
+    let places = (0..36).filter(|place| !matches!(place, 8 | 13 | 18 | 23));
+    for (digit, place) in places.enumerate() {
+        text[place] = HEX[(bits >> (124 - 4 * digit)) as usize & 0xf];
+    }
+    text
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn parts(uri: &str, hosts: &[&str]) -> Parts {
+        let request = hosts
+            .iter()
+            .fold(Request::get(uri), |request, host| request.header("host", *host));
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn the_host_is_one_plain_name() {
+        let cases: [(&str, &[&str], Option<&str>); 9] = [
+            ("/", &["a.b"], Some("a.b")),
+            ("/", &["a.b:80"], Some("a.b:80")),
+            ("/", &["[::1]:80"], Some("[::1]:80")),
+            ("http://target/", &["header"], Some("target")),
+            ("/", &[], None),
+            ("/", &[""], None),
+            ("/", &["a", "b"], None),
+            ("/", &["a/b"], None),
+            ("/", &["user@a"], None),
+        ];
+        for (uri, hosts, expected) in cases {
+            let got = authority(&parts(uri, hosts)).ok();
+            assert_eq!(
+                got,
+                expected.map(|host| HeaderValue::from_str(host).unwrap()),
+                "{uri} {hosts:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_query_is_untouched() {
+        let cases = [("/a/../b?x=/../y", "/b?x=/../y"), ("/a?", "/a?"), ("/%61", "/a")];
+        for (uri, expected) in cases {
+            assert_eq!(target(&parts(uri, &["h"])).unwrap().as_str(), expected, "{uri}");
+        }
+    }
+
+    #[test]
+    fn headers_of_one_connection_stay_there() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "x-mine, keep-alive, te"),
+            ("x-mine", "1"),
+            ("keep-alive", "timeout=5"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "websocket"),
+            ("te", "trailers"),
+            ("x-kept", "1"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        strip_hop_by_hop(&mut headers);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["te", "x-kept"]);
+        headers.insert("te", HeaderValue::from_static("gzip"));
+        strip_hop_by_hop(&mut headers);
+        assert!(!headers.contains_key("te"));
+    }
+
+    #[test]
+    fn request_ids_are_version_4_uuids() {
+        assert_eq!(&uuid(0, 0), b"00000000-0000-4000-8000-000000000000");
+        assert_eq!(&uuid(u64::MAX, u64::MAX), b"ffffffff-ffff-4fff-bfff-ffffffffffff");
+        assert_eq!(
+            &uuid(0x0123_4567_89ab_cdef, 0x0123_4567_89ab_cdef),
+            b"01234567-89ab-4def-8123-456789abcdef"
+        );
+    }
+}

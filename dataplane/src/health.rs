@@ -1,0 +1,287 @@
+//! Active health checks: one task per host and process, on the main runtime; the workers read the result. What a
+//! row of results means is a pure function.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, Uri};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+
+use crate::config::{HealthCheck, HttpProbe, Probe, Protocol};
+use crate::snapshot::{Health, Host};
+
+/// A health endpoint's answer is read to its end up to this size so that the connection can be used again.
+const BODY_MAX_BYTES: usize = 64 * 1024;
+
+/// Called on the check's task when a host's health has changed.
+pub(crate) type OnChange = Arc<dyn Fn(&Host, Health) + Send + Sync>;
+
+/// The result of one check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Pass,
+    /// A refused or broken connection, or an unexpected status: proof enough at once.
+    Fail,
+    /// No answer in time: counts towards the threshold.
+    Timeout,
+}
+
+/// A host's health and the row of results since.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Streak {
+    health: Health,
+    length: u32,
+}
+
+/// A connection to the checked host, kept from one check to the next.
+enum Session {
+    Http1(http1::SendRequest<Empty<Bytes>>),
+    Http2(http2::SendRequest<Empty<Bytes>>),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ProbeError {
+    #[error("cannot connect")]
+    Connect(#[source] std::io::Error),
+    #[error("the connection broke")]
+    Http(#[source] hyper::Error),
+}
+
+impl Streak {
+    pub(crate) fn new() -> Self {
+        Self {
+            health: Health::Unchecked,
+            length: 0,
+        }
+    }
+
+    /// The streak after `verdict`. As docs/xds.md has it: the first result decides; then a failure is enough, timeouts
+    /// and passes need their thresholds.
+    pub(crate) fn after(self, verdict: Verdict, check: &HealthCheck) -> Self {
+        let settled = |health| Self { health, length: 0 };
+        let threshold = match (self.health, verdict) {
+            (Health::Unchecked, Verdict::Pass) => return settled(Health::Healthy),
+            (Health::Unchecked, _) => return settled(Health::Unhealthy),
+            (Health::Healthy, Verdict::Pass) | (Health::Unhealthy, Verdict::Fail | Verdict::Timeout) => {
+                return settled(self.health);
+            }
+            (Health::Healthy, Verdict::Fail) => return settled(Health::Unhealthy),
+            (Health::Healthy, Verdict::Timeout) => check.unhealthy_threshold,
+            (Health::Unhealthy, Verdict::Pass) => check.healthy_threshold,
+        };
+        let length = self.length + 1;
+        match self.health {
+            Health::Healthy if length >= threshold => settled(Health::Unhealthy),
+            Health::Unhealthy if length >= threshold => settled(Health::Healthy),
+            _ => Self { length, ..self },
+        }
+    }
+}
+
+/// Checks `host` until the task is aborted.
+pub(crate) async fn watch(
+    host: Arc<Host>,
+    check: HealthCheck,
+    traffic: Arc<AtomicBool>,
+    on_change: OnChange,
+) {
+    let mut streak = Streak::new();
+    let mut session = None;
+    loop {
+        let verdict = match tokio::time::timeout(check.timeout, probe(&host, &check.probe, &mut session))
+            .await
+        {
+            Ok(Ok(true)) => Verdict::Pass,
+            Ok(Ok(false)) => Verdict::Fail,
+            Ok(Err(error)) => {
+                tracing::debug!(cluster = %host.cluster, host = %host.address, error = &error as &dyn std::error::Error, "health check failed");
+                session = None;
+                Verdict::Fail
+            }
+            Err(_) => {
+                session = None;
+                Verdict::Timeout
+            }
+        };
+        let before = streak.health;
+        streak = streak.after(verdict, &check);
+        if streak.health != before {
+            host.set_health(streak.health);
+            tracing::info!(cluster = %host.cluster, host = %host.address, health = streak.health.word(), ?verdict, "host changed");
+            on_change(&host, streak.health);
+        }
+        let idle = !traffic.load(Ordering::Relaxed);
+        tokio::time::sleep(if idle {
+            check.no_traffic_interval
+        } else {
+            check.interval
+        })
+        .await;
+    }
+}
+
+/// Whether the host answers as expected.
+async fn probe(host: &Host, probe: &Probe, session: &mut Option<Session>) -> Result<bool, ProbeError> {
+    match probe {
+        Probe::Tcp => TcpStream::connect(host.address)
+            .await
+            .map(|_| true)
+            .map_err(ProbeError::Connect),
+        Probe::Http(http) => {
+            // A kept connection may have been closed meanwhile, which says nothing about the host.
+            let kept = session.take().filter(|session| session.is_ready());
+            let reused = kept.is_some();
+            let opened = match kept {
+                Some(kept) => kept,
+                None => Session::open(host, http).await?,
+            };
+            match http_probe(host, http, opened).await {
+                Err(_) if reused => http_probe(host, http, Session::open(host, http).await?).await,
+                result => result,
+            }
+            .map(|(passed, kept)| {
+                *session = kept;
+                passed
+            })
+        }
+    }
+}
+
+async fn http_probe(
+    host: &Host,
+    probe: &HttpProbe,
+    mut session: Session,
+) -> Result<(bool, Option<Session>), ProbeError> {
+    let response = session
+        .send(request(host, probe))
+        .await
+        .map_err(ProbeError::Http)?;
+    let status = response.status().as_u16();
+    let read = Limited::new(response.into_body(), BODY_MAX_BYTES).collect().await;
+    let passed = probe.expected.iter().any(|range| range.contains(&status));
+    Ok((passed, read.is_ok().then_some(session)))
+}
+
+fn request(host: &Host, probe: &HttpProbe) -> Request<Empty<Bytes>> {
+    let mut request = Request::new(Empty::new());
+    let headers = request.headers_mut();
+    headers.insert(
+        http::header::USER_AGENT,
+        HeaderValue::from_static("tombolo-health-check"),
+    );
+    for (name, value) in &probe.headers {
+        headers.insert(name.clone(), value.clone());
+    }
+    let mut uri = http::uri::Parts::default();
+    uri.path_and_query = Some(probe.path.clone());
+    match probe.protocol {
+        Protocol::Http1 => {
+            headers.insert(http::header::HOST, probe.host.clone());
+        }
+        Protocol::Http2 => {
+            let authority = http::uri::Authority::try_from(probe.host.as_bytes());
+            uri.scheme = Some(http::uri::Scheme::HTTP);
+            uri.authority = Some(authority.unwrap_or_else(|_| address_authority(host)));
+        }
+    }
+    *request.uri_mut() =
+        Uri::from_parts(uri).expect("invariant: a path, or scheme, authority and path, are a URI");
+    request
+}
+
+fn address_authority(host: &Host) -> http::uri::Authority {
+    host.address
+        .to_string()
+        .parse()
+        .expect("invariant: a socket address is an authority")
+}
+
+impl Session {
+    async fn open(host: &Host, probe: &HttpProbe) -> Result<Self, ProbeError> {
+        let stream = TcpStream::connect(host.address)
+            .await
+            .map_err(ProbeError::Connect)?;
+        let io = TokioIo::new(stream);
+        // The connection's task ends with its sender.
+        match probe.protocol {
+            Protocol::Http1 => {
+                let (sender, connection) = http1::handshake(io).await.map_err(ProbeError::Http)?;
+                tokio::spawn(connection);
+                Ok(Self::Http1(sender))
+            }
+            Protocol::Http2 => {
+                let (sender, connection) = http2::handshake(TokioExecutor::new(), io)
+                    .await
+                    .map_err(ProbeError::Http)?;
+                tokio::spawn(connection);
+                Ok(Self::Http2(sender))
+            }
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        match self {
+            Self::Http1(sender) => sender.is_ready(),
+            Self::Http2(sender) => sender.is_ready(),
+        }
+    }
+
+    async fn send(&mut self, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
+        match self {
+            Self::Http1(sender) => sender.send_request(request).await,
+            Self::Http2(sender) => sender.send_request(request).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn verdicts_move_health_as_the_contract_says() {
+        let check = HealthCheck {
+            timeout: Duration::from_secs(1),
+            interval: Duration::from_secs(1),
+            no_traffic_interval: Duration::from_secs(1),
+            unhealthy_threshold: 3,
+            healthy_threshold: 2,
+            probe: Probe::Tcp,
+        };
+        // P pass, F fail, T timeout → health after the last.
+        let cases = [
+            ("", Health::Unchecked),
+            ("P", Health::Healthy),
+            ("F", Health::Unhealthy),
+            ("T", Health::Unhealthy),
+            ("PF", Health::Unhealthy),
+            ("PT", Health::Healthy),
+            ("PTT", Health::Healthy),
+            ("PTTT", Health::Unhealthy),
+            ("PTTPTT", Health::Healthy),
+            ("PFP", Health::Unhealthy),
+            ("PFPP", Health::Healthy),
+            ("PFPFP", Health::Unhealthy),
+            ("FPTP", Health::Unhealthy),
+            ("FPP", Health::Healthy),
+        ];
+        for (verdicts, expected) in cases {
+            let streak = verdicts.chars().fold(Streak::new(), |streak, verdict| {
+                let verdict = match verdict {
+                    'P' => Verdict::Pass,
+                    'F' => Verdict::Fail,
+                    _ => Verdict::Timeout,
+                };
+                streak.after(verdict, &check)
+            });
+            assert_eq!(streak.health, expected, "{verdicts}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A socket that can be broken from outside: how a request in flight on a host that has been declared dead is
+//! reset, without any bookkeeping per request.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// An upstream connection's bytes.
+pub(crate) struct BreakableIo {
+    inner: TokioIo<TcpStream>,
+    breaker: Rc<Breaker>,
+}
+
+/// Breaks its connection once: reads and writes fail from then on.
+#[derive(Debug, Default)]
+pub(crate) struct Breaker {
+    broken: Cell<bool>,
+    reader: RefCell<Option<Waker>>,
+}
+
+impl BreakableIo {
+    pub(crate) fn new(stream: TcpStream) -> (Self, Rc<Breaker>) {
+        let breaker = Rc::new(Breaker::default());
+        (
+            Self {
+                inner: TokioIo::new(stream),
+                breaker: Rc::clone(&breaker),
+            },
+            breaker,
+        )
+    }
+}
+
+impl Breaker {
+    pub(crate) fn break_now(&self) {
+        self.broken.set(true);
+        let reader = self.reader.borrow_mut().take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.broken.get() {
+            Err(io::ErrorKind::ConnectionReset.into())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn remember(&self, waker: &Waker) {
+        let mut reader = self.reader.borrow_mut();
+        if !reader.as_ref().is_some_and(|held| held.will_wake(waker)) {
+            *reader = Some(waker.clone());
+        }
+    }
+}
+
+impl Read for BreakableIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.breaker.check()?;
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if read.is_pending() {
+            self.breaker.remember(cx.waker());
+        }
+        read
+    }
+}
+
+impl Write for BreakableIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.breaker.check()?;
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.breaker.check()?;
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+}

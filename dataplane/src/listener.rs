@@ -1,0 +1,333 @@
+//! A worker's side of a listener: its socket, its connections, and how both end. HTTP/1.1 and HTTP/2 with prior knowledge
+//! are told apart by the connection's first bytes.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use http::{HeaderValue, Request};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+use crate::forward;
+use crate::metrics::{ListenerCounters, RouteCounters};
+use crate::pool::LocalExecutor;
+use crate::snapshot::LiveListener;
+use crate::worker::Worker;
+
+/// The label of requests that reach no cluster.
+const NO_CLUSTER: &str = "-";
+/// How a connection that speaks HTTP/2 with prior knowledge starts (RFC 9113, section 3.4); no HTTP/1.1 method does.
+const PREFACE_START: &[u8] = b"PRI ";
+/// How long an idle HTTP/1.1 connection of a draining listener is kept, so that a request that is already under way is
+/// answered, with `connection: close`, instead of cut off.
+const DRAIN_LINGER: Duration = Duration::from_millis(500);
+/// Wait after a failed accept: it is nearly always a limit on file descriptors.
+const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
+/// Wait for the rest of a request's first word when it came in pieces.
+const SNIFF_BACK_OFF: Duration = Duration::from_millis(1);
+/// Waits for the first word before the connection is given up.
+const SNIFF_WAITS_MAX: u32 = 5_000;
+/// Listen backlog; the kernel lowers it to its own limit.
+const BACKLOG: i32 = 4096;
+
+pub(crate) struct WorkerListener {
+    pub(crate) name: Arc<str>,
+    /// Counters of requests that reach no cluster.
+    pub(crate) unrouted: Arc<RouteCounters>,
+    live: RefCell<Rc<LiveListener>>,
+    counters: Arc<ListenerCounters>,
+    drain: Drain,
+}
+
+/// A client's connection, as its requests see it.
+pub(crate) struct Connection {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) listener: Rc<WorkerListener>,
+    peer: HeaderValue,
+    protocol: Codec,
+    active: Cell<u32>,
+    idle_since: Cell<Instant>,
+    draining: Cell<bool>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Codec {
+    Http1,
+    Http2,
+}
+
+/// A one-way switch that tasks of one thread can wait for.
+#[derive(Default)]
+struct Drain {
+    begun: Cell<bool>,
+    notify: Notify,
+}
+
+/// Binds one socket per worker, or says why it cannot. The sockets share their port. That nobody else has it, unless it is
+/// `ours` already, is found out by a first socket that does not share: sharing would succeed against another process of
+/// the same user.
+pub(crate) fn bind(address: SocketAddr, workers: usize, ours: bool) -> std::io::Result<Vec<StdTcpListener>> {
+    if !ours {
+        drop(socket(address, Sharing::Exclusive)?);
+    }
+    (0..workers).map(|_| socket(address, Sharing::Shared)).collect()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    Exclusive,
+    Shared,
+}
+
+fn socket(address: SocketAddr, sharing: Sharing) -> std::io::Result<StdTcpListener> {
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM,
+        Some(socket2::Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(sharing == Sharing::Shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    if sharing == Sharing::Shared {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket.into())
+}
+
+/// Starts accepting on `socket`.
+pub(crate) fn start(
+    worker: &Rc<Worker>,
+    name: &Arc<str>,
+    live: &Arc<LiveListener>,
+    socket: StdTcpListener,
+) -> std::io::Result<Rc<WorkerListener>> {
+    let socket = TcpListener::from_std(socket)?;
+    let listener = Rc::new(WorkerListener {
+        name: Arc::clone(name),
+        unrouted: worker.counters(name, &NO_CLUSTER.into()),
+        live: RefCell::new(Rc::new(LiveListener::clone(live))),
+        counters: worker.metrics.listener(name),
+        drain: Drain::default(),
+    });
+    tokio::task::spawn_local(accept(Rc::clone(worker), Rc::clone(&listener), socket));
+    Ok(listener)
+}
+
+impl WorkerListener {
+    /// What this listener runs; the reference count is this thread's own, unlike the snapshot's.
+    pub(crate) fn live(&self) -> Rc<LiveListener> {
+        Rc::clone(&self.live.borrow())
+    }
+
+    pub(crate) fn update(&self, live: &Arc<LiveListener>) {
+        *self.live.borrow_mut() = Rc::new(LiveListener::clone(live));
+    }
+
+    /// Stops accepting; connections end after what they have in flight.
+    pub(crate) fn drain(&self) {
+        self.drain.begin();
+    }
+}
+
+impl Drain {
+    fn begin(&self) {
+        self.begun.set(true);
+        self.notify.notify_waiters();
+    }
+
+    async fn begun(&self) {
+        loop {
+            let notified = self.notify.notified();
+            if self.begun.get() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+async fn accept(worker: Rc<Worker>, listener: Rc<WorkerListener>, socket: TcpListener) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = listener.drain.begun() => break,
+            accepted = socket.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, peer)) => spawn(&worker, &listener, stream, peer),
+            Err(error) => {
+                tracing::warn!(listener = %listener.name, error = &error as &dyn std::error::Error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_BACK_OFF).await;
+            }
+        }
+    }
+    // What the kernel has accepted for us already would be reset by closing the socket.
+    while let Some(Ok((stream, peer))) = socket.accept().now_or_never() {
+        spawn(&worker, &listener, stream, peer);
+    }
+}
+
+fn spawn(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, stream: TcpStream, peer: SocketAddr) {
+    let (worker, listener) = (Rc::clone(worker), Rc::clone(listener));
+    let count = worker.connected();
+    listener.counters.opened.add(1);
+    tokio::task::spawn_local(async move {
+        let counters = Arc::clone(&listener.counters);
+        serve(worker, listener, stream, peer.ip()).await;
+        counters.closed.add(1);
+        drop(count);
+    });
+}
+
+async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, stream: TcpStream, peer: IpAddr) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            "connection ended before it began"
+        );
+        return;
+    }
+    let idle_timeout = listener.live().config.idle_timeout.unwrap_or(Duration::MAX);
+    let sniffed = tokio::select! {
+        sniffed = sniff(&stream) => sniffed,
+        () = tokio::time::sleep(idle_timeout) => return,
+        () = lingered(&listener.drain) => return,
+    };
+    let Ok(protocol) = sniffed else { return };
+    let connection = Rc::new(Connection {
+        worker,
+        listener,
+        peer: HeaderValue::from_str(&peer.to_canonical().to_string())
+            .expect("invariant: an address is a header value"),
+        protocol,
+        active: Cell::new(0),
+        idle_since: Cell::new(Instant::now()),
+        draining: Cell::new(false),
+    });
+    let io = TokioIo::new(stream);
+    let shared = Rc::clone(&connection);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let connection = Rc::clone(&shared);
+        async move { Ok::<_, Infallible>(forward::serve(connection, request).await) }
+    });
+    let ended = match protocol {
+        Codec::Http1 => {
+            let server = http1::Builder::new()
+                .header_read_timeout(None)
+                .serve_connection(io, service);
+            connection
+                .drive(pin!(server), http1::Connection::graceful_shutdown)
+                .await
+        }
+        Codec::Http2 => {
+            let server = http2::Builder::new(LocalExecutor).serve_connection(io, service);
+            connection
+                .drive(pin!(server), http2::Connection::graceful_shutdown)
+                .await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
+    }
+}
+
+/// Ready a while after draining has begun: a connection that has sent nothing until then will not.
+async fn lingered(drain: &Drain) {
+    drain.begun().await;
+    tokio::time::sleep(DRAIN_LINGER).await;
+}
+
+/// Looks at the first bytes without taking them.
+async fn sniff(stream: &TcpStream) -> std::io::Result<Codec> {
+    let mut first = [0; PREFACE_START.len()];
+    for _ in 0..SNIFF_WAITS_MAX {
+        let seen = stream.peek(&mut first).await?;
+        if seen == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        if first[..seen] != PREFACE_START[..seen] {
+            return Ok(Codec::Http1);
+        }
+        if seen == PREFACE_START.len() {
+            return Ok(Codec::Http2);
+        }
+        tokio::time::sleep(SNIFF_BACK_OFF).await;
+    }
+    Err(std::io::ErrorKind::TimedOut.into())
+}
+
+impl Connection {
+    pub(crate) fn begin(&self) {
+        self.active.set(self.active.get() + 1);
+    }
+
+    pub(crate) fn end(&self, now: Instant) {
+        self.active.set(self.active.get() - 1);
+        self.idle_since.set(now);
+    }
+
+    /// The client's address, as it goes into `x-forwarded-for`.
+    pub(crate) fn peer_header(&self) -> HeaderValue {
+        self.peer.clone()
+    }
+
+    /// Whether a response should ask the client to use another connection.
+    pub(crate) fn wants_close(&self) -> bool {
+        self.protocol == Codec::Http1 && self.draining.get()
+    }
+
+    /// Runs the connection to its end: by the client, by idleness, or because the listener drains.
+    async fn drive<C: Future<Output = hyper::Result<()>>>(
+        &self,
+        mut server: Pin<&mut C>,
+        shut_down: fn(Pin<&mut C>),
+    ) -> hyper::Result<()> {
+        let mut timer = pin!(tokio::time::sleep(self.idle_left().unwrap_or_default()));
+        loop {
+            let armed = self.idle_left().is_some();
+            tokio::select! {
+                biased;
+                ended = server.as_mut() => return ended,
+                () = self.listener.drain.begun(), if !self.draining.get() => {
+                    self.draining.set(true);
+                    if self.protocol == Codec::Http2 {
+                        shut_down(server.as_mut());
+                    }
+                }
+                () = timer.as_mut(), if armed => {
+                    if self.idle_left() == Some(Duration::ZERO) {
+                        shut_down(server.as_mut());
+                        return server.await;
+                    }
+                }
+            }
+            if let Some(left) = self.idle_left() {
+                timer.as_mut().reset(tokio::time::Instant::now() + left);
+            }
+        }
+    }
+
+    /// How long this connection may still be idle: a whole period while it is busy; `None` for ever.
+    fn idle_left(&self) -> Option<Duration> {
+        let allowed = if self.draining.get() {
+            Some(DRAIN_LINGER)
+        } else {
+            self.listener.live.borrow().config.idle_timeout
+        }?;
+        if self.active.get() > 0 {
+            return Some(allowed);
+        }
+        Some(allowed.saturating_sub(self.idle_since.get().elapsed()))
+    }
+}

@@ -1,0 +1,347 @@
+//! Counters of the request path and of configuration, and their Prometheus text. Each worker writes its own counters,
+//! without locked instructions; a scrape adds them up.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::config::ResourceKind;
+use crate::snapshot::{Health, Snapshot};
+
+/// Upper bounds of the latency histogram, in microseconds: what a mesh hop takes, up to a common timeout.
+const LATENCY_BOUNDS_US: [u64; 14] = [
+    250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000,
+    15_000_000,
+];
+
+/// A number that one thread writes and others read.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+/// What one worker counts for one listener and one cluster.
+#[derive(Debug, Default)]
+pub(crate) struct RouteCounters {
+    /// Responses by class, 1xx to 5xx.
+    classes: [Counter; 5],
+    latency: [Counter; LATENCY_BOUNDS_US.len() + 1],
+    latency_sum_us: Counter,
+    pub(crate) retries: Counter,
+    pub(crate) connect_failures: Counter,
+}
+
+/// What one worker counts for one listener.
+#[derive(Debug, Default)]
+pub(crate) struct ListenerCounters {
+    pub(crate) opened: Counter,
+    pub(crate) closed: Counter,
+}
+
+/// All counters of a process.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    routes: Mutex<Vec<(RouteKey, Arc<RouteCounters>)>>,
+    listeners: Mutex<Vec<(Arc<str>, Arc<ListenerCounters>)>>,
+    updates: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    pub(crate) last_good_errors: AtomicU64,
+    pub(crate) access_log_dropped: AtomicU64,
+    pub(crate) xds_connects: AtomicU64,
+    /// 1 while a stream to the edge is open.
+    pub(crate) xds_connected: AtomicU64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct RouteKey {
+    listener: Arc<str>,
+    cluster: Arc<str>,
+}
+
+impl Counter {
+    /// Only the owning thread may call this.
+    pub(crate) fn add(&self, amount: u64) {
+        self.0.store(
+            self.0.load(Ordering::Relaxed).wrapping_add(amount),
+            Ordering::Relaxed,
+        );
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl RouteCounters {
+    pub(crate) fn request(&self, status: u16, took: Duration) {
+        let class = usize::from(status / 100).clamp(1, 5) - 1;
+        self.classes[class].add(1);
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let bucket = LATENCY_BOUNDS_US.partition_point(|bound| *bound < us);
+        self.latency[bucket].add(1);
+        self.latency_sum_us.add(us);
+    }
+}
+
+impl Metrics {
+    /// New counters for one worker.
+    pub(crate) fn route(&self, listener: &Arc<str>, cluster: &Arc<str>) -> Arc<RouteCounters> {
+        let counters = Arc::new(RouteCounters::default());
+        let key = RouteKey {
+            listener: Arc::clone(listener),
+            cluster: Arc::clone(cluster),
+        };
+        self.routes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((key, Arc::clone(&counters)));
+        counters
+    }
+
+    /// New counters for one worker.
+    pub(crate) fn listener(&self, listener: &Arc<str>) -> Arc<ListenerCounters> {
+        let counters = Arc::new(ListenerCounters::default());
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push((Arc::clone(listener), Arc::clone(&counters)));
+        counters
+    }
+
+    pub(crate) fn update(&self, kind: ResourceKind, result: &'static str) {
+        let mut updates = self.updates.lock().unwrap_or_else(PoisonError::into_inner);
+        *updates.entry((kind.word(), result)).or_default() += 1;
+    }
+
+    /// Everything, as Prometheus text.
+    pub(crate) fn render(&self, snapshot: &Snapshot) -> String {
+        let mut out = Exposition::default();
+        self.render_routes(&mut out);
+        self.render_listeners(&mut out);
+        self.render_hosts(&mut out, snapshot);
+        self.render_process(&mut out);
+        out.text
+    }
+
+    fn render_routes(&self, out: &mut Exposition) {
+        let mut by_key: BTreeMap<RouteKey, Vec<Arc<RouteCounters>>> = BTreeMap::new();
+        for (key, counters) in self.routes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            by_key.entry(key.clone()).or_default().push(Arc::clone(counters));
+        }
+        let sum = |all: &[Arc<RouteCounters>], read: &dyn Fn(&RouteCounters) -> u64| -> u64 {
+            all.iter().map(|counters| read(counters)).sum()
+        };
+        out.family(
+            "tombolo_requests_total",
+            "counter",
+            "Requests answered, by class of the status",
+        );
+        for (key, all) in &by_key {
+            for class in 0..5 {
+                let value = sum(all, &|counters| counters.classes[class].get());
+                if value > 0 {
+                    out.sample(
+                        "",
+                        &[&key.labels()[..], &[("code_class", &format!("{}xx", class + 1))]].concat(),
+                        value,
+                    );
+                }
+            }
+        }
+        out.family(
+            "tombolo_upstream_connect_failures_total",
+            "counter",
+            "Connections to hosts that failed",
+        );
+        for (key, all) in &by_key {
+            out.sample(
+                "",
+                &key.labels(),
+                sum(all, &|counters| counters.connect_failures.get()),
+            );
+        }
+        out.family("tombolo_retries_total", "counter", "Attempts after the first");
+        for (key, all) in &by_key {
+            out.sample("", &key.labels(), sum(all, &|counters| counters.retries.get()));
+        }
+        out.family(
+            "tombolo_request_duration_seconds",
+            "histogram",
+            "From the head of the request to the end of the response",
+        );
+        for (key, all) in &by_key {
+            let mut count = 0;
+            for (bucket, bound) in LATENCY_BOUNDS_US.iter().map(Some).chain([None]).enumerate() {
+                count += sum(all, &|counters| counters.latency[bucket].get());
+                let le = bound.map_or("+Inf".to_owned(), |us| seconds(*us));
+                out.sample("_bucket", &[&key.labels()[..], &[("le", &le)]].concat(), count);
+            }
+            let sum_us = sum(all, &|counters| counters.latency_sum_us.get());
+            out.sample("_sum", &key.labels(), seconds(sum_us));
+            out.sample("_count", &key.labels(), count);
+        }
+    }
+
+    fn render_listeners(&self, out: &mut Exposition) {
+        let mut active: BTreeMap<Arc<str>, (u64, u64)> = BTreeMap::new();
+        for (name, counters) in self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
+            let (opened, closed) = active.entry(Arc::clone(name)).or_default();
+            // Closed is read first, so that a connection that comes and goes meanwhile cannot make this negative.
+            *closed += counters.closed.get();
+            *opened += counters.opened.get();
+        }
+        out.family("tombolo_connections_total", "counter", "Connections accepted");
+        for (name, (opened, _)) in &active {
+            out.sample("", &[("listener", name)], opened);
+        }
+        out.family("tombolo_connections_active", "gauge", "Connections that are open");
+        for (name, (opened, closed)) in &active {
+            out.sample("", &[("listener", name)], opened.saturating_sub(*closed));
+        }
+    }
+
+    fn render_hosts(&self, out: &mut Exposition, snapshot: &Snapshot) {
+        out.family(
+            "tombolo_host_healthy",
+            "gauge",
+            "1 when the host's checks pass, or it needs none",
+        );
+        let hosts: BTreeMap<_, _> = snapshot
+            .hosts()
+            .map(|live| ((&live.host.cluster, live.host.address), live.host.health()))
+            .collect();
+        for ((cluster, address), health) in hosts {
+            let labels = [("cluster", &**cluster), ("host", &address.to_string())];
+            out.sample("", &labels, u8::from(health == Health::Healthy));
+        }
+    }
+
+    fn render_process(&self, out: &mut Exposition) {
+        out.family("tombolo_config_updates_total", "counter", "Updates from the edge");
+        for ((kind, result), count) in self.updates.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            out.sample("", &[("kind", kind), ("result", result)], count);
+        }
+        let single = [
+            (
+                "tombolo_xds_connected",
+                "gauge",
+                "1 while a stream to the edge is open",
+                &self.xds_connected,
+            ),
+            (
+                "tombolo_xds_connects_total",
+                "counter",
+                "Streams opened to the edge",
+                &self.xds_connects,
+            ),
+            (
+                "tombolo_last_good_errors_total",
+                "counter",
+                "Last-good configurations that could not be read or written",
+                &self.last_good_errors,
+            ),
+            (
+                "tombolo_access_log_dropped_total",
+                "counter",
+                "Access log lines dropped because the writer was behind",
+                &self.access_log_dropped,
+            ),
+        ];
+        for (name, kind, help, value) in single {
+            out.family(name, kind, help);
+            out.sample("", &[], value.load(Ordering::Relaxed));
+        }
+    }
+}
+
+impl RouteKey {
+    fn labels(&self) -> [(&str, &str); 2] {
+        [("listener", &self.listener), ("cluster", &self.cluster)]
+    }
+}
+
+/// Prometheus' text format.
+#[derive(Default)]
+struct Exposition {
+    text: String,
+    name: &'static str,
+}
+
+impl Exposition {
+    fn family(&mut self, name: &'static str, kind: &str, help: &str) {
+        self.name = name;
+        self.line(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    fn sample(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
+        let mut shown = String::new();
+        for (name, value) in labels {
+            let value = value
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n");
+            let comma = if shown.is_empty() { "" } else { "," };
+            shown += &format!("{comma}{name}=\"{value}\"");
+        }
+        let name = self.name;
+        if shown.is_empty() {
+            self.line(format_args!("{name}{suffix} {value}\n"));
+        } else {
+            self.line(format_args!("{name}{suffix}{{{shown}}} {value}\n"));
+        }
+    }
+
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        self.text
+            .write_fmt(line)
+            .expect("invariant: writing to a string cannot fail");
+    }
+}
+
+/// Microseconds as seconds, without rounding.
+fn seconds(us: u64) -> String {
+    let shown = format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
+    let trimmed = shown.trim_end_matches('0');
+    trimmed.strip_suffix('.').unwrap_or(trimmed).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_added_up() {
+        let metrics = Metrics::default();
+        let (listener, cluster): (Arc<str>, Arc<str>) = ("in".into(), "a\"b".into());
+        for _ in 0..2 {
+            let counters = metrics.route(&listener, &cluster);
+            counters.request(200, Duration::from_micros(300));
+            counters.request(503, Duration::from_secs(20));
+        }
+        let connections = metrics.listener(&listener);
+        connections.opened.add(3);
+        connections.closed.add(1);
+        metrics.update(ResourceKind::Cluster, "rejected");
+        let text = metrics.render(&Snapshot::default());
+        for line in [
+            "tombolo_requests_total{listener=\"in\",cluster=\"a\\\"b\",code_class=\"2xx\"} 2",
+            "tombolo_requests_total{listener=\"in\",cluster=\"a\\\"b\",code_class=\"5xx\"} 2",
+            "tombolo_request_duration_seconds_bucket{listener=\"in\",cluster=\"a\\\"b\",le=\"0.00025\"} 0",
+            "tombolo_request_duration_seconds_bucket{listener=\"in\",cluster=\"a\\\"b\",le=\"0.0005\"} 2",
+            "tombolo_request_duration_seconds_bucket{listener=\"in\",cluster=\"a\\\"b\",le=\"+Inf\"} 4",
+            "tombolo_request_duration_seconds_sum{listener=\"in\",cluster=\"a\\\"b\"} 40.0006",
+            "tombolo_connections_active{listener=\"in\"} 2",
+            "tombolo_config_updates_total{kind=\"cluster\",result=\"rejected\"} 1",
+            "tombolo_xds_connected 0",
+        ] {
+            assert!(
+                text.lines().any(|shown| shown == line),
+                "{line} is missing in\n{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! A worker's connections to one host. HTTP/1.1 connections are used by one request at a time and wait here in
+//! between, the most recently used on top; one HTTP/2 connection carries all requests. Nothing is shared between workers.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::{LocalBoxFuture, Shared};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::{Request, Response};
+use tokio::net::TcpStream;
+
+use crate::config::Protocol;
+use crate::io::{BreakableIo, Breaker};
+use crate::snapshot::Host;
+use crate::upload::RequestBody;
+
+/// A connection that was not used for so long is closed; less than the keep-alive of common servers (60 s and more), so
+/// that it is we who close, and rarely race with them.
+const IDLE_MAX: Duration = Duration::from_secs(50);
+
+/// One host as one worker sees it.
+pub(crate) struct HostPool {
+    pub(crate) host: Arc<Host>,
+    active: Cell<u32>,
+    idle: RefCell<Vec<IdleConnection>>,
+    multiplexed: RefCell<Option<Multiplexed>>,
+    breakers: RefCell<Vec<Weak<Breaker>>>,
+}
+
+/// A right to one request on a host; it counts as active until dropped.
+pub(crate) struct Lease {
+    pool: Rc<HostPool>,
+    connection: Option<http1::SendRequest<RequestBody>>,
+}
+
+/// Something to send one request on.
+pub(crate) enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+/// Where a sender came from: only a reused one may turn out to be closed already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    New,
+    Reused,
+}
+
+/// Why there is no connection; the cause is shared by all who waited for it.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("connection failure: {0}")]
+    Connect(Arc<std::io::Error>),
+    #[error("connection timeout")]
+    Timeout,
+    #[error("handshake failure: {0}")]
+    Handshake(Arc<hyper::Error>),
+}
+
+/// Runs a connection's tasks on the worker's own thread.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalExecutor;
+
+struct IdleConnection {
+    sender: http1::SendRequest<RequestBody>,
+    since: Instant,
+}
+
+type Connecting = Shared<LocalBoxFuture<'static, Result<http2::SendRequest<RequestBody>, ConnectError>>>;
+
+enum Multiplexed {
+    Opening(Connecting),
+    Open(http2::SendRequest<RequestBody>),
+}
+
+/// Why a request got no response.
+pub(crate) struct SendFailure {
+    pub(crate) error: hyper::Error,
+    /// The request, when nothing of it has left this process.
+    pub(crate) unsent: Option<Request<RequestBody>>,
+}
+
+impl HostPool {
+    pub(crate) fn new(host: Arc<Host>) -> Rc<Self> {
+        Rc::new(Self {
+            host,
+            active: Cell::new(0),
+            idle: RefCell::default(),
+            multiplexed: RefCell::default(),
+            breakers: RefCell::default(),
+        })
+    }
+
+    /// Requests in flight, of this worker.
+    pub(crate) fn active(&self) -> u32 {
+        self.active.get()
+    }
+
+    pub(crate) fn lease(self: &Rc<Self>) -> Lease {
+        self.active.set(self.active.get() + 1);
+        Lease {
+            pool: Rc::clone(self),
+            connection: None,
+        }
+    }
+
+    /// Breaks every connection: the host is dead.
+    pub(crate) fn break_connections(&self) {
+        self.idle.borrow_mut().clear();
+        *self.multiplexed.borrow_mut() = None;
+        let breakers = self.breakers.take();
+        for breaker in breakers.iter().filter_map(Weak::upgrade) {
+            breaker.break_now();
+        }
+    }
+
+    /// Closes what was idle for long, or was closed by the host.
+    pub(crate) fn sweep(&self, now: Instant) {
+        let stale = |idle: &IdleConnection| {
+            idle.sender.is_closed() || now.saturating_duration_since(idle.since) > IDLE_MAX
+        };
+        self.idle.borrow_mut().retain(|idle| !stale(idle));
+        self.breakers
+            .borrow_mut()
+            .retain(|breaker| breaker.strong_count() > 0);
+    }
+
+    /// A connection that is ready for a request: a waiting one, or a new one.
+    pub(crate) async fn sender(
+        self: &Rc<Self>,
+        protocol: Protocol,
+        connect_timeout: Duration,
+    ) -> Result<(Sender, Freshness), ConnectError> {
+        match protocol {
+            Protocol::Http1 => {
+                loop {
+                    let Some(mut idle) = self.idle.borrow_mut().pop() else {
+                        break;
+                    };
+                    if idle.sender.is_ready() || idle.sender.ready().await.is_ok() {
+                        return Ok((Sender::Http1(idle.sender), Freshness::Reused));
+                    }
+                }
+                let sender = bounded(connect_timeout, Rc::clone(self).open_http1()).await?;
+                Ok((Sender::Http1(sender), Freshness::New))
+            }
+            Protocol::Http2 => self.http2_sender(connect_timeout).await,
+        }
+    }
+
+    async fn http2_sender(
+        self: &Rc<Self>,
+        connect_timeout: Duration,
+    ) -> Result<(Sender, Freshness), ConnectError> {
+        let opening = {
+            let mut multiplexed = self.multiplexed.borrow_mut();
+            match &*multiplexed {
+                Some(Multiplexed::Open(sender)) if !sender.is_closed() => {
+                    return Ok((Sender::Http2(sender.clone()), Freshness::Reused));
+                }
+                Some(Multiplexed::Opening(opening)) => opening.clone(),
+                _ => {
+                    let pool = Rc::clone(self);
+                    let opening = bounded(connect_timeout, pool.open_http2()).boxed_local().shared();
+                    *multiplexed = Some(Multiplexed::Opening(opening.clone()));
+                    opening
+                }
+            }
+        };
+        let opened = opening.clone().await;
+        let mut multiplexed = self.multiplexed.borrow_mut();
+        if matches!(&*multiplexed, Some(Multiplexed::Opening(held)) if held.ptr_eq(&opening)) {
+            *multiplexed = opened
+                .as_ref()
+                .ok()
+                .map(|sender| Multiplexed::Open(sender.clone()));
+        }
+        Ok((Sender::Http2(opened?), Freshness::New))
+    }
+
+    async fn open_http1(self: Rc<Self>) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
+        let io = self.breakable(self.connect().await?);
+        let (sender, connection) = http1::handshake(io).await.map_err(ConnectError::handshake)?;
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "upstream connection ended"
+                );
+            }
+        });
+        Ok(sender)
+    }
+
+    async fn open_http2(self: Rc<Self>) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
+        let io = self.breakable(self.connect().await?);
+        let (sender, connection) = http2::handshake(LocalExecutor, io)
+            .await
+            .map_err(ConnectError::handshake)?;
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "upstream connection ended"
+                );
+            }
+        });
+        Ok(sender)
+    }
+
+    async fn connect(&self) -> Result<TcpStream, ConnectError> {
+        let connect = |error| ConnectError::Connect(Arc::new(error));
+        let stream = TcpStream::connect(self.host.address).await.map_err(connect)?;
+        stream.set_nodelay(true).map_err(connect)?;
+        Ok(stream)
+    }
+
+    fn breakable(&self, stream: TcpStream) -> BreakableIo {
+        let (io, breaker) = BreakableIo::new(stream);
+        self.breakers.borrow_mut().push(Rc::downgrade(&breaker));
+        io
+    }
+}
+
+impl Lease {
+    pub(crate) fn pool(&self) -> &Rc<HostPool> {
+        &self.pool
+    }
+
+    /// Holds the connection for as long as the response comes over it.
+    pub(crate) fn hold(&mut self, sender: Sender) {
+        if let Sender::Http1(sender) = sender {
+            self.connection = Some(sender);
+        }
+    }
+
+    /// The exchange is over in both directions: the connection may serve another one.
+    pub(crate) fn release(&mut self, now: Instant) {
+        if let Some(sender) = self.connection.take()
+            && !sender.is_closed()
+        {
+            self.pool
+                .idle
+                .borrow_mut()
+                .push(IdleConnection { sender, since: now });
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.pool.active.set(self.pool.active.get() - 1);
+    }
+}
+
+impl Sender {
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, SendFailure> {
+        let sent = match self {
+            Self::Http1(sender) => sender.try_send_request(request).await,
+            Self::Http2(sender) => sender.try_send_request(request).await,
+        };
+        sent.map_err(|mut failure| {
+            let unsent = failure.take_message();
+            SendFailure {
+                error: failure.into_error(),
+                unsent,
+            }
+        })
+    }
+}
+
+impl ConnectError {
+    fn handshake(error: hyper::Error) -> Self {
+        Self::Handshake(Arc::new(error))
+    }
+}
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+async fn bounded<T>(
+    timeout: Duration,
+    connecting: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    tokio::time::timeout(timeout, connecting)
+        .await
+        .unwrap_or(Err(ConnectError::Timeout))
+}

@@ -1,0 +1,173 @@
+//! Which failures of an attempt are worth another one, and when. Pure: the request path asks and waits.
+
+use std::time::Duration;
+
+/// A route's `retry_policy`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RetryPolicy {
+    pub(crate) on: RetryOn,
+    /// Attempts after the first.
+    pub(crate) retries_max: u32,
+    pub(crate) per_try_timeout: Option<Duration>,
+    pub(crate) statuses: Vec<u16>,
+    pub(crate) hosts: RetryHosts,
+    pub(crate) priorities: RetryPriorities,
+    pub(crate) back_off: BackOff,
+}
+
+/// The conditions of `retry_on`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RetryOn {
+    pub(crate) connect_failure: bool,
+    pub(crate) refused_stream: bool,
+    pub(crate) reset: bool,
+    pub(crate) statuses: bool,
+}
+
+/// Whether a retry may use a host that was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RetryHosts {
+    Any,
+    /// Draw again, at most so many times, while the host drawn was tried before.
+    Other {
+        draws_max: u32,
+    },
+}
+
+/// Whether a retry may use a priority that was tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RetryPriorities {
+    Any,
+    Other,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BackOff {
+    pub(crate) base: Duration,
+    pub(crate) max: Duration,
+}
+
+/// How an attempt ended without a response to pass on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// No connection, in time or at all.
+    ConnectFailure,
+    /// The host refused the stream before it looked at it.
+    RefusedStream,
+    /// The connection broke, or was closed because a check declared the host dead.
+    Reset,
+    PerTryTimeout,
+    Status(u16),
+}
+
+impl RetryPolicy {
+    /// Whether `outcome` of the attempt after `retries` retries is worth another attempt. As in Envoy, `reset`
+    /// covers whatever left no response: a failed connection, a refused stream, a timeout of one try.
+    pub(crate) fn retries(&self, outcome: Outcome, retries: u32) -> bool {
+        retries < self.retries_max
+            && match outcome {
+                Outcome::ConnectFailure => self.on.connect_failure || self.on.reset,
+                Outcome::RefusedStream => self.on.refused_stream || self.on.reset,
+                Outcome::Reset | Outcome::PerTryTimeout => self.on.reset,
+                Outcome::Status(status) => self.on.statuses && self.statuses.contains(&status),
+            }
+    }
+}
+
+impl BackOff {
+    /// Envoy's default: 25 ms, at most ten times that.
+    pub(crate) const DEFAULT: Self = Self {
+        base: Duration::from_millis(25),
+        max: Duration::from_millis(250),
+    };
+
+    /// The wait before retry number `retry` (0 is the first), fully jittered: a share `draw` in `0.0..1.0` of
+    /// an interval that doubles up to the maximum.
+    pub(crate) fn wait(self, retry: u32, draw: f64) -> Duration {
+        let ceiling = self.base.saturating_mul(2u32.saturating_pow(retry)).min(self.max);
+        ceiling.mul_f64(draw)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(on: RetryOn) -> RetryPolicy {
+        RetryPolicy {
+            on,
+            retries_max: 2,
+            per_try_timeout: None,
+            statuses: vec![503],
+            hosts: RetryHosts::Any,
+            priorities: RetryPriorities::Any,
+            back_off: BackOff::DEFAULT,
+        }
+    }
+
+    #[test]
+    fn outcomes_are_retried_as_the_policy_says() {
+        let none = RetryOn::default();
+        let connect = RetryOn {
+            connect_failure: true,
+            ..none
+        };
+        let refused = RetryOn {
+            refused_stream: true,
+            ..none
+        };
+        let reset = RetryOn { reset: true, ..none };
+        let statuses = RetryOn {
+            statuses: true,
+            ..none
+        };
+        let cases = [
+            (none, Outcome::ConnectFailure, 0, false),
+            (connect, Outcome::ConnectFailure, 0, true),
+            (connect, Outcome::ConnectFailure, 1, true),
+            (connect, Outcome::ConnectFailure, 2, false),
+            (connect, Outcome::Reset, 0, false),
+            (refused, Outcome::RefusedStream, 0, true),
+            (refused, Outcome::Reset, 0, false),
+            (reset, Outcome::Reset, 0, true),
+            (reset, Outcome::ConnectFailure, 0, true),
+            (reset, Outcome::RefusedStream, 0, true),
+            (reset, Outcome::PerTryTimeout, 0, true),
+            (connect, Outcome::PerTryTimeout, 0, false),
+            (statuses, Outcome::Status(503), 0, true),
+            (statuses, Outcome::Status(500), 0, false),
+            (reset, Outcome::Status(503), 0, false),
+        ];
+        for (on, outcome, retries, expected) in cases {
+            assert_eq!(
+                policy(on).retries(outcome, retries),
+                expected,
+                "{on:?} {outcome:?} after {retries}"
+            );
+        }
+    }
+
+    #[test]
+    fn back_off_doubles_up_to_its_maximum() {
+        let back_off = BackOff {
+            base: Duration::from_millis(10),
+            max: Duration::from_millis(50),
+        };
+        let cases = [
+            (0, 1.0, 10),
+            (1, 1.0, 20),
+            (2, 1.0, 40),
+            (3, 1.0, 50),
+            (40, 1.0, 50),
+            (2, 0.5, 20),
+            (5, 0.0, 0),
+        ];
+        for (retry, draw, expected_ms) in cases {
+            assert_eq!(
+                back_off.wait(retry, draw),
+                Duration::from_millis(expected_ms),
+                "retry {retry} × {draw}"
+            );
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Which route a request takes: the virtual host by its authority, then the first route that matches. Pure and
+//! allocation-free on the request path.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use http::request::Parts;
+
+use crate::config::{HeaderMatcher, PathMatcher, Route, RouteMatcher};
+
+/// A route configuration, indexed by domain.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RouteTable {
+    hosts: Vec<Vec<Route>>,
+    exact: HashMap<Box<str>, usize>,
+    /// Suffixes with their dot (`.shop.example`), the longest first.
+    suffixes: Vec<(Box<str>, usize)>,
+    any: Option<usize>,
+}
+
+impl RouteTable {
+    /// Adds a virtual host; refuses a domain that another one of this table holds.
+    pub(crate) fn add(&mut self, domains: &[String], routes: Vec<Route>) -> Result<(), String> {
+        let host = self.hosts.len();
+        for domain in domains {
+            let domain = domain.to_ascii_lowercase();
+            let taken = if domain == "*" {
+                self.any.replace(host).is_some()
+            } else if let Some(suffix) = domain.strip_prefix('*') {
+                if suffix.is_empty() || suffix.contains('*') {
+                    return Err(format!(
+                        "domain {domain} is not supported: use a name, *.suffix or *"
+                    ));
+                }
+                let taken = self.suffixes.iter().any(|(held, _)| **held == *suffix);
+                self.suffixes.push((suffix.into(), host));
+                taken
+            } else if domain.is_empty() || domain.contains('*') {
+                return Err(format!(
+                    "domain {domain:?} is not supported: use a name, *.suffix or *"
+                ));
+            } else {
+                self.exact.insert(domain.as_str().into(), host).is_some()
+            };
+            if taken {
+                return Err(format!("domain {domain} is listed twice"));
+            }
+        }
+        self.suffixes
+            .sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
+        self.hosts.push(routes);
+        Ok(())
+    }
+
+    /// The route of a request for `authority` (a port is ignored) and `path` (without its query).
+    pub(crate) fn route(&self, authority: &str, path: &str, request: &Parts) -> Option<&Route> {
+        let host = self.host(without_port(authority))?;
+        self.hosts[host]
+            .iter()
+            .find(|route| route.matcher.matches(path, request))
+    }
+
+    fn host(&self, name: &str) -> Option<usize> {
+        let name = lowercase(name);
+        if let Some(host) = self.exact.get(&*name) {
+            return Some(*host);
+        }
+        self.suffixes
+            .iter()
+            .find(|(suffix, _)| name.len() > suffix.len() && name.ends_with(&**suffix))
+            .map(|(_, host)| *host)
+            .or(self.any)
+    }
+}
+
+impl RouteMatcher {
+    fn matches(&self, path: &str, request: &Parts) -> bool {
+        self.path.matches(path) && self.headers.iter().all(|header| header.matches(request))
+    }
+}
+
+impl PathMatcher {
+    fn matches(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => path == &**exact,
+            Self::Prefix(prefix) => path.starts_with(&**prefix),
+            Self::Segments(prefix) => path
+                .strip_prefix(&**prefix)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+        }
+    }
+}
+
+impl HeaderMatcher {
+    fn matches(&self, request: &Parts) -> bool {
+        match self {
+            Self::Method(methods) => methods.contains(&request.method),
+            Self::Present(name) => request.headers.contains_key(name),
+            Self::Absent(name) => !request.headers.contains_key(name),
+            Self::Exact(name, value) => {
+                let mut values = request.headers.get_all(name).iter();
+                match (values.next(), values.next()) {
+                    (Some(only), None) => only == value,
+                    (None, _) => false,
+                    // Several lines of one header are one value, as in Envoy.
+                    (Some(_), Some(_)) => {
+                        let all: Vec<&[u8]> = request
+                            .headers
+                            .get_all(name)
+                            .iter()
+                            .map(http::HeaderValue::as_bytes)
+                            .collect();
+                        all.join(&b","[..]) == value.as_bytes()
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The path as routes see it and as it is forwarded: dot segments resolved and needlessly escaped characters
+/// unescaped, as Envoy's `normalize_path` does; escaped slashes stay as they are. `None` when it is not
+/// a path.
+pub(crate) fn normalize_path(path: &str) -> Option<Cow<'_, str>> {
+    if !path.starts_with('/') {
+        return None;
+    }
+    let plain = !path.contains("/.") && !path.bytes().any(|byte| matches!(byte, b'%' | b'\\'));
+    if plain {
+        return Some(Cow::Borrowed(path));
+    }
+    let path = unescape_unreserved(path).replace('\\', "/");
+    let mut segments: Vec<&str> = Vec::new();
+    let mut directory = false;
+    for segment in path[1..].split('/') {
+        directory = matches!(segment, "." | "..");
+        match segment {
+            "." => {}
+            // Climbing above the root stays at the root, as in browsers and in Envoy.
+            ".." => {
+                segments.pop();
+            }
+            _ => segments.push(segment),
+        }
+    }
+    if directory {
+        segments.push("");
+    }
+    Some(Cow::Owned(format!("/{}", segments.join("/"))))
+}
+
+/// The name of an authority: `a.b:80` is `a.b`, `[::1]:80` is `[::1]`.
+fn without_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => {
+            // A bare IPv6 address has colons and no port.
+            if name.contains(':') && !name.ends_with(']') {
+                authority
+            } else {
+                name
+            }
+        }
+        _ => authority,
+    }
+}
+
+fn lowercase(name: &str) -> Cow<'_, str> {
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(name.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(name)
+    }
+}
+
+/// Replaces `%41` by `A` where the character needs no escape (RFC 3986, section 2.3), so that no spelling of a path
+/// escapes a route.
+fn unescape_unreserved(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        out.push_str(&rest[..at]);
+        let code = rest
+            .get(at + 1..at + 3)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match code {
+            Some(byte) if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') => {
+                out.push(char::from(byte));
+                rest = &rest[at + 3..];
+            }
+            _ => {
+                out.push('%');
+                rest = &rest[at + 1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use http::{HeaderValue, Method, Request, StatusCode};
+
+    use super::*;
+    use crate::config::{Action, HeaderEdits};
+
+    fn route(path: PathMatcher, headers: Vec<HeaderMatcher>, answer: &'static str) -> Route {
+        Route {
+            matcher: RouteMatcher { path, headers },
+            edits: HeaderEdits::default(),
+            action: Action::Respond {
+                status: StatusCode::OK,
+                body: answer.into(),
+            },
+        }
+    }
+
+    fn answer<'a>(
+        table: &'a RouteTable,
+        authority: &str,
+        path: &str,
+        request: Request<()>,
+    ) -> Option<&'a str> {
+        table
+            .route(authority, path, &request.into_parts().0)
+            .map(|route| match &route.action {
+                Action::Respond { body, .. } => std::str::from_utf8(body).unwrap(),
+                Action::Forward(_) => unreachable!(),
+            })
+    }
+
+    #[test]
+    fn the_most_specific_domain_wins() {
+        let mut table = RouteTable::default();
+        for (domains, name) in [
+            (vec!["*"], "any"),
+            (vec!["*.example.com"], "suffix"),
+            (vec!["*.shop.example.com"], "longer suffix"),
+            (vec!["reviews.shop.example.com", "reviews"], "exact"),
+        ] {
+            let domains: Vec<String> = domains.into_iter().map(str::to_owned).collect();
+            table
+                .add(
+                    &domains,
+                    vec![route(PathMatcher::Prefix("/".into()), vec![], name)],
+                )
+                .unwrap();
+        }
+        let cases = [
+            ("reviews", "exact"),
+            ("REVIEWS:8080", "exact"),
+            ("reviews.shop.example.com", "exact"),
+            ("ratings.shop.example.com:80", "longer suffix"),
+            ("shop.example.com", "suffix"),
+            ("example.com", "any"),
+            ("[::1]:80", "any"),
+        ];
+        for (authority, expected) in cases {
+            assert_eq!(
+                answer(&table, authority, "/", Request::new(())),
+                Some(expected),
+                "{authority}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_domain_may_be_listed_once() {
+        let cases: [(&[&str], &str); 5] = [
+            (&["a", "A"], "domain a is listed twice"),
+            (&["*", "*"], "domain * is listed twice"),
+            (&["*.a", "*.a"], "domain *.a is listed twice"),
+            (
+                &["a.*"],
+                "domain \"a.*\" is not supported: use a name, *.suffix or *",
+            ),
+            (&["**"], "domain ** is not supported: use a name, *.suffix or *"),
+        ];
+        for (domains, expected) in cases {
+            let domains: Vec<String> = domains.iter().map(|domain| (*domain).to_owned()).collect();
+            assert_eq!(
+                RouteTable::default().add(&domains, vec![]),
+                Err(expected.to_owned())
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_route_that_matches_wins() {
+        let name = http::HeaderName::from_static("x-user");
+        let mut table = RouteTable::default();
+        table
+            .add(
+                &["*".to_owned()],
+                vec![
+                    route(PathMatcher::Exact("/exact".into()), vec![], "exact"),
+                    route(PathMatcher::Segments("/seg".into()), vec![], "segments"),
+                    route(
+                        PathMatcher::Prefix("/".into()),
+                        vec![HeaderMatcher::Exact(
+                            name.clone(),
+                            HeaderValue::from_static("anna"),
+                        )],
+                        "anna",
+                    ),
+                    route(
+                        PathMatcher::Prefix("/m".into()),
+                        vec![
+                            HeaderMatcher::Method(vec![Method::PUT]),
+                            HeaderMatcher::Absent(name.clone()),
+                        ],
+                        "put without user",
+                    ),
+                    route(
+                        PathMatcher::Prefix("/".into()),
+                        vec![HeaderMatcher::Present(name)],
+                        "some user",
+                    ),
+                ],
+            )
+            .unwrap();
+        let get = |headers: &[&str]| {
+            headers
+                .iter()
+                .fold(Request::get("/"), |request, value| {
+                    request.header("x-user", *value)
+                })
+                .body(())
+                .unwrap()
+        };
+        let cases = [
+            ("/exact", get(&[]), Some("exact")),
+            ("/exact/", get(&[]), None),
+            ("/seg", get(&[]), Some("segments")),
+            ("/seg/a", get(&[]), Some("segments")),
+            ("/segment", get(&[]), None),
+            ("/x", get(&["anna"]), Some("anna")),
+            ("/x", get(&["bert"]), Some("some user")),
+            ("/x", get(&["anna", "bert"]), Some("some user")),
+            (
+                "/m",
+                Request::put("/m").body(()).unwrap(),
+                Some("put without user"),
+            ),
+            ("/m", get(&[]), None),
+        ];
+        for (path, request, expected) in cases {
+            let shown = format!("{path} {request:?}");
+            assert_eq!(answer(&table, "any", path, request), expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn paths_are_normalized_as_envoy_does() {
+        let cases = [
+            ("/", Some("/")),
+            ("/a/b", Some("/a/b")),
+            ("//a", Some("//a")),
+            ("/a/./b", Some("/a/b")),
+            ("/a/../b", Some("/b")),
+            ("/a/..", Some("/")),
+            ("/a/.", Some("/a/")),
+            ("/../a", Some("/a")),
+            ("/a/%2e%2E/b", Some("/b")),
+            ("/%61dmin", Some("/admin")),
+            ("/a%2Fb", Some("/a%2Fb")),
+            ("/a%", Some("/a%")),
+            ("/a%zz%41", Some("/a%zzA")),
+            ("/a\\b", Some("/a/b")),
+            ("/.well-known/x", Some("/.well-known/x")),
+            ("/%é", Some("/%é")),
+            ("*", None),
+            ("", None),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(normalize_path(path).as_deref(), expected, "{path}");
+        }
+    }
+}

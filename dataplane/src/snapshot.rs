@@ -1,0 +1,144 @@
+//! What the workers run: listeners joined with their route tables, and clusters joined with their hosts. A snapshot is
+//! swapped whole; hosts (and what is known of their health) live on across snapshots.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use arc_swap::ArcSwap;
+
+use crate::balance::{Candidate, Selection};
+use crate::config::{Cluster, Endpoint, Endpoints, Listener};
+use crate::router::RouteTable;
+
+#[derive(Debug, Default)]
+pub(crate) struct Snapshot {
+    pub(crate) listeners: BTreeMap<Arc<str>, Arc<LiveListener>>,
+    pub(crate) clusters: HashMap<Arc<str>, Arc<LiveCluster>>,
+}
+
+/// A listener whose routes are known.
+#[derive(Clone, Debug)]
+pub(crate) struct LiveListener {
+    pub(crate) config: Arc<Listener>,
+    pub(crate) routes: Arc<RouteTable>,
+}
+
+#[derive(Debug)]
+pub(crate) struct LiveCluster {
+    pub(crate) name: Arc<str>,
+    pub(crate) config: Arc<Cluster>,
+    /// `None` until the edge has said where the cluster's hosts are.
+    pub(crate) endpoints: Option<Arc<Endpoints>>,
+    pub(crate) hosts: Vec<LiveHost>,
+    pub(crate) selection: ArcSwap<Selection>,
+    /// Whether a request was ever sent here; checks are slower until then.
+    pub(crate) traffic: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+pub(crate) struct LiveHost {
+    pub(crate) host: Arc<Host>,
+    pub(crate) endpoint: Endpoint,
+}
+
+/// One address of one cluster, known by the same `id` for as long as its address and its check stay the same.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) id: u64,
+    pub(crate) cluster: Arc<str>,
+    pub(crate) address: SocketAddr,
+    health: AtomicU8,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// No check has finished; counts as unhealthy.
+    Unchecked,
+    Healthy,
+    Unhealthy,
+}
+
+impl Snapshot {
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &LiveHost> {
+        self.clusters.values().flat_map(|cluster| &cluster.hosts)
+    }
+}
+
+impl LiveCluster {
+    pub(crate) fn new(
+        name: Arc<str>,
+        config: Arc<Cluster>,
+        endpoints: Option<Arc<Endpoints>>,
+        hosts: Vec<LiveHost>,
+        traffic: Arc<AtomicBool>,
+    ) -> Self {
+        let selection = ArcSwap::from_pointee(select(&hosts, &config));
+        Self {
+            name,
+            config,
+            endpoints,
+            hosts,
+            selection,
+            traffic,
+        }
+    }
+
+    /// Computes the selection from the hosts' present health.
+    pub(crate) fn refresh(&self) {
+        self.selection.store(Arc::new(select(&self.hosts, &self.config)));
+    }
+
+    /// Whether every host has been checked once, or needs no check.
+    pub(crate) fn is_checked(&self) -> bool {
+        self.hosts
+            .iter()
+            .all(|live| live.host.health() != Health::Unchecked)
+    }
+}
+
+impl Host {
+    pub(crate) fn new(id: u64, cluster: Arc<str>, address: SocketAddr, health: Health) -> Self {
+        Self {
+            id,
+            cluster,
+            address,
+            health: AtomicU8::new(health as u8),
+        }
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        match self.health.load(Ordering::Relaxed) {
+            0 => Health::Unchecked,
+            1 => Health::Healthy,
+            _ => Health::Unhealthy,
+        }
+    }
+
+    pub(crate) fn set_health(&self, health: Health) {
+        self.health.store(health as u8, Ordering::Relaxed);
+    }
+}
+
+impl Health {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Unchecked => "unchecked",
+            Self::Healthy => "healthy",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+}
+
+fn select(hosts: &[LiveHost], config: &Cluster) -> Selection {
+    let candidates: Vec<Candidate> = hosts
+        .iter()
+        .map(|live| Candidate {
+            priority: live.endpoint.priority,
+            weight: live.endpoint.weight,
+            healthy: live.endpoint.eligible && live.host.health() == Health::Healthy,
+        })
+        .collect();
+    Selection::new(&candidates, config.panic_threshold_percent)
+}

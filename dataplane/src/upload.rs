@@ -1,0 +1,239 @@
+//! A request's body on its way up: streamed as it comes, and kept while it is small, so that another attempt can
+//! send it again.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+/// A body up to this size can be sent again; of a larger one nothing is kept, and it is sent once.
+const KEPT_MAX_BYTES: usize = 64 * 1024;
+
+/// What an upstream connection sends as one request's body.
+pub(crate) enum RequestBody {
+    Empty,
+    /// The `attempt`-th sending of an upload; `next` counts the kept chunks it has sent.
+    Upload {
+        upload: Rc<Upload>,
+        attempt: u32,
+        next: usize,
+    },
+}
+
+/// One request's body, shared by its attempts, of which only the latest may read.
+pub(crate) struct Upload {
+    state: RefCell<State>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UploadError {
+    #[error("the client stopped sending its request")]
+    Client(#[source] hyper::Error),
+    #[error("another attempt took over")]
+    Superseded,
+}
+
+struct State {
+    incoming: Incoming,
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    trailers: Option<HeaderMap>,
+    replay: Replay,
+    end: End,
+    attempt: u32,
+    waiter: Option<Waker>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Replay {
+    Kept,
+    /// Some of it was passed on without being kept.
+    Lost,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Open,
+    Complete(Instant),
+    Broken,
+}
+
+impl Upload {
+    /// `replay` says whether the route retries at all.
+    pub(crate) fn new(incoming: Incoming, replay: bool) -> Rc<Self> {
+        let replay = if replay { Replay::Kept } else { Replay::Lost };
+        let state = State {
+            incoming,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            trailers: None,
+            replay,
+            end: End::Open,
+            attempt: 0,
+            waiter: None,
+        };
+        Rc::new(Self {
+            state: RefCell::new(state),
+        })
+    }
+
+    /// The body of the next attempt; earlier ones stop reading.
+    pub(crate) fn attempt(self: &Rc<Self>) -> RequestBody {
+        let mut state = self.state.borrow_mut();
+        state.attempt += 1;
+        RequestBody::Upload {
+            upload: Rc::clone(self),
+            attempt: state.attempt,
+            next: 0,
+        }
+    }
+
+    /// Whether another attempt would send the same bytes.
+    pub(crate) fn can_repeat(&self) -> bool {
+        let state = self.state.borrow();
+        state.replay == Replay::Kept && !matches!(state.end, End::Broken)
+    }
+
+    pub(crate) fn completed_at(&self) -> Option<Instant> {
+        match self.state.borrow().end {
+            End::Complete(at) => Some(at),
+            End::Open | End::Broken => None,
+        }
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self.state.borrow().end, End::Broken)
+    }
+
+    /// Ready with the moment at which the client's last byte was read.
+    pub(crate) fn poll_completed(&self, cx: &mut Context<'_>) -> Poll<Instant> {
+        if let Some(at) = self.completed_at() {
+            return Poll::Ready(at);
+        }
+        self.state.borrow_mut().waiter = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl State {
+    fn poll(
+        &mut self,
+        attempt: u32,
+        next: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        if attempt != self.attempt {
+            return Poll::Ready(Some(Err(UploadError::Superseded)));
+        }
+        if let Some(chunk) = self.kept.get(*next) {
+            *next += 1;
+            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+        }
+        if let End::Complete(_) = self.end {
+            let trailers = if *next == self.kept.len() {
+                self.trailers.clone()
+            } else {
+                None
+            };
+            *next = self.kept.len() + 1;
+            return Poll::Ready(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+        }
+        let frame = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(None) => {
+                self.complete();
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Err(error))) => {
+                self.end = End::Broken;
+                return Poll::Ready(Some(Err(UploadError::Client(error))));
+            }
+            Poll::Ready(Some(Ok(frame))) => frame,
+        };
+        match frame.into_data() {
+            Ok(chunk) => {
+                self.keep(&chunk, next);
+                if self.incoming.is_end_stream() {
+                    self.complete();
+                }
+                Poll::Ready(Some(Ok(Frame::data(chunk))))
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    self.trailers = Some(trailers.clone());
+                    self.complete();
+                    *next = self.kept.len() + 1;
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    fn keep(&mut self, chunk: &Bytes, next: &mut usize) {
+        if self.replay == Replay::Lost {
+            return;
+        }
+        self.kept_bytes += chunk.len();
+        if self.kept_bytes > KEPT_MAX_BYTES {
+            self.replay = Replay::Lost;
+            self.kept = Vec::new();
+            *next = 0;
+        } else {
+            self.kept.push(chunk.clone());
+            *next = self.kept.len();
+        }
+    }
+
+    fn complete(&mut self) {
+        if !matches!(self.end, End::Complete(_)) {
+            self.end = End::Complete(Instant::now());
+        }
+        if let Some(waiter) = self.waiter.take() {
+            waiter.wake();
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = UploadError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Upload {
+                upload,
+                attempt,
+                next,
+            } => upload.state.borrow_mut().poll(*attempt, next, cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Upload { upload, next, .. } => {
+                let state = upload.state.borrow();
+                matches!(state.end, End::Complete(_)) && *next >= state.kept.len() && state.trailers.is_none()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            // The length, when the client gave one, is in the headers.
+            Self::Upload { .. } => SizeHint::default(),
+        }
+    }
+}

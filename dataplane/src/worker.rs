@@ -1,0 +1,318 @@
+//! One worker: a thread with its own runtime, listening sockets, upstream connections and counters. It shares nothing that is
+//! written on the request path; the main runtime speaks to it through commands.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::TcpListener as StdTcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::access_log::AccessLogger;
+use crate::balance::{Draw, Tried};
+use crate::listener::{self, WorkerListener};
+use crate::metrics::{Metrics, RouteCounters};
+use crate::pool::HostPool;
+use crate::retry::{RetryHosts, RetryPolicy, RetryPriorities};
+use crate::snapshot::{LiveCluster, Snapshot};
+
+/// How often connections that nobody uses are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What the main runtime tells a worker.
+pub(crate) enum Command {
+    /// Run this snapshot; `sockets` are the listeners that are new in it.
+    Apply {
+        snapshot: Arc<Snapshot>,
+        sockets: Vec<(Arc<str>, StdTcpListener)>,
+        done: oneshot::Sender<()>,
+    },
+    /// A health check declared the host dead, and its cluster wants its connections closed.
+    HostFailed(u64),
+    /// Stop accepting, finish what is in flight, then say so.
+    Drain { done: oneshot::Sender<()> },
+}
+
+pub(crate) struct Worker {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) access_log: Option<AccessLogger>,
+    pub(crate) random: Random,
+    view: RefCell<Rc<View>>,
+    listeners: RefCell<HashMap<Arc<str>, Rc<WorkerListener>>>,
+    pools: RefCell<HashMap<u64, Rc<HostPool>>>,
+    counters: RefCell<HashMap<CountersKey, Arc<RouteCounters>>>,
+    connections: Cell<usize>,
+    disconnected: Notify,
+}
+
+/// Listener and cluster.
+type CountersKey = (Arc<str>, Arc<str>);
+
+/// A snapshot's clusters, joined with this worker's connections.
+#[derive(Default)]
+pub(crate) struct View {
+    pub(crate) clusters: HashMap<Arc<str>, Rc<WorkerCluster>>,
+}
+
+pub(crate) struct WorkerCluster {
+    pub(crate) live: Arc<LiveCluster>,
+    /// In the order of the cluster's hosts.
+    pools: Vec<Rc<HostPool>>,
+    /// By listener; there are few.
+    counters: RefCell<Vec<(Arc<str>, Arc<RouteCounters>)>>,
+}
+
+/// A small, fast generator (xorshift64*); nothing here needs secrecy.
+pub(crate) struct Random(Cell<u64>);
+
+/// Counts a connection for as long as it lives.
+pub(crate) struct ConnectionCount(Rc<Worker>);
+
+/// Runs a worker until its commands end; call it on a thread of its own.
+pub(crate) fn run(
+    metrics: Arc<Metrics>,
+    access_log: Option<AccessLogger>,
+    commands: mpsc::Receiver<Command>,
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot start a worker: check the limits on file descriptors"
+            );
+            return;
+        }
+    };
+    let worker = Rc::new(Worker {
+        metrics,
+        access_log,
+        random: Random::new(),
+        view: RefCell::default(),
+        listeners: RefCell::default(),
+        pools: RefCell::default(),
+        counters: RefCell::default(),
+        connections: Cell::new(0),
+        disconnected: Notify::new(),
+    });
+    tokio::task::LocalSet::new().block_on(&runtime, worker.run(commands));
+}
+
+impl Worker {
+    async fn run(self: Rc<Self>, mut commands: mpsc::Receiver<Command>) {
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.on(command),
+                    None => return,
+                },
+                _ = sweep.tick() => {
+                    let now = Instant::now();
+                    self.pools.borrow().values().for_each(|pool| pool.sweep(now));
+                }
+            }
+        }
+    }
+
+    fn on(self: &Rc<Self>, command: Command) {
+        match command {
+            Command::Apply {
+                snapshot,
+                sockets,
+                done,
+            } => {
+                self.apply(&snapshot, sockets);
+                // The main runtime may have given up waiting; the snapshot is applied all the same.
+                let _ = done.send(());
+            }
+            Command::HostFailed(host) => {
+                if let Some(pool) = self.pools.borrow().get(&host) {
+                    pool.break_connections();
+                }
+            }
+            Command::Drain { done } => {
+                self.listeners
+                    .borrow_mut()
+                    .drain()
+                    .for_each(|(_, listener)| listener.drain());
+                let worker = Rc::clone(self);
+                tokio::task::spawn_local(async move {
+                    worker.drained().await;
+                    let _ = done.send(());
+                });
+            }
+        }
+    }
+
+    /// Clusters first, then the listeners whose routes use them; all within one step of this thread.
+    fn apply(self: &Rc<Self>, snapshot: &Arc<Snapshot>, sockets: Vec<(Arc<str>, StdTcpListener)>) {
+        let mut pools = self.pools.borrow_mut();
+        let mut next: HashMap<u64, Rc<HostPool>> = HashMap::with_capacity(pools.len());
+        let before = Rc::clone(&self.view.borrow());
+        let mut clusters = HashMap::with_capacity(snapshot.clusters.len());
+        for (name, live) in &snapshot.clusters {
+            let pool = |host: &Arc<crate::snapshot::Host>| {
+                pools
+                    .get(&host.id)
+                    .map_or_else(|| HostPool::new(Arc::clone(host)), Rc::clone)
+            };
+            let held: Vec<Rc<HostPool>> = live
+                .hosts
+                .iter()
+                .map(|host| Rc::clone(next.entry(host.host.id).or_insert_with(|| pool(&host.host))))
+                .collect();
+            let cluster = match before.clusters.get(name) {
+                Some(cluster) if Arc::ptr_eq(&cluster.live, live) => Rc::clone(cluster),
+                _ => Rc::new(WorkerCluster {
+                    live: Arc::clone(live),
+                    pools: held,
+                    counters: RefCell::default(),
+                }),
+            };
+            clusters.insert(Arc::clone(name), cluster);
+        }
+        *pools = next;
+        drop(pools);
+        *self.view.borrow_mut() = Rc::new(View { clusters });
+        self.apply_listeners(snapshot, sockets);
+    }
+
+    fn apply_listeners(self: &Rc<Self>, snapshot: &Arc<Snapshot>, sockets: Vec<(Arc<str>, StdTcpListener)>) {
+        let mut listeners = self.listeners.borrow_mut();
+        for (name, socket) in sockets {
+            let Some(live) = snapshot.listeners.get(&name) else {
+                continue;
+            };
+            match listener::start(self, &name, live, socket) {
+                Ok(started) => {
+                    if let Some(replaced) = listeners.insert(Arc::clone(&name), started) {
+                        replaced.drain();
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(listener = %name, error = &error as &dyn std::error::Error, "cannot accept on this worker");
+                }
+            }
+        }
+        listeners.retain(|name, listener| match snapshot.listeners.get(name) {
+            Some(live) => {
+                listener.update(live);
+                true
+            }
+            None => {
+                listener.drain();
+                false
+            }
+        });
+    }
+
+    pub(crate) fn view(&self) -> Rc<View> {
+        Rc::clone(&self.view.borrow())
+    }
+
+    pub(crate) fn connected(self: &Rc<Self>) -> ConnectionCount {
+        self.connections.set(self.connections.get() + 1);
+        ConnectionCount(Rc::clone(self))
+    }
+
+    /// This worker's counters for a listener and a cluster; they outlive configurations.
+    pub(crate) fn counters(&self, listener: &Arc<str>, cluster: &Arc<str>) -> Arc<RouteCounters> {
+        let key = (Arc::clone(listener), Arc::clone(cluster));
+        let mut counters = self.counters.borrow_mut();
+        Arc::clone(
+            counters
+                .entry(key)
+                .or_insert_with(|| self.metrics.route(listener, cluster)),
+        )
+    }
+
+    async fn drained(&self) {
+        loop {
+            let disconnected = self.disconnected.notified();
+            if self.connections.get() == 0 {
+                return;
+            }
+            disconnected.await;
+        }
+    }
+}
+
+impl Drop for ConnectionCount {
+    fn drop(&mut self) {
+        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.disconnected.notify_waiters();
+    }
+}
+
+impl WorkerCluster {
+    /// The pool of the host for the next attempt, which is added to what was tried.
+    pub(crate) fn choose(
+        &self,
+        random: &Random,
+        tried: &mut Tried,
+        policy: Option<&RetryPolicy>,
+    ) -> Option<Rc<HostPool>> {
+        if !self.live.traffic.load(std::sync::atomic::Ordering::Relaxed) {
+            self.live
+                .traffic
+                .store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+        let (hosts, priorities) = policy.map_or((RetryHosts::Any, RetryPriorities::Any), |policy| {
+            (policy.hosts, policy.priorities)
+        });
+        let active = |host: usize| self.pools[host].active();
+        let (host, priority) = self
+            .live
+            .selection
+            .load()
+            .choose(random, active, tried, hosts, priorities)?;
+        if policy.is_some() {
+            tried.add(host, priority);
+        }
+        Some(Rc::clone(&self.pools[host]))
+    }
+
+    pub(crate) fn counters(&self, worker: &Worker, listener: &Arc<str>) -> Arc<RouteCounters> {
+        let mut counters = self.counters.borrow_mut();
+        if let Some((_, held)) = counters.iter().find(|(name, _)| Arc::ptr_eq(name, listener)) {
+            return Arc::clone(held);
+        }
+        let added = worker.counters(listener, &self.live.name);
+        counters.push((Arc::clone(listener), Arc::clone(&added)));
+        added
+    }
+}
+
+impl Random {
+    pub(crate) fn new() -> Self {
+        // A zero state would stay zero.
+        Self(Cell::new(RandomState::new().hash_one(0u8) | 1))
+    }
+
+    pub(crate) fn next(&self) -> u64 {
+        let mut x = self.0.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.0.set(x);
+        x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// In `0.0..1.0`.
+    pub(crate) fn share(&self) -> f64 {
+        // 53 bits fill a double's mantissa.
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+impl Draw for Random {
+    fn below(&self, bound: u32) -> u32 {
+        // The high 32 bits scaled down; the bias is below 2⁻³² × bound.
+        u32::try_from(((self.next() >> 32) * u64::from(bound)) >> 32).unwrap_or(0)
+    }
+}

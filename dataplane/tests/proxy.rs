@@ -1,0 +1,536 @@
+//! The proxy as a whole: an edge, hosts and a client in one process, over real sockets.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::{Request, StatusCode};
+use http_body_util::Full;
+use prost::Message;
+use tombolo_dataplane::AccessLog;
+
+use ads::AdsServer;
+use proxy::{DEADLINE, Proxy, client, eventually, free_address, get, http2_client, send};
+use upstream::{Mood, Upstream};
+
+#[path = "support/ads.rs"]
+mod ads;
+#[path = "support/mesh.rs"]
+mod mesh;
+#[path = "support/proxy.rs"]
+mod proxy;
+#[path = "support/upstream.rs"]
+mod upstream;
+
+/// An edge and a proxy with one listener.
+struct Mesh {
+    edge: AdsServer,
+    proxy: Proxy,
+    data: tempfile::TempDir,
+    listener: std::net::SocketAddr,
+}
+
+impl Mesh {
+    /// Clusters with their hosts, and the routes; returns when the proxy is ready.
+    async fn start(
+        clusters: Vec<(
+            envoy_types::pb::envoy::config::cluster::v3::Cluster,
+            Vec<(std::net::SocketAddr, u32)>,
+        )>,
+        routes: Vec<envoy_types::pb::envoy::config::route::v3::Route>,
+    ) -> Self {
+        let edge = AdsServer::start().await;
+        let data = tempfile::tempdir().unwrap();
+        let listener = free_address();
+        for (cluster, hosts) in &clusters {
+            edge.put(&cluster.name, cluster);
+            edge.put(&cluster.name, &mesh::endpoints(&cluster.name, hosts));
+        }
+        edge.put("in", &mesh::listener("in", listener, "in"));
+        edge.put("in", &mesh::routes("in", routes));
+        let proxy = Proxy::start(&edge.url(), data.path());
+        let started = Self {
+            edge,
+            proxy,
+            data,
+            listener,
+        };
+        started.ready().await;
+        started
+    }
+
+    async fn ready(&self) {
+        eventually("the proxy is ready", || self.proxy.is_ready()).await;
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.listener)
+    }
+
+    /// Waits until every host of `cluster` is as `health` says.
+    async fn hosts_are(&self, cluster: &str, health: &[&str]) {
+        eventually(&format!("hosts of {cluster} are {health:?}"), || async {
+            let hosts = self.proxy.admin("/hosts").await.unwrap().body;
+            let hosts: HashMap<String, Vec<serde_json::Value>> = serde_json::from_str(&hosts).unwrap();
+            hosts.get(cluster).is_some_and(|hosts| {
+                hosts
+                    .iter()
+                    .map(|host| host["health"].as_str().unwrap())
+                    .eq(health.iter().copied())
+            })
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_routed_in_both_protocols() {
+    let (a, b) = (Upstream::start("a").await, Upstream::start("b").await);
+    let mesh = Mesh::start(
+        vec![
+            (mesh::cluster("a"), vec![(a.address, 0)]),
+            (mesh::with_http2(mesh::cluster("b")), vec![(b.address, 0)]),
+        ],
+        vec![
+            mesh::to_cluster("/a", "a"),
+            mesh::to_weighted("/b", &[("b", 10_000), ("a", 0)]),
+            mesh::answer("/teapot", 418, "short and stout"),
+            mesh::to_cluster("/lost", "nowhere"),
+        ],
+    )
+    .await;
+    let cases = [
+        ("/a/1", 200, "a /a/1 hello"),
+        ("/a/../b/2", 200, "b /b/2 hello"),
+        ("/teapot", 418, "short and stout"),
+        ("/none", 404, "no route"),
+        ("/lost", 503, "unknown cluster nowhere"),
+    ];
+    for (protocol, client) in [("http/1.1", client()), ("http/2", http2_client())] {
+        for (path, status, body) in cases {
+            let request = Request::post(mesh.url(path)).body(Full::from("hello")).unwrap();
+            let answer = send(&client, request).await.unwrap();
+            assert_eq!(
+                (answer.status.as_u16(), answer.body.as_str()),
+                (status, body),
+                "{path} in {protocol}"
+            );
+        }
+    }
+    let headers = b.last_headers();
+    assert_eq!(headers["x-tombolo-destination"], "b");
+    assert_eq!(headers["x-forwarded-for"], "127.0.0.1");
+    assert_eq!(headers["x-request-id"].len(), 36);
+    mesh.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn weights_are_kept() {
+    let (a, b) = (Upstream::start("a").await, Upstream::start("b").await);
+    let mesh = Mesh::start(
+        vec![
+            (mesh::cluster("a"), vec![(a.address, 0)]),
+            (mesh::cluster("b"), vec![(b.address, 0)]),
+        ],
+        vec![mesh::to_weighted("/", &[("a", 95), ("b", 5)])],
+    )
+    .await;
+    let client = client();
+    for _ in 0..1000 {
+        assert_eq!(get(&client, &mesh.url("/")).await.unwrap().status, StatusCode::OK);
+    }
+    // Nearly five standard deviations (6.9) around 50.
+    assert!(
+        (17..=83).contains(&b.requests()),
+        "{} of 1000 at 5 %",
+        b.requests()
+    );
+    assert_eq!(a.requests() + b.requests(), 1000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_attempt_is_repeated_on_another_host() {
+    let (well, refusing) = (Upstream::start("well").await, Upstream::start("refusing").await);
+    refusing.mood.send_replace(Mood::Refusing);
+    let dead = free_address();
+    let mesh = Mesh::start(
+        vec![(
+            mesh::cluster("a"),
+            vec![(dead, 0), (refusing.address, 0), (well.address, 1)],
+        )],
+        vec![mesh::with_retries(mesh::to_cluster("/", "a"), 3)],
+    )
+    .await;
+    let client = client();
+    for n in 0..50 {
+        let request = Request::post(mesh.url("/x"))
+            .body(Full::from(format!("body {n}")))
+            .unwrap();
+        let answer = send(&client, request).await.unwrap();
+        assert_eq!(
+            (answer.status, answer.body),
+            (StatusCode::OK, format!("well /x body {n}"))
+        );
+    }
+    let metrics = mesh.proxy.admin("/metrics").await.unwrap().body;
+    let failures = "tombolo_upstream_connect_failures_total{listener=\"in\",cluster=\"a\"} 0";
+    assert!(
+        !metrics.contains(failures),
+        "the dead host was never tried:\n{metrics}"
+    );
+    assert!(refusing.requests() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_host_is_a_503_without_a_retry_policy() {
+    let mesh = Mesh::start(
+        vec![(mesh::cluster("a"), vec![(free_address(), 0)])],
+        vec![mesh::to_cluster("/", "a")],
+    )
+    .await;
+    let answer = get(&client(), &mesh.url("/")).await.unwrap();
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(
+        answer.body.starts_with("upstream connect error"),
+        "{}",
+        answer.body
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_hosts_requests_move_when_its_check_fails() {
+    for http2 in [false, true] {
+        let (frozen, well) = (Upstream::start("frozen").await, Upstream::start("well").await);
+        let mut cluster = mesh::with_checks(mesh::cluster("a"), 50, 200);
+        if http2 {
+            cluster = mesh::with_http2(cluster);
+        }
+        let mesh = Mesh::start(
+            vec![(cluster, vec![(frozen.address, 0), (well.address, 1)])],
+            vec![mesh::with_retries(mesh::to_cluster("/", "a"), 2)],
+        )
+        .await;
+        mesh.hosts_are("a", &["healthy", "healthy"]).await;
+        let client = client();
+        assert_eq!(get(&client, &mesh.url("/1")).await.unwrap().body, "frozen /1 ");
+        frozen.mood.send_replace(Mood::Frozen);
+        let before = Instant::now();
+        let answer = get(&client, &mesh.url("/2")).await.unwrap();
+        assert_eq!(answer.body, "well /2 ", "http/2 {http2}");
+        // The route's own timeout is 15 s: it was the check that moved the request.
+        assert!(
+            before.elapsed() < Duration::from_secs(10),
+            "took {:?}",
+            before.elapsed()
+        );
+        mesh.hosts_are("a", &["unhealthy", "healthy"]).await;
+        frozen.mood.send_replace(Mood::Well);
+        mesh.hosts_are("a", &["healthy", "healthy"]).await;
+        eventually("the host is used again", || async {
+            get(&client, &mesh.url("/3")).await.unwrap().body == "frozen /3 "
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timeouts_are_504() {
+    let frozen = Upstream::start("frozen").await;
+    frozen.mood.send_replace(Mood::Frozen);
+    let mesh = Mesh::start(
+        vec![(mesh::cluster("a"), vec![(frozen.address, 0)])],
+        vec![mesh::with_timeout(mesh::to_cluster("/", "a"), 100)],
+    )
+    .await;
+    let answer = get(&client(), &mesh.url("/")).await.unwrap();
+    assert_eq!(
+        (answer.status.as_u16(), answer.body.as_str()),
+        (504, "upstream request timeout")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_request_is_lost_while_the_configuration_changes() {
+    let (a, b) = (Upstream::start("a").await, Upstream::start("b").await);
+    let mesh = Mesh::start(
+        vec![
+            (mesh::cluster("a"), vec![(a.address, 0)]),
+            (mesh::cluster("b"), vec![(b.address, 0)]),
+        ],
+        vec![mesh::to_cluster("/", "a")],
+    )
+    .await;
+    let done = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..4)
+        .map(|_| {
+            let (done, url) = (Arc::clone(&done), mesh.url("/"));
+            tokio::spawn(async move {
+                let client = client();
+                let mut answered = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let answer = get(&client, &url).await.expect("every request is answered");
+                    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+                    answered += 1;
+                }
+                answered
+            })
+        })
+        .collect();
+    for round in 0..20 {
+        let acks = mesh.edge.acks(ads::ROUTES);
+        let (cluster, hosts) = if round % 2 == 0 {
+            ("b", [(b.address, 0), (a.address, 1)])
+        } else {
+            ("a", [(a.address, 0), (b.address, 1)])
+        };
+        mesh.edge.put(cluster, &mesh::endpoints(cluster, &hosts));
+        mesh.edge
+            .put("in", &mesh::routes("in", vec![mesh::to_cluster("/", cluster)]));
+        eventually("the routes are acknowledged", || async {
+            mesh.edge.acks(ads::ROUTES) > acks
+        })
+        .await;
+    }
+    done.store(true, Ordering::Relaxed);
+    let mut answered = 0;
+    for client in load {
+        answered += client.await.unwrap();
+    }
+    assert!(answered > 100, "only {answered} requests");
+    assert!(a.requests() > 0 && b.requests() > 0);
+    assert_eq!(mesh.edge.nacks(), Vec::<String>::new());
+    mesh.proxy.stop().await;
+}
+
+/// Invariant 4: losing every plane above it changes nothing that a plane serves, also across its own restart.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_proxy_serves_with_its_edge_dead() {
+    let host = Upstream::start("a").await;
+    let mesh = Mesh::start(
+        vec![(mesh::cluster("a"), vec![(host.address, 0)])],
+        vec![mesh::to_cluster("/", "a")],
+    )
+    .await;
+    let (url, edge) = (mesh.url("/"), mesh.edge.address);
+    assert_eq!(get(&client(), &url).await.unwrap().body, "a / ");
+    let Mesh {
+        edge: server,
+        proxy,
+        data,
+        ..
+    } = mesh;
+    drop(server);
+    proxy.stop().await;
+
+    let proxy = Proxy::start(&format!("http://{edge}"), data.path());
+    eventually("the proxy is ready without its edge", || proxy.is_ready()).await;
+    assert_eq!(get(&client(), &url).await.unwrap().body, "a / ");
+
+    let server = AdsServer::start_at(edge).await;
+    eventually("the proxy says what it holds", || async {
+        server.requests().iter().any(|request| {
+            request.type_url == ads::CLUSTER && request.initial_resource_versions.contains_key("a")
+        })
+    })
+    .await;
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_corrupt_last_good_file_is_set_aside() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("last-good.xds");
+    std::fs::write(&file, b"not a configuration").unwrap();
+    let edge = AdsServer::start().await;
+    let listener = free_address();
+    edge.put("in", &mesh::listener("in", listener, "in"));
+    edge.put("in", &mesh::routes("in", vec![mesh::answer("/", 200, "served")]));
+    let proxy = Proxy::start(&edge.url(), data.path());
+    eventually("the proxy is ready", || proxy.is_ready()).await;
+    assert_eq!(
+        get(&client(), &format!("http://{listener}/")).await.unwrap().body,
+        "served"
+    );
+    let aside = data.path().join("last-good.xds.corrupt");
+    assert_eq!(std::fs::read(aside).unwrap(), b"not a configuration");
+    let metrics = proxy.admin("/metrics").await.unwrap().body;
+    assert!(metrics.contains("tombolo_last_good_errors_total 1"), "{metrics}");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nonsense_is_refused_and_changes_nothing() {
+    let host = Upstream::start("a").await;
+    let mesh = Mesh::start(
+        vec![(mesh::cluster("a"), vec![(host.address, 0)])],
+        vec![mesh::to_cluster("/", "a")],
+    )
+    .await;
+    let mut odd = mesh::listener("in", free_address(), "in");
+    odd.stat_prefix = "odd".to_owned();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().map(|address| (taken, address)).unwrap();
+    let resource = |name: &str, type_url: &str, body: Vec<u8>| {
+        envoy_types::pb::envoy::service::discovery::v3::Resource {
+            name: name.to_owned(),
+            version: "nonsense".to_owned(),
+            resource: Some(envoy_types::pb::google::protobuf::Any {
+                type_url: type_url.to_owned(),
+                value: body,
+            }),
+            ..Default::default()
+        }
+    };
+    let cases = [
+        (
+            ads::ROUTES,
+            vec![resource("in", ads::ROUTES, vec![0xff; 9])],
+            "in: not a valid message",
+        ),
+        (
+            ads::ROUTES,
+            vec![resource("in", ads::CLUSTER, vec![])],
+            "in: resource: is a type.googleapis.com/envoy.config.cluster.v3.Cluster, not a ",
+        ),
+        (
+            "type.googleapis.com/what",
+            vec![],
+            "type.googleapis.com/what: this type was not asked for",
+        ),
+        (
+            ads::LISTENER,
+            vec![resource("in", ads::LISTENER, odd.encode_to_vec())],
+            "in: stat_prefix: is not supported by this proxy",
+        ),
+        (
+            ads::LISTENER,
+            vec![resource(
+                "in",
+                ads::LISTENER,
+                mesh::listener("in", taken.1, "in").encode_to_vec(),
+            )],
+            "in: address: cannot listen on",
+        ),
+        (
+            ads::CLUSTER,
+            vec![
+                resource(
+                    "a",
+                    ads::CLUSTER,
+                    mesh::with_http2(mesh::cluster("a")).encode_to_vec(),
+                ),
+                resource("b", ads::CLUSTER, mesh::cluster("c").encode_to_vec()),
+            ],
+            "b: name: is \"c\", but the resource is named \"b\"",
+        ),
+    ];
+    for (index, (type_url, resources, expected)) in cases.into_iter().enumerate() {
+        mesh.edge.send_nonsense(
+            envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse {
+                type_url: type_url.to_owned(),
+                resources,
+                ..Default::default()
+            },
+        );
+        eventually("the nonsense is refused", || async {
+            mesh.edge.nacks().len() > index
+        })
+        .await;
+        let nack = mesh.edge.nacks().pop().unwrap();
+        assert!(nack.starts_with(expected), "{nack}");
+        assert_eq!(
+            get(&client(), &mesh.url("/")).await.unwrap().body,
+            "a / ",
+            "after {nack}"
+        );
+    }
+    let dump = mesh.proxy.admin("/config_dump").await.unwrap().body;
+    assert!(!dump.contains("\"nonsense\""), "{dump}");
+    assert!(dump.contains("but the resource is named"), "{dump}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_listener_finishes_what_it_has() {
+    let host = Upstream::start("a").await;
+    let mesh = Mesh::start(
+        vec![(mesh::cluster("a"), vec![(host.address, 0)])],
+        vec![mesh::to_cluster("/", "a")],
+    )
+    .await;
+    let slow = tokio::spawn({
+        let url = mesh.url("/slow");
+        async move { get(&client(), &url).await }
+    });
+    eventually("the request is in flight", || async { host.requests() == 1 }).await;
+    mesh.edge.remove(ads::LISTENER, "in");
+    eventually("the port is closed", || async {
+        tokio::net::TcpStream::connect(mesh.listener).await.is_err()
+    })
+    .await;
+    let answer = slow.await.unwrap().unwrap();
+    assert_eq!(answer.body, "a /slow ");
+    assert_eq!(answer.headers["connection"], "close");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_proxy_finishes_what_it_has_and_ends() {
+    let host = Upstream::start("a").await;
+    let mesh = Mesh::start(
+        vec![(mesh::cluster("a"), vec![(host.address, 0)])],
+        vec![mesh::to_cluster("/", "a")],
+    )
+    .await;
+    let slow = tokio::spawn({
+        let url = mesh.url("/slow");
+        async move { get(&client(), &url).await }
+    });
+    eventually("the request is in flight", || async { host.requests() == 1 }).await;
+    let request = Request::post(format!("http://{}/drain", mesh.proxy.admin))
+        .body(Full::default())
+        .unwrap();
+    assert_eq!(
+        send(&client(), request).await.unwrap().status,
+        StatusCode::ACCEPTED
+    );
+    assert_eq!(slow.await.unwrap().unwrap().body, "a /slow ");
+    tokio::time::timeout(DEADLINE, mesh.proxy.task)
+        .await
+        .expect("the proxy ends")
+        .unwrap()
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_is_one_line_of_json() {
+    let host = Upstream::start("a").await;
+    let data = tempfile::tempdir().unwrap();
+    let log = data.path().join("access.log");
+    let edge = AdsServer::start().await;
+    let listener = free_address();
+    edge.put("a", &mesh::cluster("a"));
+    edge.put("a", &mesh::endpoints("a", &[(host.address, 0)]));
+    edge.put("in", &mesh::listener("in", listener, "in"));
+    edge.put("in", &mesh::routes("in", vec![mesh::to_cluster("/a", "a")]));
+    let proxy = Proxy::start_with(&edge.url(), data.path(), AccessLog::File(log.clone()));
+    eventually("the proxy is ready", || proxy.is_ready()).await;
+    get(&client(), &format!("http://{listener}/a?q")).await.unwrap();
+    get(&client(), &format!("http://{listener}/b")).await.unwrap();
+    eventually("two lines are written", || async {
+        std::fs::read_to_string(&log).unwrap_or_default().lines().count() == 2
+    })
+    .await;
+    let text = std::fs::read_to_string(&log).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["status"], 200);
+    assert_eq!(lines[0]["cluster"], "a");
+    assert_eq!(lines[0]["upstream_host"], host.address.to_string());
+    assert_eq!(lines[0]["bytes_sent"], 5);
+    assert_eq!(lines[1]["status"], 404);
+    assert_eq!(lines[1]["flags"], "NR");
+    proxy.stop().await;
+}

@@ -1,0 +1,136 @@
+//! A proxy under test with its edge, and a client of it.
+
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::sync::oneshot;
+use tombolo_dataplane::{AccessLog, ProxyConfig, ProxyError, Role};
+
+/// The longest a test waits for anything: checks and drains take a second or two, a busy machine the rest.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Proxy {
+    pub(crate) admin: SocketAddr,
+    shutdown: Option<oneshot::Sender<()>>,
+    pub(crate) task: tokio::task::JoinHandle<Result<(), ProxyError>>,
+}
+
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: String,
+}
+
+pub(crate) type HttpClient = Client<HttpConnector, Full<Bytes>>;
+
+impl Proxy {
+    pub(crate) fn start(edge: &str, data_dir: &Path) -> Self {
+        Self::start_with(edge, data_dir, AccessLog::Off)
+    }
+
+    pub(crate) fn start_with(edge: &str, data_dir: &Path, access_log: AccessLog) -> Self {
+        let admin = free_address();
+        let config = ProxyConfig {
+            node_id: "proxy-1".to_owned(),
+            cluster: "us-east".to_owned(),
+            role: Role::Gateway {
+                workload: "edge".to_owned(),
+            },
+            namespace: "shop".to_owned(),
+            xds: edge.to_owned(),
+            admin,
+            data_dir: data_dir.to_owned(),
+            workers: 2,
+            access_log,
+            drain_timeout: Duration::from_secs(5),
+        };
+        let (shutdown, asked) = oneshot::channel::<()>();
+        let task = tokio::spawn(tombolo_dataplane::run(config, async {
+            let _ = asked.await;
+        }));
+        Self {
+            admin,
+            shutdown: Some(shutdown),
+            task,
+        }
+    }
+
+    pub(crate) async fn is_ready(&self) -> bool {
+        self.admin("/ready")
+            .await
+            .is_some_and(|answer| answer.status == StatusCode::OK)
+    }
+
+    pub(crate) async fn admin(&self, path: &str) -> Option<Answer> {
+        get(&client(), &format!("http://{}{path}", self.admin)).await
+    }
+
+    pub(crate) fn begin_stop(&mut self) {
+        if let Some(shutdown) = self.shutdown.take() {
+            let _ = shutdown.send(());
+        }
+    }
+
+    pub(crate) async fn stop(mut self) {
+        self.begin_stop();
+        tokio::time::timeout(DEADLINE, self.task)
+            .await
+            .expect("the proxy does not stop")
+            .unwrap()
+            .unwrap();
+    }
+}
+
+pub(crate) fn client() -> HttpClient {
+    Client::builder(TokioExecutor::new()).build_http()
+}
+
+pub(crate) fn http2_client() -> HttpClient {
+    Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .build_http()
+}
+
+/// `None` when there is no answer at all.
+pub(crate) async fn get(client: &HttpClient, url: &str) -> Option<Answer> {
+    send(client, Request::get(url).body(Full::default()).unwrap()).await
+}
+
+pub(crate) async fn send(client: &HttpClient, request: Request<Full<Bytes>>) -> Option<Answer> {
+    let response = tokio::time::timeout(DEADLINE, client.request(request))
+        .await
+        .ok()?
+        .ok()?;
+    let (parts, body) = response.into_parts();
+    let body = tokio::time::timeout(DEADLINE, body.collect())
+        .await
+        .ok()?
+        .ok()?
+        .to_bytes();
+    Some(Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body: String::from_utf8_lossy(&body).into_owned(),
+    })
+}
+
+/// A loopback address that nobody listens on.
+pub(crate) fn free_address() -> SocketAddr {
+    StdTcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// Waits until `condition` holds.
+pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let deadline = Instant::now() + DEADLINE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
