@@ -237,12 +237,22 @@ impl<B: Weighted> HttpRule<B> {
 }
 
 impl Path {
+    /// `/`
+    pub fn root() -> Path {
+        Path("/".to_owned())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
 impl HeaderName {
+    /// [`DESTINATION_HEADER`](crate::proxy::DESTINATION_HEADER)
+    pub fn destination() -> HeaderName {
+        HeaderName(crate::proxy::DESTINATION_HEADER.to_owned())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

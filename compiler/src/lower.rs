@@ -1,17 +1,131 @@
 //! Last pass: one cluster's slice and view, made into what each of its proxies runs.
 
-use crate::finding::Finding;
-use crate::name::ClusterName;
-use crate::proxy::{ProxyConfig, ProxyNode};
-use crate::routes::Slice;
+use std::collections::BTreeMap;
+
+use crate::finding::{Finding, Traced};
+use crate::http::{Retry, Span};
+use crate::name::{ClusterName, Fqn, Label};
+use crate::proxy::{ProxyConfig, ProxyNode, ProxyRole, RetryPolicy, RouteTable};
+use crate::routes::{Locality, NamespaceOwner, Slice, SliceItem, SliceKey};
 use crate::view::View;
 
+mod eastwest;
+mod forward;
+mod ingress;
+mod offered;
+mod sidecar;
+mod upstream;
+
+/// For requests whose author gave no timeout; what Envoy takes as well.
+pub const REQUEST_TIMEOUT: Span = Span::from_ms(15_000);
+/// How often a request is tried again when its author did not say: the dead host, its neighbour that died with it, and
+/// then one that lives.
+pub const RETRY_ATTEMPTS: u32 = 2;
+/// The shortest wait before a retry that its author asked for without a wait; what Envoy takes as well.
+pub const RETRY_BACKOFF: Span = Span::from_ms(25);
+/// Where a request arrives from another cluster: the client's proxy, which knows the author's timeout, gives up first.
+pub const EAST_WEST_TIMEOUT: Span = Span::from_ms(3_600_000);
+/// The client's proxy tries other clusters; here one more host of this cluster is worth it.
+pub const EAST_WEST_RETRY_ATTEMPTS: u32 = 1;
+
+/// What one proxy runs. A gateway that the view does not hold runs nothing.
 pub fn lower(
     cluster: &ClusterName,
     slice: &Slice,
     view: &View,
     node: &ProxyNode,
 ) -> (ProxyConfig, Vec<Finding>) {
-    let _ = (cluster, slice, view, node);
-    (ProxyConfig::default(), Vec::new())
+    let site = Site { cluster, slice, view };
+    let mut lowered = Lowered::default();
+    match &node.role {
+        ProxyRole::Sidecar { namespace, outbound } => {
+            sidecar::lower(&site, namespace, *outbound, &mut lowered);
+        }
+        ProxyRole::Gateway { workload } => {
+            if let Some(gateway) = view.gateways.get(workload) {
+                ingress::lower(&site, workload, gateway, &mut lowered);
+                eastwest::lower(&site, workload, gateway, &mut lowered);
+            }
+        }
+    }
+    lowered.findings.sort();
+    (lowered.config, lowered.findings)
+}
+
+/// The cluster as its edge knows it.
+struct Site<'a> {
+    cluster: &'a ClusterName,
+    slice: &'a Slice,
+    view: &'a View,
+}
+
+impl<'a> Site<'a> {
+    fn owner(&self, namespace: &Label) -> Option<&'a Traced<NamespaceOwner>> {
+        match self.slice.items.get(&SliceKey::Namespace(namespace.clone())) {
+            Some(SliceItem::Namespace(owner)) => Some(owner),
+            _ => None,
+        }
+    }
+
+    fn is_owned_by(&self, namespace: &Label, workspace: &Fqn) -> bool {
+        self.owner(namespace)
+            .is_some_and(|owner| owner.value.workspace == *workspace)
+    }
+
+    fn locality(&self) -> Option<&'a Locality> {
+        match self.slice.items.get(&SliceKey::Cluster) {
+            Some(SliceItem::Cluster(locality)) => Some(&locality.value),
+            _ => None,
+        }
+    }
+}
+
+/// The configuration as it grows.
+#[derive(Default)]
+struct Lowered {
+    config: ProxyConfig,
+    findings: Vec<Finding>,
+}
+
+impl Lowered {
+    /// A listener with a table of its own, both named the same.
+    fn listen(&mut self, name: &str, bind: std::net::SocketAddr, table: Traced<RouteTable>) {
+        let listener = crate::proxy::Listener {
+            bind,
+            route_table: name.to_owned(),
+        };
+        let origin = table.origin.clone();
+        let listener = Traced {
+            value: listener,
+            origin,
+        };
+        self.config.listeners.insert(name.to_owned(), listener);
+        self.config.route_tables.insert(name.to_owned(), table);
+    }
+}
+
+fn retry_policy(asked: Option<&Retry>) -> RetryPolicy {
+    match asked {
+        None => RetryPolicy::Careful {
+            attempts: RETRY_ATTEMPTS,
+        },
+        Some(retry) => RetryPolicy::AsAsked {
+            attempts: retry.attempts.as_u32(),
+            codes: retry.codes.iter().map(|code| code.as_u16()).collect(),
+            backoff: retry.backoff.unwrap_or(RETRY_BACKOFF),
+        },
+    }
+}
+
+/// Items of one kind, by key.
+fn gateways(slice: &Slice) -> BTreeMap<&Fqn, &Traced<crate::routes::RoutedGateway>> {
+    slice
+        .items
+        .values()
+        .zip(slice.items.keys())
+        .filter_map(|(item, key)| match (item, key) {
+            (SliceItem::Gateway(gateway), SliceKey::Gateway(name)) => Some((name, gateway)),
+            _ => None,
+        })
+        .collect()
 }

@@ -1,7 +1,9 @@
-//! The proxy model: what one proxy runs, in our own nouns. `local-cp` has the one encoder to Envoy's.
+//! The proxy model: what one proxy runs, in our own nouns. Serialised only to be read by people. `local-cp` has the one encoder to Envoy's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+
+use serde::Serialize;
 
 use crate::finding::Traced;
 use crate::http::{HeaderName, HttpMatch, Path, Span};
@@ -27,7 +29,7 @@ pub enum ProxyRole {
 }
 
 /// Everything that one proxy runs, by xDS name. Equal configurations need no message.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ProxyConfig {
     pub listeners: BTreeMap<String, Traced<Listener>>,
     pub route_tables: BTreeMap<String, Traced<RouteTable>>,
@@ -36,20 +38,20 @@ pub struct ProxyConfig {
     pub endpoints: BTreeMap<String, Traced<Endpoints>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Listener {
     pub bind: SocketAddr,
     pub route_table: String,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RouteTable {
     /// On a gateway `shop.example.com:8080` is `shop.example.com`; on a sidecar the port says which port is meant.
     pub ignore_port: bool,
     pub hosts: Vec<VirtualHost>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct VirtualHost {
     pub name: String,
     /// `host`, `host:port`, `*.suffix` or `*`.
@@ -58,14 +60,14 @@ pub struct VirtualHost {
     pub routes: Vec<Traced<Route>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Route {
     /// Path and headers; the destination header is matched as any other.
     pub matches: HttpMatch,
     pub action: RouteAction,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum RouteAction {
     Forward(Forward),
     /// Answered by the proxy itself.
@@ -75,9 +77,9 @@ pub enum RouteAction {
     },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Forward {
-    /// Shares of 100.
+    /// Each at least 1; what counts is the share in their sum, which is 100 or 10 000.
     pub targets: Vec<Target>,
     /// From the request's end to the response's end, with all retries.
     pub timeout: Span,
@@ -86,7 +88,7 @@ pub struct Forward {
     pub remove_headers: Vec<HeaderName>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Target {
     /// Name of an upstream of the same configuration.
     pub cluster: String,
@@ -95,7 +97,7 @@ pub struct Target {
     pub destination: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum RetryPolicy {
     /// Nothing was asked for: idempotent methods are retried on connection failures, resets and 503; others only on
     /// connection failures, where the request provably never reached the application.
@@ -109,14 +111,14 @@ pub enum RetryPolicy {
 }
 
 /// One set of hosts that serve the same, with their order of failover.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Upstream {
     pub http2: bool,
     pub connect_timeout: Span,
     pub health: Health,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Health {
     pub interval: Span,
     pub timeout: Span,
@@ -124,7 +126,7 @@ pub struct Health {
     pub check: Check,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum Check {
     /// Any status below 500 passes. Through another cluster's gateway the same check reaches the service itself.
     Http {
@@ -135,14 +137,14 @@ pub enum Check {
     Tcp,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Endpoints {
     /// By priority, from 0, without gaps.
     pub priorities: Vec<Vec<EndpointGroup>>,
 }
 
 /// Endpoints that are in one place.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EndpointGroup {
     pub region: Option<Label>,
     pub zone: Option<Label>,
@@ -150,7 +152,7 @@ pub struct EndpointGroup {
     pub endpoints: Vec<Endpoint>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
     pub address: HostPort,
     /// False: never chosen while anything else works.

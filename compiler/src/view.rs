@@ -87,6 +87,8 @@ pub struct LocalGateway {
 pub const HEALTH_INTERVAL: Span = Span::from_ms(400);
 pub const HEALTH_TIMEOUT: Span = Span::from_ms(400);
 pub const HEALTH_UNHEALTHY_THRESHOLD: u32 = 2;
+/// Across an ocean and back takes 300 ms; a host that has not answered after three such trips is not there.
+pub const CONNECT_TIMEOUT: Span = Span::from_ms(1000);
 
 impl View {
     /// What this cluster tells the others.
@@ -107,18 +109,19 @@ impl View {
 }
 
 impl LocalService {
+    pub(crate) fn service_ports(&self) -> Vec<ServicePort> {
+        let ports = self.ports.iter().map(|port| ServicePort {
+            name: port.name.clone(),
+            port: port.port,
+            protocol: port.protocol,
+        });
+        ports.collect()
+    }
+
     fn report(&self) -> ServiceReport {
         let up = self.instances.iter().any(|instance| instance.state == State::Up);
         ServiceReport {
-            ports: self
-                .ports
-                .iter()
-                .map(|port| ServicePort {
-                    name: port.name.clone(),
-                    port: port.port,
-                    protocol: port.protocol,
-                })
-                .collect(),
+            ports: self.service_ports(),
             label_sets: self
                 .instances
                 .iter()

@@ -115,9 +115,7 @@ impl Backends<'_> {
             let reason = format!("no cluster offers service {id}; check the name, or deploy the service");
             return Err((Code::ServiceNotFound, reason));
         }
-        port::pick(id, &service::ports(&offers), wanted)
-            .map(|port| port.port)
-            .map_err(|bad| (bad.code(), bad.to_string()))
+        port::pick(id, &service::ports(&offers), wanted).map_err(|bad| (bad.code(), bad.to_string()))
     }
 
     /// A request can be matched by one list of rules; where a gateway splits over several services, only the last rule

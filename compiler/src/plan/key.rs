@@ -183,7 +183,7 @@ impl Touched {
                 }
             }
             for id in was.gateways.keys().chain(is.gateways.keys()) {
-                if was.gateways.get(id).is_some() != is.gateways.get(id).is_some() {
+                if was.gateways.contains_key(id) != is.gateways.contains_key(id) {
                     self.workloads.insert(id.clone());
                     self.keys
                         .insert(PlanKey::Namespace(cluster.clone(), id.namespace.clone()));

@@ -30,11 +30,7 @@ impl BadPort {
 }
 
 /// The port that is asked for, or the only one that is routed.
-pub(crate) fn pick<'a>(
-    service: &ServiceId,
-    ports: &'a [ServicePort],
-    wanted: Option<u16>,
-) -> Result<&'a ServicePort, BadPort> {
+pub(crate) fn pick(service: &ServiceId, ports: &[ServicePort], wanted: Option<u16>) -> Result<u16, BadPort> {
     let known = |ports: &[&ServicePort]| listed(ports.iter().map(|port| port.port));
     let candidates: Vec<&ServicePort> = ports
         .iter()
@@ -55,7 +51,7 @@ pub(crate) fn pick<'a>(
         .collect();
     match routed.as_slice() {
         [] => Err(BadPort::NotRouted(service.clone())),
-        [only] => Ok(only),
+        [only] => Ok(only.port),
         many => Err(BadPort::Ambiguous {
             service: service.clone(),
             known: known(many),

@@ -1,0 +1,106 @@
+//! A gateway towards other clusters: what arrives for a service of this cluster goes to an instance of this cluster, and
+//! never on to a third one (ADR 0002).
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use super::forward::not_found;
+use super::offered::{Offered, Port, of_workspace};
+use super::upstream::{Scope, destination, upstream};
+use super::{EAST_WEST_RETRY_ATTEMPTS, EAST_WEST_TIMEOUT, Lowered, Site, gateways};
+use crate::finding::Traced;
+use crate::http::{HeaderMatch, HeaderName, HttpMatch};
+use crate::name::{Fqn, Label, WorkloadId};
+use crate::proxy::{Forward, RetryPolicy, Route, RouteAction, RouteTable, Target, VirtualHost};
+use crate::routes::RoutedGatewayMode;
+use crate::view::LocalGateway;
+
+const NAME: &str = "eastwest";
+
+pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGateway, lowered: &mut Lowered) {
+    let Some(port) = gateway.east_west_port else {
+        return;
+    };
+    let mut routes = Vec::new();
+    for workspace in served(site, workload) {
+        let services = of_workspace(site, workspace).into_iter();
+        for offered in services.filter(|offered| offered.local.is_some()) {
+            for port in offered.ports().iter().filter(|port| port.name.is_some()) {
+                let subsets = offered.subsets().iter().map(|subset| Some(&subset.name));
+                for subset in std::iter::once(None).chain(subsets) {
+                    let value = route(site, &offered, port, subset, lowered);
+                    let origin = offered.origin().cloned();
+                    routes.push(Traced { value, origin });
+                }
+            }
+        }
+    }
+    let body = format!(
+        "cluster {} does not offer the service that the header {} names, or not through this gateway\n",
+        site.cluster,
+        HeaderName::destination().as_str()
+    );
+    routes.push(Traced::untraced(not_found(body)));
+    let host = VirtualHost {
+        name: NAME.to_owned(),
+        domains: ["*".to_owned()].into(),
+        routes,
+    };
+    let table = RouteTable {
+        ignore_port: true,
+        hosts: vec![host],
+    };
+    let bind = SocketAddr::new(gateway.bind, port);
+    lowered.listen(NAME, bind, Traced::untraced(table));
+}
+
+/// The workspaces whose services come in at this workload: those that have a namespace here, and have no gateway of
+/// their own for it on other workloads only. What nobody owns is never offered.
+fn served<'a>(site: &Site<'a>, workload: &WorkloadId) -> BTreeSet<&'a Fqn> {
+    let doors: Vec<(&Fqn, &WorkloadId)> = gateways(site.slice)
+        .into_values()
+        .filter(|gateway| gateway.value.mode == RoutedGatewayMode::EastWest)
+        .map(|gateway| (&gateway.value.workspace, &gateway.value.workload))
+        .collect();
+    let namespaces = site.view.services.keys().map(|id| &id.namespace);
+    let workspaces = namespaces.filter_map(|namespace| site.owner(namespace));
+    workspaces
+        .map(|owner| &owner.value.workspace)
+        .filter(|workspace| {
+            let mut own = doors.iter().filter(|(owner, _)| owner == workspace).peekable();
+            own.peek().is_none() || own.any(|(_, door)| *door == workload)
+        })
+        .collect()
+}
+
+fn route(
+    site: &Site<'_>,
+    offered: &Offered<'_>,
+    port: &Port,
+    subset: Option<&Label>,
+    lowered: &mut Lowered,
+) -> Route {
+    let header = HeaderMatch {
+        name: HeaderName::destination(),
+        value: destination(offered.id, port, subset),
+    };
+    let target = Target {
+        cluster: upstream(site, offered, port, subset, Scope::Local, lowered),
+        weight: 100,
+        destination: None,
+    };
+    Route {
+        matches: HttpMatch {
+            path: None,
+            headers: [header].into(),
+        },
+        action: RouteAction::Forward(Forward {
+            targets: vec![target],
+            timeout: EAST_WEST_TIMEOUT,
+            retry: RetryPolicy::Careful {
+                attempts: EAST_WEST_RETRY_ATTEMPTS,
+            },
+            remove_headers: vec![HeaderName::destination()],
+        }),
+    }
+}

@@ -1,0 +1,119 @@
+//! A rule of a service, made into the route that carries it out.
+
+use super::offered::{Offered, Port};
+use super::upstream::{Scope, destination, upstream};
+use super::{Lowered, REQUEST_TIMEOUT, Site, retry_policy};
+use crate::http::{HttpMatch, Retry, Span};
+use crate::name::Label;
+use crate::proxy::{Forward, Route, RouteAction, Target};
+use crate::routes::{ServiceAction, ServiceRule};
+
+/// 503: what is asked for exists and cannot be had now.
+pub(super) const UNAVAILABLE: u16 = 503;
+/// 404: nothing of that name can be reached from here.
+pub(super) const NOT_FOUND: u16 = 404;
+
+/// A service at one of its ports.
+pub(super) struct Destination<'a> {
+    pub(super) offered: &'a Offered<'a>,
+    pub(super) port: &'a Port,
+}
+
+impl Destination<'_> {
+    /// The targets of a split, each weight times `scale`. Those without a share are left out.
+    pub(super) fn targets(
+        &self,
+        site: &Site<'_>,
+        split: &[(Option<Label>, u32)],
+        scale: u32,
+        lowered: &mut Lowered,
+    ) -> Vec<Target> {
+        let shares = split.iter().filter(|(_, share)| *share > 0);
+        shares
+            .map(|(subset, share)| {
+                let subset = subset.as_ref();
+                Target {
+                    cluster: upstream(site, self.offered, self.port, subset, Scope::Mesh, lowered),
+                    weight: share.saturating_mul(scale),
+                    destination: Some(destination(self.offered.id, self.port, subset)),
+                }
+            })
+            .collect()
+    }
+
+    pub(super) fn action(
+        &self,
+        site: &Site<'_>,
+        rule: &ServiceRule,
+        wishes: Wishes<'_>,
+        lowered: &mut Lowered,
+    ) -> RouteAction {
+        match &rule.action {
+            ServiceAction::Refuse(reason) => refuse(reason),
+            ServiceAction::Split(split) => forward(self.targets(site, split, 1, lowered), wishes.or(rule)),
+        }
+    }
+}
+
+/// What an author asked for, apart from the target.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Wishes<'a> {
+    pub(super) timeout: Option<Span>,
+    pub(super) retry: Option<&'a Retry>,
+}
+
+impl<'a> Wishes<'a> {
+    /// What is left open is as the service's rule has it.
+    fn or(self, rule: &'a ServiceRule) -> Wishes<'a> {
+        Wishes {
+            timeout: self.timeout.or(rule.timeout),
+            retry: self.retry.or(rule.retry.as_ref()),
+        }
+    }
+}
+
+pub(super) fn forward(targets: Vec<Target>, wishes: Wishes<'_>) -> RouteAction {
+    RouteAction::Forward(Forward {
+        targets,
+        timeout: wishes.timeout.unwrap_or(REQUEST_TIMEOUT),
+        retry: retry_policy(wishes.retry),
+        remove_headers: Vec::new(),
+    })
+}
+
+pub(super) fn refuse(reason: &str) -> RouteAction {
+    RouteAction::Respond {
+        status: UNAVAILABLE,
+        body: reason.to_owned(),
+    }
+}
+
+/// One for each of the alternatives; none means every request.
+pub(super) fn routes(matches: &[HttpMatch], action: &RouteAction) -> Vec<Route> {
+    alternatives(matches)
+        .into_iter()
+        .map(|matches| Route {
+            matches,
+            action: action.clone(),
+        })
+        .collect()
+}
+
+pub(super) fn alternatives(matches: &[HttpMatch]) -> Vec<HttpMatch> {
+    if matches.is_empty() {
+        vec![HttpMatch::default()]
+    } else {
+        matches.to_vec()
+    }
+}
+
+/// A route for all that no other took.
+pub(super) fn not_found(body: String) -> Route {
+    Route {
+        matches: HttpMatch::default(),
+        action: RouteAction::Respond {
+            status: NOT_FOUND,
+            body,
+        },
+    }
+}

@@ -1,0 +1,198 @@
+//! A gateway towards outside: the hosts of gateway resources, each with the rules of the services behind them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use super::forward::{Destination, Wishes, alternatives, forward, refuse};
+use super::offered::{Port, one};
+use super::{Lowered, Site, gateways};
+use crate::finding::{Code, Finding, Origin, Traced};
+use crate::name::{Fqn, Kind, ServiceId, WorkloadId};
+use crate::plan::port;
+use crate::proxy::{Route, RouteTable, Target, VirtualHost};
+use crate::routes::{
+    GatewayAction, GatewayRule, RoutedGateway, RoutedGatewayMode, ServiceAction, ServiceRule,
+};
+use crate::view::LocalGateway;
+
+pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGateway, lowered: &mut Lowered) {
+    let mut tables: BTreeMap<u16, Vec<(&Traced<RoutedGateway>, VirtualHost)>> = BTreeMap::new();
+    for (name, routed) in gateways(site.slice) {
+        let RoutedGatewayMode::Ingress { port, hosts, rules } = &routed.value.mode else {
+            continue;
+        };
+        // All of its hosts may be somebody else's.
+        if routed.value.workload != *workload || hosts.is_empty() {
+            continue;
+        }
+        if gateway.east_west_port == Some(*port) {
+            lowered.findings.push(port_taken(site, name, workload, *port));
+            continue;
+        }
+        let workspace = &routed.value.workspace;
+        let routes = rules
+            .iter()
+            .flat_map(|rule| routes(site, workspace, rule, lowered))
+            .collect();
+        let host = VirtualHost {
+            name: name.to_string(),
+            domains: hosts.iter().map(ToString::to_string).collect(),
+            routes,
+        };
+        tables.entry(*port).or_default().push((routed, host));
+    }
+    for (port, hosts) in tables {
+        let origin = hosts.first().and_then(|(routed, _)| routed.origin.clone());
+        let table = RouteTable {
+            ignore_port: true,
+            hosts: hosts.into_iter().map(|(_, host)| host).collect(),
+        };
+        let bind = SocketAddr::new(gateway.bind, port);
+        lowered.listen(&format!("ingress/{port}"), bind, Traced { value: table, origin });
+    }
+}
+
+fn port_taken(site: &Site<'_>, name: &Fqn, workload: &WorkloadId, port: u16) -> Finding {
+    let message = format!(
+        "port {port} of workload {workload} is its east-west port, so this gateway does not listen there; use another port"
+    );
+    Finding::warning(name, "spec.port", Code::PortTaken, message).in_cluster(site.cluster)
+}
+
+/// The routes of one rule, in the order in which they are tried. As each service's rules end in one that matches
+/// everything, a request that this rule matches never falls through to the next rule.
+fn routes(
+    site: &Site<'_>,
+    workspace: &Fqn,
+    rule: &Traced<GatewayRule>,
+    lowered: &mut Lowered,
+) -> Vec<Traced<Route>> {
+    let whole = |action| {
+        let routes = super::forward::routes(&rule.value.matches, &action);
+        let traced = |value| Traced {
+            value,
+            origin: rule.origin.clone(),
+        };
+        routes.into_iter().map(traced).collect()
+    };
+    match &rule.value.action {
+        GatewayAction::Refuse(reason) => whole(refuse(reason)),
+        GatewayAction::Split(split) => match split.as_slice() {
+            [(id, port, _)] => match backend(site, workspace, id, *port) {
+                Ok(backend) => product(site, &backend, rule, lowered),
+                Err(reason) => whole(refuse(&reason)),
+            },
+            many => whole(shared(site, workspace, many, &rule.value, lowered)),
+        },
+    }
+}
+
+struct Backend<'a> {
+    offered: super::offered::Offered<'a>,
+    port: Port,
+}
+
+fn backend<'a>(
+    site: &Site<'a>,
+    workspace: &'a Fqn,
+    id: &'a ServiceId,
+    wanted: Option<u16>,
+) -> Result<Backend<'a>, String> {
+    let offered =
+        one(site, workspace, id).ok_or_else(|| format!("service {id} is not known in {}", site.cluster))?;
+    let picked = port::pick(id, &offered.service_ports(), wanted).map_err(|bad| bad.to_string())?;
+    let mut ports = offered.ports().into_iter();
+    let port = ports.find(|port| port.port == picked);
+    let port = port.ok_or_else(|| format!("service {id} is not routed at port {picked}"))?;
+    Ok(Backend { offered, port })
+}
+
+/// Every rule of the service below the one of the gateway: what both match.
+fn product(
+    site: &Site<'_>,
+    backend: &Backend<'_>,
+    rule: &Traced<GatewayRule>,
+    lowered: &mut Lowered,
+) -> Vec<Traced<Route>> {
+    let destination = Destination {
+        offered: &backend.offered,
+        port: &backend.port,
+    };
+    let mut routes = Vec::new();
+    for outer in alternatives(&rule.value.matches) {
+        for inner in backend.offered.rules().iter() {
+            let both: Vec<_> = alternatives(&inner.value.matches)
+                .iter()
+                .filter_map(|inner| outer.and(inner))
+                .collect();
+            if both.is_empty() {
+                continue;
+            }
+            let action = destination.action(site, &inner.value, wishes(&rule.value), lowered);
+            let origin = decided_by(rule.origin.as_ref(), inner.origin.as_ref());
+            routes.extend(both.into_iter().map(|matches| {
+                let value = Route {
+                    matches,
+                    action: action.clone(),
+                };
+                let origin = origin.cloned();
+                Traced { value, origin }
+            }));
+        }
+    }
+    routes
+}
+
+fn wishes(rule: &GatewayRule) -> Wishes<'_> {
+    Wishes {
+        timeout: rule.timeout,
+        retry: rule.retry.as_ref(),
+    }
+}
+
+/// The service's route where there is one, else the gateway.
+fn decided_by<'a>(gateway: Option<&'a Origin>, service: Option<&'a Origin>) -> Option<&'a Origin> {
+    service
+        .filter(|origin| origin.resource.kind() == Kind::ServiceRoute)
+        .or(gateway)
+}
+
+/// Several services: the last rule of each, which matches everything, in shares of 10 000. A backend that cannot be
+/// had leaves its share to the others.
+fn shared(
+    site: &Site<'_>,
+    workspace: &Fqn,
+    split: &[(ServiceId, Option<u16>, u32)],
+    rule: &GatewayRule,
+    lowered: &mut Lowered,
+) -> crate::proxy::RouteAction {
+    let mut targets: Vec<Target> = Vec::new();
+    let mut reason = "this route has no backend".to_owned();
+    for (id, port, share) in split.iter().filter(|(.., share)| *share > 0) {
+        let backend = match backend(site, workspace, id, *port) {
+            Ok(backend) => backend,
+            Err(why) => {
+                reason = why;
+                continue;
+            }
+        };
+        let rules = backend.offered.rules();
+        let last: Option<&ServiceRule> = rules.last().map(|rule| &rule.value);
+        match last.map(|rule| &rule.action) {
+            Some(ServiceAction::Split(shares)) => {
+                let destination = Destination {
+                    offered: &backend.offered,
+                    port: &backend.port,
+                };
+                targets.extend(destination.targets(site, shares, *share, lowered));
+            }
+            Some(ServiceAction::Refuse(why)) => reason.clone_from(why),
+            None => {}
+        }
+    }
+    if targets.is_empty() {
+        refuse(&reason)
+    } else {
+        forward(targets, wishes(rule))
+    }
+}
