@@ -1,1 +1,7 @@
-//! Placeholder.
+//! The edge.
+
+mod ads;
+mod encode;
+mod fleet;
+mod metrics;
+mod snapshot;

@@ -1,0 +1,242 @@
+//! The one encoder from the compiler's proxy model to Envoy's types: what docs/xds.md lists and nothing else. It is
+//! pure, and gives the same bytes for the same configuration.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use envoy_types::pb::envoy::config::core::v3::address::Address as PbAddressKind;
+use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::config::core::v3::{
+    Address as PbAddress, AggregatedConfigSource, ApiVersion, ConfigSource, HeaderValue, HeaderValueOption,
+    SocketAddress,
+};
+use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
+use envoy_types::util::pack_any;
+use prost::{Message, Name};
+use tombolo_compiler::finding::{Origin, Traced};
+use tombolo_compiler::http::Span;
+use tombolo_compiler::proxy::{DESTINATION_HEADER, ProxyConfig};
+use tombolo_proto::resource::ContentHash;
+
+mod cluster;
+mod endpoint;
+mod listener;
+mod route;
+
+/// The four types of xDS resource, in the order in which they are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Cluster,
+    Endpoints,
+    Listener,
+    Routes,
+}
+
+/// Everything that one proxy should hold, encoded, by type and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Resources {
+    by_kind: BTreeMap<Kind, BTreeMap<String, Encoded>>,
+}
+
+/// One resource as it goes on the wire.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Encoded {
+    /// The hash of the body: two edges that lower the same say the same.
+    pub(crate) version: String,
+    pub(crate) body: Any,
+    /// The clusters that must work in the proxy before this is of use.
+    pub(crate) needs: BTreeSet<String>,
+    pub(crate) origins: Origins,
+}
+
+/// Which resource of the user's a piece of an encoded resource came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Origins {
+    whole: Option<Origin>,
+    /// By the piece's field path, such as `virtual_hosts[0].routes[3]`.
+    pieces: Vec<(String, Origin)>,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Kind; 4] = [Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Routes];
+
+    pub(crate) fn type_url(self) -> &'static str {
+        match self {
+            Kind::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Kind::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Kind::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Kind::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        }
+    }
+
+    pub(crate) fn from_type_url(type_url: &str) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| kind.type_url() == type_url)
+    }
+}
+
+impl Resources {
+    pub(crate) fn get(&self, kind: Kind, name: &str) -> Option<&Encoded> {
+        self.by_kind.get(&kind)?.get(name)
+    }
+
+    pub(crate) fn of(&self, kind: Kind) -> impl Iterator<Item = (&String, &Encoded)> {
+        self.by_kind.get(&kind).into_iter().flatten()
+    }
+}
+
+/// Two resources of one name are the same when their bodies are; where they came from moves no proxy.
+impl Eq for Encoded {}
+
+impl Origins {
+    /// The resources to show `reason` on: the piece that it names, else the whole, else everything in it, since all of
+    /// it was refused.
+    pub(crate) fn blamed(&self, reason: &str) -> Vec<Origin> {
+        let named = self
+            .pieces
+            .iter()
+            .find(|(path, _)| names_path(reason, path))
+            .map(|(_, origin)| origin)
+            .or(self.whole.as_ref());
+        match named {
+            Some(origin) => vec![origin.clone()],
+            None => {
+                let all: BTreeSet<&Origin> = self.pieces.iter().map(|(_, origin)| origin).collect();
+                all.into_iter().cloned().collect()
+            }
+        }
+    }
+}
+
+/// Encodes all that a proxy runs.
+pub(crate) fn encode(config: &ProxyConfig) -> Resources {
+    let clusters = encode_all(&config.clusters, |name, upstream| {
+        sealed(
+            cluster::encode(name, &upstream.value),
+            BTreeSet::new(),
+            whole(upstream),
+        )
+    });
+    let endpoints = encode_all(&config.endpoints, |name, endpoints| {
+        sealed(
+            endpoint::encode(name, &endpoints.value),
+            BTreeSet::new(),
+            whole(endpoints),
+        )
+    });
+    let tables = encode_all(&config.route_tables, |name, table| {
+        let (body, pieces) = route::encode(name, &table.value);
+        sealed(
+            body,
+            route::clusters(&table.value),
+            Origins {
+                pieces,
+                ..whole(table)
+            },
+        )
+    });
+    let listeners = encode_all(&config.listeners, |name, listener| {
+        // A listener opens when the routes that it starts with work.
+        let needs = tables
+            .get(&listener.value.route_table)
+            .map(|table| table.needs.clone())
+            .unwrap_or_default();
+        sealed(listener::encode(name, &listener.value), needs, whole(listener))
+    });
+    Resources {
+        by_kind: [
+            (Kind::Cluster, clusters),
+            (Kind::Endpoints, endpoints),
+            (Kind::Listener, listeners),
+            (Kind::Routes, tables),
+        ]
+        .into(),
+    }
+}
+
+fn encode_all<T>(
+    values: &BTreeMap<String, Traced<T>>,
+    encode: impl Fn(&str, &Traced<T>) -> Encoded,
+) -> BTreeMap<String, Encoded> {
+    values
+        .iter()
+        .map(|(name, value)| (name.clone(), encode(name, value)))
+        .collect()
+}
+
+fn sealed<T: Name + Message>(body: T, needs: BTreeSet<String>, origins: Origins) -> Encoded {
+    let body = pack_any(body);
+    Encoded {
+        version: ContentHash::of(&body.value).to_string(),
+        body,
+        needs,
+        origins,
+    }
+}
+
+fn whole<T>(traced: &Traced<T>) -> Origins {
+    Origins {
+        whole: traced.origin.clone(),
+        pieces: Vec::new(),
+    }
+}
+
+/// Whether `reason` speaks of `path` or of something below it.
+fn names_path(reason: &str, path: &str) -> bool {
+    reason.match_indices(path).any(|(at, _)| {
+        let after = reason[at + path.len()..].bytes().next();
+        !after.is_some_and(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    })
+}
+
+fn ads() -> ConfigSource {
+    ConfigSource {
+        resource_api_version: ApiVersion::V3 as i32,
+        config_source_specifier: Some(ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        ..ConfigSource::default()
+    }
+}
+
+fn address(address: SocketAddr) -> PbAddress {
+    PbAddress {
+        address: Some(PbAddressKind::SocketAddress(SocketAddress {
+            address: address.ip().to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(address.port().into())),
+            ..SocketAddress::default()
+        })),
+    }
+}
+
+fn duration(span: Span) -> Duration {
+    let ms = i64::try_from(span.as_ms()).expect("invariant: a span is at most a day");
+    Duration {
+        seconds: ms / 1000,
+        nanos: i32::try_from(ms % 1000 * 1_000_000).expect("invariant: less than a second fits"),
+    }
+}
+
+fn number(value: u32) -> UInt32Value {
+    UInt32Value { value }
+}
+
+fn yes() -> BoolValue {
+    BoolValue { value: true }
+}
+
+/// Says which service a request is for, over whatever the application sent.
+fn destination_header(destination: Option<&String>) -> Vec<HeaderValueOption> {
+    let option = |value: &String| HeaderValueOption {
+        header: Some(HeaderValue {
+            key: DESTINATION_HEADER.to_owned(),
+            value: value.clone(),
+            raw_value: Vec::new(),
+        }),
+        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
+        ..HeaderValueOption::default()
+    };
+    destination.map(option).into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,106 @@
+//! `envoy.config.cluster.v3.Cluster`: hosts from EDS, which the proxy checks by itself.
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
+};
+use envoy_types::pb::envoy::config::core::v3::health_check::{
+    HealthChecker, HttpHealthCheck, TcpHealthCheck,
+};
+use envoy_types::pb::envoy::config::core::v3::{
+    HealthCheck as PbHealthCheck, Http1ProtocolOptions, Http2ProtocolOptions,
+};
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions,
+};
+use envoy_types::pb::envoy::r#type::v3::{CodecClientType, Int64Range, Percent};
+use envoy_types::util::pack_any;
+use tombolo_compiler::http::Span;
+use tombolo_compiler::proxy::{Check, Health, Upstream};
+
+use super::{ads, destination_header, duration, number};
+
+/// The key that Envoy looks for.
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+/// Envoy has no zero here, and its default of 50 % would send requests to dead hosts although another priority is
+/// healthy: below one percent healthy is, in any cluster that we know of, none.
+const PANIC_THRESHOLD_PERCENT: f64 = 1.0;
+/// A cluster that never had traffic loses no request when it is found dead later; its first request is retried
+/// elsewhere. Envoy's default of a minute would leave a failover cluster unproven for too long.
+const NO_TRAFFIC_INTERVAL: Span = Span::from_ms(1000);
+/// One pass puts a host back: `unhealthy_threshold` already damps, and the next failed check takes it out again.
+const HEALTHY_THRESHOLD: u32 = 1;
+/// Any answer of the application itself counts, also 404; Envoy's default would take only 200.
+const EXPECTED_STATUSES: Int64Range = Int64Range { start: 100, end: 500 };
+
+pub(super) fn encode(name: &str, upstream: &Upstream) -> PbCluster {
+    PbCluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
+        eds_cluster_config: Some(EdsClusterConfig {
+            eds_config: Some(ads()),
+            ..EdsClusterConfig::default()
+        }),
+        connect_timeout: Some(duration(upstream.connect_timeout)),
+        lb_policy: LbPolicy::LeastRequest as i32,
+        health_checks: vec![health_check(&upstream.health, upstream.http2)],
+        common_lb_config: Some(CommonLbConfig {
+            healthy_panic_threshold: Some(Percent {
+                value: PANIC_THRESHOLD_PERCENT,
+            }),
+            ..CommonLbConfig::default()
+        }),
+        close_connections_on_host_health_failure: true,
+        // The platform's word that an instance is gone is enough; it need not fail its checks first.
+        ignore_health_on_host_removal: true,
+        typed_extension_protocol_options: [(HTTP_OPTIONS.to_owned(), pack_any(protocol(upstream.http2)))]
+            .into(),
+        ..PbCluster::default()
+    }
+}
+
+fn protocol(http2: bool) -> HttpProtocolOptions {
+    let protocol_config = if http2 {
+        ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default())
+    } else {
+        ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions::default())
+    };
+    HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(protocol_config),
+        })),
+        ..HttpProtocolOptions::default()
+    }
+}
+
+fn health_check(health: &Health, http2: bool) -> PbHealthCheck {
+    PbHealthCheck {
+        timeout: Some(duration(health.timeout)),
+        interval: Some(duration(health.interval)),
+        no_traffic_interval: Some(duration(NO_TRAFFIC_INTERVAL)),
+        unhealthy_threshold: Some(number(health.unhealthy_threshold)),
+        healthy_threshold: Some(number(HEALTHY_THRESHOLD)),
+        health_checker: Some(match &health.check {
+            Check::Http {
+                host,
+                path,
+                destination,
+            } => HealthChecker::HttpHealthCheck(HttpHealthCheck {
+                host: host.clone(),
+                path: path.as_str().to_owned(),
+                request_headers_to_add: destination_header(destination.as_ref()),
+                expected_statuses: vec![EXPECTED_STATUSES],
+                codec_client_type: if http2 {
+                    CodecClientType::Http2 as i32
+                } else {
+                    CodecClientType::Http1 as i32
+                },
+                ..HttpHealthCheck::default()
+            }),
+            Check::Tcp => HealthChecker::TcpHealthCheck(TcpHealthCheck::default()),
+        }),
+        ..PbHealthCheck::default()
+    }
+}

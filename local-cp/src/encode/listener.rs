@@ -1,0 +1,60 @@
+//! `envoy.config.listener.v3.Listener`: one HTTP connection manager whose routes come from ADS.
+
+use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType as FilterConfig;
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener as PbListener};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
+    CodecType, RouteSpecifier, ServerHeaderTransformation,
+};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType as HttpFilterConfig;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds,
+};
+use envoy_types::util::pack_any;
+use tombolo_compiler::proxy::Listener;
+
+use super::{address, ads, yes};
+
+const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
+const ROUTER: &str = "envoy.filters.http.router";
+
+pub(super) fn encode(name: &str, listener: &Listener) -> PbListener {
+    let filter = Filter {
+        name: CONNECTION_MANAGER.to_owned(),
+        config_type: Some(FilterConfig::TypedConfig(pack_any(connection_manager(
+            name, listener,
+        )))),
+    };
+    PbListener {
+        name: name.to_owned(),
+        address: Some(address(listener.bind)),
+        filter_chains: vec![FilterChain {
+            filters: vec![filter],
+            ..FilterChain::default()
+        }],
+        ..PbListener::default()
+    }
+}
+
+fn connection_manager(name: &str, listener: &Listener) -> HttpConnectionManager {
+    let router = HttpFilter {
+        name: ROUTER.to_owned(),
+        config_type: Some(HttpFilterConfig::TypedConfig(pack_any(Router::default()))),
+        ..HttpFilter::default()
+    };
+    HttpConnectionManager {
+        stat_prefix: name.to_owned(),
+        codec_type: CodecType::Auto as i32,
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(ads()),
+            route_config_name: listener.route_table.clone(),
+        })),
+        http_filters: vec![router],
+        normalize_path: Some(yes()),
+        // Appends to x-forwarded-for, and trusts nobody to have done so before.
+        use_remote_address: Some(yes()),
+        generate_request_id: Some(yes()),
+        server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
+        ..HttpConnectionManager::default()
+    }
+}
