@@ -38,6 +38,7 @@ pub struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
+    pub trailers: HeaderMap,
 }
 
 impl Connection {
@@ -114,6 +115,7 @@ impl Reply {
             version: head.version,
             status: head.status,
             headers: head.headers,
+            trailers: body.trailers().cloned().unwrap_or_default(),
             body: body.to_bytes(),
         })
     }

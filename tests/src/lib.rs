@@ -12,10 +12,13 @@ use tokio::time::{Instant, sleep};
 pub mod ads;
 pub mod client;
 pub mod envoy;
+pub mod feed;
+pub mod island;
 
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod upstream;
 
 mod watchdog;
 

@@ -147,7 +147,7 @@ impl Process {
         Ok(())
     }
 
-    fn end(&mut self) {
+    pub(crate) fn end(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
         self.watchdog.cancel();
