@@ -94,6 +94,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, request: Request<Incoming>
     };
     add_forwarded(&mut parts.headers, exchange.connection());
     strip_hop_by_hop(&mut parts.headers);
+    join_cookies(&mut parts.headers);
     let head = Head {
         method: parts.method,
         target,
@@ -473,15 +474,38 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 
 fn add_forwarded(headers: &mut HeaderMap, connection: &Connection) {
     let peer = connection.peer_header();
-    let value = match headers.get(&FORWARDED_FOR) {
+    let value = match joined(headers, &FORWARDED_FOR, b",") {
         None => peer,
-        Some(before) => {
-            let joined = [before.as_bytes(), b",", peer.as_bytes()].concat();
-            HeaderValue::from_bytes(&joined).unwrap_or(peer)
+        Some(mut before) => {
+            before.push(b',');
+            before.extend_from_slice(peer.as_bytes());
+            HeaderValue::from_bytes(&before).unwrap_or(peer)
         }
     };
     headers.insert(FORWARDED_FOR, value);
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+}
+
+/// A browser splits its cookies over several lines in HTTP/2; in HTTP/1.1 they are one (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let cookies = joined(headers, &header::COOKIE, b"; ").unwrap_or_default();
+    if let Ok(cookies) = HeaderValue::from_bytes(&cookies) {
+        headers.insert(header::COOKIE, cookies);
+    }
+}
+
+/// All lines of a header as one value; `None` when there is none.
+fn joined(headers: &HeaderMap, name: &HeaderName, separator: &[u8]) -> Option<Vec<u8>> {
+    let mut lines = headers.get_all(name).iter();
+    let mut value = lines.next()?.as_bytes().to_vec();
+    for line in lines {
+        value.extend_from_slice(separator);
+        value.extend_from_slice(line.as_bytes());
+    }
+    Some(value)
 }
 
 fn add_request_id(headers: &mut HeaderMap, random: &Random) {
@@ -571,6 +595,18 @@ mod tests {
         headers.insert("te", HeaderValue::from_static("gzip"));
         strip_hop_by_hop(&mut headers);
         assert!(!headers.contains_key("te"));
+    }
+
+    #[test]
+    fn lines_of_one_header_are_joined() {
+        let mut headers = HeaderMap::new();
+        for cookie in ["a=1", "b=2"] {
+            headers.append("cookie", HeaderValue::from_static(cookie));
+        }
+        join_cookies(&mut headers);
+        let cookies: Vec<&HeaderValue> = headers.get_all("cookie").iter().collect();
+        assert_eq!(cookies, ["a=1; b=2"]);
+        assert_eq!(joined(&headers, &FORWARDED_FOR, b","), None);
     }
 
     #[test]

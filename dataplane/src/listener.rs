@@ -117,7 +117,7 @@ pub(crate) fn start(
         name: Arc::clone(name),
         unrouted: worker.counters(name, &NO_CLUSTER.into()),
         live: RefCell::new(Rc::new(LiveListener::clone(live))),
-        counters: worker.metrics.listener(name),
+        counters: worker.listener_counters(name),
         drain: Drain::default(),
     });
     tokio::task::spawn_local(accept(Rc::clone(worker), Rc::clone(&listener), socket));

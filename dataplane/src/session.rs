@@ -181,3 +181,137 @@ fn versions(resources: &Resources, kind: ResourceKind) -> HashMap<String, String
         .map(|(name, raw)| (name.to_string(), raw.version.clone()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::service::discovery::v3::Resource;
+    use envoy_types::pb::google::protobuf::Any;
+
+    use super::*;
+    use crate::config::{Cluster, Protocol};
+
+    fn config(clusters: &[&str]) -> Config {
+        let cluster = Arc::new(Cluster {
+            connect_timeout: std::time::Duration::from_secs(1),
+            protocol: Protocol::Http1,
+            health_check: None,
+            panic_threshold_percent: 50.0,
+            close_on_failure: false,
+        });
+        let clusters = clusters
+            .iter()
+            .map(|name| ((*name).into(), Arc::clone(&cluster)))
+            .collect();
+        Config {
+            clusters,
+            ..Config::default()
+        }
+    }
+
+    /// Kind, names subscribed, names unsubscribed, whether the node is named.
+    fn shown(requests: &[DeltaDiscoveryRequest]) -> Vec<(&'static str, String, String, bool)> {
+        requests
+            .iter()
+            .map(|request| {
+                (
+                    ResourceKind::of(&request.type_url).map_or("?", ResourceKind::word),
+                    request.resource_names_subscribe.join(" "),
+                    request.resource_names_unsubscribe.join(" "),
+                    request.node.is_some(),
+                )
+            })
+            .collect()
+    }
+
+    fn row(
+        kind: &'static str,
+        subscribed: &str,
+        unsubscribed: &str,
+        node: bool,
+    ) -> (&'static str, String, String, bool) {
+        (kind, subscribed.to_owned(), unsubscribed.to_owned(), node)
+    }
+
+    #[test]
+    fn subscriptions_follow_the_configuration() {
+        let (mut session, first) = Session::open(Node::default(), &Resources::default());
+        assert_eq!(
+            shown(&first),
+            [row("cluster", "", "", true), row("listener", "", "", false)]
+        );
+        let cases = [
+            (config(&["a", "b"]), vec![row("endpoints", "a b", "", false)]),
+            (config(&["a", "b"]), vec![]),
+            (config(&["b", "c"]), vec![row("endpoints", "c", "a", false)]),
+            (config(&[]), vec![row("endpoints", "", "b c", false)]),
+        ];
+        for (config, expected) in cases {
+            assert_eq!(shown(&session.follow(&config)), expected);
+        }
+    }
+
+    #[test]
+    fn answers_carry_the_nonce_and_the_reasons() {
+        let (mut session, _) = Session::open(Node::default(), &Resources::default());
+        let type_url = ResourceKind::Cluster.type_url();
+        let ack = session.ack(type_url, "7");
+        assert_eq!((ack.response_nonce.as_str(), ack.error_detail), ("7", None));
+        let rejections = ["a", "b"].map(|name| Rejection {
+            name: name.to_owned(),
+            reason: "bad".to_owned(),
+        });
+        let nack = session.nack(type_url, "8", &rejections);
+        assert_eq!(nack.response_nonce, "8");
+        let status = nack.error_detail.unwrap_or_default();
+        assert_eq!(
+            (status.code, status.message.as_str()),
+            (INVALID_ARGUMENT, "a: bad; b: bad")
+        );
+    }
+
+    #[test]
+    fn a_response_is_of_one_known_type() {
+        let type_url = ResourceKind::Cluster.type_url();
+        let resource = |type_url: &str| Resource {
+            name: "a".to_owned(),
+            resource: Some(Any {
+                type_url: type_url.to_owned(),
+                value: vec![],
+            }),
+            ..Resource::default()
+        };
+        let cases = [
+            (type_url, vec![resource(type_url)], None),
+            (
+                "what",
+                vec![],
+                Some("what: this type was not asked for".to_owned()),
+            ),
+            (
+                type_url,
+                vec![resource("what")],
+                Some(format!("a: resource: is a what, not a {type_url}")),
+            ),
+            (
+                type_url,
+                vec![Resource {
+                    name: "a".to_owned(),
+                    ..Resource::default()
+                }],
+                Some("a: resource: is required".to_owned()),
+            ),
+        ];
+        for (type_url, resources, expected) in cases {
+            let response = DeltaDiscoveryResponse {
+                type_url: type_url.to_owned(),
+                resources,
+                ..Default::default()
+            };
+            let told = Received::from(response)
+                .update
+                .err()
+                .map(|rejections| describe(&rejections));
+            assert_eq!(told, expected);
+        }
+    }
+}

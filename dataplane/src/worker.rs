@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::access_log::AccessLogger;
 use crate::balance::{Draw, Tried};
 use crate::listener::{self, WorkerListener};
-use crate::metrics::{Metrics, RouteCounters};
+use crate::metrics::{ListenerCounters, Metrics, RouteCounters};
 use crate::pool::HostPool;
 use crate::retry::{RetryHosts, RetryPolicy, RetryPriorities};
 use crate::snapshot::{LiveCluster, Snapshot};
@@ -44,6 +44,7 @@ pub(crate) struct Worker {
     listeners: RefCell<HashMap<Arc<str>, Rc<WorkerListener>>>,
     pools: RefCell<HashMap<u64, Rc<HostPool>>>,
     counters: RefCell<HashMap<CountersKey, Arc<RouteCounters>>>,
+    listener_counters: RefCell<HashMap<Arc<str>, Arc<ListenerCounters>>>,
     connections: Cell<usize>,
     disconnected: Notify,
 }
@@ -96,6 +97,7 @@ pub(crate) fn run(
         listeners: RefCell::default(),
         pools: RefCell::default(),
         counters: RefCell::default(),
+        listener_counters: RefCell::default(),
         connections: Cell::new(0),
         disconnected: Notify::new(),
     });
@@ -228,6 +230,16 @@ impl Worker {
             counters
                 .entry(key)
                 .or_insert_with(|| self.metrics.route(listener, cluster)),
+        )
+    }
+
+    /// This worker's counters for a listener; they outlive configurations too.
+    pub(crate) fn listener_counters(&self, listener: &Arc<str>) -> Arc<ListenerCounters> {
+        let mut counters = self.listener_counters.borrow_mut();
+        Arc::clone(
+            counters
+                .entry(Arc::clone(listener))
+                .or_insert_with(|| self.metrics.listener(listener)),
         )
     }
 

@@ -1,1 +1,649 @@
+//! Each row changes one thing of a resource that is right, and names what the edge is told.
 #![allow(clippy::unwrap_used)]
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
+};
+use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
+use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use envoy_types::pb::envoy::config::core::v3::health_check::{HealthChecker, HttpHealthCheck, TcpHealthCheck};
+use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::config::core::v3::{
+    Address, AggregatedConfigSource, ConfigSource, HeaderValue, HeaderValueOption, HealthCheck as PbHealthCheck,
+    SocketAddress,
+};
+use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+use envoy_types::pb::envoy::config::endpoint::v3::{
+    ClusterLoadAssignment, Endpoint as PbEndpoint, LbEndpoint, LocalityLbEndpoints,
+};
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener as PbListener, filter};
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route::Action as PbAction;
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, HeaderMatcher as PbHeaderMatcher, RetryPolicy as PbRetryPolicy, Route as PbRoute,
+    RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
+};
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{RouteSpecifier, ServerHeaderTransformation};
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, Rds, http_filter,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
+use envoy_types::pb::envoy::r#type::v3::{Int64Range, Percent};
+use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value};
+use envoy_types::util::pack_any;
+use prost::Message;
+
+use super::*;
+
+/// A change that makes a resource wrong.
+type Wrong<T> = fn(&mut T);
+
+/// Decodes `right` after each change, and compares what the edge would be told.
+fn check<T: Message + Clone>(kind: ResourceKind, right: &T, cases: &[(Wrong<T>, &str)]) {
+    let outcome = |message: &T| {
+        let raw = RawResource {
+            version: "1".to_owned(),
+            body: message.encode_to_vec(),
+        };
+        let update = Update {
+            kind,
+            resources: vec![("x".to_owned(), raw)],
+            removed: vec![],
+        };
+        Resources::default()
+            .with(&update)
+            .map(drop)
+            .map_err(|rejections| describe(&rejections))
+    };
+    assert_eq!(outcome(right), Ok(()), "the resource before any change");
+    for (change, expected) in cases {
+        let mut wrong = right.clone();
+        change(&mut wrong);
+        assert_eq!(outcome(&wrong), Err(format!("x: {expected}")));
+    }
+}
+
+fn seconds(seconds: i64) -> Option<Duration> {
+    Some(Duration { seconds, nanos: 0 })
+}
+
+fn number(value: u32) -> Option<UInt32Value> {
+    Some(UInt32Value { value })
+}
+
+fn ads() -> Option<ConfigSource> {
+    let ads = ConfigSourceSpecifier::Ads(AggregatedConfigSource {});
+    Some(ConfigSource {
+        config_source_specifier: Some(ads),
+        ..Default::default()
+    })
+}
+
+fn address(address: &str, port: u32) -> Option<Address> {
+    let socket = SocketAddress {
+        address: address.to_owned(),
+        port_specifier: Some(PortSpecifier::PortValue(port)),
+        ..Default::default()
+    };
+    Some(Address {
+        address: Some(AddressKind::SocketAddress(socket)),
+    })
+}
+
+#[test]
+fn a_listener_is_as_the_contract_says() {
+    fn manager(listener: &mut PbListener, change: impl FnOnce(&mut HttpConnectionManager)) {
+        let mut manager = HttpConnectionManager {
+            route_specifier: Some(RouteSpecifier::Rds(Rds {
+                route_config_name: "r".to_owned(),
+                config_source: ads(),
+            })),
+            http_filters: vec![HttpFilter {
+                config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(Router::default()))),
+                ..Default::default()
+            }],
+            server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
+            ..Default::default()
+        };
+        change(&mut manager);
+        listener.filter_chains[0].filters[0].config_type =
+            Some(filter::ConfigType::TypedConfig(pack_any(manager)));
+    }
+    let mut right = PbListener {
+        name: "x".to_owned(),
+        address: address("127.0.0.1", 80),
+        filter_chains: vec![FilterChain {
+            filters: vec![Filter::default()],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    manager(&mut right, |_| {});
+    check(
+        ResourceKind::Listener,
+        &right,
+        &[
+            (
+                |l| l.name = "y".to_owned(),
+                "name: is \"y\", but the resource is named \"x\"",
+            ),
+            (|l| l.address = None, "address: is required"),
+            (
+                |l| l.address = address("localhost", 80),
+                "address.socket_address.address: \"localhost\" is not an IP address",
+            ),
+            (
+                |l| l.address = address("::1", 0),
+                "address.socket_address.port_value: must be 1 to 65535",
+            ),
+            (
+                |l| l.stat_prefix = "p".to_owned(),
+                "stat_prefix: is not supported by this proxy",
+            ),
+            (
+                |l| l.filter_chains.clear(),
+                "filter_chains: exactly one is supported, got 0",
+            ),
+            (
+                |l| l.filter_chains[0].filter_chain_match = Some(Default::default()),
+                "filter_chains[0].filter_chain_match: is not supported by this proxy",
+            ),
+            (
+                |l| l.filter_chains[0].filters[0].config_type = None,
+                "filter_chains[0].filters[0].typed_config: is required",
+            ),
+            (
+                |l| {
+                    let config = filter::ConfigType::TypedConfig(pack_any(Router::default()));
+                    l.filter_chains[0].filters[0].config_type = Some(config);
+                },
+                "filter_chains[0].filters[0].typed_config: type.googleapis.com/envoy.extensions.filters.http.router.v3.Router is not supported here, expected type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+            ),
+            (
+                |l| manager(l, |m| m.route_specifier = None),
+                "http_connection_manager.route_specifier: only rds is supported",
+            ),
+            (
+                |l| manager(l, |m| m.use_remote_address = Some(BoolValue { value: false })),
+                "http_connection_manager.use_remote_address: false is not supported, only true",
+            ),
+            (
+                |l| manager(l, |m| m.codec_type = 1),
+                "http_connection_manager.codec_type: value 1 is not supported",
+            ),
+            (
+                |l| manager(l, |m| m.path_with_escaped_slashes_action = 4),
+                "http_connection_manager.path_with_escaped_slashes_action: value 4 is not supported",
+            ),
+            (
+                |l| manager(l, |m| m.server_header_transformation = 0),
+                "http_connection_manager.server_header_transformation: value 0 is not supported",
+            ),
+            (
+                |l| manager(l, |m| m.merge_slashes = true),
+                "http_connection_manager.merge_slashes: is not supported by this proxy",
+            ),
+            (
+                |l| manager(l, |m| m.http_filters.push(HttpFilter::default())),
+                "http_connection_manager.http_filters: exactly one, the router, is supported, got 2",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn a_cluster_is_as_the_contract_says() {
+    let right = PbCluster {
+        name: "x".to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
+        eds_cluster_config: Some(EdsClusterConfig {
+            eds_config: ads(),
+            ..Default::default()
+        }),
+        lb_policy: LbPolicy::LeastRequest as i32,
+        health_checks: vec![PbHealthCheck {
+            timeout: seconds(1),
+            interval: seconds(1),
+            unhealthy_threshold: number(2),
+            healthy_threshold: number(1),
+            health_checker: Some(HealthChecker::TcpHealthCheck(TcpHealthCheck::default())),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    fn http(cluster: &mut PbCluster, change: impl FnOnce(&mut HttpHealthCheck)) {
+        let mut check = HttpHealthCheck {
+            path: "/".to_owned(),
+            ..Default::default()
+        };
+        change(&mut check);
+        cluster.health_checks[0].health_checker = Some(HealthChecker::HttpHealthCheck(check));
+    }
+    check(
+        ResourceKind::Cluster,
+        &right,
+        &[
+            (
+                |c| c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
+                "type: only EDS is supported",
+            ),
+            (|c| c.eds_cluster_config = None, "eds_cluster_config: is required"),
+            (
+                |c| c.eds_cluster_config.as_mut().unwrap().service_name = "s".to_owned(),
+                "eds_cluster_config.service_name: is not supported by this proxy",
+            ),
+            (
+                |c| c.lb_policy = LbPolicy::RoundRobin as i32,
+                "lb_policy: value 0 is not supported",
+            ),
+            (
+                |c| c.connect_timeout = seconds(0),
+                "connect_timeout: must be more than 0",
+            ),
+            (
+                |c| c.connect_timeout = seconds(-1),
+                "connect_timeout: is negative",
+            ),
+            (
+                |c| c.outlier_detection = Some(Default::default()),
+                "outlier_detection: is not supported by this proxy",
+            ),
+            (
+                |c| c.health_checks.push(c.health_checks[0].clone()),
+                "health_checks: at most one is supported",
+            ),
+            (
+                |c| c.health_checks[0].interval = None,
+                "health_checks[0].interval: is required",
+            ),
+            (
+                |c| c.health_checks[0].unhealthy_interval = seconds(1),
+                "health_checks[0].unhealthy_interval: is not supported by this proxy",
+            ),
+            (
+                |c| http(c, |h| h.path = "healthz".to_owned()),
+                "health_checks[0].http_health_check.path: \"healthz\" does not start with a slash",
+            ),
+            (
+                |c| {
+                    http(c, |h| {
+                        h.expected_statuses = vec![Int64Range { start: 300, end: 200 }]
+                    })
+                },
+                "health_checks[0].http_health_check.expected_statuses[0]: 300..200 is not a range of status codes",
+            ),
+            (
+                |c| http(c, |h| h.codec_client_type = 2),
+                "health_checks[0].http_health_check.codec_client_type: value 2 is not supported",
+            ),
+            (
+                |c| {
+                    let threshold = Some(Percent { value: 101.0 });
+                    c.common_lb_config = Some(CommonLbConfig {
+                        healthy_panic_threshold: threshold,
+                        ..Default::default()
+                    });
+                },
+                "common_lb_config.healthy_panic_threshold: 101 is not a percentage",
+            ),
+            (
+                |c| {
+                    c.typed_extension_protocol_options
+                        .insert("other".to_owned(), Default::default());
+                },
+                "typed_extension_protocol_options: other is not supported",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn endpoints_are_as_the_contract_says() {
+    let endpoint = |port| {
+        let endpoint = PbEndpoint {
+            address: address("10.0.0.1", port),
+            ..Default::default()
+        };
+        LbEndpoint {
+            host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
+            ..Default::default()
+        }
+    };
+    let level = |priority| LocalityLbEndpoints {
+        priority,
+        lb_endpoints: vec![endpoint(80 + priority)],
+        ..Default::default()
+    };
+    // Endpoints are kept for clusters that are known, but refused either way.
+    let right = ClusterLoadAssignment {
+        cluster_name: "x".to_owned(),
+        endpoints: vec![level(0), level(1)],
+        ..Default::default()
+    };
+    check(
+        ResourceKind::Endpoints,
+        &right,
+        &[
+            (
+                |e| e.cluster_name.clear(),
+                "cluster_name: is \"\", but the resource is named \"x\"",
+            ),
+            (
+                |e| e.endpoints[1].priority = 2,
+                "endpoints: no endpoint has priority 1, but a later one is used",
+            ),
+            (
+                |e| e.endpoints[0].priority = 1,
+                "endpoints: no endpoint has priority 0, but a later one is used",
+            ),
+            (
+                |e| e.endpoints[1].priority = 129,
+                "endpoints[1].priority: 129 is more than 128",
+            ),
+            (
+                |e| e.endpoints[0].lb_endpoints[0].host_identifier = None,
+                "endpoints[0].lb_endpoints[0].endpoint: is required",
+            ),
+            (
+                |e| e.endpoints[0].lb_endpoints[0].health_status = 3,
+                "endpoints[0].lb_endpoints[0].health_status: value 3 is not supported",
+            ),
+            (
+                |e| e.endpoints[0].lb_endpoints[0].load_balancing_weight = number(0),
+                "endpoints[0].lb_endpoints[0].load_balancing_weight: must be more than 0",
+            ),
+            (
+                |e| e.endpoints[0].load_balancing_weight = number(1),
+                "endpoints[0].load_balancing_weight: is not supported by this proxy",
+            ),
+            (
+                |e| {
+                    e.policy = Some(Default::default());
+                    e.policy.as_mut().unwrap().overprovisioning_factor = number(100);
+                },
+                "policy.overprovisioning_factor: is not supported by this proxy",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn routes_are_as_the_contract_says() {
+    fn route(config: &mut RouteConfiguration) -> &mut PbRoute {
+        &mut config.virtual_hosts[0].routes[0]
+    }
+    fn action(config: &mut RouteConfiguration) -> &mut RouteAction {
+        match &mut route(config).action {
+            Some(PbAction::Route(action)) => action,
+            _ => unreachable!(),
+        }
+    }
+    fn weighted(config: &mut RouteConfiguration, weights: &[u32]) {
+        let clusters = weights
+            .iter()
+            .map(|weight| ClusterWeight {
+                name: "c".to_owned(),
+                weight: number(*weight),
+                ..Default::default()
+            })
+            .collect();
+        action(config).cluster_specifier = Some(ClusterSpecifier::WeightedClusters(WeightedCluster {
+            clusters,
+            ..Default::default()
+        }));
+    }
+    fn header(config: &mut RouteConfiguration, name: &str, specifier: HeaderMatchSpecifier) {
+        route(config).r#match.as_mut().unwrap().headers = vec![PbHeaderMatcher {
+            name: name.to_owned(),
+            header_match_specifier: Some(specifier),
+            ..Default::default()
+        }];
+    }
+    fn string(pattern: MatchPattern) -> HeaderMatchSpecifier {
+        HeaderMatchSpecifier::StringMatch(StringMatcher {
+            match_pattern: Some(pattern),
+            ..Default::default()
+        })
+    }
+    fn regex(regex: &str) -> HeaderMatchSpecifier {
+        string(MatchPattern::SafeRegex(RegexMatcher {
+            regex: regex.to_owned(),
+            ..Default::default()
+        }))
+    }
+    fn added(config: &mut RouteConfiguration, name: &str, value: &str, append_action: i32) {
+        let header = HeaderValue {
+            key: name.to_owned(),
+            value: value.to_owned(),
+            ..Default::default()
+        };
+        route(config).request_headers_to_add = vec![HeaderValueOption {
+            header: Some(header),
+            append_action,
+            ..Default::default()
+        }];
+    }
+    fn retried(config: &mut RouteConfiguration, change: impl FnOnce(&mut PbRetryPolicy)) {
+        let mut policy = PbRetryPolicy {
+            retry_on: "reset".to_owned(),
+            ..Default::default()
+        };
+        change(&mut policy);
+        action(config).retry_policy = Some(policy);
+    }
+    let right = RouteConfiguration {
+        name: "x".to_owned(),
+        ignore_port_in_host_matching: true,
+        virtual_hosts: vec![VirtualHost {
+            domains: vec!["a".to_owned()],
+            routes: vec![PbRoute {
+                r#match: Some(RouteMatch {
+                    path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+                    ..Default::default()
+                }),
+                action: Some(PbAction::Route(RouteAction {
+                    cluster_specifier: Some(ClusterSpecifier::Cluster("c".to_owned())),
+                    ..Default::default()
+                })),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    check(
+        ResourceKind::Routes,
+        &right,
+        &[
+            (
+                |r| r.ignore_port_in_host_matching = false,
+                "ignore_port_in_host_matching: only true is supported",
+            ),
+            (
+                |r| r.virtual_hosts.push(r.virtual_hosts[0].clone()),
+                "virtual_hosts[1].domains: domain a is listed twice",
+            ),
+            (
+                |r| r.virtual_hosts[0].include_request_attempt_count = true,
+                "virtual_hosts[0].include_request_attempt_count: is not supported by this proxy",
+            ),
+            (
+                |r| route(r).r#match = None,
+                "virtual_hosts[0].routes[0].match: is required",
+            ),
+            (
+                |r| {
+                    let path = PathSpecifier::SafeRegex(RegexMatcher::default());
+                    route(r).r#match.as_mut().unwrap().path_specifier = Some(path);
+                },
+                "virtual_hosts[0].routes[0].match.path_specifier: only path, prefix and path_separated_prefix are supported",
+            ),
+            (
+                |r| header(r, "x", regex("a.*")),
+                "virtual_hosts[0].routes[0].match.headers[0].string_match.safe_regex: is supported for :method only",
+            ),
+            (
+                |r| header(r, ":method", regex("GET|.*")),
+                "virtual_hosts[0].routes[0].match.headers[0].string_match.safe_regex: \"GET|.*\" is not a list of methods such as GET|HEAD",
+            ),
+            (
+                |r| header(r, ":path", string(MatchPattern::Exact("/".to_owned()))),
+                "virtual_hosts[0].routes[0].match.headers[0].name: \":path\" is not a header name",
+            ),
+            (
+                |r| header(r, "x", string(MatchPattern::Prefix("a".to_owned()))),
+                "virtual_hosts[0].routes[0].match.headers[0].string_match: only exact, and safe_regex for :method, are supported",
+            ),
+            (
+                |r| route(r).action = None,
+                "virtual_hosts[0].routes[0].action: is required",
+            ),
+            (
+                |r| {
+                    let direct = DirectResponseAction {
+                        status: 1000,
+                        ..Default::default()
+                    };
+                    route(r).action = Some(PbAction::DirectResponse(direct));
+                },
+                "virtual_hosts[0].routes[0].direct_response.status: must be 200 to 599",
+            ),
+            (
+                |r| weighted(r, &[0, 0]),
+                "virtual_hosts[0].routes[0].route.weighted_clusters: the weights add up to 0",
+            ),
+            (
+                |r| weighted(r, &[10_001]),
+                "virtual_hosts[0].routes[0].route.weighted_clusters.clusters[0].weight: 10001 is more than 10000",
+            ),
+            (
+                |r| action(r).prefix_rewrite = "/b".to_owned(),
+                "virtual_hosts[0].routes[0].route.prefix_rewrite: is not supported by this proxy",
+            ),
+            (
+                |r| retried(r, |p| p.retry_on = "reset,5xx".to_owned()),
+                "virtual_hosts[0].routes[0].route.retry_policy.retry_on: 5xx is not supported",
+            ),
+            (
+                |r| retried(r, |p| p.retriable_status_codes = vec![99]),
+                "virtual_hosts[0].routes[0].route.retry_policy.retriable_status_codes: not a status code",
+            ),
+            (
+                |r| retried(r, |p| p.retry_host_predicate = vec![Default::default()]),
+                "virtual_hosts[0].routes[0].route.retry_policy.retry_host_predicate[0].typed_config: is required",
+            ),
+            (
+                |r| retried(r, |p| p.per_try_idle_timeout = seconds(1)),
+                "virtual_hosts[0].routes[0].route.retry_policy.per_try_idle_timeout: is not supported by this proxy",
+            ),
+            (
+                |r| added(r, "x", "v", 0),
+                "virtual_hosts[0].routes[0].request_headers_to_add[0].append_action: value 0 is not supported",
+            ),
+            (
+                |r| added(r, "x", "%REQ(a)%", 2),
+                "virtual_hosts[0].routes[0].request_headers_to_add[0].header.value: \"%REQ(a)%\" has a %, and substitutions are not supported",
+            ),
+            (
+                |r| added(r, "Host", "v", 2),
+                "virtual_hosts[0].routes[0].request_headers_to_add[0].header.key: host cannot be changed",
+            ),
+            (
+                |r| route(r).request_headers_to_remove = vec!["a b".to_owned()],
+                "virtual_hosts[0].routes[0].request_headers_to_remove[0]: \"a b\" is not a header name",
+            ),
+        ],
+    );
+}
+
+fn raw(message: &impl Message) -> RawResource {
+    RawResource {
+        version: "1".to_owned(),
+        body: message.encode_to_vec(),
+    }
+}
+
+#[test]
+fn every_refused_resource_of_an_update_is_named() {
+    let update = Update {
+        kind: ResourceKind::Cluster,
+        resources: vec![
+            (
+                "a".to_owned(),
+                RawResource {
+                    version: "1".to_owned(),
+                    body: vec![0xff],
+                },
+            ),
+            (
+                "b".to_owned(),
+                raw(&PbCluster {
+                    name: "b".to_owned(),
+                    ..Default::default()
+                }),
+            ),
+            // Field 9999, which no version of the message has.
+            (
+                "c".to_owned(),
+                RawResource {
+                    version: "1".to_owned(),
+                    body: vec![0xf8, 0xf0, 0x04, 0x01],
+                },
+            ),
+        ],
+        removed: vec![],
+    };
+    let told = describe(&Resources::default().with(&update).unwrap_err());
+    let parts: Vec<&str> = told.split("; ").collect();
+    assert!(parts[0].starts_with("a: not a valid message"), "{told}");
+    assert_eq!(parts[1], "b: type: only EDS is supported");
+    assert_eq!(
+        parts[2],
+        "c: has fields that this proxy's version of the Envoy API does not know"
+    );
+}
+
+#[test]
+fn what_nothing_mentions_is_forgotten() {
+    let cluster = PbCluster {
+        name: "x".to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
+        eds_cluster_config: Some(EdsClusterConfig {
+            eds_config: ads(),
+            ..Default::default()
+        }),
+        lb_policy: LbPolicy::LeastRequest as i32,
+        ..Default::default()
+    };
+    let endpoints = ClusterLoadAssignment {
+        cluster_name: "x".to_owned(),
+        ..Default::default()
+    };
+    let put = |kind, raw| Update {
+        kind,
+        resources: vec![("x".to_owned(), raw)],
+        removed: vec![],
+    };
+    let held = Resources::default()
+        .with(&put(ResourceKind::Cluster, raw(&cluster)))
+        .unwrap();
+    let held = held.with(&put(ResourceKind::Endpoints, raw(&endpoints))).unwrap();
+    assert_eq!(held.held(ResourceKind::Endpoints).count(), 1);
+    let removal = Update {
+        kind: ResourceKind::Cluster,
+        resources: vec![],
+        removed: vec!["x".to_owned(), "y".to_owned()],
+    };
+    let held = held.with(&removal).unwrap();
+    assert_eq!(
+        held.held(ResourceKind::Cluster).count() + held.held(ResourceKind::Endpoints).count(),
+        0
+    );
+    assert!(held.config().endpoints.is_empty());
+}
