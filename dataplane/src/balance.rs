@@ -418,7 +418,8 @@ mod tests {
 
     #[test]
     fn unhealthy_hosts_are_chosen_in_panic_only() {
-        let cases: &[(&[(usize, bool)], &[usize])] = &[
+        type Case<'a> = (&'a [(usize, bool)], &'a [usize]);
+        let cases: &[Case<'_>] = &[
             (&[(0, true), (0, true), (0, false)], &[0, 1]),
             (&[(0, false), (0, false), (1, true)], &[2]),
             (&[(0, false), (0, false)], &[0, 1]),

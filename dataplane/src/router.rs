@@ -9,8 +9,9 @@ use http::request::Parts;
 use crate::config::{HeaderMatcher, PathMatcher, Route, RouteMatcher};
 
 /// A route configuration, indexed by domain.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct RouteTable {
+    ports: Ports,
     hosts: Vec<Vec<Route>>,
     exact: HashMap<Box<str>, usize>,
     /// Suffixes with their dot (`.shop.example`), the longest first.
@@ -18,7 +19,25 @@ pub(crate) struct RouteTable {
     any: Option<usize>,
 }
 
+/// What a port in a request's authority means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ports {
+    Ignored,
+    /// Domains may name one, and a request's is a part of its host.
+    Matter,
+}
+
 impl RouteTable {
+    pub(crate) fn new(ports: Ports) -> Self {
+        Self {
+            ports,
+            hosts: Vec::new(),
+            exact: HashMap::new(),
+            suffixes: Vec::new(),
+            any: None,
+        }
+    }
+
     /// Adds a virtual host; refuses a domain that another one of this table holds.
     pub(crate) fn add(&mut self, domains: &[String], routes: Vec<Route>) -> Result<(), String> {
         let host = self.hosts.len();
@@ -52,9 +71,13 @@ impl RouteTable {
         Ok(())
     }
 
-    /// The route of a request for `authority` (a port is ignored) and `path` (without its query).
+    /// The route of a request for `authority` and `path` (without its query).
     pub(crate) fn route(&self, authority: &str, path: &str, request: &Parts) -> Option<&Route> {
-        let host = self.host(without_port(authority))?;
+        let name = match self.ports {
+            Ports::Ignored => without_port(authority),
+            Ports::Matter => authority,
+        };
+        let host = self.host(name)?;
         self.hosts[host]
             .iter()
             .find(|route| route.matcher.matches(path, request))
@@ -232,7 +255,7 @@ mod tests {
 
     #[test]
     fn the_most_specific_domain_wins() {
-        let mut table = RouteTable::default();
+        let mut table = RouteTable::new(Ports::Ignored);
         for (domains, name) in [
             (vec!["*"], "any"),
             (vec!["*.example.com"], "suffix"),
@@ -266,6 +289,36 @@ mod tests {
     }
 
     #[test]
+    fn ports_matter_where_the_table_says_so() {
+        let domains = ["web.shop:8080".to_owned(), "web.shop".to_owned()];
+        for (ports, with_port, with_other) in [
+            (Ports::Ignored, Some("second"), Some("second")),
+            (Ports::Matter, Some("first"), None),
+        ] {
+            let mut table = RouteTable::new(ports);
+            for (domain, name) in domains.iter().zip(["first", "second"]) {
+                let routes = vec![route(PathMatcher::Prefix("/".into()), vec![], name)];
+                table.add(std::slice::from_ref(domain), routes).unwrap();
+            }
+            assert_eq!(
+                answer(&table, "web.shop", "/", Request::new(())),
+                Some("second"),
+                "{ports:?}"
+            );
+            assert_eq!(
+                answer(&table, "Web.shop:8080", "/", Request::new(())),
+                with_port,
+                "{ports:?}"
+            );
+            assert_eq!(
+                answer(&table, "web.shop:9090", "/", Request::new(())),
+                with_other,
+                "{ports:?}"
+            );
+        }
+    }
+
+    #[test]
     fn a_domain_may_be_listed_once() {
         let cases: [(&[&str], &str); 5] = [
             (&["a", "A"], "domain a is listed twice"),
@@ -280,7 +333,7 @@ mod tests {
         for (domains, expected) in cases {
             let domains: Vec<String> = domains.iter().map(|domain| (*domain).to_owned()).collect();
             assert_eq!(
-                RouteTable::default().add(&domains, vec![]),
+                RouteTable::new(Ports::Ignored).add(&domains, vec![]),
                 Err(expected.to_owned())
             );
         }
@@ -289,7 +342,7 @@ mod tests {
     #[test]
     fn the_first_route_that_matches_wins() {
         let name = http::HeaderName::from_static("x-user");
-        let mut table = RouteTable::default();
+        let mut table = RouteTable::new(Ports::Ignored);
         table
             .add(
                 &["*".to_owned()],

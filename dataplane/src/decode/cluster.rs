@@ -56,6 +56,8 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
         return Err("health_checks: at most one is supported".to_owned());
     }
     let panic_threshold_percent = panic_threshold(pb.common_lb_config.take()).at("common_lb_config")?;
+    // What leaves the endpoints is gone at once here, whatever its checks say.
+    take(&mut pb.ignore_health_on_host_removal);
     let close_on_failure = take(&mut pb.close_connections_on_host_health_failure);
     // This proxy drops removed hosts at once, whatever this says.
     take(&mut pb.ignore_health_on_host_removal);

@@ -32,7 +32,7 @@ use super::fields::{
 };
 use crate::config::{Action, Forward, HeaderEdits, HeaderMatcher, PathMatcher, Route, RouteMatcher, Target};
 use crate::retry::{BackOff, RetryHosts, RetryOn, RetryPolicy, RetryPriorities};
-use crate::router::RouteTable;
+use crate::router::{Ports, RouteTable};
 
 /// Envoy's route timeout when none is given.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
@@ -41,10 +41,12 @@ const WEIGHT_MAX: u32 = 10_000;
 pub(super) fn decode(name: &str, body: &[u8]) -> Result<RouteTable, Reason> {
     let mut pb: RouteConfiguration = message(body)?;
     same_name(&take(&mut pb.name), name).at("name")?;
-    if !take(&mut pb.ignore_port_in_host_matching) {
-        return Err("ignore_port_in_host_matching: only true is supported".to_owned());
-    }
-    let mut table = RouteTable::default();
+    let ports = if take(&mut pb.ignore_port_in_host_matching) {
+        Ports::Ignored
+    } else {
+        Ports::Matter
+    };
+    let mut table = RouteTable::new(ports);
     for (index, host) in take(&mut pb.virtual_hosts).into_iter().enumerate() {
         virtual_host(host, &mut table).at_index("virtual_hosts", index)?;
     }

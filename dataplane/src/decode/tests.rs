@@ -273,8 +273,8 @@ fn a_cluster_is_as_the_contract_says() {
             (
                 |c| {
                     http(c, |h| {
-                        h.expected_statuses = vec![Int64Range { start: 300, end: 200 }]
-                    })
+                        h.expected_statuses = vec![Int64Range { start: 300, end: 200 }];
+                    });
                 },
                 "health_checks[0].http_health_check.expected_statuses[0]: 300..200 is not a range of status codes",
             ),
@@ -461,10 +461,6 @@ fn routes_are_as_the_contract_says() {
         ResourceKind::Routes,
         &right,
         &[
-            (
-                |r| r.ignore_port_in_host_matching = false,
-                "ignore_port_in_host_matching: only true is supported",
-            ),
             (
                 |r| r.virtual_hosts.push(r.virtual_hosts[0].clone()),
                 "virtual_hosts[1].domains: domain a is listed twice",
