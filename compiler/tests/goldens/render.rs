@@ -1,0 +1,186 @@
+//! A proxy's configuration as people read it: one line per route and per group of endpoints. Every field is taken apart
+//! by name, so that a new one cannot be forgotten here.
+
+use serde_json::{Value, json};
+use tombolo_compiler::finding::Traced;
+use tombolo_compiler::http::{HttpMatch, PathMatch};
+use tombolo_compiler::proxy::{
+    Check, Endpoint, EndpointGroup, Endpoints, Forward, Health, Listener, ProxyConfig, RetryPolicy, Route,
+    RouteAction, RouteTable, Target, Upstream, VirtualHost,
+};
+
+pub(crate) fn config(config: &ProxyConfig) -> Value {
+    let ProxyConfig {
+        listeners,
+        route_tables,
+        clusters,
+        endpoints,
+    } = config;
+    assert!(
+        clusters.keys().eq(endpoints.keys()),
+        "clusters and endpoints differ"
+    );
+    let map = |pairs: Vec<(&String, Value)>| -> Value {
+        pairs
+            .into_iter()
+            .map(|(name, value)| (name.clone(), value))
+            .collect()
+    };
+    json!({
+        "1 listeners": map(listeners.iter().map(|(name, l)| (name, listener(&l.value).into())).collect()),
+        "2 routes": map(route_tables.iter().map(|(name, table)| (name, route_table(&table.value))).collect()),
+        "3 upstreams": map(clusters.iter().map(|(name, c)| (name, upstream(c, &endpoints[name].value))).collect()),
+    })
+}
+
+fn listener(listener: &Listener) -> String {
+    let Listener { bind, route_table } = listener;
+    format!("{bind} uses {route_table}")
+}
+
+fn route_table(table: &RouteTable) -> Value {
+    let RouteTable { ignore_port, hosts } = table;
+    let hosts: Vec<Value> = hosts
+        .iter()
+        .map(|VirtualHost { name, domains, routes }| {
+            json!({"host": name, "domains": domains, "routes": routes.iter().map(route).collect::<Vec<_>>()})
+        })
+        .collect();
+    json!({"ignore_port": ignore_port, "hosts": hosts})
+}
+
+fn route(route: &Traced<Route>) -> Value {
+    let Route { matches, action } = &route.value;
+    let (when, origin) = (match_text(matches), origin(route));
+    match action {
+        RouteAction::Respond { status, body } => {
+            json!({"when": when, "answer": status, "body": body, "origin": origin})
+        }
+        RouteAction::Forward(forward) => {
+            let Forward {
+                targets,
+                timeout,
+                retry,
+                remove_headers,
+            } = forward;
+            let mut value = json!({
+                "when": when,
+                "to": targets.iter().map(target).collect::<Vec<_>>(),
+                "with": format!("timeout {timeout}, {}", retry_text(retry)),
+                "origin": origin,
+            });
+            if !remove_headers.is_empty() {
+                value["without"] = json!(remove_headers);
+            }
+            value
+        }
+    }
+}
+
+fn match_text(matches: &HttpMatch) -> String {
+    let HttpMatch { path, headers } = matches;
+    let path = match path {
+        None => "any path".to_owned(),
+        Some(PathMatch::Exact(path)) => format!("path = {}", path.as_str()),
+        Some(PathMatch::PathPrefix(path)) => format!("path in {}", path.as_str()),
+    };
+    let headers = headers
+        .iter()
+        .map(|header| format!(" and {} = {}", header.name.as_str(), header.value));
+    path + &headers.collect::<String>()
+}
+
+fn target(target: &Target) -> String {
+    let Target {
+        cluster,
+        weight,
+        destination,
+    } = target;
+    let destination = destination
+        .as_ref()
+        .map_or_else(String::new, |d| format!(" as {d}"));
+    format!("{weight} {cluster}{destination}")
+}
+
+fn retry_text(retry: &RetryPolicy) -> String {
+    match retry {
+        RetryPolicy::Careful { attempts } => format!("{attempts} careful retries"),
+        RetryPolicy::AsAsked {
+            attempts,
+            codes,
+            backoff,
+        } => {
+            format!("{attempts} retries on {codes:?} after {backoff}")
+        }
+    }
+}
+
+fn upstream(upstream: &Traced<Upstream>, endpoints: &Endpoints) -> Value {
+    let Upstream {
+        http2,
+        connect_timeout,
+        health,
+    } = &upstream.value;
+    let Health {
+        interval,
+        timeout,
+        unhealthy_threshold,
+        check,
+    } = health;
+    let check = match check {
+        Check::Tcp => "connect".to_owned(),
+        Check::Http {
+            host,
+            path,
+            destination,
+        } => {
+            let destination = destination
+                .as_ref()
+                .map_or_else(String::new, |d| format!(" as {d}"));
+            format!("GET {host}{}{destination}", path.as_str())
+        }
+    };
+    let Endpoints { priorities } = endpoints;
+    let hosts: Vec<Vec<String>> = priorities
+        .iter()
+        .map(|groups| groups.iter().map(group).collect())
+        .collect();
+    json!({
+        "speaks": format!("{}, connects within {connect_timeout}", if *http2 { "HTTP/2" } else { "HTTP/1.1" }),
+        "health": format!("{check} every {interval} within {timeout}, {unhealthy_threshold} strikes"),
+        "hosts": hosts,
+        "origin": origin(upstream),
+    })
+}
+
+fn group(group: &EndpointGroup) -> String {
+    let EndpointGroup {
+        region,
+        zone,
+        cluster,
+        endpoints,
+    } = group;
+    let place = |name: &Option<tombolo_compiler::name::Label>| {
+        name.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string)
+    };
+    let endpoints: Vec<String> = endpoints
+        .iter()
+        .map(|Endpoint { address, usable }| {
+            let down = if *usable { "" } else { " (down)" };
+            format!("{address}{down}")
+        })
+        .collect();
+    format!(
+        "{}/{}/{cluster}: {}",
+        place(region),
+        place(zone),
+        endpoints.join(", ")
+    )
+}
+
+fn origin<T>(traced: &Traced<T>) -> String {
+    traced.origin.as_ref().map_or_else(
+        || "nobody".to_owned(),
+        |origin| format!("{} {}", origin.resource, origin.field),
+    )
+}
