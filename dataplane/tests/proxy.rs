@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tombolo_dataplane::AccessLog;
 
 use ads::AdsServer;
@@ -235,6 +236,194 @@ async fn a_frozen_hosts_requests_move_when_its_check_fails() {
     }
 }
 
+/// A check of one host keeps its opinion while the endpoints around it change: otherwise every update would send all
+/// traffic to the next priority until the checks have run again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_survives_updates_of_endpoints() {
+    let (near, far) = (Upstream::start("near").await, Upstream::start("far").await);
+    let cluster = mesh::with_checks(mesh::cluster("a"), 60_000, 1_000);
+    let mesh = Mesh::start(
+        vec![(cluster, vec![(near.address, 0), (far.address, 1)])],
+        vec![mesh::to_cluster("/", "a")],
+    )
+    .await;
+    mesh.hosts_are("a", &["healthy", "healthy"]).await;
+    let client = client();
+    for round in 0..10 {
+        let acks = mesh.edge.acks(ads::ENDPOINTS);
+        let mut hosts = vec![(near.address, 0), (far.address, 1)];
+        if round % 2 == 0 {
+            hosts.push((free_address(), 2));
+        }
+        mesh.edge.put("a", &mesh::endpoints("a", &hosts));
+        eventually("the endpoints are acknowledged", || async {
+            mesh.edge.acks(ads::ENDPOINTS) > acks
+        })
+        .await;
+        assert_eq!(
+            get(&client, &mesh.url("/")).await.unwrap().body,
+            "near / ",
+            "round {round}"
+        );
+    }
+    assert_eq!(far.requests(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_endpoints_are_acknowledged_after_their_first_check() {
+    let (well, frozen) = (Upstream::start("well").await, Upstream::start("frozen").await);
+    frozen.mood.send_replace(Mood::Frozen);
+    let mesh = Mesh::start(vec![], vec![mesh::to_cluster("/", "a")]).await;
+    mesh.edge
+        .put("a", &mesh::with_checks(mesh::cluster("a"), 1_000, 300));
+    mesh.edge.put(
+        "a",
+        &mesh::endpoints("a", &[(frozen.address, 0), (well.address, 1)]),
+    );
+    eventually("the endpoints are acknowledged", || async {
+        mesh.edge.acks(ads::ENDPOINTS) == 1
+    })
+    .await;
+    let hosts = mesh.proxy.admin("/hosts").await.unwrap().body;
+    assert!(!hosts.contains("unchecked"), "{hosts}");
+    assert_eq!(get(&client(), &mesh.url("/")).await.unwrap().body, "well / ");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_bodies_pass_through_and_are_sent_once() {
+    let (a, b) = (Upstream::start("a").await, Upstream::start("b").await);
+    let mesh = Mesh::start(
+        vec![
+            (mesh::cluster("a"), vec![(a.address, 0)]),
+            (mesh::with_http2(mesh::cluster("b")), vec![(b.address, 0)]),
+        ],
+        vec![
+            mesh::with_retries(mesh::to_cluster("/a", "a"), 3),
+            mesh::with_retries(mesh::to_cluster("/b", "b"), 3),
+        ],
+    )
+    .await;
+    let body = "0123456789".repeat(500_000);
+    for client in [client(), http2_client()] {
+        for path in ["/a", "/b"] {
+            let request = Request::post(mesh.url(path))
+                .body(Full::from(body.clone()))
+                .unwrap();
+            let answer = send(&client, request).await.unwrap();
+            assert_eq!(answer.status, StatusCode::OK);
+            assert!(
+                answer.body.ends_with(&body),
+                "{} bytes of {}",
+                answer.body.len(),
+                body.len()
+            );
+        }
+    }
+    // Not more than was kept of it can be sent again, so a refusal is final.
+    a.mood.send_replace(Mood::Refusing);
+    let before = a.requests();
+    let request = Request::post(mesh.url("/a")).body(Full::from(body)).unwrap();
+    // The host refuses without reading, so the client may find its connection broken instead.
+    if let Some(answer) = send(&client(), request).await {
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let small = Request::post(mesh.url("/a")).body(Full::from("small")).unwrap();
+    assert_eq!(
+        send(&client(), small).await.unwrap().status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert!(
+        a.requests() - before >= 5,
+        "the small one is tried four times: {}",
+        a.requests() - before
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_moves_without_a_gap() {
+    let mesh = Mesh::start(vec![], vec![mesh::answer("/", 200, "here")]).await;
+    let moved = free_address();
+    let client = client();
+    assert_eq!(get(&client, &mesh.url("/")).await.unwrap().body, "here");
+    mesh.edge.put("in", &mesh::listener("in", moved, "in"));
+    eventually("the new port answers", || async {
+        get(&client, &format!("http://{moved}/"))
+            .await
+            .is_some_and(|answer| answer.body == "here")
+    })
+    .await;
+    eventually("the old port is closed", || async {
+        tokio::net::TcpStream::connect(mesh.listener).await.is_err()
+    })
+    .await;
+}
+
+/// Invariant 3: make before break.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_keeps_its_routes_until_the_new_ones_are_known() {
+    let mesh = Mesh::start(vec![], vec![mesh::answer("/", 200, "old")]).await;
+    mesh.edge.put("in", &mesh::listener("in", mesh.listener, "next"));
+    eventually("the new routes are asked for", || async {
+        let asked = |name: &str| name == "next";
+        mesh.edge
+            .requests()
+            .iter()
+            .any(|request| request.resource_names_subscribe.iter().any(|n| asked(n)))
+    })
+    .await;
+    let client = client();
+    assert_eq!(get(&client, &mesh.url("/")).await.unwrap().body, "old");
+    mesh.edge
+        .put("next", &mesh::routes("next", vec![mesh::answer("/", 200, "new")]));
+    eventually("the new routes are used", || async {
+        get(&client, &mesh.url("/")).await.unwrap().body == "new"
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_http_is_a_400() {
+    let mesh = Mesh::start(vec![], vec![mesh::answer("/", 200, "here")]).await;
+    for request in [
+        "GET / HTTP/1.1\r\nconnection: close\r\n\r\n",
+        "GET / HTTP/1.1\r\nconnection: close\r\nhost: a/b\r\n\r\n",
+        "nonsense\r\n\r\n",
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(mesh.listener).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(DEADLINE, stream.read_to_string(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{request:?}: {answer:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_are_closed() {
+    let mesh = Mesh::start(vec![], vec![mesh::answer("/", 200, "here")]).await;
+    let acks = mesh.edge.acks(ads::LISTENER);
+    mesh.edge.put(
+        "in",
+        &mesh::with_idle_timeout(mesh::listener("in", mesh.listener, "in"), 200),
+    );
+    eventually("the listener is acknowledged", || async {
+        mesh.edge.acks(ads::LISTENER) > acks
+    })
+    .await;
+    for start in ["", "GET / HTTP/1.1\r\nhost: a\r\n\r\n"] {
+        let mut stream = tokio::net::TcpStream::connect(mesh.listener).await.unwrap();
+        stream.write_all(start.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(DEADLINE, stream.read_to_string(&mut answer))
+            .await
+            .expect("it stays open")
+            .unwrap();
+        assert_eq!(answer.is_empty(), start.is_empty(), "{answer}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn timeouts_are_504() {
     let frozen = Upstream::start("frozen").await;
@@ -453,25 +642,36 @@ async fn nonsense_is_refused_and_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_removed_listener_finishes_what_it_has() {
-    let host = Upstream::start("a").await;
-    let mesh = Mesh::start(
-        vec![(mesh::cluster("a"), vec![(host.address, 0)])],
-        vec![mesh::to_cluster("/", "a")],
-    )
-    .await;
-    let slow = tokio::spawn({
-        let url = mesh.url("/slow");
-        async move { get(&client(), &url).await }
-    });
-    eventually("the request is in flight", || async { host.requests() == 1 }).await;
-    mesh.edge.remove(ads::LISTENER, "in");
-    eventually("the port is closed", || async {
-        tokio::net::TcpStream::connect(mesh.listener).await.is_err()
-    })
-    .await;
-    let answer = slow.await.unwrap().unwrap();
-    assert_eq!(answer.body, "a /slow ");
-    assert_eq!(answer.headers["connection"], "close");
+    for (client, connection) in [(client(), Some("close")), (http2_client(), None)] {
+        let host = Upstream::start("a").await;
+        let mesh = Mesh::start(
+            vec![(mesh::cluster("a"), vec![(host.address, 0)])],
+            vec![mesh::to_cluster("/", "a")],
+        )
+        .await;
+        let slow = tokio::spawn({
+            let url = mesh.url("/slow");
+            async move { get(&client, &url).await }
+        });
+        eventually("the request is in flight", || async { host.requests() == 1 }).await;
+        mesh.edge.remove(ads::LISTENER, "in");
+        eventually("the port is closed", || async {
+            tokio::net::TcpStream::connect(mesh.listener).await.is_err()
+        })
+        .await;
+        let answer = slow.await.unwrap().unwrap();
+        assert_eq!(answer.body, "a /slow ");
+        let told = answer
+            .headers
+            .get("connection")
+            .map(|value| value.to_str().unwrap());
+        assert_eq!(told, connection, "HTTP/2 says so by GOAWAY instead");
+        eventually("no connection is left", || async {
+            let metrics = mesh.proxy.admin("/metrics").await.unwrap().body;
+            metrics.contains("tombolo_connections_active{listener=\"in\"} 0")
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

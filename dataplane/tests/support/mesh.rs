@@ -13,7 +13,7 @@ use envoy_types::pb::envoy::config::core::v3::health_check::{HealthChecker, Http
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{
     Address, AggregatedConfigSource, ApiVersion, ConfigSource, DataSource, HealthCheck, HeaderValue,
-    HeaderValueOption, Http2ProtocolOptions, SocketAddress, data_source, header_value_option::HeaderAppendAction,
+    HeaderValueOption, Http2ProtocolOptions, HttpProtocolOptions as CommonHttpOptions, SocketAddress, data_source, header_value_option::HeaderAppendAction,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
@@ -46,6 +46,21 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use envoy_types::pb::envoy::r#type::v3::Int64Range;
 use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value};
 use envoy_types::util::pack_any;
+use prost::Message;
+
+/// `listener`, which closes connections that are idle for so long.
+pub(crate) fn with_idle_timeout(mut listener: Listener, idle_ms: u64) -> Listener {
+    let filter = &mut listener.filter_chains[0].filters[0];
+    if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
+        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
+        manager.common_http_protocol_options = Some(CommonHttpOptions {
+            idle_timeout: Some(millis(idle_ms)),
+            ..Default::default()
+        });
+        *config = pack_any(manager);
+    }
+    listener
+}
 
 pub(crate) fn listener(name: &str, address: SocketAddr, routes: &str) -> Listener {
     let manager = HttpConnectionManager {
