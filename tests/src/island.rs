@@ -84,7 +84,7 @@ impl Island {
         ));
         let (xds, admin) = (loopback(free_port()), loopback(free_port()));
         let mut edge = start_edge(given.cluster, &central.target(), xds, admin, dir.path())?;
-        await_ready(&mut edge, admin).await?;
+        await_ready(&mut edge, admin, "/readyz").await?;
         Ok(Island {
             edge,
             xds,
@@ -137,7 +137,7 @@ impl Island {
             self.admin,
             self.dir.path(),
         )?;
-        await_ready(&mut self.edge, self.admin).await
+        await_ready(&mut self.edge, self.admin, "/readyz").await
     }
 
     pub fn kill_edge(&mut self) {

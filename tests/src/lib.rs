@@ -15,6 +15,7 @@ pub mod envoy;
 pub mod feed;
 pub mod island;
 
+pub mod mesh;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

@@ -87,7 +87,7 @@ impl Proxy {
                 let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
                 let mut process =
                     Process::start(&node.id, &mut tombolo_command(node, xds, admin, binary, dir), dir)?;
-                await_ready(&mut process, admin).await?;
+                await_ready(&mut process, admin, "/ready").await?;
                 Ok(Proxy {
                     admin,
                     running: Running::Tombolo(process),
@@ -141,17 +141,17 @@ pub fn tombolo_command(
     command
 }
 
-/// Waits until `/readyz` of an admin port says yes.
+/// Waits until an admin port says yes: planes at `/readyz`, our proxy at `/ready` as Envoy does.
 ///
 /// # Errors
 /// The process has ended, or it is not ready after half a minute; then its log is in the text.
-pub async fn await_ready(process: &mut Process, admin: SocketAddr) -> Result<()> {
+pub async fn await_ready(process: &mut Process, admin: SocketAddr, path: &str) -> Result<()> {
     let ready = within(READY_TIMEOUT, async || {
         process.check()?;
-        let reply = client::get(admin, "/readyz").await?;
+        let reply = client::get(admin, path).await?;
         ensure!(
             reply.status == StatusCode::OK,
-            "/readyz answers {}: {}",
+            "{path} answers {}: {}",
             reply.status,
             reply.text()
         );

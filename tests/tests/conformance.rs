@@ -75,37 +75,37 @@ services:
   shop/web:
     ports: [{name: http, port: 8080}]
     instances:
-    - {address: 127.0.9.11, labels: {version: v1}}
-    - {address: 127.0.9.12, labels: {version: v2}}
+    - {address: 127.0.29.11, labels: {version: v1}}
+    - {address: 127.0.29.12, labels: {version: v2}}
   shop/pair:
     ports: [{name: http, port: 8080}]
-    instances: [{address: 127.0.9.21}, {address: 127.0.9.22}]
+    instances: [{address: 127.0.29.21}, {address: 127.0.29.22}]
   shop/grpc:
     ports: [{name: grpc, port: 9090, protocol: http2}]
-    instances: [{address: 127.0.9.31}]
+    instances: [{address: 127.0.29.31}]
   shop/half:
     ports: [{name: http, port: 8080}]
-    instances: [{address: 127.0.9.41}, {address: 127.0.9.42}, {address: 127.0.9.43, state: down}]
+    instances: [{address: 127.0.29.41}, {address: 127.0.29.42}, {address: 127.0.29.43, state: down}]
   shop/far:
     ports: [{name: http, port: 8080}]
-    instances: [{address: 127.0.9.51}]
+    instances: [{address: 127.0.29.51}]
 gateways:
-  mesh/envoy: {bind: 127.0.9.1}
-  mesh/tombolo: {bind: 127.0.9.2}
+  mesh/envoy: {bind: 127.0.29.1}
+  mesh/tombolo: {bind: 127.0.29.2}
 ";
 
-/// Name, address and port of each application. `half-down` is said to be down and would answer; at 127.0.9.42 nobody
+/// Name, address and port of each application. `half-down` is said to be down and would answer; at 127.0.29.42 nobody
 /// ever listens; `far-gateway` stands for another cluster's gateway.
 const APPLICATIONS: &[(&str, &str)] = &[
-    ("web-v1", "127.0.9.11:8080"),
-    ("web-v2", "127.0.9.12:8080"),
-    ("pair-a", "127.0.9.21:8080"),
-    ("pair-b", "127.0.9.22:8080"),
-    ("grpc", "127.0.9.31:9090"),
-    ("half-up", "127.0.9.41:8080"),
-    ("half-down", "127.0.9.43:8080"),
-    ("far-local", "127.0.9.51:8080"),
-    ("far-gateway", "127.0.9.60:15443"),
+    ("web-v1", "127.0.29.11:8080"),
+    ("web-v2", "127.0.29.12:8080"),
+    ("pair-a", "127.0.29.21:8080"),
+    ("pair-b", "127.0.29.22:8080"),
+    ("grpc", "127.0.29.31:9090"),
+    ("half-up", "127.0.29.41:8080"),
+    ("half-down", "127.0.29.43:8080"),
+    ("far-local", "127.0.29.51:8080"),
+    ("far-gateway", "127.0.29.60:15443"),
 ];
 
 /// Which instances must have answered through a proxy before its cases begin, and again after one was away.
@@ -677,8 +677,8 @@ impl Expect {
 impl Via {
     fn address(self, software: Software) -> SocketAddr {
         let ip: IpAddr = match software {
-            Software::Envoy => [127, 0, 9, 1].into(),
-            Software::Tombolo => [127, 0, 9, 2].into(),
+            Software::Envoy => [127, 0, 29, 1].into(),
+            Software::Tombolo => [127, 0, 29, 2].into(),
         };
         match self {
             Via::Sidecar => SocketAddr::new(ip, 15001),
@@ -714,7 +714,7 @@ fn node(software: Software, via: Via) -> Node {
 fn there() -> Result<(ClusterName, ClusterReport)> {
     let report = json!({
         "services": {"shop/far": {"ports": [{"name": "http", "port": 8080}], "state": "up"}},
-        "gateways": {"mesh/east-west": {"eastWest": ["127.0.9.60:15443"], "state": "up"}},
+        "gateways": {"mesh/east-west": {"eastWest": ["127.0.29.60:15443"], "state": "up"}},
     });
     Ok(("there".parse()?, serde_json::from_value(report)?))
 }

@@ -11,7 +11,9 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+mod control;
 mod load;
+mod propagation;
 mod proxy;
 mod statistics;
 
@@ -20,10 +22,12 @@ Measures Tombolo. Run it through `cargo xtask bench NAME`, which builds what it 
 
 Benches:
   proxy        CPU per request and memory of our proxy, beside Envoy in the same rounds
+  propagation  from the API's answer to the new route answering in every proxy of the demo's topology
 
 Options:
   --rounds N   proxy: how many rounds, each with both proxies (default 7)
   --requests N proxy: requests in a round, for each proxy (default 30000)
+  --samples N  propagation: how many changes (default 500)
 ";
 
 fn main() -> ExitCode {
@@ -44,7 +48,8 @@ fn main() -> ExitCode {
 fn run(args: &[String]) -> Result<()> {
     let (name, options) = args.split_first().context("which bench? see --help")?;
     let options = Options::parse(options)?;
-    let runtime = runtime::Builder::new_current_thread()
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .enable_all()
         .build()
         .context("cannot build a runtime")?;
@@ -52,6 +57,7 @@ fn run(args: &[String]) -> Result<()> {
         let bench = async {
             match name.as_str() {
                 "proxy" => proxy::run(&options).await,
+                "propagation" => propagation::run(&options).await,
                 other => bail!("no bench is named {other:?}; see --help"),
             }
         };
@@ -79,6 +85,7 @@ async fn interrupted() -> Result<()> {
 struct Options {
     rounds: usize,
     requests: usize,
+    samples: usize,
 }
 
 impl Options {
@@ -86,6 +93,7 @@ impl Options {
         let mut options = Options {
             rounds: 7,
             requests: 30_000,
+            samples: 500,
         };
         for pair in args.chunks(2) {
             let [flag, value] = pair else {
@@ -98,6 +106,7 @@ impl Options {
             match flag.as_str() {
                 "--rounds" => options.rounds = value,
                 "--requests" => options.requests = value,
+                "--samples" => options.samples = value,
                 _ => bail!("unknown option {flag}; see --help"),
             }
         }

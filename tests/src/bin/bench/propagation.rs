@@ -1,0 +1,283 @@
+//! From the API's 200 to the new route answering in every proxy: the demo's topology in real processes, one change after
+//! the other, each asked for at all six proxies until it is there.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use futures::future::try_join_all;
+use http::{Method, Request, StatusCode, Version, header};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use tokio::time::sleep;
+use tombolo_tests::client::Connection;
+use tombolo_tests::mesh::{Blueprint, Mesh, Part, REVIEWS_HOST, SHOP_HOST};
+use tombolo_tests::within;
+
+use crate::Options;
+use crate::control::Control;
+use crate::statistics::Sorted;
+
+/// Apart from the demo's and the tests' networks.
+const NETWORK: u8 = 60;
+const CLUSTERS: [&str; 3] = ["us-east", "us-west", "eu-central"];
+const WARM_UP_SAMPLES: usize = 20;
+/// A change that takes longer has not arrived.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two questions to one proxy: fine enough to tell milliseconds, and six of them leave the two cores of a small
+/// machine to what is measured.
+const ASK_INTERVAL: Duration = Duration::from_millis(1);
+/// Between two changes, at least: receipts of the last one have gone up by then. A varying part is added, so that no
+/// timer of the planes is hit always at the same point.
+const REST: Duration = Duration::from_millis(15);
+const REST_STEPS: u32 = 20;
+const WORKSPACE: &str = "organizations/acme/tenants/retail/workspaces/shop";
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+
+const INTENT: &str = "
+name: organizations/acme/tenants/retail
+---
+name: organizations/acme/tenants/retail/workspaces/shop
+spec: {namespaces: ['*/shop']}
+---
+name: organizations/acme/tenants/retail/workspaces/shop/gatewaygroups/public
+---
+name: organizations/acme/tenants/retail/workspaces/shop/gatewaygroups/public/gateways/shop
+spec:
+  workload: mesh/gateway
+  type: ingress
+  port: 8080
+  hosts: [shop.example.com]
+  rules: [{backendRefs: [{namespace: shop, name: reviews}]}]
+---
+name: organizations/acme/tenants/retail/workspaces/shop/trafficgroups/web
+---
+name: organizations/acme/tenants/retail/workspaces/shop/trafficgroups/web/serviceroutes/reviews
+spec:
+  service: shop/reviews
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+  rules: [{backendRefs: [{subset: v1}]}]
+";
+
+/// A connection to one proxy, as its application keeps it.
+struct Probe {
+    part: Part,
+    host: &'static str,
+    connection: Connection,
+}
+
+/// One change.
+struct Sample {
+    /// From the request to the API's 200.
+    write: Duration,
+    /// From the 200 to the first answer of each proxy, in the order of the probes.
+    arrivals: Vec<Duration>,
+    control: Duration,
+}
+
+/// The writer of the one route that changes all the time.
+struct Writer {
+    api: Connection,
+    token: String,
+    etag: String,
+    name: String,
+}
+
+pub(crate) async fn run(options: &Options) -> Result<()> {
+    println!("starting Postgres, management, two centrals and three clusters");
+    let mesh = Mesh::start(Blueprint {
+        binary: crate::tombolo()?,
+        network: NETWORK,
+        clusters: CLUSTERS.to_vec(),
+    })
+    .await?;
+    mesh.write(INTENT).await?;
+    let mut writer = Writer::new(&mesh).await?;
+    let mut probes = probes(&mesh).await?;
+    let mut control = Control::start(mesh.postgres_url()?).await?;
+    println!(
+        "{} changes, each asked for at {} proxies",
+        options.samples,
+        probes.len()
+    );
+    let mut samples = Vec::new();
+    for nth in 0..WARM_UP_SAMPLES + options.samples {
+        let version = if nth % 2 == 0 { "v2" } else { "v1" };
+        let sample = sample(&mut writer, &mut probes, &mut control, version)
+            .await
+            .with_context(|| format!("change {nth}"))?;
+        if nth >= WARM_UP_SAMPLES {
+            samples.push(sample);
+        }
+        let varying = u32::try_from(nth * 7).unwrap_or(0) % REST_STEPS;
+        sleep(REST + Duration::from_millis(1) * varying).await;
+    }
+    drop(probes);
+    mesh.stop().await?;
+    report(&samples)
+}
+
+async fn sample(
+    writer: &mut Writer,
+    probes: &mut [Probe],
+    control: &mut Control,
+    version: &str,
+) -> Result<Sample> {
+    let asked = Instant::now();
+    writer.route_to(version).await?;
+    let written = Instant::now();
+    let arrivals = try_join_all(probes.iter_mut().map(|probe| probe.until(version, written))).await?;
+    Ok(Sample {
+        write: written - asked,
+        arrivals,
+        control: control.measure().await?,
+    })
+}
+
+impl Writer {
+    async fn new(mesh: &Mesh) -> Result<Writer> {
+        let name = format!("{WORKSPACE}/trafficgroups/web/serviceroutes/reviews");
+        let reply = mesh
+            .call(mesh.admin_token(), Method::GET, &name, None)
+            .await?
+            .expect(StatusCode::OK)?;
+        Ok(Writer {
+            api: Connection::open(mesh.api(), Version::HTTP_11).await?,
+            token: mesh.admin_token().to_owned(),
+            etag: reply.header("etag"),
+            name,
+        })
+    }
+
+    async fn route_to(&mut self, version: &str) -> Result<()> {
+        let request = Request::put(format!("/v1/{}", self.name))
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::IF_MATCH, &self.etag)
+            .body(Full::new(Bytes::from(document(&self.name, version).to_string())))?;
+        let reply = self.api.send(request).await?.expect(StatusCode::OK)?;
+        self.etag = reply.header("etag");
+        ensure!(!self.etag.is_empty(), "the API's answer has no ETag");
+        Ok(())
+    }
+}
+
+fn document(name: &str, version: &str) -> Value {
+    json!({
+        "name": name,
+        "spec": {
+            "service": "shop/reviews",
+            "subsets": [
+                {"name": "v1", "labels": {"version": "v1"}},
+                {"name": "v2", "labels": {"version": "v2"}},
+            ],
+            "rules": [{"backendRefs": [{"subset": version}]}],
+        },
+    })
+}
+
+/// One probe for each proxy, once every proxy serves.
+async fn probes(mesh: &Mesh) -> Result<Vec<Probe>> {
+    let mut probes = Vec::new();
+    for cluster in 0..CLUSTERS.len() {
+        for (part, address, host) in [
+            (Part::Gateway(cluster), mesh.ingress(cluster), SHOP_HOST),
+            (Part::Sidecar(cluster), mesh.outbound(cluster), REVIEWS_HOST),
+        ] {
+            probes.push(Probe::open(part, address, host).await?);
+        }
+    }
+    Ok(probes)
+}
+
+impl Probe {
+    async fn open(part: Part, address: SocketAddr, host: &'static str) -> Result<Probe> {
+        within(READY_TIMEOUT, async || {
+            let mut probe = Probe {
+                part,
+                host,
+                connection: Connection::open(address, Version::HTTP_11).await?,
+            };
+            let by = probe.ask().await?;
+            ensure!(by.starts_with("reviews-v1"), "{part} answers from {by:?}");
+            Ok(probe)
+        })
+        .await
+    }
+
+    /// Asks until `version` answers; gives the time since `from`.
+    async fn until(&mut self, version: &str, from: Instant) -> Result<Duration> {
+        let wanted = format!("reviews-{version}");
+        loop {
+            let by = self
+                .ask()
+                .await
+                .with_context(|| format!("through {}", self.part))?;
+            let elapsed = from.elapsed();
+            if by.starts_with(&wanted) {
+                return Ok(elapsed);
+            }
+            ensure!(
+                elapsed < ARRIVAL_TIMEOUT,
+                "{} still answers from {by} after {elapsed:?}",
+                self.part
+            );
+            sleep(ASK_INTERVAL).await;
+        }
+    }
+
+    async fn ask(&mut self) -> Result<String> {
+        let request = Request::get("/")
+            .header(header::HOST, self.host)
+            .body(Full::default())?;
+        let reply = self.connection.send(request).await?.expect(StatusCode::OK)?;
+        Ok(reply.header("x-answered-by"))
+    }
+}
+
+fn report(samples: &[Sample]) -> Result<()> {
+    let sorted = |figure: &dyn Fn(&Sample) -> Option<Duration>| {
+        Sorted::new(samples.iter().filter_map(figure).map(ms)).context("no changes were made")
+    };
+    let control = sorted(&|sample| Some(sample.control))?;
+    let write = sorted(&|sample| Some(sample.write))?;
+    let first = sorted(&|sample| sample.arrivals.iter().min().copied())?;
+    let all = sorted(&|sample| sample.arrivals.iter().max().copied())?;
+    println!();
+    println!(
+        "{:44}{:>10}{:>10}{:>10}{:>10}",
+        "milliseconds", "median", "90 %", "99 %", "most"
+    );
+    for (name, figures) in [
+        ("control: a commit, and a round trip per hop", &control),
+        ("the write itself, until the API's 200", &write),
+        ("from the 200 to the first proxy", &first),
+        ("from the 200 to every proxy", &all),
+    ] {
+        println!(
+            "{name:44}{:>10.2}{:>10.2}{:>10.2}{:>10.2}",
+            figures.median(),
+            figures.quantile(0.9),
+            figures.quantile(0.99),
+            figures.max()
+        );
+    }
+    println!();
+    println!(
+        "bench propagation: median_ms={:.2} p99_ms={:.2} samples={} vs_control={:.2} control_ms={:.2} max_ms={:.2}",
+        all.median(),
+        all.quantile(0.99),
+        all.len(),
+        all.median() / control.median(),
+        control.median(),
+        all.max(),
+    );
+    Ok(())
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
