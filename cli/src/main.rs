@@ -1,1 +1,166 @@
-fn main() {}
+//! `tombolo`: serves a plane, and is the client of the management plane's API.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod apply;
+mod audit;
+mod client;
+mod cluster;
+mod delete;
+mod demo;
+mod documents;
+mod get;
+mod identity;
+mod output;
+mod plan;
+mod problem;
+mod serve;
+mod status;
+mod token;
+mod wait;
+
+/// A hierarchical multi-cluster mesh.
+///
+/// Every flag can also be given as an environment variable, shown with it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tombolo",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 110
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(flatten)]
+    Serve(serve::Serve),
+    Apply(apply::ApplyArgs),
+    Plan(plan::PlanArgs),
+    Get(get::GetArgs),
+    Delete(delete::DeleteArgs),
+    Status(status::StatusArgs),
+    /// The record of who did what.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    /// The clusters of the mesh.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
+    /// The identities with which planes know each other.
+    #[command(subcommand)]
+    Identity(identity::IdentityCommand),
+    /// The tokens of users.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    Demo(demo::DemoArgs),
+    #[command(hide = true)]
+    Sample(demo::SampleArgs),
+}
+
+/// What a command has found out, for scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    /// What was asked for is not so: a broken audit chain, a change that proxies refuse.
+    Bad,
+    /// Of `plan --detailed-exitcode`.
+    Changes,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tombolo_runtime::tls::install_crypto();
+    match start(cli.command) {
+        Ok(verdict) => verdict.into(),
+        Err(error) => {
+            eprint!("{}", problem::report(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(command: Command) -> anyhow::Result<Verdict> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(command))
+}
+
+async fn run(command: Command) -> anyhow::Result<Verdict> {
+    match command {
+        Command::Serve(serve) => serve::run(serve).await.map(|()| Verdict::Good),
+        Command::Apply(args) => apply::run(args).await,
+        Command::Plan(args) => plan::run(args).await,
+        Command::Get(args) => get::run(args).await.map(|()| Verdict::Good),
+        Command::Delete(args) => delete::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Audit(command) => audit::run(command).await,
+        Command::Cluster(command) => cluster::run(command).await.map(|()| Verdict::Good),
+        Command::Identity(command) => identity::run(command).map(|()| Verdict::Good),
+        Command::Token(command) => token::run(command).await.map(|()| Verdict::Good),
+        Command::Demo(args) => demo::run(args).await.map(|()| Verdict::Good),
+        Command::Sample(args) => demo::run_sample(args).await.map(|()| Verdict::Good),
+    }
+}
+
+impl From<Verdict> for ExitCode {
+    fn from(verdict: Verdict) -> ExitCode {
+        match verdict {
+            Verdict::Good => ExitCode::SUCCESS,
+            Verdict::Bad => ExitCode::FAILURE,
+            Verdict::Changes => ExitCode::from(2),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    fn each_command(command: &clap::Command, path: &str, seen: &mut Vec<(String, clap::Command)>) {
+        for sub in command.get_subcommands() {
+            let path = format!("{path} {}", sub.get_name());
+            if sub.has_subcommands() {
+                each_command(sub, &path, seen);
+            } else {
+                seen.push((path, sub.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable_and_every_command_an_example() {
+        let mut commands = Vec::new();
+        each_command(&Cli::command(), "tombolo", &mut commands);
+        assert!(commands.len() >= 10);
+        for (path, command) in commands {
+            for flag in command.get_arguments().filter(|flag| !flag.is_positional()) {
+                let name = flag.get_id().as_str();
+                if matches!(name, "help" | "version") {
+                    continue;
+                }
+                let variable = flag.get_env().and_then(|env| env.to_str()).unwrap_or_default();
+                assert!(
+                    variable.starts_with("TOMBOLO_"),
+                    "{path}: --{name} has {variable:?}"
+                );
+            }
+            let examples = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(examples.contains(&path), "{path} shows no example of itself");
+        }
+    }
+}

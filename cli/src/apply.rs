@@ -1,0 +1,110 @@
+//! `tombolo apply`: creates and updates resources in one transaction.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use clap::Args;
+use hyper::Method;
+use serde_json::Value;
+
+use crate::Verdict;
+use crate::client::{Client, Extras, ServerArgs, query};
+use crate::documents;
+use crate::output::{OutputArgs, parse_duration, print};
+use crate::plan::{changed_names, describe};
+use crate::problem::Problem;
+use crate::wait::{Waited, wait};
+
+/// Creates and updates resources: all of them, or none.
+///
+/// What exists is only updated if the document carries the `etag` that `tombolo get` shows, or with --overwrite.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  tombolo apply -f mesh/                          every .yaml, .yml and .json file of a folder
+  tombolo apply -f route.yaml --dry-run           what would change, down to the routes of each cluster
+  tombolo apply -f route.yaml --overwrite --wait  returns when every proxy concerned runs it
+  tombolo get tenants/pay -o yaml | sed s/old/new/ | tombolo apply -f -")]
+pub(crate) struct ApplyArgs {
+    /// A file, a folder, or `-` for standard input; can be given many times.
+    #[arg(
+        short = 'f',
+        long = "file",
+        env = "TOMBOLO_FILE",
+        required = true,
+        value_name = "FILE|DIR|-"
+    )]
+    files: Vec<PathBuf>,
+    /// Say what would change, and change nothing.
+    #[arg(long, env = "TOMBOLO_DRY_RUN")]
+    dry_run: bool,
+    /// Update what exists whatever it is now.
+    #[arg(long, env = "TOMBOLO_OVERWRITE")]
+    overwrite: bool,
+    #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct WaitArgs {
+    /// Return when every proxy that it concerns has proven that it runs it.
+    #[arg(long, env = "TOMBOLO_WAIT")]
+    pub(crate) wait: bool,
+    /// How long to wait for that.
+    #[arg(long, env = "TOMBOLO_TIMEOUT", default_value = "60s", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
+}
+
+pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<Verdict> {
+    let client = Client::new(args.server)?;
+    let answer = post(&client, &args.files, args.dry_run, args.overwrite).await?;
+    print(args.output.output, &answer, describe)?;
+    if args.dry_run || !args.wait.wait {
+        return Ok(Verdict::Good);
+    }
+    let deadline = Instant::now() + args.wait.timeout;
+    let waited = wait(&client, &changed_names(&answer)?, deadline).await?;
+    Ok(judge(waited, args.wait.timeout))
+}
+
+/// Sends the documents of `files` as one transaction.
+pub(crate) async fn post(
+    client: &Client,
+    files: &[PathBuf],
+    dry_run: bool,
+    overwrite: bool,
+) -> anyhow::Result<Value> {
+    let (body, sources) = documents::read(files)?.into_body();
+    let flag = |set: bool| set.then(|| "true".to_owned());
+    let path = query(
+        "changes",
+        &[("dry_run", flag(dry_run)), ("overwrite", flag(overwrite))],
+    );
+    let extras = Extras {
+        body: Some(body),
+        ..Extras::default()
+    };
+    let sent = client.send(Method::POST, &path, extras).await;
+    let answer = sent.map_err(|error| match error.downcast::<Problem>() {
+        Ok(problem) => anyhow!(problem.locate(&sources)),
+        Err(error) => error,
+    })?;
+    Ok(answer.body)
+}
+
+pub(crate) fn judge(waited: Waited, timeout: Duration) -> Verdict {
+    match waited {
+        Waited::Live => Verdict::Good,
+        Waited::Rejected => Verdict::Bad,
+        Waited::TimedOut => {
+            eprintln!(
+                "not proven everywhere within {timeout:?}; the change is stored and stays on its way: see `tombolo status`"
+            );
+            Verdict::Bad
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The client of the management plane's REST API.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH};
+use hyper::{Method, Request, Uri};
+use hyper_util::client::legacy::Client as HttpClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use tombolo_compiler::name::Fqn;
+
+use crate::problem::Problem;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// More than any answer that a person or a script has use for.
+const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ServerArgs {
+    /// The management plane's API.
+    #[arg(long, env = "TOMBOLO_SERVER", default_value = "http://127.0.0.1:8080")]
+    server: String,
+    /// Who asks.
+    #[arg(long, env = "TOMBOLO_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// A file with the token, which no list of processes shows.
+    #[arg(long, env = "TOMBOLO_TOKEN_FILE", conflicts_with = "token")]
+    token_file: Option<PathBuf>,
+    /// Completes names that do not start with `organizations/`.
+    #[arg(long, env = "TOMBOLO_ORGANIZATION")]
+    organization: Option<String>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    http: HttpClient<HttpConnector, Full<Bytes>>,
+    server: String,
+    token: Option<String>,
+    organization: Option<String>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) etag: Option<String>,
+    pub(crate) body: Value,
+}
+
+/// What a request may carry besides its path.
+#[derive(Debug, Default)]
+pub(crate) struct Extras<'a> {
+    pub(crate) body: Option<Value>,
+    pub(crate) if_match: Option<&'a str>,
+    /// How long the server itself may wait before it answers.
+    pub(crate) patience: Duration,
+}
+
+impl Client {
+    /// # Errors
+    /// When the server's address or the token cannot be used.
+    pub(crate) fn new(args: ServerArgs) -> anyhow::Result<Client> {
+        let server = args.server.trim_end_matches('/').to_owned();
+        if server.starts_with("https://") {
+            bail!(
+                "https is not supported yet: use http://HOST:PORT over loopback or a tunnel instead of {server}"
+            );
+        }
+        if !server.starts_with("http://") {
+            bail!("{server} is not a server: use http://HOST:PORT with --server or TOMBOLO_SERVER");
+        }
+        let token = match (args.token, args.token_file) {
+            (Some(token), _) => Some(token),
+            (None, Some(file)) => {
+                let text = std::fs::read_to_string(&file)
+                    .with_context(|| format!("read the token in {}", file.display()))?;
+                Some(text.trim().to_owned())
+            }
+            (None, None) => None,
+        };
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        Ok(Client {
+            http: HttpClient::builder(TokioExecutor::new()).build(connector),
+            server,
+            token: token.filter(|token| !token.is_empty()),
+            organization: args.organization,
+        })
+    }
+
+    /// The path of a name or of a collection as people write it, without `/v1/`.
+    pub(crate) fn path(&self, written: &str) -> anyhow::Result<String> {
+        let written = written.trim_matches('/');
+        let written = written.strip_prefix("v1/").unwrap_or(written);
+        if written == "organizations" || written.starts_with("organizations/") {
+            return Ok(written.to_owned());
+        }
+        match &self.organization {
+            Some(organization) => Ok(format!("organizations/{organization}/{written}")),
+            None => bail!(
+                "{written} is no full name: start with organizations/…, or give --organization or TOMBOLO_ORGANIZATION"
+            ),
+        }
+    }
+
+    /// # Errors
+    /// When it is not the name of a resource.
+    pub(crate) fn name(&self, written: &str) -> anyhow::Result<Fqn> {
+        Ok(self.path(written)?.parse()?)
+    }
+
+    pub(crate) fn organization(&self) -> anyhow::Result<&str> {
+        let organization = self.organization.as_deref();
+        organization.context("which organization? give --organization or TOMBOLO_ORGANIZATION")
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Answer> {
+        self.send(Method::GET, path, Extras::default()).await
+    }
+
+    /// `path` is below `/v1/`, with its query.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or refuses; the latter is a [`Problem`].
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        extras: Extras<'_>,
+    ) -> anyhow::Result<Answer> {
+        let url = format!("{}/v1/{path}", self.server);
+        let uri: Uri = url.parse().with_context(|| format!("{url} is not an address"))?;
+        let mut request = Request::builder()
+            .method(&method)
+            .uri(uri)
+            .header(ACCEPT, "application/json");
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(etag) = extras.if_match {
+            request = request.header(IF_MATCH, etag);
+        }
+        if extras.body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        let body = extras.body.map_or_else(String::new, |body| body.to_string());
+        let request = request
+            .body(Full::from(body))
+            .context("make the request: check the token for characters that no header may hold")?;
+
+        let timeout = ANSWER_TIMEOUT + extras.patience;
+        let unreachable = || {
+            format!(
+                "cannot reach the server {}: is management running there? check --server or TOMBOLO_SERVER",
+                self.server
+            )
+        };
+        let exchange = async {
+            let answer = self.http.request(request).await.with_context(unreachable)?;
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+            let body = body
+                .map_err(|error| anyhow::anyhow!(error))
+                .context("read the server's answer")?;
+            anyhow::Ok((head, body.to_bytes()))
+        };
+        let (head, body) = tokio::time::timeout(timeout, exchange).await.with_context(|| {
+            format!(
+                "{} did not answer {method} {path} within {timeout:?}",
+                self.server
+            )
+        })??;
+        if !head.status.is_success() {
+            return Err(Problem::from_answer(head.status, &body).into());
+        }
+        let etag = head.headers.get(ETAG).and_then(|etag| etag.to_str().ok());
+        Ok(Answer {
+            etag: etag.map(str::to_owned),
+            body: if body.is_empty() {
+                Value::Null
+            } else {
+                serde_json::from_slice(&body)
+                    .with_context(|| format!("{} does not answer in JSON: is it management?", self.server))?
+            },
+        })
+    }
+}
+
+/// Appends what is given as a query string; values are percent-encoded.
+pub(crate) fn query(path: &str, parameters: &[(&str, Option<String>)]) -> String {
+    let given = parameters
+        .iter()
+        .filter_map(|(key, value)| Some(format!("{key}={}", encode(value.as_ref()?))));
+    let given: Vec<String> = given.collect();
+    if given.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{path}?{}", given.join("&"))
+    }
+}
+
+fn encode(value: &str) -> String {
+    value
+        .bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                char::from(byte).to_string()
+            }
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn args(server: &str, organization: Option<&str>) -> ServerArgs {
+        ServerArgs {
+            server: server.to_owned(),
+            token: None,
+            token_file: None,
+            organization: organization.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn servers_that_cannot_be_used_say_what_to_use() {
+        for (server, error) in [
+            ("https://tombolo.example.com", "https is not supported yet"),
+            ("127.0.0.1:8080", "is not a server: use http://HOST:PORT"),
+        ] {
+            let found = Client::new(args(server, None)).unwrap_err().to_string();
+            assert!(found.contains(error), "{found}");
+        }
+        let missing = ServerArgs {
+            token_file: Some("/nowhere/token".into()),
+            ..args("http://h:1", None)
+        };
+        let found = Client::new(missing).unwrap_err().to_string();
+        assert_eq!(found, "read the token in /nowhere/token");
+    }
+
+    #[test]
+    fn names_are_completed_by_the_organization() {
+        let with = Client::new(args("http://h:1/", Some("acme"))).unwrap();
+        let without = Client::new(args("http://h:1", None)).unwrap();
+        for (written, path) in [
+            ("tenants/pay", "organizations/acme/tenants/pay"),
+            ("organizations/other", "organizations/other"),
+            ("/v1/organizations/acme/tenants/", "organizations/acme/tenants"),
+            ("organizations", "organizations"),
+        ] {
+            assert_eq!(with.path(written).unwrap(), path);
+        }
+        assert!(
+            without
+                .path("tenants/pay")
+                .unwrap_err()
+                .to_string()
+                .contains("--organization")
+        );
+        assert!(with.name("tenants").is_err());
+    }
+
+    #[test]
+    fn queries_are_encoded() {
+        let parameters = [("a", Some("x y&z/+1:2".to_owned())), ("b", None)];
+        assert_eq!(query("audit", &parameters), "audit?a=x%20y%26z/%2B1%3A2");
+        assert_eq!(query("audit", &[]), "audit");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_named() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let client = Client::new(args(&format!("http://{address}"), None)).unwrap();
+        let error = client.get("organizations/acme").await.unwrap_err();
+        let expected = format!("cannot reach the server http://{address}: is management running there?");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+    }
+}

@@ -1,0 +1,42 @@
+//! `tombolo delete`: removes one resource.
+
+use std::time::Instant;
+
+use clap::Args;
+use hyper::Method;
+
+use crate::Verdict;
+use crate::apply::{WaitArgs, judge};
+use crate::client::{Client, Extras, ServerArgs};
+use crate::wait::wait;
+
+/// Deletes a resource, as it is when the command looks at it.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  tombolo delete organizations/acme/tenants/payments --wait")]
+pub(crate) struct DeleteArgs {
+    /// Its name.
+    name: String,
+    #[command(flatten)]
+    wait: WaitArgs,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<Verdict> {
+    let client = Client::new(args.server)?;
+    let name = client.name(&args.name)?;
+    let etag = client.get(name.as_str()).await?.etag;
+    let extras = Extras {
+        if_match: etag.as_deref(),
+        ..Extras::default()
+    };
+    client.send(Method::DELETE, name.as_str(), extras).await?;
+    eprintln!("deleted {name}");
+    if !args.wait.wait {
+        return Ok(Verdict::Good);
+    }
+    let deadline = Instant::now() + args.wait.timeout;
+    let waited = wait(&client, &[name], deadline).await?;
+    Ok(judge(waited, args.wait.timeout))
+}

@@ -1,0 +1,247 @@
+//! `tombolo management|central|edge|proxy`: serves one plane until SIGTERM or SIGINT.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+use tombolo_dataplane::{AccessLog, ProxyConfig, Role};
+use tombolo_runtime::shutdown::Shutdown;
+use tombolo_runtime::telemetry::{self, LogFormat};
+
+use crate::output::parse_duration;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Serve {
+    Central(CentralArgs),
+    Proxy(ProxyArgs),
+}
+
+/// Serves the global control plane: joins intent with the reports of clusters into routes.
+///
+/// It starts from its last good state and needs neither management nor another central to serve.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  tombolo central --name a --management https://127.0.0.1:8081 --identity /etc/tombolo/identity --data-dir /var/lib/tombolo
+
+On the admin port: /healthz /readyz /metrics, GET /links, POST /brake/confirm?link=management|CLUSTER")]
+pub(crate) struct CentralArgs {
+    /// The name in its certificate.
+    #[arg(long, env = "TOMBOLO_NAME")]
+    name: String,
+    /// Management's feed, https://HOST:PORT.
+    #[arg(long, env = "TOMBOLO_MANAGEMENT")]
+    management: String,
+    /// Where edges dial, over mTLS.
+    #[arg(long, env = "TOMBOLO_LISTEN", default_value = "127.0.0.1:8082")]
+    listen: SocketAddr,
+    /// Health, metrics and the state of its links. It has no authentication: keep it private.
+    #[arg(long, env = "TOMBOLO_ADMIN", default_value = "127.0.0.1:8083")]
+    admin: SocketAddr,
+    #[command(flatten)]
+    identity: IdentityArgs,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Serves the data plane: a proxy that takes its configuration from its cluster's edge.
+///
+/// It starts from its last good configuration and needs no edge to serve.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  tombolo proxy --id gw-1 --cluster us-east --role gateway --namespace mesh --workload gateway --data-dir /var/lib/tombolo
+  tombolo proxy --id web-1 --cluster us-east --role sidecar --namespace shop --outbound 127.0.0.1:15001 --data-dir /var/lib/tombolo")]
+pub(crate) struct ProxyArgs {
+    /// Unique within the cluster.
+    #[arg(long, env = "TOMBOLO_ID")]
+    id: String,
+    #[arg(long, env = "TOMBOLO_CLUSTER")]
+    cluster: String,
+    #[arg(long, env = "TOMBOLO_ROLE")]
+    role: RoleArg,
+    /// The namespace of its workload.
+    #[arg(long, env = "TOMBOLO_NAMESPACE")]
+    namespace: String,
+    /// The gateway that it belongs to, as the platform names it.
+    #[arg(long, env = "TOMBOLO_WORKLOAD", required_if_eq("role", "gateway"))]
+    workload: Option<String>,
+    /// Where its application sends requests to the mesh.
+    #[arg(long, env = "TOMBOLO_OUTBOUND", required_if_eq("role", "sidecar"))]
+    outbound: Option<SocketAddr>,
+    /// The edge's xDS server.
+    #[arg(long, env = "TOMBOLO_XDS", default_value = "http://127.0.0.1:15010")]
+    xds: String,
+    /// Readiness, metrics, configuration dump and drain. It has no authentication: keep it private.
+    #[arg(long, env = "TOMBOLO_ADMIN", default_value = "127.0.0.1:15000")]
+    admin: SocketAddr,
+    #[command(flatten)]
+    data: DataArgs,
+    /// Threads that forward requests; one per core by default.
+    #[arg(long, env = "TOMBOLO_WORKERS")]
+    workers: Option<usize>,
+    /// `off`, `stdout` or a file that is appended to.
+    #[arg(long, env = "TOMBOLO_ACCESS_LOG", default_value = "off", value_parser = parse_access_log)]
+    access_log: AccessLog,
+    /// How long requests in flight may take to end at shutdown.
+    #[arg(long, env = "TOMBOLO_DRAIN_TIMEOUT", default_value = "10s", value_parser = parse_duration)]
+    drain_timeout: Duration,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RoleArg {
+    Gateway,
+    Sidecar,
+}
+
+#[derive(Args, Debug)]
+struct IdentityArgs {
+    /// The folder with cert.pem, key.pem and ca.pem; read again when they change.
+    #[arg(long, env = "TOMBOLO_IDENTITY")]
+    identity: PathBuf,
+}
+
+#[derive(Args, Debug)]
+struct DataArgs {
+    /// Where the last good state is kept.
+    #[arg(long, env = "TOMBOLO_DATA_DIR")]
+    data_dir: PathBuf,
+}
+
+#[derive(Args, Debug)]
+struct LogArgs {
+    /// `json` for machines or `text` for people, on standard error.
+    #[arg(long, env = "TOMBOLO_LOG_FORMAT", default_value_t)]
+    log_format: LogFormat,
+    /// What to log, such as `info` or `warn,tombolo_proto=debug`.
+    #[arg(long, env = "TOMBOLO_LOG", default_value = "info")]
+    log: String,
+}
+
+pub(crate) async fn run(serve: Serve) -> anyhow::Result<()> {
+    let log = match &serve {
+        Serve::Central(args) => &args.log,
+        Serve::Proxy(args) => &args.log,
+    };
+    telemetry::init(log.log_format, &log.log)?;
+    let shutdown = Shutdown::from_signals().context("listen for signals")?;
+    match serve {
+        Serve::Central(args) => Ok(tombolo_global_cp::run(args.into(), shutdown).await?),
+        Serve::Proxy(args) => {
+            let mut shutdown = shutdown;
+            let stopped = async move { shutdown.wait().await };
+            Ok(tombolo_dataplane::run(args.try_into()?, stopped).await?)
+        }
+    }
+}
+
+impl From<CentralArgs> for tombolo_global_cp::Config {
+    fn from(args: CentralArgs) -> Self {
+        Self {
+            name: args.name,
+            management: args.management,
+            listen: args.listen,
+            admin: args.admin,
+            identity: args.identity.identity,
+            data_dir: args.data.data_dir,
+        }
+    }
+}
+
+impl TryFrom<ProxyArgs> for ProxyConfig {
+    type Error = anyhow::Error;
+
+    fn try_from(args: ProxyArgs) -> anyhow::Result<Self> {
+        let role = match args.role {
+            RoleArg::Gateway => Role::Gateway {
+                workload: args.workload.context("--role gateway needs --workload")?,
+            },
+            RoleArg::Sidecar => Role::Sidecar {
+                outbound: args.outbound.context("--role sidecar needs --outbound")?,
+            },
+        };
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Self {
+            node_id: args.id,
+            cluster: args.cluster,
+            role,
+            namespace: args.namespace,
+            xds: args.xds,
+            admin: args.admin,
+            data_dir: args.data.data_dir,
+            workers: args.workers.unwrap_or_else(cores),
+            access_log: args.access_log,
+            drain_timeout: args.drain_timeout,
+        })
+    }
+}
+
+fn parse_access_log(text: &str) -> Result<AccessLog, String> {
+    match text {
+        "" => Err("use `off`, `stdout` or a file".to_owned()),
+        "off" => Ok(AccessLog::Off),
+        "stdout" => Ok(AccessLog::Stdout),
+        file => Ok(AccessLog::File(file.into())),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(subcommand)]
+        serve: Serve,
+    }
+
+    fn proxy(line: &str) -> Result<ProxyConfig, String> {
+        let words = std::iter::once("tombolo").chain(line.split_whitespace());
+        let parsed = Line::try_parse_from(words).map_err(|error| error.to_string())?;
+        match parsed.serve {
+            Serve::Proxy(args) => args.try_into().map_err(|error: anyhow::Error| error.to_string()),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_a_gateway_or_a_sidecar_and_says_what_it_lacks() {
+        let common = "proxy --id gw-1 --cluster us-east --namespace mesh --data-dir /d";
+        let gateway = proxy(&format!("{common} --role gateway --workload gateway --workers 2")).unwrap();
+        assert_eq!(
+            gateway.role,
+            Role::Gateway {
+                workload: "gateway".to_owned()
+            }
+        );
+        assert_eq!(gateway.workers, 2);
+        assert_eq!(gateway.access_log, AccessLog::Off);
+        let sidecar = proxy(&format!(
+            "{common} --role sidecar --outbound 127.0.0.1:15001 --access-log /log --drain-timeout 500ms"
+        ))
+        .unwrap();
+        assert!(matches!(sidecar.role, Role::Sidecar { .. }));
+        assert_eq!(sidecar.access_log, AccessLog::File("/log".into()));
+        assert_eq!(sidecar.drain_timeout, Duration::from_millis(500));
+        for (line, error) in [
+            ("--role gateway", "--workload"),
+            ("--role sidecar", "--outbound"),
+            ("--role waypoint", "possible values: gateway, sidecar"),
+            ("--role sidecar --outbound here", "invalid socket address"),
+            (
+                "--role gateway --workload g --drain-timeout soon",
+                "is not a duration",
+            ),
+        ] {
+            let found = proxy(&format!("{common} {line}")).unwrap_err();
+            assert!(found.contains(error), "{line}: {found}");
+        }
+    }
+}
