@@ -1,3 +1,22 @@
-//! Placeholder.
+//! The management plane: what users want, kept in Postgres, written over REST, and published to the centrals. It
+//! owns tenancy, IAM and audit, and knows nothing of what proxies run but what is reported.
 
+mod api;
+pub mod audit;
+mod change;
+mod denial;
+mod document;
 pub mod embedded;
+mod feed;
+pub mod iam;
+mod mesh;
+mod metrics;
+mod problem;
+mod server;
+mod snapshot;
+mod store;
+mod token;
+mod writer;
+
+pub use server::{Config, ManagementError, Running, run, start};
+pub use store::StoreError;

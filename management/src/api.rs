@@ -1,0 +1,196 @@
+//! The REST API. The router below is its table of contents; the body of each request is decided by the pure modules.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{delete, get, post};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tombolo_compiler::name::Fqn;
+use tombolo_runtime::admin::{self, Health};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::audit::{self, Outcome, Record, Verb};
+use crate::denial::Denials;
+use crate::mesh::Mesh;
+use crate::metrics::ApiMetrics;
+use crate::problem::Problem;
+use crate::store::Store;
+use crate::writer::Writes;
+
+mod audits;
+mod body;
+mod caller;
+mod changes;
+mod dry_run;
+mod resources;
+mod status;
+mod target;
+mod tokens;
+
+pub(crate) use body::Params;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Of an id that a caller brings.
+const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// What the handlers work with. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct App {
+    pub(crate) organization: Fqn,
+    pub(crate) store: Store,
+    pub(crate) writes: Writes,
+    pub(crate) denials: Denials,
+    pub(crate) mesh: watch::Receiver<Arc<Mesh>>,
+    pub(crate) metrics: ApiMetrics,
+}
+
+/// What every request has, known caller or not.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestInfo {
+    pub(crate) id: String,
+    /// The address that it came from.
+    pub(crate) source: String,
+}
+
+pub(crate) fn router(app: App, health: Health) -> Router {
+    let registry = app.metrics.registry().clone();
+    Router::new()
+        .route("/v1/changes", post(changes::write))
+        .route("/v1/audit", get(audits::list))
+        .route("/v1/audit:verify", get(audits::verify))
+        .route(
+            "/v1/organizations/{organization}/users/{user}/tokens",
+            get(tokens::list).post(tokens::issue),
+        )
+        .route(
+            "/v1/organizations/{organization}/users/{user}/tokens/{id}",
+            delete(tokens::revoke),
+        )
+        .route(
+            "/v1/{*target}",
+            get(resources::get_or_list)
+                .post(resources::create)
+                .put(resources::update)
+                .delete(resources::delete),
+        )
+        .fallback(no_such_page)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(app.clone(), frame))
+        .with_state(app)
+        .merge(admin::router(health, registry))
+}
+
+async fn no_such_page(request: Request) -> Problem {
+    let detail = format!(
+        "{} is not part of this API; resources are below /v1/",
+        request.uri().path()
+    );
+    Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
+}
+
+async fn no_such_method(request: Request) -> Problem {
+    let detail = format!("{} cannot be done to {}", request.method(), request.uri().path());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail)
+}
+
+/// Around every request: its id, its log line, its metrics; problems become bodies, and denials go on record.
+async fn frame(
+    State(app): State<App>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let info = RequestInfo {
+        id: request_id(&request),
+        source: peer.ip().to_string(),
+    };
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let span = tracing::info_span!(
+        "request",
+        request_id = info.id,
+        principal = tracing::field::Empty,
+        revision = tracing::field::Empty
+    );
+    request.extensions_mut().insert(info.clone());
+    let started = Instant::now();
+    let response = next.run(request).instrument(span.clone()).await;
+    let mut response = match response.extensions().get::<Problem>() {
+        None => response,
+        Some(problem) => {
+            if let Some(record) = denial(problem, &info) {
+                app.denials.record(record);
+            }
+            let mut rendered = problem.render(&info.id);
+            if let Some(allow) = response.headers().get(header::ALLOW) {
+                rendered.headers_mut().insert(header::ALLOW, allow.clone());
+            }
+            span.in_scope(|| tracing::info!(problem = problem.detail, "refused"));
+            rendered
+        }
+    };
+    if let Ok(id) = HeaderValue::from_str(&info.id) {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    let status = response.status().as_u16();
+    app.metrics.request(&method, status, started.elapsed());
+    span.in_scope(|| {
+        tracing::info!(
+            method = %method,
+            path,
+            status,
+            source = info.source,
+            elapsed_us = started.elapsed().as_micros(),
+            "answered"
+        );
+    });
+    response
+}
+
+fn request_id(request: &Request) -> String {
+    let given = request.headers().get(REQUEST_ID).and_then(|id| id.to_str().ok());
+    let usable = |id: &&str| {
+        (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    given
+        .filter(usable)
+        .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
+}
+
+fn denial(problem: &Problem, info: &RequestInfo) -> Option<Record> {
+    let denied = problem.denied.as_ref()?;
+    let (actor, outcome) = match &denied.actor {
+        Some(actor) => (actor.clone(), Outcome::Denied),
+        None => ("unknown".to_owned(), Outcome::Unauthenticated),
+    };
+    Some(Record {
+        time: audit::now(),
+        actor,
+        verb: denied.verb,
+        name: denied.name.clone(),
+        outcome,
+        source: info.source.clone(),
+        request_id: info.id.clone(),
+        revision: None,
+        reason: problem.detail.clone(),
+        before: None,
+        after: None,
+        dropped: 0,
+    })
+}
+
+/// What a request wants to do, before it is known whether it makes sense.
+fn verb_of(method: &Method) -> Verb {
+    match *method {
+        Method::POST => Verb::Create,
+        Method::PUT => Verb::Update,
+        Method::DELETE => Verb::Delete,
+        _ => Verb::Get,
+    }
+}

@@ -1,0 +1,116 @@
+//! Who calls: the bearer token of a request, made into a user that exists.
+
+use axum::extract::FromRequestParts;
+use axum::http::header;
+use axum::http::request::Parts;
+use tombolo_compiler::name::Fqn;
+use uuid::Uuid;
+
+use super::{App, RequestInfo, verb_of};
+use crate::audit::{self, Verb};
+use crate::iam::{Action, Decision, Principal, decide};
+use crate::problem::Problem;
+use crate::snapshot::Snapshot;
+use crate::token::Token;
+use crate::writer::Caller;
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Caller, Problem> {
+        let refuse = |reason: &str| {
+            Problem::unauthenticated(reason, verb_of(&parts.method), name_of(parts, &app.organization))
+        };
+        let given = parts.headers.get(header::AUTHORIZATION);
+        let given = given.ok_or_else(|| refuse("send a token: Authorization: Bearer tb_…"))?;
+        let token: Token = given
+            .to_str()
+            .ok()
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .ok_or_else(|| refuse("the authorization header is not of the form: Bearer tb_…"))?
+            .trim()
+            .parse()
+            .map_err(|error| refuse(&format!("{error}")))?;
+        let row = app.store.find_token(token.sha256()).await?;
+        let row = row.ok_or_else(|| refuse("the token is unknown"))?;
+        if !row.is_valid(audit::now()) {
+            return Err(refuse("the token was revoked or has expired; ask for a new one"));
+        }
+        let name = match app.user(&app.writes.snapshot(), row.user_uid) {
+            Some(name) => Some(name),
+            // Another replica may have created it a moment ago.
+            None => app.user(&*app.writes.catch_up().await?, row.user_uid),
+        };
+        let name = name.ok_or_else(|| refuse("the token's user does not exist any more"))?;
+        tracing::Span::current().record("principal", name.as_str());
+        let info = parts
+            .extensions
+            .get::<RequestInfo>()
+            .expect("invariant: the outermost layer gives every request its info");
+        Ok(Caller {
+            principal: Principal::User {
+                name,
+                uid: row.user_uid,
+            },
+            source: info.source.clone(),
+            request_id: info.id.clone(),
+        })
+    }
+}
+
+impl App {
+    fn user(&self, snapshot: &Snapshot, uid: Uuid) -> Option<Fqn> {
+        snapshot.user_by_uid(uid).cloned()
+    }
+
+    /// Whether the caller may do that to the node.
+    pub(crate) fn allow(
+        &self,
+        snapshot: &Snapshot,
+        caller: &Caller,
+        action: Action,
+        node: &Fqn,
+        verb: Verb,
+    ) -> Result<(), Problem> {
+        match decide(&caller.principal, action, node, &snapshot.bindings) {
+            Decision::Allow { .. } => Ok(()),
+            Decision::Deny { because } => Err(Problem::denied(because, &caller.principal, verb, node)),
+        }
+    }
+
+    /// Like [`App::allow`] for reading: who may not read a node is told what they would be told if it did not
+    /// exist. The denial is on record all the same.
+    pub(crate) fn allow_read(
+        &self,
+        snapshot: &Snapshot,
+        caller: &Caller,
+        node: &Fqn,
+        verb: Verb,
+    ) -> Result<(), Problem> {
+        self.allow(snapshot, caller, Action::Read, node, verb)
+            .map_err(|denied| {
+                let mut problem = Problem::not_found(node);
+                problem.denied = denied.denied;
+                problem
+            })
+    }
+}
+
+impl Caller {
+    pub(crate) fn may_read(&self, snapshot: &Snapshot, node: &Fqn) -> bool {
+        decide(&self.principal, Action::Read, node, &snapshot.bindings).is_allowed()
+    }
+}
+
+/// What an unknown caller asked for, when it can be told; else it counts for the organization.
+fn name_of(parts: &Parts, organization: &Fqn) -> String {
+    let target = parts
+        .uri
+        .path()
+        .strip_prefix("/v1/")
+        .map(str::parse::<super::target::Target>);
+    match target {
+        Some(Ok(target)) => target.name().unwrap_or(organization).to_string(),
+        _ => organization.to_string(),
+    }
+}

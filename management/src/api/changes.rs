@@ -1,0 +1,53 @@
+//! `POST /v1/changes`: many resources in one transaction.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::body::Body;
+use super::resources::WriteParams;
+use super::{App, Params, dry_run};
+use crate::audit::Verb;
+use crate::change::Step;
+use crate::document;
+use crate::problem::Problem;
+use crate::writer::{Caller, Committed};
+
+pub(crate) async fn write(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<WriteParams>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let documents = document::parse(body.format, &body.bytes)?;
+    let changes = document::changes(documents, params.overwrite)?;
+    let actor = caller.principal.clone();
+    let of_write = |error| Problem::of_write(error, &actor, Verb::Change);
+    if params.dry_run {
+        let prepared = app
+            .writes
+            .prepare(&caller.principal, &changes)
+            .await
+            .map_err(of_write)?;
+        return Ok(dry_run::answer(&prepared, &app.mesh.borrow().clone()));
+    }
+    let committed = app.writes.write(caller, changes).await.map_err(of_write)?;
+    let revision = committed.snapshot.version.revision;
+    tracing::Span::current().record("revision", revision);
+    let changes: Vec<Value> = committed
+        .steps
+        .iter()
+        .map(|step| told(step, &committed))
+        .collect();
+    Ok(Json(json!({"revision": revision, "changes": changes})).into_response())
+}
+
+fn told(step: &Step, committed: &Committed) -> Value {
+    let mut told = json!({"name": step.name(), "action": step.action()});
+    if let Some(stored) = committed.get(step.name()) {
+        told["etag"] = stored.etag.clone().into();
+        told["revision"] = stored.revision.into();
+    }
+    told
+}

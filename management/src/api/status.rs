@@ -1,0 +1,110 @@
+//! `…:status` and `…:receipt`: what became of a resource in the clusters that it concerns.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use tokio::time::{Instant, timeout_at};
+use tombolo_compiler::finding::Finding;
+use tombolo_compiler::http::Span;
+use tombolo_compiler::name::{ClusterName, Fqn, Kind};
+use tombolo_compiler::observe::Agent;
+use tombolo_compiler::plan::concerned;
+use tombolo_compiler::roll_up::{Heard, Outcome, Status, roll_up};
+
+use super::App;
+use super::resources::GetParams;
+use crate::audit::Verb;
+use crate::mesh::Mesh;
+use crate::problem::Problem;
+use crate::snapshot::Snapshot;
+use crate::writer::Caller;
+
+/// A caller that wants to wait longer asks again.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+pub(crate) fn status(app: &App, caller: &Caller, name: &Fqn) -> Result<Response, Problem> {
+    let snapshot = app.writes.snapshot();
+    app.allow_read(&snapshot, caller, name, Verb::Get)?;
+    let stored = snapshot.get(name).ok_or_else(|| Problem::not_found(name))?;
+    let status = status_of(&snapshot, &app.mesh.borrow(), name, stored.revision);
+    Ok(Json(json!({"name": name, "revision": stored.revision, "status": status})).into_response())
+}
+
+/// Answers when the outcome is settled, or when the wait is over.
+pub(crate) async fn receipt(
+    app: &App,
+    caller: &Caller,
+    name: &Fqn,
+    params: &GetParams,
+) -> Result<Response, Problem> {
+    let wait = match &params.wait {
+        None => Duration::ZERO,
+        Some(text) => Span::try_from(text.clone())
+            .map(|span| Duration::from_millis(span.as_ms()).min(WAIT_MAX))
+            .map_err(|error| Problem::bad_request(format!("wait: {error}")))?,
+    };
+    let deadline = Instant::now() + wait;
+    let (mut snapshots, mut meshes) = (app.writes.watch(), app.mesh.clone());
+    let snapshot = snapshots.borrow_and_update().clone();
+    app.allow_read(&snapshot, caller, name, Verb::Get)?;
+    // A name that is gone can still be asked about at the revision that removed it.
+    let revision = match (params.revision, snapshot.get(name)) {
+        (Some(revision), _) => revision,
+        (None, Some(stored)) => stored.revision,
+        (None, None) => return Err(Problem::not_found(name)),
+    };
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        let mesh = meshes.borrow_and_update().clone();
+        let status = status_of(&snapshot, &mesh, name, revision);
+        let settled = match status.outcome {
+            Outcome::Running | Outcome::Accepted | Outcome::Rejected => true,
+            Outcome::Pending | Outcome::Unknown => false,
+        };
+        let changed = async {
+            tokio::select! {
+                Ok(()) = snapshots.changed() => {}
+                Ok(()) = meshes.changed() => {}
+                else => {}
+            }
+        };
+        if settled || timeout_at(deadline, changed).await.is_err() {
+            let body = json!({"name": name, "revision": revision, "status": status});
+            return Ok(Json(body).into_response());
+        }
+    }
+}
+
+/// An organization shows all of its clusters; a name that is gone may have concerned any of them.
+fn status_of(snapshot: &Snapshot, mesh: &Mesh, name: &Fqn, revision: u64) -> Status {
+    let everywhere = name.kind() == Kind::Organization || snapshot.get(name).is_none();
+    let clusters: Vec<ClusterName> = if everywhere && name.kind().is_published() {
+        snapshot.clusters().into_keys().collect()
+    } else {
+        concerned(&snapshot.judged.resolved, name).into_iter().collect()
+    };
+    let heard: BTreeMap<ClusterName, Heard> = clusters
+        .into_iter()
+        .map(|cluster| {
+            let heard = mesh.heard.get(&cluster).cloned().unwrap_or(Heard {
+                agent: Agent::Unknown,
+                receipt: None,
+            });
+            (cluster, heard)
+        })
+        .collect();
+    let mut findings: Vec<Finding> = snapshot
+        .judged
+        .findings
+        .iter()
+        .chain(&mesh.findings)
+        .filter(|finding| finding.resource == *name)
+        .cloned()
+        .collect();
+    findings.sort();
+    findings.dedup();
+    roll_up(name, (snapshot.version.epoch, revision), &heard, findings)
+}

@@ -1,0 +1,109 @@
+//! What a path below `/v1/` means: a resource, a collection, or a question about a resource.
+
+use std::str::FromStr;
+
+use tombolo_compiler::name::{BadName, Fqn, Kind, Label};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Resource(Fqn),
+    Collection(Collection),
+    /// `…:status`
+    Status(Fqn),
+    /// `…:receipt`
+    Receipt(Fqn),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Collection {
+    /// `None` for `organizations`.
+    pub(crate) parent: Option<Fqn>,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BadTarget {
+    #[error(transparent)]
+    Name(#[from] BadName),
+    #[error("{0:?} cannot be asked of a resource; use :status or :receipt")]
+    Question(String),
+}
+
+impl Target {
+    /// The name that a denial is about.
+    pub(crate) fn name(&self) -> Option<&Fqn> {
+        match self {
+            Target::Resource(name) | Target::Status(name) | Target::Receipt(name) => Some(name),
+            Target::Collection(collection) => collection.parent.as_ref(),
+        }
+    }
+}
+
+impl Collection {
+    pub(crate) fn holds(&self, name: &Fqn) -> bool {
+        name.kind() == self.kind && name.parent() == self.parent
+    }
+}
+
+impl FromStr for Target {
+    type Err = BadTarget;
+
+    fn from_str(path: &str) -> Result<Target, BadTarget> {
+        if let Some((name, question)) = path.rsplit_once(':') {
+            let name = name.parse()?;
+            return match question {
+                "status" => Ok(Target::Status(name)),
+                "receipt" => Ok(Target::Receipt(name)),
+                _ => Err(BadTarget::Question(question.to_owned())),
+            };
+        }
+        if path.split('/').count() % 2 == 0 {
+            return Ok(Target::Resource(path.parse()?));
+        }
+        // With any leaf it would be the name of a resource: that tells the kind, or what is wrong.
+        let example: Fqn = format!("{path}/x").parse()?;
+        Ok(Target::Collection(Collection {
+            parent: example.parent(),
+            kind: example.kind(),
+        }))
+    }
+}
+
+/// The user of a path of tokens.
+pub(crate) fn user(organization: &str, user: &str) -> Result<Fqn, BadName> {
+    let organization: Fqn = format!("organizations/{organization}").parse()?;
+    organization.child(Kind::User, &user.parse::<Label>()?)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_mean_resources_collections_or_questions() {
+        let acme: Fqn = "organizations/acme".parse().unwrap();
+        let collection = |parent, kind| Target::Collection(Collection { parent, kind });
+        for (path, target) in [
+            ("organizations", collection(None, Kind::Organization)),
+            ("organizations/acme", Target::Resource(acme.clone())),
+            ("organizations/acme:status", Target::Status(acme.clone())),
+            ("organizations/acme:receipt", Target::Receipt(acme.clone())),
+            ("organizations/acme/tenants", collection(Some(acme), Kind::Tenant)),
+        ] {
+            assert_eq!(path.parse(), Ok(target), "{path}");
+        }
+        for (path, error) in [
+            ("tenants", "expected organizations"),
+            (
+                "organizations/acme/gateways",
+                "expected clusters, users, tenants, bindings",
+            ),
+            ("organizations/acme:explode", "use :status or :receipt"),
+            ("organizations/acme/tenants/", "is not a valid name"),
+        ] {
+            let found = path.parse::<Target>().unwrap_err().to_string();
+            assert!(found.contains(error), "{path}: {found}");
+        }
+    }
+}

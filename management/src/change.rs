@@ -1,0 +1,312 @@
+//! What a write asks for, and the pure part of answering: the tree that would result, or why there is none.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tombolo_compiler::finding::{Code, Finding, Severity};
+use tombolo_compiler::intent::{Intent, Resource, Role};
+use tombolo_compiler::name::Fqn;
+use uuid::Uuid;
+
+use crate::iam::{Action, Bindings, Decision, Principal, decide};
+use crate::snapshot::{Judged, Snapshot, Stored, below};
+
+/// How many names a refusal lists.
+const NAMED_MAX: usize = 10;
+
+/// One resource of a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) name: Fqn,
+    pub(crate) verb: ChangeVerb,
+    /// The uid that the caller has seen; another one means that the name was deleted and created again.
+    pub(crate) uid: Option<Uuid>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum ChangeVerb {
+    Create(Arc<Resource>),
+    Update(Arc<Resource>, IfMatch),
+    /// Create or update.
+    Apply(Arc<Resource>, IfMatch),
+    Delete(IfMatch),
+}
+
+/// Which state the caller has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum IfMatch {
+    Etag(String),
+    /// Whatever it is: the caller said so.
+    Any,
+    Missing,
+}
+
+/// A write that may happen on `base`, and on nothing else.
+#[derive(Clone, Debug)]
+pub(crate) struct Prepared {
+    pub(crate) base: Arc<Snapshot>,
+    /// In the order of the names, parents first.
+    pub(crate) steps: Vec<Step>,
+    pub(crate) judged: Judged,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    Create(Arc<Resource>),
+    Update(Arc<Stored>, Arc<Resource>),
+    Delete(Arc<Stored>),
+    Keep(Arc<Stored>),
+}
+
+/// Why a write is refused. Nothing of it has happened.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("{because}")]
+    Denied { name: Fqn, because: String },
+    #[error("{name} is named twice in one request")]
+    NamedTwice { name: Fqn },
+    #[error("{name} does not exist")]
+    NotFound { name: Fqn },
+    #[error("{parent} does not exist; create it first, or in the same request")]
+    ParentNotFound { name: Fqn, parent: Fqn },
+    #[error("{name} exists already; update it instead")]
+    Exists { name: Fqn },
+    #[error("{name} has changed since: it has the ETag {current} and not {given}; read it again")]
+    Stale {
+        name: Fqn,
+        given: String,
+        current: String,
+    },
+    #[error("{name} was deleted and created again since; read it again")]
+    OtherUid { name: Fqn },
+    #[error("{name} exists; say which state you have seen with its ETag")]
+    MatchRequired { name: Fqn },
+    #[error("{name} still has {}; delete what stands below it first, or in the same request", listed(.children))]
+    HasChildren { name: Fqn, children: Vec<Fqn> },
+    #[error("the organization would be left without an administrator; bind another one first")]
+    NoAdministrator,
+    /// A name of the world that somebody else holds.
+    #[error("{}", messages(.0))]
+    Claimed(Vec<Finding>),
+    /// It would break a resource that is not part of the write.
+    #[error("{}", messages(.0))]
+    InUse(Vec<Finding>),
+    #[error("{}", messages(.0))]
+    Invalid(Vec<Finding>),
+}
+
+impl Step {
+    pub(crate) fn name(&self) -> &Fqn {
+        match self {
+            Step::Create(resource) => &resource.name,
+            Step::Update(stored, _) | Step::Delete(stored) | Step::Keep(stored) => stored.name(),
+        }
+    }
+
+    /// The word for it in answers.
+    pub(crate) fn action(&self) -> &'static str {
+        match self {
+            Step::Create(_) => "create",
+            Step::Update(..) => "update",
+            Step::Delete(_) => "delete",
+            Step::Keep(_) => "unchanged",
+        }
+    }
+}
+
+impl Prepared {
+    pub(crate) fn changes_nothing(&self) -> bool {
+        self.steps.iter().all(|step| matches!(step, Step::Keep(_)))
+    }
+}
+
+/// Decides a write on `base`. Authorization comes first and for all of it, so that no other answer tells a caller
+/// what exists where it may not look.
+pub(crate) fn prepare(
+    base: &Arc<Snapshot>,
+    principal: &Principal,
+    changes: &[Change],
+) -> Result<Prepared, Refusal> {
+    authorize(base, principal, changes)?;
+    let mut by_name = BTreeMap::new();
+    for change in changes {
+        if by_name.insert(&change.name, change).is_some() {
+            return Err(Refusal::NamedTwice {
+                name: change.name.clone(),
+            });
+        }
+    }
+    let steps: Vec<Step> = by_name
+        .into_values()
+        .map(|change| step(base, change))
+        .collect::<Result<_, _>>()?;
+
+    let mut intent = (*base.judged.intent).clone();
+    for step in &steps {
+        match step {
+            Step::Create(resource) | Step::Update(_, resource) => {
+                intent.insert(resource.name.clone(), resource.clone());
+            }
+            Step::Delete(stored) => {
+                intent.remove(stored.name());
+            }
+            Step::Keep(_) => {}
+        }
+    }
+    steps.iter().try_for_each(|step| check_place(&intent, step))?;
+    check_administrator(base, &intent)?;
+    let judged = Judged::of(intent);
+    check_findings(base, &judged, &steps)?;
+    Ok(Prepared {
+        base: base.clone(),
+        steps,
+        judged,
+    })
+}
+
+fn authorize(base: &Snapshot, principal: &Principal, changes: &[Change]) -> Result<(), Refusal> {
+    for change in changes {
+        let action = match change.verb {
+            ChangeVerb::Create(_) => Action::Create,
+            ChangeVerb::Update(..) | ChangeVerb::Apply(..) => Action::Update,
+            ChangeVerb::Delete(_) => Action::Delete,
+        };
+        if let Decision::Deny { because } = decide(principal, action, &change.name, &base.bindings) {
+            return Err(Refusal::Denied {
+                name: change.name.clone(),
+                because,
+            });
+        }
+    }
+    // Between the look at the token and the lock, the user may have gone.
+    if let Principal::User { name, uid } = principal
+        && base.get(name).is_none_or(|stored| stored.uid != *uid)
+    {
+        return Err(Refusal::Denied {
+            name: name.clone(),
+            because: format!("{name} does not exist any more"),
+        });
+    }
+    Ok(())
+}
+
+fn step(base: &Snapshot, change: &Change) -> Result<Step, Refusal> {
+    let name = || change.name.clone();
+    let Some(stored) = base.get(&change.name) else {
+        return match &change.verb {
+            ChangeVerb::Apply(_, IfMatch::Etag(_)) | ChangeVerb::Update(..) | ChangeVerb::Delete(_) => {
+                Err(Refusal::NotFound { name: name() })
+            }
+            ChangeVerb::Create(resource) | ChangeVerb::Apply(resource, _) => {
+                Ok(Step::Create(resource.clone()))
+            }
+        };
+    };
+    let (if_match, resource) = match &change.verb {
+        ChangeVerb::Create(_) => return Err(Refusal::Exists { name: name() }),
+        ChangeVerb::Update(resource, if_match) | ChangeVerb::Apply(resource, if_match) => {
+            (if_match, Some(resource))
+        }
+        ChangeVerb::Delete(if_match) => (if_match, None),
+    };
+    if change.uid.is_some_and(|uid| uid != stored.uid) {
+        return Err(Refusal::OtherUid { name: name() });
+    }
+    let same = resource.is_some_and(|resource| *resource == stored.resource);
+    match if_match {
+        IfMatch::Etag(given) if *given != stored.etag => {
+            return Err(Refusal::Stale {
+                name: name(),
+                given: given.clone(),
+                current: stored.etag.clone(),
+            });
+        }
+        // Applying what is there already needs no proof of having seen it.
+        IfMatch::Missing if !(same && matches!(change.verb, ChangeVerb::Apply(..))) => {
+            return Err(Refusal::MatchRequired { name: name() });
+        }
+        _ => {}
+    }
+    Ok(match resource {
+        Some(_) if same => Step::Keep(stored.clone()),
+        Some(resource) => Step::Update(stored.clone(), resource.clone()),
+        None => Step::Delete(stored.clone()),
+    })
+}
+
+fn check_place(intent: &Intent, step: &Step) -> Result<(), Refusal> {
+    match step {
+        Step::Create(resource) => match resource.name.parent() {
+            Some(parent) if !intent.contains_key(&parent) => Err(Refusal::ParentNotFound {
+                name: resource.name.clone(),
+                parent,
+            }),
+            _ => Ok(()),
+        },
+        Step::Delete(stored) => {
+            let children: Vec<Fqn> = below(intent, stored.name().as_str())
+                .map(|resource| resource.name.clone())
+                .collect();
+            if children.is_empty() {
+                return Ok(());
+            }
+            Err(Refusal::HasChildren {
+                name: stored.name().clone(),
+                children,
+            })
+        }
+        Step::Update(..) | Step::Keep(_) => Ok(()),
+    }
+}
+
+fn check_administrator(base: &Snapshot, intent: &Intent) -> Result<(), Refusal> {
+    let Some(organization) = base.tree.keys().next().map(Fqn::organization) else {
+        return Ok(());
+    };
+    if Bindings::of(intent).has_holder(Role::Admin, &organization) {
+        Ok(())
+    } else {
+        Err(Refusal::NoAdministrator)
+    }
+}
+
+/// Errors that the tree does not have yet refuse the write.
+fn check_findings(base: &Snapshot, judged: &Judged, steps: &[Step]) -> Result<(), Refusal> {
+    let before: BTreeSet<&Finding> = base.judged.findings.iter().collect();
+    let new: Vec<Finding> = judged
+        .findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Error && !before.contains(finding))
+        .cloned()
+        .collect();
+    let written: BTreeSet<&Fqn> = steps.iter().map(Step::name).collect();
+    let claims = |finding: &Finding| {
+        matches!(
+            finding.code,
+            Code::NamespaceTaken | Code::HostTaken | Code::ServiceTaken
+        )
+    };
+    if new.is_empty() {
+        Ok(())
+    } else if new.iter().any(claims) {
+        Err(Refusal::Claimed(new))
+    } else if new.iter().any(|finding| !written.contains(&finding.resource)) {
+        Err(Refusal::InUse(new))
+    } else {
+        Err(Refusal::Invalid(new))
+    }
+}
+
+fn listed(names: &[Fqn]) -> String {
+    let shown: Vec<&str> = names.iter().take(NAMED_MAX).map(Fqn::as_str).collect();
+    let rest = names.len() - shown.len();
+    match rest {
+        0 => shown.join(", "),
+        _ => format!("{} and {rest} more", shown.join(", ")),
+    }
+}
+
+fn messages(findings: &[Finding]) -> String {
+    let shown: Vec<String> = findings.iter().take(NAMED_MAX).map(Finding::to_string).collect();
+    shown.join("; ")
+}

@@ -1,0 +1,77 @@
+//! What management counts.
+
+use std::time::Duration;
+
+use axum::http::Method;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use tombolo_runtime::admin::Metrics;
+
+/// Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct ApiMetrics {
+    registry: Metrics,
+    requests: Family<RequestLabels, Counter>,
+    seconds: Histogram,
+    pub(crate) revision: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    method: &'static str,
+    status: u16,
+}
+
+impl ApiMetrics {
+    pub(crate) fn register(registry: Metrics, denials_dropped: Counter) -> ApiMetrics {
+        let metrics = ApiMetrics {
+            registry: registry.clone(),
+            requests: Family::default(),
+            // From half a millisecond to about two seconds.
+            seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 13)),
+            revision: Gauge::default(),
+        };
+        registry.register(|registry| {
+            let registry = registry.sub_registry_with_prefix("tombolo_management");
+            registry.register(
+                "requests",
+                "Requests by method and status",
+                metrics.requests.clone(),
+            );
+            registry.register(
+                "request_seconds",
+                "How long requests took to answer",
+                metrics.seconds.clone(),
+            );
+            registry.register("revision", "The latest revision held", metrics.revision.clone());
+            registry.register(
+                "denials_dropped",
+                "Denials that were too many to be recorded",
+                denials_dropped,
+            );
+        });
+        metrics
+    }
+
+    pub(crate) fn registry(&self) -> &Metrics {
+        &self.registry
+    }
+
+    pub(crate) fn request(&self, method: &Method, status: u16, elapsed: Duration) {
+        // Only methods that are served have a series of their own: callers do not choose labels.
+        let method = match *method {
+            Method::GET => "GET",
+            Method::POST => "POST",
+            Method::PUT => "PUT",
+            Method::DELETE => "DELETE",
+            _ => "other",
+        };
+        self.requests
+            .get_or_create(&RequestLabels { method, status })
+            .inc();
+        self.seconds.observe(elapsed.as_secs_f64());
+    }
+}

@@ -1,0 +1,287 @@
+//! Errors as the API tells them: problem details (RFC 9457). The one place where an error becomes an HTTP status.
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tombolo_compiler::finding::{Code, Finding};
+use tombolo_compiler::name::{BadName, Fqn};
+use tombolo_runtime::telemetry::chain;
+
+use crate::audit::Verb;
+use crate::change::Refusal;
+use crate::document::{BadBody, BadDocument};
+use crate::store::StoreError;
+use crate::writer::WriteError;
+
+/// For a caller to wait before it tries again.
+const RETRY_AFTER_S: u16 = 1;
+
+/// What went wrong. The outermost layer turns it into the body, because it knows the request's id.
+#[derive(Clone, Debug)]
+pub(crate) struct Problem {
+    pub(crate) status: StatusCode,
+    /// A stable word for programs.
+    code: &'static str,
+    pub(crate) detail: String,
+    errors: Vec<Item>,
+    /// What is recorded in the chain of denials.
+    pub(crate) denied: Option<Denied>,
+}
+
+/// What somebody wanted and may not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Denied {
+    pub(crate) actor: Option<String>,
+    pub(crate) verb: Verb,
+    pub(crate) name: String,
+}
+
+/// One of several things that are wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+struct Item {
+    /// RFC 6901, into the body of the request.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pointer: String,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<Code>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    instance: String,
+    #[serde(skip_serializing_if = "<[Item]>::is_empty")]
+    errors: &'a [Item],
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
+        Problem {
+            status,
+            code,
+            detail: detail.into(),
+            errors: Vec::new(),
+            denied: None,
+        }
+    }
+
+    pub(crate) fn bad_request(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, "malformed", detail)
+    }
+
+    pub(crate) fn not_found(name: impl std::fmt::Display) -> Problem {
+        let detail = format!("{name} does not exist, or is not yours to see");
+        Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
+    }
+
+    pub(crate) fn unauthenticated(reason: impl Into<String>, verb: Verb, name: impl Into<String>) -> Problem {
+        let mut problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", reason);
+        problem.denied = Some(Denied {
+            actor: None,
+            verb,
+            name: name.into(),
+        });
+        problem
+    }
+
+    pub(crate) fn denied(
+        because: impl Into<String>,
+        actor: impl ToString,
+        verb: Verb,
+        name: &Fqn,
+    ) -> Problem {
+        let mut problem = Problem::new(StatusCode::FORBIDDEN, "denied", because);
+        problem.denied = Some(Denied {
+            actor: Some(actor.to_string()),
+            verb,
+            name: name.to_string(),
+        });
+        problem
+    }
+
+    /// The write of `name`, or of many, was refused or failed.
+    pub(crate) fn of_write(error: WriteError, actor: impl ToString, verb: Verb) -> Problem {
+        match error {
+            WriteError::Refused(Refusal::Denied { name, because }) => {
+                Problem::denied(because, actor, verb, &name)
+            }
+            error => error.into(),
+        }
+    }
+
+    /// The whole answer, for the request of that id.
+    pub(crate) fn render(&self, request_id: &str) -> Response {
+        let body = Body {
+            r#type: format!("urn:tombolo:problem:{}", self.code),
+            title: self.status.canonical_reason().unwrap_or("error"),
+            status: self.status.as_u16(),
+            detail: &self.detail,
+            instance: format!("urn:tombolo:request:{request_id}"),
+            errors: &self.errors,
+        };
+        let text = serde_json::to_vec(&body).expect("invariant: a problem has string keys only");
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"tombolo\""),
+            );
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
+        }
+        (self.status, headers, text).into_response()
+    }
+
+    fn with_findings(mut self, findings: &[Finding]) -> Problem {
+        self.errors = findings
+            .iter()
+            .map(|finding| Item {
+                pointer: pointer(&finding.field),
+                detail: finding.message.clone(),
+                resource: Some(finding.resource.to_string()),
+                code: Some(finding.code),
+            })
+            .collect();
+        self
+    }
+}
+
+/// Carries the problem to the layer that renders it.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Problem {
+        let (status, code) = match &refusal {
+            Refusal::Denied { .. } => (StatusCode::FORBIDDEN, "denied"),
+            Refusal::NamedTwice { .. } => (StatusCode::BAD_REQUEST, "named-twice"),
+            Refusal::NotFound { .. } | Refusal::ParentNotFound { .. } => (StatusCode::NOT_FOUND, "not-found"),
+            Refusal::Exists { .. } => (StatusCode::CONFLICT, "exists"),
+            Refusal::Stale { .. } | Refusal::OtherUid { .. } => (StatusCode::PRECONDITION_FAILED, "stale"),
+            Refusal::MatchRequired { .. } => (StatusCode::PRECONDITION_REQUIRED, "etag-required"),
+            Refusal::HasChildren { .. } => (StatusCode::CONFLICT, "has-children"),
+            Refusal::NoAdministrator => (StatusCode::CONFLICT, "no-administrator"),
+            Refusal::Claimed(_) => (StatusCode::CONFLICT, "claimed"),
+            Refusal::InUse(_) => (StatusCode::CONFLICT, "in-use"),
+            Refusal::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+        };
+        let problem = Problem::new(status, code, refusal.to_string());
+        match &refusal {
+            Refusal::Claimed(findings) | Refusal::InUse(findings) | Refusal::Invalid(findings) => {
+                problem.with_findings(findings)
+            }
+            _ => problem,
+        }
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Problem {
+        if error.is_transient() {
+            tracing::warn!(error = chain(&error), "answered 503");
+            return unavailable(error.to_string());
+        }
+        // The caller learns that it is ours to mend, and not how our tables are made.
+        tracing::error!(error = chain(&error), "answered 500");
+        let detail = "management failed to answer; its log tells why under this request's id";
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+}
+
+impl From<WriteError> for Problem {
+    fn from(error: WriteError) -> Problem {
+        match error {
+            WriteError::Refused(refusal) => refusal.into(),
+            WriteError::Store(error) => error.into(),
+            WriteError::Uncertain(_)
+            | WriteError::WentBack { .. }
+            | WriteError::Busy
+            | WriteError::Stopping => {
+                tracing::warn!(error = chain(&error), "answered 503");
+                unavailable(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<BadBody> for Problem {
+    fn from(error: BadBody) -> Problem {
+        let (status, code) = match &error {
+            BadBody::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
+            BadBody::MediaType { .. } => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type"),
+            BadBody::CutOff
+            | BadBody::NotUtf8
+            | BadBody::Empty
+            | BadBody::Many { .. }
+            | BadBody::Syntax { .. } => (StatusCode::BAD_REQUEST, "malformed"),
+        };
+        Problem::new(status, code, error.to_string())
+    }
+}
+
+impl From<BadDocument> for Problem {
+    fn from(error: BadDocument) -> Problem {
+        let mut problem = Problem::bad_request(error.to_string());
+        problem.errors = vec![Item {
+            pointer: error.pointer,
+            detail: error.reason,
+            resource: error.resource,
+            code: None,
+        }];
+        problem
+    }
+}
+
+impl From<BadName> for Problem {
+    fn from(error: BadName) -> Problem {
+        Problem::bad_request(error.to_string())
+    }
+}
+
+fn unavailable(detail: String) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
+}
+
+/// `spec.rules[0].matches` → `/spec/rules/0/matches`.
+fn pointer(field: &str) -> String {
+    if field.is_empty() {
+        return String::new();
+    }
+    format!("/{}", field.replace('.', "/").replace('[', "/").replace(']', ""))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_becomes_a_pointer() {
+        for (field, expected) in [
+            ("", ""),
+            ("spec", "/spec"),
+            (
+                "spec.rules[0].backendRefs[12].weight",
+                "/spec/rules/0/backendRefs/12/weight",
+            ),
+        ] {
+            assert_eq!(pointer(field), expected);
+        }
+    }
+}

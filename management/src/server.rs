@@ -1,0 +1,317 @@
+//! Starting and stopping the plane: database, organization, loops and listeners.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, sleep};
+use tombolo_compiler::intent::Resource;
+use tombolo_compiler::name::{BadName, Fqn, Kind, Label};
+use tombolo_runtime::admin::{Health, Metrics};
+use tombolo_runtime::backoff::{Backoff, jitter};
+use tombolo_runtime::plane_id::{Plane, PlaneId};
+use tombolo_runtime::shutdown::{Shutdown, TaskError, Tasks, Trigger};
+use tombolo_runtime::telemetry::chain;
+use tombolo_runtime::tls::{Identity, TlsError};
+
+use crate::api::{self, App};
+use crate::change::{Change, ChangeVerb};
+use crate::denial::Denials;
+use crate::embedded::{EmbeddedError, EmbeddedPostgres};
+use crate::feed::Feed;
+use crate::metrics::ApiMetrics;
+use crate::snapshot::Snapshot;
+use crate::store::{self, Store, StoreError};
+use crate::token::{self, Order, Token};
+use crate::writer::{WriteError, Writer, create_organization, load_since, write_steps};
+
+/// A database that starts together with us may need a while.
+const DATABASE_PATIENCE: Duration = Duration::from_secs(60);
+/// From the signal to the end: requests under way are answered, accepted writes are written.
+const GRACE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// REST, `/healthz`, `/readyz` and `/metrics`.
+    pub listen: SocketAddr,
+    /// The feed for centrals, over mTLS.
+    pub feed_listen: SocketAddr,
+    /// The folder of this process's TLS identity.
+    pub identity: PathBuf,
+    pub organization: Label,
+    /// Where the private Postgres lives when there is no `database_url`.
+    pub data_dir: PathBuf,
+    pub database_url: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ManagementError {
+    #[error("cannot start the private postgres")]
+    Embedded(#[from] EmbeddedError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot load the organization")]
+    Load(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("cannot use the TLS identity")]
+    Identity(#[from] TlsError),
+    #[error("the TLS identity in {dir} is {given}, which is not a management of {organization}", dir = dir.display())]
+    OtherIdentity {
+        dir: PathBuf,
+        given: Box<PlaneId>,
+        organization: Label,
+    },
+    #[error("cannot listen on {addr}: check that no other process has it")]
+    Bind {
+        addr: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the organization's name cannot be used")]
+    Organization(#[from] BadName),
+    #[error("the system gives no randomness for a token")]
+    Randomness(#[source] getrandom::Error),
+    #[error(transparent)]
+    Task(#[from] TaskError),
+}
+
+/// A management plane that serves.
+#[derive(Debug)]
+pub struct Running {
+    api_addr: SocketAddr,
+    feed_addr: SocketAddr,
+    bootstrap_token: Option<String>,
+    tasks: Tasks,
+    trigger: Trigger,
+    store: Store,
+    embedded: Option<EmbeddedPostgres>,
+}
+
+/// Serves until the shutdown. Prints the bootstrap administrator's token when it creates the organization.
+///
+/// # Errors
+/// What keeps it from starting, or the loop that failed.
+pub async fn run(config: Config, mut shutdown: Shutdown) -> Result<(), ManagementError> {
+    let running = tokio::select! {
+        running = start(config) => running?,
+        () = shutdown.wait() => return Ok(()),
+    };
+    running.until(shutdown).await
+}
+
+/// # Errors
+/// What keeps it from starting.
+pub async fn start(config: Config) -> Result<Running, ManagementError> {
+    let organization: Fqn = format!("organizations/{}", config.organization).parse()?;
+    let identity = Arc::new(Identity::load(&config.identity)?);
+    let id = identity.id();
+    if id.plane != Plane::Management || id.organization != config.organization.as_str() {
+        return Err(ManagementError::OtherIdentity {
+            dir: config.identity,
+            given: Box::new(id.clone()),
+            organization: config.organization,
+        });
+    }
+    let (embedded, url) = match &config.database_url {
+        Some(url) => (None, url.clone()),
+        None => {
+            let postgres = EmbeddedPostgres::start(&config.data_dir.join("postgres")).await?;
+            let url = postgres.url().to_owned();
+            (Some(postgres), url)
+        }
+    };
+    let store = Store::open(&url, config.organization.clone())?;
+    migrate(&store).await?;
+    let bootstrap_token = bootstrap(&store, &organization).await.map_err(load_error)?;
+    if let Some(token) = &bootstrap_token {
+        // The one time that it is shown.
+        println!("bootstrap administrator token: {}", token.reveal());
+    }
+    let snapshot = load(&store).await.map_err(load_error)?;
+
+    let (trigger, shutdown) = Shutdown::new();
+    let (mut tasks, shutdown) = Tasks::under(shutdown);
+    let health = Health::default();
+    health.condition("migrations").set_ready();
+    let postgres = health.condition("postgres");
+    postgres.set_ready();
+    let (writer, writes) = Writer::new(store.clone(), snapshot, postgres);
+    let (denials, denial_writer) = Denials::new(store.clone());
+    let feed = Feed::open(store.clone(), writes.clone(), identity).await?;
+    let metrics = ApiMetrics::register(Metrics::default(), denials.dropped());
+    let app = App {
+        organization,
+        store: store.clone(),
+        writes: writes.clone(),
+        denials,
+        mesh: feed.mesh(),
+        metrics: metrics.clone(),
+    };
+
+    let api_listener = bind(config.listen).await?;
+    let feed_listener = bind(config.feed_listen).await?;
+    let (api_addr, feed_addr) = (addr(&api_listener)?, addr(&feed_listener)?);
+    tasks.spawn("writer", writer.run(shutdown.clone()));
+    tasks.spawn("denials", denial_writer.run(shutdown.clone()));
+    tasks.spawn("feed", feed.run(feed_listener, shutdown.clone()));
+    let router = api::router(app, health).into_make_service_with_connect_info::<SocketAddr>();
+    let mut drain = shutdown.clone();
+    tasks.spawn("api", async move {
+        axum::serve(api_listener, router)
+            .with_graceful_shutdown(async move { drain.wait().await })
+            .await
+    });
+    let (mut snapshots, mut ending) = (writes.watch(), shutdown);
+    tasks.spawn("revision-metric", async move {
+        loop {
+            let revision = snapshots.borrow_and_update().version.revision;
+            metrics.revision.set(revision.cast_signed());
+            tokio::select! {
+                changed = snapshots.changed() => if changed.is_err() { return },
+                () = ending.wait() => return,
+            }
+        }
+    });
+    tracing::info!(%api_addr, %feed_addr, "management serves");
+    Ok(Running {
+        api_addr,
+        feed_addr,
+        bootstrap_token: bootstrap_token.map(|token| token.reveal()),
+        tasks,
+        trigger,
+        store,
+        embedded,
+    })
+}
+
+impl Running {
+    pub fn api_addr(&self) -> SocketAddr {
+        self.api_addr
+    }
+
+    pub fn feed_addr(&self) -> SocketAddr {
+        self.feed_addr
+    }
+
+    /// The administrator's first token, when this start created the organization.
+    pub fn bootstrap_token(&self) -> Option<&str> {
+        self.bootstrap_token.as_deref()
+    }
+
+    /// Serves until `shutdown` fires or a task fails, then drains.
+    ///
+    /// # Errors
+    /// The task that failed, or that did not stop in time.
+    pub async fn until(self, mut shutdown: Shutdown) -> Result<(), ManagementError> {
+        let trigger = self.trigger.clone();
+        let joined = {
+            let mut joining = Box::pin(self.tasks.join(GRACE));
+            tokio::select! {
+                joined = &mut joining => joined,
+                () = shutdown.wait() => {
+                    trigger.fire();
+                    joining.await
+                }
+            }
+        };
+        self.store.close().await;
+        if let Some(postgres) = self.embedded {
+            postgres.stop().await;
+        }
+        Ok(joined?)
+    }
+
+    /// Stops now.
+    ///
+    /// # Errors
+    /// As [`Running::until`].
+    pub async fn stop(self) -> Result<(), ManagementError> {
+        let (trigger, shutdown) = Shutdown::new();
+        trigger.fire();
+        self.until(shutdown).await
+    }
+}
+
+/// Waits for a database that is not there yet, and then for other replicas that migrate.
+async fn migrate(store: &Store) -> Result<(), StoreError> {
+    let deadline = Instant::now() + DATABASE_PATIENCE;
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+    loop {
+        match store.migrate().await {
+            Err(error) if error.is_transient() && Instant::now() < deadline => {
+                tracing::warn!(error = chain(&error), "waiting for the database");
+                sleep(backoff.next(jitter())).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// At the first start: the organization, the user `admin`, its binding and its token, in one transaction.
+async fn bootstrap(
+    store: &Store,
+    organization: &Fqn,
+) -> Result<Option<Token>, Box<dyn std::error::Error + Send + Sync>> {
+    let admin = organization.child(Kind::User, &"admin".parse()?)?;
+    let binding = organization.child(Kind::Binding, &"admin".parse()?)?;
+    let documents = [
+        json!({"name": organization}),
+        json!({"name": admin, "spec": {"displayName": "bootstrap administrator"}}),
+        json!({"name": binding, "spec": {"role": "admin", "subjects": [admin]}}),
+    ];
+    let mut changes = Vec::new();
+    for document in documents {
+        let resource = Resource::from_json(document)?;
+        changes.push(Change {
+            name: resource.name.clone(),
+            verb: ChangeVerb::Create(Arc::new(resource)),
+            uid: None,
+        });
+    }
+    let mut tx = store.begin().await?;
+    let Some((prepared, caller)) = create_organization(store, &mut tx, &changes).await? else {
+        return Ok(None);
+    };
+    let head = store.lock_head(&mut tx).await?;
+    let (mut tx, _, delta) = write_steps(store, tx, &head, &caller, &prepared).await?;
+    let user = delta.put.iter().find(|stored| *stored.name() == admin);
+    let user_uid = user
+        .map(|stored| stored.uid)
+        .ok_or("the administrator was not created")?;
+    let token = Token::generate().map_err(ManagementError::Randomness)?;
+    let order = Order {
+        user: admin,
+        user_uid,
+        description: "bootstrap".to_owned(),
+        expires_at: None,
+    };
+    token::issue(store, &mut tx, &caller, &order, &token).await?;
+    store::commit(tx).await?;
+    Ok(Some(token))
+}
+
+async fn load(store: &Store) -> Result<Snapshot, WriteError> {
+    let mut tx = store.begin_snapshot().await?;
+    let head = store.head(&mut tx).await?;
+    load_since(store, &mut tx, &Snapshot::empty(), &head).await
+}
+
+fn load_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ManagementError {
+    ManagementError::Load(error.into())
+}
+
+async fn bind(addr: SocketAddr) -> Result<TcpListener, ManagementError> {
+    let bound = TcpListener::bind(addr).await;
+    bound.map_err(|source| ManagementError::Bind { addr, source })
+}
+
+fn addr(listener: &TcpListener) -> Result<SocketAddr, ManagementError> {
+    let bound = listener.local_addr();
+    bound.map_err(|source| ManagementError::Bind {
+        addr: SocketAddr::from(([0, 0, 0, 0], 0)),
+        source,
+    })
+}

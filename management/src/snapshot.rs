@@ -1,0 +1,337 @@
+//! The intent at one version, in memory: what reads answer from, writes start from, and the feed publishes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
+use tombolo_compiler::finding::Finding;
+use tombolo_compiler::intent::{Intent, Resource};
+use tombolo_compiler::name::{ClusterName, Fqn, Kind};
+use tombolo_compiler::resolve::{Resolved, resolve};
+use tombolo_proto::codec;
+use tombolo_proto::held::{Stamp, Version};
+use tombolo_proto::resource::Set;
+use tombolo_proto::session::Publication;
+use uuid::Uuid;
+
+use crate::iam::Bindings;
+
+/// Every replica publishes the same bytes at one version, so the thing published is the source.
+const SOURCE: &str = "management";
+
+/// A resource with what the server says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stored {
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) uid: Uuid,
+    pub(crate) etag: String,
+    /// Of its last change.
+    pub(crate) revision: u64,
+    pub(crate) created_at: DateTime<Utc>,
+    pub(crate) updated_at: DateTime<Utc>,
+}
+
+pub(crate) type Tree = BTreeMap<Fqn, Arc<Stored>>;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) version: Version,
+    pub(crate) tree: Arc<Tree>,
+    pub(crate) judged: Judged,
+    pub(crate) bindings: Arc<Bindings>,
+    /// By uid, clusters that were heard of at some time.
+    joined: Arc<BTreeSet<Uuid>>,
+    published: Arc<Set>,
+}
+
+/// A tree of resources and what `resolve` says of it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Judged {
+    pub(crate) intent: Arc<Intent>,
+    pub(crate) resolved: Arc<Resolved>,
+    pub(crate) findings: Arc<[Finding]>,
+}
+
+/// What lies between two versions.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Delta {
+    pub(crate) removed: Vec<Fqn>,
+    /// Applied after `removed`: a name may be in both.
+    pub(crate) put: Vec<Stored>,
+    pub(crate) joined: Vec<Uuid>,
+}
+
+impl Stored {
+    pub(crate) fn name(&self) -> &Fqn {
+        &self.resource.name
+    }
+
+    /// The REST form.
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        let mut document = self.resource.to_json();
+        document["uid"] = self.uid.to_string().into();
+        document["etag"] = self.etag.clone().into();
+        document["revision"] = self.revision.into();
+        document["createTime"] = serde_json::json!(self.created_at);
+        document["updateTime"] = serde_json::json!(self.updated_at);
+        document
+    }
+}
+
+impl Judged {
+    pub(crate) fn of(intent: Intent) -> Judged {
+        let (resolved, findings) = resolve(&intent);
+        Judged {
+            intent: Arc::new(intent),
+            resolved: Arc::new(resolved),
+            findings: findings.into(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Before the organization exists.
+    pub(crate) fn empty() -> Snapshot {
+        Snapshot {
+            version: Version::default(),
+            tree: Arc::default(),
+            judged: Judged::default(),
+            bindings: Arc::default(),
+            joined: Arc::default(),
+            published: Arc::default(),
+        }
+    }
+
+    pub(crate) fn get(&self, name: &Fqn) -> Option<&Arc<Stored>> {
+        self.tree.get(name)
+    }
+
+    pub(crate) fn user_by_uid(&self, uid: Uuid) -> Option<&Fqn> {
+        let mut users = self.top(Kind::User);
+        users.find(|stored| stored.uid == uid).map(|stored| stored.name())
+    }
+
+    /// The clusters that exist, with whether each has joined.
+    pub(crate) fn clusters(&self) -> BTreeMap<ClusterName, (&Arc<Stored>, bool)> {
+        self.top(Kind::Cluster)
+            .filter_map(|stored| {
+                let name = stored.name().leaf().parse().ok()?;
+                Some((name, (stored, self.joined.contains(&stored.uid))))
+            })
+            .collect()
+    }
+
+    pub(crate) fn joined_clusters(&self) -> BTreeSet<ClusterName> {
+        let clusters = self.clusters().into_iter();
+        clusters
+            .filter_map(|(name, (_, joined))| joined.then_some(name))
+            .collect()
+    }
+
+    /// All of a kind that stands directly below the organization.
+    fn top(&self, kind: Kind) -> impl Iterator<Item = &Arc<Stored>> {
+        let organization = self.tree.keys().next().map(Fqn::organization);
+        let collection = organization.map(|name| format!("{name}/{}", kind.collection()));
+        collection
+            .into_iter()
+            .flat_map(|collection| below(&self.tree, &collection))
+            .filter(move |stored| stored.resource.kind() == kind)
+    }
+
+    /// The next version. `judged` is what the caller knows already of the tree that results.
+    pub(crate) fn advance(&self, version: Version, delta: Delta, judged: Option<Judged>) -> Snapshot {
+        let mut tree = (*self.tree).clone();
+        let mut intent_changed = Vec::new();
+        for name in delta.removed {
+            tree.remove(&name);
+            intent_changed.push(name);
+        }
+        for stored in delta.put {
+            intent_changed.push(stored.name().clone());
+            tree.insert(stored.name().clone(), Arc::new(stored));
+        }
+        let mut joined = self.joined.clone();
+        if !delta.joined.is_empty() {
+            Arc::make_mut(&mut joined).extend(delta.joined);
+        }
+        let judged = judged.unwrap_or_else(|| match intent_changed.is_empty() {
+            true => self.judged.clone(),
+            false => Judged::of(intent_of(&tree)),
+        });
+        let mut next = Snapshot {
+            version,
+            bindings: Arc::new(Bindings::of(&judged.intent)),
+            tree: Arc::new(tree),
+            judged,
+            joined,
+            published: self.published.clone(),
+        };
+        next.published = next.publish(&self.published, &intent_changed);
+        next
+    }
+
+    pub(crate) fn publication(&self) -> Publication {
+        Publication {
+            stamp: Stamp {
+                version: self.version,
+                source: SOURCE.to_owned(),
+                sequence: 0,
+            },
+            set: self.published.clone(),
+            complete: true,
+        }
+    }
+
+    /// The same pointer when nothing changes that central needs: then only the stamp travels.
+    fn publish(&self, before: &Arc<Set>, changed: &[Fqn]) -> Arc<Set> {
+        let mut set = before.clone();
+        for name in changed.iter().filter(|name| name.kind().is_published()) {
+            match self.tree.get(name) {
+                Some(stored) => put(&mut set, name.as_str(), &*stored.resource),
+                None => remove(&mut set, name.as_str()),
+            }
+        }
+        let joined = self.joined_clusters();
+        let stale: Vec<String> = set
+            .range("joined/".to_owned().."joined0".to_owned())
+            .filter(|(name, _)| !joined.contains(&name["joined/".len()..]))
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in stale {
+            remove(&mut set, &name);
+        }
+        for cluster in joined {
+            put(&mut set, &format!("joined/{cluster}"), &true);
+        }
+        set
+    }
+}
+
+/// Unique to one write of one resource: content that comes back does not bring its ETag back.
+pub(crate) fn etag(uid: Uuid, revision: u64) -> String {
+    let sum: [u8; 32] = Sha256::new()
+        .chain_update(uid.as_bytes())
+        .chain_update(revision.to_be_bytes())
+        .finalize()
+        .into();
+    sum[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Everything whose name continues `node`, which may be a resource or a collection.
+pub(crate) fn below<'a, T>(
+    tree: &'a BTreeMap<Fqn, T>,
+    node: &str,
+) -> impl Iterator<Item = &'a T> + use<'a, T> {
+    let prefix = format!("{node}/");
+    tree.range::<str, _>((Bound::Excluded(prefix.as_str()), Bound::Unbounded))
+        .take_while(move |(name, _)| name.as_str().starts_with(&prefix))
+        .map(|(_, value)| value)
+}
+
+fn intent_of(tree: &Tree) -> Intent {
+    tree.iter()
+        .map(|(name, stored)| (name.clone(), stored.resource.clone()))
+        .collect()
+}
+
+fn put<T: serde::Serialize>(set: &mut Arc<Set>, name: &str, noun: &T) {
+    match codec::encode(name, noun) {
+        Ok(resource) if set.get(name) == Some(&resource) => {}
+        Ok(resource) => {
+            Arc::make_mut(set).insert(name.to_owned(), resource);
+        }
+        // A body is at most as large as a request, far below the feed's limit; the last good one stays.
+        Err(error) => tracing::error!(fqn = name, %error, "cannot publish"),
+    }
+}
+
+fn remove(set: &mut Arc<Set>, name: &str) {
+    if set.contains_key(name) {
+        Arc::make_mut(set).remove(name);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn stored(document: serde_json::Value, revision: u64) -> Stored {
+        let uid = Uuid::now_v7();
+        Stored {
+            resource: Arc::new(Resource::from_json(document).unwrap()),
+            uid,
+            etag: etag(uid, revision),
+            revision,
+            created_at: Utc::now(),
+            updated_at: Utc::now(),
+        }
+    }
+
+    fn version(revision: u64) -> Version {
+        Version { epoch: 1, revision }
+    }
+
+    #[test]
+    fn what_central_does_not_need_moves_only_the_stamp() {
+        let delta = |document| Delta {
+            put: vec![stored(document, 1)],
+            ..Delta::default()
+        };
+        let one = Snapshot::empty().advance(version(1), delta(json!({"name": "organizations/acme"})), None);
+        let two = one.advance(
+            version(2),
+            delta(json!({"name": "organizations/acme/users/ann"})),
+            None,
+        );
+        assert_eq!(one.publication().set.len(), 1);
+        assert!(Arc::ptr_eq(&one.publication().set, &two.publication().set));
+        assert_eq!(two.publication().stamp.version, version(2));
+    }
+
+    #[test]
+    fn a_cluster_that_is_created_again_has_not_joined() {
+        let name: Fqn = "organizations/acme/clusters/us".parse().unwrap();
+        let document = json!({"name": name, "spec": {"region": "us"}});
+        let cluster = stored(document.clone(), 1);
+        let uid = cluster.uid;
+        let delta = Delta {
+            put: vec![cluster],
+            joined: vec![uid],
+            ..Delta::default()
+        };
+        let one = Snapshot::empty().advance(version(1), delta, None);
+        assert!(one.publication().set.contains_key("joined/us"));
+        let delta = Delta {
+            removed: vec![name],
+            put: vec![stored(document, 2)],
+            ..Delta::default()
+        };
+        let two = one.advance(version(2), delta, None);
+        assert!(!two.publication().set.contains_key("joined/us"));
+        assert_eq!(two.clusters().len(), 1);
+    }
+
+    #[test]
+    fn below_does_not_mistake_a_longer_name_for_a_child() {
+        let put = [
+            "organizations/acme",
+            "organizations/acme/tenants/a",
+            "organizations/acme/tenants/ab",
+        ]
+        .map(|name| stored(json!({"name": name}), 1))
+        .to_vec();
+        let delta = Delta {
+            put,
+            ..Delta::default()
+        };
+        let snapshot = Snapshot::empty().advance(version(1), delta, None);
+        let below = |node: &str| below(&snapshot.tree, node).count();
+        assert_eq!(below("organizations/acme"), 2);
+        assert_eq!(below("organizations/acme/tenants/a"), 0);
+    }
+}

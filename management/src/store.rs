@@ -1,0 +1,255 @@
+//! All that is known of SQL. One file per aggregate; a write takes the transaction that it is part of.
+
+use std::time::Duration;
+
+use sea_query::{Iden, PostgresQueryBuilder};
+use sea_query_sqlx::SqlxBinder;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
+use sqlx::{AssertSqlSafe, PgConnection, Postgres};
+use tombolo_compiler::name::Label;
+
+pub(crate) mod audit;
+pub(crate) mod joined;
+pub(crate) mod organization;
+pub(crate) mod report;
+pub(crate) mod resource;
+pub(crate) mod token;
+
+pub(crate) type Tx = sqlx::Transaction<'static, Postgres>;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
+
+/// A write holds one connection and waits for one lock; more would only queue in Postgres instead of here.
+const CONNECTIONS_MAX: u32 = 16;
+/// A caller is better told to retry than left waiting.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Bounds every statement, the wait for the head row included; milliseconds, as Postgres reads it.
+const STATEMENT_TIMEOUT_MS: &str = "5000";
+
+/// The database, seen from one organization.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    pool: PgPool,
+    organization: Label,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("cannot {doing}: the database is not reachable; check that postgres runs")]
+    Unavailable {
+        doing: &'static str,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error("cannot {doing}")]
+    Query {
+        doing: &'static str,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error("the row of {name} in {table} cannot be read: {reason}")]
+    Corrupt {
+        table: &'static str,
+        name: String,
+        reason: String,
+    },
+    #[error("the row of {name} was changed by somebody else than tombolo; nothing was written")]
+    Meddled { name: String },
+    #[error("cannot apply the migrations: was the database used by a newer version?")]
+    Migrate(#[source] MigrateError),
+}
+
+#[derive(Clone, Copy, Iden)]
+enum Organizations {
+    Table,
+    Name,
+    Epoch,
+    Revision,
+    AuditSequence,
+    AuditHash,
+}
+
+#[derive(Clone, Copy, Iden)]
+enum Resources {
+    Table,
+    Name,
+    Organization,
+    Uid,
+    Kind,
+    Document,
+    Etag,
+    Revision,
+    CreatedAt,
+    UpdatedAt,
+}
+
+#[derive(Clone, Copy, Iden)]
+enum Tombstones {
+    Table,
+    Name,
+    Organization,
+    Uid,
+    Revision,
+}
+
+#[derive(Clone, Copy, Iden)]
+enum JoinedClusters {
+    Table,
+    Uid,
+    Organization,
+    Revision,
+    JoinedAt,
+}
+
+#[derive(Clone, Copy, Iden)]
+enum Tokens {
+    Table,
+    Id,
+    Organization,
+    Sha256,
+    UserUid,
+    Description,
+    CreatedAt,
+    ExpiresAt,
+    RevokedAt,
+}
+
+#[derive(Clone, Copy, Iden)]
+enum Audit {
+    Table,
+    Organization,
+    Chain,
+    Sequence,
+    Record,
+    Previous,
+    Hash,
+    Time,
+    Actor,
+    Verb,
+    Name,
+    Outcome,
+}
+
+#[derive(Clone, Copy, Iden)]
+enum DenialHeads {
+    Table,
+    Organization,
+    Sequence,
+    Hash,
+}
+
+#[derive(Clone, Copy, Iden)]
+enum Reports {
+    Table,
+    Organization,
+    Central,
+    Document,
+    ReceivedAt,
+}
+
+impl Store {
+    /// Connects lazily: an unreachable database shows with the first statement.
+    pub(crate) fn open(url: &str, organization: Label) -> Result<Store, StoreError> {
+        let options: PgConnectOptions = url.parse().map_err(|source| StoreError::Query {
+            doing: "read the address of the database",
+            source,
+        })?;
+        let options = options.application_name("tombolo").options([
+            ("statement_timeout", STATEMENT_TIMEOUT_MS),
+            ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT_MS),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS_MAX)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_lazy_with(options);
+        Ok(Store { pool, organization })
+    }
+
+    /// Applies what is missing, under a lock that other replicas wait for.
+    pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
+        MIGRATIONS.run(&self.pool).await.map_err(|error| match error {
+            MigrateError::Execute(source) => classify("apply the migrations", source),
+            error => StoreError::Migrate(error),
+        })
+    }
+
+    pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
+        let begun = self.pool.begin().await;
+        begun.map_err(|source| classify("begin a transaction", source))
+    }
+
+    /// All reads of one such transaction see one moment.
+    pub(crate) async fn begin_snapshot(&self) -> Result<Tx, StoreError> {
+        let begun = self
+            .pool
+            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            .await;
+        begun.map_err(|source| classify("begin a transaction", source))
+    }
+
+    pub(crate) async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+impl StoreError {
+    /// Whether it may work later without anybody changing anything.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, StoreError::Unavailable { .. })
+    }
+}
+
+pub(crate) async fn commit(tx: Tx) -> Result<(), StoreError> {
+    tx.commit().await.map_err(|source| classify("commit", source))
+}
+
+/// How many rows it touched.
+async fn execute(
+    connection: &mut PgConnection,
+    doing: &'static str,
+    statement: &impl SqlxBinder,
+) -> Result<u64, StoreError> {
+    let (sql, values) = statement.build_sqlx(PostgresQueryBuilder);
+    let done = sqlx::query_with(AssertSqlSafe(sql), values)
+        .execute(connection)
+        .await;
+    done.map(|done| done.rows_affected())
+        .map_err(|source| classify(doing, source))
+}
+
+async fn fetch(
+    connection: &mut PgConnection,
+    doing: &'static str,
+    statement: &impl SqlxBinder,
+) -> Result<Vec<PgRow>, StoreError> {
+    let (sql, values) = statement.build_sqlx(PostgresQueryBuilder);
+    sqlx::query_with(AssertSqlSafe(sql), values)
+        .fetch_all(connection)
+        .await
+        .map_err(|source| classify(doing, source))
+}
+
+/// Tells a database that is away, stopping or overloaded from a statement that will never work.
+fn classify(doing: &'static str, source: sqlx::Error) -> StoreError {
+    let away = match &source {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::WorkerCrashed => true,
+        // Classes of SQLSTATE: connection, rollback for want of order, resources, operator, and system.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            ["08", "40", "53", "55", "57", "58"]
+                .iter()
+                .any(|c| code.starts_with(c))
+        }),
+        _ => false,
+    };
+    if away {
+        StoreError::Unavailable { doing, source }
+    } else {
+        StoreError::Query { doing, source }
+    }
+}

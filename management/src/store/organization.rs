@@ -1,0 +1,117 @@
+//! The head row of the organization: its version, and the end of its chain of audit records.
+
+use sea_query::{Expr, ExprTrait, LockType, OnConflict, Query};
+use sqlx::{PgConnection, Row};
+use tombolo_proto::held::Version;
+
+use super::{Organizations, Store, StoreError, Tx, classify, execute, fetch};
+use crate::audit::ChainHead;
+
+/// The first epoch; a restored database would be adopted as the next.
+const FIRST_EPOCH: u64 = 1;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    pub(crate) version: Version,
+    pub(crate) audit: ChainHead,
+}
+
+impl Store {
+    /// Whether the row is new. A replica that creates it at the same time waits for this transaction.
+    pub(crate) async fn create_head(&self, tx: &mut Tx) -> Result<bool, StoreError> {
+        let start = ChainHead::default();
+        let statement = Query::insert()
+            .into_table(Organizations::Table)
+            .columns([
+                Organizations::Name,
+                Organizations::Epoch,
+                Organizations::Revision,
+                Organizations::AuditSequence,
+                Organizations::AuditHash,
+            ])
+            .values_panic([
+                self.organization.as_str().into(),
+                FIRST_EPOCH.cast_signed().into(),
+                0_i64.into(),
+                start.sequence.cast_signed().into(),
+                start.hash.to_vec().into(),
+            ])
+            .on_conflict(OnConflict::new().do_nothing().to_owned())
+            .to_owned();
+        Ok(execute(tx, "create the organization's head", &statement).await? == 1)
+    }
+
+    /// Waits for every write that is under way, and keeps the next ones out until the transaction ends.
+    pub(crate) async fn lock_head(&self, tx: &mut Tx) -> Result<Head, StoreError> {
+        self.select_head(tx, Some(LockType::Update)).await
+    }
+
+    pub(crate) async fn head(&self, connection: &mut PgConnection) -> Result<Head, StoreError> {
+        self.select_head(connection, None).await
+    }
+
+    /// The version alone, outside of any transaction: what a replica polls.
+    pub(crate) async fn version(&self) -> Result<Version, StoreError> {
+        let mut connection = self
+            .pool
+            .acquire()
+            .await
+            .map_err(|source| classify("connect", source))?;
+        Ok(self.head(&mut connection).await?.version)
+    }
+
+    pub(crate) async fn set_head(&self, tx: &mut Tx, head: &Head) -> Result<(), StoreError> {
+        let statement = Query::update()
+            .table(Organizations::Table)
+            .value(Organizations::Revision, head.version.revision.cast_signed())
+            .value(Organizations::AuditSequence, head.audit.sequence.cast_signed())
+            .value(Organizations::AuditHash, head.audit.hash.to_vec())
+            .and_where(Expr::col(Organizations::Name).eq(self.organization.as_str()))
+            .to_owned();
+        execute(tx, "advance the organization's head", &statement).await?;
+        Ok(())
+    }
+
+    async fn select_head(
+        &self,
+        connection: &mut PgConnection,
+        lock: Option<LockType>,
+    ) -> Result<Head, StoreError> {
+        let mut statement = Query::select();
+        statement
+            .columns([
+                Organizations::Epoch,
+                Organizations::Revision,
+                Organizations::AuditSequence,
+                Organizations::AuditHash,
+            ])
+            .from(Organizations::Table)
+            .and_where(Expr::col(Organizations::Name).eq(self.organization.as_str()));
+        if let Some(lock) = lock {
+            statement.lock(lock);
+        }
+        let corrupt = |reason: &str| StoreError::Corrupt {
+            table: "organizations",
+            name: self.organization.to_string(),
+            reason: reason.to_owned(),
+        };
+        let rows = fetch(connection, "read the organization's head", &statement).await?;
+        let row = rows.first().ok_or_else(|| corrupt("it is missing"))?;
+        let number = |column| row.try_get::<i64, _>(column).map(i64::cast_unsigned);
+        let read = |source| StoreError::Query {
+            doing: "read the organization's head",
+            source,
+        };
+        let hash: Vec<u8> = row.try_get("audit_hash").map_err(read)?;
+        Ok(Head {
+            version: Version {
+                epoch: number("epoch").map_err(read)?,
+                revision: number("revision").map_err(read)?,
+            },
+            audit: ChainHead {
+                sequence: number("audit_sequence").map_err(read)?,
+                hash: hash.try_into().map_err(|_| corrupt("its hash is not 32 bytes"))?,
+            },
+        })
+    }
+}

@@ -1,0 +1,470 @@
+//! The one loop that writes: it owns the snapshot that everybody else reads, so that what it publishes follows
+//! commit order. It also polls for what other replicas have committed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use tombolo_compiler::name::{ClusterName, Fqn};
+use tombolo_proto::held::Version;
+use tombolo_runtime::admin::Condition;
+use tombolo_runtime::shutdown::Shutdown;
+use tombolo_runtime::telemetry::chain;
+use uuid::Uuid;
+
+use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
+use crate::change::{Change, Prepared, Refusal, Step, prepare};
+use crate::iam::Principal;
+use crate::snapshot::{Delta, Snapshot, Stored, etag};
+use crate::store::organization::Head;
+use crate::store::{self, Store, StoreError, Tx};
+
+/// How late a replica may learn what another one has committed.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// Writes that wait for the loop. At a millisecond or two each, the last one still answers within a second.
+const QUEUED_MAX: usize = 256;
+
+/// Who asks, for the audit record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) principal: Principal,
+    pub(crate) source: String,
+    pub(crate) request_id: String,
+}
+
+/// What was committed, or was there already.
+#[derive(Clone, Debug)]
+pub(crate) struct Committed {
+    /// The latest after the write.
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) steps: Vec<Step>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WriteError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The connection broke while Postgres committed: the write is whole or not at all, but which is unknown.
+    #[error("the database went away while it committed: read again to see whether the write took place")]
+    Uncertain(#[source] StoreError),
+    #[error(
+        "the database is at {found}, behind {held}: was it restored from a backup? writes are refused until it is adopted"
+    )]
+    WentBack { held: Version, found: Version },
+    #[error("too many writes are waiting")]
+    Busy,
+    #[error("management is stopping")]
+    Stopping,
+}
+
+/// The way to the loop. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Writes {
+    jobs: mpsc::Sender<Job>,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    store: Store,
+    jobs: mpsc::Receiver<Job>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    postgres: Condition,
+}
+
+#[derive(Debug)]
+enum Job {
+    Write {
+        caller: Caller,
+        changes: Vec<Change>,
+        /// Made on what was the latest when the request came; holds if that still is.
+        prepared: Prepared,
+        done: oneshot::Sender<Result<Committed, WriteError>>,
+    },
+    CatchUp {
+        done: oneshot::Sender<Result<Arc<Snapshot>, WriteError>>,
+    },
+    Join {
+        central: String,
+        cluster: ClusterName,
+    },
+}
+
+impl Writes {
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.borrow().clone()
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.clone()
+    }
+
+    /// Decides without writing. Before a refusal, what other replicas have committed is looked at.
+    pub(crate) async fn prepare(
+        &self,
+        principal: &Principal,
+        changes: &[Change],
+    ) -> Result<Prepared, WriteError> {
+        let base = self.snapshot();
+        let refusal = match prepare(&base, principal, changes) {
+            Ok(prepared) => return Ok(prepared),
+            Err(refusal) => refusal,
+        };
+        let latest = self.catch_up().await?;
+        if latest.version == base.version {
+            return Err(refusal.into());
+        }
+        Ok(prepare(&latest, principal, changes)?)
+    }
+
+    pub(crate) async fn write(&self, caller: Caller, changes: Vec<Change>) -> Result<Committed, WriteError> {
+        let prepared = self.prepare(&caller.principal, &changes).await?;
+        let (done, answer) = oneshot::channel();
+        self.send(Job::Write {
+            caller,
+            changes,
+            prepared,
+            done,
+        })?;
+        answer.await.map_err(|_| WriteError::Stopping)?
+    }
+
+    pub(crate) async fn catch_up(&self) -> Result<Arc<Snapshot>, WriteError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Job::CatchUp { done })?;
+        answer.await.map_err(|_| WriteError::Stopping)?
+    }
+
+    /// Remembers that `central` has heard the cluster, unless that is known. Whoever hears it says so again.
+    pub(crate) fn join(&self, central: &str, cluster: &ClusterName) {
+        let known = self
+            .snapshot()
+            .clusters()
+            .get(cluster)
+            .is_none_or(|(_, joined)| *joined);
+        if !known {
+            let job = Job::Join {
+                central: central.to_owned(),
+                cluster: cluster.clone(),
+            };
+            if let Err(error) = self.send(job) {
+                tracing::warn!(%cluster, %error, "cannot remember that the cluster has joined yet");
+            }
+        }
+    }
+
+    fn send(&self, job: Job) -> Result<(), WriteError> {
+        self.jobs.try_send(job).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => WriteError::Busy,
+            mpsc::error::TrySendError::Closed(_) => WriteError::Stopping,
+        })
+    }
+}
+
+impl Writer {
+    pub(crate) fn new(store: Store, snapshot: Snapshot, postgres: Condition) -> (Writer, Writes) {
+        let (sender, jobs) = mpsc::channel(QUEUED_MAX);
+        let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
+        let writer = Writer {
+            store,
+            jobs,
+            snapshots,
+            postgres,
+        };
+        let writes = Writes {
+            jobs: sender,
+            snapshots: receiver,
+        };
+        (writer, writes)
+    }
+
+    pub(crate) async fn run(mut self, mut shutdown: Shutdown) {
+        let mut poll = interval(POLL_INTERVAL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                job = self.jobs.recv() => match job {
+                    Some(job) => self.work(job).await,
+                    None => return,
+                },
+                _ = poll.tick() => {
+                    if let Err(error) = self.poll().await {
+                        tracing::debug!(error = chain(&error), "cannot poll the database");
+                    }
+                }
+                () = shutdown.wait() => break,
+            }
+        }
+        // What was accepted is answered.
+        self.jobs.close();
+        while let Some(job) = self.jobs.recv().await {
+            self.work(job).await;
+        }
+    }
+
+    async fn work(&mut self, job: Job) {
+        match job {
+            Job::Write {
+                caller,
+                changes,
+                prepared,
+                done,
+            } => {
+                let result = self.write(&caller, &changes, prepared).await;
+                self.observe(result.as_ref().err());
+                // A caller that is gone has lost its answer, not its write.
+                let _ = done.send(result);
+            }
+            Job::CatchUp { done } => {
+                let result = self.poll().await.map(|()| self.snapshots.borrow().clone());
+                let _ = done.send(result);
+            }
+            Job::Join { central, cluster } => {
+                if let Err(error) = self.join(&central, &cluster).await {
+                    self.observe(Some(&error));
+                    tracing::warn!(%cluster, error = chain(&error), "cannot remember that the cluster has joined yet");
+                }
+            }
+        }
+    }
+
+    async fn write(
+        &mut self,
+        caller: &Caller,
+        changes: &[Change],
+        prepared: Prepared,
+    ) -> Result<Committed, WriteError> {
+        let mut tx = self.store.begin().await?;
+        let head = self.store.lock_head(&mut tx).await?;
+        let base = self.catch_up(&mut tx, &head).await?;
+        let prepared = if Arc::ptr_eq(&base, &prepared.base) {
+            prepared
+        } else {
+            prepare(&base, &caller.principal, changes)?
+        };
+        if prepared.changes_nothing() {
+            return Ok(Committed {
+                snapshot: base,
+                steps: prepared.steps,
+            });
+        }
+        let (tx, version, delta) = write_steps(&self.store, tx, &head, caller, &prepared).await?;
+        store::commit(tx).await.map_err(WriteError::Uncertain)?;
+        let next = Arc::new(base.advance(version, delta, Some(prepared.judged)));
+        self.snapshots.send_replace(next.clone());
+        Ok(Committed {
+            snapshot: next,
+            steps: prepared.steps,
+        })
+    }
+
+    async fn join(&mut self, central: &str, cluster: &ClusterName) -> Result<(), WriteError> {
+        let mut tx = self.store.begin().await?;
+        let mut head = self.store.lock_head(&mut tx).await?;
+        let base = self.catch_up(&mut tx, &head).await?;
+        let Some((name, uid)) = base
+            .clusters()
+            .get(cluster)
+            .filter(|(_, joined)| !joined)
+            .map(|(stored, _)| (stored.name().clone(), stored.uid))
+        else {
+            return Ok(());
+        };
+        let now = audit::now();
+        head.version.revision += 1;
+        self.store
+            .insert_joined(&mut tx, uid, head.version.revision, now)
+            .await?;
+        let record = Record {
+            time: now,
+            actor: format!("plane/central/{central}"),
+            verb: Verb::Join,
+            name: name.to_string(),
+            outcome: Outcome::Done,
+            source: String::new(),
+            request_id: String::new(),
+            revision: Some(head.version.revision),
+            reason: String::new(),
+            before: None,
+            after: None,
+            dropped: 0,
+        };
+        let (sealed, end) = seal(Chain::Writes, head.audit, record);
+        head.audit = end;
+        self.store.insert_audit(&mut tx, &[sealed]).await?;
+        self.store.set_head(&mut tx, &head).await?;
+        store::commit(tx).await.map_err(WriteError::Uncertain)?;
+        let delta = Delta {
+            joined: vec![uid],
+            ..Delta::default()
+        };
+        let next = base.advance(head.version, delta, None);
+        self.snapshots.send_replace(Arc::new(next));
+        tracing::info!(%cluster, central, revision = head.version.revision, "cluster has joined");
+        Ok(())
+    }
+
+    /// Brings the snapshot to the version of the locked head, and gives it.
+    async fn catch_up(&mut self, tx: &mut Tx, head: &Head) -> Result<Arc<Snapshot>, WriteError> {
+        let held = self.snapshots.borrow().clone();
+        if head.version == held.version {
+            return Ok(held);
+        }
+        let next = Arc::new(load_since(&self.store, tx, &held, head).await?);
+        self.snapshots.send_replace(next.clone());
+        Ok(next)
+    }
+
+    async fn poll(&mut self) -> Result<(), WriteError> {
+        let result = self.poll_once().await;
+        self.observe(result.as_ref().err());
+        if result.is_ok() {
+            self.postgres.set_ready();
+        }
+        result
+    }
+
+    async fn poll_once(&mut self) -> Result<(), WriteError> {
+        let held = self.snapshots.borrow().version;
+        if self.store.version().await? == held {
+            return Ok(());
+        }
+        let mut tx = self.store.begin_snapshot().await?;
+        let head = self.store.head(&mut tx).await?;
+        self.catch_up(&mut tx, &head).await?;
+        Ok(())
+    }
+
+    /// What an error says about the database as a whole.
+    fn observe(&self, error: Option<&WriteError>) {
+        match error {
+            None | Some(WriteError::Refused(_) | WriteError::Busy | WriteError::Stopping) => {}
+            Some(error) => self.postgres.set_waiting(chain(error)),
+        }
+    }
+}
+
+/// All that `held` lacks of what the transaction sees.
+pub(crate) async fn load_since(
+    store: &Store,
+    tx: &mut Tx,
+    held: &Snapshot,
+    head: &Head,
+) -> Result<Snapshot, WriteError> {
+    let known = held.version;
+    let restored = known != Version::default() && known.epoch != head.version.epoch;
+    if restored || head.version < known {
+        return Err(WriteError::WentBack {
+            held: known,
+            found: head.version,
+        });
+    }
+    let delta = Delta {
+        removed: store.tombstones_since(tx, known.revision).await?,
+        put: store.resources_since(tx, known.revision).await?,
+        joined: store.joined_since(tx, known.revision).await?,
+    };
+    Ok(held.advance(head.version, delta, None))
+}
+
+/// Rows, tombstones, audit records and the head: all of a write but its commit.
+pub(crate) async fn write_steps(
+    store: &Store,
+    mut tx: Tx,
+    head: &Head,
+    caller: &Caller,
+    prepared: &Prepared,
+) -> Result<(Tx, Version, Delta), StoreError> {
+    let version = Version {
+        epoch: head.version.epoch,
+        revision: head.version.revision + 1,
+    };
+    let now = audit::now();
+    let mut end = head.audit;
+    let mut delta = Delta::default();
+    let mut sealed = Vec::new();
+    for step in &prepared.steps {
+        let (verb, before, after) = match step {
+            Step::Keep(_) => continue,
+            Step::Create(resource) => {
+                let uid = Uuid::now_v7();
+                let stored = Stored {
+                    resource: resource.clone(),
+                    uid,
+                    etag: etag(uid, version.revision),
+                    revision: version.revision,
+                    created_at: now,
+                    updated_at: now,
+                };
+                store.insert_resource(&mut tx, &stored).await?;
+                (Verb::Create, None, Some(stored))
+            }
+            Step::Update(held, resource) => {
+                let stored = Stored {
+                    resource: resource.clone(),
+                    etag: etag(held.uid, version.revision),
+                    revision: version.revision,
+                    updated_at: now,
+                    ..(**held).clone()
+                };
+                store.update_resource(&mut tx, &stored, &held.etag).await?;
+                (Verb::Update, Some(held), Some(stored))
+            }
+            Step::Delete(held) => {
+                store.delete_resource(&mut tx, held, version.revision).await?;
+                delta.removed.push(held.name().clone());
+                (Verb::Delete, Some(held), None)
+            }
+        };
+        let record = Record {
+            time: now,
+            actor: caller.principal.to_string(),
+            verb,
+            name: step.name().to_string(),
+            outcome: Outcome::Done,
+            source: caller.source.clone(),
+            request_id: caller.request_id.clone(),
+            revision: Some(version.revision),
+            reason: String::new(),
+            before: before.map(|stored| stored.to_json()),
+            after: after.as_ref().map(Stored::to_json),
+            dropped: 0,
+        };
+        let (one, next) = seal(Chain::Writes, end, record);
+        end = next;
+        sealed.push(one);
+        delta.put.extend(after);
+    }
+    store.insert_audit(&mut tx, &sealed).await?;
+    let head = Head { version, audit: end };
+    store.set_head(&mut tx, &head).await?;
+    Ok((tx, version, delta))
+}
+
+/// The organization, its first user and that user's binding; `None` when they exist already.
+pub(crate) async fn create_organization(
+    store: &Store,
+    tx: &mut Tx,
+    changes: &[Change],
+) -> Result<Option<(Prepared, Caller)>, WriteError> {
+    if !store.create_head(tx).await? {
+        return Ok(None);
+    }
+    let caller = Caller {
+        principal: Principal::System,
+        source: String::new(),
+        request_id: String::new(),
+    };
+    let prepared = prepare(&Arc::new(Snapshot::empty()), &caller.principal, changes)?;
+    Ok(Some((prepared, caller)))
+}
+
+impl Committed {
+    /// The resource after the write.
+    pub(crate) fn get(&self, name: &Fqn) -> Option<&Arc<Stored>> {
+        self.snapshot.get(name)
+    }
+}

@@ -1,0 +1,307 @@
+//! A management plane per test, with a database of its own, and a client for it.
+
+use std::net::SocketAddr;
+
+use axum::body::{Body, to_bytes};
+use http::{HeaderMap, Method, Request, StatusCode};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use tempfile::TempDir;
+use tombolo_management::{Config, Running, start};
+use tombolo_runtime::authority::Authority;
+use tombolo_runtime::plane_id::{Plane, PlaneId};
+use tombolo_runtime::tls::install_crypto;
+use tombolo_tests::postgres::Postgres;
+
+pub(crate) const ACME: &str = "organizations/acme";
+
+pub(crate) struct Management {
+    pub(crate) running: Option<Running>,
+    pub(crate) config: Config,
+    pub(crate) dir: TempDir,
+    pub(crate) admin: Api,
+}
+
+/// A caller with a token.
+#[derive(Clone, Debug)]
+pub(crate) struct Api {
+    pub(crate) addr: SocketAddr,
+    pub(crate) token: Option<String>,
+    client: Client<HttpConnector, Body>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+/// All that a write could have left behind.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Traces {
+    revision: i64,
+    audit_sequence: i64,
+    rows: Vec<(String, String)>,
+    records: i64,
+    tombstones: i64,
+}
+
+impl Management {
+    pub(crate) async fn start() -> Management {
+        let url = Postgres::start().create_database().await;
+        Management::start_on(url).await
+    }
+
+    pub(crate) async fn start_on(url: String) -> Management {
+        install_crypto();
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::create_or_open(&dir.path().join("authority"), "acme").unwrap();
+        let id = PlaneId::new("acme", Plane::Management, "m1").unwrap();
+        let identity = dir.path().join("identity");
+        authority.issue(&id, &identity).unwrap();
+        let config = Config {
+            listen: ([127, 0, 0, 1], 0).into(),
+            feed_listen: ([127, 0, 0, 1], 0).into(),
+            identity,
+            organization: "acme".parse().unwrap(),
+            data_dir: dir.path().join("data"),
+            database_url: Some(url),
+        };
+        let running = start(config.clone()).await.unwrap();
+        let admin = Api::new(running.api_addr(), running.bootstrap_token());
+        Management {
+            running: Some(running),
+            config,
+            dir,
+            admin,
+        }
+    }
+
+    /// Another replica on the same database; the administrator keeps the first one's token.
+    pub(crate) async fn replica(&self) -> (Running, Api) {
+        let running = start(self.config.clone()).await.unwrap();
+        assert_eq!(
+            running.bootstrap_token(),
+            None,
+            "only the first start prints a token"
+        );
+        let api = Api::new(running.api_addr(), self.admin.token.as_deref());
+        (running, api)
+    }
+
+    pub(crate) fn anonymous(&self) -> Api {
+        Api::new(self.admin.addr, None)
+    }
+
+    /// A user with a token and, on each node, a role.
+    pub(crate) async fn user(&self, leaf: &str, roles: &[(&str, &str)]) -> Api {
+        let name = format!("{ACME}/users/{leaf}");
+        self.admin.create(json!({ "name": name })).await;
+        for (node, role) in roles {
+            let binding = format!("{node}/bindings/{leaf}-{role}");
+            let spec = json!({"role": role, "subjects": [name]});
+            self.admin.create(json!({"name": binding, "spec": spec})).await;
+        }
+        let answer = self
+            .admin
+            .send(Method::POST, &format!("{name}/tokens"), &[], "{}")
+            .await;
+        assert_eq!(answer.status, 201, "{}", answer.text);
+        Api::new(self.admin.addr, answer.json()["token"].as_str())
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        self.config.database_url.as_deref().unwrap()
+    }
+
+    pub(crate) async fn sql(&self, statement: &str) {
+        let mut connection = PgConnection::connect(self.url()).await.unwrap();
+        sqlx::query(AssertSqlSafe(statement.to_owned()))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn count(&self, query: &str) -> i64 {
+        let mut connection = PgConnection::connect(self.url()).await.unwrap();
+        sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
+            .fetch_one(&mut connection)
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn traces(&self) -> Traces {
+        let mut connection = PgConnection::connect(self.url()).await.unwrap();
+        let head = sqlx::query("SELECT revision, audit_sequence FROM organizations")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        let rows = sqlx::query("SELECT name, etag FROM resources ORDER BY name")
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        Traces {
+            revision: head.get(0),
+            audit_sequence: head.get(1),
+            rows: rows.iter().map(|row| (row.get(0), row.get(1))).collect(),
+            records: self
+                .count("SELECT count(*) FROM audit WHERE chain = 'writes'")
+                .await,
+            tombstones: self.count("SELECT count(*) FROM tombstones").await,
+        }
+    }
+
+    pub(crate) async fn stop(mut self) {
+        self.running.take().unwrap().stop().await.unwrap();
+    }
+}
+
+impl Api {
+    pub(crate) fn new(addr: SocketAddr, token: Option<&str>) -> Api {
+        Api {
+            addr,
+            token: token.map(str::to_owned),
+            client: Client::builder(TokioExecutor::new()).build_http(),
+        }
+    }
+
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> Answer {
+        self.try_send(method, path, headers, body).await.unwrap()
+    }
+
+    pub(crate) async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> anyhow::Result<Answer> {
+        let path = path.trim_start_matches('/');
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}/v1/{path}", self.addr));
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if !headers.iter().any(|(name, _)| *name == "content-type") {
+            request = request.header("content-type", "application/json");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.client.request(request.body(body.into())?).await?;
+        let (parts, body) = response.into_parts();
+        let bytes = to_bytes(Body::new(body), usize::MAX).await?;
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec())?,
+        })
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, &[], "").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, document: Value) -> Answer {
+        self.send(Method::POST, path, &[], document.to_string()).await
+    }
+
+    pub(crate) async fn put(&self, etag: &str, document: Value) -> Answer {
+        let name = document["name"].as_str().unwrap().to_owned();
+        self.send(Method::PUT, &name, &[("if-match", etag)], document.to_string())
+            .await
+    }
+
+    pub(crate) async fn delete(&self, name: &str, etag: &str) -> Answer {
+        self.send(Method::DELETE, name, &[("if-match", etag)], "").await
+    }
+
+    /// Creates, and must succeed.
+    pub(crate) async fn create(&self, document: Value) -> Value {
+        let name = document["name"].as_str().unwrap();
+        let (collection, _) = name.rsplit_once('/').unwrap();
+        let answer = self.post(collection, document.clone()).await;
+        assert_eq!(answer.status, 201, "{name}: {}", answer.text);
+        answer.json()
+    }
+
+    /// Applies YAML in one transaction, and must succeed.
+    pub(crate) async fn apply(&self, yaml: &str) -> Value {
+        let answer = self.apply_raw("changes", yaml).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json()
+    }
+
+    pub(crate) async fn apply_raw(&self, path: &str, yaml: &str) -> Answer {
+        let headers = [("content-type", "application/yaml")];
+        self.send(Method::POST, path, &headers, yaml.to_owned()).await
+    }
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {}", self.text))
+    }
+
+    pub(crate) fn etag(&self) -> String {
+        self.headers["etag"].to_str().unwrap().to_owned()
+    }
+
+    /// A problem of that status whose detail holds the text.
+    #[track_caller]
+    pub(crate) fn refused(&self, status: u16, detail: &str) {
+        assert_eq!(self.status, status, "{}", self.text);
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        let problem = self.json();
+        assert_eq!(problem["status"], status);
+        let found = problem["detail"].as_str().unwrap();
+        assert!(found.contains(detail), "{found:?} does not hold {detail:?}");
+        let id = self.headers["x-request-id"].to_str().unwrap();
+        assert_eq!(problem["instance"], format!("urn:tombolo:request:{id}"));
+    }
+}
+
+/// Three clusters and two teams with a workspace each: what most tests begin with.
+pub(crate) async fn two_teams(management: &Management) {
+    management
+        .admin
+        .apply(
+            "
+name: organizations/acme/clusters/us-east
+spec: {region: us-east}
+---
+name: organizations/acme/clusters/us-west
+spec: {region: us-west}
+---
+name: organizations/acme/tenants/pay
+---
+name: organizations/acme/tenants/pay/workspaces/shop
+spec: {namespaces: ['*/shop']}
+---
+name: organizations/acme/tenants/pay/workspaces/shop/trafficgroups/web
+---
+name: organizations/acme/tenants/pay/workspaces/shop/gatewaygroups/edge
+---
+name: organizations/acme/tenants/media
+---
+name: organizations/acme/tenants/media/workspaces/video
+spec: {namespaces: ['*/video']}
+---
+name: organizations/acme/tenants/media/workspaces/video/trafficgroups/web
+---
+name: organizations/acme/tenants/media/workspaces/video/gatewaygroups/edge
+",
+        )
+        .await;
+}
