@@ -72,26 +72,31 @@ const INTENT: &str = "
 
 const PLATFORM: &str = "
 services:
-  shop/web:
-    ports: [{name: http, port: 8080}]
-    instances:
-    - {address: 127.0.29.11, labels: {version: v1}}
-    - {address: 127.0.29.12, labels: {version: v2}}
-  shop/pair:
-    ports: [{name: http, port: 8080}]
-    instances: [{address: 127.0.29.21}, {address: 127.0.29.22}]
-  shop/grpc:
-    ports: [{name: grpc, port: 9090, protocol: http2}]
-    instances: [{address: 127.0.29.31}]
-  shop/half:
-    ports: [{name: http, port: 8080}]
-    instances: [{address: 127.0.29.41}, {address: 127.0.29.42}, {address: 127.0.29.43, state: down}]
-  shop/far:
-    ports: [{name: http, port: 8080}]
-    instances: [{address: 127.0.29.51}]
+- namespace: shop
+  name: web
+  ports: [{name: http, port: 8080}]
+  instances:
+  - {address: 127.0.29.11, labels: {version: v1}}
+  - {address: 127.0.29.12, labels: {version: v2}}
+- namespace: shop
+  name: pair
+  ports: [{name: http, port: 8080}]
+  instances: [{address: 127.0.29.21}, {address: 127.0.29.22}]
+- namespace: shop
+  name: grpc
+  ports: [{name: grpc, port: 9090, protocol: http2}]
+  instances: [{address: 127.0.29.31}]
+- namespace: shop
+  name: half
+  ports: [{name: http, port: 8080}]
+  instances: [{address: 127.0.29.41}, {address: 127.0.29.42}, {address: 127.0.29.43, state: down}]
+- namespace: shop
+  name: far
+  ports: [{name: http, port: 8080}]
+  instances: [{address: 127.0.29.51}]
 gateways:
-  mesh/envoy: {bind: 127.0.29.1}
-  mesh/tombolo: {bind: 127.0.29.2}
+- {namespace: mesh, name: envoy, bind: 127.0.29.1}
+- {namespace: mesh, name: tombolo, bind: 127.0.29.2}
 ";
 
 /// Name, address and port of each application. `half-down` is said to be down and would answer; at 127.0.29.42 nobody
