@@ -1,7 +1,17 @@
-//! The edge.
+//! The edge: the control plane of one cluster. It tells the centrals what its platform has, lowers the slice that they
+//! give it onto that, and serves the result to the cluster's proxies over xDS; with its last good state it does so
+//! without anybody above.
 
+mod admin;
 mod ads;
+mod edge;
 mod encode;
+mod feed;
 mod fleet;
+mod keep;
 mod metrics;
+mod platform;
+mod report;
 mod snapshot;
+
+pub use edge::{Config, EdgeError, Running, run, start};

@@ -2,6 +2,7 @@
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use tombolo_compiler::report::Receipt;
 use tombolo_runtime::admin;
 
 /// Cheap to clone; all clones count together.
@@ -21,6 +22,15 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
+    pub(crate) fn set_receipt(&self, receipt: Option<&Receipt>) {
+        let Some(receipt) = receipt else { return };
+        self.proxies.set(receipt.proxies.into());
+        self.proxies_behind.set(gauge(receipt.behind.len()));
+        self.rejections.set(gauge(receipt.rejected.len()));
+        self.slice_epoch.set(gauge(receipt.version.0));
+        self.slice_revision.set(gauge(receipt.version.1));
+    }
+
     pub(crate) fn register(&self, registry: &admin::Metrics) {
         registry.register(|registry| {
             let edge = registry.sub_registry_with_prefix("tombolo_edge");
@@ -73,4 +83,8 @@ impl Metrics {
             );
         });
     }
+}
+
+pub(crate) fn gauge(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
 }

@@ -1,0 +1,132 @@
+//! What the edge keeps on disk: its slice, its view, and the incarnation of its reports. With the first two it serves
+//! its proxies although everything above it is gone.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+use tombolo_compiler::view::View;
+use tombolo_runtime::last_good::{LastGoodError, load, save};
+use tombolo_runtime::shutdown::Shutdown;
+use tombolo_runtime::telemetry::chain;
+
+use crate::feed::Adopted;
+use crate::feed::copy::SliceCopy;
+
+/// Changes come in bursts, and a file is written whole; what a crash loses in this time comes again from central.
+const SAVE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The files in the data folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Keep {
+    dir: PathBuf,
+}
+
+impl Keep {
+    pub(crate) fn new(dir: &Path) -> Keep {
+        Keep { dir: dir.to_owned() }
+    }
+
+    fn slice(&self) -> PathBuf {
+        self.dir.join("slice")
+    }
+
+    fn view(&self) -> PathBuf {
+        self.dir.join("view")
+    }
+
+    /// `None` when there is none, or none that can be used; the reason is logged and the file set aside.
+    pub(crate) fn load_slice(&self) -> Option<SliceCopy> {
+        let bytes = read(&self.slice())?;
+        SliceCopy::from_bytes(&bytes)
+            .inspect_err(|error| tracing::error!(error = chain(error), "starting without the stored slice"))
+            .ok()
+    }
+
+    pub(crate) fn load_view(&self) -> Option<Arc<View>> {
+        let bytes = read(&self.view())?;
+        serde_json::from_slice(&bytes)
+            .inspect_err(|error| tracing::error!(error = chain(error), "starting without the stored view"))
+            .ok()
+            .map(Arc::new)
+    }
+
+    /// A number greater than that of every earlier life of this edge: the time in milliseconds, unless the clock has
+    /// gone back.
+    ///
+    /// # Errors
+    /// When it cannot be stored.
+    pub(crate) fn next_incarnation(&self) -> Result<u64, LastGoodError> {
+        let path = self.dir.join("incarnation");
+        let before = read(&path).and_then(|bytes| serde_json::from_slice::<u64>(&bytes).ok());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let next = now_ms.max(before.map_or(0, |before| before.saturating_add(1)));
+        save(&path, next.to_string().as_bytes())?;
+        Ok(next)
+    }
+
+    pub(crate) async fn save_slices(self, slices: watch::Receiver<Option<Adopted>>, shutdown: Shutdown) {
+        let bytes = |adopted: &Adopted| adopted.copy.to_bytes();
+        save_latest(self.slice(), slices, bytes, shutdown).await;
+    }
+
+    pub(crate) async fn save_views(self, views: watch::Receiver<Option<Arc<View>>>, shutdown: Shutdown) {
+        let bytes = |view: &Arc<View>| {
+            Some(serde_json::to_vec(&**view).expect("invariant: a view's keys are strings"))
+        };
+        save_latest(self.view(), views, bytes, shutdown).await;
+    }
+}
+
+fn read(path: &Path) -> Option<Vec<u8>> {
+    load(path)
+        .inspect_err(|error| {
+            tracing::error!(error = chain(error), "cannot use a file of the last good state");
+        })
+        .ok()
+        .flatten()
+}
+
+/// Writes the latest value after each change, and once more at the end.
+async fn save_latest<T: Clone + Send + Sync + 'static>(
+    path: PathBuf,
+    mut values: watch::Receiver<Option<T>>,
+    bytes: fn(&T) -> Option<Vec<u8>>,
+    mut shutdown: Shutdown,
+) {
+    let mut stopping = false;
+    while !stopping {
+        tokio::select! {
+            changed = values.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                tokio::select! {
+                    () = sleep(SAVE_INTERVAL) => {}
+                    () = shutdown.wait() => {}
+                }
+            }
+            () = shutdown.wait() => {
+                stopping = true;
+                if !values.has_changed().unwrap_or(false) {
+                    return;
+                }
+            }
+        }
+        let value = values.borrow_and_update().clone();
+        let path = path.clone();
+        let saved = spawn_blocking(move || {
+            value
+                .as_ref()
+                .and_then(bytes)
+                .map_or(Ok(()), |bytes| save(&path, &bytes))
+        });
+        if let Ok(Err(error)) = saved.await {
+            tracing::error!(error = chain(&error), "the last good state on disk is old");
+        }
+    }
+}
