@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use hyper::Method;
 use serde_json::Value;
@@ -67,7 +67,7 @@ pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<Verdict> {
         return Ok(Verdict::Good);
     }
     let deadline = Instant::now() + args.wait.timeout;
-    let waited = wait(&client, &changed_names(&answer)?, deadline).await?;
+    let waited = wait(&client, &changed_names(&answer)?, revision(&answer)?, deadline).await?;
     Ok(judge(waited, args.wait.timeout))
 }
 
@@ -94,6 +94,12 @@ pub(crate) async fn post(
         Err(error) => error,
     })?;
     Ok(answer.body)
+}
+
+/// That a write has drawn.
+pub(crate) fn revision(answer: &Value) -> anyhow::Result<u64> {
+    let revision = answer["revision"].as_u64();
+    revision.context("the server's answer holds no revision: is it of the same version?")
 }
 
 pub(crate) fn judge(waited: Waited, timeout: Duration) -> Verdict {

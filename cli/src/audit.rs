@@ -1,11 +1,14 @@
 //! `tombolo audit`: who did what, and whether the record of it is whole.
 
 use clap::{Args, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::Verdict;
 use crate::client::{Client, ServerArgs, query};
 use crate::output::{OutputArgs, items, print, table, text};
+
+/// Of one request; the server's own limit.
+const PAGE_SIZE_MAX: usize = 500;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
@@ -22,7 +25,7 @@ pub(crate) struct ListArgs {
     /// Not older than this, RFC 3339.
     #[arg(long, env = "TOMBOLO_AUDIT_SINCE")]
     since: Option<String>,
-    /// Of this user.
+    /// By this user, or by `system` or `unknown`.
     #[arg(long, env = "TOMBOLO_AUDIT_ACTOR")]
     actor: Option<String>,
     /// About this resource and those below it.
@@ -33,7 +36,7 @@ pub(crate) struct ListArgs {
     outcome: Option<String>,
     /// At most this many.
     #[arg(short = 'n', long, env = "TOMBOLO_AUDIT_LIMIT", default_value_t = 50)]
-    limit: u32,
+    limit: usize,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -60,17 +63,38 @@ pub(crate) async fn run(command: AuditCommand) -> anyhow::Result<Verdict> {
 
 async fn list(args: ListArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
-    let path = |written: Option<String>| written.map(|name| client.path(&name)).transpose();
-    let parameters = [
-        ("since", args.since),
-        ("actor", path(args.actor)?),
-        ("name", path(args.name)?),
-        ("outcome", args.outcome),
-        ("limit", Some(args.limit.to_string())),
-    ];
-    let answer = client.get(&query("audit", &parameters)).await?;
-    print(args.output.output, &answer.body, records)?;
+    let name = args.name.map(|name| client.path(&name)).transpose()?;
+    let actor = args.actor.map(|actor| actor_path(&client, actor)).transpose()?;
+    let mut found = Vec::new();
+    let mut page_token = None;
+    loop {
+        let left = args.limit.saturating_sub(found.len());
+        let parameters = [
+            ("since", args.since.clone()),
+            ("actor", actor.clone()),
+            ("name", name.clone()),
+            ("outcome", args.outcome.clone()),
+            ("pageSize", Some(left.clamp(1, PAGE_SIZE_MAX).to_string())),
+            ("pageToken", page_token),
+        ];
+        let page = client.get(&query("audit", &parameters)).await?.body;
+        found.extend(items(&page).iter().take(left).cloned());
+        page_token = page["nextPageToken"].as_str().map(str::to_owned);
+        if page_token.is_none() || found.len() >= args.limit {
+            break;
+        }
+    }
+    print(args.output.output, &json!({ "items": found }), records)?;
     Ok(Verdict::Good)
+}
+
+/// `users/ann` is completed; `system` and `unknown` are nobody's names.
+fn actor_path(client: &Client, actor: String) -> anyhow::Result<String> {
+    if actor.contains('/') {
+        client.path(&actor)
+    } else {
+        Ok(actor)
+    }
 }
 
 async fn verify(args: VerifyArgs) -> anyhow::Result<Verdict> {
@@ -133,11 +157,48 @@ fn chains(answer: &Value) -> String {
 }
 
 fn is_whole(answer: &Value) -> bool {
-    items(&answer["chains"])
-        .iter()
-        .all(|chain| broken(chain).is_none())
+    answer["ok"] == true
 }
 
 fn broken(chain: &Value) -> Option<&Value> {
     chain.get("broken").filter(|broken| !broken.is_null())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_a_table() {
+        let answer = json!({"items": [
+            {"time": "2026-11-21T10:00:00Z", "actor": "organizations/acme/users/ann", "verb": "change",
+                "name": "organizations/acme", "outcome": "done", "revision": 7},
+            {"time": "2026-11-21T09:00:00Z", "actor": "unknown", "verb": "get", "name": "organizations/acme",
+                "outcome": "unauthenticated", "reason": "no token"},
+        ]});
+        assert_eq!(
+            records(&answer),
+            "TIME                  OUTCOME          ACTOR    VERB    REVISION  RESOURCE\n\
+             2026-11-21T10:00:00Z  done             ann      change  7         organizations/acme\n\
+             2026-11-21T09:00:00Z  unauthenticated  unknown  get               organizations/acme (no token)\n"
+        );
+        assert_eq!(records(&json!({"items": []})), "no records\n");
+    }
+
+    #[test]
+    fn a_broken_chain_is_told_with_its_place() {
+        let whole = json!({"ok": true, "chains": [{"chain": "writes", "records": 3, "broken": null}]});
+        assert_eq!(
+            chains(&whole),
+            "writes: 3 records, whole\nthe audit log is whole\n"
+        );
+        let broken = json!({"ok": false, "chains": [
+            {"chain": "denials", "records": 3, "broken": {"sequence": 2, "reason": "its hash does not match"}}]});
+        assert_eq!(
+            chains(&broken),
+            "denials: BROKEN at record 2: its hash does not match\n\
+             the audit log was changed: compare it with a backup\n"
+        );
+    }
 }

@@ -6,7 +6,7 @@ use clap::Args;
 use hyper::Method;
 
 use crate::Verdict;
-use crate::apply::{WaitArgs, judge};
+use crate::apply::{WaitArgs, judge, revision};
 use crate::client::{Client, Extras, ServerArgs};
 use crate::wait::wait;
 
@@ -31,12 +31,12 @@ pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<Verdict> {
         if_match: etag.as_deref(),
         ..Extras::default()
     };
-    client.send(Method::DELETE, name.as_str(), extras).await?;
+    let answer = client.send(Method::DELETE, name.as_str(), extras).await?;
     eprintln!("deleted {name}");
     if !args.wait.wait {
         return Ok(Verdict::Good);
     }
     let deadline = Instant::now() + args.wait.timeout;
-    let waited = wait(&client, &[name], deadline).await?;
+    let waited = wait(&client, &[name], revision(&answer.body)?, deadline).await?;
     Ok(judge(waited, args.wait.timeout))
 }

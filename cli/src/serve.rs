@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
+use tombolo_compiler::name::{ClusterName, Label};
 use tombolo_dataplane::{AccessLog, ProxyConfig, Role};
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_runtime::telemetry::{self, LogFormat};
@@ -14,8 +15,38 @@ use crate::output::parse_duration;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Serve {
+    Management(ManagementArgs),
     Central(CentralArgs),
+    Edge(EdgeArgs),
     Proxy(ProxyArgs),
+}
+
+/// Serves the management plane: the REST API, and the feed for centrals.
+///
+/// The first start prints the token of a bootstrap administrator, once.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  tombolo management --organization acme --identity /etc/tombolo/identity --data-dir /var/lib/tombolo
+  tombolo management --organization acme --identity /etc/tombolo/identity --data-dir /var/lib/tombolo --database-url postgres://tombolo@db/tombolo")]
+pub(crate) struct ManagementArgs {
+    /// REST, /healthz, /readyz and /metrics.
+    #[arg(long, env = "TOMBOLO_LISTEN", default_value = "127.0.0.1:8080")]
+    listen: SocketAddr,
+    /// Where centrals dial, over mTLS.
+    #[arg(long, env = "TOMBOLO_FEED_LISTEN", default_value = "127.0.0.1:8081")]
+    feed_listen: SocketAddr,
+    #[command(flatten)]
+    identity: IdentityArgs,
+    /// Created at the first start.
+    #[arg(long, env = "TOMBOLO_ORGANIZATION")]
+    organization: Label,
+    #[command(flatten)]
+    data: DataArgs,
+    /// A Postgres, 14 or newer. Without it a private one is started in the data folder.
+    #[arg(long, env = "TOMBOLO_DATABASE_URL", hide_env_values = true)]
+    database_url: Option<String>,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 /// Serves the global control plane: joins intent with the reports of clusters into routes.
@@ -41,6 +72,43 @@ pub(crate) struct CentralArgs {
     admin: SocketAddr,
     #[command(flatten)]
     identity: IdentityArgs,
+    #[command(flatten)]
+    data: DataArgs,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+/// Serves the local control plane of one cluster: tells the centrals what the cluster has, and its proxies what to run.
+///
+/// It starts from its last good state and needs no central to serve.
+#[derive(Args, Debug)]
+#[command(after_help = "Example:
+  tombolo edge --cluster us-east --central https://10.0.0.1:8082,https://10.0.0.2:8082 \\
+    --identity /etc/tombolo/identity --static-dir /etc/tombolo/platform --data-dir /var/lib/tombolo")]
+pub(crate) struct EdgeArgs {
+    /// The cluster; its name is also in the certificate.
+    #[arg(long, env = "TOMBOLO_CLUSTER")]
+    cluster: ClusterName,
+    /// Every central, https://HOST:PORT. It reports to all and follows one.
+    #[arg(
+        long,
+        env = "TOMBOLO_CENTRAL",
+        required = true,
+        value_delimiter = ',',
+        value_name = "URL,…"
+    )]
+    central: Vec<String>,
+    #[command(flatten)]
+    identity: IdentityArgs,
+    /// A folder of YAML with the services, instances and gateways of the cluster; watched.
+    #[arg(long, env = "TOMBOLO_STATIC_DIR")]
+    static_dir: PathBuf,
+    /// Where proxies connect. It is plain text: keep it on loopback or on a private network.
+    #[arg(long, env = "TOMBOLO_XDS_LISTEN", default_value = "127.0.0.1:15010")]
+    xds_listen: SocketAddr,
+    /// Health, metrics and what each proxy runs. It has no authentication: keep it private.
+    #[arg(long, env = "TOMBOLO_ADMIN", default_value = "127.0.0.1:15014")]
+    admin: SocketAddr,
     #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
@@ -124,17 +192,48 @@ struct LogArgs {
 
 pub(crate) async fn run(serve: Serve) -> anyhow::Result<()> {
     let log = match &serve {
+        Serve::Management(args) => &args.log,
+        Serve::Edge(args) => &args.log,
         Serve::Central(args) => &args.log,
         Serve::Proxy(args) => &args.log,
     };
     telemetry::init(log.log_format, &log.log)?;
     let shutdown = Shutdown::from_signals().context("listen for signals")?;
     match serve {
+        Serve::Management(args) => Ok(tombolo_management::run(args.into(), shutdown).await?),
+        Serve::Edge(args) => Ok(tombolo_local_cp::run(args.into(), shutdown).await?),
         Serve::Central(args) => Ok(tombolo_global_cp::run(args.into(), shutdown).await?),
         Serve::Proxy(args) => {
             let mut shutdown = shutdown;
             let stopped = async move { shutdown.wait().await };
             Ok(tombolo_dataplane::run(args.try_into()?, stopped).await?)
+        }
+    }
+}
+
+impl From<ManagementArgs> for tombolo_management::Config {
+    fn from(args: ManagementArgs) -> Self {
+        Self {
+            listen: args.listen,
+            feed_listen: args.feed_listen,
+            identity: args.identity.identity,
+            organization: args.organization,
+            data_dir: args.data.data_dir,
+            database_url: args.database_url,
+        }
+    }
+}
+
+impl From<EdgeArgs> for tombolo_local_cp::Config {
+    fn from(args: EdgeArgs) -> Self {
+        Self {
+            cluster: args.cluster,
+            centrals: args.central,
+            identity: args.identity.identity,
+            static_dir: args.static_dir,
+            xds_listen: args.xds_listen,
+            admin: args.admin,
+            data_dir: args.data.data_dir,
         }
     }
 }

@@ -35,7 +35,7 @@ pub(crate) async fn run(args: StatusArgs) -> anyhow::Result<Verdict> {
         None => format!("organizations/{}", client.organization()?).parse()?,
     };
     let answer = client.get(&format!("{name}:status")).await?;
-    let status = read(&answer.body)?;
+    let status = read(&answer.body["status"])?;
     print(args.output.output, &answer.body, |_| {
         people(name.as_str(), &status)
     })?;

@@ -26,9 +26,8 @@ pub(crate) enum Waited {
 
 /// The part of an answer that says how far a change is.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Receipt {
-    #[serde(flatten)]
-    pub(crate) status: Status,
+struct Receipt {
+    status: Status,
 }
 
 /// A line on standard error that is drawn over on terminals, and written once per change elsewhere.
@@ -38,15 +37,20 @@ struct Progress {
     last: String,
 }
 
-/// Waits for all of `names`, which changed together, until `deadline`.
-pub(crate) async fn wait(client: &Client, names: &[Fqn], deadline: Instant) -> anyhow::Result<Waited> {
+/// Waits for all of `names`, which changed together in `revision`, until `deadline`.
+pub(crate) async fn wait(
+    client: &Client,
+    names: &[Fqn],
+    revision: u64,
+    deadline: Instant,
+) -> anyhow::Result<Waited> {
     let mut progress = Progress {
         is_terminal: std::io::stderr().is_terminal(),
         last: String::new(),
     };
     let mut waited = Waited::Live;
     for name in names {
-        let one = wait_one(client, name, deadline, &mut progress).await?;
+        let one = wait_one(client, name, revision, deadline, &mut progress).await?;
         if one != Waited::Live {
             waited = one;
             break;
@@ -59,16 +63,18 @@ pub(crate) async fn wait(client: &Client, names: &[Fqn], deadline: Instant) -> a
 async fn wait_one(
     client: &Client,
     name: &Fqn,
+    revision: u64,
     deadline: Instant,
     progress: &mut Progress,
 ) -> anyhow::Result<Waited> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let patience = left.min(PATIENCE);
-        let path = query(
-            &format!("{name}:receipt"),
-            &[("wait", Some(format!("{}ms", patience.as_millis())))],
-        );
+        let parameters = [
+            ("revision", Some(revision.to_string())),
+            ("wait", Some(format!("{}ms", patience.as_millis()))),
+        ];
+        let path = query(&format!("{name}:receipt"), &parameters);
         let extras = Extras {
             patience,
             ..Extras::default()

@@ -283,8 +283,9 @@ impl Planner {
             self.mesh.agent(cluster, edge.agent());
         }
         let started = Instant::now();
-        if self.mesh.settle() {
+        if let Some(recomputed) = self.mesh.settle() {
             self.metrics.plan_seconds.observe(started.elapsed().as_secs_f64());
+            self.metrics.plan_keys.inc_by(recomputed as u64);
         }
         if let Some(version) = self.mesh.version() {
             self.metrics.planned(version);

@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tombolo_compiler::finding::Finding;
-use tombolo_compiler::intent::{Intent, Spec};
+use tombolo_compiler::intent::Intent;
 use tombolo_compiler::name::ClusterName;
 use tombolo_compiler::observe::Agent;
-use tombolo_compiler::plan::{Plans, plan};
+use tombolo_compiler::plan::{Changed, Planner};
 use tombolo_compiler::report::{ClusterReport, Reports};
-use tombolo_compiler::resolve::resolve;
-use tombolo_compiler::routes::{Slice, SliceItem};
-use tombolo_proto::codec::{EncodeError, encode};
+use tombolo_compiler::resolve::{Resolved, resolve};
+use tombolo_compiler::routes::{Slice, SliceKey};
+use tombolo_proto::codec::encode;
 use tombolo_proto::held::{Stamp, Version};
 use tombolo_proto::resource::{Resource, Set};
 use tombolo_proto::session::Publication;
@@ -42,16 +42,28 @@ pub(crate) struct Mesh {
     reports: Reports,
     /// What clusters of which not everything is known yet have said so far.
     partial: BTreeMap<ClusterName, ClusterReport>,
+    resolved: Arc<Resolved>,
+    /// Of `resolved`.
+    findings: Vec<Finding>,
+    planner: Planner,
     slices: BTreeMap<ClusterName, Published>,
     upward: Upward,
-    is_dirty: bool,
+    dirty: Dirty,
+}
+
+/// What has changed since the last plan.
+#[derive(Debug, Default)]
+struct Dirty {
+    intent: bool,
+    reports: bool,
 }
 
 /// One cluster's slice as it goes out.
 #[derive(Debug, Default)]
 struct Published {
-    items: BTreeMap<String, SliceItem>,
     set: Arc<Set>,
+    /// What has no form on the wire. While there is any, nothing is removed.
+    unpublished: BTreeSet<SliceKey>,
     complete: bool,
     sequence: u64,
 }
@@ -73,9 +85,12 @@ impl Mesh {
             joined: BTreeSet::new(),
             reports: Reports::default(),
             partial: BTreeMap::new(),
+            resolved: Arc::default(),
+            findings: Vec::new(),
+            planner: Planner::new(),
             slices: BTreeMap::new(),
             upward: Upward::default(),
-            is_dirty: false,
+            dirty: Dirty::default(),
         }
     }
 
@@ -87,7 +102,7 @@ impl Mesh {
         if !news.known {
             return;
         }
-        self.is_dirty |= self.version.is_none() || !news.changes.is_empty();
+        self.dirty.intent |= self.version.is_none() || !news.changes.is_empty();
         self.version = news.version;
         for (name, change) in news.changes {
             match change {
@@ -111,14 +126,14 @@ impl Mesh {
         if news.known && !self.reports.clusters.contains_key(cluster) {
             let report = self.partial.remove(cluster).unwrap_or_default();
             self.reports.clusters.insert(cluster.clone(), report);
-            self.is_dirty = true;
+            self.dirty.reports = true;
         }
         let report = match self.reports.clusters.get_mut(cluster) {
             Some(report) => report,
             None => self.partial.entry(cluster.clone()).or_default(),
         };
         for (name, change) in news.changes {
-            self.is_dirty |= fold(report, &name, &change);
+            self.dirty.reports |= fold(report, &name, &change);
             let upward = format!("clusters/{cluster}/{name}");
             match change {
                 Change::Put(_, resource) => self.upward.put(Resource::new(upward, resource.body().clone())),
@@ -132,22 +147,26 @@ impl Mesh {
             .put(encode(format!("clusters/{cluster}/agent"), &agent));
     }
 
-    /// Plans again if something has changed, and returns whether it had.
-    pub(crate) fn settle(&mut self) -> bool {
-        if self.version.is_none() || !std::mem::take(&mut self.is_dirty) {
-            return false;
+    /// Plans again if something has changed, and returns how many keys were computed for it.
+    pub(crate) fn settle(&mut self) -> Option<usize> {
+        self.version?;
+        let dirty = std::mem::take(&mut self.dirty);
+        if !dirty.intent && !dirty.reports {
+            return None;
         }
-        let clusters = self.clusters();
-        // A cluster that is not wanted any more must not withhold anything for ever.
-        self.reports.joined = self.joined.intersection(&clusters).cloned().collect();
-        let (resolved, mut findings) = resolve(&self.intent);
-        let (plans, found) = plan(&resolved, &self.reports);
-        findings.extend(found);
-        self.publish(plans);
-        findings.sort();
-        findings.dedup();
-        self.publish_findings(&findings);
-        true
+        if dirty.intent {
+            let (resolved, findings) = resolve(&self.intent);
+            self.resolved = Arc::new(resolved);
+            self.findings = findings;
+            // A cluster that is not wanted any more must not withhold anything for ever.
+            let wanted = |cluster: &&ClusterName| self.resolved.clusters.contains_key(*cluster);
+            self.reports.joined = self.joined.iter().filter(wanted).cloned().collect();
+        }
+        let changed = self.planner.update(self.resolved.clone(), &self.reports);
+        let recomputed = changed.recomputed;
+        self.publish(&changed);
+        self.publish_findings();
+        Some(recomputed)
     }
 
     /// What the edge of `cluster` should hold; `None` while that is not known.
@@ -197,75 +216,57 @@ impl Mesh {
                 .all(|cluster| self.reports.clusters.contains_key(cluster))
     }
 
-    fn clusters(&self) -> BTreeSet<ClusterName> {
-        let clusters = self
-            .intent
-            .values()
-            .filter(|resource| matches!(resource.spec, Spec::Cluster(_)));
-        clusters
-            .filter_map(|resource| resource.name.leaf().parse().ok())
-            .collect()
-    }
-
-    fn publish(&mut self, plans: Plans) {
-        self.slices.retain(|cluster, _| plans.contains_key(cluster));
-        for (cluster, slice) in plans {
-            let published = self.slices.entry(cluster.clone()).or_default();
-            if let Err(error) = published.update(slice) {
-                tracing::error!(%cluster, error = chain(&error), "cannot publish a route: keeping the last one");
+    fn publish(&mut self, changed: &Changed) {
+        let slices = self.planner.slices();
+        self.slices.retain(|cluster, _| slices.contains_key(cluster));
+        for (cluster, keys) in &changed.slices {
+            if let Some(slice) = slices.get(cluster) {
+                let published = self.slices.entry(cluster.clone()).or_default();
+                published.update(slice, keys);
             }
         }
     }
 
-    fn publish_findings(&mut self, findings: &[Finding]) {
+    fn publish_findings(&mut self) {
+        let mut findings = self.planner.findings();
+        findings.extend_from_slice(&self.findings);
+        findings.sort();
+        findings.dedup();
         if findings.len() > FINDINGS_MAX {
             tracing::warn!(
                 findings = findings.len(),
                 "reporting the first {FINDINGS_MAX} findings only"
             );
+            findings.truncate(FINDINGS_MAX);
         }
-        let reported = &findings[..findings.len().min(FINDINGS_MAX)];
-        self.upward.put(encode("findings", &reported));
+        self.upward.put(encode("findings", &findings));
     }
 }
 
 impl Published {
-    /// Takes the new slice; what has an equal value keeps its bytes, so that a new origin moves no proxy.
-    ///
-    /// # Errors
-    /// The first item that has no form on the wire. It keeps its last one, and nothing is removed meanwhile.
-    fn update(&mut self, slice: Slice) -> Result<(), EncodeError> {
-        let mut items: BTreeMap<String, SliceItem> = slice
-            .items
-            .into_iter()
-            .map(|(key, item)| (key.to_string(), item))
-            .collect();
-        if self.sequence > 0 && self.items == items && self.complete == slice.complete {
-            return Ok(());
-        }
-        let mut first_error = None;
-        let mut set = Set::new();
-        items.retain(|name, item| {
-            let before = self.set.get(name);
-            let (resource, is_current) = match before.filter(|_| self.items.get(name) == Some(item)) {
-                Some(same) => (Some(same.clone()), true),
-                None => match encode(name.clone(), item) {
-                    Ok(resource) => (Some(resource), true),
-                    Err(error) => {
-                        first_error.get_or_insert(error);
-                        (before.cloned(), false)
-                    }
-                },
+    /// Takes what has changed in a slice: `keys`, and whether it is complete.
+    fn update(&mut self, slice: &Slice, keys: &BTreeSet<SliceKey>) {
+        let set = Arc::make_mut(&mut self.set);
+        for key in keys {
+            self.unpublished.remove(key);
+            let name = key.to_string();
+            let Some(item) = slice.items.get(key) else {
+                set.remove(&name);
+                continue;
             };
-            set.extend(resource.map(|resource| (name.clone(), resource)));
-            // An item that is not what its bytes say must not count as published.
-            is_current
-        });
-        self.complete = slice.complete && first_error.is_none();
-        self.items = items;
-        self.set = Arc::new(set);
+            match encode(name.clone(), item) {
+                Ok(resource) => drop(set.insert(name, resource)),
+                Err(error) => {
+                    tracing::error!(
+                        error = chain(&error),
+                        "cannot publish a route: keeping the last one"
+                    );
+                    self.unpublished.insert(key.clone());
+                }
+            }
+        }
+        self.complete = slice.complete && self.unpublished.is_empty();
         self.sequence += 1;
-        first_error.map_or(Ok(()), Err)
     }
 }
 

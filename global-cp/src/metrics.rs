@@ -14,6 +14,7 @@ pub(crate) struct CentralMetrics {
     epoch: Gauge,
     revision: Gauge,
     pub(crate) plan_seconds: Histogram,
+    pub(crate) plan_keys: Counter,
     pub(crate) save_failures: Counter,
     up: Family<Labels, Gauge>,
     alarm: Family<Labels, Gauge>,
@@ -39,6 +40,7 @@ impl CentralMetrics {
             revision: Gauge::default(),
             // 50 µs to 1.6 s.
             plan_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)),
+            plan_keys: Counter::default(),
             save_failures: Counter::default(),
             up: Family::default(),
             alarm: Family::default(),
@@ -55,6 +57,7 @@ impl CentralMetrics {
                 own.revision.clone(),
             );
             registry.register("plan_seconds", "Time to plan the mesh", own.plan_seconds.clone());
+            registry.register("plan_keys", "Keys computed while planning", own.plan_keys.clone());
             registry.register(
                 "save_failures",
                 "Last-good files that could not be written",
