@@ -13,5 +13,7 @@ mod metrics;
 mod platform;
 mod report;
 mod snapshot;
+#[cfg(test)]
+mod testing;
 
 pub use edge::{Config, EdgeError, Running, run, start};

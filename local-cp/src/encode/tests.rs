@@ -1,1 +1,279 @@
+#![allow(clippy::unwrap_used)]
 
+use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
+use envoy_types::pb::envoy::config::core::v3::health_check::HealthChecker;
+use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use tombolo_compiler::http::{HeaderMatch, HttpMatch, PathMatch};
+use tombolo_compiler::proxy::{Check, RetryPolicy, Route, RouteAction, RouteTable, Upstream, VirtualHost};
+
+use super::*;
+use crate::testing::{config, endpoints, forward, origin, path, target, upstream};
+
+fn decoded<T: Message + Default>(resources: &Resources, kind: Kind, name: &str) -> T {
+    let encoded = resources.get(kind, name).unwrap();
+    assert_eq!(encoded.body.type_url, kind.type_url());
+    T::decode(encoded.body.value.as_slice()).unwrap()
+}
+
+fn routes(routes: Vec<Traced<Route>>) -> Resources {
+    let table = RouteTable {
+        ignore_port: false,
+        hosts: vec![VirtualHost {
+            name: "h".into(),
+            domains: ["shop.example.com".into(), "shop.example.com:80".into()].into(),
+            routes,
+        }],
+    };
+    encode(&ProxyConfig {
+        route_tables: [("t".into(), Traced::untraced(table))].into(),
+        ..ProxyConfig::default()
+    })
+}
+
+fn route(matches: HttpMatch, action: RouteAction) -> Traced<Route> {
+    Traced::untraced(Route { matches, action })
+}
+
+#[test]
+fn the_same_configuration_gives_the_same_versions() {
+    let (a, b) = (encode(&config(&["a", "b"])), encode(&config(&["a", "b"])));
+    assert_eq!(a, b);
+    let mut moved = config(&["a", "b"]);
+    moved.clusters.get_mut("a").unwrap().origin = Some(origin("elsewhere"));
+    let moved = encode(&moved);
+    let version = |resources: &Resources| resources.get(Kind::Cluster, "a").unwrap().version.clone();
+    assert_eq!(version(&moved), version(&a), "an origin moves no proxy");
+    assert_ne!(version(&a), a.get(Kind::Cluster, "b").unwrap().version);
+}
+
+#[test]
+fn listeners_and_tables_need_their_clusters() {
+    let resources = encode(&config(&["a", "b"]));
+    for kind in [Kind::Listener, Kind::Routes] {
+        let needs = &resources.get(kind, "in").unwrap().needs;
+        assert_eq!(*needs, ["a".to_owned(), "b".to_owned()].into());
+    }
+    assert!(resources.get(Kind::Cluster, "a").unwrap().needs.is_empty());
+}
+
+#[test]
+fn careful_retries_are_two_routes_and_asked_ones_are_one() {
+    let asked = RetryPolicy::AsAsked {
+        attempts: 3,
+        codes: [500, 502].into(),
+        backoff: Span::from_ms(30),
+    };
+    let resources = routes(vec![
+        route(
+            HttpMatch::default(),
+            forward(vec![target("a", 100)], RetryPolicy::Careful { attempts: 2 }),
+        ),
+        route(HttpMatch::default(), forward(vec![target("a", 100)], asked)),
+        route(
+            HttpMatch::default(),
+            forward(vec![target("a", 100)], RetryPolicy::Careful { attempts: 0 }),
+        ),
+    ]);
+    let table: RouteConfiguration = decoded(&resources, Kind::Routes, "t");
+    let found: Vec<_> = table.virtual_hosts[0]
+        .routes
+        .iter()
+        .map(|route| {
+            let Some(Action::Route(action)) = &route.action else {
+                panic!("{route:?}")
+            };
+            let methods = route.r#match.as_ref().unwrap().headers.len();
+            let policy = action.retry_policy.as_ref();
+            let policy = policy.map(|policy| {
+                let retries = policy.num_retries.unwrap().value;
+                (
+                    policy.retry_on.as_str(),
+                    retries,
+                    policy.retriable_status_codes.clone(),
+                )
+            });
+            (methods, policy)
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (
+                1,
+                Some((
+                    "connect-failure,refused-stream,reset,retriable-status-codes",
+                    2,
+                    vec![503]
+                ))
+            ),
+            (0, Some(("connect-failure,refused-stream", 2, vec![]))),
+            (
+                0,
+                Some((
+                    "connect-failure,refused-stream,reset,retriable-status-codes",
+                    3,
+                    vec![500, 502]
+                ))
+            ),
+            (0, None),
+        ]
+    );
+}
+
+#[test]
+fn matches_are_spelled_as_envoy_wants_them() {
+    let prefix = |text: &str| Some(PathMatch::PathPrefix(path(text)));
+    for (given, expected) in [
+        (None, PathSpecifier::Prefix("/".into())),
+        (prefix("/"), PathSpecifier::Prefix("/".into())),
+        (prefix("/a"), PathSpecifier::PathSeparatedPrefix("/a".into())),
+        (prefix("/a/b/"), PathSpecifier::PathSeparatedPrefix("/a/b".into())),
+        (
+            Some(PathMatch::Exact(path("/a/"))),
+            PathSpecifier::Path("/a/".into()),
+        ),
+    ] {
+        let header = HeaderMatch {
+            name: "X-Canary".to_owned().try_into().unwrap(),
+            value: "yes".into(),
+        };
+        let matches = HttpMatch {
+            path: given,
+            headers: [header].into(),
+        };
+        let action = RouteAction::Respond {
+            status: 503,
+            body: "no".into(),
+        };
+        let table: RouteConfiguration = decoded(&routes(vec![route(matches, action)]), Kind::Routes, "t");
+        let found = table.virtual_hosts[0].routes[0].r#match.clone().unwrap();
+        assert_eq!(found.path_specifier, Some(expected));
+        assert_eq!(found.headers[0].name, "x-canary");
+    }
+}
+
+#[test]
+fn each_target_says_where_the_request_is_for() {
+    let two = vec![target("a", 95), target("b", 5)];
+    let resources = routes(vec![
+        route(
+            HttpMatch::default(),
+            forward(two, RetryPolicy::Careful { attempts: 0 }),
+        ),
+        route(
+            HttpMatch::default(),
+            forward(vec![target("a", 100)], RetryPolicy::Careful { attempts: 0 }),
+        ),
+    ]);
+    let table: RouteConfiguration = decoded(&resources, Kind::Routes, "t");
+    let [split, single] = table.virtual_hosts[0].routes.as_slice() else {
+        panic!("two routes")
+    };
+    let destination = |options: &[HeaderValueOption]| options[0].header.clone().unwrap().value;
+    let Some(Action::Route(action)) = &split.action else {
+        panic!("{split:?}")
+    };
+    let Some(ClusterSpecifier::WeightedClusters(weighted)) = &action.cluster_specifier else {
+        panic!("{action:?}")
+    };
+    let found: Vec<_> = weighted
+        .clusters
+        .iter()
+        .map(|cluster| {
+            (
+                cluster.weight.unwrap().value,
+                destination(&cluster.request_headers_to_add),
+            )
+        })
+        .collect();
+    assert_eq!(found, [(95, "a.shop:80".into()), (5, "b.shop:80".into())]);
+    assert_eq!(destination(&single.request_headers_to_add), "a.shop:80");
+}
+
+#[test]
+fn a_route_without_targets_and_a_long_reason_stay_within_what_envoy_takes() {
+    let long = RouteAction::Respond {
+        status: 503,
+        body: "ü".repeat(4000),
+    };
+    let nowhere = forward(vec![], RetryPolicy::Careful { attempts: 2 });
+    let resources = routes(vec![
+        route(HttpMatch::default(), long),
+        route(HttpMatch::default(), nowhere),
+    ]);
+    let table: RouteConfiguration = decoded(&resources, Kind::Routes, "t");
+    for route in &table.virtual_hosts[0].routes {
+        let Some(Action::DirectResponse(direct)) = &route.action else {
+            panic!("{route:?}")
+        };
+        assert_eq!(direct.status, 503);
+        assert!(direct.encoded_len() <= 4096 + 16);
+    }
+}
+
+#[test]
+fn a_cluster_checks_its_hosts() {
+    let mut checked = config(&["a"]);
+    checked.clusters.get_mut("a").unwrap().value = Upstream {
+        http2: true,
+        health: tombolo_compiler::proxy::Health {
+            check: Check::Http {
+                host: "a.shop".into(),
+                path: path("/healthz"),
+                destination: Some("a.shop:80".into()),
+            },
+            ..upstream(500).health
+        },
+        ..upstream(500)
+    };
+    let cluster: PbCluster = decoded(&encode(&checked), Kind::Cluster, "a");
+    let check = &cluster.health_checks[0];
+    assert_eq!(check.interval.unwrap().nanos, 400_000_000);
+    let Some(HealthChecker::HttpHealthCheck(http)) = &check.health_checker else {
+        panic!("{check:?}")
+    };
+    assert_eq!((http.host.as_str(), http.path.as_str()), ("a.shop", "/healthz"));
+    assert_eq!(
+        (http.expected_statuses[0].start, http.expected_statuses[0].end),
+        (100, 500)
+    );
+    assert_eq!(http.request_headers_to_add.len(), 1);
+}
+
+#[test]
+fn priorities_have_no_gaps_on_the_wire() {
+    let mut gaps = config(&["a"]);
+    gaps.endpoints.get_mut("a").unwrap().value = endpoints(&[&[], &[1], &[], &[2, 3]]);
+    let assignment: ClusterLoadAssignment = decoded(&encode(&gaps), Kind::Endpoints, "a");
+    let found: Vec<_> = assignment
+        .endpoints
+        .iter()
+        .map(|group| (group.priority, group.lb_endpoints.len()))
+        .collect();
+    assert_eq!(found, [(0, 1), (1, 2)]);
+}
+
+#[test]
+fn a_reason_is_laid_on_the_piece_that_it_names() {
+    let pieces = ["a", "b"].into_iter().enumerate();
+    let origins = |whole: Option<&str>| Origins {
+        whole: whole.map(origin),
+        pieces: pieces
+            .clone()
+            .map(|(at, name)| (format!("virtual_hosts[0].routes[{at}]"), origin(name)))
+            .collect(),
+    };
+    for (whole, reason, blamed) in [
+        (None, "virtual_hosts[0].routes[1].match: bad", &["b"][..]),
+        (Some("w"), "virtual_hosts[0].routes[0]: bad", &["a"]),
+        (Some("w"), "virtual_hosts[0].routes[7]: bad", &["w"]),
+        (None, "bad", &["a", "b"]),
+    ] {
+        let expected: Vec<Origin> = blamed.iter().map(|name| origin(name)).collect();
+        assert_eq!(origins(whole).blamed(reason), expected, "{reason}");
+    }
+}

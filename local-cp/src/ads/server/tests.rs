@@ -1,164 +1,234 @@
+//! The server over real gRPC, with a configuration that the test makes.
 #![allow(clippy::unwrap_used)]
-//! temporary
-use super::*;
-use tombolo_compiler::finding::Traced;
-use tombolo_compiler::http::*;
-use tombolo_compiler::proxy::*;
-use tombolo_compiler::proxy::{Listener, Target};
 
-fn fixed(_: &Snapshot, _: &ProxyNode) -> (ProxyConfig, Vec<Finding>) {
-    let path = |p: &str| Path::try_from(p.to_owned()).unwrap();
-    let up = |check| {
-        Traced::untraced(Upstream {
-            http2: false,
-            connect_timeout: Span::from_ms(500),
-            health: Health {
-                interval: Span::from_ms(400),
-                timeout: Span::from_ms(400),
-                unhealthy_threshold: 2,
-                check,
-            },
-        })
-    };
-    let ep = |a: &str| Endpoint {
-        address: a.parse().unwrap(),
-        usable: true,
-    };
-    let eps = |a: &[&str], b: &[&str]| {
-        Traced::untraced(Endpoints {
-            priorities: vec![
-                vec![EndpointGroup {
-                    region: Some("us".parse().unwrap()),
-                    zone: None,
-                    cluster: "us-east".parse().unwrap(),
-                    endpoints: a.iter().map(|a| ep(a)).collect(),
-                }],
-                vec![EndpointGroup {
-                    region: Some("us".parse().unwrap()),
-                    zone: None,
-                    cluster: "us-west".parse().unwrap(),
-                    endpoints: b.iter().map(|a| ep(a)).collect(),
-                }],
-            ],
-        })
-    };
-    let fw = |targets: Vec<Target>, retry| {
-        Traced::untraced(Route {
-            matches: HttpMatch::default(),
-            action: RouteAction::Forward(Forward {
-                targets,
-                timeout: Span::from_ms(5000),
-                retry,
-                remove_headers: vec![HeaderName::try_from("x-gone".to_owned()).unwrap()],
-            }),
-        })
-    };
-    let t = |c: &str, w| Target {
-        cluster: c.into(),
-        weight: w,
-        destination: Some(format!("{c}.dest")),
-    };
-    let mut api = fw(vec![t("a", 50), t("b", 50)], RetryPolicy::Careful { attempts: 2 });
-    api.value.matches.path = Some(PathMatch::PathPrefix(path("/api/")));
-    let mut ex = fw(
-        vec![t("a", 100)],
-        RetryPolicy::AsAsked {
-            attempts: 2,
-            codes: [500, 503].into(),
-            backoff: Span::from_ms(10),
-        },
-    );
-    ex.value.matches.path = Some(PathMatch::Exact(path("/exact")));
-    ex.value.matches.headers.insert(HeaderMatch {
-        name: HeaderName::try_from("x-who".to_owned()).unwrap(),
-        value: "me".into(),
-    });
-    let refuse = Traced::untraced(Route {
-        matches: HttpMatch {
-            path: Some(PathMatch::Exact(path("/no"))),
-            headers: Default::default(),
-        },
-        action: RouteAction::Respond {
-            status: 503,
-            body: "refused: no such".into(),
-        },
-    });
-    let config = ProxyConfig {
-        listeners: [(
-            "in".to_owned(),
-            Traced::untraced(Listener {
-                bind: "127.0.0.1:18080".parse().unwrap(),
-                route_table: "in".into(),
-            }),
-        )]
-        .into(),
-        route_tables: [(
-            "in".to_owned(),
-            Traced::untraced(RouteTable {
-                ignore_port: true,
-                hosts: vec![VirtualHost {
-                    name: "all".into(),
-                    domains: ["*".to_owned()].into(),
-                    routes: vec![
-                        ex,
-                        refuse,
-                        api,
-                        fw(vec![t("a", 100)], RetryPolicy::Careful { attempts: 2 }),
-                    ],
-                }],
-            }),
-        )]
-        .into(),
-        clusters: [
-            (
-                "a".to_owned(),
-                up(Check::Http {
-                    host: "a.x".into(),
-                    path: path("/"),
-                    destination: Some("a.d".into()),
-                }),
-            ),
-            ("b".to_owned(), up(Check::Tcp)),
-        ]
-        .into(),
-        endpoints: [
-            (
-                "a".to_owned(),
-                eps(&["127.0.0.1:19001", "127.0.0.1:19002"], &["127.0.0.1:19003"]),
-            ),
-            ("b".to_owned(), eps(&[], &["127.0.0.1:19003"])),
-        ]
-        .into(),
-    };
-    (config, vec![])
+use std::net::SocketAddr;
+
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::google::rpc::Status as PbStatus;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tombolo_runtime::shutdown::Trigger;
+use tonic::Code;
+use tonic::transport::Server;
+
+use super::*;
+use crate::ads::node::tests::node;
+use crate::encode::Kind;
+use crate::testing::config;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct Edge {
+    address: SocketAddr,
+    fleet: Fleet,
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    _trigger: Trigger,
 }
 
-#[tokio::test]
-#[ignore]
-async fn manual() {
-    let (_tx, snapshots) = watch::channel(Some(Arc::new(Snapshot {
+struct Stream {
+    requests: mpsc::Sender<PbRequest>,
+    responses: Streaming<PbResponse>,
+}
+
+/// Every proxy gets a cluster of the name that the slice's revision says.
+fn by_revision(snapshot: &Snapshot, _: &ProxyNode) -> (ProxyConfig, Vec<Finding>) {
+    (config(&[&format!("r{}", snapshot.version.1)]), vec![])
+}
+
+fn snapshot(revision: u64) -> Option<Arc<Snapshot>> {
+    Some(Arc::new(Snapshot {
         cluster: "us-east".parse().unwrap(),
-        version: (1, 1),
+        version: (1, revision),
         slice: Arc::default(),
         view: Arc::default(),
-    })));
-    let (_trigger, shutdown) = Shutdown::new();
+    }))
+}
+
+async fn edge() -> Edge {
+    let (snapshots, receiver) = watch::channel(snapshot(1));
+    let (trigger, shutdown) = Shutdown::new();
     let fleet = Fleet::new();
     let ads = Ads {
         cluster: "us-east".parse().unwrap(),
-        snapshots,
-        lower: fixed,
+        snapshots: receiver,
+        lower: by_revision,
         fleet: fleet.clone(),
         metrics: Metrics::default(),
         shutdown,
     };
-    tokio::spawn(
-        tonic::transport::Server::builder()
-            .add_service(ads.into_service())
-            .serve("127.0.0.1:18010".parse().unwrap()),
-    );
-    for _ in 0..20 {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        println!("{:?}", crate::fleet::receipt((1, 1), &fleet.members()));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = Server::builder().add_service(ads.into_service());
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    Edge {
+        address,
+        fleet,
+        snapshots,
+        _trigger: trigger,
     }
+}
+
+fn first(id: &str, kind: Kind) -> PbRequest {
+    let metadata = [
+        ("tombolo.role", "gateway"),
+        ("tombolo.namespace", "mesh"),
+        ("tombolo.workload", "gateway"),
+    ];
+    PbRequest {
+        node: Some(node(id, "us-east", &metadata)),
+        type_url: kind.type_url().to_owned(),
+        ..PbRequest::default()
+    }
+}
+
+impl Edge {
+    async fn open(&self, first: PbRequest) -> Stream {
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+        let mut client = AggregatedDiscoveryServiceClient::new(channel.connect().await.unwrap());
+        let (requests, queue) = mpsc::channel(8);
+        requests.send(first).await.unwrap();
+        let responses = client
+            .delta_aggregated_resources(ReceiverStream::new(queue))
+            .await
+            .unwrap();
+        Stream {
+            requests,
+            responses: responses.into_inner(),
+        }
+    }
+}
+
+impl Stream {
+    async fn next(&mut self) -> Result<PbResponse, Status> {
+        let next = timeout(DEADLINE, self.responses.message())
+            .await
+            .expect("no answer in time");
+        next.map(|response| response.expect("the stream ended"))
+    }
+
+    async fn send(&self, request: PbRequest) {
+        self.requests.send(request).await.unwrap();
+    }
+
+    async fn answer(&self, response: &PbResponse, refused: Option<&str>) {
+        self.send(PbRequest {
+            type_url: response.type_url.clone(),
+            response_nonce: response.nonce.clone(),
+            error_detail: refused.map(|message| PbStatus {
+                message: message.to_owned(),
+                ..PbStatus::default()
+            }),
+            ..PbRequest::default()
+        })
+        .await;
+    }
+}
+
+fn names(response: &PbResponse) -> Vec<&str> {
+    response
+        .resources
+        .iter()
+        .map(|resource| resource.name.as_str())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_proxy_that_speaks_nonsense_is_refused_and_others_are_served_on() {
+    let edge = edge().await;
+    let mut good = edge.open(first("good", Kind::Cluster)).await;
+    let response = good.next().await.unwrap();
+    assert_eq!(names(&response), ["r1"]);
+    good.answer(&response, None).await;
+
+    let unknown_type = PbRequest {
+        type_url: "type.googleapis.com/envoy.config.core.v3.Nothing".into(),
+        ..first("bad", Kind::Cluster)
+    };
+    let other_cluster = PbRequest {
+        node: Some(node("bad", "us-west", &[])),
+        ..first("bad", Kind::Cluster)
+    };
+    let wrong_nonce = PbRequest {
+        response_nonce: "77".into(),
+        ..first("bad", Kind::Cluster)
+    };
+    for (request, expected) in [
+        (PbRequest::default(), "node is missing"),
+        (unknown_type, "is not served"),
+        (other_cluster, "this edge serves us-east"),
+        (wrong_nonce, "response_nonce \"77\""),
+    ] {
+        let refused = edge.open(request).await.next().await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains(expected), "{refused:?}");
+    }
+    // No gRPC at all.
+    let mut garbage = tokio::net::TcpStream::connect(edge.address).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut garbage, &[0xff; 4096])
+        .await
+        .unwrap();
+
+    edge.snapshots.send_replace(snapshot(2));
+    let response = good.next().await.unwrap();
+    assert_eq!(names(&response), ["r2"]);
+    assert_eq!(edge.fleet.members().into_keys().collect::<Vec<_>>(), ["good"]);
+}
+
+#[tokio::test]
+async fn a_proxy_that_does_not_answer_stalls_nobody() {
+    let edge = edge().await;
+    let mut silent = edge.open(first("silent", Kind::Cluster)).await;
+    let mut quick = edge.open(first("quick", Kind::Cluster)).await;
+    silent.next().await.unwrap();
+    for revision in 2..20 {
+        let response = quick.next().await.unwrap();
+        quick.answer(&response, None).await;
+        edge.snapshots.send_replace(snapshot(revision));
+    }
+    assert_eq!(names(&quick.next().await.unwrap()), ["r19"]);
+}
+
+#[tokio::test]
+async fn invariant_8_a_refusal_is_in_the_receipt_on_the_resource_that_it_came_from() {
+    let edge = edge().await;
+    let mut changes = edge.fleet.subscribe();
+    let mut proxy = edge.open(first("gw-1", Kind::Cluster)).await;
+    let response = proxy.next().await.unwrap();
+    proxy.answer(&response, Some("r1: no such thing")).await;
+    let rejected = async {
+        loop {
+            let receipt = crate::fleet::receipt((1, 1), &edge.fleet.members());
+            if !receipt.rejected.is_empty() {
+                return receipt;
+            }
+            changes.changed().await.unwrap();
+        }
+    };
+    let receipt = timeout(DEADLINE, rejected).await.unwrap();
+    assert_eq!(receipt.rejected[0].origin, Some(crate::testing::origin("r1")));
+    assert_eq!(receipt.rejected[0].reason, "r1: no such thing");
+    assert_eq!(receipt.behind, [("gw-1".to_owned(), (0, 0))].into());
+}
+
+#[tokio::test]
+async fn nothing_is_answered_before_slice_and_view_are_held() {
+    let edge = edge().await;
+    edge.snapshots.send_replace(None);
+    let mut proxy = edge.open(first("gw-1", Kind::Cluster)).await;
+    edge.snapshots.send_replace(snapshot(3));
+    assert_eq!(names(&proxy.next().await.unwrap()), ["r3"]);
+}
+
+#[tokio::test]
+async fn state_of_the_world_is_told_what_to_use_instead() {
+    let edge = edge().await;
+    let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", edge.address)).unwrap();
+    let mut client = AggregatedDiscoveryServiceClient::new(channel.connect().await.unwrap());
+    let refused = client
+        .stream_aggregated_resources(tokio_stream::empty())
+        .await
+        .unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+    assert!(refused.message().contains("DELTA_GRPC"), "{refused:?}");
 }
