@@ -1,0 +1,179 @@
+//! `tombolo demo`: the whole mesh on one machine, and a story that shows what it is worth.
+
+mod acts;
+mod measure;
+mod mesh;
+mod probe;
+mod process;
+mod sample;
+mod table;
+mod topology;
+mod traffic;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use tokio::time::Instant;
+use tombolo_runtime::shutdown::Shutdown;
+
+use acts::{Act, BANK, PLATFORM, SHOP};
+use measure::{Tally, check_failures};
+use mesh::Mesh;
+pub(crate) use sample::{SampleArgs, run as run_sample};
+use table::LiveTable;
+use topology::{CLUSTERS, Topology};
+use traffic::Traffic;
+
+/// Runs the whole mesh on this machine: Postgres, management, two centrals and three clusters with proxies and
+/// services, then plays eight acts with steady traffic.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "Examples:
+  tombolo demo                 play the story, then leave the mesh running until Ctrl-C
+  tombolo demo --once          play the story and exit; non-zero if an act fails
+  tombolo demo --keep          leave logs and data behind, to look at")]
+pub(crate) struct DemoArgs {
+    /// Exit after the last act instead of leaving the mesh up.
+    #[arg(long, env = "TOMBOLO_DEMO_ONCE")]
+    once: bool,
+    /// Keep the folder with logs and data.
+    #[arg(long, env = "TOMBOLO_DEMO_KEEP")]
+    keep: bool,
+    /// Where logs and data go; a new temporary folder by default. Everyone must be able to enter its parents, because
+    /// Postgres does not run as root.
+    #[arg(long, env = "TOMBOLO_DEMO_DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// # Errors
+/// When the mesh does not come up, or an act does not keep its promise.
+pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<()> {
+    let mut shutdown = Shutdown::from_signals().context("listen for Ctrl-C")?;
+    let root = args
+        .dir
+        .clone()
+        .unwrap_or_else(|| std::env::temp_dir().join(format!("tombolo-demo-{}", std::process::id())));
+    fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
+    fs::set_permissions(&root, Permissions::from_mode(0o711))
+        .with_context(|| format!("open {}", root.display()))?;
+
+    let mut mesh = Mesh::new(Topology::new(root.clone())?);
+    let played = tokio::select! {
+        played = play(&mut mesh) => played,
+        () = shutdown.wait() => Err(anyhow::anyhow!("interrupted")),
+    };
+    if played.is_ok() && !args.once {
+        invite(&mesh);
+        shutdown.wait().await;
+    }
+    let failed_here = played.is_err() && !shutdown.is_fired();
+    mesh.stop().await?;
+    if args.keep || failed_here {
+        println!("logs and data are in {}", root.display());
+    } else {
+        fs::remove_dir_all(&root).with_context(|| format!("remove {}", root.display()))?;
+    }
+    println!("{}", played?);
+    Ok(())
+}
+
+/// Starts everything and plays; the text is the last line.
+async fn play(mesh: &mut Mesh) -> anyhow::Result<String> {
+    let started = Instant::now();
+    println!("starting Postgres, management, two centrals and three clusters …");
+    mesh.start_planes().await?;
+    for cluster in CLUSTERS {
+        mesh.add_cluster(cluster).await?;
+    }
+    mesh.apply(&mesh.tokens.admin, PLATFORM).await?;
+    mesh.tokens.ann = mesh.new_token("ann").await?;
+    mesh.tokens.bob = mesh.new_token("bob").await?;
+    mesh.all_ready().await?;
+    mesh.apply(&mesh.tokens.ann, SHOP).await?;
+    mesh.apply(&mesh.tokens.bob, BANK).await?;
+    println!(
+        "up after {:.1?}; the platform team, Ann (retail) and Bob (banking) have written what they want\n",
+        started.elapsed()
+    );
+
+    let paths: Vec<_> = CLUSTERS.into_iter().flat_map(|cluster| cluster.paths()).collect();
+    mesh.traffic = Some(Traffic::start(&paths));
+    let serving = |samples: &[traffic::Sample]| {
+        CLUSTERS.iter().all(|cluster| {
+            samples
+                .iter()
+                .any(|sample| sample.cluster == cluster.name && sample.outcome.is_ok())
+        })
+    };
+    mesh.until("traffic in every cluster", Instant::now(), serving)
+        .await?;
+
+    let mut total = Tally::default();
+    let mut kept = 0;
+    for (number, act) in (1..).zip(Act::ALL) {
+        println!("act {number}: {}", act.title());
+        let (tally, passed) = play_act(mesh, act).await?;
+        total.add(tally);
+        kept += usize::from(passed);
+    }
+    let line = format!(
+        "demo: {kept} of {} acts, {} requests, {} failed",
+        Act::ALL.len(),
+        total.requests,
+        total.failed
+    );
+    if kept == Act::ALL.len() {
+        Ok(line)
+    } else {
+        bail!(line)
+    }
+}
+
+async fn play_act(mesh: &mut Mesh, act: Act) -> anyhow::Result<(Tally, bool)> {
+    let started = Instant::now();
+    let table = LiveTable::start(mesh.traffic()?.ledger.clone());
+    let outcome = act.play(mesh).await;
+    drop(table);
+    let samples = mesh.traffic()?.ledger.since(started);
+    let tally = Tally::of(&samples);
+    let verdict = outcome.and_then(|outcome| {
+        check_failures(&samples, &outcome.incidents).map_err(anyhow::Error::msg)?;
+        Ok(outcome)
+    });
+    match &verdict {
+        Ok(outcome) => println!(
+            "    kept: {} requests, {} failed, new state held after {:.3} s; {}\n",
+            tally.requests,
+            tally.failed,
+            outcome.held_after.as_secs_f64(),
+            outcome.note
+        ),
+        Err(error) => println!(
+            "    BROKEN: {} requests, {} failed; {error:#}\n",
+            tally.requests, tally.failed
+        ),
+    }
+    Ok((tally, verdict.is_ok()))
+}
+
+fn invite(mesh: &Mesh) {
+    let api = mesh.topology.api;
+    println!("The mesh stays up until Ctrl-C.\n");
+    println!(
+        "  export TOMBOLO_SERVER=http://{api} TOMBOLO_TOKEN={}",
+        mesh.tokens.admin
+    );
+    println!("  tombolo status                                    # the clusters and their proxies");
+    println!("  tombolo get organizations/acme -o yaml            # what was written");
+    println!("  tombolo audit list                                # who did what");
+    for cluster in CLUSTERS {
+        println!(
+            "  curl -H 'host: shop.example.com' http://{}/    # in through {}'s gateway",
+            cluster.ingress(),
+            cluster.name
+        );
+    }
+    println!("\n  logs and data: {}\n", mesh.topology.root.display());
+}

@@ -1,0 +1,341 @@
+//! The story: eight acts, each a promise that is kept or broken before the reader's eyes.
+
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use tokio::time::{Instant, sleep};
+
+use super::measure::{held_after, version_percent, who_answered};
+use super::mesh::Mesh;
+use super::sample::Answer;
+use super::topology::{CENTRALS, CLUSTERS, Cluster};
+use super::traffic::Sample;
+
+pub(super) const PLATFORM: &str = include_str!("story/platform.yaml");
+pub(super) const SHOP: &str = include_str!("story/shop.yaml");
+pub(super) const BANK: &str = include_str!("story/bank.yaml");
+const CANARY: &str = include_str!("story/canary.yaml");
+const TESTERS: &str = include_str!("story/testers.yaml");
+const RELEASE: &str = include_str!("story/release.yaml");
+/// Bob's reach for what Ann owns.
+const LAND_GRAB: &str =
+    "name: organizations/acme/tenants/banking/workspaces/mine\nspec: {namespaces: [\"us-east/shop\"]}\n";
+const ROUTE: &str =
+    "organizations/acme/tenants/retail/workspaces/shop/trafficgroups/web/serviceroutes/reviews";
+
+/// What is looked at after a change has settled: long enough for failures that come late.
+const WATCH: Duration = Duration::from_secs(4);
+/// 5 % of at least 1,200 requests lies within these but for one run in a million.
+const CANARY_SAMPLES_MIN: usize = 1200;
+const CANARY_PERCENT: std::ops::RangeInclusive<f64> = 2.0..=9.0;
+
+/// What an act has shown.
+pub(super) struct Outcome {
+    /// When something was broken on purpose; failures right after are excused, within limits.
+    pub(super) incidents: Vec<Instant>,
+    /// From the cause until the new state held.
+    pub(super) held_after: Duration,
+    pub(super) note: String,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Act {
+    Canary,
+    Testers,
+    ServiceDies,
+    ClusterDies,
+    PlanesDie,
+    PlanesReturn,
+    WrongTeam,
+    Audit,
+}
+
+impl Act {
+    pub(super) const ALL: [Act; 8] = [
+        Act::Canary,
+        Act::Testers,
+        Act::ServiceDies,
+        Act::ClusterDies,
+        Act::PlanesDie,
+        Act::PlanesReturn,
+        Act::WrongTeam,
+        Act::Audit,
+    ];
+
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Act::Canary => "5 % of the requests go to v2",
+            Act::Testers => "testers go to v2 by a header",
+            Act::ServiceDies => "the service dies in us-east",
+            Act::ClusterDies => "us-west dies as well: killed, then frozen",
+            Act::PlanesDie => "management, Postgres and both centrals die; an edge and a proxy restart",
+            Act::PlanesReturn => "all come back, and a change is live everywhere",
+            Act::WrongTeam => "a member of the wrong team is denied",
+            Act::Audit => "the audit log shows it all and verifies",
+        }
+    }
+
+    pub(super) async fn play(self, mesh: &mut Mesh) -> anyhow::Result<Outcome> {
+        match self {
+            Act::Canary => canary(mesh).await,
+            Act::Testers => testers(mesh).await,
+            Act::ServiceDies => service_dies(mesh).await,
+            Act::ClusterDies => cluster_dies(mesh).await,
+            Act::PlanesDie => planes_die(mesh).await,
+            Act::PlanesReturn => planes_return(mesh).await,
+            Act::WrongTeam => wrong_team(mesh).await,
+            Act::Audit => audit(mesh).await,
+        }
+    }
+}
+
+async fn canary(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
+    let held_after = mesh.apply(&mesh.tokens.ann, CANARY).await?;
+    let enough = |samples: &[Sample]| samples.len() >= CANARY_SAMPLES_MIN;
+    let samples = mesh.until("enough traffic", Instant::now(), enough).await?;
+    let percent = version_percent(&samples, "v2");
+    ensure!(
+        CANARY_PERCENT.contains(&percent),
+        "v2 answered {percent:.1} % instead of 5 %"
+    );
+    Ok(Outcome {
+        incidents: vec![],
+        held_after,
+        note: format!("v2 answered {percent:.1} % of {}", samples.len()),
+    })
+}
+
+async fn testers(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
+    let held_after = mesh.apply(&mesh.tokens.ann, TESTERS).await?;
+    let samples = mesh
+        .until("enough traffic", Instant::now(), |samples| {
+            samples.len() >= CANARY_SAMPLES_MIN
+        })
+        .await?;
+    let (testers, others): (Vec<Sample>, Vec<Sample>) = samples.into_iter().partition(|sample| sample.tester);
+    let (testers, others) = (version_percent(&testers, "v2"), version_percent(&others, "v2"));
+    ensure!(testers > 99.9, "v2 answered only {testers:.1} % of the testers");
+    ensure!(
+        CANARY_PERCENT.contains(&others),
+        "v2 answered {others:.1} % of the others instead of 5 %"
+    );
+    Ok(Outcome {
+        incidents: vec![],
+        held_after,
+        note: format!("v2 answered every tester and {others:.1} % of the others"),
+    })
+}
+
+async fn service_dies(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
+    let [us_east, ..] = CLUSTERS;
+    let incident = Instant::now();
+    for version in [1, 2] {
+        mesh.kill(&us_east.reviews(version).name).await?;
+    }
+    let (held_after, note) = moves_to(mesh, us_east, "us-west", incident).await?;
+    Ok(Outcome {
+        incidents: vec![incident],
+        held_after,
+        note,
+    })
+}
+
+/// us-east's service is still dead, so its requests are in us-west when that goes.
+async fn cluster_dies(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
+    let [us_east, us_west, _] = CLUSTERS;
+    mesh.traffic()?.pause(us_west.name);
+    let killed = Instant::now();
+    mesh.kill_cluster(us_west).await?;
+    let (after_kill, _) = moves_to(mesh, us_east, "eu-central", killed).await?;
+
+    mesh.start_cluster(us_west)?;
+    mesh.cluster_ready(us_west).await?;
+    mesh.traffic()?.resume(us_west.name);
+    moves_to(mesh, us_east, "us-west", Instant::now()).await?;
+
+    mesh.traffic()?.pause(us_west.name);
+    let frozen = Instant::now();
+    mesh.freeze_cluster(us_west)?;
+    let (after_freeze, _) = moves_to(mesh, us_east, "eu-central", frozen).await?;
+    mesh.thaw_cluster(us_west)?;
+    mesh.traffic()?.resume(us_west.name);
+    moves_to(mesh, us_east, "us-west", Instant::now()).await?;
+
+    for version in [1, 2] {
+        mesh.start(&us_east.reviews(version))?;
+    }
+    moves_to(mesh, us_east, us_east.name, Instant::now()).await?;
+    let note = format!(
+        "killed: eu-central after {after_kill:.1?}; frozen: after {after_freeze:.1?}; back home at the end"
+    );
+    Ok(Outcome {
+        incidents: vec![killed, frozen],
+        held_after: after_kill.max(after_freeze),
+        note,
+    })
+}
+
+async fn planes_die(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
+    let [us_east, ..] = CLUSTERS;
+    let started = Instant::now();
+    mesh.kill("management").await?;
+    mesh.kill_postgres().await?;
+    for name in CENTRALS {
+        mesh.kill(&format!("central-{name}")).await?;
+    }
+    sleep(WATCH).await;
+
+    let edge = mesh.topology.edge(us_east);
+    mesh.kill(&edge.name).await?;
+    // With its edge dead, the newcomer has only its own last good configuration.
+    mesh.replace(&mesh.topology.sidecar_successor(us_east)).await?;
+    mesh.start(&edge)?;
+    mesh.ready(&edge.name).await?;
+    let restarted = Instant::now();
+    sleep(WATCH).await;
+
+    let samples = mesh.traffic()?.ledger.since(restarted);
+    for cluster in CLUSTERS {
+        let from_here = samples
+            .iter()
+            .filter(|sample| sample.cluster == cluster.name && sample.outcome.is_ok())
+            .count();
+        ensure!(from_here > 0, "no request from {} was answered", cluster.name);
+    }
+    let note = format!("answered by {}", who_answered(&samples));
+    Ok(Outcome {
+        incidents: vec![],
+        held_after: restarted.duration_since(started),
+        note,
+    })
+}
+
+async fn planes_return(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
+    mesh.start_management().await?;
+    for name in CENTRALS {
+        let central = mesh.topology.central(name);
+        mesh.start(&central)?;
+    }
+    for name in CENTRALS {
+        mesh.ready(&format!("central-{name}")).await?;
+    }
+    let held_after = mesh.apply(&mesh.tokens.ann, RELEASE).await?;
+    let live = Instant::now();
+    let status = mesh
+        .json(&mesh.tokens.ann, &["status", ROUTE, "-o", "json"])
+        .await?;
+    ensure!(status["outcome"] == "running", "the receipt says {status}");
+    sleep(WATCH).await;
+    let samples = mesh.traffic()?.ledger.since(live);
+    let percent = version_percent(&samples, "v2");
+    ensure!(percent > 99.9, "v2 answered only {percent:.1} %");
+    Ok(Outcome {
+        incidents: vec![],
+        held_after,
+        note: format!("v2 answered {percent:.0} % of {}", samples.len()),
+    })
+}
+
+async fn wrong_team(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
+    let started = Instant::now();
+    let before = mesh.json(&mesh.tokens.ann, &["get", ROUTE, "-o", "json"]).await?;
+    for (attempt, args, documents) in [
+        (
+            "change Ann's route",
+            vec!["apply", "-f", "-", "--overwrite"],
+            CANARY,
+        ),
+        ("claim Ann's namespace", vec!["apply", "-f", "-"], LAND_GRAB),
+        ("read Ann's route", vec!["get", ROUTE], ""),
+    ] {
+        let printed = mesh.tombolo(&mesh.tokens.bob, &args, documents).await?;
+        ensure!(!printed.success, "Bob could {attempt}");
+        let first = printed
+            .stderr
+            .lines()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or_default();
+        println!("    Bob tries to {attempt}: {}", first.trim());
+    }
+    let after = mesh.json(&mesh.tokens.ann, &["get", ROUTE, "-o", "json"]).await?;
+    ensure!(before == after, "Ann's route has changed");
+    Ok(Outcome {
+        incidents: vec![],
+        held_after: started.elapsed(),
+        note: "three attempts, three refusals".to_owned(),
+    })
+}
+
+async fn audit(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
+    let started = Instant::now();
+    let list = mesh
+        .json(&mesh.tokens.admin, &["audit", "list", "-n", "500", "-o", "json"])
+        .await?;
+    let records = list["items"]
+        .as_array()
+        .or(list.as_array())
+        .context("the audit list holds no records")?;
+    let text = list.to_string();
+    let by = |user: &str, outcome: &str| {
+        records.iter().any(|record| {
+            let record = record.to_string();
+            record.contains(&format!("users/{user}\"")) && record.contains(outcome)
+        })
+    };
+    ensure!(by("ann", ROUTE), "Ann's changes are not in the audit log");
+    ensure!(
+        by("bob", "denied"),
+        "Bob's denials are not in the audit log: {text}"
+    );
+    let verify = ["audit", "verify"];
+    let printed = mesh
+        .tombolo(&mesh.tokens.admin, &verify, "")
+        .await?
+        .expect_success(&verify)?;
+    let note = format!(
+        "{} records; {}",
+        records.len(),
+        printed.stdout.lines().last().unwrap_or_default()
+    );
+    Ok(Outcome {
+        incidents: vec![],
+        held_after: started.elapsed(),
+        note,
+    })
+}
+
+/// Waits until that cluster's requests are answered there, watches for a while, and says how long it took.
+async fn moves_to(
+    mesh: &Mesh,
+    from: Cluster,
+    to: &str,
+    incident: Instant,
+) -> anyhow::Result<(Duration, String)> {
+    let there = |answer: &Answer| answer.cluster == to;
+    let from_here = |samples: &[Sample]| -> Vec<Sample> {
+        samples
+            .iter()
+            .filter(|sample| sample.cluster == from.name)
+            .cloned()
+            .collect()
+    };
+    let settled = |samples: &[Sample]| {
+        let now = Instant::now();
+        let recent: Vec<Sample> = from_here(samples)
+            .into_iter()
+            .filter(|sample| sample.sent >= incident.max(now.checked_sub(WATCH / 2).unwrap_or(incident)))
+            .collect();
+        let watched = now.duration_since(incident) >= WATCH;
+        watched
+            && !recent.is_empty()
+            && recent
+                .iter()
+                .all(|sample| sample.outcome.as_ref().is_ok_and(there))
+    };
+    let samples = mesh
+        .until(&format!("{} answering {}", to, from.name), incident, settled)
+        .await?;
+    let samples = from_here(&samples);
+    let held = held_after(&samples, incident, there).context("no request was answered")?;
+    Ok((held, format!("{to} answers {}'s requests", from.name)))
+}
