@@ -119,7 +119,9 @@ fn plan_key(key: &PlanKey, inputs: &Inputs<'_>) -> Planned {
     match key {
         PlanKey::Cluster(cluster) => only(cluster, locality(cluster, inputs)),
         PlanKey::Namespace(cluster, namespace) => {
-            let owner = inputs.owner(cluster, namespace).map(|(name, workspace)| {
+            let known = inputs.is_known(cluster, namespace);
+            let owner = known.then(|| inputs.owner(cluster, namespace)).flatten();
+            let owner = owner.map(|(name, workspace)| {
                 let owner = NamespaceOwner {
                     workspace: name.clone(),
                 };

@@ -79,7 +79,7 @@ pub enum RouteAction {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Forward {
-    /// Each at least 1; what counts is the share in their sum, which is 100 or 10 000.
+    /// Each weighs at least 1; what counts is its share in the sum, which is at most 10 000.
     pub targets: Vec<Target>,
     /// From the request's end to the response's end, with all retries.
     pub timeout: Span,

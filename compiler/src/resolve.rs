@@ -61,8 +61,11 @@ pub fn resolve(intent: &Intent) -> (Resolved, Vec<Finding>) {
 }
 
 impl Resolved {
-    /// The workspace that owns a namespace of a cluster.
+    /// The workspace that owns a namespace of a cluster. Of a cluster that does not exist nobody owns anything.
     pub fn owner(&self, cluster: &ClusterName, namespace: &Label) -> Option<&Fqn> {
+        if !self.clusters.contains_key(cluster) {
+            return None;
+        }
         self.workspaces
             .iter()
             .find(|(_, workspace)| workspace.value.owns(cluster, namespace))

@@ -1,12 +1,13 @@
 //! A gateway towards outside: the hosts of gateway resources, each with the rules of the services behind them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::forward::{Destination, Wishes, alternatives, forward, refuse};
 use super::offered::{Port, one};
 use super::{Lowered, Site, gateways};
 use crate::finding::{Code, Finding, Origin, Traced};
+use crate::http::HttpMatch;
 use crate::name::{Fqn, Kind, ServiceId, WorkloadId};
 use crate::plan::port;
 use crate::proxy::{Route, RouteTable, Target, VirtualHost};
@@ -30,9 +31,10 @@ pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGatew
             continue;
         }
         let workspace = &routed.value.workspace;
+        let mut taken = BTreeSet::new();
         let routes = rules
             .iter()
-            .flat_map(|rule| routes(site, workspace, rule, lowered))
+            .flat_map(|rule| routes(site, workspace, rule, &mut taken, lowered))
             .collect();
         let host = VirtualHost {
             name: name.to_string(),
@@ -60,11 +62,13 @@ fn port_taken(site: &Site<'_>, name: &Fqn, workload: &WorkloadId, port: u16) -> 
 }
 
 /// The routes of one rule, in the order in which they are tried. As each service's rules end in one that matches
-/// everything, a request that this rule matches never falls through to the next rule.
+/// everything, a request that this rule matches never falls through to the next rule. `taken` are the matches of the
+/// same host so far.
 fn routes(
     site: &Site<'_>,
     workspace: &Fqn,
     rule: &Traced<GatewayRule>,
+    taken: &mut BTreeSet<HttpMatch>,
     lowered: &mut Lowered,
 ) -> Vec<Traced<Route>> {
     let whole = |action| {
@@ -79,7 +83,7 @@ fn routes(
         GatewayAction::Refuse(reason) => whole(refuse(reason)),
         GatewayAction::Split(split) => match split.as_slice() {
             [(id, port, _)] => match backend(site, workspace, id, *port) {
-                Ok(backend) => product(site, &backend, rule, lowered),
+                Ok(backend) => product(site, &backend, rule, taken, lowered),
                 Err(reason) => whole(refuse(&reason)),
             },
             many => whole(shared(site, workspace, many, &rule.value, lowered)),
@@ -107,11 +111,12 @@ fn backend<'a>(
     Ok(Backend { offered, port })
 }
 
-/// Every rule of the service below the one of the gateway: what both match.
+/// Every rule of the service below the one of the gateway: what both match, unless an earlier route matches the same.
 fn product(
     site: &Site<'_>,
     backend: &Backend<'_>,
     rule: &Traced<GatewayRule>,
+    taken: &mut BTreeSet<HttpMatch>,
     lowered: &mut Lowered,
 ) -> Vec<Traced<Route>> {
     let destination = Destination {
@@ -124,6 +129,7 @@ fn product(
             let both: Vec<_> = alternatives(&inner.value.matches)
                 .iter()
                 .filter_map(|inner| outer.and(inner))
+                .filter(|both| taken.insert(both.clone()))
                 .collect();
             if both.is_empty() {
                 continue;

@@ -56,6 +56,22 @@ impl<'a> Inputs<'a> {
         self.resolved.workspaces.get_key_value(owner)
     }
 
+    /// Whether a namespace of a cluster is known by name: from the cluster's report, or from a selector that names it.
+    pub(super) fn is_known(&self, cluster: &ClusterName, namespace: &Label) -> bool {
+        let reported = self.report(cluster).is_some_and(|report| {
+            let mut ids = report.services.keys().chain(report.gateways.keys());
+            ids.any(|id| id.namespace == *namespace)
+        });
+        let named = || {
+            let workspaces = self.resolved.workspaces.values();
+            let mut selectors = workspaces.flat_map(|workspace| &workspace.value.namespaces);
+            selectors.any(|selector| {
+                selector.exact_namespace() == Some(namespace) && selector.matches_cluster(cluster)
+            })
+        };
+        reported || named()
+    }
+
     /// Where a workspace offers a service: the clusters that are then one service.
     pub(super) fn offers(
         &self,

@@ -1,0 +1,296 @@
+//! Small random meshes: few names, so that they collide, and much that is wrong.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proptest::collection::{btree_map, vec};
+use proptest::prelude::{Just, Strategy, any, prop_oneof};
+use proptest::sample::{select, subsequence};
+use serde_json::{Value, json};
+use tombolo_compiler::intent::{Intent, Resource};
+use tombolo_compiler::name::{ClusterName, ServiceId};
+use tombolo_compiler::report::Reports;
+use tombolo_compiler::view::View;
+
+pub(crate) const CLUSTERS: [&str; 3] = ["east", "north", "west"];
+pub(crate) const NAMESPACES: [&str; 3] = ["cart", "mesh", "shop"];
+const SERVICES: [&str; 3] = ["cart/basket", "shop/reviews", "shop/web"];
+const WORKLOADS: [&str; 2] = ["mesh/gateway", "shop/door"];
+const WORKSPACES: [&str; 3] = [
+    "tenants/a/workspaces/v",
+    "tenants/a/workspaces/w",
+    "tenants/b/workspaces/w",
+];
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct World {
+    pub(crate) intent: Intent,
+    pub(crate) joined: Vec<ClusterName>,
+    pub(crate) views: BTreeMap<ClusterName, View>,
+}
+
+/// One change of a world.
+#[derive(Clone, Debug)]
+pub(crate) enum Edit {
+    Write(Resource),
+    Delete(usize),
+    View(ClusterName, Option<View>),
+    Join(ClusterName),
+}
+
+impl World {
+    pub(crate) fn reports(&self) -> Reports {
+        let reports = self.views.iter();
+        Reports {
+            joined: self.joined.iter().cloned().collect(),
+            clusters: reports
+                .map(|(cluster, view)| (cluster.clone(), view.report()))
+                .collect(),
+        }
+    }
+
+    pub(crate) fn apply(&mut self, edit: Edit) {
+        match edit {
+            Edit::Write(resource) => {
+                self.intent.insert(resource.name.clone(), Arc::new(resource));
+            }
+            Edit::Delete(at) => {
+                let name = self.intent.keys().nth(at % self.intent.len().max(1)).cloned();
+                name.and_then(|name| self.intent.remove(&name));
+            }
+            Edit::View(cluster, Some(view)) => {
+                self.views.insert(cluster, view);
+            }
+            Edit::View(cluster, None) => {
+                self.views.remove(&cluster);
+            }
+            Edit::Join(cluster) => self.joined.push(cluster),
+        }
+    }
+}
+
+pub(crate) fn worlds() -> impl Strategy<Value = World> {
+    let documents = vec(resources(), 0..40);
+    let views = btree_map(clusters(), views(), 0..4);
+    (skeleton(), documents, views, vec(clusters(), 0..2)).prop_map(|(skeleton, documents, views, joined)| {
+        let mut world = World {
+            views,
+            joined,
+            ..World::default()
+        };
+        for resource in skeleton.into_iter().chain(documents) {
+            world.apply(Edit::Write(resource));
+        }
+        world
+    })
+}
+
+pub(crate) fn edits() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        4 => resources().prop_map(Edit::Write),
+        2 => any::<usize>().prop_map(Edit::Delete),
+        3 => (clusters(), proptest::option::weighted(0.8, views())).prop_map(|(c, view)| Edit::View(c, view)),
+        1 => clusters().prop_map(Edit::Join),
+    ]
+}
+
+/// Without which hardly anything has an effect.
+fn skeleton() -> impl Strategy<Value = Vec<Resource>> {
+    let mut names = vec![
+        "".to_owned(),
+        "/clusters/east".to_owned(),
+        "/clusters/north".to_owned(),
+        "/clusters/west".to_owned(),
+        "/tenants/a".to_owned(),
+        "/tenants/b".to_owned(),
+    ];
+    for workspace in WORKSPACES {
+        names.push(format!("/{workspace}"));
+        names.push(format!("/{workspace}/trafficgroups/g"));
+        names.push(format!("/{workspace}/gatewaygroups/g"));
+    }
+    let all = names.len();
+    subsequence(names, all - 1..=all).prop_map(|names| {
+        let documents = names.into_iter().map(|name| {
+            let spec = if name.contains("/clusters/") {
+                json!({"region": "r1"})
+            } else if name.ends_with("workspaces/v") {
+                json!({"namespaces": ["*/cart"]})
+            } else if name.ends_with("a/workspaces/w") {
+                json!({"namespaces": ["east/shop", "west/shop"]})
+            } else if name.ends_with("b/workspaces/w") {
+                json!({"namespaces": ["north/shop"]})
+            } else {
+                json!({})
+            };
+            resource(&name, &spec)
+        });
+        documents.collect()
+    })
+}
+
+fn resource(name: &str, spec: &Value) -> Resource {
+    Resource::from_json(json!({"name": format!("organizations/acme{name}"), "spec": spec})).unwrap()
+}
+
+fn clusters() -> impl Strategy<Value = ClusterName> {
+    select(&CLUSTERS[..]).prop_map(|name| name.parse().unwrap())
+}
+
+fn resources() -> impl Strategy<Value = Resource> {
+    prop_oneof![
+        1 => failover().prop_map(|failover| resource("", &json!({"failover": failover}))),
+        2 => (select(&CLUSTERS[..]), select(vec!["r1", "r2"]))
+            .prop_map(|(name, region)| resource(&format!("/clusters/{name}"), &json!({"region": region}))),
+        4 => (select(&WORKSPACES[..]), selectors(), failover()).prop_map(|(name, namespaces, failover)| {
+            resource(&format!("/{name}"), &json!({"namespaces": namespaces, "failover": failover}))
+        }),
+        1 => (select(&WORKSPACES[..]), select(vec!["trafficgroups", "gatewaygroups"]), selectors())
+            .prop_map(|(name, group, namespaces)| {
+                resource(&format!("/{name}/{group}/g"), &json!({"namespaces": namespaces}))
+            }),
+        6 => (select(&WORKSPACES[..]), select(vec!["p", "q"]), route())
+            .prop_map(|(name, leaf, spec)| {
+                resource(&format!("/{name}/trafficgroups/g/serviceroutes/{leaf}"), &spec)
+            }),
+        6 => (select(&WORKSPACES[..]), select(vec!["p", "q"]), gateway())
+            .prop_map(|(name, leaf, spec)| {
+                resource(&format!("/{name}/gatewaygroups/g/gateways/{leaf}"), &spec)
+            }),
+        1 => select(vec!["ana", "ben"]).prop_map(|user| {
+            resource("/bindings/b", &json!({"role": "writer", "subjects": [format!("organizations/acme/users/{user}")]}))
+        }),
+        1 => Just(resource("/users/ana", &json!({}))),
+    ]
+}
+
+fn selectors() -> impl Strategy<Value = Vec<&'static str>> {
+    let some = vec![
+        "east/shop",
+        "north/shop",
+        "west/shop",
+        "*/shop",
+        "e*/s*",
+        "*/cart",
+        "west/*",
+        "mars/shop",
+        "*/mesh",
+    ];
+    subsequence(some, 0..4)
+}
+
+fn failover() -> impl Strategy<Value = Vec<Value>> {
+    let entry = (
+        select(vec!["r1", "r2"]),
+        subsequence(vec!["r1", "r2", "r3"], 0..3),
+    )
+        .prop_map(|(from, to)| json!({"from": from, "to": to}));
+    vec(entry, 0..2)
+}
+
+fn matches() -> impl Strategy<Value = Value> {
+    let path = prop_oneof![
+        2 => Just(Value::Null),
+        3 => (select(vec!["Exact", "PathPrefix"]), select(vec!["/", "/a", "/a/b", "/b"]))
+            .prop_map(|(kind, path)| json!({"type": kind, "value": path})),
+    ];
+    let headers = subsequence(vec![("x-a", "1"), ("x-a", "2"), ("x-b", "1")], 0..3);
+    let one = (path, headers).prop_map(|(path, headers)| {
+        let headers: Vec<Value> = headers
+            .iter()
+            .map(|(name, value)| json!({"name": name, "value": value}))
+            .collect();
+        json!({"path": path, "headers": headers})
+    });
+    vec(one, 0..3).prop_map(Value::from)
+}
+
+fn rule(backends: impl Strategy<Value = Vec<Value>>) -> impl Strategy<Value = Value> {
+    let timeouts = proptest::option::of(Just(json!({"request": "2s"})));
+    let retry = proptest::option::of(Just(json!({"attempts": 3, "codes": [503]})));
+    (matches(), backends, timeouts, retry).prop_map(|(matches, backends, timeouts, retry)| {
+        json!({"matches": matches, "backendRefs": backends, "timeouts": timeouts, "retry": retry})
+    })
+}
+
+/// Backends whose weights mostly add up.
+fn weighted(backend: impl Strategy<Value = Value>) -> impl Strategy<Value = Vec<Value>> {
+    let weights = select(vec![
+        vec![100],
+        vec![95, 5],
+        vec![0, 100],
+        vec![33, 33, 34],
+        vec![50, 60],
+    ]);
+    (vec(backend, 0..4), weights).prop_map(|(backends, weights)| {
+        let pairs = backends.into_iter().zip(weights).map(|(mut backend, weight)| {
+            backend["weight"] = weight.into();
+            backend
+        });
+        pairs.collect()
+    })
+}
+
+fn route() -> impl Strategy<Value = Value> {
+    let backend = select(vec!["v1", "v2", "v3"]).prop_map(|subset| json!({"subset": subset}));
+    let subsets = vec![
+        json!({"name": "v1", "labels": {"version": "1"}}),
+        json!({"name": "v2", "labels": {"version": "2"}}),
+        json!({"name": "v2", "labels": {}}),
+    ];
+    let subsets = subsequence(subsets, 1..4);
+    let rules = vec(rule(weighted(backend)), 0..4);
+    (select(&SERVICES[..]), subsets, rules)
+        .prop_map(|(service, subsets, rules)| json!({"service": service, "subsets": subsets, "rules": rules}))
+}
+
+fn gateway() -> impl Strategy<Value = Value> {
+    let backend = (
+        select(&SERVICES[..]),
+        select(vec![Value::Null, json!(80), json!(90)]),
+    )
+        .prop_map(|(service, port)| {
+            let id: ServiceId = service.parse().unwrap();
+            json!({"namespace": id.namespace, "name": id.name, "port": port})
+        });
+    let hosts = subsequence(vec!["a.example.com", "b.example.com", "*.example.com"], 1..3);
+    let ingress = (
+        select(vec![8080, 8081, 15443]),
+        hosts,
+        vec(rule(weighted(backend)), 1..4),
+    );
+    let mode = prop_oneof![
+        1 => Just(json!({"type": "eastwest"})),
+        4 => ingress.prop_map(|(port, hosts, rules)| {
+            json!({"type": "ingress", "port": port, "hosts": hosts, "rules": rules})
+        }),
+    ];
+    (select(&WORKLOADS[..]), mode).prop_map(|(workload, mut spec)| {
+        spec["workload"] = workload.into();
+        spec
+    })
+}
+
+/// Instances and gateways get addresses of their own when a view is looked at in a cluster; see `main.rs`.
+pub(crate) fn views() -> impl Strategy<Value = View> {
+    let state = || select(vec!["up", "down"]);
+    let instance = (
+        select(vec![json!({}), json!({"version": "1"}), json!({"version": "2"})]),
+        state(),
+    )
+        .prop_map(|(labels, state)| json!({"address": "127.0.0.1", "labels": labels, "state": state}));
+    let ports = vec![
+        json!({"name": "http", "port": 80}),
+        json!({"name": "grpc", "port": 90, "protocol": "grpc", "health": "tcp"}),
+        json!({"name": "sql", "port": 5432, "protocol": "tcp"}),
+    ];
+    let service = (subsequence(ports, 0..4), vec(instance, 0..3))
+        .prop_map(|(ports, instances)| json!({"ports": ports, "instances": instances}));
+    let gateway = (proptest::option::weighted(0.8, Just(15443)), state())
+        .prop_map(|(port, state)| json!({"bind": "127.0.0.1", "eastWestPort": port, "state": state}));
+    let services = btree_map(select(&SERVICES[..]), service, 0..4);
+    let gateways = btree_map(select(&WORKLOADS[..]), gateway, 0..3);
+    (services, gateways).prop_map(|(services, gateways)| {
+        serde_json::from_value(json!({"services": services, "gateways": gateways})).unwrap()
+    })
+}
