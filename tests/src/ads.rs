@@ -24,6 +24,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 pub mod contract;
+pub mod contrary;
 
 /// Encoded resources by type URL and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

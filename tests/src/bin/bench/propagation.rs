@@ -1,5 +1,6 @@
 //! From the API's 200 to the new route answering in every proxy: the demo's topology in real processes, one change after
-//! the other, each asked for at all six proxies until it is there.
+//! the other, each asked for at all six proxies until it is there. What changes is the subset that a header leads to; both
+//! subsets are in use all the time, so that no proxy has to get to know new hosts first.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -59,7 +60,10 @@ spec:
   subsets:
   - {name: v1, labels: {version: v1}}
   - {name: v2, labels: {version: v2}}
-  rules: [{backendRefs: [{subset: v1}]}]
+  rules:
+  - matches: [{headers: [{name: x-bench, value: yes-please}]}]
+    backendRefs: [{subset: v1}]
+  - backendRefs: [{subset: v1, weight: 50}, {subset: v2, weight: 50}]
 ";
 
 /// A connection to one proxy, as its application keeps it.
@@ -174,7 +178,13 @@ fn document(name: &str, version: &str) -> Value {
                 {"name": "v1", "labels": {"version": "v1"}},
                 {"name": "v2", "labels": {"version": "v2"}},
             ],
-            "rules": [{"backendRefs": [{"subset": version}]}],
+            "rules": [
+                {
+                    "matches": [{"headers": [{"name": "x-bench", "value": "yes-please"}]}],
+                    "backendRefs": [{"subset": version}],
+                },
+                {"backendRefs": [{"subset": "v1", "weight": 50}, {"subset": "v2", "weight": 50}]},
+            ],
         },
     })
 }
@@ -232,6 +242,7 @@ impl Probe {
     async fn ask(&mut self) -> Result<String> {
         let request = Request::get("/")
             .header(header::HOST, self.host)
+            .header("x-bench", "yes-please")
             .body(Full::default())?;
         let reply = self.connection.send(request).await?.expect(StatusCode::OK)?;
         Ok(reply.header("x-answered-by"))
