@@ -92,26 +92,27 @@ pub fn concerned(resolved: &Resolved, resource: &Fqn) -> BTreeSet<ClusterName> {
 
 /// What differs between two plans, by cluster; clusters without a difference are left out.
 pub fn diff(before: &Plans, after: &Plans) -> BTreeMap<ClusterName, Vec<SliceChange>> {
-    let nothing = BTreeMap::new();
     let clusters: BTreeSet<&ClusterName> = before.keys().chain(after.keys()).collect();
     clusters
         .into_iter()
-        .filter_map(|cluster| {
-            let items = |plans: &'_ Plans| plans.get(cluster).map(|slice| slice.items.clone());
-            let before = items(before).unwrap_or_else(|| nothing.clone());
-            let after = items(after).unwrap_or_else(|| nothing.clone());
-            let keys: BTreeSet<&SliceKey> = before.keys().chain(after.keys()).collect();
-            let changes: Vec<SliceChange> = keys
-                .into_iter()
-                .filter(|key| before.get(*key) != after.get(*key))
-                .map(|key| SliceChange {
-                    key: key.clone(),
-                    before: before.get(key).cloned(),
-                    after: after.get(key).cloned(),
-                })
-                .collect();
-            (!changes.is_empty()).then(|| (cluster.clone(), changes))
+        .map(|cluster| (cluster.clone(), changes(before.get(cluster), after.get(cluster))))
+        .filter(|(_, changes)| !changes.is_empty())
+        .collect()
+}
+
+fn changes(before: Option<&Slice>, after: Option<&Slice>) -> Vec<SliceChange> {
+    let keys: BTreeSet<&SliceKey> = [before, after]
+        .into_iter()
+        .flatten()
+        .flat_map(|slice| slice.items.keys())
+        .collect();
+    keys.into_iter()
+        .map(|key| SliceChange {
+            key: key.clone(),
+            before: before.and_then(|slice| slice.items.get(key)).cloned(),
+            after: after.and_then(|slice| slice.items.get(key)).cloned(),
         })
+        .filter(|change| change.before != change.after)
         .collect()
 }
 
@@ -151,5 +152,95 @@ fn only(cluster: &ClusterName, item: Option<SliceItem>) -> Planned {
     Planned {
         items: item.map(|item| (cluster.clone(), item)).into_iter().collect(),
         findings: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::intent::{Intent, Resource};
+    use crate::report::ClusterReport;
+    use crate::resolve::resolve;
+
+    const WORKSPACE: &str = "organizations/acme/tenants/a/workspaces/w";
+
+    /// A workspace in one of two clusters.
+    fn intent(more: &[Value]) -> Intent {
+        let documents = [
+            json!({"name": "organizations/acme"}),
+            json!({"name": "organizations/acme/clusters/east", "spec": {"region": "us"}}),
+            json!({"name": "organizations/acme/clusters/west", "spec": {"region": "eu"}}),
+            json!({"name": "organizations/acme/users/ana"}),
+            json!({"name": "organizations/acme/tenants/a"}),
+            json!({"name": "organizations/acme/tenants/b"}),
+            json!({"name": WORKSPACE, "spec": {"namespaces": ["east/shop"]}}),
+            json!({"name": format!("{WORKSPACE}/trafficgroups/g")}),
+        ];
+        documents
+            .iter()
+            .chain(more)
+            .map(|document| Resource::from_json(document.clone()).unwrap())
+            .map(|resource| (resource.name.clone(), Arc::new(resource)))
+            .collect()
+    }
+
+    #[test]
+    fn a_resource_concerns_the_clusters_that_its_workspaces_name() {
+        let (resolved, _) = resolve(&intent(&[]));
+        for (resource, expected) in [
+            ("organizations/acme", vec!["east"]),
+            ("organizations/acme/tenants/a", vec!["east"]),
+            ("organizations/acme/tenants/b", vec![]),
+            (WORKSPACE, vec!["east"]),
+            (
+                "organizations/acme/tenants/a/workspaces/w/trafficgroups/g/serviceroutes/r",
+                vec!["east"],
+            ),
+            ("organizations/acme/clusters/west", vec!["west"]),
+            ("organizations/acme/clusters/gone", vec![]),
+            ("organizations/acme/users/ana", vec![]),
+            ("organizations/acme/tenants/a/workspaces/w/bindings/b", vec![]),
+        ] {
+            let found = concerned(&resolved, &resource.parse().unwrap());
+            let found: Vec<&str> = found.iter().map(ClusterName::as_str).collect();
+            assert_eq!(found, expected, "{resource}");
+        }
+    }
+
+    #[test]
+    fn a_dry_run_shows_what_moves_and_nothing_else() {
+        let report: ClusterReport = serde_json::from_value(json!({"services": {
+            "shop/reviews": {"ports": [{"name": "http", "port": 80}], "state": "up"},
+            "shop/web": {"ports": [{"name": "http", "port": 80}], "state": "up"},
+        }}))
+        .unwrap();
+        let reports = Reports {
+            joined: BTreeSet::new(),
+            clusters: [("east".parse().unwrap(), report)].into(),
+        };
+        let planned = |intent: &Intent| plan(&resolve(intent).0, &reports).0;
+        let before = planned(&intent(&[]));
+        let route = json!({"name": format!("{WORKSPACE}/trafficgroups/g/serviceroutes/r"), "spec": {
+            "service": "shop/reviews",
+            "subsets": [{"name": "v1", "labels": {"version": "1"}}],
+            "rules": [{"backendRefs": [{"subset": "v1"}]}],
+        }});
+        let after = planned(&intent(&[route]));
+        let changes = diff(&before, &after);
+        let keys: Vec<String> = changes
+            .iter()
+            .flat_map(|(cluster, changes)| {
+                changes
+                    .iter()
+                    .map(move |change| format!("{cluster} {}", change.key))
+            })
+            .collect();
+        assert_eq!(keys, [format!("east services/shop/reviews/{WORKSPACE}")]);
+        assert_eq!(diff(&after, &after), BTreeMap::new());
     }
 }
