@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tombolo_compiler::name::Fqn;
 use tombolo_runtime::admin::{self, Health};
+use tombolo_runtime::shutdown::Shutdown;
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -49,6 +50,8 @@ pub(crate) struct App {
     pub(crate) denials: Denials,
     pub(crate) mesh: watch::Receiver<Arc<Mesh>>,
     pub(crate) metrics: ApiMetrics,
+    /// Ends those who wait.
+    pub(crate) shutdown: Shutdown,
 }
 
 /// What every request has, known caller or not.

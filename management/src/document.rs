@@ -13,6 +13,9 @@ use crate::change::{Change, ChangeVerb, IfMatch};
 /// Of a request's body. A resource is at most a few KiB, and a transaction of hundreds is still one.
 pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
 
+/// Of one request, below what one statement of Postgres can bind.
+const CHANGES_MAX: usize = 1000;
+
 /// What the server sets and callers may send back: that makes get, edit, apply work.
 const SERVER_FIELDS: [&str; 4] = ["revision", "createTime", "updateTime", "status"];
 
@@ -43,6 +46,8 @@ pub(crate) enum BadBody {
     NotUtf8,
     #[error("the body is empty")]
     Empty,
+    #[error("the body holds a NUL character, which nothing here can mean")]
+    Nul,
     #[error("the body holds {given} documents where one is expected")]
     Many { given: usize },
     #[error("the body is not {format}: line {line}, column {column}: {message}")]
@@ -105,6 +110,9 @@ pub(crate) fn parse(format: Format, body: &[u8]) -> Result<Vec<Value>, BadBody> 
             }
         })?,
     };
+    if documents.iter().any(holds_nul) {
+        return Err(BadBody::Nul);
+    }
     documents.retain(|document| !document.is_null());
     if documents.is_empty() {
         return Err(BadBody::Empty);
@@ -159,7 +167,18 @@ pub(crate) fn resource(value: Value, at: &str) -> Result<Document, BadDocument> 
 /// The body of `POST /v1/changes`: resources to apply, or one object with a list of `changes`. With `overwrite`,
 /// resources need no ETag.
 pub(crate) fn changes(documents: Vec<Value>, overwrite: bool) -> Result<Vec<Change>, BadDocument> {
-    let mut documents = documents;
+    let changes = read_changes(documents, overwrite)?;
+    if changes.len() > CHANGES_MAX {
+        let reason = format!(
+            "{} changes in one request; send at most {CHANGES_MAX}",
+            changes.len()
+        );
+        return Err(bad("", None, reason));
+    }
+    Ok(changes)
+}
+
+fn read_changes(mut documents: Vec<Value>, overwrite: bool) -> Result<Vec<Change>, BadDocument> {
     if let [Value::Object(fields)] = documents.as_mut_slice()
         && let Some(changes) = fields.remove("changes")
     {
@@ -177,10 +196,7 @@ pub(crate) fn changes(documents: Vec<Value>, overwrite: bool) -> Result<Vec<Chan
     }
     let apply = |value, at: &str| {
         let document = resource(value, at)?;
-        Ok(document.into_change(
-            |resource, if_match| ChangeVerb::Apply(resource, if_match),
-            overwrite,
-        ))
+        Ok(document.into_change(ChangeVerb::Apply, overwrite))
     };
     match documents.as_mut_slice() {
         [Value::Array(list)] => each(std::mem::take(list), "", apply),
@@ -288,6 +304,18 @@ fn bad(pointer: &str, resource: Option<String>, reason: impl Into<String>) -> Ba
         pointer: pointer.to_owned(),
         resource,
         reason: reason.into(),
+    }
+}
+
+/// Postgres stores no NUL in text.
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(holds_nul),
+        Value::Object(fields) => fields
+            .iter()
+            .any(|(key, value)| key.contains('\0') || holds_nul(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
@@ -436,6 +464,10 @@ mod tests {
             assert!(error.contains(expected), "{text:?}: {error}");
         }
         assert_eq!(parse(Format::Json, &[0xff]), Err(BadBody::NotUtf8));
+        assert_eq!(parse(Format::Json, br#"[{"a": "\u0000"}]"#), Err(BadBody::Nul));
+        let many = vec![serde_json::json!({"name": TENANT}); CHANGES_MAX + 1];
+        let error = changes(many, false).unwrap_err().to_string();
+        assert_eq!(error, "1001 changes in one request; send at most 1000");
     }
 
     #[test]

@@ -150,7 +150,7 @@ impl Feed {
                 match self.store_report(&central, &report).await {
                     Ok(()) => drop(stored.insert(central, report)),
                     Err(error) => {
-                        tracing::debug!(central, error = chain(&error), "cannot store the reports yet")
+                        tracing::debug!(central, error = chain(&error), "cannot store the reports yet");
                     }
                 }
             }

@@ -221,7 +221,7 @@ pub(crate) fn merge(centrals: &BTreeMap<String, Arc<CentralReport>>) -> Mesh {
                     *at = item.received.max(*at);
                 }
                 Meaning::Findings(findings) if report.is_live() => {
-                    mesh.findings.extend(findings.iter().cloned())
+                    mesh.findings.extend(findings.iter().cloned());
                 }
                 Meaning::Findings(_) => {}
             }

@@ -26,7 +26,7 @@ struct RequestLabels {
 }
 
 impl ApiMetrics {
-    pub(crate) fn register(registry: Metrics, denials_dropped: Counter) -> ApiMetrics {
+    pub(crate) fn register(registry: &Metrics, denials_dropped: Counter) -> ApiMetrics {
         let metrics = ApiMetrics {
             registry: registry.clone(),
             requests: Family::default(),

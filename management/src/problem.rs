@@ -10,6 +10,7 @@ use tombolo_runtime::telemetry::chain;
 use crate::audit::Verb;
 use crate::change::Refusal;
 use crate::document::{BadBody, BadDocument};
+use crate::iam::Principal;
 use crate::store::StoreError;
 use crate::writer::WriteError;
 
@@ -25,7 +26,7 @@ pub(crate) struct Problem {
     pub(crate) detail: String,
     errors: Vec<Item>,
     /// What is recorded in the chain of denials.
-    pub(crate) denied: Option<Denied>,
+    pub(crate) denied: Option<Box<Denied>>,
 }
 
 /// What somebody wanted and may not.
@@ -82,31 +83,26 @@ impl Problem {
 
     pub(crate) fn unauthenticated(reason: impl Into<String>, verb: Verb, name: impl Into<String>) -> Problem {
         let mut problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", reason);
-        problem.denied = Some(Denied {
+        problem.denied = Some(Box::new(Denied {
             actor: None,
             verb,
             name: name.into(),
-        });
+        }));
         problem
     }
 
-    pub(crate) fn denied(
-        because: impl Into<String>,
-        actor: impl ToString,
-        verb: Verb,
-        name: &Fqn,
-    ) -> Problem {
+    pub(crate) fn denied(because: impl Into<String>, actor: &Principal, verb: Verb, name: &Fqn) -> Problem {
         let mut problem = Problem::new(StatusCode::FORBIDDEN, "denied", because);
-        problem.denied = Some(Denied {
+        problem.denied = Some(Box::new(Denied {
             actor: Some(actor.to_string()),
             verb,
             name: name.to_string(),
-        });
+        }));
         problem
     }
 
     /// The write of `name`, or of many, was refused or failed.
-    pub(crate) fn of_write(error: WriteError, actor: impl ToString, verb: Verb) -> Problem {
+    pub(crate) fn of_write(error: WriteError, actor: &Principal, verb: Verb) -> Problem {
         match error {
             WriteError::Refused(Refusal::Denied { name, because }) => {
                 Problem::denied(because, actor, verb, &name)
@@ -227,6 +223,7 @@ impl From<BadBody> for Problem {
             BadBody::MediaType { .. } => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type"),
             BadBody::CutOff
             | BadBody::NotUtf8
+            | BadBody::Nul
             | BadBody::Empty
             | BadBody::Many { .. }
             | BadBody::Syntax { .. } => (StatusCode::BAD_REQUEST, "malformed"),
@@ -263,7 +260,7 @@ fn pointer(field: &str) -> String {
     if field.is_empty() {
         return String::new();
     }
-    format!("/{}", field.replace('.', "/").replace('[', "/").replace(']', ""))
+    format!("/{}", field.replace(['.', '['], "/").replace(']', ""))
 }
 
 #[cfg(test)]

@@ -141,7 +141,7 @@ pub async fn start(config: Config) -> Result<Running, ManagementError> {
     let (writer, writes) = Writer::new(store.clone(), snapshot, postgres);
     let (denials, denial_writer) = Denials::new(store.clone());
     let feed = Feed::open(store.clone(), writes.clone(), identity).await?;
-    let metrics = ApiMetrics::register(Metrics::default(), denials.dropped());
+    let metrics = ApiMetrics::register(&Metrics::default(), denials.dropped());
     let app = App {
         organization,
         store: store.clone(),
@@ -149,6 +149,7 @@ pub async fn start(config: Config) -> Result<Running, ManagementError> {
         denials,
         mesh: feed.mesh(),
         metrics: metrics.clone(),
+        shutdown: shutdown.clone(),
     };
 
     let api_listener = bind(config.listen).await?;

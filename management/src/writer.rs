@@ -63,6 +63,7 @@ pub(crate) enum WriteError {
 /// The way to the loop. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Writes {
+    store: Store,
     jobs: mpsc::Sender<Job>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
 }
@@ -113,10 +114,11 @@ impl Writes {
             Ok(prepared) => return Ok(prepared),
             Err(refusal) => refusal,
         };
-        let latest = self.catch_up().await?;
-        if latest.version == base.version {
+        // Asked here and not in the loop: a flood of refusals must not queue before the writes.
+        if self.store.version().await? == base.version {
             return Err(refusal.into());
         }
+        let latest = self.catch_up().await?;
         Ok(prepare(&latest, principal, changes)?)
     }
 
@@ -169,12 +171,13 @@ impl Writer {
         let (sender, jobs) = mpsc::channel(QUEUED_MAX);
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
         let writer = Writer {
-            store,
+            store: store.clone(),
             jobs,
             snapshots,
             postgres,
         };
         let writes = Writes {
+            store,
             jobs: sender,
             snapshots: receiver,
         };
@@ -341,8 +344,12 @@ impl Writer {
     /// What an error says about the database as a whole.
     fn observe(&self, error: Option<&WriteError>) {
         match error {
-            None | Some(WriteError::Refused(_) | WriteError::Busy | WriteError::Stopping) => {}
-            Some(error) => self.postgres.set_waiting(chain(error)),
+            Some(WriteError::Store(error)) if error.is_transient() => self.postgres.set_waiting(chain(error)),
+            Some(error @ (WriteError::Uncertain(_) | WriteError::WentBack { .. })) => {
+                self.postgres.set_waiting(chain(error));
+            }
+            // One write that failed says nothing about the next.
+            _ => {}
         }
     }
 }

@@ -110,6 +110,9 @@ fn filter(app: &App, caller: &Caller, params: ListParams) -> Result<Filter, Prob
         Principal::System => vec![app.organization.to_string()],
         Principal::User { name, .. } => snapshot.bindings.nodes_of(name).map(Fqn::to_string).collect(),
     };
+    if params.actor.as_ref().is_some_and(|actor| actor.contains('\0')) {
+        return Err(Problem::bad_request("actor: it holds a NUL character"));
+    }
     let name: Option<Fqn> = params.name.map(|name| name.parse()).transpose()?;
     let outcome: Option<Outcome> = params
         .outcome

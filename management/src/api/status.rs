@@ -48,6 +48,7 @@ pub(crate) async fn receipt(
     };
     let deadline = Instant::now() + wait;
     let (mut snapshots, mut meshes) = (app.writes.watch(), app.mesh.clone());
+    let mut ending = app.shutdown.clone();
     let snapshot = snapshots.borrow_and_update().clone();
     app.allow_read(&snapshot, caller, name, Verb::Get)?;
     // A name that is gone can still be asked about at the revision that removed it.
@@ -66,12 +67,12 @@ pub(crate) async fn receipt(
         };
         let changed = async {
             tokio::select! {
-                Ok(()) = snapshots.changed() => {}
-                Ok(()) = meshes.changed() => {}
-                else => {}
+                Ok(()) = snapshots.changed() => true,
+                Ok(()) = meshes.changed() => true,
+                () = ending.wait() => false,
             }
         };
-        if settled || timeout_at(deadline, changed).await.is_err() {
+        if settled || !timeout_at(deadline, changed).await.unwrap_or(false) {
             let body = json!({"name": name, "revision": revision, "status": status});
             return Ok(Json(body).into_response());
         }

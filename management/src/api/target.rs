@@ -57,7 +57,7 @@ impl FromStr for Target {
                 _ => Err(BadTarget::Question(question.to_owned())),
             };
         }
-        if path.split('/').count() % 2 == 0 {
+        if path.split('/').count().is_multiple_of(2) {
             return Ok(Target::Resource(path.parse()?));
         }
         // With any leaf it would be the name of a resource: that tells the kind, or what is wrong.

@@ -17,6 +17,16 @@ async fn bad_bodies_are_refused_whole() {
         format!("name: {SHOP}/trafficgroups/web/serviceroutes/reviews\nspec:\n  service: shop/reviews\n");
     let cases: Vec<(String, u16, &str)> = vec![
         (String::new(), 400, "the body is empty"),
+        (
+            format!("{good}description: \"a\\0b\"\n"),
+            400,
+            "the body holds a NUL character",
+        ),
+        (
+            format!("{good}---\n").repeat(1001),
+            400,
+            "1001 changes in one request; send at most 1000",
+        ),
         (format!("{good}---\nname: [\n"), 400, "the body is not YAML: line"),
         (
             format!("{good}spec: {{color: red}}\n"),

@@ -1,5 +1,12 @@
 //! The management plane as its users and its neighbours meet it: over HTTP and the feed, on a real Postgres.
 #![allow(clippy::unwrap_used)]
 
+mod access;
+mod audits;
 mod bad_input;
+mod central;
+mod concurrency;
+mod feed;
+mod outage;
 mod support;
+mod writes;

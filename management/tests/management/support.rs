@@ -120,7 +120,7 @@ impl Management {
 
     pub(crate) async fn sql(&self, statement: &str) {
         let mut connection = PgConnection::connect(self.url()).await.unwrap();
-        sqlx::query(AssertSqlSafe(statement.to_owned()))
+        sqlx::raw_sql(AssertSqlSafe(statement.to_owned()))
             .execute(&mut connection)
             .await
             .unwrap();
@@ -169,6 +169,7 @@ impl Api {
         }
     }
 
+    /// `path` is below `/v1/` unless it begins with a slash.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -186,10 +187,14 @@ impl Api {
         headers: &[(&str, &str)],
         body: impl Into<Body>,
     ) -> anyhow::Result<Answer> {
-        let path = path.trim_start_matches('/');
+        let path = if path.starts_with('/') {
+            path.to_owned()
+        } else {
+            format!("/v1/{path}")
+        };
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("http://{}/v1/{path}", self.addr));
+            .uri(format!("http://{}{path}", self.addr));
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }

@@ -1,0 +1,202 @@
+//! The audit log: what it shows, what its verification finds, and what a flood of denials does to it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use futures::StreamExt;
+use futures::stream;
+use serde_json::{Value, json};
+use tombolo_tests::eventually;
+
+use crate::support::{ACME, Management, two_teams};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn the_log_is_newest_first_and_filtered() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let ann = management
+        .user("ann", &[(&format!("{ACME}/tenants/pay"), "writer")])
+        .await;
+    ann.delete(&format!("{ACME}/tenants/media"), "*")
+        .await
+        .refused(403, "needs the role admin");
+    let admin = &management.admin;
+    eventually(DEADLINE, || async {
+        let denied = admin.get("audit?outcome=denied").await.json();
+        let items = denied["items"].as_array().unwrap().clone();
+        ensure!(items.len() == 1, "{denied}");
+        assert_eq!(items[0]["chain"], "denials");
+        assert_eq!(items[0]["actor"], format!("{ACME}/users/ann"));
+        assert_eq!(items[0]["verb"], "delete");
+        assert_eq!(items[0]["source"], "127.0.0.1");
+        assert!(
+            items[0]["reason"]
+                .as_str()
+                .unwrap()
+                .contains("needs the role admin")
+        );
+        Ok(())
+    })
+    .await;
+
+    let all = admin.get("audit?pageSize=500").await.json();
+    let all = all["items"].as_array().unwrap();
+    let times: Vec<&str> = all
+        .iter()
+        .map(|record| record["time"].as_str().unwrap())
+        .collect();
+    assert!(times.is_sorted_by(|a, b| a >= b), "{times:?}");
+    assert!(all.iter().any(|record| record["verb"] == "issue-token"));
+
+    let mut paged = Vec::new();
+    let mut token = String::new();
+    loop {
+        let page = admin.get(&format!("audit?pageSize=4{token}")).await.json();
+        paged.extend(page["items"].as_array().unwrap().clone());
+        match page["nextPageToken"].as_str() {
+            Some(next) => token = format!("&pageToken={next}"),
+            None => break,
+        }
+    }
+    assert_eq!(&paged, all);
+
+    let count = async |query: &str| admin.get(query).await.json()["items"].as_array().unwrap().len();
+    assert_eq!(
+        count(&format!("audit?name={ACME}/tenants/media")).await,
+        5,
+        "four created, one denied"
+    );
+    assert_eq!(count(&format!("audit?actor={ACME}/users/ann")).await, 1);
+    assert_eq!(
+        count("audit?actor=system").await,
+        4,
+        "three resources and a token"
+    );
+    assert_eq!(count("audit?since=2999-01-01T00:00:00Z").await, 0);
+    assert_eq!(count("audit?until=2001-01-01T00:00:00Z").await, 0);
+    admin
+        .get("audit?outcome=maybe")
+        .await
+        .refused(400, "is not done, denied or unauthenticated");
+    admin.get("audit?actor=%00").await.refused(400, "NUL");
+    admin.get("audit?since=yesterday").await.refused(400, "since");
+    admin
+        .get("audit?pageToken=x")
+        .await
+        .refused(400, "is not from this list");
+    admin
+        .get("audit?name=x")
+        .await
+        .refused(400, "expected organizations");
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn verification_finds_what_was_edited_deleted_or_moved() {
+    let cases = [
+        (
+            "UPDATE audit SET record = convert_to(replace(convert_from(record, 'UTF8'), 'admin', 'nobody'), 'UTF8') WHERE sequence = 3",
+            3,
+            "its bytes do not have its hash",
+        ),
+        (
+            "UPDATE audit SET actor = 'nobody' WHERE sequence = 4",
+            4,
+            "its columns say something else",
+        ),
+        ("DELETE FROM audit WHERE sequence = 5", 5, "it is missing"),
+        (
+            "UPDATE audit SET sequence = sequence - 13 WHERE sequence IN (6, 7); UPDATE audit SET sequence = -sequence WHERE sequence < 0",
+            6,
+            "it does not continue the record before it",
+        ),
+        (
+            "DELETE FROM audit WHERE sequence = (SELECT max(sequence) FROM audit)",
+            14,
+            "it is missing: the head says",
+        ),
+        (
+            "UPDATE organizations SET audit_sequence = audit_sequence - 1",
+            14,
+            "the head row has another",
+        ),
+    ];
+    for (meddle, sequence, reason) in cases {
+        let management = Management::start().await;
+        two_teams(&management).await;
+        let good = management.admin.get("audit:verify").await.json();
+        assert_eq!(good["ok"], true, "{good}");
+        assert_eq!(good["chains"][0]["records"], 14, "{good}");
+        management.sql(meddle).await;
+        let bad = management.admin.get("audit:verify").await.json();
+        assert_eq!(bad["ok"], false, "{meddle}: {bad}");
+        let broken = &bad["chains"][0]["broken"];
+        assert_eq!(broken["sequence"], sequence, "{meddle}: {bad}");
+        assert!(
+            broken["reason"].as_str().unwrap().contains(reason),
+            "{meddle}: {bad}"
+        );
+        management.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_flood_of_denials_is_bounded_and_stalls_no_write() {
+    const SENT: usize = 3000;
+    let management = Management::start().await;
+    let anonymous = &management.anonymous();
+    let began = Instant::now();
+    let mallory = &management.user("mallory", &[]).await;
+    let flood = stream::iter(0..SENT)
+        .map(|number| async move {
+            if number % 2 == 0 {
+                anonymous.get(ACME).await
+            } else {
+                mallory.delete(ACME, "*").await
+            }
+        })
+        .buffer_unordered(32)
+        .for_each(|answer| async move { assert!([401, 403].contains(&answer.status.as_u16())) });
+    let write = async {
+        let written = Instant::now();
+        for number in 0..10 {
+            let name = format!("{ACME}/tenants/t{number}");
+            management.admin.create(json!({ "name": name })).await;
+        }
+        written.elapsed()
+    };
+    let (_, wrote) = futures::join!(flood, write);
+    assert!(wrote < Duration::from_secs(10), "ten writes took {wrote:?}");
+    let recorded = management
+        .count("SELECT count(*) FROM audit WHERE chain = 'denials'")
+        .await;
+    let batches = began.elapsed().as_millis() / 250 + 2;
+    assert!(
+        recorded as u128 <= batches * 128,
+        "{recorded} records in {batches} batches"
+    );
+
+    // Each denial is either on record or counted.
+    eventually(DEADLINE, || async {
+        let recorded = management
+            .count("SELECT count(*) FROM audit WHERE chain = 'denials'")
+            .await;
+        let metrics = management.admin.get("/metrics").await.text;
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with("tombolo_management_denials_dropped_total"))
+            .unwrap();
+        let dropped: i64 = line.rsplit(' ').next().unwrap().parse()?;
+        ensure!(
+            recorded + dropped == SENT as i64,
+            "{recorded} recorded, {dropped} dropped"
+        );
+        Ok(())
+    })
+    .await;
+    let verified: Value = management.admin.get("audit:verify").await.json();
+    assert_eq!(verified["ok"], true, "{verified}");
+    management.stop().await;
+}
