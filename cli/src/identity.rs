@@ -1,6 +1,6 @@
 //! `tombolo identity issue`: certificates with which planes know each other.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
@@ -53,7 +53,7 @@ pub(crate) fn run(command: IdentityCommand) -> anyhow::Result<()> {
     issue(&args.authority, &id, &args.out)
 }
 
-pub(crate) fn issue(authority: &PathBuf, id: &PlaneId, out: &PathBuf) -> anyhow::Result<()> {
+pub(crate) fn issue(authority: &Path, id: &PlaneId, out: &Path) -> anyhow::Result<()> {
     let authority = Authority::create_or_open(authority, &id.organization)
         .with_context(|| format!("open the authority in {}", authority.display()))?;
     authority.issue(id, out).with_context(|| format!("issue {id}"))?;

@@ -60,7 +60,6 @@ impl Problem {
         Some(match self.status {
             401 => "give a token with --token, TOMBOLO_TOKEN or TOMBOLO_TOKEN_FILE",
             403 => "ask an administrator for a role on that node, or use another token",
-            409 => "look at the resource that holds it with `tombolo get`",
             412 => "somebody else changed it meanwhile: `tombolo get` it again, or use --overwrite",
             428 => "keep the `etag` of `tombolo get -o yaml` in the document, or use --overwrite",
             503 => "the server cannot reach its database: nothing was changed, try again",
@@ -71,11 +70,15 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.title, self.status)?;
-        // One error often is the detail.
-        let is_repeated = self.errors.iter().any(|error| error.detail == self.detail);
+        write!(f, "{} {}", self.status, self.title)?;
+        // The detail of several errors often is all of them in one line.
+        let is_repeated = !self.errors.is_empty()
+            && self
+                .errors
+                .iter()
+                .all(|error| self.detail.contains(&error.detail));
         if !self.detail.is_empty() && !is_repeated {
-            write!(f, "\n  {}", self.detail.trim_end())?;
+            write!(f, ": {}", self.detail.trim_end())?;
         }
         for error in &self.errors {
             write!(f, "\n  - {error}")?;
@@ -148,26 +151,26 @@ mod tests {
                 r#"{"title":"invalid","status":422,"detail":"2 errors","instance":"urn:tombolo:request:r-1","errors":[
                     {"resource":"organizations/acme/tenants/a","pointer":"/spec/x","detail":"unknown field `x`"},
                     {"detail":"organizations/acme is missing"}]}"#,
-                "invalid (422)\n  2 errors\n  - organizations/acme/tenants/a /spec/x: unknown field `x`\n  \
+                "422 invalid: 2 errors\n  - organizations/acme/tenants/a /spec/x: unknown field `x`\n  \
                  - organizations/acme is missing\n  request: r-1",
             ),
             (
                 428,
                 r#"{"title":"precondition required","detail":"a exists"}"#,
-                "precondition required (428)\n  a exists\n  what to do: keep the `etag` of `tombolo get -o yaml` in \
+                "428 precondition required: a exists\n  what to do: keep the `etag` of `tombolo get -o yaml` in \
                  the document, or use --overwrite",
             ),
             (
                 502,
                 "<html>bad gateway</html>",
-                "Bad Gateway (502)\n  <html>bad gateway</html>",
+                "502 Bad Gateway: <html>bad gateway</html>",
             ),
             (
                 400,
                 r#"{"title":"bad","detail":"x is bad","errors":[{"detail":"x is bad"}]}"#,
-                "bad (400)\n  - x is bad",
+                "400 bad\n  - x is bad",
             ),
-            (404, "", "Not Found (404)"),
+            (404, "", "404 Not Found"),
         ] {
             assert_eq!(shown(status, body), expected);
         }
@@ -182,7 +185,7 @@ mod tests {
         let sources = ["a.yaml".to_owned(), "b.yaml document 2".to_owned()];
         assert_eq!(
             problem.locate(&sources).to_string(),
-            "Bad Request (400)\n  - b.yaml document 2 /spec/x: unknown\n  - a.yaml: no object\n  - /spec: as it is\n  \
+            "400 Bad Request\n  - b.yaml document 2 /spec/x: unknown\n  - a.yaml: no object\n  - /spec: as it is\n  \
              - /9: beyond"
         );
     }
