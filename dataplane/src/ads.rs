@@ -80,15 +80,24 @@ impl Ads {
     /// Follows the edge until dropped.
     pub(crate) async fn run(&mut self) {
         let mut backoff = Backoff::new(BACK_OFF_MIN, BACK_OFF_MAX);
+        let mut was_connected = true;
         loop {
             let error = self.stream(&mut backoff).await;
             self.status.metrics.xds_connected.store(0, Ordering::Relaxed);
+            // An edge that stays away is news once.
+            if was_connected {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "no stream to the edge; what runs keeps running"
+                );
+            } else {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "still no stream to the edge"
+                );
+            }
+            was_connected = !matches!(error, StreamError::Connect(_));
             let wait = backoff.next(jitter());
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-                "no stream to the edge; what runs keeps running"
-            );
             tokio::time::sleep(wait).await;
         }
     }

@@ -32,6 +32,7 @@ pub(crate) struct Exchange {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flag {
     None,
+    BadRequest,
     NoRoute,
     NoHealthyUpstream,
     ConnectFailure,
@@ -173,6 +174,7 @@ impl Flag {
     fn word(self) -> &'static str {
         match self {
             Self::None => "",
+            Self::BadRequest => "DPE",
             Self::NoRoute => "NR",
             Self::NoHealthyUpstream => "UH",
             Self::ConnectFailure => "UF",

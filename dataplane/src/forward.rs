@@ -174,7 +174,12 @@ async fn forward_to(
                 (outcome, Some(failed(outcome, &detail)))
             }
             Err(Failure::Late) => return Err(timed_out()),
-            Err(Failure::ClientGone) => return Err(bad_request("the request broke off")),
+            Err(Failure::ClientGone) => {
+                return Err(Refusal {
+                    flag: Flag::ClientGone,
+                    ..bad_request("the request broke off")
+                });
+            }
         };
         if let Some(refusal) = refusal
             && !can_retry(policy, upload.as_ref(), outcome, exchange.retries())
@@ -348,7 +353,7 @@ fn respond(mut exchange: Exchange, status: StatusCode, body: Bytes, flag: Flag) 
 fn bad_request(reason: &str) -> Refusal {
     Refusal {
         status: StatusCode::BAD_REQUEST,
-        flag: Flag::ClientGone,
+        flag: Flag::BadRequest,
         reason: reason.to_owned(),
     }
 }

@@ -267,6 +267,8 @@ async fn health_survives_updates_of_endpoints() {
         );
     }
     assert_eq!(far.requests(), 0);
+    // The interval is a minute: a second check would be one that started over.
+    assert_eq!((near.checks(), far.checks()), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -37,6 +37,7 @@ pub(crate) struct Upstream {
 #[derive(Default)]
 struct Shared {
     requests: AtomicU64,
+    checks: AtomicU64,
     last: Mutex<HeaderMap>,
 }
 
@@ -79,6 +80,11 @@ impl Upstream {
         self.shared.requests.load(Ordering::Relaxed)
     }
 
+    /// Health checks so far.
+    pub(crate) fn checks(&self) -> u64 {
+        self.shared.checks.load(Ordering::Relaxed)
+    }
+
     /// Headers of the last request.
     pub(crate) fn last_headers(&self) -> HeaderMap {
         self.shared
@@ -102,7 +108,9 @@ async fn answer(
     mut mood: watch::Receiver<Mood>,
 ) -> Response<Full<Bytes>> {
     let is_check = request.uri().path() == "/healthz";
-    if !is_check {
+    if is_check {
+        shared.checks.fetch_add(1, Ordering::Relaxed);
+    } else {
         shared.requests.fetch_add(1, Ordering::Relaxed);
         *shared.last.lock().unwrap_or_else(PoisonError::into_inner) = request.headers().clone();
     }
