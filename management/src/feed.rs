@@ -144,6 +144,8 @@ impl Feed {
             }
             let latest = self.heard.centrals.borrow().reports.clone();
             for (central, report) in latest {
+                // Level, not edge: what could not be remembered when it was heard is tried again.
+                self.writes.join(&central, &report.heard_clusters());
                 if stored.get(&central).is_some_and(|old| Arc::ptr_eq(old, &report)) {
                     continue;
                 }
@@ -302,9 +304,7 @@ fn on_action(action: Action, connected: &Connected, writes: &Writes) -> Vec<Even
                 let bad = report.apply(applied, received);
                 (bad, report.heard_clusters())
             });
-            for cluster in clusters {
-                writes.join(central, &cluster);
-            }
+            writes.join(central, &clusters);
             bad.into_iter()
                 .map(|bad| {
                     tracing::warn!(central, error = %bad, "cannot use a report");
@@ -324,7 +324,7 @@ fn on_action(action: Action, connected: &Connected, writes: &Writes) -> Vec<Even
             Vec::new()
         }
         Action::PeerAcked(ack) => {
-            for rejection in ack.rejected {
+            for rejection in &ack.rejected {
                 tracing::error!(
                     central,
                     fqn = rejection.name,
@@ -332,6 +332,7 @@ fn on_action(action: Action, connected: &Connected, writes: &Writes) -> Vec<Even
                     "the central cannot use a resource"
                 );
             }
+            connected.update(|report, _| report.rejected = ack.rejected);
             Vec::new()
         }
         Action::PeerJoined { .. }

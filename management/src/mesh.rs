@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tombolo_compiler::finding::Finding;
+use tombolo_compiler::finding::{Code, Finding, Severity};
 use tombolo_compiler::name::ClusterName;
 use tombolo_compiler::observe::Agent;
 use tombolo_compiler::report::{ClusterReport, ReportItem};
 use tombolo_compiler::roll_up::Heard;
 use tombolo_proto::codec;
+use tombolo_proto::frame::Rejection;
 use tombolo_proto::held::{Held, Stamp, Version};
 use tombolo_proto::resource::Resource;
 use tombolo_proto::session::Applied;
@@ -29,6 +30,8 @@ pub(crate) struct Mesh {
 pub(crate) struct CentralReport {
     /// The connection that speaks for it; `None` while it is not connected.
     pub(crate) connection: Option<u64>,
+    /// What it cannot use of the intent that it was given.
+    pub(crate) rejected: Vec<Rejection>,
     stamp: Option<Stamp>,
     complete: bool,
     items: BTreeMap<String, Item>,
@@ -168,6 +171,20 @@ impl CentralReport {
         Ok(report)
     }
 
+    /// Each on the resource that was rejected.
+    fn rejections<'a>(&'a self, central: &'a str) -> impl Iterator<Item = Finding> + 'a {
+        self.rejected.iter().filter_map(move |rejection| {
+            Some(Finding {
+                resource: rejection.name.parse().ok()?,
+                field: String::new(),
+                severity: Severity::Error,
+                code: Code::ProxyRejected,
+                message: format!("central {central} cannot use it: {}", rejection.reason),
+                cluster: None,
+            })
+        })
+    }
+
     fn is_live(&self) -> bool {
         self.connection.is_some()
     }
@@ -212,7 +229,10 @@ impl Meaning {
 pub(crate) fn merge(centrals: &BTreeMap<String, Arc<CentralReport>>) -> Mesh {
     let mut mesh = Mesh::default();
     let mut believed: BTreeMap<ClusterName, (Rank, &CentralReport)> = BTreeMap::new();
-    for report in centrals.values() {
+    for (central, report) in centrals {
+        if report.is_live() {
+            mesh.findings.extend(report.rejections(central));
+        }
         let mut latest: BTreeMap<&ClusterName, u64> = BTreeMap::new();
         for item in report.items.values() {
             match &item.meaning {

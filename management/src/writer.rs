@@ -1,6 +1,7 @@
 //! The one loop that writes: it owns the snapshot that everybody else reads, so that what it publishes follows
 //! commit order. It also polls for what other replicas have committed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,14 +141,13 @@ impl Writes {
         answer.await.map_err(|_| WriteError::Stopping)?
     }
 
-    /// Remembers that `central` has heard the cluster, unless that is known. Whoever hears it says so again.
-    pub(crate) fn join(&self, central: &str, cluster: &ClusterName) {
-        let known = self
-            .snapshot()
-            .clusters()
-            .get(cluster)
-            .is_none_or(|(_, joined)| *joined);
-        if !known {
+    /// Remembers that `central` has heard these clusters. Say it again from time to time: a cluster that does not
+    /// exist yet, or a database that is away, is passed over.
+    pub(crate) fn join(&self, central: &str, heard: &BTreeSet<ClusterName>) {
+        let snapshot = self.snapshot();
+        let clusters = snapshot.clusters();
+        let waiting = |cluster: &&ClusterName| clusters.get(*cluster).is_some_and(|(_, joined)| !joined);
+        for cluster in heard.iter().filter(waiting) {
             let job = Job::Join {
                 central: central.to_owned(),
                 cluster: cluster.clone(),

@@ -3,10 +3,10 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::body::Body;
-use super::resources::WriteParams;
 use super::{App, Params, dry_run};
 use crate::audit::Verb;
 use crate::change::Step;
@@ -14,10 +14,20 @@ use crate::document;
 use crate::problem::Problem;
 use crate::writer::{Caller, Committed};
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ChangesParams {
+    #[serde(default)]
+    dry_run: bool,
+    /// Resources without an ETag replace what is there.
+    #[serde(default)]
+    overwrite: bool,
+}
+
 pub(crate) async fn write(
     State(app): State<App>,
     caller: Caller,
-    Params(params): Params<WriteParams>,
+    Params(params): Params<ChangesParams>,
     body: Body,
 ) -> Result<Response, Problem> {
     let documents = document::parse(body.format, &body.bytes)?;

@@ -36,10 +36,7 @@ pub(crate) struct GetParams {
 #[serde(deny_unknown_fields)]
 pub(crate) struct WriteParams {
     #[serde(default)]
-    pub(crate) dry_run: bool,
-    /// Resources without an ETag replace what is there.
-    #[serde(default)]
-    pub(crate) overwrite: bool,
+    dry_run: bool,
 }
 
 pub(crate) async fn get_or_list(

@@ -227,6 +227,39 @@ async fn requests_that_break_the_rules_of_http_are_refused() {
 }
 
 #[tokio::test]
+async fn names_of_the_world_that_are_taken_are_refused_with_their_owner() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let gateway = |workspace: &str, name: &str, host: &str| {
+        format!(
+            "name: {workspace}/gatewaygroups/edge/gateways/{name}\nspec: {{workload: mesh/gateway, type: ingress, port: 8080, \
+             hosts: ['{host}'], rules: [{{backendRefs: [{{namespace: {}, name: web}}]}}]}}\n",
+            if workspace == SHOP { "shop" } else { "video" }
+        )
+    };
+    let video = "organizations/acme/tenants/media/workspaces/video";
+    management
+        .admin
+        .apply(&gateway(SHOP, "owner", "shop.example.com"))
+        .await;
+    let before = management.traces().await;
+    // A name that sorts before the owner's wins nothing either.
+    for (host, name) in [
+        ("shop.example.com", "a"),
+        ("shop.example.com", "z"),
+        ("*.example.com", "z"),
+    ] {
+        let answer = management
+            .admin
+            .apply_raw("changes", &gateway(video, name, host))
+            .await;
+        answer.refused(409, &format!("{SHOP}/gatewaygroups/edge/gateways/owner"));
+        assert_eq!(management.traces().await, before, "{host}");
+    }
+    management.stop().await;
+}
+
+#[tokio::test]
 async fn callers_without_a_valid_token_get_nowhere() {
     let management = Management::start().await;
     let mut anonymous = management.anonymous();

@@ -11,7 +11,7 @@ use tombolo_proto::codec;
 use tombolo_proto::held::{Held, Stamp, Version};
 use tombolo_proto::link::{self, Inputs, LinkError};
 use tombolo_proto::resource::Set;
-use tombolo_proto::session::{Action, Alarm, Expect, Party, PeerAck, Publication, Session};
+use tombolo_proto::session::{Action, Alarm, Event, Expect, Party, PeerAck, Publication, Session};
 use tombolo_runtime::authority::Authority;
 use tombolo_runtime::plane_id::{Plane, PlaneId};
 use tombolo_runtime::tls::{Identity, connect};
@@ -44,6 +44,16 @@ impl Central {
     }
 
     pub(crate) async fn connect_as(management: &Management, name: &str, plane: Plane) -> Central {
+        Central::connect_refusing(management, name, plane, None).await
+    }
+
+    /// A central that cannot use the resource of that name.
+    pub(crate) async fn connect_refusing(
+        management: &Management,
+        name: &str,
+        plane: Plane,
+        refused: Option<&'static str>,
+    ) -> Central {
         let channel = {
             let identity = identity(management.dir.path(), name, plane);
             let target = format!("https://{}", management.running.as_ref().unwrap().feed_addr());
@@ -70,7 +80,11 @@ impl Central {
             };
             link.drive(&mut session, &mut inputs, |action| {
                 seen.lock().unwrap().take(action);
-                Vec::new()
+                let refused = refused.map(|name| tombolo_proto::frame::Rejection {
+                    name: name.to_owned(),
+                    reason: "not in this version".to_owned(),
+                });
+                refused.map(Event::Rejected).into_iter().collect()
             })
             .await
         });

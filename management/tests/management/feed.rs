@@ -216,6 +216,39 @@ async fn invariant_8_a_rejection_shows_on_the_resource_that_caused_it() {
 }
 
 #[tokio::test]
+async fn what_a_central_cannot_use_shows_on_the_resource() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let _central = Central::connect_refusing(&management, "a", Plane::Central, Some(SHOP)).await;
+    eventually(DEADLINE, || async {
+        let status = management.admin.get(&format!("{SHOP}:status")).await.json();
+        let message = &status["status"]["findings"][0]["message"];
+        ensure!(
+            *message == "central a cannot use it: not in this version",
+            "{status}"
+        );
+        Ok(())
+    })
+    .await;
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn a_cluster_that_was_heard_before_it_existed_joins_when_it_does() {
+    let management = Management::start().await;
+    let mut central = Central::connect(&management, "a").await;
+    central.report(&[("clusters/mars/agent", &Agent::Live)]);
+    let mars = json!({"name": format!("{ACME}/clusters/mars"), "spec": {"region": "red"}});
+    management.admin.create(mars).await;
+    eventually(DEADLINE, || async {
+        ensure!(central.state().items.contains_key("joined/mars"));
+        Ok(())
+    })
+    .await;
+    management.stop().await;
+}
+
+#[tokio::test]
 async fn a_cluster_that_was_heard_has_joined_for_good() {
     let management = Management::start().await;
     two_teams(&management).await;
