@@ -21,9 +21,11 @@ use tombolo_runtime::plane_id::{Plane, PlaneId};
 
 use crate::client::{self, Reply};
 use crate::feed::ORGANIZATION;
+use crate::postgres::REMOVE_WHEN_STOPPED;
 use crate::process::{Process, Signal};
 use crate::proxy::{self, Node, Role, await_ready};
 use crate::upstream::{Application, Applications};
+use crate::watchdog::Watchdog;
 use crate::within;
 
 /// Of gateways, and the only port of an application.
@@ -38,6 +40,10 @@ const TOKEN_LINE: &str = "bootstrap administrator token: ";
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// For a receipt from every proxy of the mesh.
 const RUNNING_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The processes are being killed meanwhile, and one of them may still write a file.
+const REMOVE: &str =
+    "i=0; while [ -e \"$2\" ] && [ $i -lt 20 ]; do rm -rf \"$2\"; sleep 0.1; i=$((i+1)); done";
 
 /// One process of the mesh. The index is that of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,7 +80,9 @@ pub struct Mesh {
     memory: Applications,
     admin_token: String,
     dir: TempDir,
-    _postgres_dir: TempDir,
+    postgres_dir: TempDir,
+    /// Values in statics are never dropped.
+    _cleanup: [Watchdog; 2],
 }
 
 impl Mesh {
@@ -114,6 +122,10 @@ impl Mesh {
         let postgres = EmbeddedPostgres::start(postgres_dir.path())
             .await
             .context("cannot start postgres")?;
+        let cleanup = [
+            Watchdog::new(REMOVE, postgres.pid(), dir.path()),
+            Watchdog::new(REMOVE_WHEN_STOPPED, postgres.pid(), postgres_dir.path()),
+        ];
         let mut mesh = Mesh {
             running: BTreeMap::new(),
             applications: BTreeMap::new(),
@@ -121,8 +133,9 @@ impl Mesh {
             memory: Applications::default(),
             admin_token: String::new(),
             blueprint,
+            _cleanup: cleanup,
             dir,
-            _postgres_dir: postgres_dir,
+            postgres_dir,
         };
         let authority = Authority::create_or_open(&mesh.path("authority"), ORGANIZATION)?;
         for part in mesh.parts() {
@@ -203,11 +216,22 @@ impl Mesh {
         Ok(())
     }
 
-    /// Ends Postgres as a power cut would. Management stays and has nothing to stand on.
-    pub async fn kill_postgres(&mut self) {
+    /// Ends Postgres. Management stays and has nothing to stand on.
+    pub async fn stop_postgres(&mut self) {
         if let Some(postgres) = self.postgres.take() {
             postgres.stop().await;
         }
+    }
+
+    /// # Errors
+    /// It runs already, or cannot start.
+    pub async fn start_postgres(&mut self) -> Result<()> {
+        ensure!(self.postgres.is_none(), "postgres runs already");
+        let postgres = EmbeddedPostgres::start(self.postgres_dir.path())
+            .await
+            .context("cannot start postgres")?;
+        self.postgres = Some(postgres);
+        Ok(())
     }
 
     /// # Errors
@@ -349,7 +373,7 @@ impl Mesh {
         Ok(())
     }
 
-    /// What is known of a resource: the answer to `GET NAME:receipt`.
+    /// What is known of a resource at its latest revision: the status in the answer to `GET NAME:receipt`.
     ///
     /// # Errors
     /// The API refuses.
@@ -358,7 +382,8 @@ impl Mesh {
             .call(&self.admin_token, Method::GET, &format!("{name}:receipt"), None)
             .await?
             .expect(StatusCode::OK)?;
-        serde_json::from_slice(&reply.body).context("a receipt is JSON")
+        let mut answer: Value = serde_json::from_slice(&reply.body).context("a receipt is JSON")?;
+        Ok(answer["status"].take())
     }
 
     /// Waits until every proxy that a resource concerns has proven that it runs it.

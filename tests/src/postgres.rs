@@ -12,7 +12,7 @@ use tombolo_management::embedded::EmbeddedPostgres;
 use crate::watchdog::Watchdog;
 
 /// Waits, for ten seconds at most, until the server has let go of its cluster.
-const REMOVE_WHEN_STOPPED: &str = "i=0; while [ -e \"$2/cluster/postmaster.pid\" ] && [ $i -lt 100 ]; \
+pub(crate) const REMOVE_WHEN_STOPPED: &str = "i=0; while [ -e \"$2/cluster/postmaster.pid\" ] && [ $i -lt 100 ]; \
                                    do sleep 0.1; i=$((i+1)); done; rm -rf \"$2\"";
 
 static SERVER: OnceLock<Server> = OnceLock::new();

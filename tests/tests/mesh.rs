@@ -1,0 +1,445 @@
+//! The whole mesh, small: management on Postgres, two centrals and two clusters as real processes. The tests take turns
+//! on one mesh and leave it as they found it.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use tokio::sync::{Mutex, OnceCell};
+use tombolo_tests::ads::contrary::{CLUSTER_TYPE, ContraryProxy};
+use tombolo_tests::mesh::{Blueprint, CENTRALS, Mesh, Part, REVIEWS_HOST, SHOP_HOST};
+use tombolo_tests::process::Signal;
+use tombolo_tests::proxy::{Node, Role};
+use tombolo_tests::{client, eventually, tombolo_binary};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const EAST: usize = 0;
+const WEST: usize = 1;
+const SHOP: &str = "organizations/acme/tenants/retail/workspaces/shop";
+const ROUTE: &str =
+    "organizations/acme/tenants/retail/workspaces/shop/trafficgroups/web/serviceroutes/reviews";
+
+const INTENT: &str = "
+name: organizations/acme/tenants/retail
+---
+name: organizations/acme/tenants/banking
+---
+name: organizations/acme/tenants/retail/workspaces/shop
+spec: {namespaces: ['*/shop']}
+---
+name: organizations/acme/tenants/retail/workspaces/shop/gatewaygroups/public
+---
+name: organizations/acme/tenants/retail/workspaces/shop/gatewaygroups/public/gateways/shop
+spec:
+  workload: mesh/gateway
+  type: ingress
+  port: 8080
+  hosts: [shop.example.com]
+  rules: [{backendRefs: [{namespace: shop, name: reviews}]}]
+---
+name: organizations/acme/tenants/retail/workspaces/shop/trafficgroups/web
+---
+name: organizations/acme/tenants/retail/workspaces/shop/trafficgroups/web/serviceroutes/reviews
+spec:
+  service: shop/reviews
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+  rules: [{backendRefs: [{subset: v1}]}]
+";
+
+/// The processes' handles live in statics and are never dropped; their watchdogs end them with this process.
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+static MESH: OnceCell<Mutex<Mesh>> = OnceCell::const_new();
+
+/// Runs a test on the mesh while nobody else does. The applications live in the runtime, which outlives every test.
+fn on_mesh(test: impl AsyncFnOnce(&mut Mesh) -> Result<()>) {
+    let runtime = RUNTIME.get_or_init(|| Runtime::new().unwrap());
+    runtime.block_on(async {
+        let mesh = MESH
+            .get_or_init(async || Mutex::new(start().await.unwrap()))
+            .await;
+        let mut mesh = mesh.lock().await;
+        test(&mut mesh).await.unwrap_or_else(|error| panic!("{error:#}"));
+    });
+}
+
+async fn start() -> Result<Mesh> {
+    let mesh = Mesh::start(Blueprint {
+        binary: tombolo_binary(),
+        network: 40,
+        clusters: vec!["us-east", "us-west"],
+    })
+    .await?;
+    mesh.write(INTENT).await?;
+    mesh.running(ROUTE).await?;
+    Ok(mesh)
+}
+
+#[test]
+fn intent_over_rest_becomes_traffic_in_two_clusters() {
+    on_mesh(async |mesh| {
+        everywhere(mesh, "reviews-v1").await;
+
+        write_route(mesh, &json!([{"backendRefs": [{"subset": "v2"}]}])).await?;
+        mesh.running(ROUTE).await?;
+        // Running is proven: the first request already goes the new way.
+        for (address, host, cluster) in doors(mesh) {
+            let by = ask(address, host).await?;
+            ensure!(
+                by == format!("reviews-v2.{cluster}"),
+                "{host} in {cluster} answers from {by}"
+            );
+        }
+        restore_route(mesh).await
+    });
+}
+
+#[test]
+fn a_service_that_dies_is_answered_by_the_other_cluster_without_any_configuration() {
+    on_mesh(async |mesh| {
+        everywhere(mesh, "reviews-v1").await;
+        mesh.application(EAST, "v1")?.take_down().await;
+        for (address, host, _) in [doors(mesh)[0], doors(mesh)[1]] {
+            answered_by(address, host, "reviews-v1.us-west").await;
+        }
+        mesh.application(EAST, "v1")?.bring_up().await?;
+        everywhere(mesh, "reviews-v1").await;
+        Ok(())
+    });
+}
+
+#[test]
+fn invariant_2_centrals_from_an_old_backup_move_nothing_backwards() {
+    on_mesh(async |mesh| {
+        let backups: Vec<TempDir> = CENTRALS
+            .iter()
+            .map(|central| copy_of(&mesh.data_dir(*central)))
+            .collect::<Result<_>>()?;
+        write_route(mesh, &json!([{"backendRefs": [{"subset": "v2"}]}])).await?;
+        mesh.running(ROUTE).await?;
+
+        // Both come back with what they knew before, and management is in no state to tell them better.
+        mesh.signal(Part::Management, Signal::Stop)?;
+        for (central, backup) in CENTRALS.into_iter().zip(&backups) {
+            mesh.kill(central)?;
+            replace_dir(&mesh.data_dir(central), backup.path())?;
+            mesh.start_part(central)?;
+            mesh.ready(central).await?;
+        }
+        for cluster in [EAST, WEST] {
+            let admin = mesh.admin(Part::Edge(cluster));
+            eventually(DEADLINE, || async move {
+                let config = page(admin, "/config").await?;
+                let alarms = config["centrals"]
+                    .to_string()
+                    .matches("which is older than")
+                    .count();
+                ensure!(alarms == 2, "{} of two alarms: {}", alarms, config["centrals"]);
+                Ok(())
+            })
+            .await;
+        }
+        unmoved(mesh, "reviews-v2").await?;
+        mesh.restart(Part::Edge(EAST)).await?;
+        unmoved(mesh, "reviews-v2").await?;
+
+        mesh.signal(Part::Management, Signal::Continue)?;
+        restore_route(mesh).await
+    });
+}
+
+#[test]
+fn invariant_4_losing_every_plane_above_changes_nothing_also_across_restarts() {
+    on_mesh(async |mesh| {
+        everywhere(mesh, "reviews-v1").await;
+        mesh.stop_postgres().await;
+        for part in [Part::Management, CENTRALS[0], CENTRALS[1]] {
+            mesh.kill(part)?;
+        }
+        unmoved(mesh, "reviews-v1").await?;
+        // The edge first without its proxies noticing, then a proxy below the restarted edge.
+        mesh.restart(Part::Edge(EAST)).await?;
+        mesh.restart(Part::Sidecar(EAST)).await?;
+        unmoved(mesh, "reviews-v1").await?;
+        // And a proxy without anybody at all.
+        mesh.kill(Part::Edge(WEST))?;
+        mesh.restart(Part::Gateway(WEST)).await?;
+        mesh.restart(Part::Sidecar(WEST)).await?;
+        unmoved(mesh, "reviews-v1").await?;
+
+        mesh.start_postgres().await?;
+        for part in [Part::Management, CENTRALS[0], CENTRALS[1], Part::Edge(WEST)] {
+            mesh.start_part(part)?;
+            mesh.ready(part).await?;
+        }
+        write_route(mesh, &json!([{"backendRefs": [{"subset": "v2"}]}])).await?;
+        mesh.running(ROUTE).await?;
+        everywhere(mesh, "reviews-v2").await;
+        restore_route(mesh).await
+    });
+}
+
+#[test]
+fn invariant_6_another_tenant_can_neither_read_nor_route_into() {
+    on_mesh(async |mesh| {
+        let bob = mesh.new_user("bob").await?;
+        mesh.write(
+            "{name: organizations/acme/tenants/banking/bindings/bob, \
+              spec: {role: admin, subjects: [organizations/acme/users/bob]}}",
+        )
+        .await?;
+        let reply = mesh.call(&bob, Method::GET, ROUTE, None).await?;
+        ensure!(
+            [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&reply.status),
+            "reading: {} {}",
+            reply.status,
+            reply.text()
+        );
+        let reply = mesh
+            .call(&bob, Method::GET, "organizations/acme/tenants", None)
+            .await?;
+        ensure!(!reply.text().contains("retail"), "listing: {}", reply.text());
+        let bank = "organizations/acme/tenants/banking/workspaces/bank";
+        for (what, yaml) in [
+            (
+                "writing",
+                format!("{{name: {SHOP}/trafficgroups/bobs, spec: {{}}}}"),
+            ),
+            (
+                "claiming the namespace",
+                format!("{{name: {bank}, spec: {{namespaces: ['us-east/shop']}}}}"),
+            ),
+            (
+                "routing the service",
+                format!(
+                    "{{name: {bank}, spec: {{namespaces: ['us-east/bank']}}}}\n---\n\
+                     {{name: {bank}/trafficgroups/g, spec: {{}}}}\n---\n\
+                     {{name: {bank}/trafficgroups/g/serviceroutes/r, spec: {{service: shop/reviews, \
+                     subsets: [{{name: v2, labels: {{version: v2}}}}], rules: [{{backendRefs: [{{subset: v2}}]}}]}}}}"
+                ),
+            ),
+            (
+                "taking the host",
+                format!(
+                    "{{name: {bank}, spec: {{namespaces: ['us-east/bank']}}}}\n---\n\
+                     {{name: {bank}/gatewaygroups/g, spec: {{}}}}\n---\n\
+                     {{name: {bank}/gatewaygroups/g/gateways/in, spec: {{workload: mesh/gateway, type: ingress, \
+                     port: 8080, hosts: [shop.example.com], \
+                     rules: [{{backendRefs: [{{namespace: bank, name: ledger}}]}}]}}}}"
+                ),
+            ),
+        ] {
+            let reply = mesh.change(&bob, &yaml).await?;
+            ensure!(
+                reply.status.is_client_error(),
+                "{what} was not refused: {} {}",
+                reply.status,
+                reply.text()
+            );
+            let reply = mesh.call(mesh.admin_token(), Method::GET, bank, None).await?;
+            ensure!(
+                reply.status == StatusCode::NOT_FOUND,
+                "{what} was half applied: {}",
+                reply.text()
+            );
+        }
+        unmoved(mesh, "reviews-v1").await
+    });
+}
+
+#[test]
+fn invariant_8_a_proxys_refusal_is_shown_on_the_resource_that_caused_it() {
+    on_mesh(async |mesh| {
+        let node = Node {
+            id: "contrary".to_owned(),
+            cluster: "us-east".to_owned(),
+            namespace: "shop".to_owned(),
+            role: Role::Sidecar {
+                outbound: "127.0.41.99:15001".parse()?,
+            },
+        };
+        let mut proxy = ContraryProxy::connect(mesh.xds(EAST), &node, CLUSTER_TYPE).await?;
+        let offered = proxy.next().await?;
+        let words: Vec<String> = offered
+            .resources
+            .iter()
+            .map(|cluster| format!("{}: not to my taste", cluster.name))
+            .collect();
+        proxy.refuse(&offered, &words.join("; ")).await?;
+        let status = refused(mesh, ROUTE).await;
+        let rejections = status["clusters"]["us-east"]["rejections"].to_string();
+        ensure!(
+            rejections.contains("contrary") && rejections.contains("not to my taste"),
+            "{status}"
+        );
+        ensure!(status["clusters"]["us-west"]["outcome"] == "running", "{status}");
+        // Its neighbours are not held back, and nobody is once it is gone.
+        unmoved(mesh, "reviews-v1").await?;
+        drop(proxy);
+        mesh.running(ROUTE).await
+    });
+}
+
+#[test]
+fn invariant_9_nothing_is_running_while_a_proxy_is_held_back() {
+    on_mesh(async |mesh| {
+        mesh.signal(Part::Sidecar(WEST), Signal::Stop)?;
+        write_route(mesh, &json!([{"backendRefs": [{"subset": "v2"}]}])).await?;
+        // Everybody else has it; from then on there is no more reason to wait than the one that is frozen.
+        eventually(DEADLINE, || async {
+            let status = mesh.receipt(ROUTE).await?;
+            ensure!(status["clusters"]["us-east"]["outcome"] == "running", "{status}");
+            ensure!(status["clusters"]["us-west"]["proxiesWith"] == 1, "{status}");
+            Ok(())
+        })
+        .await;
+        for _ in 0..50 {
+            let status = mesh.receipt(ROUTE).await?;
+            ensure!(
+                status["outcome"] == "pending",
+                "while a proxy is frozen: {status}"
+            );
+        }
+        mesh.signal(Part::Sidecar(WEST), Signal::Continue)?;
+        mesh.running(ROUTE).await?;
+        restore_route(mesh).await
+    });
+}
+
+/// Every proxy with the host that it serves, and its cluster.
+fn doors(mesh: &Mesh) -> Vec<(SocketAddr, &'static str, &'static str)> {
+    [(EAST, "us-east"), (WEST, "us-west")]
+        .into_iter()
+        .flat_map(|(at, cluster)| {
+            [
+                (mesh.ingress(at), SHOP_HOST, cluster),
+                (mesh.outbound(at), REVIEWS_HOST, cluster),
+            ]
+        })
+        .collect()
+}
+
+/// Who answers.
+async fn ask(address: SocketAddr, host: &str) -> Result<String> {
+    let request = Request::get("/").header("host", host).body(Full::default())?;
+    let reply = client::send(address, request).await?.expect(StatusCode::OK)?;
+    Ok(reply.header("x-answered-by"))
+}
+
+async fn answered_by(address: SocketAddr, host: &str, wanted: &str) {
+    eventually(DEADLINE, || async {
+        let by = ask(address, host).await?;
+        ensure!(
+            by == wanted,
+            "{host} at {address} answers from {by}, not {wanted}"
+        );
+        Ok(())
+    })
+    .await;
+}
+
+/// Waits until every proxy answers from its own cluster's instance.
+async fn everywhere(mesh: &Mesh, instance: &str) {
+    for (address, host, cluster) in doors(mesh) {
+        answered_by(address, host, &format!("{instance}.{cluster}")).await;
+    }
+}
+
+/// Every proxy answers from its own cluster's instance, now and every time.
+async fn unmoved(mesh: &Mesh, instance: &str) -> Result<()> {
+    for _ in 0..20 {
+        for (address, host, cluster) in doors(mesh) {
+            let by = ask(address, host)
+                .await
+                .with_context(|| format!("{host} in {cluster}"))?;
+            ensure!(
+                by == format!("{instance}.{cluster}"),
+                "{host} in {cluster} answers from {by}"
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn write_route(mesh: &Mesh, rules: &Value) -> Result<()> {
+    let token = mesh.admin_token();
+    let reply = mesh
+        .call(token, Method::GET, ROUTE, None)
+        .await?
+        .expect(StatusCode::OK)?;
+    let document = json!({
+        "name": ROUTE,
+        "spec": {
+            "service": "shop/reviews",
+            "subsets": [
+                {"name": "v1", "labels": {"version": "v1"}},
+                {"name": "v2", "labels": {"version": "v2"}},
+            ],
+            "rules": rules,
+        },
+    });
+    let etag = reply.header("etag");
+    mesh.call_if(token, Method::PUT, ROUTE, Some(&document), Some(&etag))
+        .await?
+        .expect(StatusCode::OK)?;
+    Ok(())
+}
+
+async fn restore_route(mesh: &Mesh) -> Result<()> {
+    write_route(mesh, &json!([{"backendRefs": [{"subset": "v1"}]}])).await?;
+    mesh.running(ROUTE).await?;
+    everywhere(mesh, "reviews-v1").await;
+    Ok(())
+}
+
+/// Waits until a resource is shown as refused.
+async fn refused(mesh: &Mesh, name: &str) -> Value {
+    eventually(DEADLINE, || async {
+        let status = mesh.receipt(name).await?;
+        ensure!(status["outcome"] == "rejected", "{status}");
+        Ok(status)
+    })
+    .await
+}
+
+/// A page of an admin port.
+async fn page(admin: SocketAddr, path: &str) -> Result<Value> {
+    let reply = client::get(admin, path).await?.expect(StatusCode::OK)?;
+    Ok(serde_json::from_slice(&reply.body)?)
+}
+
+fn copy_of(dir: &Path) -> Result<TempDir> {
+    let copy = tempfile::tempdir()?;
+    copy_dir(dir, copy.path())?;
+    Ok(copy)
+}
+
+fn replace_dir(dir: &Path, with: &Path) -> Result<()> {
+    fs::remove_dir_all(dir)?;
+    fs::create_dir(dir)?;
+    copy_dir(with, dir)
+}
+
+fn copy_dir(from: &Path, to: &Path) -> Result<()> {
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            fs::create_dir(&target)?;
+            copy_dir(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
