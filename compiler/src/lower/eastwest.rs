@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::forward::not_found;
+use super::forward::{UNAVAILABLE, otherwise};
 use super::offered::{Offered, Port, of_workspace};
 use super::upstream::{Scope, destination, upstream};
 use super::{EAST_WEST_RETRY_ATTEMPTS, EAST_WEST_TIMEOUT, Lowered, Site, gateways};
@@ -40,7 +40,7 @@ pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGatew
         site.cluster,
         HeaderName::destination().as_str()
     );
-    routes.push(Traced::untraced(not_found(body)));
+    routes.push(Traced::untraced(otherwise(UNAVAILABLE, body)));
     let host = VirtualHost {
         name: NAME.to_owned(),
         domains: ["*".to_owned()].into(),

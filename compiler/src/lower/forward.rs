@@ -108,12 +108,9 @@ pub(super) fn alternatives(matches: &[HttpMatch]) -> Vec<HttpMatch> {
 }
 
 /// A route for all that no other took.
-pub(super) fn not_found(body: String) -> Route {
+pub(super) fn otherwise(status: u16, body: String) -> Route {
     Route {
         matches: HttpMatch::default(),
-        action: RouteAction::Respond {
-            status: NOT_FOUND,
-            body,
-        },
+        action: RouteAction::Respond { status, body },
     }
 }

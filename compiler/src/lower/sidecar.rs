@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::forward::{Destination, Wishes, not_found, routes};
+use super::forward::{Destination, Wishes, NOT_FOUND, otherwise, routes};
 use super::offered::{Offered, Port, of_unowned_namespace, of_workspace};
 use super::{Lowered, Site};
 use crate::finding::Traced;
@@ -31,7 +31,7 @@ pub(super) fn lower(site: &Site<'_>, namespace: &Label, outbound: SocketAddr, lo
         name: "unknown".to_owned(),
         domains: ["*".to_owned()].into(),
         routes: vec![Traced {
-            value: not_found(unknown(site, namespace, &services)),
+            value: otherwise(NOT_FOUND, unknown(site, namespace, &services)),
             origin: owner.and_then(|owner| owner.origin.clone()),
         }],
     });
