@@ -177,7 +177,6 @@ async fn cluster_dies(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
 
 async fn planes_die(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
     let [us_east, ..] = CLUSTERS;
-    let started = Instant::now();
     mesh.kill("management").await?;
     mesh.kill_postgres().await?;
     for name in CENTRALS {
@@ -185,27 +184,40 @@ async fn planes_die(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
     }
     sleep(WATCH).await;
 
+    // With its edge dead, the restarted proxy has only its own last good configuration.
     let edge = mesh.topology.edge(us_east);
+    let sidecar = mesh.topology.sidecar(us_east);
+    let [client, _] = us_east.paths();
     mesh.kill(&edge.name).await?;
-    // With its edge dead, the newcomer has only its own last good configuration.
-    mesh.replace(&mesh.topology.sidecar_successor(us_east)).await?;
+    mesh.traffic()?.pause_path(&client);
+    let killed = Instant::now();
+    mesh.kill(&sidecar.name).await?;
+    mesh.start(&sidecar)?;
+    mesh.ready(&sidecar.name).await?;
+    let held_after = killed.elapsed();
+    mesh.traffic()?.resume_path(&client);
+    sleep(WATCH).await;
     mesh.start(&edge)?;
     mesh.ready(&edge.name).await?;
     let restarted = Instant::now();
     sleep(WATCH).await;
 
     let samples = mesh.traffic()?.ledger.since(restarted);
-    for cluster in CLUSTERS {
-        let from_here = samples
-            .iter()
-            .filter(|sample| sample.cluster == cluster.name && sample.outcome.is_ok())
-            .count();
-        ensure!(from_here > 0, "no request from {} was answered", cluster.name);
+    for path in CLUSTERS.iter().flat_map(|cluster| cluster.paths()) {
+        let answered = |sample: &&Sample| {
+            (sample.cluster, sample.via) == (path.cluster, path.via) && sample.outcome.is_ok()
+        };
+        ensure!(
+            samples.iter().any(|sample| answered(&sample)),
+            "no request through {}'s {} was answered",
+            path.cluster,
+            path.via
+        );
     }
     let note = format!("answered by {}", who_answered(&samples));
     Ok(Outcome {
         incidents: vec![],
-        held_after: restarted.duration_since(started),
+        held_after,
         note,
     })
 }
@@ -224,7 +236,10 @@ async fn planes_return(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
     let status = mesh
         .json(&mesh.tokens.ann, &["status", ROUTE, "-o", "json"])
         .await?;
-    ensure!(status["outcome"] == "running", "the receipt says {status}");
+    ensure!(
+        status["status"]["outcome"] == "running",
+        "the receipt says {status}"
+    );
     sleep(WATCH).await;
     let samples = mesh.traffic()?.ledger.since(live);
     let percent = version_percent(&samples, "v2");
@@ -250,12 +265,13 @@ async fn wrong_team(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
     ] {
         let printed = mesh.tombolo(&mesh.tokens.bob, &args, documents).await?;
         ensure!(!printed.success, "Bob could {attempt}");
-        let first = printed
+        let refusal: Vec<&str> = printed
             .stderr
             .lines()
-            .find(|line| !line.trim().is_empty())
-            .unwrap_or_default();
-        println!("    Bob tries to {attempt}: {}", first.trim());
+            .map(str::trim)
+            .filter(|line| !line.is_empty())
+            .collect();
+        println!("    Bob tries to {attempt}: {}", refusal.join(" "));
     }
     let after = mesh.json(&mesh.tokens.ann, &["get", ROUTE, "-o", "json"]).await?;
     ensure!(before == after, "Ann's route has changed");

@@ -139,6 +139,7 @@ mod tests {
             sent: start + Duration::from_millis(sent_ms),
             done: start + Duration::from_millis(done_ms),
             cluster: "us-east",
+            via: "gateway",
             tester: false,
             outcome: answered_by
                 .map(|cluster| Answer {

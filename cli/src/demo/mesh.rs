@@ -181,17 +181,6 @@ impl Mesh {
         Ok(())
     }
 
-    /// The newcomer listens beside its predecessor, which then drains: what a rolling update does.
-    pub(super) async fn replace(&mut self, successor: &Recipe) -> anyhow::Result<()> {
-        let predecessor = self
-            .processes
-            .remove(&successor.name)
-            .with_context(|| format!("{} does not run", successor.name))?;
-        self.start(successor)?;
-        self.ready(&successor.name).await?;
-        predecessor.stop().await
-    }
-
     fn process(&mut self, name: &str) -> anyhow::Result<&mut Process> {
         self.processes
             .get_mut(name)

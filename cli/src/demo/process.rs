@@ -9,14 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::probe;
 
 /// Every plane answers within a second or two; a busy machine may need longer for twenty of them.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const READY_POLL: Duration = Duration::from_millis(20);
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much of a log is shown when its process fails.
 const LOG_TAIL_LINES: usize = 15;
 
@@ -125,18 +124,6 @@ impl Process {
             .kill()
             .await
             .with_context(|| format!("kill {}", self.recipe.name))?;
-        Ok(())
-    }
-
-    /// Asks it to drain and end; past the time limit it is killed.
-    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
-        self.signal(Signal::TERM)?;
-        if timeout(STOP_TIMEOUT, self.child.wait()).await.is_err() {
-            self.child
-                .kill()
-                .await
-                .with_context(|| format!("kill {}", self.recipe.name))?;
-        }
         Ok(())
     }
 

@@ -146,14 +146,6 @@ impl Topology {
             .flag("outbound", cluster.outbound())
     }
 
-    /// A second one that takes over from the first: same listener, same last good configuration, another admin port.
-    pub(super) fn sidecar_successor(&self, cluster: Cluster) -> Recipe {
-        self.proxy(cluster, "client", cluster.at(4, PROXY_ADMIN_PORT))
-            .flag("role", "sidecar")
-            .flag("namespace", "shop")
-            .flag("outbound", cluster.outbound())
-    }
-
     fn proxy(&self, cluster: Cluster, name: &str, admin: SocketAddr) -> Recipe {
         let name = format!("{}/{name}", cluster.name);
         Recipe::new(&name, "proxy")

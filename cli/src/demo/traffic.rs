@@ -42,6 +42,7 @@ pub(super) struct Sample {
     pub(super) sent: Instant,
     pub(super) done: Instant,
     pub(super) cluster: &'static str,
+    pub(super) via: &'static str,
     pub(super) tester: bool,
     pub(super) outcome: Result<Answer, String>,
 }
@@ -55,17 +56,17 @@ pub(super) struct Ledger {
 /// The clients. Dropping it stops them.
 pub(super) struct Traffic {
     pub(super) ledger: Ledger,
-    paused: BTreeMap<&'static str, Arc<AtomicBool>>,
+    paused: BTreeMap<(&'static str, &'static str), Arc<AtomicBool>>,
     _clients: JoinSet<()>,
 }
 
 impl Traffic {
     pub(super) fn start(paths: &[Path]) -> Traffic {
         let ledger = Ledger::default();
-        let mut paused: BTreeMap<&'static str, Arc<AtomicBool>> = BTreeMap::new();
+        let mut paused: BTreeMap<_, Arc<AtomicBool>> = BTreeMap::new();
         let mut clients = JoinSet::new();
         for path in paths {
-            let pause = paused.entry(path.cluster).or_default();
+            let pause = paused.entry((path.cluster, path.via)).or_default();
             for _ in 0..CLIENTS_PER_PATH {
                 clients.spawn(client(path.clone(), ledger.clone(), Arc::clone(pause)));
             }
@@ -79,15 +80,24 @@ impl Traffic {
 
     /// A dead cluster's clients died with it.
     pub(super) fn pause(&self, cluster: &str) {
-        self.set_paused(cluster, true);
+        self.set_paused(true, |path| path.0 == cluster);
     }
 
     pub(super) fn resume(&self, cluster: &str) {
-        self.set_paused(cluster, false);
+        self.set_paused(false, |path| path.0 == cluster);
     }
 
-    fn set_paused(&self, cluster: &str, value: bool) {
-        if let Some(pause) = self.paused.get(cluster) {
+    /// A client that restarts together with its proxy sends nothing meanwhile.
+    pub(super) fn pause_path(&self, path: &Path) {
+        self.set_paused(true, |(cluster, via)| cluster == path.cluster && via == path.via);
+    }
+
+    pub(super) fn resume_path(&self, path: &Path) {
+        self.set_paused(false, |(cluster, via)| cluster == path.cluster && via == path.via);
+    }
+
+    fn set_paused(&self, value: bool, which: impl Fn((&str, &str)) -> bool) {
+        for (_, pause) in self.paused.iter().filter(|(path, _)| which(**path)) {
             pause.store(value, Ordering::Relaxed);
         }
     }
@@ -141,6 +151,7 @@ async fn client(path: Path, ledger: Ledger, paused: Arc<AtomicBool>) {
                 sent,
                 done: Instant::now(),
                 cluster: path.cluster,
+                via: path.via,
                 tester,
                 outcome,
             });
