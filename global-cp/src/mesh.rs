@@ -40,6 +40,7 @@ pub(crate) struct Mesh {
     intent: Intent,
     joined: BTreeSet<ClusterName>,
     reports: Reports,
+    agents: BTreeMap<ClusterName, Agent>,
     /// What clusters of which not everything is known yet have said so far.
     partial: BTreeMap<ClusterName, ClusterReport>,
     resolved: Arc<Resolved>,
@@ -84,6 +85,7 @@ impl Mesh {
             intent: Intent::new(),
             joined: BTreeSet::new(),
             reports: Reports::default(),
+            agents: BTreeMap::new(),
             partial: BTreeMap::new(),
             resolved: Arc::default(),
             findings: Vec::new(),
@@ -143,8 +145,10 @@ impl Mesh {
     }
 
     pub(crate) fn agent(&mut self, cluster: &ClusterName, agent: Agent) {
-        self.upward
-            .put(encode(format!("clusters/{cluster}/agent"), &agent));
+        if self.agents.insert(cluster.clone(), agent) != Some(agent) {
+            self.upward
+                .put(encode(format!("clusters/{cluster}/agent"), &agent));
+        }
     }
 
     /// Plans again if something has changed, and returns how many keys were computed for it.
