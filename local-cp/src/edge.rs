@@ -127,6 +127,8 @@ pub async fn start(config: Config, parent: Shutdown) -> Result<Running, EdgeErro
     let (publications_out, publications) = watch::channel(None);
 
     let (feed, links) = Feed::new(&config.cluster, &config.centrals, stored_slice, &metrics);
+    // Taken before anything can arrive, so that the saver sees every change.
+    let slices = feed.adopted();
     links.spawn(&identity, &publications, &mut tasks, &shutdown);
     let platform: Box<dyn Platform> = Box::new(StaticDir::new(&config.static_dir));
     tasks.spawn("platform", platform.run(seen_out, shutdown.clone()));
@@ -142,12 +144,9 @@ pub async fn start(config: Config, parent: Shutdown) -> Result<Running, EdgeErro
     };
     tasks.spawn(
         "snapshot",
-        compose.run(feed.adopted(), views.clone(), shutdown.clone()),
+        compose.run(slices.clone(), views.clone(), shutdown.clone()),
     );
-    tasks.spawn(
-        "save-slice",
-        keep.clone().save_slices(feed.adopted(), shutdown.clone()),
-    );
+    tasks.spawn("save-slice", keep.clone().save_slices(slices, shutdown.clone()));
     tasks.spawn("save-view", keep.save_views(views.clone(), shutdown.clone()));
     let reporter = Reporter::new(&config.cluster, incarnation);
     tasks.spawn(

@@ -52,9 +52,12 @@ fn position(message: &str, name: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
+    /// A message, the names it may be about, and what it says of which.
+    type Case<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)]);
+
     #[test]
     fn a_refusal_is_laid_on_the_resources_that_it_names() {
-        let all: &[(&str, &[&str], &[(&str, &str)])] = &[
+        let all: &[Case<'_>] = &[
             (
                 "outbound: virtual_hosts[0].routes[1]: bad; in: no",
                 &["in", "outbound", "other"],

@@ -246,8 +246,8 @@ impl Session {
                 }
             }
         }
-        if kind == Kind::Listener && withheld {
-            // A listener may replace another, also on the same address: both in one response.
+        if kind == Kind::Listener && (withheld || !put.is_empty()) {
+            // What replaces it is answered first.
             removed.clear();
         }
         let first_answer = subscription.answer_due && !withheld;
@@ -393,13 +393,17 @@ impl Subscription {
             });
         };
         match answer.refused {
-            None => self.acknowledged(flight),
+            None => self.acknowledged(kind, flight),
             Some(message) => self.refused(kind, &flight, &message),
         }
         Ok(())
     }
 
-    fn acknowledged(&mut self, flight: Flight) {
+    fn acknowledged(&mut self, kind: Kind, flight: Flight) {
+        if kind == Kind::Listener && flight.content.values().any(Option::is_none) {
+            // Its address may have been what another was refused for: once more.
+            self.refused.clear();
+        }
         for (name, version) in flight.content {
             if self.covers(&name) {
                 let known = version.map_or(Known::Absent, Known::At);

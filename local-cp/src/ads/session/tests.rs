@@ -178,16 +178,30 @@ fn invariant_3_make_before_break() {
 }
 
 #[test]
-fn invariant_3_a_listener_replaces_another_in_one_response_when_its_routes_work() {
-    let before = config(&["a"]);
-    let mut proxy = Proxy::running(&before);
+fn invariant_3_a_listener_goes_when_the_one_that_replaces_it_is_there() {
     let mut after = config(&["a", "b"]);
     let listener = after.listeners.remove("in").unwrap();
     after.listeners.insert("new".into(), listener);
-    assert_eq!(proxy.target(&after, 2), ["C +b"]);
-    proxy.ack();
-    proxy.open(Kind::Endpoints, &["b"]);
-    assert_eq!(proxy.ack(), ["L +new -in", "R +in"]);
+    let replacing = || {
+        let mut proxy = Proxy::running(&config(&["a"]));
+        assert_eq!(proxy.target(&after, 2), ["C +b"]);
+        proxy.ack();
+        proxy.open(Kind::Endpoints, &["b"]);
+        assert_eq!(proxy.ack(), ["L +new", "R +in"]);
+        proxy
+    };
+    let mut proxy = replacing();
+    assert_eq!(proxy.ack(), ["L -in"]);
+    proxy.ack_all();
+    assert_eq!(proxy.revision(), Some(2));
+
+    // One that cannot be had keeps nobody else open; it is tried again on what that one leaves.
+    let mut proxy = replacing();
+    assert_eq!(proxy.nack("new: address in use"), ["L -in"]);
+    assert_eq!(proxy.ack(), NONE);
+    assert_eq!(proxy.ack(), ["L +new"]);
+    assert_eq!(proxy.nack("new: address in use"), NONE);
+    assert_eq!(proxy.revision(), Some(1));
 }
 
 #[test]
