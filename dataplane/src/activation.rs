@@ -5,17 +5,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::config::{Cluster, Config, Endpoints, HealthCheck, ResourceKind};
-use crate::decode::{Rejection, Update};
+use crate::decode::{Rejection, Update, describe};
 use crate::health::{self, OnChange};
 use crate::listener;
 use crate::snapshot::{Health, Host, LiveCluster, LiveHost, LiveListener, Snapshot};
 use crate::worker::Command;
+
+/// Wait between two tries to bind a port.
+const PORT_WAIT: Duration = Duration::from_millis(200);
 
 pub(crate) struct Activation {
     workers: Vec<mpsc::Sender<Command>>,
@@ -64,8 +68,20 @@ impl Activation {
         self.health_changes.clone()
     }
 
-    /// Runs `config` on every worker, or says what is in the way and changes nothing.
-    pub(crate) async fn apply(&mut self, config: &Config) -> Result<(), Vec<Rejection>> {
+    /// Runs `config` on every worker, or says what is in the way and changes nothing. Only a port can be in the way, and a
+    /// predecessor that is about to give it up is waited for: `tries` times a fifth of a second.
+    pub(crate) async fn apply(&mut self, config: &Config, tries: u32) -> Result<(), Vec<Rejection>> {
+        for _ in 1..tries {
+            let Err(rejections) = self.try_apply(config).await else {
+                return Ok(());
+            };
+            tracing::warn!(message = %describe(&rejections), "cannot run this configuration yet");
+            tokio::time::sleep(PORT_WAIT).await;
+        }
+        self.try_apply(config).await
+    }
+
+    async fn try_apply(&mut self, config: &Config) -> Result<(), Vec<Rejection>> {
         let before = self.current.load_full();
         let listeners = live_listeners(config, &before);
         let sockets = self.bind(&listeners, &before)?;

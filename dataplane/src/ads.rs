@@ -22,6 +22,8 @@ use crate::status::Status;
 
 /// How long an acknowledgement waits for new hosts' first checks, or for a new listener's routes.
 const WARM_MAX: Duration = Duration::from_secs(2);
+/// Tries to bind a listener's port before the update is refused; about a second, in which nothing else is applied.
+const PORT_TRIES: u32 = 6;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A dead edge is noticed within the sum of these two.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -192,7 +194,7 @@ impl Ads {
     async fn apply(&mut self, update: Result<Update, Vec<Rejection>>) -> Result<Update, Vec<Rejection>> {
         let update = update?;
         let next = self.resources.with(&update)?;
-        self.activation.apply(next.config()).await?;
+        self.activation.apply(next.config(), PORT_TRIES).await?;
         self.resources = Arc::new(next);
         self.status.run(Arc::clone(&self.resources));
         if matches!(update.kind, ResourceKind::Listener | ResourceKind::Routes) {

@@ -50,10 +50,9 @@ mod worker;
 
 /// Commands that may wait for a worker, which takes them between two requests.
 const COMMANDS_QUEUED_MAX: usize = 1024;
-/// How long ports of the last-good configuration may be taken, by a predecessor that still drains, before the proxy
-/// starts without.
-const PORT_WAITS: u32 = 50;
-const PORT_WAIT: Duration = Duration::from_millis(200);
+/// Tries to bind the ports of the last-good configuration, which a predecessor may still hold, before the proxy starts
+/// without; about ten seconds.
+const PORT_TRIES: u32 = 50;
 
 /// How to run a proxy.
 #[derive(Clone, Debug)]
@@ -194,24 +193,16 @@ pub async fn run(
 
 /// Runs what the disk holds.
 async fn resume(ads: &mut Ads, loaded: Resources) {
-    for _ in 0..PORT_WAITS {
-        match ads.activation.apply(loaded.config()).await {
-            Ok(()) => {
-                ads.resources = Arc::new(loaded);
-                ads.status.run(Arc::clone(&ads.resources));
-                if !ads.resources.config().listeners.is_empty() {
-                    ads.status.listeners_known();
-                }
-                return;
-            }
-            Err(rejections) => {
-                let message = describe(&rejections);
-                tracing::warn!(%message, "cannot run the last good configuration yet");
-                tokio::time::sleep(PORT_WAIT).await;
-            }
-        }
+    if let Err(rejections) = ads.activation.apply(loaded.config(), PORT_TRIES).await {
+        let message = describe(&rejections);
+        tracing::error!(%message, "starting without the last good configuration");
+        return;
     }
-    tracing::error!("starting without the last good configuration: its ports are taken");
+    ads.resources = Arc::new(loaded);
+    ads.status.run(Arc::clone(&ads.resources));
+    if !ads.resources.config().listeners.is_empty() {
+        ads.status.listeners_known();
+    }
 }
 
 fn start_workers(

@@ -42,7 +42,7 @@ impl Mesh {
         )>,
         routes: Vec<envoy_types::pb::envoy::config::route::v3::Route>,
     ) -> Self {
-        let edge = AdsServer::start().await;
+        let edge = AdsServer::start_at(free_address()).await;
         let data = tempfile::tempdir().unwrap();
         let listener = free_address();
         for (cluster, hosts) in &clusters {
@@ -534,7 +534,7 @@ async fn a_corrupt_last_good_file_is_set_aside() {
     let data = tempfile::tempdir().unwrap();
     let file = data.path().join("last-good.xds");
     std::fs::write(&file, b"not a configuration").unwrap();
-    let edge = AdsServer::start().await;
+    let edge = AdsServer::start_at(free_address()).await;
     let listener = free_address();
     edge.put("in", &mesh::listener("in", listener, "in"));
     edge.put("in", &mesh::routes("in", vec![mesh::answer("/", 200, "served")]));
@@ -709,7 +709,7 @@ async fn every_request_is_one_line_of_json() {
     let host = Upstream::start("a").await;
     let data = tempfile::tempdir().unwrap();
     let log = data.path().join("access.log");
-    let edge = AdsServer::start().await;
+    let edge = AdsServer::start_at(free_address()).await;
     let listener = free_address();
     edge.put("a", &mesh::cluster("a"));
     edge.put("a", &mesh::endpoints("a", &[(host.address, 0)]));

@@ -1,7 +1,8 @@
 //! A proxy under test with its edge, and a client of it.
 
-use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
 use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -121,9 +122,13 @@ pub(crate) async fn send(client: &HttpClient, request: Request<Full<Bytes>>) -> 
     })
 }
 
-/// A loopback address that nobody listens on.
+/// A loopback address that nobody listens on, nor will: its IP is this call's alone, because a port of 127.0.0.1 may at any
+/// time become the client's end of another test's connection.
 pub(crate) fn free_address() -> SocketAddr {
-    StdTcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static CALLS: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let ip = Ipv4Addr::new(127, high.max(1), low, CALLS.fetch_add(1, Ordering::Relaxed));
+    StdTcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
 }
 
 /// Waits until `condition` holds.
