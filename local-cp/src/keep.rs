@@ -130,3 +130,41 @@ async fn save_latest<T: Clone + Send + Sync + 'static>(
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_incarnation_grows_although_the_clock_goes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = Keep::new(dir.path());
+        let first = keep.next_incarnation().unwrap();
+        assert!(keep.next_incarnation().unwrap() > first);
+        let ahead = u64::MAX / 2;
+        save(&dir.path().join("incarnation"), ahead.to_string().as_bytes()).unwrap();
+        assert_eq!(keep.next_incarnation().unwrap(), ahead + 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_is_loaded_and_what_is_damaged_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = Keep::new(dir.path());
+        assert!(keep.load_view().is_none() && keep.load_slice().is_none());
+        let (views, receiver) = watch::channel(None);
+        let (trigger, shutdown) = Shutdown::new();
+        views.send_replace(Some(Arc::new(View::default())));
+        trigger.fire();
+        keep.clone().save_views(receiver, shutdown).await;
+        assert_eq!(
+            keep.load_view(),
+            Some(Arc::default()),
+            "the last change is written at the end"
+        );
+        for file in [keep.view(), keep.slice()] {
+            save(&file, b"{\"of\": \"another version\"}").unwrap();
+        }
+        assert!(keep.load_view().is_none() && keep.load_slice().is_none());
+    }
+}

@@ -411,6 +411,44 @@ async fn invariant_2_an_older_version_is_kept_out_and_raises_an_alarm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_edge_reports_to_all_centrals_and_follows_one_that_lives() {
+    let mut cluster = Cluster::new(&platform("127.0.0.1", "127.0.0.1:9".parse().unwrap())).await;
+    let id = PlaneId::new(ORGANIZATION, Plane::Central, "b").unwrap();
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let other = Above::start(&cluster.authority, &id, any, cluster.dir.path())
+        .await
+        .unwrap();
+    cluster.publish(7, slice(8080));
+    let mut config = cluster.config();
+    config.centrals.push(other.target());
+    let (trigger, shutdown) = Shutdown::new();
+    let running = start(config, shutdown).await.unwrap();
+    let edge = Edge { running, trigger };
+    edge.ready().await;
+    other.publish(stamp("b/1", 1, 7, 1), slice(8080)).unwrap();
+    let page = eventually(DEADLINE, || async {
+        let page = edge.page().await?;
+        ensure!(page["centrals"][1]["link"] == "inSync", "{page}");
+        ensure!(other.heard().items.contains_key("receipt"), "no report at b yet");
+        Ok(page)
+    })
+    .await;
+    assert_eq!(page["centrals"][0]["followed"], true);
+    assert_eq!(other.heard().items, cluster.central().heard().items);
+
+    cluster.central = None;
+    other.publish(stamp("b/1", 1, 8, 2), slice(9090)).unwrap();
+    eventually(DEADLINE, || async {
+        let page = edge.page().await?;
+        ensure!(page["sliceVersion"] == serde_json::json!([1, 8]), "{page}");
+        ensure!(page["centrals"][1]["followed"] == true, "{page}");
+        Ok(())
+    })
+    .await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn invariant_5_a_file_that_breaks_withdraws_nothing_and_is_told() {
     let mut cluster = Cluster::new(&platform("127.0.0.1", "127.0.0.1:9".parse().unwrap())).await;
     cluster.publish(7, slice(8080));
