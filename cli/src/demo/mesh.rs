@@ -14,7 +14,7 @@ use tombolo_management::embedded::EmbeddedPostgres;
 use tombolo_runtime::authority::Authority;
 use tombolo_runtime::plane_id::{Plane, PlaneId};
 
-use super::process::{Process, Recipe};
+use super::process::{PROGRAM, Process, Recipe};
 use super::topology::{CENTRALS, CLUSTERS, Cluster, ORGANIZATION, Topology};
 use super::traffic::{Sample, Traffic};
 
@@ -189,7 +189,7 @@ impl Mesh {
 
     /// Runs this program's own client, as that person would.
     pub(super) async fn tombolo(&self, token: &str, args: &[&str], stdin: &str) -> anyhow::Result<Printed> {
-        let mut child = Command::new(std::env::current_exe().context("find the running program")?)
+        let mut child = Command::new(PROGRAM)
             .args(args)
             .env("TOMBOLO_SERVER", format!("http://{}", self.topology.api))
             .env("TOMBOLO_ORGANIZATION", ORGANIZATION)

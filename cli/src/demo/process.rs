@@ -16,6 +16,8 @@ use super::probe;
 /// Every plane answers within a second or two; a busy machine may need longer for twenty of them.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 const READY_POLL: Duration = Duration::from_millis(20);
+/// This very program, also when a newer build has taken its place on disk meanwhile.
+pub(super) const PROGRAM: &str = "/proc/self/exe";
 /// How much of a log is shown when its process fails.
 const LOG_TAIL_LINES: usize = 15;
 
@@ -64,7 +66,7 @@ impl Recipe {
             .append(true)
             .open(&log)
             .with_context(|| format!("open {}", log.display()))?;
-        let child = Command::new(std::env::current_exe().context("find the running program")?)
+        let child = Command::new(PROGRAM)
             .args(&self.args)
             .envs(self.env.iter().cloned())
             .stdin(Stdio::null())
