@@ -123,6 +123,7 @@ async fn frame(
     );
     request.extensions_mut().insert(info.clone());
     let started = Instant::now();
+    let _in_flight = app.metrics.begin();
     let response = next.run(request).instrument(span.clone()).await;
     let mut response = match response.extensions().get::<Problem>() {
         None => response,

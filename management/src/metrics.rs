@@ -16,13 +16,23 @@ pub(crate) struct ApiMetrics {
     registry: Metrics,
     requests: Family<RequestLabels, Counter>,
     seconds: Histogram,
+    in_flight: Gauge,
     pub(crate) revision: Gauge,
 }
+
+#[derive(Debug)]
+pub(crate) struct InFlight(Gauge);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
     method: &'static str,
     status: u16,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl ApiMetrics {
@@ -32,6 +42,7 @@ impl ApiMetrics {
             requests: Family::default(),
             // From half a millisecond to about two seconds.
             seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 13)),
+            in_flight: Gauge::default(),
             revision: Gauge::default(),
         };
         registry.register(|registry| {
@@ -46,6 +57,11 @@ impl ApiMetrics {
                 "How long requests took to answer",
                 metrics.seconds.clone(),
             );
+            registry.register(
+                "requests_in_flight",
+                "Requests under way",
+                metrics.in_flight.clone(),
+            );
             registry.register("revision", "The latest revision held", metrics.revision.clone());
             registry.register(
                 "denials_dropped",
@@ -58,6 +74,12 @@ impl ApiMetrics {
 
     pub(crate) fn registry(&self) -> &Metrics {
         &self.registry
+    }
+
+    /// Counts a request as under way for as long as the guard lives; a caller that hangs up drops it too.
+    pub(crate) fn begin(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
     }
 
     pub(crate) fn request(&self, method: &Method, status: u16, elapsed: Duration) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tombolo_compiler::name::{ClusterName, Fqn};
 use tombolo_proto::held::Version;
 use tombolo_runtime::admin::Condition;
@@ -25,6 +25,9 @@ use crate::store::{self, Store, StoreError, Tx};
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Writes that wait for the loop. At a millisecond or two each, the last one still answers within a second.
 const QUEUED_MAX: usize = 256;
+/// A write that has waited for longer is not begun: its caller is better told to try again than kept waiting
+/// while each one before it runs into the same slow database.
+const QUEUED_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Who asks, for the audit record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +58,7 @@ pub(crate) enum WriteError {
         "the database is at {found}, behind {held}: was it restored from a backup? writes are refused until it is adopted"
     )]
     WentBack { held: Version, found: Version },
-    #[error("too many writes are waiting")]
+    #[error("too many writes are waiting; nothing of this one was begun")]
     Busy,
     #[error("management is stopping")]
     Stopping,
@@ -84,6 +87,7 @@ enum Job {
         changes: Vec<Change>,
         /// Made on what was the latest when the request came; holds if that still is.
         prepared: Prepared,
+        queued: Instant,
         done: oneshot::Sender<Result<Committed, WriteError>>,
     },
     CatchUp {
@@ -130,6 +134,7 @@ impl Writes {
             caller,
             changes,
             prepared,
+            queued: Instant::now(),
             done,
         })?;
         answer.await.map_err(|_| WriteError::Stopping)?
@@ -214,9 +219,14 @@ impl Writer {
                 caller,
                 changes,
                 prepared,
+                queued,
                 done,
             } => {
-                let result = self.write(&caller, &changes, prepared).await;
+                let result = if queued.elapsed() > QUEUED_TIME_MAX {
+                    Err(WriteError::Busy)
+                } else {
+                    self.write(&caller, &changes, prepared).await
+                };
                 self.observe(result.as_ref().err());
                 // A caller that is gone has lost its answer, not its write.
                 let _ = done.send(result);

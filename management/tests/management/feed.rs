@@ -341,6 +341,32 @@ async fn nonsense_from_a_central_is_rejected_by_name() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_receipt_is_answered_when_management_stops() {
+    let mut management = Management::start().await;
+    two_teams(&management).await;
+    let path = format!("{SHOP}:receipt?wait=60s");
+    let waiting = management.admin.get(&path);
+    let running = management.running.take().unwrap();
+    let began = std::time::Instant::now();
+    let stopping = async {
+        eventually(DEADLINE, || async {
+            let metrics = management.admin.get("/metrics").await.text;
+            ensure!(
+                metrics.contains("tombolo_management_requests_in_flight 1"),
+                "{metrics}"
+            );
+            Ok(())
+        })
+        .await;
+        running.stop().await
+    };
+    let (answer, stopped) = futures::join!(waiting, stopping);
+    stopped.unwrap();
+    assert_eq!(answer.json()["status"]["outcome"], "unknown", "{}", answer.text);
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn only_centrals_get_the_feed() {
     let management = Management::start().await;
     let edge = Central::connect_as(&management, "us-east", Plane::Edge).await;
