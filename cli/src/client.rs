@@ -89,7 +89,7 @@ impl Client {
             http: HttpClient::builder(TokioExecutor::new()).build(connector),
             server,
             token: token.filter(|token| !token.is_empty()),
-            organization: args.organization,
+            organization: args.organization.filter(|organization| !organization.is_empty()),
         })
     }
 
@@ -218,10 +218,10 @@ fn encode(value: &str) -> String {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn args(server: &str, organization: Option<&str>) -> ServerArgs {
+    pub(crate) fn args(server: &str, organization: Option<&str>) -> ServerArgs {
         ServerArgs {
             server: server.to_owned(),
             token: None,

@@ -166,7 +166,15 @@ pub(crate) fn outcome_text(outcome: Outcome) -> &'static str {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::{Arc, Mutex};
 
+    use http_body_util::Full;
+    use hyper::body::{Bytes, Incoming};
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper::{Request, Response};
+    use hyper_util::rt::TokioIo;
+    use serde_json::json;
     use tombolo_compiler::observe::Agent;
     use tombolo_compiler::roll_up::ClusterStatus;
 
@@ -202,5 +210,54 @@ mod tests {
             rejections(&name, &status),
             "organizations/acme/tenants/pay is rejected:\n  us-west gw-1: no such cluster\n"
         );
+    }
+
+    /// An API that answers each question with the next of `outcomes`, and the last one from then on. Returns the client
+    /// and what was asked.
+    async fn api(outcomes: &'static [&'static str]) -> (Client, Arc<Mutex<Vec<String>>>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let answers = asked.clone();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let answer = service_fn(move |request: Request<Incoming>| {
+                let mut asked = answers.lock().unwrap();
+                let outcome = outcomes[asked.len().min(outcomes.len() - 1)];
+                asked.push(request.uri().to_string());
+                let body = json!({"status": {"outcome": outcome, "clusters": {}}}).to_string();
+                async move { Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::from(body))) }
+            });
+            http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), answer)
+                .await
+                .unwrap();
+        });
+        (
+            Client::new(crate::client::tests::args(&server, None)).unwrap(),
+            asked,
+        )
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_with_proof_a_refusal_or_the_deadline() {
+        let name: Fqn = "organizations/acme/tenants/pay".parse().unwrap();
+        for (outcomes, seconds, expected) in [
+            (&["pending", "unknown", "running"][..], 30, Waited::Live),
+            (&["accepted"], 30, Waited::Live),
+            (&["pending", "rejected"], 30, Waited::Rejected),
+            (&["pending"], 0, Waited::TimedOut),
+        ] {
+            let (client, asked) = api(outcomes).await;
+            let deadline = Instant::now() + Duration::from_secs(seconds);
+            let waited = wait(&client, std::slice::from_ref(&name), 7, deadline)
+                .await
+                .unwrap();
+            assert_eq!(waited, expected, "{outcomes:?}");
+            let asked = asked.lock().unwrap();
+            assert_eq!(asked.len(), outcomes.len());
+            let first = format!("/v1/{name}:receipt?revision=7&wait=");
+            assert!(asked[0].starts_with(&first), "{asked:?}");
+        }
     }
 }
