@@ -124,20 +124,29 @@ impl Island {
         self.planning.abort();
     }
 
-    /// Kills the edge at once and starts it again.
+    /// Kills the edge at once, starts it again, and waits until it is ready.
     ///
     /// # Errors
     /// It does not get ready.
     pub async fn restart_edge(&mut self) -> Result<()> {
         self.kill_edge();
-        self.edge = start_edge(
-            &self.cluster,
-            &self.central.target(),
-            self.xds,
-            self.admin,
-            self.dir.path(),
-        )?;
+        self.start_edge(&self.central.target())?;
         await_ready(&mut self.edge, self.admin, "/readyz").await
+    }
+
+    /// Starts the edge with a central at which nobody is, and does not wait: it may never be ready.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn start_edge_alone(&mut self) -> Result<()> {
+        self.kill_edge();
+        let nobody = format!("https://{}", loopback(free_port()));
+        self.start_edge(&nobody)
+    }
+
+    fn start_edge(&mut self, central: &str) -> Result<()> {
+        self.edge = start_edge(&self.cluster, central, self.xds, self.admin, self.dir.path())?;
+        Ok(())
     }
 
     pub fn kill_edge(&mut self) {
