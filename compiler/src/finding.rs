@@ -85,6 +85,18 @@ pub struct Finding {
     /// The cluster that it is about, when it is not about all of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterName>,
+    /// What the resource claims in vain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Claim>,
+}
+
+/// A name of the world that two resources want and one has.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// Such as `host shop.example.com`.
+    pub what: String,
+    pub holder: Fqn,
 }
 
 /// Stable words for programs; the message is for people.
@@ -135,7 +147,32 @@ impl Finding {
             code,
             message: message.into(),
             cluster: None,
+            claim: None,
         }
+    }
+
+    /// Somebody else holds what the resource claims.
+    pub fn taken(resource: &Fqn, field: impl Into<String>, code: Code, claim: Claim) -> Finding {
+        let advice = match code {
+            Code::ServiceTaken => "a service has one route per workspace: change that one",
+            _ => "choose another, or ask its owner to give it up",
+        };
+        let message = format!("{} is already held by {}; {advice}", claim.what, claim.holder);
+        Finding {
+            claim: Some(claim),
+            ..Finding::error(resource, field, code, message)
+        }
+    }
+
+    /// The same conflict as the other side sees it: of two that claim a name, `resolve` lets the first in the order
+    /// of names have it, and only who keeps the history knows that the other one was there before.
+    pub fn turned(&self) -> Option<Finding> {
+        let Claim { what, holder } = self.claim.clone()?;
+        let claim = Claim {
+            what,
+            holder: self.resource.clone(),
+        };
+        Some(Finding::taken(&holder, "spec", self.code, claim))
     }
 
     pub fn warning(

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tombolo_compiler::finding::{Code, Finding, Severity};
+use tombolo_compiler::finding::{Finding, Severity};
 use tombolo_compiler::intent::{Intent, Resource, Role};
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
@@ -280,16 +280,22 @@ fn check_findings(base: &Snapshot, judged: &Judged, steps: &[Step]) -> Result<()
         .cloned()
         .collect();
     let written: BTreeSet<&Fqn> = steps.iter().map(Step::name).collect();
-    let claims = |finding: &Finding| {
-        matches!(
-            finding.code,
-            Code::NamespaceTaken | Code::HostTaken | Code::ServiceTaken
-        )
-    };
+    let claims: Vec<Finding> = new
+        .iter()
+        .filter(|finding| finding.claim.is_some())
+        .filter_map(|finding| {
+            if written.contains(&finding.resource) {
+                Some(finding.clone())
+            } else {
+                finding.turned()
+            }
+        })
+        .collect();
     if new.is_empty() {
         Ok(())
-    } else if new.iter().any(claims) {
-        Err(Refusal::Claimed(new))
+    } else if !claims.is_empty() {
+        // What else would break for the one who holds the name is not the writer's to know.
+        Err(Refusal::Claimed(claims))
     } else if new.iter().any(|finding| !written.contains(&finding.resource)) {
         Err(Refusal::InUse(new))
     } else {

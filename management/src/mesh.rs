@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tombolo_compiler::finding::{Code, Finding, Severity};
+use tombolo_compiler::finding::{Code, Finding};
 use tombolo_compiler::name::ClusterName;
 use tombolo_compiler::observe::Agent;
 use tombolo_compiler::report::{ClusterReport, ReportItem};
@@ -174,14 +174,13 @@ impl CentralReport {
     /// Each on the resource that was rejected.
     fn rejections<'a>(&'a self, central: &'a str) -> impl Iterator<Item = Finding> + 'a {
         self.rejected.iter().filter_map(move |rejection| {
-            Some(Finding {
-                resource: rejection.name.parse().ok()?,
-                field: String::new(),
-                severity: Severity::Error,
-                code: Code::ProxyRejected,
-                message: format!("central {central} cannot use it: {}", rejection.reason),
-                cluster: None,
-            })
+            let message = format!("central {central} cannot use it: {}", rejection.reason);
+            Some(Finding::error(
+                &rejection.name.parse().ok()?,
+                "",
+                Code::ProxyRejected,
+                message,
+            ))
         })
     }
 

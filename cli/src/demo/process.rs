@@ -47,7 +47,7 @@ impl Recipe {
         }
     }
 
-    pub(super) fn flag(mut self, flag: &str, value: impl ToString) -> Recipe {
+    pub(super) fn flag(mut self, flag: &str, value: &dyn std::fmt::Display) -> Recipe {
         self.args.extend([format!("--{flag}"), value.to_string()]);
         self
     }

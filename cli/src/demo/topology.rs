@@ -90,11 +90,11 @@ impl Topology {
 
     pub(super) fn management(&self, database_url: &str) -> Recipe {
         let mut recipe = Recipe::new("management", "management")
-            .flag("listen", self.api)
-            .flag("feed-listen", feed())
-            .flag("identity", self.identity("management").display())
-            .flag("organization", ORGANIZATION)
-            .flag("data-dir", self.data("management").display())
+            .flag("listen", &self.api)
+            .flag("feed-listen", &feed())
+            .flag("identity", &self.identity("management").display())
+            .flag("organization", &ORGANIZATION)
+            .flag("data-dir", &self.data("management").display())
             .ready_at(self.api, "/readyz");
         recipe
             .env
@@ -105,12 +105,12 @@ impl Topology {
     pub(super) fn central(&self, name: &str) -> Recipe {
         let central = format!("central-{name}");
         Recipe::new(&central, "central")
-            .flag("name", name)
-            .flag("management", format!("https://{}", feed()))
-            .flag("listen", central_feed(name))
-            .flag("admin", central_admin(name))
-            .flag("identity", self.identity(&central).display())
-            .flag("data-dir", self.data(&central).display())
+            .flag("name", &name)
+            .flag("management", &format!("https://{}", feed()))
+            .flag("listen", &central_feed(name))
+            .flag("admin", &central_admin(name))
+            .flag("identity", &self.identity(&central).display())
+            .flag("data-dir", &self.data(&central).display())
             .ready_at(central_admin(name), "/readyz")
     }
 
@@ -121,40 +121,40 @@ impl Topology {
             .map(|name| format!("https://{}", central_feed(name)))
             .collect();
         Recipe::new(&name, "edge")
-            .flag("cluster", cluster.name)
-            .flag("central", centrals.join(","))
-            .flag("identity", self.identity(cluster.name).display())
-            .flag("static-dir", self.platform(cluster).display())
-            .flag("xds-listen", cluster.xds())
-            .flag("admin", cluster.at(2, EDGE_ADMIN_PORT))
-            .flag("data-dir", self.data(&name).display())
+            .flag("cluster", &cluster.name)
+            .flag("central", &centrals.join(","))
+            .flag("identity", &self.identity(cluster.name).display())
+            .flag("static-dir", &self.platform(cluster).display())
+            .flag("xds-listen", &cluster.xds())
+            .flag("admin", &cluster.at(2, EDGE_ADMIN_PORT))
+            .flag("data-dir", &self.data(&name).display())
             .ready_at(cluster.at(2, EDGE_ADMIN_PORT), "/readyz")
     }
 
     pub(super) fn gateway(&self, cluster: Cluster) -> Recipe {
         self.proxy(cluster, "gateway", cluster.at(1, PROXY_ADMIN_PORT))
-            .flag("role", "gateway")
-            .flag("namespace", "mesh")
-            .flag("workload", "gateway")
+            .flag("role", &"gateway")
+            .flag("namespace", &"mesh")
+            .flag("workload", &"gateway")
     }
 
     /// The proxy beside the clients of a cluster.
     pub(super) fn sidecar(&self, cluster: Cluster) -> Recipe {
         self.proxy(cluster, "client", cluster.at(3, PROXY_ADMIN_PORT))
-            .flag("role", "sidecar")
-            .flag("namespace", "shop")
-            .flag("outbound", cluster.outbound())
+            .flag("role", &"sidecar")
+            .flag("namespace", &"shop")
+            .flag("outbound", &cluster.outbound())
     }
 
     fn proxy(&self, cluster: Cluster, name: &str, admin: SocketAddr) -> Recipe {
         let name = format!("{}/{name}", cluster.name);
         Recipe::new(&name, "proxy")
-            .flag("id", name.replace('/', "-"))
-            .flag("cluster", cluster.name)
-            .flag("xds", format!("http://{}", cluster.xds()))
-            .flag("admin", admin)
-            .flag("data-dir", self.data(&name).display())
-            .flag("workers", 1)
+            .flag("id", &name.replace('/', "-"))
+            .flag("cluster", &cluster.name)
+            .flag("xds", &format!("http://{}", cluster.xds()))
+            .flag("admin", &admin)
+            .flag("data-dir", &self.data(&name).display())
+            .flag("workers", &1)
             .ready_at(admin, "/ready")
     }
 
@@ -194,10 +194,10 @@ impl Cluster {
     pub(super) fn reviews(self, version: u8) -> Recipe {
         let listen = self.application(version);
         Recipe::new(format!("{}/reviews-v{version}", self.name), "sample")
-            .flag("name", "reviews")
-            .flag("version-label", format!("v{version}"))
-            .flag("cluster", self.name)
-            .flag("listen", listen)
+            .flag("name", &"reviews")
+            .flag("version-label", &format!("v{version}"))
+            .flag("cluster", &self.name)
+            .flag("listen", &listen)
             .ready_at(listen, "/")
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::forward::{Destination, Wishes, NOT_FOUND, otherwise, routes};
+use super::forward::{Destination, NOT_FOUND, Wishes, otherwise, routes};
 use super::offered::{Offered, Port, of_unowned_namespace, of_workspace};
 use super::{Lowered, Site};
 use crate::finding::Traced;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ResolvedWorkspace, Tree, listed, rules};
-use crate::finding::{Code, Finding, Origin, Traced};
+use crate::finding::{Claim, Code, Finding, Origin, Traced};
 use crate::http::{HttpRule, ServiceBackend};
 use crate::intent::{Gateway, GatewayMode, Ingress, Spec};
 use crate::name::{Fqn, Hostname, Kind, ServiceId, WorkloadId};
@@ -12,7 +12,7 @@ use crate::routes::{GatewayAction, GatewayRule, RoutedGateway, RoutedGatewayMode
 type Workspaces = BTreeMap<Fqn, Traced<ResolvedWorkspace>>;
 
 /// A host that is held, and where.
-struct Claim {
+struct Held {
     host: Hostname,
     gateway: Fqn,
     workspace: Fqn,
@@ -25,7 +25,7 @@ pub(super) fn gateways(
     workspaces: &Workspaces,
     findings: &mut Vec<Finding>,
 ) -> BTreeMap<Fqn, Traced<RoutedGateway>> {
-    let mut claims: Vec<Claim> = Vec::new();
+    let mut claims: Vec<Held> = Vec::new();
     let mut gateways: BTreeMap<Fqn, Traced<RoutedGateway>> = BTreeMap::new();
     for (name, resource) in tree {
         let Spec::Gateway(gateway) = &resource.spec else {
@@ -128,7 +128,7 @@ impl Wanted<'_> {
     /// the first name wins.
     fn claim(
         &self,
-        claims: &mut Vec<Claim>,
+        claims: &mut Vec<Held>,
         findings: &mut Vec<Finding>,
     ) -> (BTreeSet<Hostname>, BTreeSet<Fqn>) {
         let mut hosts = BTreeSet::new();
@@ -136,21 +136,17 @@ impl Wanted<'_> {
         for host in &self.ingress.hosts {
             if let Some(held) = claims.iter().find(|held| self.collides(host, held)) {
                 let owner = &held.gateway;
-                let message = format!(
-                    "host {host} is already claimed by {owner}; use another host, or ask its owner to give it up"
-                );
-                findings.push(Finding::error(
-                    self.gateway,
-                    "spec.hosts",
-                    Code::HostTaken,
-                    message,
-                ));
+                let claim = Claim {
+                    what: format!("host {host}"),
+                    holder: owner.clone(),
+                };
+                findings.push(Finding::taken(self.gateway, "spec.hosts", Code::HostTaken, claim));
                 owners.insert(owner.clone());
             } else {
                 hosts.insert(host.clone());
             }
         }
-        claims.extend(hosts.iter().map(|host| Claim {
+        claims.extend(hosts.iter().map(|host| Held {
             host: host.clone(),
             gateway: self.gateway.clone(),
             workspace: self.workspace.clone(),
@@ -162,7 +158,7 @@ impl Wanted<'_> {
 
     /// One workspace may serve a host on several listeners; across workspaces a host has one owner, wherever it is
     /// served.
-    fn collides(&self, host: &Hostname, held: &Claim) -> bool {
+    fn collides(&self, host: &Hostname, held: &Held) -> bool {
         let same_listener = *self.workload == held.workload && self.ingress.port == held.port;
         let elsewhere_in_own = *self.workspace == held.workspace && !same_listener;
         host.intersects(&held.host) && !elsewhere_in_own

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::workspace::Groups;
 use super::{ResolvedRoute, Tree, listed, rules};
-use crate::finding::{Code, Finding, Origin, Traced};
+use crate::finding::{Claim, Code, Finding, Origin, Traced};
 use crate::http::{HttpRule, SubsetBackend};
 use crate::intent::{ServiceRoute, Spec, Subset};
 use crate::name::{Fqn, Kind, Label, ServiceId};
@@ -57,11 +57,11 @@ pub(super) fn routes(tree: &Tree<'_>, groups: &Groups<'_>, findings: &mut Vec<Fi
 fn lose(name: &Fqn, service: &ServiceId, winner: &mut Traced<ResolvedRoute>, findings: &mut Vec<Finding>) {
     let Some(origin) = &mut winner.origin else { return };
     origin.lost.push(name.clone());
-    let message = format!(
-        "service {service} is already routed by {}; a service has one route per workspace: change that one",
-        origin.resource
-    );
-    findings.push(Finding::error(name, "spec.service", Code::ServiceTaken, message));
+    let claim = Claim {
+        what: format!("service {service}"),
+        holder: origin.resource.clone(),
+    };
+    findings.push(Finding::taken(name, "spec.service", Code::ServiceTaken, claim));
 }
 
 fn resolved(name: &Fqn, route: &ServiceRoute, findings: &mut Vec<Finding>) -> ResolvedRoute {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ResolvedWorkspace, Tree, listed};
-use crate::finding::{Code, Finding, Origin, Traced};
+use crate::finding::{Claim, Code, Finding, Origin, Traced};
 use crate::intent::{Cluster, Failover, Group, Spec, Workspace};
 use crate::name::{ClusterName, Fqn, Kind, Label};
 use crate::selector::Selector;
@@ -67,10 +67,11 @@ fn claim(
             .iter()
             .find(|(held, owner)| owner != name && held.intersects(selector));
         if let Some((_, owner)) = taken {
-            let message = format!(
-                "namespace selector {selector} is already owned by {owner}; choose other namespaces, or ask its owner to give them up"
-            );
-            findings.push(Finding::error(name, field, Code::NamespaceTaken, message));
+            let claim = Claim {
+                what: format!("namespace selector {selector}"),
+                holder: owner.clone(),
+            };
+            findings.push(Finding::taken(name, field, Code::NamespaceTaken, claim));
             lost(winners, owner, name);
             continue;
         }

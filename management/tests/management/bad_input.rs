@@ -227,6 +227,22 @@ async fn requests_that_break_the_rules_of_http_are_refused() {
 }
 
 #[tokio::test]
+async fn a_namespace_that_is_taken_tells_nothing_of_what_its_owner_made_of_it() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let before = management.traces().await;
+    let grab = "organizations/acme/tenants/media/workspaces/aaa";
+    let document = format!("name: {grab}\nspec: {{namespaces: ['us-east/shop']}}\n");
+    let answer = management.admin.apply_raw("changes", &document).await;
+    answer.refused(409, &format!("already held by {SHOP};"));
+    let errors = answer.json()["errors"].as_array().unwrap().clone();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert_eq!(errors[0]["resource"], grab);
+    assert_eq!(management.traces().await, before);
+    management.stop().await;
+}
+
+#[tokio::test]
 async fn names_of_the_world_that_are_taken_are_refused_with_their_owner() {
     let management = Management::start().await;
     two_teams(&management).await;
@@ -254,6 +270,10 @@ async fn names_of_the_world_that_are_taken_are_refused_with_their_owner() {
             .apply_raw("changes", &gateway(video, name, host))
             .await;
         answer.refused(409, &format!("{SHOP}/gatewaygroups/edge/gateways/owner"));
+        // The refusal is about what was written, and tells of the owner nothing but the name.
+        for error in answer.json()["errors"].as_array().unwrap() {
+            assert!(error["resource"].as_str().unwrap().starts_with(video), "{error}");
+        }
         assert_eq!(management.traces().await, before, "{host}");
     }
     management.stop().await;
