@@ -14,7 +14,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::Mutex;
 use tombolo_tests::ads::contrary::{CLUSTER_TYPE, ContraryProxy};
 use tombolo_tests::mesh::{Blueprint, CENTRALS, Mesh, Part, REVIEWS_HOST, SHOP_HOST};
 use tombolo_tests::process::Signal;
@@ -57,19 +57,22 @@ spec:
   rules: [{backendRefs: [{subset: v1}]}]
 ";
 
-/// The processes' handles live in statics and are never dropped; their watchdogs end them with this process.
+/// Statics are never dropped: the processes' watchdogs end them with this process.
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-static MESH: OnceCell<Mutex<Mesh>> = OnceCell::const_new();
+static MESH: Mutex<Option<Mesh>> = Mutex::const_new(None);
 
-/// Runs a test on the mesh while nobody else does. The applications live in the runtime, which outlives every test.
+/// Runs a test on the mesh while nobody else does. The applications live in the runtime, which outlives every test. A
+/// mesh that a test has failed on is not used again.
 fn on_mesh(test: impl AsyncFnOnce(&mut Mesh) -> Result<()>) {
     let runtime = RUNTIME.get_or_init(|| Runtime::new().unwrap());
     runtime.block_on(async {
-        let mesh = MESH
-            .get_or_init(async || Mutex::new(start().await.unwrap()))
-            .await;
-        let mut mesh = mesh.lock().await;
+        let mut shared = MESH.lock().await;
+        let mut mesh = match shared.take() {
+            Some(mesh) => mesh,
+            None => start().await.unwrap_or_else(|error| panic!("{error:#}")),
+        };
         test(&mut mesh).await.unwrap_or_else(|error| panic!("{error:#}"));
+        *shared = Some(mesh);
     });
 }
 
@@ -121,10 +124,16 @@ fn a_service_that_dies_is_answered_by_the_other_cluster_without_any_configuratio
 #[test]
 fn invariant_2_centrals_from_an_old_backup_move_nothing_backwards() {
     on_mesh(async |mesh| {
-        let backups: Vec<TempDir> = CENTRALS
-            .iter()
-            .map(|central| copy_of(&mesh.data_dir(*central)))
-            .collect::<Result<_>>()?;
+        let mut backups = Vec::new();
+        for central in CENTRALS {
+            let dir = mesh.data_dir(central);
+            eventually(DEADLINE, || async {
+                ensure!(dir.join("intent").is_file(), "{central} has not saved its intent");
+                Ok(())
+            })
+            .await;
+            backups.push(copy_of(&dir)?);
+        }
         write_route(mesh, &json!([{"backendRefs": [{"subset": "v2"}]}])).await?;
         mesh.running(ROUTE).await?;
 

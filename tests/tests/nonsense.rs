@@ -162,8 +162,10 @@ async fn an_edge_refuses_a_centrals_nonsense_by_name_and_keeps_the_rest() {
 #[tokio::test]
 async fn an_edge_with_truncated_files_says_so_and_its_proxies_serve_on() {
     let mut stage = Stage::start([127, 0, 30, 3], [127, 0, 30, 13]).await;
+    let dir = stage.island.data_dir();
+    kept(&dir, &["slice", "view"]).await;
     stage.island.kill_edge();
-    truncate_all(&stage.island.data_dir());
+    truncate_all(&dir);
     stage.island.start_edge_alone().unwrap();
     let admin = stage.island.admin();
     eventually(DEADLINE, || async {
@@ -192,8 +194,9 @@ async fn an_edge_with_truncated_files_says_so_and_its_proxies_serve_on() {
 #[tokio::test]
 async fn a_proxy_with_a_truncated_file_starts_without_and_asks_its_edge() {
     let mut stage = Stage::start([127, 0, 30, 4], [127, 0, 30, 14]).await;
-    stage.proxy.take();
     let dir = stage.island.dir().join(&stage.node.id);
+    kept(&dir, &["last-good.xds"]).await;
+    stage.proxy.take();
     truncate_all(&dir);
     stage.start_proxy().await.unwrap();
     serves(stage.listener).await;
@@ -288,6 +291,17 @@ async fn until_cut_off(proxy: &mut ContraryProxy) -> String {
         bail!("the edge goes on talking")
     };
     cut_off.await.unwrap()
+}
+
+/// Waits until these files are there.
+async fn kept(dir: &Path, files: &[&str]) {
+    eventually(DEADLINE, || async {
+        for file in files {
+            ensure!(dir.join(file).is_file(), "{file} is not on disk");
+        }
+        Ok(())
+    })
+    .await;
 }
 
 /// Cuts every file in a folder in half.
