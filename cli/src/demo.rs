@@ -24,7 +24,7 @@ use measure::{Tally, check_failures};
 use mesh::Mesh;
 pub(crate) use sample::{SampleArgs, run as run_sample};
 use table::LiveTable;
-use topology::{CLUSTERS, Topology};
+use topology::{CLUSTERS, ORGANIZATION, Topology};
 use traffic::Traffic;
 
 /// Runs the whole mesh on this machine: Postgres, management, two centrals and three clusters with proxies and

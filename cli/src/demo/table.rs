@@ -28,8 +28,9 @@ impl LiveTable {
                 ticks.tick().await;
                 let from = Instant::now().checked_sub(WINDOW).unwrap_or_else(Instant::now);
                 let text = render(&ledger.since(from));
-                // Save the cursor, draw below it, restore: whatever is printed next overwrites the table.
-                print!("\x1b7\n\x1b[J{text}\x1b8");
+                // Below what was printed, then back up, so that whatever is printed next overwrites the table; going up by
+                // lines also holds when the terminal has scrolled.
+                print!("\x1b[J{text}\x1b[{}A", text.lines().count());
                 // A closed terminal is no reason to stop the mesh.
                 let _ = std::io::stdout().flush();
             }
