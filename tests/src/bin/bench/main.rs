@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 mod control;
 mod load;
+mod probe;
 mod propagation;
 mod proxy;
 mod statistics;

@@ -2,7 +2,6 @@
 //! the other, each asked for at all six proxies until it is there. What changes is the subset that a header leads to; both
 //! subsets are in use all the time, so that no proxy has to get to know new hosts first.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -12,24 +11,20 @@ use http::{Method, Request, StatusCode, Version, header};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::time::sleep;
-use tombolo_tests::client::Connection;
+use tombolo_tests::client::{self, Connection};
 use tombolo_tests::mesh::{Blueprint, Mesh, Part, REVIEWS_HOST, SHOP_HOST};
 use tombolo_tests::upstream::WISH;
 use tombolo_tests::within;
 
 use crate::Options;
 use crate::control::Control;
+use crate::probe::Probe;
 use crate::statistics::Sorted;
 
 /// Apart from the demo's and the tests' networks.
 const NETWORK: u8 = 60;
 const CLUSTERS: [&str; 3] = ["us-east", "us-west", "eu-central"];
 const WARM_UP_SAMPLES: usize = 20;
-/// A change that takes longer has not arrived.
-const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between two questions to one proxy: fine enough to tell milliseconds, and six of them leave the two cores of a small
-/// machine to what is measured.
-const ASK_INTERVAL: Duration = Duration::from_millis(1);
 /// Between two changes, at least: receipts of the last one have gone up by then. A varying part is added, so that no
 /// timer of the planes is hit always at the same point.
 const REST: Duration = Duration::from_millis(15);
@@ -67,13 +62,6 @@ spec:
   - backendRefs: [{subset: v1, weight: 50}, {subset: v2, weight: 50}]
 ";
 
-/// A connection to one proxy, as its application keeps it.
-struct Probe {
-    part: Part,
-    host: &'static str,
-    connection: Connection,
-}
-
 /// One change.
 struct Sample {
     /// From the request to the API's 200.
@@ -101,7 +89,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     .await?;
     mesh.write(INTENT).await?;
     let mut writer = Writer::new(&mesh).await?;
-    let mut probes = probes(&mesh).await?;
+    let probes = probes(&mesh).await?;
     let mut control = Control::start(mesh.postgres_url()?).await?;
     println!(
         "{} changes, each asked for at {} proxies",
@@ -111,7 +99,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let mut samples = Vec::new();
     for nth in 0..WARM_UP_SAMPLES + options.samples {
         let version = if nth % 2 == 0 { "v2" } else { "v1" };
-        let sample = sample(&mut writer, &mut probes, &mut control, version)
+        let sample = sample(&mut writer, &probes, &mut control, version)
             .await
             .with_context(|| format!("change {nth}"))?;
         if nth >= WARM_UP_SAMPLES {
@@ -127,14 +115,15 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 
 async fn sample(
     writer: &mut Writer,
-    probes: &mut [Probe],
+    probes: &[Probe],
     control: &mut Control,
     version: &str,
 ) -> Result<Sample> {
+    let wanted = format!("reviews-{version}");
     let asked = Instant::now();
     writer.route_to(version).await?;
     let written = Instant::now();
-    let arrivals = try_join_all(probes.iter_mut().map(|probe| probe.until(version, written))).await?;
+    let arrivals = try_join_all(probes.iter().map(|probe| probe.until(&wanted, written))).await?;
     Ok(Sample {
         write: written - asked,
         arrivals,
@@ -198,58 +187,21 @@ async fn probes(mesh: &Mesh) -> Result<Vec<Probe>> {
             (Part::Gateway(cluster), mesh.ingress(cluster), SHOP_HOST),
             (Part::Sidecar(cluster), mesh.outbound(cluster), REVIEWS_HOST),
         ] {
-            probes.push(Probe::open(part, address, host).await?);
+            within(READY_TIMEOUT, async || {
+                let request = Request::get("/")
+                    .header(header::HOST, host)
+                    .body(Full::default())?;
+                client::send(address, request).await?.expect(StatusCode::OK)
+            })
+            .await?;
+            // The cheapest answer: what the asking costs is taken from what is measured.
+            let headers = format!("host: {host}\r\nx-bench: yes-please\r\n{WISH}: status=200\r\n");
+            let probe = Probe::connect(part, address, &headers)?;
+            probe.until("reviews-v1", Instant::now()).await?;
+            probes.push(probe);
         }
     }
     Ok(probes)
-}
-
-impl Probe {
-    async fn open(part: Part, address: SocketAddr, host: &'static str) -> Result<Probe> {
-        within(READY_TIMEOUT, async || {
-            let mut probe = Probe {
-                part,
-                host,
-                connection: Connection::open(address, Version::HTTP_11).await?,
-            };
-            let by = probe.ask().await?;
-            ensure!(by.starts_with("reviews-v1"), "{part} answers from {by:?}");
-            Ok(probe)
-        })
-        .await
-    }
-
-    /// Asks until `version` answers; gives the time since `from`.
-    async fn until(&mut self, version: &str, from: Instant) -> Result<Duration> {
-        let wanted = format!("reviews-{version}");
-        loop {
-            let by = self
-                .ask()
-                .await
-                .with_context(|| format!("through {}", self.part))?;
-            let elapsed = from.elapsed();
-            if by.starts_with(&wanted) {
-                return Ok(elapsed);
-            }
-            ensure!(
-                elapsed < ARRIVAL_TIMEOUT,
-                "{} still answers from {by} after {elapsed:?}",
-                self.part
-            );
-            sleep(ASK_INTERVAL).await;
-        }
-    }
-
-    async fn ask(&mut self) -> Result<String> {
-        let request = Request::get("/")
-            .header(header::HOST, self.host)
-            .header("x-bench", "yes-please")
-            // The cheapest answer: what the asking costs is taken from what is measured.
-            .header(WISH, "bytes=0")
-            .body(Full::default())?;
-        let reply = self.connection.send(request).await?.expect(StatusCode::OK)?;
-        Ok(reply.header("x-answered-by"))
-    }
 }
 
 fn report(samples: &[Sample]) -> Result<()> {
