@@ -59,8 +59,6 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
     // What leaves the endpoints is gone at once here, whatever its checks say.
     take(&mut pb.ignore_health_on_host_removal);
     let close_on_failure = take(&mut pb.close_connections_on_host_health_failure);
-    // This proxy drops removed hosts at once, whatever this says.
-    take(&mut pb.ignore_health_on_host_removal);
     let protocol =
         protocol(take(&mut pb.typed_extension_protocol_options)).at("typed_extension_protocol_options")?;
     done(&pb)?;

@@ -15,6 +15,10 @@ use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as PbDuration};
 use http::header::{HeaderName, HeaderValue};
 use prost::{Message, Name};
 
+/// The longest duration that is taken, ten years of 365 days: no process lives that long, and adding it to any moment
+/// is within what every platform's clock can tell, which protobuf's own limit of ten thousand years is not.
+const DURATION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// A reason, without the resource's name: `field: what is wrong`.
 pub(super) type Reason = String;
 
@@ -132,15 +136,18 @@ pub(super) fn same_name(inner: &str, name: &str) -> Result<(), Reason> {
     }
 }
 
+/// Normalised, not negative, and at most [`DURATION_MAX`].
 pub(super) fn duration(value: PbDuration) -> Result<Duration, Reason> {
     let seconds = u64::try_from(value.seconds).map_err(|_| "is negative".to_owned())?;
     let nanos = u32::try_from(value.nanos)
         .ok()
         .filter(|nanos| *nanos < 1_000_000_000);
-    Ok(Duration::new(
-        seconds,
-        nanos.ok_or_else(|| "has an invalid part of a second".to_owned())?,
-    ))
+    let nanos = nanos.ok_or_else(|| "has an invalid part of a second".to_owned())?;
+    let duration = Duration::new(seconds, nanos);
+    if duration > DURATION_MAX {
+        return Err(format!("is more than {} s", DURATION_MAX.as_secs()));
+    }
+    Ok(duration)
 }
 
 pub(super) fn positive(value: PbDuration) -> Result<Duration, Reason> {

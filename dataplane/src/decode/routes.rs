@@ -37,6 +37,8 @@ use crate::router::{Ports, RouteTable};
 /// Envoy's route timeout when none is given.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 const WEIGHT_MAX: u32 = 10_000;
+/// A worker draws hosts without a pause, and when all were tried it draws this often in vain.
+const DRAWS_MAX: u32 = 1000;
 
 pub(super) fn decode(name: &str, body: &[u8]) -> Result<RouteTable, Reason> {
     let mut pb: RouteConfiguration = message(body)?;
@@ -198,7 +200,10 @@ fn forward(mut pb: RouteAction) -> Result<Forward, Reason> {
         }
         _ => return Err("cluster_specifier: only cluster and weighted_clusters are supported".to_owned()),
     };
-    let total_weight = targets.iter().map(|target| target.weight).sum();
+    let total_weight = targets
+        .iter()
+        .try_fold(0u32, |sum, target| sum.checked_add(target.weight))
+        .ok_or_else(|| format!("weighted_clusters: the weights add up to more than {}", u32::MAX))?;
     if total_weight == 0 {
         return Err("weighted_clusters: the weights add up to 0".to_owned());
     }
@@ -276,7 +281,9 @@ fn retry_policy(mut pb: PbRetryPolicy) -> Result<RetryPolicy, Reason> {
     let draws_max = match take(&mut pb.host_selection_retry_max_attempts) {
         0 => 1,
         attempts => u32::try_from(attempts)
-            .map_err(|_| "host_selection_retry_max_attempts: is negative".to_owned())?,
+            .ok()
+            .filter(|attempts| *attempts <= DRAWS_MAX)
+            .ok_or_else(|| format!("host_selection_retry_max_attempts: must be 0 to {DRAWS_MAX}"))?,
     };
     let hosts = match take(&mut pb.retry_host_predicate) {
         predicates if predicates.is_empty() => RetryHosts::Any,

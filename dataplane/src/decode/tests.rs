@@ -73,6 +73,10 @@ fn seconds(seconds: i64) -> Option<Duration> {
     Some(Duration { seconds, nanos: 0 })
 }
 
+fn duration(seconds: i64, nanos: i32) -> Option<Duration> {
+    Some(Duration { seconds, nanos })
+}
+
 fn number(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
 }
@@ -249,6 +253,30 @@ fn a_cluster_is_as_the_contract_says() {
             (
                 |c| c.connect_timeout = seconds(-1),
                 "connect_timeout: is negative",
+            ),
+            (
+                |c| c.connect_timeout = seconds(315_360_001),
+                "connect_timeout: is more than 315360000 s",
+            ),
+            (
+                |c| c.connect_timeout = seconds(i64::MAX),
+                "connect_timeout: is more than 315360000 s",
+            ),
+            (
+                |c| c.connect_timeout = duration(315_360_000, 1),
+                "connect_timeout: is more than 315360000 s",
+            ),
+            (
+                |c| c.connect_timeout = duration(1, -1),
+                "connect_timeout: has an invalid part of a second",
+            ),
+            (
+                |c| c.connect_timeout = duration(1, 1_000_000_000),
+                "connect_timeout: has an invalid part of a second",
+            ),
+            (
+                |c| c.health_checks[0].interval = seconds(i64::MAX),
+                "health_checks[0].interval: is more than 315360000 s",
             ),
             (
                 |c| c.outlier_detection = Some(Default::default()),
@@ -517,6 +545,23 @@ fn routes_are_as_the_contract_says() {
             (
                 |r| weighted(r, &[10_001]),
                 "virtual_hosts[0].routes[0].route.weighted_clusters.clusters[0].weight: 10001 is more than 10000",
+            ),
+            (
+                // Their sum would not fit 32 bits.
+                |r| weighted(r, &vec![10_000; 429_497]),
+                "virtual_hosts[0].routes[0].route.weighted_clusters: the weights add up to more than 4294967295",
+            ),
+            (
+                |r| action(r).timeout = seconds(i64::MAX),
+                "virtual_hosts[0].routes[0].route.timeout: is more than 315360000 s",
+            ),
+            (
+                |r| retried(r, |p| p.per_try_timeout = seconds(i64::MAX)),
+                "virtual_hosts[0].routes[0].route.retry_policy.per_try_timeout: is more than 315360000 s",
+            ),
+            (
+                |r| retried(r, |p| p.host_selection_retry_max_attempts = 1001),
+                "virtual_hosts[0].routes[0].route.retry_policy.host_selection_retry_max_attempts: must be 0 to 1000",
             ),
             (
                 |r| action(r).prefix_rewrite = "/b".to_owned(),
