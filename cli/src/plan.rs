@@ -77,6 +77,9 @@ pub(crate) fn describe(answer: &Value) -> String {
     if !routes.is_empty() {
         described = format!("{described}\n{routes}");
     }
+    if let Some(hidden @ 1..) = answer["routesHidden"].as_u64() {
+        described = format!("{described}\nroutes that you may not read and that would change too: {hidden}\n");
+    }
     let findings = items(&answer["findings"]).iter();
     let findings: String = findings
         .map(|finding| {
@@ -111,6 +114,7 @@ mod tests {
                 "us-east": [{"route": "namespaces/shop", "action": "create"}],
                 "us-west": [{"route": "namespaces/shop", "action": "delete"}, {"route": "cluster", "action": "update"}],
             },
+            "routesHidden": 2,
             "findings": [{"resource": "organizations/acme/tenants/a", "message": "no cluster has it"}],
         });
         assert_eq!(
@@ -121,6 +125,7 @@ mod tests {
              us-east  create  namespaces/shop\n\
              us-west  delete  namespaces/shop\n\
              us-west  update  cluster\n\n\
+             routes that you may not read and that would change too: 2\n\n\
              findings:\n  organizations/acme/tenants/a: no cluster has it\n"
         );
         let names = changed_names(&answer).unwrap();

@@ -1,6 +1,7 @@
 //! What a write asks for, and the pure part of answering: the tree that would result, or why there is none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 
 use tombolo_compiler::finding::{Finding, Severity};
@@ -11,8 +12,10 @@ use uuid::Uuid;
 use crate::iam::{Action, Bindings, Decision, Principal, decide};
 use crate::snapshot::{Judged, Snapshot, Stored, below};
 
-/// How many names a refusal lists.
+/// How many names, or findings, a refusal's sentence lists.
 const NAMED_MAX: usize = 10;
+/// How many findings a refusal carries: one write can break as much as there is, and an answer is for reading.
+const FINDINGS_MAX: usize = 100;
 
 /// One resource of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,13 +89,24 @@ pub(crate) enum Refusal {
     #[error("the organization would be left without an administrator; bind another one first")]
     NoAdministrator,
     /// A name of the world that somebody else holds.
-    #[error("{}", messages(.0))]
-    Claimed(Vec<Finding>),
+    #[error("{0}")]
+    Claimed(Told),
     /// It would break a resource that is not part of the write.
-    #[error("{}", messages(.0))]
-    InUse(Vec<Finding>),
-    #[error("{}", messages(.0))]
-    Invalid(Vec<Finding>),
+    #[error("{0}")]
+    InUse(Told),
+    #[error("{0}")]
+    Invalid(Told),
+}
+
+/// Findings as one caller is told of them: what it may not read is counted and not named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// At most [`FINDINGS_MAX`].
+    pub(crate) findings: Vec<Finding>,
+    /// How many more there are that the caller may read.
+    more: usize,
+    /// Resources that the caller may not read.
+    hidden: usize,
 }
 
 impl Step {
@@ -111,6 +125,44 @@ impl Step {
             Step::Delete(_) => "delete",
             Step::Keep(_) => "unchanged",
         }
+    }
+}
+
+impl Told {
+    fn of(findings: Vec<Finding>, may_read: impl Fn(&Fqn) -> bool) -> Told {
+        let (mut findings, hidden): (Vec<Finding>, Vec<Finding>) = findings
+            .into_iter()
+            .partition(|finding| may_read(&finding.resource));
+        let more = findings.len().saturating_sub(FINDINGS_MAX);
+        findings.truncate(FINDINGS_MAX);
+        let hidden: BTreeSet<Fqn> = hidden.into_iter().map(|finding| finding.resource).collect();
+        Told {
+            findings,
+            more,
+            hidden: hidden.len(),
+        }
+    }
+
+    /// What is to be said beside the first `shown` findings.
+    pub(crate) fn rest(&self, shown: usize) -> Vec<String> {
+        let more = self.findings.len().saturating_sub(shown) + self.more;
+        let more = (more > 0).then(|| format!("and {more} more"));
+        let hidden = match self.hidden {
+            0 => None,
+            1 => Some("1 resource that you may not read depends".to_owned()),
+            hidden => Some(format!("{hidden} resources that you may not read depend")),
+        };
+        let hidden = hidden
+            .map(|hidden| format!("{hidden} on what this changes; ask an administrator of the organization"));
+        more.into_iter().chain(hidden).collect()
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.findings.iter().take(NAMED_MAX).map(Finding::to_string);
+        let parts: Vec<String> = shown.chain(self.rest(NAMED_MAX)).collect();
+        f.write_str(&parts.join("; "))
     }
 }
 
@@ -156,7 +208,7 @@ pub(crate) fn prepare(
     steps.iter().try_for_each(|step| check_place(&intent, step))?;
     check_administrator(base, &intent)?;
     let judged = Judged::of(intent);
-    check_findings(base, &judged, &steps)?;
+    check_findings(base, principal, &judged, &steps)?;
     Ok(Prepared {
         base: base.clone(),
         steps,
@@ -271,7 +323,12 @@ fn check_administrator(base: &Snapshot, intent: &Intent) -> Result<(), Refusal> 
 }
 
 /// Errors that the tree does not have yet refuse the write.
-fn check_findings(base: &Snapshot, judged: &Judged, steps: &[Step]) -> Result<(), Refusal> {
+fn check_findings(
+    base: &Snapshot,
+    principal: &Principal,
+    judged: &Judged,
+    steps: &[Step],
+) -> Result<(), Refusal> {
     let before: BTreeSet<&Finding> = base.judged.findings.iter().collect();
     let new: Vec<Finding> = judged
         .findings
@@ -291,15 +348,16 @@ fn check_findings(base: &Snapshot, judged: &Judged, steps: &[Step]) -> Result<()
             }
         })
         .collect();
+    let may_read = |name: &Fqn| decide(principal, Action::Read, name, &base.bindings).is_allowed();
     if new.is_empty() {
         Ok(())
     } else if !claims.is_empty() {
         // What else would break for the one who holds the name is not the writer's to know.
-        Err(Refusal::Claimed(claims))
+        Err(Refusal::Claimed(Told::of(claims, may_read)))
     } else if new.iter().any(|finding| !written.contains(&finding.resource)) {
-        Err(Refusal::InUse(new))
+        Err(Refusal::InUse(Told::of(new, may_read)))
     } else {
-        Err(Refusal::Invalid(new))
+        Err(Refusal::Invalid(Told::of(new, may_read)))
     }
 }
 
@@ -312,16 +370,12 @@ fn listed(names: &[Fqn]) -> String {
     }
 }
 
-fn messages(findings: &[Finding]) -> String {
-    let shown: Vec<String> = findings.iter().take(NAMED_MAX).map(Finding::to_string).collect();
-    shown.join("; ")
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use chrono::Utc;
     use serde_json::{Value, json};
+    use tombolo_compiler::finding::Code;
     use tombolo_proto::held::Version;
 
     use super::*;
@@ -483,5 +537,27 @@ mod tests {
             refusal.to_string().contains("does not exist any more"),
             "{refusal}"
         );
+    }
+
+    #[test]
+    fn a_caller_is_told_of_what_it_may_read_and_only_counts_the_rest() {
+        let shop: Fqn = SHOP.parse().unwrap();
+        let pay: Fqn = PAY.parse().unwrap();
+        let finding = |name: &Fqn, text: &str| Finding::error(name, "spec", Code::BadBackend, text);
+        let mine = |count: usize| (0..count).map(|number| finding(&shop, &format!("wrong {number}")));
+        let told = |findings: Vec<Finding>| Told::of(findings, |name| *name == shop);
+
+        let both = told(mine(1).chain([finding(&pay, "a"), finding(&pay, "b")]).collect());
+        assert_eq!(
+            both.to_string(),
+            format!(
+                "{SHOP}: wrong 0; 1 resource that you may not read depends on what this changes; \
+                 ask an administrator of the organization"
+            )
+        );
+        let many = told(mine(FINDINGS_MAX + 5).collect());
+        assert_eq!(many.findings.len(), FINDINGS_MAX);
+        assert_eq!(many.rest(FINDINGS_MAX), ["and 5 more"]);
+        assert!(many.to_string().ends_with("wrong 9; and 95 more"), "{many}");
     }
 }

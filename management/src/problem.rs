@@ -8,7 +8,7 @@ use tombolo_compiler::name::{BadName, Fqn};
 use tombolo_runtime::telemetry::chain;
 
 use crate::audit::Verb;
-use crate::change::Refusal;
+use crate::change::{Refusal, Told};
 use crate::document::{BadBody, BadDocument};
 use crate::iam::Principal;
 use crate::store::StoreError;
@@ -139,15 +139,20 @@ impl Problem {
         (self.status, headers, text).into_response()
     }
 
-    fn with_findings(mut self, findings: &[Finding]) -> Problem {
+    fn with_findings(mut self, told: &Told) -> Problem {
+        let item = |finding: &Finding| Item {
+            pointer: pointer(&finding.field),
+            detail: finding.message.clone(),
+            resource: Some(finding.resource.to_string()),
+            code: Some(finding.code),
+        };
+        let rest = |detail| Item {
+            detail,
+            ..Item::default()
+        };
+        let findings = told.findings.iter().map(item);
         self.errors = findings
-            .iter()
-            .map(|finding| Item {
-                pointer: pointer(&finding.field),
-                detail: finding.message.clone(),
-                resource: Some(finding.resource.to_string()),
-                code: Some(finding.code),
-            })
+            .chain(told.rest(told.findings.len()).into_iter().map(rest))
             .collect();
         self
     }
@@ -179,8 +184,8 @@ impl From<Refusal> for Problem {
         };
         let problem = Problem::new(status, code, refusal.to_string());
         match &refusal {
-            Refusal::Claimed(findings) | Refusal::InUse(findings) | Refusal::Invalid(findings) => {
-                problem.with_findings(findings)
+            Refusal::Claimed(told) | Refusal::InUse(told) | Refusal::Invalid(told) => {
+                problem.with_findings(told)
             }
             _ => problem,
         }

@@ -108,12 +108,8 @@ impl Writes {
         self.snapshots.clone()
     }
 
-    /// Decides without writing. Before a refusal, what other replicas have committed is looked at.
-    pub(crate) async fn prepare(
-        &self,
-        principal: &Principal,
-        changes: &[Change],
-    ) -> Result<Prepared, WriteError> {
+    /// Decides before the queue. Before a refusal, what other replicas have committed is looked at.
+    async fn prepare(&self, principal: &Principal, changes: &[Change]) -> Result<Prepared, WriteError> {
         let base = self.snapshot();
         let refusal = match prepare(&base, principal, changes) {
             Ok(prepared) => return Ok(prepared),
@@ -125,6 +121,19 @@ impl Writes {
         }
         let latest = self.catch_up().await?;
         Ok(prepare(&latest, principal, changes)?)
+    }
+
+    /// Decides on what the database holds now, as a write would, and writes nothing.
+    pub(crate) async fn dry_run(
+        &self,
+        principal: &Principal,
+        changes: &[Change],
+    ) -> Result<Prepared, WriteError> {
+        let mut base = self.snapshot();
+        if self.store.version().await? != base.version {
+            base = self.catch_up().await?;
+        }
+        Ok(prepare(&base, principal, changes)?)
     }
 
     pub(crate) async fn write(&self, caller: Caller, changes: Vec<Change>) -> Result<Committed, WriteError> {

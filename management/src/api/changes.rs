@@ -37,10 +37,10 @@ pub(crate) async fn write(
     if params.dry_run {
         let prepared = app
             .writes
-            .prepare(&caller.principal, &changes)
+            .dry_run(&caller.principal, &changes)
             .await
             .map_err(of_write)?;
-        return Ok(dry_run::answer(&prepared, &app.mesh.borrow().clone()));
+        return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
     }
     let committed = app.writes.write(caller, changes).await.map_err(of_write)?;
     let revision = committed.snapshot.version.revision;

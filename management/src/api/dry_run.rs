@@ -1,18 +1,22 @@
 //! What a write would do: to the resources, and to the routes of each cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use tombolo_compiler::finding::Finding;
+use tombolo_compiler::name::{ClusterName, Fqn};
 use tombolo_compiler::plan::{self, SliceChange};
 use tombolo_compiler::report::Reports;
+use tombolo_compiler::routes::{SliceItem, SliceKey};
 
 use crate::change::{Prepared, Step};
 use crate::mesh::Mesh;
+use crate::writer::Caller;
 
-pub(crate) fn answer(prepared: &Prepared, mesh: &Mesh) -> Response {
+/// Routes of resources that the caller may not read are counted and not shown.
+pub(crate) fn answer(caller: &Caller, prepared: &Prepared, mesh: &Mesh) -> Response {
     let base = &prepared.base;
     let reports = Reports {
         joined: base.joined_clusters(),
@@ -20,10 +24,8 @@ pub(crate) fn answer(prepared: &Prepared, mesh: &Mesh) -> Response {
     };
     let (before, _) = plan::plan(&base.judged.resolved, &reports);
     let (after, findings) = plan::plan(&prepared.judged.resolved, &reports);
-    let routes: BTreeMap<_, Vec<Value>> = plan::diff(&before, &after)
-        .into_iter()
-        .map(|(cluster, changes)| (cluster, changes.iter().map(route).collect()))
-        .collect();
+    let may_read = |name: &Fqn| caller.may_read(base, name);
+    let (routes, routes_hidden) = readable(plan::diff(&before, &after), may_read);
     let changes: Vec<Value> = prepared.steps.iter().map(change).collect();
     let concerned = |finding: &&Finding| {
         let mut steps = prepared.steps.iter();
@@ -41,9 +43,29 @@ pub(crate) fn answer(prepared: &Prepared, mesh: &Mesh) -> Response {
         "revision": base.version.revision,
         "changes": changes,
         "routes": routes,
+        "routesHidden": routes_hidden,
         "findings": findings,
     }))
     .into_response()
+}
+
+/// What the caller may read of the routes that change, by cluster, and how many others change.
+fn readable(
+    clusters: impl IntoIterator<Item = (ClusterName, Vec<SliceChange>)>,
+    may_read: impl Fn(&Fqn) -> bool,
+) -> (BTreeMap<ClusterName, Vec<Value>>, usize) {
+    let mut routes: BTreeMap<_, Vec<Value>> = BTreeMap::new();
+    let mut hidden = 0;
+    for (cluster, changes) in clusters {
+        for change in &changes {
+            if owners(change).into_iter().all(&may_read) {
+                routes.entry(cluster.clone()).or_default().push(route(change));
+            } else {
+                hidden += 1;
+            }
+        }
+    }
+    (routes, hidden)
 }
 
 fn change(step: &Step) -> Value {
@@ -63,6 +85,37 @@ fn change(step: &Step) -> Value {
     told
 }
 
+/// The resources whose owners a change of a route tells of.
+fn owners(change: &SliceChange) -> BTreeSet<&Fqn> {
+    let key = match &change.key {
+        SliceKey::Service(_, workspace) => Some(workspace),
+        SliceKey::Gateway(gateway) => Some(gateway),
+        SliceKey::Namespace(_) | SliceKey::Cluster => None,
+    };
+    let items = [&change.before, &change.after].into_iter().flatten();
+    key.into_iter().chain(items.flat_map(item_owners)).collect()
+}
+
+fn item_owners(item: &SliceItem) -> Vec<&Fqn> {
+    let (workspace, origin, rules): (_, _, Vec<_>) = match item {
+        SliceItem::Namespace(item) => (Some(&item.value.workspace), &item.origin, Vec::new()),
+        SliceItem::Cluster(item) => (None, &item.origin, Vec::new()),
+        SliceItem::Service(item) => (
+            Some(&item.value.workspace),
+            &item.origin,
+            item.value.rules.iter().map(|rule| &rule.origin).collect(),
+        ),
+        SliceItem::Gateway(item) => (
+            Some(&item.value.workspace),
+            &item.origin,
+            item.value.rules().iter().map(|rule| &rule.origin).collect(),
+        ),
+    };
+    let origins = rules.into_iter().chain([origin]).flatten();
+    let origins = origins.flat_map(|origin| origin.lost.iter().chain([&origin.resource]));
+    workspace.into_iter().chain(origins).collect()
+}
+
 fn route(change: &SliceChange) -> Value {
     let action = match (&change.before, &change.after) {
         (None, _) => "create",
@@ -70,4 +123,48 @@ fn route(change: &SliceChange) -> Value {
         (Some(_), Some(_)) => "update",
     };
     json!({"route": change.key.to_string(), "action": action, "before": change.before, "after": change.after})
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tombolo_compiler::finding::{Origin, Traced};
+    use tombolo_compiler::routes::NamespaceOwner;
+
+    use super::*;
+
+    fn namespace(workspace: &str) -> SliceItem {
+        let workspace: Fqn = workspace.parse().unwrap();
+        let origin = Origin::new(workspace.clone(), "spec.namespaces[0]");
+        SliceItem::Namespace(Traced::new(NamespaceOwner { workspace }, origin))
+    }
+
+    #[test]
+    fn routes_of_others_are_counted_and_not_shown() {
+        let mine = "organizations/acme/tenants/media/workspaces/video";
+        let other = "organizations/acme/tenants/pay/workspaces/shop";
+        let change = |before: Option<&str>, after: Option<&str>| SliceChange {
+            key: SliceKey::Namespace("x".parse().unwrap()),
+            before: before.map(namespace),
+            after: after.map(namespace),
+        };
+        let gateway = SliceChange {
+            key: format!("gateways/{other}/gatewaygroups/g/gateways/in")
+                .parse()
+                .unwrap(),
+            before: None,
+            after: None,
+        };
+        let changes = vec![
+            change(None, Some(mine)),
+            change(Some(other), Some(mine)),
+            change(Some(other), None),
+            gateway,
+        ];
+        let clusters = [("us-east".parse().unwrap(), changes)];
+        let (routes, hidden) = readable(clusters, |name| name.as_str().starts_with(mine));
+        assert_eq!(hidden, 3);
+        let shown = serde_json::to_string(&routes).unwrap();
+        assert!(shown.contains(mine) && !shown.contains(other), "{shown}");
+    }
 }

@@ -152,10 +152,10 @@ async fn write(
     if params.dry_run {
         let prepared = app
             .writes
-            .prepare(&caller.principal, &[change])
+            .dry_run(&caller.principal, &[change])
             .await
             .map_err(of_write)?;
-        return Ok(dry_run::answer(&prepared, &app.mesh.borrow().clone()));
+        return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
     }
     let committed = app.writes.write(caller, vec![change]).await.map_err(of_write)?;
     tracing::Span::current().record("revision", committed.snapshot.version.revision);

@@ -159,6 +159,62 @@ async fn invariant_6_a_tenant_can_neither_read_nor_join_nor_shadow_another_tenan
 }
 
 #[tokio::test]
+async fn invariant_6_a_refusal_counts_what_it_would_break_elsewhere_and_names_it_not() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let gateway = |workspace: &str, name: &str, namespace: &str| {
+        json!({"name": format!("{workspace}/gatewaygroups/edge/gateways/{name}"), "spec": {
+            "workload": "mesh/gateway", "type": "ingress", "port": 8080, "hosts": [format!("{name}.example.com")],
+            "rules": [{"backendRefs": [{"namespace": namespace, "name": "web"}]}]}})
+    };
+    for (workspace, name, namespace) in [(SHOP, "a", "shop"), (SHOP, "b", "shop"), (VIDEO, "c", "video")] {
+        management.admin.create(gateway(workspace, name, namespace)).await;
+    }
+    let mallory = management.user("mallory", &[(MEDIA, "writer")]).await;
+    let before = management.traces().await;
+    let grab = json!({"name": format!("{MEDIA}/workspaces/mesh"), "spec": {"namespaces": ["*/mesh"]}});
+    for path in ["changes", "changes?dry_run=true"] {
+        let answer = mallory.post(path, grab.clone()).await;
+        answer.refused(
+            409,
+            "2 resources that you may not read depend on what this changes; ask an administrator of the organization",
+        );
+        assert!(!answer.text.contains(PAY), "{}", answer.text);
+        let own = format!("{VIDEO}/gatewaygroups/edge/gateways/c");
+        assert!(answer.text.contains(&own), "{}", answer.text);
+    }
+    assert_eq!(management.traces().await, before);
+    // Whoever may read them is told.
+    let answer = management.admin.post("changes", grab).await;
+    answer.refused(409, &format!("{SHOP}/gatewaygroups/edge/gateways/a"));
+    assert!(!answer.text.contains("may not read"), "{}", answer.text);
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn a_dry_run_is_decided_on_what_the_database_holds_like_the_write() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let mallory = management.user("mallory", &[(MEDIA, "writer")]).await;
+    let (replica, other) = management.replica().await;
+    let there = Api::new(other.addr, mallory.token.as_deref());
+    let binding = format!("{MEDIA}/bindings/mallory-writer");
+    let group = json!({"name": format!("{VIDEO}/trafficgroups/x")});
+    assert_eq!(
+        there.post("changes?dry_run=true", group.clone()).await.status,
+        200
+    );
+    assert_eq!(management.admin.delete(&binding, "*").await.status, 200);
+    // At once, and not when the replica polls.
+    there
+        .post("changes?dry_run=true", group)
+        .await
+        .refused(403, "needs the role writer");
+    replica.stop().await.unwrap();
+    management.stop().await;
+}
+
+#[tokio::test]
 async fn tokens_are_shown_once_and_revoked_at_once() {
     let management = Management::start().await;
     let (replica, other) = management.replica().await;
