@@ -57,6 +57,17 @@ impl<T: PartialEq> Traced<T> {
     }
 }
 
+impl<T> Traced<T> {
+    /// Records another resource that wanted to decide the value.
+    pub fn won_over(&mut self, loser: &Fqn) {
+        if let Some(origin) = &mut self.origin
+            && !origin.lost.contains(loser)
+        {
+            origin.lost.push(loser.clone());
+        }
+    }
+}
+
 impl<T: PartialEq> PartialEq for Traced<T> {
     fn eq(&self, other: &Self) -> bool {
         self.value == other.value

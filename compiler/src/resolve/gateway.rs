@@ -51,7 +51,9 @@ pub(super) fn gateways(
                 };
                 let (hosts, owners) = wanted.claim(&mut claims, findings);
                 for owner in owners {
-                    lose(&mut gateways, &owner, name);
+                    if let Some(winner) = gateways.get_mut(&owner) {
+                        winner.won_over(name);
+                    }
                 }
                 RoutedGatewayMode::Ingress {
                     port: ingress.port,
@@ -102,17 +104,6 @@ fn may_use(
         message,
     ));
     false
-}
-
-fn lose(gateways: &mut BTreeMap<Fqn, Traced<RoutedGateway>>, winner: &Fqn, loser: &Fqn) {
-    let origin = gateways
-        .get_mut(winner)
-        .and_then(|gateway| gateway.origin.as_mut());
-    if let Some(origin) = origin
-        && !origin.lost.contains(loser)
-    {
-        origin.lost.push(loser.clone());
-    }
 }
 
 /// An ingress that wants its hosts.

@@ -72,24 +72,15 @@ fn claim(
                 holder: owner.clone(),
             };
             findings.push(Finding::taken(name, field, Code::NamespaceTaken, claim));
-            lost(winners, owner, name);
+            if let Some(winner) = winners.get_mut(owner) {
+                winner.won_over(name);
+            }
             continue;
         }
         claims.push((selector.clone(), name.clone()));
         held.push(selector.clone());
     }
     held
-}
-
-fn lost(winners: &mut Workspaces, winner: &Fqn, loser: &Fqn) {
-    let origin = winners
-        .get_mut(winner)
-        .and_then(|workspace| workspace.origin.as_mut());
-    if let Some(origin) = origin
-        && !origin.lost.contains(loser)
-    {
-        origin.lost.push(loser.clone());
-    }
 }
 
 fn failover(tree: &Tree<'_>, name: &Fqn, workspace: &Workspace) -> Vec<Failover> {
