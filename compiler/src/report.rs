@@ -77,8 +77,8 @@ pub struct GatewayReport {
     pub state: State,
 }
 
-/// What the edge attests of its proxies, as exceptions from a rule: every proxy it knows runs `version`, except
-/// those that are named. Its size is that of the trouble, not that of the cluster.
+/// What the edge attests of its proxies, as exceptions from a rule: every connected proxy runs `version`, except
+/// those that are named, and those that went silent are named with what they ran. Its size is that of the trouble, not that of the cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Receipt {
@@ -86,12 +86,16 @@ pub struct Receipt {
     pub version: (u64, u64),
     /// How many proxies are connected.
     pub proxies: u32,
-    /// Of those, how many acknowledge before they activate, as Envoy does: "accepted", not "running".
+    /// Of those and the unknown ones, how many acknowledge before they activate, as Envoy does: "accepted", not "running".
     #[serde(default)]
     pub accepted_only: u32,
     /// Connected, but not there yet: proxy → version it runs.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub behind: BTreeMap<String, (u64, u64)>,
+    /// Went silent without a goodbye, and may run on: proxy → the last version that was proven. Until it is back, or
+    /// forgotten.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unknown: BTreeMap<String, (u64, u64)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejected: Vec<Rejection>,
 }

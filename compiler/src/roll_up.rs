@@ -25,7 +25,7 @@ pub struct Status {
 pub struct ClusterStatus {
     pub outcome: Outcome,
     pub agent: Agent,
-    /// Connected proxies, and those among them that have it.
+    /// Proxies that are connected or went silent, and those among them that have it.
     pub proxies: u32,
     pub proxies_with: u32,
     /// PROXY: its own words.
@@ -43,7 +43,7 @@ pub enum Outcome {
     Accepted,
     /// On its way.
     Pending,
-    /// Not to be known: the cluster has not been heard of, or is not heard now.
+    /// Not to be known: the cluster has not been heard of, or is not heard now, or one of its proxies is not.
     Unknown,
     Rejected,
 }
@@ -89,11 +89,13 @@ fn cluster_status(resource: &Fqn, version: (u64, u64), heard: &Heard) -> Cluster
         };
     };
     let late = receipt.behind.values().filter(|runs| **runs < version).count() as u32;
-    let proxies_with = if receipt.version >= version {
+    let connected_with = if receipt.version >= version {
         receipt.proxies.saturating_sub(late)
     } else {
         0
     };
+    let unknown = receipt.unknown.len() as u32;
+    let unknown_late = receipt.unknown.values().filter(|ran| **ran < version).count() as u32;
     let rejections: Vec<String> = receipt
         .rejected
         .iter()
@@ -107,6 +109,8 @@ fn cluster_status(resource: &Fqn, version: (u64, u64), heard: &Heard) -> Cluster
         .collect();
     let outcome = if !rejections.is_empty() {
         Outcome::Rejected
+    } else if unknown_late > 0 {
+        Outcome::Unknown
     } else if receipt.version >= version && late == 0 {
         if receipt.accepted_only > 0 {
             Outcome::Accepted
@@ -121,8 +125,8 @@ fn cluster_status(resource: &Fqn, version: (u64, u64), heard: &Heard) -> Cluster
     ClusterStatus {
         outcome,
         agent: heard.agent,
-        proxies: receipt.proxies,
-        proxies_with,
+        proxies: receipt.proxies.saturating_add(unknown),
+        proxies_with: connected_with.saturating_add(unknown - unknown_late),
         rejections,
     }
 }
@@ -139,6 +143,24 @@ mod tests {
             proxies,
             ..Receipt::default()
         }
+    }
+
+    #[test]
+    fn invariant_9_a_proxy_that_went_silent_counts_as_one_without_it() {
+        let receipt = Receipt {
+            unknown: [("gw-2".into(), (1, 6))].into(),
+            ..receipt((1, 7), 1)
+        };
+        let heard = Heard {
+            agent: Agent::Live,
+            receipt: Some(receipt),
+        };
+        let resource = "organizations/acme".parse().expect("a name");
+        let heard = [("us".parse().expect("a name"), heard)].into();
+        let status = roll_up(&resource, (1, 7), &heard, vec![]);
+        let cluster = status.clusters.values().next().expect("one cluster");
+        assert_eq!((cluster.proxies_with, cluster.proxies), (1, 2));
+        assert_eq!(status.outcome, Outcome::Unknown);
     }
 
     #[test]
@@ -190,6 +212,24 @@ mod tests {
                 Some(Receipt {
                     behind: [("gw-1".into(), (1, 7))].into(),
                     ..receipt((1, 8), 3)
+                }),
+                Outcome::Running,
+            ),
+            (
+                "the only proxy went silent before it had it",
+                Agent::Live,
+                Some(Receipt {
+                    unknown: [("gw-1".into(), (1, 6))].into(),
+                    ..receipt((1, 7), 0)
+                }),
+                Outcome::Unknown,
+            ),
+            (
+                "a proxy had it when it went silent",
+                Agent::Live,
+                Some(Receipt {
+                    unknown: [("gw-1".into(), (1, 7))].into(),
+                    ..receipt((1, 8), 1)
                 }),
                 Outcome::Running,
             ),

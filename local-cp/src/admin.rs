@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tombolo_compiler::finding::Finding;
 use tombolo_compiler::name::ClusterName;
@@ -17,7 +17,7 @@ use tombolo_runtime::admin::{Health, Metrics, router};
 
 use crate::ads::node::Acknowledges;
 use crate::feed::{CentralState, Feed};
-use crate::fleet::{Fleet, receipt};
+use crate::fleet::{Fleet, Forget, receipt};
 use crate::platform::{Fault, Seen};
 use crate::snapshot::Snapshot;
 
@@ -44,6 +44,8 @@ struct Page {
     platform_faults: Vec<Fault>,
     proxies: BTreeMap<String, Proxy>,
     behind: BTreeMap<String, (u64, u64)>,
+    /// Went silent; `POST /proxies/forget?id=…` forgets one that will not come back.
+    unknown: BTreeMap<String, (u64, u64)>,
     rejected: Vec<Rejection>,
 }
 
@@ -60,18 +62,19 @@ pub(crate) fn routes(health: Health, metrics: Metrics, sources: Sources) -> Rout
     let own = Router::new()
         .route("/config", get(config))
         .route("/removals/confirm", post(confirm_removals))
+        .route("/proxies/forget", post(forget))
         .with_state(sources);
     router(health, metrics).merge(own)
 }
 
 async fn config(State(sources): State<Sources>) -> Json<Page> {
     let snapshot = sources.snapshots.borrow().clone();
-    let members = sources.fleet.members();
+    let known = sources.fleet.proxies();
     let receipt = snapshot
         .as_ref()
-        .map(|snapshot| receipt(snapshot.version, &members))
+        .map(|snapshot| receipt(snapshot.version, &known))
         .unwrap_or_default();
-    let proxies = members.into_iter().map(|(name, member)| {
+    let proxies = known.connected.into_iter().map(|(name, member)| {
         let proxy = Proxy {
             running: member.standing.running,
             acknowledges: match member.acknowledges {
@@ -97,6 +100,7 @@ async fn config(State(sources): State<Sources>) -> Json<Page> {
         platform_faults,
         proxies: proxies.collect(),
         behind: receipt.behind,
+        unknown: receipt.unknown,
         rejected: receipt.rejected,
     })
 }
@@ -104,4 +108,23 @@ async fn config(State(sources): State<Sources>) -> Json<Page> {
 async fn confirm_removals(State(sources): State<Sources>) -> StatusCode {
     sources.feed.confirm_removals();
     StatusCode::ACCEPTED
+}
+
+#[derive(Debug, Deserialize)]
+struct Whom {
+    id: String,
+}
+
+async fn forget(State(sources): State<Sources>, Query(Whom { id }): Query<Whom>) -> (StatusCode, String) {
+    match sources.fleet.forget(&id) {
+        Forget::Forgotten => (StatusCode::OK, format!("forgot proxy {id}\n")),
+        Forget::Connected => (
+            StatusCode::CONFLICT,
+            format!("proxy {id} is connected: stop it first\n"),
+        ),
+        Forget::NotKnown => (
+            StatusCode::NOT_FOUND,
+            format!("no proxy {id} is known: see unknown in /config\n"),
+        ),
+    }
 }

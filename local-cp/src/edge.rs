@@ -32,7 +32,7 @@ use crate::snapshot::Snapshot;
 
 /// Streams end at once when told to; what remains is the last write of the files.
 const GRACE: Duration = Duration::from_secs(5);
-/// How soon a proxy that froze or was cut off leaves the receipts.
+/// How soon a proxy that froze or was cut off is unknown.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -118,7 +118,7 @@ pub async fn start(config: Config, parent: Shutdown) -> Result<Running, EdgeErro
     let registry = admin::Metrics::default();
     metrics.register(&registry);
     let health = Health::default();
-    let fleet = Fleet::new();
+    let fleet = Fleet::new(keep.load_roster());
     let (mut tasks, shutdown) = Tasks::under(parent);
 
     let (views_out, views) = watch::channel(stored_view);
@@ -147,7 +147,14 @@ pub async fn start(config: Config, parent: Shutdown) -> Result<Running, EdgeErro
         compose.run(slices.clone(), views.clone(), shutdown.clone()),
     );
     tasks.spawn("save-slice", keep.clone().save_slices(slices, shutdown.clone()));
-    tasks.spawn("save-view", keep.save_views(views.clone(), shutdown.clone()));
+    tasks.spawn(
+        "save-view",
+        keep.clone().save_views(views.clone(), shutdown.clone()),
+    );
+    tasks.spawn(
+        "save-proxies",
+        keep.save_rosters(fleet.rosters(), shutdown.clone()),
+    );
     let reporter = Reporter::new(&config.cluster, incarnation);
     tasks.spawn(
         "report",

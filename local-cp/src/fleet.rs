@@ -1,9 +1,13 @@
-//! The proxies that are connected now, each with how far it is; and the receipt that follows from it.
+//! The proxies of this cluster: those that are connected, each with how far it is, and those that went silent; and the
+//! receipt that follows from it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tombolo_compiler::finding::Finding;
 use tombolo_compiler::proxy::ProxyNode;
 use tombolo_compiler::report::{Receipt, Rejection};
@@ -11,18 +15,52 @@ use tombolo_compiler::report::{Receipt, Rejection};
 use crate::ads::node::{Acknowledges, Introduction};
 use crate::ads::session::Standing;
 
+/// How long a proxy that went silent is remembered. It may run on with what it has, so that nothing newer is known to be
+/// running everywhere; but one that was removed says no goodbye either when it is killed, and no platform tells of it yet.
+/// A proxy that lives finds its edge again within seconds; this is far above that, and a person need not wait for it.
+pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(600);
+
 /// Written by each stream about its own proxy, read by whoever reports.
 #[derive(Clone, Debug)]
 pub(crate) struct Fleet {
     streams: Arc<Mutex<Streams>>,
     changed: watch::Sender<()>,
+    rosters: watch::Sender<Option<Arc<Roster>>>,
 }
 
-/// One stream's place in the fleet; it leaves when this is dropped.
+/// One stream's place in the fleet. When this is dropped without [`Seat::leave`] its proxy becomes unknown: it may run
+/// on.
 #[derive(Debug)]
 pub(crate) struct Seat {
     fleet: Fleet,
     number: u64,
+}
+
+/// All that are known at one moment; none is in both.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Proxies {
+    pub(crate) connected: BTreeMap<String, Member>,
+    pub(crate) unknown: BTreeMap<String, Known>,
+}
+
+/// Every proxy that is known, by name, as it outlives a restart of the edge.
+pub(crate) type Roster = BTreeMap<String, Known>;
+
+/// The last that was proven of a proxy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct Known {
+    /// (0, 0) when nothing was.
+    pub(crate) running: (u64, u64),
+    pub(crate) acknowledges: Acknowledges,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forget {
+    Forgotten,
+    /// It is there, and would be back at once.
+    Connected,
+    NotKnown,
 }
 
 /// One connected proxy.
@@ -39,20 +77,31 @@ pub(crate) struct Member {
 struct Streams {
     /// In the order of their connection, so that of two with one name the later counts.
     members: BTreeMap<u64, Member>,
+    /// Never the name of a member.
+    unknown: BTreeMap<String, (Known, Instant)>,
     last: u64,
 }
 
 impl Fleet {
-    pub(crate) fn new() -> Fleet {
+    /// Those of an earlier life are unknown until they are back.
+    pub(crate) fn new(roster: Roster) -> Fleet {
+        let now = Instant::now();
+        let unknown = roster.into_iter().map(|(id, known)| (id, (known, now)));
+        let streams = Streams {
+            unknown: unknown.collect(),
+            ..Streams::default()
+        };
         Fleet {
-            streams: Arc::default(),
+            streams: Arc::new(Mutex::new(streams)),
             changed: watch::Sender::new(()),
+            rosters: watch::Sender::new(None),
         }
     }
 
     pub(crate) fn join(&self, introduction: &Introduction) -> Seat {
         let mut streams = self.lock();
         streams.last += 1;
+        streams.unknown.remove(&introduction.node.id);
         let number = streams.last;
         streams.members.insert(
             number,
@@ -71,13 +120,61 @@ impl Fleet {
         }
     }
 
-    /// The connected proxies by name. A proxy that has reconnected before its old stream was seen to end counts once.
-    pub(crate) fn members(&self) -> BTreeMap<String, Member> {
+    /// By name. A proxy that has reconnected before its old stream was seen to end counts once.
+    pub(crate) fn proxies(&self) -> Proxies {
         let streams = self.lock();
-        let by_name = streams.members.values();
-        by_name
-            .map(|member| (member.node.id.clone(), member.clone()))
-            .collect()
+        let members = streams.members.values();
+        let unknown = streams.unknown.iter();
+        Proxies {
+            connected: members
+                .map(|member| (member.node.id.clone(), member.clone()))
+                .collect(),
+            unknown: unknown
+                .map(|(id, (known, _))| (id.clone(), known.clone()))
+                .collect(),
+        }
+    }
+
+    /// What is to be kept on disk: the latest that [`Fleet::share`] was given.
+    pub(crate) fn rosters(&self) -> watch::Receiver<Option<Arc<Roster>>> {
+        self.rosters.subscribe()
+    }
+
+    pub(crate) fn share(&self, proxies: &Proxies) {
+        let roster = Arc::new(proxies.roster());
+        self.rosters.send_if_modified(|before| {
+            let differs = before.as_ref() != Some(&roster);
+            *before = Some(roster);
+            differs
+        });
+    }
+
+    /// Forgets a proxy that will not come back.
+    pub(crate) fn forget(&self, id: &str) -> Forget {
+        let mut streams = self.lock();
+        if streams.unknown.remove(id).is_some() {
+            drop(streams);
+            self.changed.send_replace(());
+            return Forget::Forgotten;
+        }
+        match streams.is_connected(id) {
+            true => Forget::Connected,
+            false => Forget::NotKnown,
+        }
+    }
+
+    /// Forgets whoever has been silent for [`FORGET_AFTER`]; when the next one's time is.
+    pub(crate) fn forget_silent(&self, now: Instant) -> Option<Instant> {
+        let mut streams = self.lock();
+        streams.unknown.retain(|id, (_, since)| {
+            let keep = now < *since + FORGET_AFTER;
+            if !keep {
+                tracing::warn!(node = id, "forgot a proxy that has been silent for long");
+            }
+            keep
+        });
+        let next = streams.unknown.values().map(|(_, since)| *since).min();
+        next.map(|since| since + FORGET_AFTER)
     }
 
     /// Wakes after every change.
@@ -105,18 +202,58 @@ impl Seat {
         drop(streams);
         self.fleet.changed.send_replace(());
     }
+
+    /// The proxy has closed its stream in order, as ours does when it ends: it runs no more.
+    pub(crate) fn leave(self) {
+        self.fleet.lock().members.remove(&self.number);
+        // The drop tells of it.
+    }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.fleet.lock().members.remove(&self.number);
+        self.fleet.lock().end(self.number);
         self.fleet.changed.send_replace(());
+    }
+}
+
+impl Streams {
+    fn is_connected(&self, id: &str) -> bool {
+        self.members.values().any(|member| member.node.id == id)
+    }
+
+    fn end(&mut self, number: u64) {
+        let Some(member) = self.members.remove(&number) else {
+            return;
+        };
+        if !self.is_connected(&member.node.id) {
+            let known = member.known();
+            self.unknown.insert(member.node.id, (known, Instant::now()));
+        }
+    }
+}
+
+impl Member {
+    fn known(&self) -> Known {
+        Known {
+            running: self.standing.running.unwrap_or_default(),
+            acknowledges: self.acknowledges,
+        }
+    }
+}
+
+impl Proxies {
+    fn roster(&self) -> Roster {
+        let connected = self.connected.iter();
+        let connected = connected.map(|(id, member)| (id.clone(), member.known()));
+        connected.chain(self.unknown.clone()).collect()
     }
 }
 
 /// What the edge attests when it has lowered the slice of `version`: every proxy runs it, except those named. A proxy
 /// of which nothing is proven yet is behind at (0, 0).
-pub(crate) fn receipt(version: (u64, u64), members: &BTreeMap<String, Member>) -> Receipt {
+pub(crate) fn receipt(version: (u64, u64), proxies: &Proxies) -> Receipt {
+    let members = &proxies.connected;
     let behind = members.iter().filter_map(|(name, member)| {
         let running = member.standing.running.unwrap_or_default();
         (running < version).then(|| (name.clone(), running))
@@ -137,15 +274,20 @@ pub(crate) fn receipt(version: (u64, u64), members: &BTreeMap<String, Member>) -
             origins.into_iter().map(rejection)
         })
     });
-    let accepted_only = members
-        .values()
-        .filter(|member| member.acknowledges == Acknowledges::Accepted)
+    let unknown = proxies.unknown.iter();
+    let acknowledge = members.values().map(|member| member.acknowledges);
+    let accepted_only = acknowledge
+        .chain(proxies.unknown.values().map(|known| known.acknowledges))
+        .filter(|acknowledges| *acknowledges == Acknowledges::Accepted)
         .count();
     Receipt {
         version,
         proxies: count(members.len()),
         accepted_only: count(accepted_only),
         behind: behind.collect(),
+        unknown: unknown
+            .map(|(name, known)| (name.clone(), known.running))
+            .collect(),
         rejected: rejected.collect(),
     }
 }
@@ -184,7 +326,7 @@ mod tests {
 
     #[test]
     fn a_receipt_names_the_exceptions() {
-        let fleet = Fleet::new();
+        let fleet = Fleet::new(Roster::new());
         let none = Arc::default();
         let there = fleet.join(&introduction("a", Acknowledges::Activated));
         let late = fleet.join(&introduction("b", Acknowledges::Accepted));
@@ -203,7 +345,7 @@ mod tests {
             },
             &none,
         );
-        let receipt = receipt((1, 7), &fleet.members());
+        let receipt = receipt((1, 7), &fleet.proxies());
         assert_eq!((receipt.proxies, receipt.accepted_only), (3, 1));
         assert_eq!(
             receipt.behind,
@@ -220,19 +362,69 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_that_reconnects_counts_once_and_a_closed_stream_not_at_all() {
-        let fleet = Fleet::new();
+    fn a_proxy_that_reconnects_counts_once() {
+        let fleet = Fleet::new(Roster::new());
         let old = fleet.join(&introduction("a", Acknowledges::Activated));
         old.update(&running((1, 7)), &Arc::default());
         let new = fleet.join(&introduction("a", Acknowledges::Activated));
-        assert_eq!(fleet.members().len(), 1);
+        drop(old);
+        let proxies = fleet.proxies();
+        assert_eq!((proxies.connected.len(), proxies.unknown.len()), (1, 0));
         assert_eq!(
-            fleet.members()["a"].standing.running,
-            None,
+            proxies.connected["a"].standing.running, None,
             "nothing is proven on the new stream"
         );
-        drop(old);
         drop(new);
-        assert!(fleet.members().is_empty());
+        assert_eq!(fleet.proxies().unknown["a"].running, (0, 0));
+    }
+
+    #[test]
+    fn invariant_9_a_proxy_that_goes_silent_is_unknown_also_to_the_next_edge() {
+        let fleet = Fleet::new(Roster::new());
+        let silent = fleet.join(&introduction("a", Acknowledges::Accepted));
+        silent.update(&running((1, 7)), &Arc::default());
+        drop(silent);
+        fleet.share(&fleet.proxies());
+        let roster = fleet.rosters().borrow().clone().unwrap();
+        for fleet in [fleet, Fleet::new(Roster::clone(&roster))] {
+            let seen = receipt((1, 8), &fleet.proxies());
+            assert_eq!(seen.unknown, [("a".into(), (1, 7))].into());
+            assert_eq!((seen.proxies, seen.accepted_only), (0, 1));
+            let back = fleet.join(&introduction("a", Acknowledges::Accepted));
+            let seen = receipt((1, 8), &fleet.proxies());
+            assert_eq!((seen.unknown.len(), seen.behind["a"]), (0, (0, 0)));
+            drop(back);
+        }
+    }
+
+    #[test]
+    fn a_proxy_is_forgotten_by_a_person_or_with_time_and_not_while_it_is_there() {
+        let fleet = Fleet::new(Roster::new());
+        let there = fleet.join(&introduction("a", Acknowledges::Activated));
+        assert_eq!(fleet.forget("a"), Forget::Connected);
+        assert_eq!(fleet.forget("b"), Forget::NotKnown);
+        drop(there);
+        assert_eq!(fleet.forget("a"), Forget::Forgotten);
+        assert_eq!(fleet.forget_silent(Instant::now()), None);
+
+        drop(fleet.join(&introduction("a", Acknowledges::Activated)));
+        let now = Instant::now();
+        let at = fleet.forget_silent(now).unwrap();
+        assert!(at > now && at <= now + FORGET_AFTER);
+        assert_eq!(fleet.proxies().unknown.len(), 1);
+        assert_eq!(fleet.forget_silent(at), None);
+        assert!(fleet.proxies().unknown.is_empty());
+    }
+
+    #[test]
+    fn a_proxy_that_says_goodbye_is_gone_unless_it_is_back_already() {
+        let fleet = Fleet::new(Roster::new());
+        fleet.join(&introduction("a", Acknowledges::Activated)).leave();
+        let proxies = fleet.proxies();
+        assert!(proxies.connected.is_empty() && proxies.unknown.is_empty());
+        let old = fleet.join(&introduction("a", Acknowledges::Activated));
+        let _new = fleet.join(&introduction("a", Acknowledges::Activated));
+        old.leave();
+        assert!(fleet.proxies().connected.contains_key("a"));
     }
 }

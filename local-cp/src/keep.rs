@@ -1,5 +1,5 @@
-//! What the edge keeps on disk: its slice, its view, and the incarnation of its reports. With the first two it serves
-//! its proxies although everything above it is gone.
+//! What the edge keeps on disk: its slice, its view, the proxies that it knows, and the incarnation of its reports. With
+//! the first two it serves its proxies although everything above it is gone.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use tombolo_runtime::telemetry::chain;
 
 use crate::feed::Adopted;
 use crate::feed::copy::SliceCopy;
+use crate::fleet::Roster;
 
 /// Changes come in bursts, and a file is written whole; what a crash loses in this time comes again from central.
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
@@ -38,6 +39,10 @@ impl Keep {
         self.dir.join("view")
     }
 
+    fn roster(&self) -> PathBuf {
+        self.dir.join("proxies")
+    }
+
     /// `None` when there is none, or none that can be used; the reason is logged and the file set aside.
     pub(crate) fn load_slice(&self) -> Option<SliceCopy> {
         let bytes = read(&self.slice())?;
@@ -52,6 +57,18 @@ impl Keep {
             .inspect_err(|error| tracing::error!(error = chain(error), "starting without the stored view"))
             .ok()
             .map(Arc::new)
+    }
+
+    /// Empty when there is none.
+    pub(crate) fn load_roster(&self) -> Roster {
+        let stored = read(&self.roster()).map(|bytes| serde_json::from_slice(&bytes));
+        let loaded = stored.transpose().inspect_err(|error| {
+            tracing::error!(
+                error = chain(error),
+                "starting without the stored names of proxies"
+            );
+        });
+        loaded.ok().flatten().unwrap_or_default()
     }
 
     /// A number greater than that of every earlier life of this edge: the time in milliseconds, unless the clock has
@@ -79,6 +96,17 @@ impl Keep {
             Some(serde_json::to_vec(&**view).expect("invariant: a view's keys are strings"))
         };
         save_latest(self.view(), views, bytes, shutdown).await;
+    }
+
+    pub(crate) async fn save_rosters(
+        self,
+        rosters: watch::Receiver<Option<Arc<Roster>>>,
+        shutdown: Shutdown,
+    ) {
+        let bytes = |roster: &Arc<Roster>| {
+            Some(serde_json::to_vec(&**roster).expect("invariant: a roster's keys are strings"))
+        };
+        save_latest(self.roster(), rosters, bytes, shutdown).await;
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) struct Metrics {
     pub(crate) refused_streams: Counter,
     pub(crate) proxies: Gauge,
     pub(crate) proxies_behind: Gauge,
+    pub(crate) proxies_unknown: Gauge,
     pub(crate) rejections: Gauge,
     pub(crate) slice_epoch: Gauge,
     pub(crate) slice_revision: Gauge,
@@ -26,6 +27,7 @@ impl Metrics {
         let Some(receipt) = receipt else { return };
         self.proxies.set(receipt.proxies.into());
         self.proxies_behind.set(gauge(receipt.behind.len()));
+        self.proxies_unknown.set(gauge(receipt.unknown.len()));
         self.rejections.set(gauge(receipt.rejected.len()));
         self.slice_epoch.set(gauge(receipt.version.0));
         self.slice_revision.set(gauge(receipt.version.1));
@@ -54,6 +56,11 @@ impl Metrics {
                 "proxies_behind",
                 "Connected proxies that do not run the latest slice",
                 self.proxies_behind.clone(),
+            );
+            edge.register(
+                "proxies_unknown",
+                "Proxies that went silent without a goodbye and are not forgotten yet",
+                self.proxies_unknown.clone(),
             );
             edge.register(
                 "rejections",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use tombolo_compiler::name::ClusterName;
 use tombolo_compiler::report::{Receipt, ReportItem};
 use tombolo_compiler::view::View;
@@ -107,7 +107,10 @@ pub(crate) async fn run(
             .as_ref()
             .map(|snapshot| snapshot.version);
         changes.mark_unchanged();
-        let receipt = version.map(|version| receipt(version, &fleet.members()));
+        let next_forgotten = fleet.forget_silent(Instant::now());
+        let proxies = fleet.proxies();
+        fleet.share(&proxies);
+        let receipt = version.map(|version| receipt(version, &proxies));
         metrics.set_receipt(receipt.as_ref());
         if let Some(view) = view
             && let Some(publication) = reporter.publish(&view, receipt.as_ref())
@@ -118,6 +121,7 @@ pub(crate) async fn run(
             Ok(()) = views.changed() => {}
             Ok(()) = snapshots.changed() => {}
             Ok(()) = changes.changed() => {}
+            () = sleep_until(next_forgotten.unwrap_or_else(Instant::now)), if next_forgotten.is_some() => {}
             () = shutdown.wait() => return,
         }
         sleep(COALESCE).await;

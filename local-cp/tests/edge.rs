@@ -330,6 +330,35 @@ async fn invariant_4_an_edge_starts_from_its_disk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn invariant_9_a_restarted_edge_knows_its_proxies_until_it_is_told_to_forget_them() {
+    let cluster = Cluster::new(&platform("127.0.0.1", "127.0.0.1:9".parse().unwrap())).await;
+    cluster.publish(7, slice(8080));
+    let data = cluster.dir.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let roster = br#"{"gw-1": {"running": [1, 6], "acknowledges": "activated"}}"#;
+    tombolo_runtime::last_good::save(&data.join("proxies"), roster).unwrap();
+    let edge = cluster.start().await;
+    let receipt = cluster.awaited_receipt(|receipt| receipt.version == (1, 7)).await;
+    assert_eq!(receipt.unknown, [("gw-1".into(), (1, 6))].into());
+
+    for (id, status) in [
+        ("gw-2", StatusCode::NOT_FOUND),
+        ("gw-1", StatusCode::OK),
+        ("gw-1", StatusCode::NOT_FOUND),
+    ] {
+        let request = Request::post(format!("/proxies/forget?id={id}"))
+            .body(Full::default())
+            .unwrap();
+        let reply = send(edge.running.admin_addr, request).await.unwrap();
+        assert_eq!(reply.status, status, "{id}: {}", reply.text());
+    }
+    cluster
+        .awaited_receipt(|receipt| receipt.unknown.is_empty())
+        .await;
+    edge.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_truncated_slice_on_disk_is_set_aside_and_fetched_again() {
     let mut cluster = Cluster::new(&platform("127.0.0.1", "127.0.0.1:9".parse().unwrap())).await;
     cluster.publish(7, slice(8080));

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::core::v3::Node as PbNode;
 use envoy_types::pb::google::protobuf::value::Kind as PbKind;
+use serde::{Deserialize, Serialize};
 use tombolo_compiler::name::{ClusterName, Label, WorkloadId};
 use tombolo_compiler::proxy::{ProxyNode, ProxyRole};
 
@@ -20,7 +21,8 @@ pub(crate) struct Introduction {
 }
 
 /// What an acknowledgement of this proxy proves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Acknowledges {
     Activated,
     Accepted,

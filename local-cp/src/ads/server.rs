@@ -89,10 +89,10 @@ impl Ads {
                 .map_err(|_| Status::deadline_exceeded("no first request within ten seconds"))??;
             let Some(first) = first else { return };
             let proxy = self.introduce(&first)?;
+            let mut event = AdsEvent::Request(self.parse(&proxy, first)?);
             let seat = self.fleet.join(&proxy);
             let mut lowering = Lowering::new(self.lower, proxy.node.clone());
             let mut session = Session::default();
-            let mut event = AdsEvent::Request(self.parse(&proxy, first)?);
             self.snapshots.mark_changed();
             loop {
                 for action in session.on(event) {
@@ -107,7 +107,10 @@ impl Ads {
                 seat.update(&session.standing(), &lowering.findings);
                 event = match self.next_event(&proxy, &mut requests, &mut lowering).await? {
                     Some(event) => event,
-                    None => return,
+                    None => {
+                        seat.leave();
+                        return;
+                    }
                 };
             }
         }

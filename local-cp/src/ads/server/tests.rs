@@ -48,7 +48,7 @@ fn snapshot(revision: u64) -> Option<Arc<Snapshot>> {
 async fn edge() -> Edge {
     let (snapshots, receiver) = watch::channel(snapshot(1));
     let (trigger, shutdown) = Shutdown::new();
-    let fleet = Fleet::new();
+    let fleet = Fleet::new(Default::default());
     let ads = Ads {
         cluster: "us-east".parse().unwrap(),
         snapshots: receiver,
@@ -172,7 +172,10 @@ async fn a_proxy_that_speaks_nonsense_is_refused_and_others_are_served_on() {
     edge.snapshots.send_replace(snapshot(2));
     let response = good.next().await.unwrap();
     assert_eq!(names(&response), ["r2"]);
-    assert_eq!(edge.fleet.members().into_keys().collect::<Vec<_>>(), ["good"]);
+    assert_eq!(
+        edge.fleet.proxies().connected.into_keys().collect::<Vec<_>>(),
+        ["good"]
+    );
 }
 
 #[tokio::test]
@@ -190,6 +193,34 @@ async fn a_proxy_that_does_not_answer_stalls_nobody() {
 }
 
 #[tokio::test]
+async fn invariant_9_a_proxy_that_is_cut_off_is_unknown_and_one_that_closes_its_stream_is_gone() {
+    let edge = edge().await;
+    let mut changes = edge.fleet.subscribe();
+    let mut closing = edge.open(first("closing", Kind::Cluster)).await;
+    closing.next().await.unwrap();
+    let mut cut = edge.open(first("cut", Kind::Cluster)).await;
+    cut.next().await.unwrap();
+    drop(closing.requests);
+    // Ends the stream with an error, as a broken connection does.
+    let wrong = PbRequest {
+        response_nonce: "77".into(),
+        ..first("cut", Kind::Cluster)
+    };
+    cut.send(wrong).await;
+    let ended = async {
+        loop {
+            let proxies = edge.fleet.proxies();
+            if proxies.connected.is_empty() {
+                return proxies.unknown;
+            }
+            changes.changed().await.unwrap();
+        }
+    };
+    let unknown = timeout(DEADLINE, ended).await.unwrap();
+    assert_eq!(unknown.into_keys().collect::<Vec<_>>(), ["cut"]);
+}
+
+#[tokio::test]
 async fn invariant_8_a_refusal_is_in_the_receipt_on_the_resource_that_it_came_from() {
     let edge = edge().await;
     let mut changes = edge.fleet.subscribe();
@@ -198,7 +229,7 @@ async fn invariant_8_a_refusal_is_in_the_receipt_on_the_resource_that_it_came_fr
     proxy.answer(&response, Some("r1: no such thing")).await;
     let rejected = async {
         loop {
-            let receipt = crate::fleet::receipt((1, 1), &edge.fleet.members());
+            let receipt = crate::fleet::receipt((1, 1), &edge.fleet.proxies());
             if !receipt.rejected.is_empty() {
                 return receipt;
             }
