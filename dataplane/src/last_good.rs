@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource as PbResource};
 use envoy_types::pb::google::protobuf::Any;
@@ -12,27 +13,31 @@ use tokio::sync::watch;
 use tombolo_runtime::last_good::{self, LastGoodError};
 
 use crate::config::ResourceKind;
-use crate::decode::{RawResource, Rejection, Resources, Update, describe};
+use crate::decode::{RawResource, Rejection, Resources, Update};
 use crate::metrics::Metrics;
 
 /// Name of the file in the proxy's data folder.
 pub(crate) const FILE_NAME: &str = "last-good.xds";
+/// Changes come in bursts, over the whole machine at once, and each save costs two fsyncs: they wait until the
+/// change is live. A crash meanwhile loses what the edge sends again.
+const COLLECT_DELAY: Duration = Duration::from_millis(200);
 
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum LoadError {
-    #[error(transparent)]
-    File(#[from] LastGoodError),
-    #[error("the last-good configuration is not one: it was written by something else, remove it")]
-    Decode(#[source] prost::DecodeError),
-    #[error("the last-good configuration is not understood by this version ({}); starting without", describe(.0))]
-    Rejected(Vec<Rejection>),
+/// What a file holds, as far as this version reads it.
+#[derive(Debug, Default)]
+pub(crate) struct Loaded {
+    pub(crate) resources: Resources,
+    /// What was left out, and why.
+    pub(crate) rejections: Vec<Rejection>,
 }
 
-/// What was running when the process last ran; nothing when it never did.
-pub(crate) fn load(path: &Path) -> Result<Resources, LoadError> {
+/// What was running when the process last ran; nothing when it never did. A resource that this version refuses, as after
+/// a rollback, costs only itself and what cannot work without it. A file that cannot be read at all is set aside.
+pub(crate) fn load(path: &Path) -> Result<Loaded, LastGoodError> {
     match last_good::load(path)? {
-        Some(bytes) => decode(&bytes),
-        None => Ok(Resources::default()),
+        Some(bytes) => DeltaDiscoveryResponse::decode(bytes.as_slice())
+            .map(readable)
+            .map_err(|_| last_good::set_aside_unreadable(path)),
+        None => Ok(Loaded::default()),
     }
 }
 
@@ -43,6 +48,7 @@ pub(crate) async fn keep(
     metrics: Arc<Metrics>,
 ) {
     while resources.changed().await.is_ok() {
+        tokio::time::sleep(COLLECT_DELAY).await;
         let value = Arc::clone(&resources.borrow_and_update());
         let path = path.clone();
         let saved = tokio::task::spawn_blocking(move || last_good::save(&path, &encode(&value))).await;
@@ -78,29 +84,78 @@ fn encode(resources: &Resources) -> Vec<u8> {
     all.encode_to_vec()
 }
 
-fn decode(bytes: &[u8]) -> Result<Resources, LoadError> {
-    let all = DeltaDiscoveryResponse::decode(bytes).map_err(LoadError::Decode)?;
-    let mut resources = Resources::default();
+/// All of `stored` that decodes, by kind.
+fn readable(stored: DeltaDiscoveryResponse) -> Loaded {
+    let mut loaded = Loaded::default();
     for kind in ResourceKind::ALL {
-        let mut update = Update {
-            kind,
-            resources: Vec::new(),
-            removed: Vec::new(),
+        loaded.add(update(kind, &stored));
+    }
+    loaded.remove_orphans();
+    loaded
+}
+
+fn update(kind: ResourceKind, stored: &DeltaDiscoveryResponse) -> Update {
+    let resources = stored.resources.iter().filter_map(|held| {
+        let any = held.resource.as_ref()?;
+        let raw = RawResource {
+            version: held.version.clone(),
+            body: any.value.clone(),
         };
-        for held in &all.resources {
-            if let Some(any) = held
-                .resource
-                .as_ref()
-                .filter(|any| any.type_url == kind.type_url())
-            {
-                let raw = RawResource {
-                    version: held.version.clone(),
-                    body: any.value.clone(),
-                };
-                update.resources.push((held.name.clone(), raw));
+        (any.type_url == kind.type_url()).then(|| (held.name.clone(), raw))
+    });
+    Update {
+        kind,
+        resources: resources.collect(),
+        removed: Vec::new(),
+    }
+}
+
+impl Loaded {
+    /// Takes what of `update` is not refused.
+    fn add(&mut self, mut update: Update) {
+        loop {
+            let rejections = match self.resources.with(&update) {
+                Ok(next) => {
+                    self.resources = next;
+                    return;
+                }
+                Err(rejections) => rejections,
+            };
+            let before = update.resources.len();
+            update
+                .resources
+                .retain(|(name, _)| !rejections.iter().any(|rejection| rejection.name == *name));
+            self.rejections.extend(rejections);
+            if update.resources.len() == before {
+                // What is refused is none of these, so leaving them out one by one would not help.
+                return;
             }
         }
-        resources = resources.with(&update).map_err(LoadError::Rejected)?;
     }
-    Ok(resources)
+
+    /// A listener whose route table was left out would answer 404 where another proxy, or a retry, may know better.
+    fn remove_orphans(&mut self) {
+        let config = self.resources.config();
+        let is_refused = |routes: &str| self.rejections.iter().any(|rejection| rejection.name == routes);
+        let orphans: Vec<Rejection> = config
+            .listeners
+            .iter()
+            .filter(|(_, listener)| {
+                !config.routes.contains_key(&listener.routes) && is_refused(&listener.routes)
+            })
+            .map(|(name, listener)| Rejection {
+                name: name.to_string(),
+                reason: format!("its route table {} was left out", listener.routes),
+            })
+            .collect();
+        let removal = Update {
+            kind: ResourceKind::Listener,
+            resources: Vec::new(),
+            removed: orphans.iter().map(|orphan| orphan.name.clone()).collect(),
+        };
+        if let Ok(next) = self.resources.with(&removal) {
+            self.resources = next;
+        }
+        self.rejections.extend(orphans);
+    }
 }

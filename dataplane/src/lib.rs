@@ -19,6 +19,7 @@ pub use access_log::AccessLog;
 use activation::Activation;
 use ads::Ads;
 use decode::{Resources, describe};
+use last_good::Loaded;
 use metrics::Metrics;
 use snapshot::Snapshot;
 use status::Status;
@@ -157,8 +158,13 @@ pub async fn run(
             error = &error as &dyn std::error::Error,
             "starting without the last good configuration"
         );
-        Resources::default()
+        Loaded::default()
     });
+    if !loaded.rejections.is_empty() {
+        metrics.last_good_errors.fetch_add(1, Ordering::Relaxed);
+        let message = describe(&loaded.rejections);
+        tracing::error!(%message, "starting without a part of the last good configuration");
+    }
     let activation = Activation::new(workers.clone(), current);
     let mut ads = Ads {
         edge,
@@ -169,7 +175,7 @@ pub async fn run(
         keep,
     };
     let serve = async {
-        resume(&mut ads, loaded).await;
+        resume(&mut ads, loaded.resources).await;
         ads.run().await;
     };
     tokio::select! {

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tombolo_dataplane::AccessLog;
+use tombolo_runtime::last_good;
 
 use ads::AdsServer;
 use proxy::{DEADLINE, Proxy, client, eventually, free_address, get, http2_client, send};
@@ -551,6 +554,50 @@ async fn a_corrupt_last_good_file_is_set_aside() {
     proxy.stop().await;
 }
 
+/// A rollback: the file is of a version that knew more, and everything above is dead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_last_good_file_has_beyond_this_version_costs_only_itself() {
+    let data = tempfile::tempdir().unwrap();
+    let file = data.path().join("last-good.xds");
+    let (good, bad) = (free_address(), free_address());
+    let answer = || mesh::routes("good", vec![mesh::answer("/", 200, "served")]);
+    let of_later = RouteConfiguration {
+        name: "bad".to_owned(),
+        validate_clusters: Some(envoy_types::pb::google::protobuf::BoolValue { value: true }),
+        ..answer()
+    };
+    let stored = DeltaDiscoveryResponse {
+        resources: vec![
+            ads::stored("good", &mesh::listener("good", good, "good")),
+            ads::stored("good", &answer()),
+            ads::stored("bad", &mesh::listener("bad", bad, "bad")),
+            ads::stored("bad", &of_later),
+        ],
+        ..Default::default()
+    };
+    last_good::save(&file, &stored.encode_to_vec()).unwrap();
+    let proxy = Proxy::start(&format!("http://{}", free_address()), data.path());
+    eventually("the proxy is ready", || proxy.is_ready()).await;
+    let served = get(&client(), &format!("http://{good}/")).await.unwrap();
+    assert_eq!(served.body, "served");
+    assert!(
+        get(&client(), &format!("http://{bad}/")).await.is_none(),
+        "no listener without its route table"
+    );
+    let metrics = proxy.admin("/metrics").await.unwrap().body;
+    assert!(metrics.contains("tombolo_last_good_errors_total 1"), "{metrics}");
+    assert!(file.exists(), "a later version may read all of it");
+    proxy.stop().await;
+
+    last_good::save(&file, b"\xff\xff").unwrap();
+    let proxy = Proxy::start(&format!("http://{}", free_address()), data.path());
+    eventually("the file is set aside", || async {
+        data.path().join("last-good.xds.corrupt").exists() && !file.exists()
+    })
+    .await;
+    proxy.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nonsense_is_refused_and_changes_nothing() {
     let host = Upstream::start("a").await;
@@ -618,13 +665,11 @@ async fn nonsense_is_refused_and_changes_nothing() {
         ),
     ];
     for (index, (type_url, resources, expected)) in cases.into_iter().enumerate() {
-        mesh.edge.send_nonsense(
-            envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryResponse {
-                type_url: type_url.to_owned(),
-                resources,
-                ..Default::default()
-            },
-        );
+        mesh.edge.send_nonsense(DeltaDiscoveryResponse {
+            type_url: type_url.to_owned(),
+            resources,
+            ..Default::default()
+        });
         eventually("the nonsense is refused", || async {
             mesh.edge.nacks().len() > index
         })

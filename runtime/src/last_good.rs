@@ -52,6 +52,9 @@ pub enum Fault {
     Length { expected: u64, given: u64 },
     #[error("its checksum does not match")]
     Checksum,
+    /// The caller's verdict: the bytes are those that were saved, and mean nothing to this version.
+    #[error("its content is not what this version reads")]
+    Content,
 }
 
 /// Replaces the file at `path` and returns when the bytes are on the disk. Blocking: from async code call it
@@ -80,6 +83,12 @@ pub fn load(path: &Path) -> Result<Option<Vec<u8>>, LastGoodError> {
         Ok(()) => Ok(Some(file.split_off(HEADER_BYTES))),
         Err(fault) => Err(set_aside(path, fault)),
     }
+}
+
+/// Sets aside a file whose checksum is right and whose content the caller cannot read at all, so that what is saved
+/// next does not overwrite it: another version may understand it.
+pub fn set_aside_unreadable(path: &Path) -> LastGoodError {
+    set_aside(path, Fault::Content)
 }
 
 fn header(payload: &[u8]) -> [u8; HEADER_BYTES] {
@@ -141,7 +150,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    use super::{Fault, HEADER_BYTES, LastGoodError, check, header, load, save};
+    use super::{Fault, HEADER_BYTES, LastGoodError, check, header, load, save, set_aside_unreadable};
 
     fn file_of(payload: &[u8]) -> Vec<u8> {
         [&header(payload), payload].concat()
@@ -189,6 +198,7 @@ mod tests {
                     Err(Fault::Magic) => "magic",
                     Err(Fault::Length { .. }) => "length",
                     Err(Fault::Checksum) => "checksum",
+                    Err(Fault::Content) => "content",
                     Ok(()) => "nothing",
                 };
                 assert_eq!(found, expected, "bit {bit} of byte {at}");
@@ -212,6 +222,27 @@ mod tests {
         assert_eq!(error.to_string(), expected);
         assert_eq!(load(&path).unwrap(), None);
         assert!(folder.path().join("intent.corrupt").exists());
+    }
+
+    #[test]
+    fn what_the_caller_cannot_read_is_kept_beside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("intent");
+        save(&path, b"of a later version").unwrap();
+        let error = set_aside_unreadable(&path);
+        assert!(
+            matches!(
+                error,
+                LastGoodError::Corrupt {
+                    fault: Fault::Content,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert_eq!(load(&path).unwrap(), None);
+        let aside = folder.path().join("intent.corrupt");
+        assert_eq!(load(&aside).unwrap().unwrap(), b"of a later version");
     }
 
     #[test]

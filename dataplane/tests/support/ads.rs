@@ -51,6 +51,19 @@ struct Told {
     versions: BTreeMap<(String, String), String>,
 }
 
+/// A resource in the form of a response, and of a last-good file.
+pub(crate) fn stored<M: Message + Name>(name: &str, message: &M) -> Resource {
+    Resource {
+        name: name.to_owned(),
+        version: "1".to_owned(),
+        resource: Some(Any {
+            type_url: M::type_url(),
+            value: message.encode_to_vec(),
+        }),
+        ..Resource::default()
+    }
+}
+
 impl AdsServer {
     pub(crate) async fn start_at(address: SocketAddr) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
