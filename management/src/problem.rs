@@ -211,6 +211,7 @@ impl From<WriteError> for Problem {
             WriteError::Refused(refusal) => refusal.into(),
             WriteError::Store(error) => error.into(),
             WriteError::Uncertain(_)
+            | WriteError::Stuck
             | WriteError::WentBack { .. }
             | WriteError::Busy
             | WriteError::Stopping => {

@@ -6,7 +6,8 @@ use sea_query::{Iden, PostgresQueryBuilder};
 use sea_query_sqlx::SqlxBinder;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres};
+use tokio::time::timeout;
 use tombolo_compiler::name::Label;
 
 pub(crate) mod audit;
@@ -26,6 +27,11 @@ const CONNECTIONS_MAX: u32 = 16;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// Bounds every statement, the wait for the head row included; milliseconds, as Postgres reads it.
 const STATEMENT_TIMEOUT_MS: &str = "5000";
+/// A database that runs has ended a statement by [`STATEMENT_TIMEOUT_MS`]; one that is frozen, or behind a network
+/// that drops packets, answers never and closes nothing.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+/// SQLSTATE of a statement that its timeout has ended.
+const QUERY_CANCELED: &str = "57014";
 
 /// The database, seen from one organization.
 #[derive(Clone, Debug)]
@@ -38,6 +44,14 @@ pub(crate) struct Store {
 pub enum StoreError {
     #[error("cannot {doing}: the database is not reachable; check that postgres runs")]
     Unavailable {
+        doing: &'static str,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error("cannot {doing}: the database has not answered for {seconds} s", seconds = ANSWER_TIMEOUT.as_secs())]
+    Silent { doing: &'static str },
+    #[error("cannot {doing}: it took the database longer than {STATEMENT_TIMEOUT_MS} ms; try again")]
+    TooSlow {
         doing: &'static str,
         #[source]
         source: sqlx::Error,
@@ -162,6 +176,7 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            .after_release(|connection, _| Box::pin(still_answers(connection)))
             .connect_lazy_with(options);
         Ok(Store { pool, organization })
     }
@@ -175,17 +190,15 @@ impl Store {
     }
 
     pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
-        let begun = self.pool.begin().await;
-        begun.map_err(|source| classify("begin a transaction", source))
+        bounded("begin a transaction", self.pool.begin()).await
     }
 
     /// All reads of one such transaction see one moment.
     pub(crate) async fn begin_snapshot(&self) -> Result<Tx, StoreError> {
         let begun = self
             .pool
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            .await;
-        begun.map_err(|source| classify("begin a transaction", source))
+            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+        bounded("begin a transaction", begun).await
     }
 
     pub(crate) async fn close(&self) {
@@ -196,12 +209,17 @@ impl Store {
 impl StoreError {
     /// Whether it may work later without anybody changing anything.
     pub(crate) fn is_transient(&self) -> bool {
-        matches!(self, StoreError::Unavailable { .. })
+        self.is_away() || matches!(self, StoreError::TooSlow { .. })
+    }
+
+    /// Whether it says something of the database as a whole, and not of one statement.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self, StoreError::Unavailable { .. } | StoreError::Silent { .. })
     }
 }
 
 pub(crate) async fn commit(tx: Tx) -> Result<(), StoreError> {
-    tx.commit().await.map_err(|source| classify("commit", source))
+    bounded("commit", tx.commit()).await
 }
 
 /// How many rows it touched.
@@ -211,11 +229,8 @@ async fn execute(
     statement: &impl SqlxBinder,
 ) -> Result<u64, StoreError> {
     let (sql, values) = statement.build_sqlx(PostgresQueryBuilder);
-    let done = sqlx::query_with(AssertSqlSafe(sql), values)
-        .execute(connection)
-        .await;
-    done.map(|done| done.rows_affected())
-        .map_err(|source| classify(doing, source))
+    let done = sqlx::query_with(AssertSqlSafe(sql), values).execute(connection);
+    Ok(bounded(doing, done).await?.rows_affected())
 }
 
 async fn fetch(
@@ -224,14 +239,36 @@ async fn fetch(
     statement: &impl SqlxBinder,
 ) -> Result<Vec<PgRow>, StoreError> {
     let (sql, values) = statement.build_sqlx(PostgresQueryBuilder);
-    sqlx::query_with(AssertSqlSafe(sql), values)
-        .fetch_all(connection)
-        .await
-        .map_err(|source| classify(doing, source))
+    let rows = sqlx::query_with(AssertSqlSafe(sql), values).fetch_all(connection);
+    bounded(doing, rows).await
+}
+
+async fn bounded<T>(
+    doing: &'static str,
+    asking: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, StoreError> {
+    match timeout(ANSWER_TIMEOUT, asking).await {
+        Ok(answer) => answer.map_err(|source| classify(doing, source)),
+        Err(_) => Err(StoreError::Silent { doing }),
+    }
+}
+
+/// Rolls back what a dropped transaction has left, and keeps a connection out of the pool, and the pool from waiting
+/// for it, when nobody answers any more.
+async fn still_answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    match timeout(ANSWER_TIMEOUT, connection.ping()).await {
+        Ok(answer) => answer.map(|()| true),
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
 }
 
 /// Tells a database that is away, stopping or overloaded from a statement that will never work.
 fn classify(doing: &'static str, source: sqlx::Error) -> StoreError {
+    if let sqlx::Error::Database(error) = &source
+        && error.code().as_deref() == Some(QUERY_CANCELED)
+    {
+        return StoreError::TooSlow { doing, source };
+    }
     let away = match &source {
         sqlx::Error::Io(_)
         | sqlx::Error::Tls(_)

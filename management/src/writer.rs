@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tombolo_compiler::name::{ClusterName, Fqn};
 use tombolo_proto::held::Version;
 use tombolo_runtime::admin::Condition;
@@ -28,6 +28,10 @@ const QUEUED_MAX: usize = 256;
 /// A write that has waited for longer is not begun: its caller is better told to try again than kept waiting
 /// while each one before it runs into the same slow database.
 const QUEUED_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// From taking up a job to its end, whatever the database does: there is one writer, and what it waits for, all wait
+/// for. Longer than the timeout of any statement within, so that a database that answers tells its own reason.
+const TRANSACTION_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Who asks, for the audit record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +58,11 @@ pub(crate) enum WriteError {
     /// The connection broke while Postgres committed: the write is whole or not at all, but which is unknown.
     #[error("the database went away while it committed: read again to see whether the write took place")]
     Uncertain(#[source] StoreError),
+    #[error(
+        "the database has not ended the transaction within {} s: read again to see whether the write took place",
+        TRANSACTION_TIME_MAX.as_secs()
+    )]
+    Stuck,
     #[error(
         "the database is at {found}, behind {held}: was it restored from a backup? writes are refused until it is adopted"
     )]
@@ -234,7 +243,7 @@ impl Writer {
                 let result = if queued.elapsed() > QUEUED_TIME_MAX {
                     Err(WriteError::Busy)
                 } else {
-                    self.write(&caller, &changes, prepared).await
+                    in_time(self.write(&caller, &changes, prepared)).await
                 };
                 self.observe(result.as_ref().err());
                 // A caller that is gone has lost its answer, not its write.
@@ -245,7 +254,7 @@ impl Writer {
                 let _ = done.send(result);
             }
             Job::Join { central, cluster } => {
-                if let Err(error) = self.join(&central, &cluster).await {
+                if let Err(error) = in_time(self.join(&central, &cluster)).await {
                     self.observe(Some(&error));
                     tracing::warn!(%cluster, error = chain(&error), "cannot remember that the cluster has joined yet");
                 }
@@ -341,7 +350,7 @@ impl Writer {
     }
 
     async fn poll(&mut self) -> Result<(), WriteError> {
-        let result = self.poll_once().await;
+        let result = in_time(self.poll_once()).await;
         self.observe(result.as_ref().err());
         if result.is_ok() {
             self.postgres.set_ready();
@@ -363,14 +372,21 @@ impl Writer {
     /// What an error says about the database as a whole.
     fn observe(&self, error: Option<&WriteError>) {
         match error {
-            Some(WriteError::Store(error)) if error.is_transient() => self.postgres.set_waiting(chain(error)),
-            Some(error @ (WriteError::Uncertain(_) | WriteError::WentBack { .. })) => {
+            Some(WriteError::Store(error)) if error.is_away() => self.postgres.set_waiting(chain(error)),
+            Some(error @ (WriteError::Uncertain(_) | WriteError::Stuck | WriteError::WentBack { .. })) => {
                 self.postgres.set_waiting(chain(error));
             }
             // One write that failed says nothing about the next.
             _ => {}
         }
     }
+}
+
+/// What is dropped here is rolled back, or its connection closed: half of it never becomes visible.
+async fn in_time<T>(work: impl Future<Output = Result<T, WriteError>>) -> Result<T, WriteError> {
+    timeout(TRANSACTION_TIME_MAX, work)
+        .await
+        .unwrap_or(Err(WriteError::Stuck))
 }
 
 /// All that `held` lacks of what the transaction sees.

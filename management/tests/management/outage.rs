@@ -88,6 +88,117 @@ async fn postgres_killed_in_the_middle_of_a_write_loses_nothing_and_applies_no_h
     postgres.stop().await;
 }
 
+/// Processes of a test's own server that do not run; they go on when this is dropped, however the test ends.
+struct Frozen(Vec<i32>);
+
+impl Frozen {
+    fn new(pids: Vec<i32>) -> Frozen {
+        let frozen = Frozen(pids);
+        frozen.signal("-STOP");
+        frozen
+    }
+
+    fn signal(&self, signal: &str) {
+        let pids = self.0.iter().map(i32::to_string);
+        let status = Command::new("kill").arg(signal).args(pids).status();
+        assert!(status.unwrap().success());
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.signal("-CONT");
+    }
+}
+
+#[tokio::test]
+async fn a_postgres_that_freezes_in_the_middle_of_a_write_stops_the_writer_for_a_while_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let postgres = EmbeddedPostgres::start(dir.path()).await.unwrap();
+    let management = Management::start_on(postgres.url().to_owned()).await;
+    two_teams(&management).await;
+    let before = management.traces().await;
+    let admin = &management.admin;
+    let mut blocker = PgConnection::connect(management.url()).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut blocker).await.unwrap();
+    sqlx::query("LOCK TABLE audit IN EXCLUSIVE MODE")
+        .execute(&mut blocker)
+        .await
+        .unwrap();
+    let name = format!("{ACME}/tenants/half");
+    let collection = format!("{ACME}/tenants");
+    let writing = admin.post(&collection, json!({ "name": name }));
+    let freezing = async {
+        eventually(DEADLINE, || async {
+            let waiting = management
+                .count("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'audit'::regclass")
+                .await;
+            ensure!(waiting == 1, "the write does not wait yet");
+            Ok(())
+        })
+        .await;
+        let mut pids: Vec<i32> = sqlx::query_scalar(
+            "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
+        )
+        .fetch_all(&mut blocker)
+        .await
+        .unwrap();
+        pids.push(i32::try_from(postgres.pid()).unwrap());
+        Frozen::new(pids)
+    };
+    let both = tokio::time::timeout(DEADLINE, futures::future::join(writing, freezing));
+    let (answer, frozen) = both.await.unwrap();
+    answer.refused(503, "the database has not answered");
+    eventually(DEADLINE, || async {
+        let ready = admin.get("/readyz").await;
+        ensure!(ready.status == 503, "still ready");
+        ensure!(ready.text.contains("postgres:"), "{}", ready.text);
+        Ok(())
+    })
+    .await;
+    // Whoever asks meanwhile is answered, and the writer takes up its jobs.
+    let reading = tokio::time::timeout(DEADLINE, admin.get(ACME)).await.unwrap();
+    assert_eq!(reading.status, 503, "{}", reading.text);
+
+    drop(frozen);
+    drop(blocker);
+    eventually(DEADLINE, || async {
+        let ready = admin.get("/readyz").await;
+        ensure!(ready.status == 200, "{}", ready.text);
+        Ok(())
+    })
+    .await;
+    assert_eq!(management.traces().await, before, "nothing of the write");
+    admin.create(json!({ "name": name })).await;
+    assert_eq!(admin.get("audit:verify").await.json()["ok"], true);
+    management.stop().await;
+    postgres.stop().await;
+}
+
+#[tokio::test]
+async fn a_statement_that_takes_too_long_is_not_called_an_unreachable_database() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let before = management.traces().await;
+    let admin = &management.admin;
+    let mut blocker = PgConnection::connect(management.url()).await.unwrap();
+    sqlx::query("BEGIN").execute(&mut blocker).await.unwrap();
+    sqlx::query("LOCK TABLE audit IN EXCLUSIVE MODE")
+        .execute(&mut blocker)
+        .await
+        .unwrap();
+    let name = format!("{ACME}/tenants/slow");
+    admin
+        .post(&format!("{ACME}/tenants"), json!({ "name": name }))
+        .await
+        .refused(503, "it took the database longer than 5000 ms; try again");
+    assert_eq!(admin.get("/readyz").await.status, 200);
+    drop(blocker);
+    assert_eq!(management.traces().await, before);
+    admin.create(json!({ "name": name })).await;
+    management.stop().await;
+}
+
 #[tokio::test]
 async fn a_restored_database_stops_writes_until_somebody_adopts_it() {
     let management = Management::start().await;
