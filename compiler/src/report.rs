@@ -100,14 +100,15 @@ pub struct Receipt {
     pub rejected: Vec<Rejection>,
 }
 
-/// A proxy or an edge refused a piece; `origin` is the resource that it came from.
+/// A proxy refused a piece, or its edge left it out; `origin` is the resource that it came from, `None` for what no user
+/// wrote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rejection {
     pub proxy: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<Origin>,
-    /// In the proxy's own words.
+    /// In the own words of whoever refused.
     pub reason: String,
 }
 

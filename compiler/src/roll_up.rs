@@ -96,14 +96,14 @@ fn cluster_status(resource: &Fqn, version: (u64, u64), heard: &Heard) -> Cluster
     };
     let unknown = receipt.unknown.len() as u32;
     let unknown_late = receipt.unknown.values().filter(|ran| **ran < version).count() as u32;
+    let is_behind = |proxy: &str| receipt.behind.get(proxy).is_some_and(|runs| *runs < version);
     let rejections: Vec<String> = receipt
         .rejected
         .iter()
-        .filter(|rejection| {
-            rejection
-                .origin
-                .as_ref()
-                .is_some_and(|origin| origin.resource.is_within(resource))
+        .filter(|rejection| match &rejection.origin {
+            Some(origin) => origin.resource.is_within(resource),
+            // What no user wrote concerns whoever waits for this proxy.
+            None => receipt.version >= version && is_behind(&rejection.proxy),
         })
         .map(|rejection| format!("{}: {}", rejection.proxy, rejection.reason))
         .collect();
@@ -170,6 +170,10 @@ mod tests {
             proxy: "gw-1".into(),
             origin: Some(Origin::new(resource.parse().unwrap(), "")),
             reason: "no such cluster".into(),
+        };
+        let nobodys = Rejection {
+            origin: None,
+            ..rejection("organizations/acme")
         };
         for (name, agent, receipt, outcome) in [
             (
@@ -250,6 +254,36 @@ mod tests {
                     ..receipt((1, 7), 3)
                 }),
                 Outcome::Rejected,
+            ),
+            (
+                "what nobody wrote is refused, and holds the proxy back",
+                Agent::Live,
+                Some(Receipt {
+                    behind: [("gw-1".into(), (1, 6))].into(),
+                    rejected: vec![nobodys.clone()],
+                    ..receipt((1, 7), 3)
+                }),
+                Outcome::Rejected,
+            ),
+            (
+                "what nobody wrote is refused by a proxy that has it",
+                Agent::Live,
+                Some(Receipt {
+                    behind: [("gw-1".into(), (1, 7))].into(),
+                    rejected: vec![nobodys.clone()],
+                    ..receipt((1, 8), 3)
+                }),
+                Outcome::Running,
+            ),
+            (
+                "what nobody wrote was refused before the edge had it",
+                Agent::Live,
+                Some(Receipt {
+                    behind: [("gw-1".into(), (1, 5))].into(),
+                    rejected: vec![nobodys.clone()],
+                    ..receipt((1, 6), 3)
+                }),
+                Outcome::Pending,
             ),
             (
                 "another's refusal",

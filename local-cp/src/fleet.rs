@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tombolo_compiler::finding::Finding;
+use tombolo_compiler::finding::{Finding, Origin};
 use tombolo_compiler::proxy::ProxyNode;
 use tombolo_compiler::report::{Receipt, Rejection};
 
@@ -69,7 +69,7 @@ pub(crate) struct Member {
     pub(crate) node: ProxyNode,
     pub(crate) acknowledges: Acknowledges,
     pub(crate) standing: Standing,
-    /// What lowering had to say; shown by the admin port.
+    /// What lowering had to say: in the user's resources, and not in what the proxy was sent.
     pub(crate) findings: Arc<[Finding]>,
 }
 
@@ -274,6 +274,13 @@ pub(crate) fn receipt(version: (u64, u64), proxies: &Proxies) -> Receipt {
             origins.into_iter().map(rejection)
         })
     });
+    let skipped = members.iter().flat_map(|(name, member)| {
+        member.findings.iter().map(|finding| Rejection {
+            proxy: name.clone(),
+            origin: Some(Origin::new(finding.resource.clone(), finding.field.clone())),
+            reason: finding.message.clone(),
+        })
+    });
     let unknown = proxies.unknown.iter();
     let acknowledge = members.values().map(|member| member.acknowledges);
     let accepted_only = acknowledge
@@ -288,7 +295,7 @@ pub(crate) fn receipt(version: (u64, u64), proxies: &Proxies) -> Receipt {
         unknown: unknown
             .map(|(name, known)| (name.clone(), known.running))
             .collect(),
-        rejected: rejected.collect(),
+        rejected: rejected.chain(skipped).collect(),
     }
 }
 
@@ -299,7 +306,7 @@ fn count(length: usize) -> u32 {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use tombolo_compiler::finding::Origin;
+    use tombolo_compiler::finding::Code;
     use tombolo_compiler::proxy::ProxyRole;
 
     use super::*;
@@ -357,6 +364,23 @@ mod tests {
                 proxy: "b".into(),
                 origin: Some(origin),
                 reason: "outbound: no".into()
+            }]
+        );
+    }
+
+    #[test]
+    fn invariant_8_what_lowering_skipped_is_rejected_on_its_resource() {
+        let fleet = Fleet::new(Roster::new());
+        let seat = fleet.join(&introduction("gw-1", Acknowledges::Activated));
+        let gateway = "organizations/acme/tenants/a".parse().unwrap();
+        let finding = Finding::warning(&gateway, "spec.port", Code::PortTaken, "port 15443 is taken");
+        seat.update(&running((1, 7)), &vec![finding].into());
+        assert_eq!(
+            receipt((1, 7), &fleet.proxies()).rejected,
+            [Rejection {
+                proxy: "gw-1".into(),
+                origin: Some(Origin::new(gateway, "spec.port")),
+                reason: "port 15443 is taken".into()
             }]
         );
     }
