@@ -48,7 +48,8 @@ pub struct Listener {
 pub struct RouteTable {
     /// On a gateway `shop.example.com:8080` is `shop.example.com`; on a sidecar the port says which port is meant.
     pub ignore_port: bool,
-    pub hosts: Vec<VirtualHost>,
+    /// Each may be another user's.
+    pub hosts: Vec<Traced<VirtualHost>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

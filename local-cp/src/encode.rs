@@ -142,7 +142,12 @@ pub(crate) fn encode(config: &ProxyConfig) -> Resources {
             .get(&listener.value.route_table)
             .map(|table| table.needs.clone())
             .unwrap_or_default();
-        sealed(listener::encode(name, &listener.value), needs, whole(listener))
+        let table = config.route_tables.get(&listener.value.route_table);
+        let origins = Origins {
+            pieces: table.map(|table| route::hosts(&table.value)).unwrap_or_default(),
+            ..whole(listener)
+        };
+        sealed(listener::encode(name, &listener.value), needs, origins)
     });
     Resources {
         by_kind: [

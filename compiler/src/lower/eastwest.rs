@@ -48,7 +48,7 @@ pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGatew
     };
     let table = RouteTable {
         ignore_port: true,
-        hosts: vec![host],
+        hosts: vec![Traced::untraced(host)],
     };
     let bind = SocketAddr::new(gateway.bind, port);
     lowered.listen(NAME, bind, Traced::untraced(table));

@@ -11,13 +11,11 @@ use crate::http::HttpMatch;
 use crate::name::{Fqn, Kind, ServiceId, WorkloadId};
 use crate::plan::port;
 use crate::proxy::{Route, RouteTable, Target, VirtualHost};
-use crate::routes::{
-    GatewayAction, GatewayRule, RoutedGateway, RoutedGatewayMode, ServiceAction, ServiceRule,
-};
+use crate::routes::{GatewayAction, GatewayRule, RoutedGatewayMode, ServiceAction, ServiceRule};
 use crate::view::LocalGateway;
 
 pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGateway, lowered: &mut Lowered) {
-    let mut tables: BTreeMap<u16, Vec<(&Traced<RoutedGateway>, VirtualHost)>> = BTreeMap::new();
+    let mut tables: BTreeMap<u16, Vec<Traced<VirtualHost>>> = BTreeMap::new();
     for (name, routed) in gateways(site.slice) {
         let RoutedGatewayMode::Ingress { port, hosts, rules } = &routed.value.mode else {
             continue;
@@ -41,16 +39,19 @@ pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGatew
             domains: hosts.iter().map(ToString::to_string).collect(),
             routes,
         };
-        tables.entry(*port).or_default().push((routed, host));
+        tables.entry(*port).or_default().push(Traced {
+            value: host,
+            origin: routed.origin.clone(),
+        });
     }
     for (port, hosts) in tables {
-        let origin = hosts.first().and_then(|(routed, _)| routed.origin.clone());
         let table = RouteTable {
             ignore_port: true,
-            hosts: hosts.into_iter().map(|(_, host)| host).collect(),
+            hosts,
         };
         let bind = SocketAddr::new(gateway.bind, port);
-        lowered.listen(&format!("ingress/{port}"), bind, Traced { value: table, origin });
+        // Nobody's alone: its hosts say whose they are.
+        lowered.listen(&format!("ingress/{port}"), bind, Traced::untraced(table));
     }
 }
 

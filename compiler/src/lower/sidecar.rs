@@ -23,18 +23,19 @@ pub(super) fn lower(site: &Site<'_>, namespace: &Label, outbound: SocketAddr, lo
         Some(owner) => of_workspace(site, &owner.value.workspace),
         None => of_unowned_namespace(site, namespace),
     };
-    let mut hosts: Vec<VirtualHost> = services
+    let mut hosts: Vec<Traced<VirtualHost>> = services
         .iter()
         .flat_map(|offered| virtual_hosts(site, offered, namespace, lowered))
+        .map(Traced::untraced)
         .collect();
-    hosts.push(VirtualHost {
+    hosts.push(Traced::untraced(VirtualHost {
         name: "unknown".to_owned(),
         domains: ["*".to_owned()].into(),
         routes: vec![Traced {
             value: otherwise(NOT_FOUND, unknown(site, namespace, &services)),
             origin: owner.and_then(|owner| owner.origin.clone()),
         }],
-    });
+    }));
     let table = RouteTable {
         ignore_port: false,
         hosts,

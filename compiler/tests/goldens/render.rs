@@ -42,7 +42,12 @@ fn route_table(table: &RouteTable) -> Value {
     let RouteTable { ignore_port, hosts } = table;
     let hosts: Vec<Value> = hosts
         .iter()
-        .map(|VirtualHost { name, domains, routes }| {
+        .map(|host| {
+            let VirtualHost {
+                name,
+                domains,
+                routes,
+            } = &host.value;
             json!({"host": name, "domains": domains, "routes": routes.iter().map(route).collect::<Vec<_>>()})
         })
         .collect();

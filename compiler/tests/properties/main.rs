@@ -264,7 +264,7 @@ fn well_formed(config: &ProxyConfig) {
     let mut used = BTreeSet::new();
     for table in config.route_tables.values() {
         let mut domains = BTreeSet::new();
-        for host in &table.value.hosts {
+        for host in table.value.hosts.iter().map(|host| &host.value) {
             assert!(!host.domains.is_empty(), "{}", host.name);
             for domain in &host.domains {
                 assert!(domains.insert(domain), "{domain} twice");

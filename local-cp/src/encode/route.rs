@@ -41,15 +41,17 @@ const HOST_DRAWS_MAX: i64 = 20;
 /// Envoy refuses a whole table for one longer body.
 const RESPONSE_BODY_BYTES_MAX: usize = 4096;
 
-/// The encoded table, and by field path where its routes came from.
+/// The encoded table, and by field path where its routes and its hosts came from.
 pub(super) fn encode(name: &str, table: &RouteTable) -> (RouteConfiguration, Vec<(String, Origin)>) {
     let mut origins = Vec::new();
     let virtual_hosts = table
         .hosts
         .iter()
         .enumerate()
-        .map(|(at, host)| virtual_host(host, at, &mut origins))
+        .map(|(at, host)| virtual_host(&host.value, at, &mut origins))
         .collect();
+    // After the routes, which say more.
+    origins.extend(hosts(table));
     let table = RouteConfiguration {
         name: name.to_owned(),
         virtual_hosts,
@@ -59,9 +61,17 @@ pub(super) fn encode(name: &str, table: &RouteTable) -> (RouteConfiguration, Vec
     (table, origins)
 }
 
+/// By field path, whose each host is.
+pub(super) fn hosts(table: &RouteTable) -> Vec<(String, Origin)> {
+    let hosts = table.hosts.iter().enumerate();
+    hosts
+        .filter_map(|(at, host)| Some((format!("virtual_hosts[{at}]"), host.origin.clone()?)))
+        .collect()
+}
+
 /// The clusters that the table sends requests to.
 pub(super) fn clusters(table: &RouteTable) -> BTreeSet<String> {
-    let routes = table.hosts.iter().flat_map(|host| &host.routes);
+    let routes = table.hosts.iter().flat_map(|host| &host.value.routes);
     routes
         .filter_map(|route| match &route.value.action {
             RouteAction::Forward(forward) => Some(&forward.targets),

@@ -22,11 +22,11 @@ fn decoded<T: Message + Default>(resources: &Resources, kind: Kind, name: &str) 
 fn routes(routes: Vec<Traced<Route>>) -> Resources {
     let table = RouteTable {
         ignore_port: false,
-        hosts: vec![VirtualHost {
+        hosts: vec![Traced::untraced(VirtualHost {
             name: "h".into(),
             domains: ["shop.example.com".into(), "shop.example.com:80".into()].into(),
             routes,
-        }],
+        })],
     };
     encode(&ProxyConfig {
         route_tables: [("t".into(), Traced::untraced(table))].into(),
@@ -255,6 +255,30 @@ fn priorities_have_no_gaps_on_the_wire() {
         .map(|group| (group.priority, group.lb_endpoints.len()))
         .collect();
     assert_eq!(found, [(0, 1), (1, 2)]);
+}
+
+#[test]
+fn invariant_8_a_shared_listener_is_refused_to_everybody_who_has_a_host_there() {
+    let mut shared = config(&["a"]);
+    let table = &mut shared.route_tables.get_mut("in").unwrap().value;
+    let mut host = table.hosts[0].clone();
+    table.hosts[0].origin = Some(origin("first"));
+    host.origin = Some(origin("second"));
+    table.hosts.push(host);
+    let encoded = encode(&shared);
+    for (kind, reason, blamed) in [
+        (
+            Kind::Listener,
+            "cannot bind 127.0.0.1:8080",
+            &["first", "second"][..],
+        ),
+        (Kind::Routes, "virtual_hosts[1]: bad", &["second"]),
+        (Kind::Routes, "virtual_hosts[1].routes[0]: bad", &["a"]),
+    ] {
+        let expected: Vec<Origin> = blamed.iter().map(|name| origin(name)).collect();
+        let origins = &encoded.get(kind, "in").unwrap().origins;
+        assert_eq!(origins.blamed(reason), expected, "{reason}");
+    }
 }
 
 #[test]
