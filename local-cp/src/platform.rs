@@ -33,6 +33,8 @@ pub(crate) enum Listing {
     /// Not listed yet.
     #[default]
     Unknown,
+    /// The place of the lists is there and holds none, as a volume that is not mounted: whoever means "nothing" writes so.
+    Bare,
     /// Some of it cannot be read and was never read: what is not in it may exist all the same.
     Partial(Arc<View>),
     /// What is not in it does not exist.
@@ -51,6 +53,7 @@ impl Listing {
     pub(crate) fn over(&self, held: Option<&Arc<View>>) -> Option<Arc<View>> {
         match self {
             Listing::Unknown => held.cloned(),
+            Listing::Bare => Some(held.cloned().unwrap_or_default()),
             Listing::Whole(view) => Some(view.clone()),
             Listing::Partial(view) => {
                 let mut merged = held.map(|held| View::clone(held)).unwrap_or_default();
@@ -105,6 +108,12 @@ mod tests {
         );
         assert_eq!(Listing::Unknown.over(Some(&held)), Some(held.clone()));
         assert_eq!(Listing::Unknown.over(None), None);
+        assert_eq!(Listing::Bare.over(Some(&held)), Some(held.clone()));
+        assert_eq!(
+            Listing::Bare.over(None),
+            Some(Arc::default()),
+            "a new cluster may be empty"
+        );
         let whole = view(&[("mesh/b", "127.0.1.2")]);
         assert_eq!(Listing::Whole(whole.clone()).over(Some(&held)), Some(whole));
     }

@@ -148,7 +148,22 @@ impl StaticDir {
                 Some(stamp) => self.read(&name, stamp.clone()),
             }
         }
+        if listed.is_empty() && before.is_empty() {
+            return Ok(Some(self.bare()));
+        }
         Ok(Some(merge(&self.files, listed.keys())))
+    }
+
+    fn bare(&self) -> Seen {
+        Seen {
+            listing: Listing::Bare,
+            faults: vec![Fault {
+                place: self.dir.display().to_string(),
+                reason: "the folder holds no YAML file; all that was read from it stays in use. If the cluster has \
+                         nothing, say so in a file: `services: []`"
+                    .to_owned(),
+            }],
+        }
     }
 
     fn read(&mut self, name: &str, stamp: Stamp) {
@@ -487,6 +502,19 @@ services:
         folder.settled();
         fs::remove_file(folder.dir.path().join("a.yaml")).unwrap();
         assert!(whole(&folder.settled()).services.is_empty());
+
+        // The last file's content was read, and is gone from `files` by now: what is held must say it.
+        fs::remove_file(folder.dir.path().join("b.yaml")).unwrap();
+        let seen = folder.settled();
+        assert_eq!(seen.listing, Listing::Bare, "an empty folder is no list");
+        assert!(
+            seen.faults[0].reason.starts_with("the folder holds no YAML file"),
+            "{seen:?}"
+        );
+        folder.write("none.yaml", "services: []");
+        let seen = folder.settled();
+        assert_eq!(*whole(&seen), View::default(), "a list of nothing is one");
+        assert_eq!(seen.faults, []);
 
         let fault = StaticDir::new(&folder.dir.path().join("gone"))
             .look()
