@@ -1,6 +1,7 @@
 //! What the edge keeps on disk: its slice, its view, the proxies that it knows, and the incarnation of its reports. With
 //! the first two it serves its proxies although everything above it is gone.
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,7 +10,8 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tombolo_compiler::view::View;
-use tombolo_runtime::last_good::{LastGoodError, load, save};
+use tombolo_proto::frame::Rejection;
+use tombolo_runtime::last_good::{LastGoodError, load, save, set_aside_unreadable};
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_runtime::telemetry::chain;
 
@@ -46,17 +48,19 @@ impl Keep {
     /// `None` when there is none, or none that can be used; the reason is logged and the file set aside.
     pub(crate) fn load_slice(&self) -> Option<SliceCopy> {
         let bytes = read(&self.slice())?;
-        SliceCopy::from_bytes(&bytes)
-            .inspect_err(|error| tracing::error!(error = chain(error), "starting without the stored slice"))
-            .ok()
+        let loaded = SliceCopy::from_bytes(&bytes).inspect_err(|error| set_aside(&self.slice(), error));
+        let (copy, unread) = loaded.ok()?;
+        for Rejection { name, reason } in unread {
+            tracing::error!(name, reason, "starting without an item of the stored slice");
+        }
+        Some(copy)
     }
 
+    /// As with the slice.
     pub(crate) fn load_view(&self) -> Option<Arc<View>> {
         let bytes = read(&self.view())?;
-        serde_json::from_slice(&bytes)
-            .inspect_err(|error| tracing::error!(error = chain(error), "starting without the stored view"))
-            .ok()
-            .map(Arc::new)
+        let loaded = serde_json::from_slice(&bytes).inspect_err(|error| set_aside(&self.view(), error));
+        loaded.ok().map(Arc::new)
     }
 
     /// Empty when there is none.
@@ -117,6 +121,16 @@ fn read(path: &Path) -> Option<Vec<u8>> {
         })
         .ok()
         .flatten()
+}
+
+/// So that nothing overwrites what another version could read.
+fn set_aside(path: &Path, why: &(dyn Error + 'static)) {
+    let moved = set_aside_unreadable(path);
+    tracing::error!(
+        reason = chain(why),
+        error = chain(&moved),
+        "starting without a file of the last good state"
+    );
 }
 
 /// Writes the latest value after each change, and once more at the end.
@@ -194,5 +208,8 @@ mod tests {
             save(&file, b"{\"of\": \"another version\"}").unwrap();
         }
         assert!(keep.load_view().is_none() && keep.load_slice().is_none());
+        for file in [keep.view(), keep.slice()] {
+            assert!(!file.exists() && file.with_extension("corrupt").exists());
+        }
     }
 }

@@ -44,8 +44,8 @@ struct Stored {
 pub(crate) enum BadCopy {
     #[error("the stored slice is not of a form that this version reads")]
     Form(#[source] serde_json::Error),
-    #[error("the stored slice holds a bad item: {0}")]
-    Item(String),
+    #[error("none of the {0} items of the stored slice is of a form that this version reads")]
+    Items(usize),
 }
 
 impl SliceCopy {
@@ -126,17 +126,25 @@ impl SliceCopy {
         Some(serde_json::to_vec(&stored).expect("invariant: strings and numbers have a JSON form"))
     }
 
+    /// What can be read of what another version may have written, and what cannot. Without an item the copy is not
+    /// complete: only the central can say whether it is still wanted.
+    ///
     /// # Errors
-    /// When the bytes are not those of [`SliceCopy::to_bytes`], or an item in them is not usable any more.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<SliceCopy, BadCopy> {
+    /// When the bytes are not those of [`SliceCopy::to_bytes`], or no item in them is usable any more.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<(SliceCopy, Vec<Rejection>), BadCopy> {
         let stored: Stored = serde_json::from_slice(bytes).map_err(BadCopy::Form)?;
-        let item = |(name, body): (String, String)| {
-            let resource =
-                Resource::new(name.clone(), body).map_err(|error| BadCopy::Item(error.to_string()))?;
-            let item = Item::decode(resource).map_err(BadCopy::Item)?;
-            Ok((name, Arc::new(item)))
-        };
-        Ok(SliceCopy {
+        let (mut items, mut unread) = (BTreeMap::new(), Vec::new());
+        for (name, body) in stored.items {
+            let resource = Resource::new(name.clone(), body).map_err(|error| chain(&error));
+            match resource.and_then(Item::decode) {
+                Ok(item) => drop(items.insert(name, Arc::new(item))),
+                Err(reason) => unread.push(Rejection { name, reason }),
+            }
+        }
+        if items.is_empty() && !unread.is_empty() {
+            return Err(BadCopy::Items(unread.len()));
+        }
+        let copy = SliceCopy {
             stamp: Some(Stamp {
                 version: Version {
                     epoch: stored.epoch,
@@ -145,13 +153,10 @@ impl SliceCopy {
                 source: stored.source,
                 sequence: stored.sequence,
             }),
-            complete: stored.complete,
-            items: stored
-                .items
-                .into_iter()
-                .map(item)
-                .collect::<Result<_, BadCopy>>()?,
-        })
+            complete: stored.complete && unread.is_empty(),
+            items,
+        };
+        Ok((copy, unread))
     }
 }
 
@@ -251,7 +256,8 @@ pub(crate) mod tests {
         let mut copy = SliceCopy::default();
         assert_eq!(copy.to_bytes(), None);
         copy.apply(applied(stamp("c", 7, 3), vec![namespace("shop", "a")], &[], true));
-        assert_eq!(SliceCopy::from_bytes(&copy.to_bytes().unwrap()).unwrap(), copy);
+        let bytes = copy.to_bytes().unwrap();
+        assert_eq!(SliceCopy::from_bytes(&bytes).unwrap(), (copy, vec![]));
         for bad in [
             "",
             "{}",
@@ -259,6 +265,24 @@ pub(crate) mod tests {
         ] {
             SliceCopy::from_bytes(bad.as_bytes()).unwrap_err();
         }
+    }
+
+    #[test]
+    fn invariant_4_what_another_version_wrote_is_read_as_far_as_it_goes() {
+        let mut copy = SliceCopy::default();
+        let items = vec![namespace("shop", "a"), namespace("pay", "a")];
+        copy.apply(applied(stamp("c", 7, 3), items, &[], true));
+        let text = String::from_utf8(copy.to_bytes().unwrap()).unwrap();
+        let newer = text.replacen(r#"{\"namespace\""#, r#"{\"nameplace\""#, 1);
+        assert_ne!(newer, text);
+        let (read, unread) = SliceCopy::from_bytes(newer.as_bytes()).unwrap();
+        assert_eq!(unread.len(), 1);
+        assert_eq!(unread[0].name, "namespaces/pay");
+        assert_eq!(
+            read.held().names.into_keys().collect::<Vec<_>>(),
+            ["namespaces/shop"]
+        );
+        assert_eq!((read.complete, read.stamp), (false, copy.stamp));
     }
 
     #[test]
