@@ -142,6 +142,8 @@ pub enum Code {
     RuleIgnored,
     /// A proxy refused what it was sent; the message carries its words.
     ProxyRejected,
+    /// A central holds back removals of intent until an operator confirms them, so what was removed still serves.
+    RemovalsHeld,
 }
 
 impl Finding {

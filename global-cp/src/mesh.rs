@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tombolo_compiler::finding::Finding;
+use tombolo_compiler::finding::{Code, Finding};
 use tombolo_compiler::intent::Intent;
 use tombolo_compiler::name::ClusterName;
 use tombolo_compiler::observe::Agent;
@@ -20,9 +20,13 @@ use tombolo_runtime::telemetry::chain;
 
 use crate::item::{ReportName, Reported, Wanted, WantedName};
 use crate::mirror::{Change, News};
+use crate::peers::MANAGEMENT;
 
 /// Findings beyond this do not help anybody, and all of them must fit one resource of the feed.
 const FINDINGS_MAX: usize = 2000;
+
+/// A finding names so many of the resources that it is about.
+const NAMES_TOLD_MAX: usize = 5;
 
 /// Who this central is, in this life of it.
 #[derive(Clone, Debug)]
@@ -37,6 +41,9 @@ pub(crate) struct Mesh {
     source: Source,
     /// Of the intent that is planned; `None` while no whole intent was ever seen.
     version: Option<Version>,
+    /// Removals of intent that wait for an operator. What they would end still serves, so until then slices carry the
+    /// version before them, and nobody takes the removals for done.
+    braked: BTreeSet<String>,
     intent: Intent,
     joined: BTreeSet<ClusterName>,
     reports: Reports,
@@ -82,6 +89,7 @@ impl Mesh {
         Self {
             source,
             version: None,
+            braked: BTreeSet::new(),
             intent: Intent::new(),
             joined: BTreeSet::new(),
             reports: Reports::default(),
@@ -104,8 +112,9 @@ impl Mesh {
         if !news.known {
             return;
         }
-        self.dirty.intent |= self.version.is_none() || !news.changes.is_empty();
+        self.dirty.intent |= self.version.is_none() || !news.changes.is_empty() || self.braked != news.braked;
         self.version = news.version;
+        self.braked = news.braked;
         for (name, change) in news.changes {
             match change {
                 Change::Put(Wanted::Resource(resource), _) => {
@@ -234,6 +243,7 @@ impl Mesh {
     fn publish_findings(&mut self) {
         let mut findings = self.planner.findings();
         findings.extend_from_slice(&self.findings);
+        findings.extend(self.removals_held());
         findings.sort();
         findings.dedup();
         if findings.len() > FINDINGS_MAX {
@@ -244,6 +254,33 @@ impl Mesh {
             findings.truncate(FINDINGS_MAX);
         }
         self.upward.put(encode("findings", &findings));
+    }
+}
+
+impl Mesh {
+    /// The brake is the operator's to release, so it shows where operators look.
+    fn removals_held(&self) -> Option<Finding> {
+        let organization = self.intent.keys().next()?.organization();
+        let first: Vec<&str> = self
+            .braked
+            .iter()
+            .take(NAMES_TOLD_MAX)
+            .map(String::as_str)
+            .collect();
+        let more = self.braked.len().saturating_sub(NAMES_TOLD_MAX);
+        let more = if more > 0 {
+            format!(" and {more} more")
+        } else {
+            String::new()
+        };
+        let message = format!(
+            "central {} holds back the removal of {} resources, which still serve: {}{more}; if they are meant, confirm \
+             with POST /brake/confirm?link={MANAGEMENT} on the admin port of each central",
+            self.source.name,
+            self.braked.len(),
+            first.join(", "),
+        );
+        (!first.is_empty()).then(|| Finding::error(&organization, "", Code::RemovalsHeld, message))
     }
 }
 

@@ -8,6 +8,7 @@ use tombolo_proto::frame::Rejection;
 use tombolo_proto::held::{Held, Stamp, Version};
 use tombolo_proto::resource::{ContentHash, Resource};
 use tombolo_proto::session::Applied;
+use tombolo_runtime::telemetry::chain;
 
 /// What the resources of one hop mean to central.
 pub(crate) trait Item: Sized {
@@ -28,6 +29,8 @@ pub(crate) struct Mirror<T> {
     entries: BTreeMap<String, Entry>,
     /// Removals that wait for an operator.
     braked: BTreeSet<String>,
+    /// The last version of which everything was taken, removals too.
+    settled: Option<Version>,
     pending: BTreeMap<String, Change<T>>,
 }
 
@@ -40,8 +43,11 @@ pub(crate) enum Change<T> {
 /// What happened since somebody last asked.
 #[derive(Debug)]
 pub(crate) struct News<T> {
+    /// What may be claimed: while removals wait for an operator, the version before them.
     pub(crate) version: Option<Version>,
     pub(crate) known: bool,
+    /// Removals that wait for an operator.
+    pub(crate) braked: BTreeSet<String>,
     pub(crate) changes: BTreeMap<String, Change<T>>,
 }
 
@@ -57,14 +63,17 @@ struct Entry {
 pub(crate) enum BadMirror {
     #[error("it is not what this version writes")]
     Format(#[from] serde_json::Error),
-    #[error("its entry {name} has the bad hash {given:?}")]
-    Hash { name: String, given: String },
-    #[error("its entry {name} is no resource")]
-    Resource {
-        name: String,
-        #[source]
-        source: tombolo_proto::resource::BadResource,
-    },
+}
+
+/// Why one entry of a file is not used.
+#[derive(Debug, thiserror::Error)]
+enum BadEntry {
+    #[error("the stored entry is not what this version writes")]
+    Format(#[from] serde_json::Error),
+    #[error("the stored entry has the bad hash {given:?}")]
+    Hash { given: String },
+    #[error("the stored entry is no resource")]
+    Resource(#[from] tombolo_proto::resource::BadResource),
 }
 
 /// The form on disk.
@@ -74,8 +83,12 @@ struct Stored {
     stamp: Option<StoredStamp>,
     complete: bool,
     known: bool,
-    entries: BTreeMap<String, StoredEntry>,
+    /// Each is a [`StoredEntry`], read alone so that one that cannot be read costs only itself.
+    entries: BTreeMap<String, serde_json::Value>,
     braked: BTreeSet<String>,
+    /// Epoch and revision, where they are not the stamp's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    settled: Option<(u64, u64)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -107,6 +120,7 @@ impl<T> Default for Mirror<T> {
             known: false,
             entries: BTreeMap::new(),
             braked: BTreeSet::new(),
+            settled: None,
             pending: BTreeMap::new(),
         }
     }
@@ -127,6 +141,9 @@ impl<T: Item> Mirror<T> {
             self.entries.remove(&name);
             self.pending.insert(name, Change::Removed);
         }
+        if applied.complete {
+            self.settled = Some(applied.stamp.version);
+        }
         self.stamp = Some(applied.stamp);
         self.complete = applied.complete;
         self.known |= applied.complete;
@@ -141,8 +158,9 @@ impl<T: Item> Mirror<T> {
     pub(crate) fn news(&mut self) -> Option<News<T>> {
         let usable = !T::WHOLE || self.is_settled();
         usable.then(|| News {
-            version: self.stamp.as_ref().map(|stamp| stamp.version),
+            version: self.version(),
             known: self.known,
+            braked: self.braked.clone(),
             changes: std::mem::take(&mut self.pending),
         })
     }
@@ -158,6 +176,19 @@ impl<T: Item> Mirror<T> {
 
     pub(crate) fn braked(&self) -> &BTreeSet<String> {
         &self.braked
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    fn version(&self) -> Option<Version> {
+        let held = self.stamp.as_ref().map(|stamp| stamp.version);
+        if self.braked.is_empty() {
+            held
+        } else {
+            self.settled.or(held)
+        }
     }
 
     /// What the peer should be told again, for it does not remember.
@@ -198,15 +229,19 @@ impl<T: Item> Mirror<T> {
             entries: self
                 .entries
                 .iter()
-                .map(|(name, entry)| (name.clone(), StoredEntry::from(entry)))
+                .map(|(name, entry)| (name.clone(), stored(entry)))
                 .collect(),
             braked: self.braked.clone(),
+            settled: self
+                .settled
+                .filter(|_| !self.braked.is_empty())
+                .map(|version| (version.epoch, version.revision)),
         };
         Some(serde_json::to_vec(&stored).expect("invariant: names are strings and nothing else can fail"))
     }
 
     /// # Errors
-    /// When the bytes are not of a mirror. A body that cannot be read any more is a fault of its entry alone.
+    /// When the bytes are not of a mirror. What cannot be read of an entry is a fault of that entry alone.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, BadMirror> {
         let stored: Stored = serde_json::from_slice(bytes)?;
         let mut mirror = Self {
@@ -215,10 +250,13 @@ impl<T: Item> Mirror<T> {
             known: stored.known,
             entries: BTreeMap::new(),
             braked: stored.braked,
+            settled: stored
+                .settled
+                .map(|(epoch, revision)| Version { epoch, revision }),
             pending: BTreeMap::new(),
         };
         for (name, entry) in stored.entries {
-            mirror.restore(name, entry)?;
+            mirror.restore(name, entry);
         }
         Ok(mirror)
     }
@@ -246,47 +284,61 @@ impl<T: Item> Mirror<T> {
         }
     }
 
-    fn restore(&mut self, name: String, stored: StoredEntry) -> Result<(), BadMirror> {
-        let good = stored
-            .good
-            .map(|body| Resource::new(name.clone(), body))
-            .transpose()
-            .map_err(|source| BadMirror::Resource {
-                name: name.clone(),
-                source,
-            })?;
-        let held = match (stored.held, &good) {
-            (Some(given), _) => hash_of(&given).ok_or_else(|| BadMirror::Hash {
-                name: name.clone(),
-                given,
-            })?,
-            (None, Some(good)) => good.hash(),
-            (None, None) => {
-                return Err(BadMirror::Hash {
-                    name,
-                    given: String::new(),
-                });
+    /// Takes an entry from the disk. One that cannot be read stays as a fault, under a hash that no content has, so
+    /// that the peer sends it again.
+    fn restore(&mut self, name: String, stored: serde_json::Value) {
+        let mut entry = Entry::read(&name, stored).unwrap_or_else(|error| {
+            tracing::error!(
+                name,
+                error = chain(&error),
+                "starting without an entry of a last-good file"
+            );
+            Entry {
+                held: ContentHash::from_bytes([0; 16]),
+                good: None,
+                fault: Some(chain(&error).to_string()),
             }
-        };
-        let mut entry = Entry {
-            held,
-            good,
-            fault: stored.fault,
-        };
+        });
         if let Some(good) = &entry.good {
             match T::read(good) {
                 Ok(item) => {
                     self.pending.insert(name.clone(), Change::Put(item, good.clone()));
                 }
                 Err(reason) => {
+                    tracing::error!(name, reason, "starting without an entry of a last-good file");
                     entry.good = None;
                     entry.fault.get_or_insert(reason);
                 }
             }
         }
         self.entries.insert(name, entry);
-        Ok(())
     }
+}
+
+impl Entry {
+    fn read(name: &str, stored: serde_json::Value) -> Result<Self, BadEntry> {
+        let stored: StoredEntry = serde_json::from_value(stored)?;
+        let good = stored
+            .good
+            .map(|body| Resource::new(name.to_owned(), body))
+            .transpose()?;
+        let held = match (stored.held, &good) {
+            (Some(given), _) => hash_of(&given).ok_or(BadEntry::Hash { given })?,
+            (None, Some(good)) => good.hash(),
+            (None, None) => {
+                return Err(BadEntry::Hash { given: String::new() });
+            }
+        };
+        Ok(Self {
+            held,
+            good,
+            fault: stored.fault,
+        })
+    }
+}
+
+fn stored(entry: &Entry) -> serde_json::Value {
+    serde_json::to_value(StoredEntry::from(entry)).expect("invariant: an entry is of strings only")
 }
 
 impl From<&Stamp> for StoredStamp {
@@ -425,13 +477,43 @@ mod tests {
         mirror.news();
         mirror.apply(step(2, &[("c", "3")], &[], false));
         mirror.brake(vec!["a".to_owned(), "b".to_owned()]);
-        assert_eq!(put_of(&mirror.news().unwrap(), |n| n.0), [("c", 3)]);
+        let news = mirror.news().unwrap();
+        assert_eq!(put_of(&news, |n| n.0), [("c", 3)]);
+        let before = Some(Version {
+            epoch: 1,
+            revision: 1,
+        });
+        assert_eq!(
+            (news.version, news.braked.len()),
+            (before, 2),
+            "not yet at revision 2"
+        );
         let mut back = Mirror::<Number<true>>::from_bytes(&mirror.to_bytes().unwrap()).unwrap();
         assert_eq!(back.held().names.len(), 3);
-        assert!(back.news().is_some());
+        assert_eq!(back.news().unwrap().version, before, "also after a restart");
         mirror.apply(step(2, &[], &["a", "b"], true));
         assert!(mirror.braked().is_empty());
-        assert_eq!(mirror.news().unwrap().changes.len(), 2);
+        let news = mirror.news().unwrap();
+        assert_eq!((news.changes.len(), news.version.unwrap().revision), (2, 2));
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_read_costs_only_itself() {
+        for entry in [
+            "{}",
+            r#"{"held":"zz"}"#,
+            r#"{"good":"1","of a later version":true}"#,
+            "[]",
+            r#"{"good":"x"}"#,
+        ] {
+            let bytes = format!(
+                r#"{{"stamp":null,"complete":true,"known":true,"braked":[],"entries":{{"a":{entry},"b":{{"good":"2"}}}}}}"#
+            );
+            let mut mirror = Mirror::<Number<true>>::from_bytes(bytes.as_bytes()).unwrap();
+            assert_eq!(put_of(&mirror.news().unwrap(), |n| n.0), [("b", 2)], "{entry}");
+            assert_eq!(mirror.rejections().len(), 1, "{entry}");
+            assert_eq!(mirror.held().names.len(), 2, "{entry}");
+        }
     }
 
     #[test]
@@ -439,9 +521,7 @@ mod tests {
         for bytes in [
             "",
             "{}",
-            r#"{"stamp":null,"complete":true,"known":true,"braked":[],"entries":{"a":{}}}"#,
-            r#"{"stamp":null,"complete":true,"known":true,"braked":[],"entries":{"a":{"held":"zz"}}}"#,
-            r#"{"stamp":null,"complete":true,"known":true,"braked":[],"entries":{"":{"good":"1"}}}"#,
+            r#"{"stamp":null,"complete":true,"known":true,"braked":[],"entries":[]}"#,
         ] {
             assert!(
                 Mirror::<Number<true>>::from_bytes(bytes.as_bytes()).is_err(),

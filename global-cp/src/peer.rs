@@ -208,7 +208,7 @@ impl<T: Item> Peer<T> {
             link: self.name.clone(),
             agent: state.agent,
             stamp: state.mirror.stamp().map(ToString::to_string),
-            complete: state.mirror.held().complete,
+            complete: state.mirror.is_complete(),
             alarm: state.alarm.clone(),
             braked: state.mirror.braked().iter().cloned().collect(),
             refused: by_name(state.mirror.rejections()),

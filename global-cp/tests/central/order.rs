@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::peers::stamp;
-use crate::world::{REVIEWS, World, at_rest, intent, joined, report};
+use crate::world::{REVIEWS, World, at_rest, intent, joined, remotes, report};
 
 #[tokio::test]
 async fn invariant_2_an_older_intent_is_kept_out_and_shown() {
@@ -52,10 +52,10 @@ async fn invariant_2_an_older_intent_is_kept_out_and_shown() {
 }
 
 #[tokio::test]
-async fn removing_half_of_the_intent_waits_for_an_operator() {
+async fn invariant_9_removing_half_of_the_intent_waits_for_an_operator_and_is_not_claimed() {
     let world = World::new().await;
     let central = world.central().await;
-    let (management, east, _west) = at_rest(&world, &central).await;
+    let (management, east, west) = at_rest(&world, &central).await;
     let names: Vec<String> = (0..30)
         .map(|n| format!("organizations/acme/tenants/t{n}"))
         .collect();
@@ -84,11 +84,32 @@ async fn removing_half_of_the_intent_waits_for_an_operator() {
         metrics.contains("tombolo_central_link_braked{link=\"management\"} 30"),
         "{metrics}"
     );
-    // The rest of the mesh goes on meanwhile.
-    east.until("the revision beside the brake", |told| {
-        (told.stamp.as_ref()?.version.revision == 3).then_some(())
+    // The rest of the mesh goes on meanwhile, at the version that holds: nobody may take the removals for done.
+    let held = management
+        .until("the brake among the findings", |told| {
+            let findings = told.json("findings")?;
+            let mut findings = findings.as_array()?.iter();
+            findings
+                .find(|finding| finding["code"] == "RemovalsHeld")
+                .cloned()
+        })
+        .await;
+    assert_eq!(held["resource"], "organizations/acme");
+    assert_eq!(held["severity"], "Error");
+    let message = held["message"].as_str().unwrap();
+    assert!(
+        message.contains("30 resources")
+            && message.contains("tenants/t0, ")
+            && message.contains("and 25 more")
+            && message.contains("POST /brake/confirm?link=management"),
+        "{message}"
+    );
+    west.publish(stamp(100, 2, "us-west"), true, &report(3));
+    east.until("the news beside the brake", |told| {
+        (remotes(&told.json(REVIEWS)?) == ["127.0.3.1:15443"]).then_some(())
     })
     .await;
+    assert_eq!(east.told(|told| told.stamp.as_ref().unwrap().version.revision), 2);
 
     let unknown = central.http("POST", "/brake/confirm?link=us-north").await;
     assert!(
@@ -99,6 +120,15 @@ async fn removing_half_of_the_intent_waits_for_an_operator() {
     assert!(confirmed.starts_with("HTTP/1.1 202"), "{confirmed}");
     central
         .until_link("management", |link| link["braked"] == json!([]))
+        .await;
+    east.until("the revision, now that it is whole", |told| {
+        (told.stamp.as_ref()?.version.revision == 3).then_some(())
+    })
+    .await;
+    management
+        .until("no finding any more", |told| {
+            (!told.json("findings")?.to_string().contains("RemovalsHeld")).then_some(())
+        })
         .await;
     central.stop().await;
 }
