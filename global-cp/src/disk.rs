@@ -158,6 +158,8 @@ fn load_mirror<T: Item>(path: &Path) -> Option<Mirror<T>> {
         Ok(mirror) => Some(mirror),
         Err(error) => {
             tracing::error!(path = %path.display(), error = chain(&error), "starting without a last-good file");
+            let aside = last_good::set_aside_unreadable(path);
+            tracing::error!("{aside}");
             None
         }
     }
@@ -205,6 +207,10 @@ mod tests {
         );
         assert!(known.intent.stamp().is_none());
         assert!(reports.join("eu-central.corrupt").exists());
+        assert!(
+            reports.join("us-west.corrupt").exists(),
+            "another version may read it"
+        );
         assert!(folder.path().join("intent.corrupt").exists());
     }
 }
