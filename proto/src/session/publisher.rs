@@ -31,22 +31,19 @@ enum Change {
 }
 
 impl Publisher {
+    /// What differs, or, when only the stamp or the claim moved, a heartbeat that says so: whoever waits for a change that
+    /// does not concern this peer learns at once that the peer has it, for one small frame.
     pub(super) fn publish(&mut self, publication: Publication) -> Vec<Frame> {
-        // A new stamp alone travels with the next heartbeat.
-        let (same_set, same_claim) = match &self.publication {
-            Some(before) => (
-                Arc::ptr_eq(&before.set, &publication.set),
-                before.complete == publication.complete,
-            ),
-            None => (false, true),
-        };
+        let same_set = self.publication.as_ref().is_some_and(|before| {
+            Arc::ptr_eq(&before.set, &publication.set) && before.complete == publication.complete
+        });
+        let same_stamp = self
+            .publication
+            .as_ref()
+            .is_some_and(|before| before.stamp == publication.stamp);
         self.publication = Some(publication);
-        let mut frames = if same_set && same_claim {
-            Vec::new()
-        } else {
-            self.sync()
-        };
-        if frames.is_empty() && !same_claim && self.peer.is_some() {
+        let mut frames = if same_set { Vec::new() } else { self.sync() };
+        if frames.is_empty() && !(same_set && same_stamp) && self.peer.is_some() {
             frames.push(Frame::Heartbeat(self.heartbeat()));
         }
         frames

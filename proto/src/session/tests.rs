@@ -501,7 +501,10 @@ fn a_publisher_sends_what_differs_then_only_changes() {
                 publish(8, &[("a", "2")], true),
                 "send update r1 1.8#0 of c +a -b whole",
             ),
-            (publish(9, &[("a", "2")], true), ""),
+            (
+                publish(9, &[("a", "2")], true),
+                "send heartbeat r1 of 1.9#0 of c whole",
+            ),
             (Event::Tick, "send heartbeat r1 of 1.9#0 of c whole"),
         ],
     );
@@ -522,7 +525,7 @@ fn a_partial_publisher_removes_nothing_until_it_knows_all() {
                 publish(7, &[("a", "2")], false),
                 "send update r1 1.7#0 of c +a part",
             ),
-            (publish(8, &[], false), ""),
+            (publish(8, &[], false), "send heartbeat r1 of 1.8#0 of c part"),
             (Event::Tick, "send heartbeat r1 of 1.8#0 of c part"),
             (
                 publish(9, &[("c", "1")], true),
