@@ -67,6 +67,7 @@ pub enum Verb {
     Join,
     IssueToken,
     RevokeToken,
+    Adopt,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -250,6 +251,7 @@ impl fmt::Display for Verb {
             Verb::Join => "join",
             Verb::IssueToken => "issue-token",
             Verb::RevokeToken => "revoke-token",
+            Verb::Adopt => "adopt",
         })
     }
 }

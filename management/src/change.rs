@@ -223,14 +223,29 @@ fn authorize(base: &Snapshot, principal: &Principal, changes: &[Change]) -> Resu
             ChangeVerb::Update(..) | ChangeVerb::Apply(..) => Action::Update,
             ChangeVerb::Delete(_) => Action::Delete,
         };
-        if let Decision::Deny { because } = decide(principal, action, &change.name, &base.bindings) {
-            return Err(Refusal::Denied {
-                name: change.name.clone(),
-                because,
-            });
-        }
+        authorize_one(base, principal, action, &change.name)?;
     }
-    // Between the look at the token and the lock, the user may have gone.
+    check_user(base, principal)
+}
+
+/// What [`prepare`] checks first, for a write that is not about resources.
+pub(crate) fn authorize_one(
+    base: &Snapshot,
+    principal: &Principal,
+    action: Action,
+    name: &Fqn,
+) -> Result<(), Refusal> {
+    if let Decision::Deny { because } = decide(principal, action, name, &base.bindings) {
+        return Err(Refusal::Denied {
+            name: name.clone(),
+            because,
+        });
+    }
+    check_user(base, principal)
+}
+
+/// Between the look at the token and the lock, the user may have gone.
+fn check_user(base: &Snapshot, principal: &Principal) -> Result<(), Refusal> {
     if let Principal::User { name, uid } = principal
         && base.get(name).is_none_or(|stored| stored.uid != *uid)
     {

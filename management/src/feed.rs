@@ -335,10 +335,12 @@ fn on_action(action: Action, connected: &Connected, writes: &Writes) -> Vec<Even
             connected.update(|report, _| report.rejected = ack.rejected);
             Vec::new()
         }
-        Action::PeerJoined { .. }
-        | Action::InSync { .. }
-        | Action::Send(_)
-        | Action::PeerSilent
-        | Action::Close(_) => Vec::new(),
+        Action::PeerJoined { held, .. } => {
+            if let Some(held) = held {
+                writes.heard(held.version);
+            }
+            Vec::new()
+        }
+        Action::InSync { .. } | Action::Send(_) | Action::PeerSilent | Action::Close(_) => Vec::new(),
     }
 }

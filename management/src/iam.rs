@@ -29,6 +29,8 @@ pub enum Action {
     Tokens,
     /// Checking the whole audit log.
     Verify,
+    /// Declaring a restored database the truth.
+    Adopt,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +133,7 @@ pub fn decide(principal: &Principal, action: Action, node: &Fqn, bindings: &Bind
 pub fn required_role(action: Action, kind: Kind) -> Role {
     match (action, kind) {
         (Action::Read, _) => Role::Reader,
-        (Action::Tokens | Action::Verify, _) => Role::Admin,
+        (Action::Tokens | Action::Verify | Action::Adopt, _) => Role::Admin,
         (
             Action::Create | Action::Update | Action::Delete,
             Kind::Workspace
@@ -172,6 +174,7 @@ impl fmt::Display for Action {
             Action::Delete => "delete",
             Action::Tokens => "manage the tokens of",
             Action::Verify => "verify the audit log of",
+            Action::Adopt => "adopt the database of",
         })
     }
 }

@@ -36,7 +36,7 @@ impl Drop for InFlight {
 }
 
 impl ApiMetrics {
-    pub(crate) fn register(registry: &Metrics, denials_dropped: Counter) -> ApiMetrics {
+    pub(crate) fn register(registry: &Metrics, denials_dropped: Counter, behind: Gauge) -> ApiMetrics {
         let metrics = ApiMetrics {
             registry: registry.clone(),
             requests: Family::default(),
@@ -63,6 +63,11 @@ impl ApiMetrics {
                 metrics.in_flight.clone(),
             );
             registry.register("revision", "The latest revision held", metrics.revision.clone());
+            registry.register(
+                "database_behind",
+                "1 while writes are refused because the database is behind what a central holds",
+                behind,
+            );
             registry.register(
                 "denials_dropped",
                 "Denials that were too many to be recorded",

@@ -139,9 +139,10 @@ pub async fn start(config: Config) -> Result<Running, ManagementError> {
     let postgres = health.condition("postgres");
     postgres.set_ready();
     let (writer, writes) = Writer::new(store.clone(), snapshot, postgres);
+    let behind = writer.behind();
     let (denials, denial_writer) = Denials::new(store.clone());
     let feed = Feed::open(store.clone(), writes.clone(), identity).await?;
-    let metrics = ApiMetrics::register(&Metrics::default(), denials.dropped());
+    let metrics = ApiMetrics::register(&Metrics::default(), denials.dropped(), behind);
     let app = App {
         organization,
         store: store.clone(),

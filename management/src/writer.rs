@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tombolo_compiler::name::{ClusterName, Fqn};
@@ -15,8 +16,8 @@ use tombolo_runtime::telemetry::chain;
 use uuid::Uuid;
 
 use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
-use crate::change::{Change, Prepared, Refusal, Step, prepare};
-use crate::iam::Principal;
+use crate::change::{Change, Prepared, Refusal, Step, authorize_one, prepare};
+use crate::iam::{Action, Principal};
 use crate::snapshot::{Delta, Snapshot, Stored, etag};
 use crate::store::organization::Head;
 use crate::store::{self, Store, StoreError, Tx};
@@ -64,7 +65,8 @@ pub(crate) enum WriteError {
     )]
     Stuck,
     #[error(
-        "the database is at {found}, behind {held}: was it restored from a backup? writes are refused until it is adopted"
+        "the database is at {found}, behind {held}: was it restored from a backup? writes are refused until an \
+         administrator adopts it with `POST /v1/organizations/<organization>:adopt`"
     )]
     WentBack { held: Version, found: Version },
     #[error("too many writes are waiting; nothing of this one was begun")]
@@ -79,6 +81,7 @@ pub(crate) struct Writes {
     store: Store,
     jobs: mpsc::Sender<Job>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
+    heard: Arc<watch::Sender<Version>>,
 }
 
 #[derive(Debug)]
@@ -86,7 +89,12 @@ pub(crate) struct Writer {
     store: Store,
     jobs: mpsc::Receiver<Job>,
     snapshots: watch::Sender<Arc<Snapshot>>,
+    /// The latest version that a central said it holds of ours. A process that has just started knows no other
+    /// witness of what a restored database has lost.
+    heard: watch::Receiver<Version>,
     postgres: Condition,
+    /// 1 while the database is behind.
+    behind: Gauge,
 }
 
 #[derive(Debug)]
@@ -105,6 +113,11 @@ enum Job {
     Join {
         central: String,
         cluster: ClusterName,
+    },
+    Adopt {
+        caller: Caller,
+        organization: Fqn,
+        done: oneshot::Sender<Result<Version, WriteError>>,
     },
 }
 
@@ -164,6 +177,28 @@ impl Writes {
         answer.await.map_err(|_| WriteError::Stopping)?
     }
 
+    /// Declares the database as it is the truth, under a new epoch.
+    pub(crate) async fn adopt(&self, caller: Caller, organization: Fqn) -> Result<Version, WriteError> {
+        let (done, answer) = oneshot::channel();
+        self.send(Job::Adopt {
+            caller,
+            organization,
+            done,
+        })?;
+        answer.await.map_err(|_| WriteError::Stopping)?
+    }
+
+    /// A central holds that version of ours.
+    pub(crate) fn heard(&self, version: Version) {
+        self.heard.send_if_modified(|heard| {
+            let later = version > *heard;
+            if later {
+                *heard = version;
+            }
+            later
+        });
+    }
+
     /// Remembers that `central` has heard these clusters. Say it again from time to time: a cluster that does not
     /// exist yet, or a database that is away, is passed over.
     pub(crate) fn join(&self, central: &str, heard: &BTreeSet<ClusterName>) {
@@ -193,18 +228,26 @@ impl Writer {
     pub(crate) fn new(store: Store, snapshot: Snapshot, postgres: Condition) -> (Writer, Writes) {
         let (sender, jobs) = mpsc::channel(QUEUED_MAX);
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
+        let (heard, hearing) = watch::channel(Version::default());
         let writer = Writer {
             store: store.clone(),
             jobs,
             snapshots,
+            heard: hearing,
             postgres,
+            behind: Gauge::default(),
         };
         let writes = Writes {
             store,
             jobs: sender,
             snapshots: receiver,
+            heard: Arc::new(heard),
         };
         (writer, writes)
+    }
+
+    pub(crate) fn behind(&self) -> Gauge {
+        self.behind.clone()
     }
 
     pub(crate) async fn run(mut self, mut shutdown: Shutdown) {
@@ -216,6 +259,8 @@ impl Writer {
                     Some(job) => self.work(job).await,
                     None => return,
                 },
+                // A central that tells of more than there is must not wait for the next tick.
+                Ok(()) = self.heard.changed() => poll.reset_immediately(),
                 _ = poll.tick() => {
                     if let Err(error) = self.poll().await {
                         tracing::debug!(error = chain(&error), "cannot poll the database");
@@ -253,6 +298,15 @@ impl Writer {
                 let result = self.poll().await.map(|()| self.snapshots.borrow().clone());
                 let _ = done.send(result);
             }
+            Job::Adopt {
+                caller,
+                organization,
+                done,
+            } => {
+                let result = in_time(self.adopt(&caller, &organization)).await;
+                self.observe(result.as_ref().err());
+                let _ = done.send(result);
+            }
             Job::Join { central, cluster } => {
                 if let Err(error) = in_time(self.join(&central, &cluster)).await {
                     self.observe(Some(&error));
@@ -271,6 +325,7 @@ impl Writer {
         let mut tx = self.store.begin().await?;
         let head = self.store.lock_head(&mut tx).await?;
         let base = self.catch_up(&mut tx, &head).await?;
+        self.check_heard(head.version)?;
         let prepared = if Arc::ptr_eq(&base, &prepared.base) {
             prepared
         } else {
@@ -296,6 +351,7 @@ impl Writer {
         let mut tx = self.store.begin().await?;
         let mut head = self.store.lock_head(&mut tx).await?;
         let base = self.catch_up(&mut tx, &head).await?;
+        self.check_heard(head.version)?;
         let Some((name, uid)) = base
             .clusters()
             .get(cluster)
@@ -338,6 +394,53 @@ impl Writer {
         Ok(())
     }
 
+    async fn adopt(&mut self, caller: &Caller, organization: &Fqn) -> Result<Version, WriteError> {
+        let mut tx = self.store.begin().await?;
+        let mut head = self.store.lock_head(&mut tx).await?;
+        let found = head.version;
+        let base = load_since(&self.store, &mut tx, &Snapshot::empty(), &head).await?;
+        authorize_one(&base, &caller.principal, Action::Adopt, organization)?;
+        let held = self.snapshots.borrow().version.max(*self.heard.borrow());
+        // Beyond every revision that was ever given out, so that no ETag and no receipt of before comes to fit again.
+        head.version = Version {
+            epoch: held.epoch.max(found.epoch) + 1,
+            revision: held.revision.max(found.revision) + 1,
+        };
+        let record = Record {
+            time: audit::now(),
+            actor: caller.principal.to_string(),
+            verb: Verb::Adopt,
+            name: organization.to_string(),
+            outcome: Outcome::Done,
+            source: caller.source.clone(),
+            request_id: caller.request_id.clone(),
+            revision: Some(head.version.revision),
+            reason: format!("the database was at {found}; {held} was held"),
+            before: None,
+            after: None,
+            dropped: 0,
+        };
+        let (sealed, end) = seal(Chain::Writes, head.audit, record);
+        head.audit = end;
+        self.store.insert_audit(&mut tx, &[sealed]).await?;
+        self.store.set_head(&mut tx, &head).await?;
+        store::commit(tx).await.map_err(WriteError::Uncertain)?;
+        let judged = base.judged.clone();
+        let next = base.advance(head.version, Delta::default(), Some(judged));
+        self.snapshots.send_replace(Arc::new(next));
+        tracing::warn!(%found, %held, version = %head.version, "the database was adopted");
+        Ok(head.version)
+    }
+
+    /// Whoever publishes less than a central holds forks the intent.
+    fn check_heard(&self, found: Version) -> Result<(), WriteError> {
+        let held = *self.heard.borrow();
+        if found < held {
+            return Err(WriteError::WentBack { held, found });
+        }
+        Ok(())
+    }
+
     /// Brings the snapshot to the version of the locked head, and gives it.
     async fn catch_up(&mut self, tx: &mut Tx, head: &Head) -> Result<Arc<Snapshot>, WriteError> {
         let held = self.snapshots.borrow().clone();
@@ -354,23 +457,30 @@ impl Writer {
         self.observe(result.as_ref().err());
         if result.is_ok() {
             self.postgres.set_ready();
+            self.behind.set(0);
         }
         result
     }
 
     async fn poll_once(&mut self) -> Result<(), WriteError> {
         let held = self.snapshots.borrow().version;
-        if self.store.version().await? == held {
-            return Ok(());
+        let mut found = self.store.version().await?;
+        if found != held {
+            let mut tx = self.store.begin_snapshot().await?;
+            let head = self.store.head(&mut tx).await?;
+            self.catch_up(&mut tx, &head).await?;
+            found = head.version;
         }
-        let mut tx = self.store.begin_snapshot().await?;
-        let head = self.store.head(&mut tx).await?;
-        self.catch_up(&mut tx, &head).await?;
-        Ok(())
+        self.check_heard(found)
     }
 
     /// What an error says about the database as a whole.
     fn observe(&self, error: Option<&WriteError>) {
+        if let Some(error @ WriteError::WentBack { .. }) = error
+            && self.behind.set(1) == 0
+        {
+            tracing::error!(error = chain(error), "writes are refused");
+        }
         match error {
             Some(WriteError::Store(error)) if error.is_away() => self.postgres.set_waiting(chain(error)),
             Some(error @ (WriteError::Uncertain(_) | WriteError::Stuck | WriteError::WentBack { .. })) => {
@@ -397,13 +507,19 @@ pub(crate) async fn load_since(
     head: &Head,
 ) -> Result<Snapshot, WriteError> {
     let known = held.version;
-    let restored = known != Version::default() && known.epoch != head.version.epoch;
-    if restored || head.version < known {
+    if head.version < known {
         return Err(WriteError::WentBack {
             held: known,
             found: head.version,
         });
     }
+    // Another replica has adopted a restored database: nothing that is held says what changed.
+    let empty = Snapshot::empty();
+    let held = match known.epoch == head.version.epoch {
+        true => held,
+        false => &empty,
+    };
+    let known = held.version;
     let delta = Delta {
         removed: store.tombstones_since(tx, known.revision).await?,
         put: store.resources_since(tx, known.revision).await?,

@@ -16,6 +16,7 @@ use super::{App, Params, dry_run, status};
 use crate::audit::Verb;
 use crate::change::{Change, ChangeVerb, IfMatch};
 use crate::document::{self, Document};
+use crate::iam::Action;
 use crate::problem::Problem;
 use crate::snapshot::Stored;
 use crate::writer::{Caller, Committed};
@@ -50,6 +51,10 @@ pub(crate) async fn get_or_list(
         Target::Collection(collection) => list(&app, &caller, &collection, &params),
         Target::Status(name) => status::status(&app, &caller, &name),
         Target::Receipt(name) => status::receipt(&app, &caller, &name, &params).await,
+        Target::Adopt(name) => {
+            let detail = format!("POST {name}:adopt");
+            Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail))
+        }
     }
 }
 
@@ -62,6 +67,7 @@ pub(crate) async fn create(
 ) -> Result<Response, Problem> {
     let collection = match target(&path)? {
         Target::Collection(collection) => collection,
+        Target::Adopt(name) => return adopt(&app, caller, &name).await,
         other => {
             let detail = match other.name() {
                 Some(name) => format!("POST creates in a collection; to update {name}, PUT it"),
@@ -137,6 +143,17 @@ pub(crate) async fn delete(
         Json(json!({"name": name, "revision": committed.snapshot.version.revision})).into_response()
     })
     .await
+}
+
+/// Makes a restored database the truth again: all that was written before it was restored, and is not in it, is
+/// given up, and everything is published under a new epoch.
+async fn adopt(app: &App, caller: Caller, name: &Fqn) -> Result<Response, Problem> {
+    app.allow(&app.writes.snapshot(), &caller, Action::Adopt, name, Verb::Adopt)?;
+    let actor = caller.principal.clone();
+    let version = app.writes.adopt(caller, name.clone()).await;
+    let version = version.map_err(|error| Problem::of_write(error, &actor, Verb::Adopt))?;
+    tracing::Span::current().record("revision", version.revision);
+    Ok(Json(json!({"name": name, "epoch": version.epoch, "revision": version.revision})).into_response())
 }
 
 async fn write(

@@ -12,6 +12,8 @@ pub(crate) enum Target {
     Status(Fqn),
     /// `…:receipt`
     Receipt(Fqn),
+    /// `…:adopt`
+    Adopt(Fqn),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +27,7 @@ pub(crate) struct Collection {
 pub(crate) enum BadTarget {
     #[error(transparent)]
     Name(#[from] BadName),
-    #[error("{0:?} cannot be asked of a resource; use :status or :receipt")]
+    #[error("{0:?} cannot be asked of a resource; use :status, :receipt or, of an organization, :adopt")]
     Question(String),
 }
 
@@ -33,7 +35,9 @@ impl Target {
     /// The name that a denial is about.
     pub(crate) fn name(&self) -> Option<&Fqn> {
         match self {
-            Target::Resource(name) | Target::Status(name) | Target::Receipt(name) => Some(name),
+            Target::Resource(name) | Target::Status(name) | Target::Receipt(name) | Target::Adopt(name) => {
+                Some(name)
+            }
             Target::Collection(collection) => collection.parent.as_ref(),
         }
     }
@@ -50,10 +54,11 @@ impl FromStr for Target {
 
     fn from_str(path: &str) -> Result<Target, BadTarget> {
         if let Some((name, question)) = path.rsplit_once(':') {
-            let name = name.parse()?;
+            let name: Fqn = name.parse()?;
             return match question {
                 "status" => Ok(Target::Status(name)),
                 "receipt" => Ok(Target::Receipt(name)),
+                "adopt" if name.kind() == Kind::Organization => Ok(Target::Adopt(name)),
                 _ => Err(BadTarget::Question(question.to_owned())),
             };
         }
@@ -99,7 +104,7 @@ mod tests {
                 "organizations/acme/gateways",
                 "expected clusters, users, tenants, bindings",
             ),
-            ("organizations/acme:explode", "use :status or :receipt"),
+            ("organizations/acme:explode", "use :status, :receipt or"),
             ("organizations/acme/tenants/", "is not a valid name"),
         ] {
             let found = path.parse::<Target>().unwrap_err().to_string();

@@ -7,7 +7,7 @@ use tombolo_proto::held::Version;
 use super::{Organizations, Store, StoreError, Tx, classify, execute, fetch};
 use crate::audit::ChainHead;
 
-/// The first epoch; a restored database would be adopted as the next.
+/// The first epoch; a restored database is adopted as the next.
 const FIRST_EPOCH: u64 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +63,7 @@ impl Store {
     pub(crate) async fn set_head(&self, tx: &mut Tx, head: &Head) -> Result<(), StoreError> {
         let statement = Query::update()
             .table(Organizations::Table)
+            .value(Organizations::Epoch, head.version.epoch.cast_signed())
             .value(Organizations::Revision, head.version.revision.cast_signed())
             .value(Organizations::AuditSequence, head.audit.sequence.cast_signed())
             .value(Organizations::AuditHash, head.audit.hash.to_vec())

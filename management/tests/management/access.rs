@@ -286,6 +286,7 @@ async fn every_endpoint_asks_who_calls_and_records_who_was_refused() {
         (Method::PUT, ACME.to_owned()),
         (Method::DELETE, ACME.to_owned()),
         (Method::POST, "changes".to_owned()),
+        (Method::POST, format!("{ACME}:adopt")),
         (Method::GET, "audit".to_owned()),
         (Method::GET, "audit:verify".to_owned()),
         (Method::GET, format!("{ACME}/users/admin/tokens")),

@@ -54,6 +54,17 @@ impl Central {
         plane: Plane,
         refused: Option<&'static str>,
     ) -> Central {
+        Central::connect_holding(management, name, plane, refused, Held::default()).await
+    }
+
+    /// A central that holds something from before.
+    pub(crate) async fn connect_holding(
+        management: &Management,
+        name: &str,
+        plane: Plane,
+        refused: Option<&'static str>,
+        held: Held,
+    ) -> Central {
         let channel = {
             let identity = identity(management.dir.path(), name, plane);
             let target = format!("https://{}", management.running.as_ref().unwrap().feed_addr());
@@ -71,7 +82,7 @@ impl Central {
         let (reports, publications) = watch::channel(None);
         let seen = state.clone();
         let task = tokio::spawn(async move {
-            let mut session = Session::new(local, expect, Held::default());
+            let mut session = Session::new(local, expect, held);
             let (_events, events) = mpsc::channel(1);
             let mut inputs = Inputs { publications, events };
             let link = match link::dial(channel).await {

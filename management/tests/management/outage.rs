@@ -7,8 +7,11 @@ use anyhow::ensure;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 use tombolo_management::embedded::EmbeddedPostgres;
+use tombolo_proto::held::{Held, Stamp, Version};
+use tombolo_runtime::plane_id::Plane;
 use tombolo_tests::eventually;
 
+use crate::central::Central;
 use crate::support::{ACME, Management, two_teams};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -225,6 +228,91 @@ async fn a_restored_database_stops_writes_until_somebody_adopts_it() {
         200,
         "reads go on"
     );
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn invariant_2_a_central_that_holds_more_than_a_restored_database_stops_writes_until_it_is_adopted() {
+    // The process has started on the restored database: only the central knows of what is lost.
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let (replica, other) = management.replica().await;
+    let admin = &management.admin;
+    let stamp = Stamp {
+        version: Version {
+            epoch: 1,
+            revision: 40,
+        },
+        source: "management".to_owned(),
+        sequence: 0,
+    };
+    let held = Held {
+        stamp: Some(stamp),
+        ..Held::default()
+    };
+    let central = Central::connect_holding(&management, "a", Plane::Central, None, held).await;
+    eventually(DEADLINE, || async {
+        let ready = admin.get("/readyz").await;
+        ensure!(
+            ready.text.contains("was it restored from a backup?"),
+            "{}",
+            ready.text
+        );
+        Ok(())
+    })
+    .await;
+    assert!(
+        admin
+            .get("/metrics")
+            .await
+            .text
+            .contains("tombolo_management_database_behind 1")
+    );
+    let before = management.traces().await;
+    let name = format!("{ACME}/tenants/x");
+    let collection = format!("{ACME}/tenants");
+    admin
+        .post(&collection, json!({ "name": name }))
+        .await
+        .refused(503, "the database is at 1.2, behind 1.40");
+    let ann = management.anonymous();
+    ann.post(&format!("{ACME}:adopt"), json!({}))
+        .await
+        .refused(401, "send a token");
+    assert_eq!(management.traces().await, before);
+
+    let adopted = admin.post(&format!("{ACME}:adopt"), json!({})).await;
+    assert_eq!(adopted.status, 200, "{}", adopted.text);
+    assert_eq!(adopted.json()["epoch"], 2);
+    assert_eq!(adopted.json()["revision"], 41);
+    eventually(DEADLINE, || async {
+        let ready = admin.get("/readyz").await;
+        ensure!(ready.status == 200, "{}", ready.text);
+        let version = central.state().stamp.map(|stamp| stamp.version);
+        let expected = Version {
+            epoch: 2,
+            revision: 41,
+        };
+        ensure!(version == Some(expected), "the central holds {version:?}");
+        Ok(())
+    })
+    .await;
+    let created = admin.create(json!({ "name": name })).await;
+    assert_eq!(created["revision"], 42);
+    eventually(DEADLINE, || async {
+        let there = other.get(&name).await;
+        ensure!(
+            there.status == 200,
+            "the other replica does not follow: {}",
+            there.text
+        );
+        Ok(())
+    })
+    .await;
+    let listed = admin.get("audit?pageSize=5").await.text;
+    assert!(listed.contains("\"adopt\""), "{listed}");
+    assert_eq!(admin.get("audit:verify").await.json()["ok"], true);
+    replica.stop().await.unwrap();
     management.stop().await;
 }
 
