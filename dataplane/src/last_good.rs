@@ -35,7 +35,7 @@ pub(crate) struct Loaded {
 pub(crate) fn load(path: &Path) -> Result<Loaded, LastGoodError> {
     match last_good::load(path)? {
         Some(bytes) => DeltaDiscoveryResponse::decode(bytes.as_slice())
-            .map(readable)
+            .map(|stored| readable(&stored))
             .map_err(|_| last_good::set_aside_unreadable(path)),
         None => Ok(Loaded::default()),
     }
@@ -85,10 +85,10 @@ fn encode(resources: &Resources) -> Vec<u8> {
 }
 
 /// All of `stored` that decodes, by kind.
-fn readable(stored: DeltaDiscoveryResponse) -> Loaded {
+fn readable(stored: &DeltaDiscoveryResponse) -> Loaded {
     let mut loaded = Loaded::default();
     for kind in ResourceKind::ALL {
-        loaded.add(update(kind, &stored));
+        loaded.add(update(kind, stored));
     }
     loaded.remove_orphans();
     loaded

@@ -365,7 +365,7 @@ async fn a_listener_moves_without_a_gap() {
 
 /// Invariant 3: make before break.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_listener_keeps_its_routes_until_the_new_ones_are_known() {
+async fn invariant_3_a_listener_keeps_its_routes_until_the_new_ones_are_known() {
     let mesh = Mesh::start(vec![], vec![mesh::answer("/", 200, "old")]).await;
     mesh.edge.put("in", &mesh::listener("in", mesh.listener, "next"));
     eventually("the new routes are asked for", || async {
@@ -500,7 +500,7 @@ async fn no_request_is_lost_while_the_configuration_changes() {
 
 /// Invariant 4: losing every plane above it changes nothing that a plane serves, also across its own restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restarted_proxy_serves_with_its_edge_dead() {
+async fn invariant_4_a_restarted_proxy_serves_with_its_edge_dead() {
     let host = Upstream::start("a").await;
     let mesh = Mesh::start(
         vec![(mesh::cluster("a"), vec![(host.address, 0)])],
