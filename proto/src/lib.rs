@@ -6,8 +6,9 @@ pub mod frame;
 pub mod held;
 pub mod link;
 
-pub mod replica;
 pub mod resource;
 pub mod session;
 
 mod generated;
+#[cfg(test)]
+mod replica;

@@ -1,5 +1,5 @@
-//! A plane's copy of what its peer publishes: the resources behind a session's [`Held`], with a form for the
-//! last-good file.
+//! A copy of what the peer publishes, as a plane keeps it: the resources behind a session's [`Held`], with a form for a file.
+//! Planes have their own, with meaning; this one is for tests of the session.
 
 use prost::Message;
 
@@ -11,14 +11,14 @@ use crate::session::Applied;
 
 /// Apply every [`Applied`] of a session that was made with [`Replica::held`], and the two stay the same.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Replica {
+pub(crate) struct Replica {
     stamp: Option<Stamp>,
     complete: bool,
     set: Set,
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum ReplicaError {
+pub(crate) enum ReplicaError {
     #[error("cannot read a stored replica: its bytes are of another format")]
     Format(#[source] prost::DecodeError),
     #[error("cannot read a stored replica")]
@@ -28,7 +28,7 @@ pub enum ReplicaError {
 }
 
 impl Replica {
-    pub fn apply(&mut self, applied: Applied) {
+    pub(crate) fn apply(&mut self, applied: Applied) {
         for name in &applied.removed {
             self.set.remove(name);
         }
@@ -40,21 +40,21 @@ impl Replica {
     }
 
     /// `None` when nothing was ever received.
-    pub fn stamp(&self) -> Option<&Stamp> {
+    pub(crate) fn stamp(&self) -> Option<&Stamp> {
         self.stamp.as_ref()
     }
 
     /// The set is all that the publisher had at the stamp.
-    pub fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.complete
     }
 
-    pub fn set(&self) -> &Set {
+    pub(crate) fn set(&self) -> &Set {
         &self.set
     }
 
     /// What to make the session with.
-    pub fn held(&self) -> Held {
+    pub(crate) fn held(&self) -> Held {
         let names = self
             .set
             .values()
@@ -67,7 +67,7 @@ impl Replica {
     }
 
     /// The bytes for a last-good file.
-    pub fn to_bytes(&self) -> Vec<u8> {
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
         PbUpdate {
             round: 0,
             stamp: self.stamp.clone().map(Into::into),
@@ -82,7 +82,7 @@ impl Replica {
 
     /// # Errors
     /// When `bytes` are not what [`Replica::to_bytes`] gave.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, ReplicaError> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, ReplicaError> {
         let stored = PbUpdate::decode(bytes).map_err(ReplicaError::Format)?;
         if stored.stamp.is_none() && stored.put.is_empty() {
             return Ok(Self::default());
