@@ -78,7 +78,8 @@ pub(crate) fn describe(answer: &Value) -> String {
         described = format!("{described}\n{routes}");
     }
     if let Some(hidden @ 1..) = answer["routesHidden"].as_u64() {
-        described = format!("{described}\nroutes that you may not read and that would change too: {hidden}\n");
+        described =
+            format!("{described}\nroutes that you may not read and that would change too: {hidden}\n");
     }
     let findings = items(&answer["findings"]).iter();
     let findings: String = findings

@@ -62,7 +62,7 @@ async fn bad_bodies_are_refused_whole() {
                 "{good}---\nname: organizations/acme/tenants/new/workspaces/w\nspec: {{namespaces: ['mars/x']}}\n"
             ),
             422,
-            "mars",
+            "cluster mars does not exist; use one of: ",
         ),
         (
             format!(
@@ -76,7 +76,7 @@ async fn bad_bodies_are_refused_whole() {
                 "{good}---\n{route}  subsets: [{{name: v1, labels: {{version: v1}}}}]\n  rules: [{{backendRefs: [{{subset: v1, weight: 95}}, {{subset: v1, weight: 6}}]}}]\n"
             ),
             422,
-            "100",
+            "the weights add up to 101, not to 100",
         ),
         (
             format!("{good}---\nname: {SHOP}\nspec: {{namespaces: ['*/other']}}\n"),
@@ -238,6 +238,18 @@ async fn a_namespace_that_is_taken_tells_nothing_of_what_its_owner_made_of_it() 
     let errors = answer.json()["errors"].as_array().unwrap().clone();
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert_eq!(errors[0]["resource"], grab);
+    assert_eq!(management.traces().await, before);
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn malformed_json_changes_nothing() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let before = management.traces().await;
+    let documents = r#"[{"name": "organizations/acme/tenants/new"}, {"name": "#;
+    let answer = management.admin.apply_raw("changes", documents).await;
+    answer.refused(400, "line 1");
     assert_eq!(management.traces().await, before);
     management.stop().await;
 }
