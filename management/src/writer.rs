@@ -288,14 +288,16 @@ impl Writer {
                 let result = if queued.elapsed() > QUEUED_TIME_MAX {
                     Err(WriteError::Busy)
                 } else {
-                    in_time(self.write(&caller, &changes, prepared)).await
+                    in_time(Box::pin(self.write(&caller, &changes, prepared))).await
                 };
                 self.observe(result.as_ref().err());
                 // A caller that is gone has lost its answer, not its write.
                 let _ = done.send(result);
             }
             Job::CatchUp { done } => {
-                let result = self.poll().await.map(|()| self.snapshots.borrow().clone());
+                let result = Box::pin(self.poll())
+                    .await
+                    .map(|()| self.snapshots.borrow().clone());
                 let _ = done.send(result);
             }
             Job::Adopt {
@@ -303,12 +305,12 @@ impl Writer {
                 organization,
                 done,
             } => {
-                let result = in_time(self.adopt(&caller, &organization)).await;
+                let result = in_time(Box::pin(self.adopt(&caller, &organization))).await;
                 self.observe(result.as_ref().err());
                 let _ = done.send(result);
             }
             Job::Join { central, cluster } => {
-                if let Err(error) = in_time(self.join(&central, &cluster)).await {
+                if let Err(error) = in_time(Box::pin(self.join(&central, &cluster))).await {
                     self.observe(Some(&error));
                     tracing::warn!(%cluster, error = chain(&error), "cannot remember that the cluster has joined yet");
                 }
@@ -453,7 +455,7 @@ impl Writer {
     }
 
     async fn poll(&mut self) -> Result<(), WriteError> {
-        let result = in_time(self.poll_once()).await;
+        let result = in_time(Box::pin(self.poll_once())).await;
         self.observe(result.as_ref().err());
         if result.is_ok() {
             self.postgres.set_ready();
