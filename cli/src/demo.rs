@@ -161,10 +161,11 @@ async fn play_act(mesh: &mut Mesh, act: Act) -> anyhow::Result<(Tally, bool)> {
 fn invite(mesh: &Mesh) {
     let api = mesh.topology.api;
     println!("The mesh stays up until Ctrl-C.\n");
-    println!(
-        "  export TOMBOLO_SERVER=http://{api} TOMBOLO_TOKEN={}",
-        mesh.tokens.admin
-    );
+    let program =
+        std::env::current_exe().map_or_else(|_| "tombolo".to_owned(), |path| path.display().to_string());
+    println!("  alias tombolo={program}");
+    println!("  export TOMBOLO_SERVER=http://{api} TOMBOLO_ORGANIZATION={ORGANIZATION}");
+    println!("  export TOMBOLO_TOKEN={}", mesh.tokens.admin);
     println!("  tombolo status                                    # the clusters and their proxies");
     println!("  tombolo get organizations/acme -o yaml            # what was written");
     println!("  tombolo audit list                                # who did what");
