@@ -292,9 +292,20 @@ fn invariant_8_a_proxys_refusal_is_shown_on_the_resource_that_caused_it() {
             "{status}"
         );
         ensure!(status["clusters"]["us-west"]["outcome"] == "running", "{status}");
-        // Its neighbours are not held back, and nobody is once it is gone.
+        // Its neighbours are not held back.
         unmoved(mesh, "reviews-v1").await?;
+        // Nobody knows what it runs once it is silent, until somebody says that it will not come back.
         drop(proxy);
+        eventually(DEADLINE, || async {
+            let status = mesh.receipt(ROUTE).await?;
+            ensure!(status["clusters"]["us-east"]["outcome"] == "unknown", "{status}");
+            Ok(())
+        })
+        .await;
+        let forget = Request::post("/proxies/forget?id=contrary").body(Full::default())?;
+        client::send(mesh.admin(Part::Edge(EAST)), forget)
+            .await?
+            .expect(StatusCode::OK)?;
         mesh.running(ROUTE).await
     });
 }
