@@ -1,14 +1,33 @@
-//! Intent: the resources as users write them, one struct per kind. Their serde form is the REST form.
+//! Intent: the resources as users write them, one struct per kind. Their serde form is the REST form. Each noun has a
+//! module of its own; here is what they share, the envelope and the spec as one type.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::http::{HttpRule, ServiceBackend, SubsetBackend};
-use crate::name::{BadName, Fqn, Hostname, Kind, Label, ServiceId, WorkloadId};
-use crate::selector::Selector;
+use crate::name::{BadName, Fqn, Kind};
+
+mod binding;
+mod cluster;
+mod gateway;
+mod group;
+mod organization;
+mod service_route;
+mod tenant;
+mod user;
+mod workspace;
+
+pub use self::binding::{Binding, Role};
+pub use self::cluster::Cluster;
+pub use self::gateway::{BadGateway, Gateway, GatewayMode, Ingress};
+pub use self::group::Group;
+pub use self::organization::{Failover, Organization};
+pub use self::service_route::{ServiceRoute, Subset};
+pub use self::tenant::Tenant;
+pub use self::user::User;
+pub use self::workspace::Workspace;
 
 /// All resources of one organization, by name.
 pub type Intent = BTreeMap<Fqn, Arc<Resource>>;
@@ -36,203 +55,6 @@ pub enum Spec {
     Gateway(Gateway),
     ServiceRoute(ServiceRoute),
     Binding(Binding),
-}
-
-/// The root; one mesh.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Organization {
-    /// For every workspace that has no failover of its own.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failover: Vec<Failover>,
-}
-
-/// Where traffic of a region goes when neither its cluster nor its region can serve it. Without an entry it goes
-/// to whatever can.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Failover {
-    pub from: Label,
-    /// In order of preference.
-    pub to: Vec<Label>,
-}
-
-/// A failure domain with an edge of its own. It appears here before it joins.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Cluster {
-    pub region: Label,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub zone: Option<Label>,
-}
-
-/// A person or a program that holds tokens.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct User {
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub display_name: String,
-}
-
-/// A business unit.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tenant {}
-
-/// Owns namespaces, exclusively; a service is one service over all the namespaces of its workspace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Workspace {
-    pub namespaces: Vec<Selector>,
-    /// Replaces the organization's, whole.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failover: Vec<Failover>,
-}
-
-/// One concern (traffic, gateways or security) of some of a workspace's namespaces.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Group {
-    /// All of the workspace's namespaces when empty.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub namespaces: Vec<Selector>,
-}
-
-/// What a gateway workload does, in every cluster that has a workload of that name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "GatewayDocument", into = "GatewayDocument")]
-pub struct Gateway {
-    /// The platform's gateway (`namespace/name`): in a namespace of this workspace, or in one that nobody owns.
-    pub workload: WorkloadId,
-    pub mode: GatewayMode,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GatewayMode {
-    /// Lets requests from outside the mesh in.
-    Ingress(Ingress),
-    /// Makes it the one door through which other clusters reach this workspace's services in its cluster. Without
-    /// such a resource any east-west gateway of the cluster serves.
-    EastWest,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ingress {
-    pub port: u16,
-    pub hosts: BTreeSet<Hostname>,
-    pub rules: Vec<HttpRule<ServiceBackend>>,
-}
-
-/// The written form of a gateway, flat so that errors point at the field.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct GatewayDocument {
-    workload: WorkloadId,
-    r#type: GatewayType,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    port: Option<u16>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    hosts: Option<BTreeSet<Hostname>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    rules: Option<Vec<HttpRule<ServiceBackend>>>,
-}
-
-#[derive(Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum GatewayType {
-    Ingress,
-    EastWest,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadGateway {
-    #[error("an ingress gateway needs {0}")]
-    Missing(&'static str),
-    #[error("an eastwest gateway takes no port, hosts or rules: it carries every service of its workspace")]
-    NotForEastWest,
-}
-
-impl TryFrom<GatewayDocument> for Gateway {
-    type Error = BadGateway;
-
-    fn try_from(document: GatewayDocument) -> Result<Self, BadGateway> {
-        let mode = match (document.r#type, document.port, document.hosts, document.rules) {
-            (GatewayType::EastWest, None, None, None) => GatewayMode::EastWest,
-            (GatewayType::EastWest, ..) => return Err(BadGateway::NotForEastWest),
-            (GatewayType::Ingress, port, hosts, rules) => GatewayMode::Ingress(Ingress {
-                port: port
-                    .filter(|port| *port != 0)
-                    .ok_or(BadGateway::Missing("a port between 1 and 65535"))?,
-                hosts: hosts
-                    .filter(|hosts| !hosts.is_empty())
-                    .ok_or(BadGateway::Missing("at least one host"))?,
-                rules: rules
-                    .filter(|rules| !rules.is_empty())
-                    .ok_or(BadGateway::Missing("at least one rule"))?,
-            }),
-        };
-        Ok(Gateway {
-            workload: document.workload,
-            mode,
-        })
-    }
-}
-
-impl From<Gateway> for GatewayDocument {
-    fn from(gateway: Gateway) -> GatewayDocument {
-        let (r#type, ingress) = match gateway.mode {
-            GatewayMode::Ingress(ingress) => (GatewayType::Ingress, Some(ingress)),
-            GatewayMode::EastWest => (GatewayType::EastWest, None),
-        };
-        let (port, hosts, rules) = match ingress {
-            Some(ingress) => (Some(ingress.port), Some(ingress.hosts), Some(ingress.rules)),
-            None => (None, None, None),
-        };
-        GatewayDocument {
-            workload: gateway.workload,
-            r#type,
-            port,
-            hosts,
-            rules,
-        }
-    }
-}
-
-/// How requests for one service are spread over its subsets, for every client in the workspace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ServiceRoute {
-    pub service: ServiceId,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub subsets: Vec<Subset>,
-    pub rules: Vec<HttpRule<SubsetBackend>>,
-}
-
-/// The instances of a service that bear all of these labels.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Subset {
-    pub name: Label,
-    pub labels: BTreeMap<String, String>,
-}
-
-/// Gives users a role on the node that it stands below, and on all below that.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Binding {
-    pub role: Role,
-    /// Users, by their full name.
-    pub subjects: BTreeSet<Fqn>,
-}
-
-/// Each role can do what the ones before it can.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    Reader,
-    Writer,
-    /// May also change users, clusters and bindings.
-    Admin,
 }
 
 /// Why a document is not a resource.

@@ -1,0 +1,11 @@
+//! Users: who holds tokens.
+
+use serde::{Deserialize, Serialize};
+
+/// A person or a program that holds tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct User {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub display_name: String,
+}

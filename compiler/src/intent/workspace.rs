@@ -1,0 +1,16 @@
+//! Workspaces: who owns which namespaces.
+
+use serde::{Deserialize, Serialize};
+
+use super::Failover;
+use crate::selector::Selector;
+
+/// Owns namespaces, exclusively; a service is one service over all the namespaces of its workspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Workspace {
+    pub namespaces: Vec<Selector>,
+    /// Replaces the organization's, whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failover: Vec<Failover>,
+}
