@@ -117,6 +117,10 @@ pub enum Code {
     ParentMissing,
     UnknownCluster,
     UnknownRegion,
+    UnknownWorkspace,
+    UnknownTenant,
+    /// A resource that may not be named from here, or that does not exist.
+    OutOfReach,
     NamespaceTaken,
     NamespaceNotOwned,
     HostTaken,
@@ -142,6 +146,8 @@ pub enum Code {
     RuleIgnored,
     /// A proxy refused what it was sent; the message carries its words.
     ProxyRejected,
+    /// Accepted, and no plane enforces it yet.
+    NotEnforced,
     /// A central holds back removals of intent until an operator confirms them, so what was removed still serves.
     RemovalsHeld,
 }

@@ -7,26 +7,44 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::enforcement::{self, Gap};
 use crate::name::{BadName, Fqn, Kind};
 
+mod application;
 mod binding;
 mod cluster;
+mod external_service;
 mod gateway;
 mod group;
+mod host_policy;
+mod network_reachability;
+mod openapi;
 mod organization;
+mod quota;
 mod service_route;
 mod tenant;
 mod user;
+mod wasm_extension;
 mod workspace;
 
+pub use self::application::{Api, Application};
 pub use self::binding::{Binding, Role};
 pub use self::cluster::Cluster;
-pub use self::gateway::{BadGateway, Gateway, GatewayMode, Ingress};
+pub use self::external_service::{BadExternalService, ExternalProtocol, ExternalService};
+pub use self::gateway::{BadGateway, Connections, Egress, Gateway, GatewayMode, Ingress, Passthrough};
 pub use self::group::Group;
+pub use self::host_policy::{
+    AccessRule, AddressBlock, Authorization, BadAddressBlock, Cors, HostPolicy, Jwt, JwtIssuer, Method,
+    RateLimit, RateLimitKey, Redirect, Scheme,
+};
+pub use self::network_reachability::NetworkReachability;
+pub use self::openapi::{BadOpenApi, OpenApi, PathTemplate, Server};
 pub use self::organization::{Failover, Organization};
+pub use self::quota::Quota;
 pub use self::service_route::{ServiceRoute, Subset};
 pub use self::tenant::Tenant;
 pub use self::user::User;
+pub use self::wasm_extension::{Phase, WasmExtension};
 pub use self::workspace::Workspace;
 
 /// All resources of one organization, by name.
@@ -39,10 +57,14 @@ pub struct Resource {
     pub description: String,
     pub labels: BTreeMap<String, String>,
     pub spec: Spec,
+    /// What of it no plane enforces.
+    pub gaps: Vec<Gap>,
+    /// The document as it was sent, as text, which is small. It is what is given back: programs that compare what they
+    /// sent with what they get must not find a default or another spelling of `60s` there.
+    written: Box<str>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spec {
     Organization(Organization),
     Cluster(Cluster),
@@ -55,6 +77,12 @@ pub enum Spec {
     Gateway(Gateway),
     ServiceRoute(ServiceRoute),
     Binding(Binding),
+    Application(Application),
+    Api(Api),
+    WasmExtension(WasmExtension),
+    ExternalService(ExternalService),
+    NetworkReachability(NetworkReachability),
+    Quota(Quota),
 }
 
 /// Why a document is not a resource.
@@ -81,12 +109,22 @@ struct Envelope {
     #[serde(default)]
     kind: Option<String>,
     name: String,
-    #[serde(default)]
-    description: String,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
+    description: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
     #[serde(default = "empty_object")]
     spec: Value,
+}
+
+/// The document as it is kept: the envelope with its kind, and nothing that was left out.
+#[derive(Serialize)]
+struct Written<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<&'a str>,
+    kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<&'a BTreeMap<String, String>>,
+    name: &'a Fqn,
+    spec: &'a Value,
 }
 
 impl Resource {
@@ -110,29 +148,30 @@ impl Resource {
                 named: kind,
             });
         }
+        let written = Written {
+            description: envelope.description.as_deref(),
+            kind: kind.to_string(),
+            labels: envelope.labels.as_ref(),
+            name: &name,
+            spec: &envelope.spec,
+        };
+        let written =
+            serde_json::to_string(&written).expect("invariant: what was read as JSON can be written");
+        let gaps = enforcement::gaps(kind, &envelope.spec);
         let spec = Spec::from_json(kind, envelope.spec)?;
         Ok(Resource {
             name,
-            description: envelope.description,
-            labels: envelope.labels,
+            description: envelope.description.unwrap_or_default(),
+            labels: envelope.labels.unwrap_or_default(),
             spec,
+            gaps,
+            written: written.into(),
         })
     }
 
-    /// The canonical form: the same resource gives the same text.
+    /// What was sent, with kind and spec when they were left out.
     pub fn to_json(&self) -> Value {
-        let mut document = serde_json::json!({
-            "kind": self.kind().to_string(),
-            "name": self.name,
-            "spec": serde_json::to_value(&self.spec).expect("invariant: specs have string keys and finite numbers"),
-        });
-        if !self.description.is_empty() {
-            document["description"] = self.description.clone().into();
-        }
-        if !self.labels.is_empty() {
-            document["labels"] = serde_json::json!(self.labels);
-        }
-        document
+        serde_json::from_str(&self.written).expect("invariant: it was written as JSON")
     }
 }
 
@@ -150,6 +189,12 @@ impl Spec {
             Kind::Gateway => Spec::Gateway(parse(spec, "/spec")?),
             Kind::ServiceRoute => Spec::ServiceRoute(parse(spec, "/spec")?),
             Kind::Binding => Spec::Binding(parse(spec, "/spec")?),
+            Kind::Application => Spec::Application(parse(spec, "/spec")?),
+            Kind::Api => Spec::Api(parse(spec, "/spec")?),
+            Kind::WasmExtension => Spec::WasmExtension(parse(spec, "/spec")?),
+            Kind::ExternalService => Spec::ExternalService(parse(spec, "/spec")?),
+            Kind::NetworkReachability => Spec::NetworkReachability(parse(spec, "/spec")?),
+            Kind::Quota => Spec::Quota(parse(spec, "/spec")?),
         })
     }
 }

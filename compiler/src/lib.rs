@@ -3,6 +3,7 @@
 //! Every pass is a pure, total, deterministic function; `lower(plan(resolve(intent), reports), view)` is the
 //! specification of the whole system. There is no clock, no environment, no I/O and no wire format in this crate.
 
+pub mod enforcement;
 pub mod finding;
 pub mod http;
 pub mod intent;
@@ -16,4 +17,5 @@ pub mod resolve;
 pub mod roll_up;
 pub mod routes;
 pub mod selector;
+pub mod url;
 pub mod view;

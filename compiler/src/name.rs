@@ -2,10 +2,8 @@
 //!
 //! Each is a newtype with a private field, parsed at the border and never checked again inside.
 
-use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +36,8 @@ pub enum BadName {
     Service(String),
     #[error("{0:?} is not host:port")]
     HostPort(String),
+    #[error("{0:?} is not a trust domain; use a domain name such as prod.example.com")]
+    TrustDomain(String),
 }
 
 /// What a resource is; the collection in its path decides.
@@ -54,10 +54,17 @@ pub enum Kind {
     Gateway,
     ServiceRoute,
     Binding,
+    Application,
+    #[serde(rename = "API")]
+    Api,
+    WasmExtension,
+    ExternalService,
+    NetworkReachability,
+    Quota,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 17] = [
         Kind::Organization,
         Kind::Cluster,
         Kind::User,
@@ -69,6 +76,12 @@ impl Kind {
         Kind::Gateway,
         Kind::ServiceRoute,
         Kind::Binding,
+        Kind::Application,
+        Kind::Api,
+        Kind::WasmExtension,
+        Kind::ExternalService,
+        Kind::NetworkReachability,
+        Kind::Quota,
     ];
 
     /// The path segment before the resource's own name.
@@ -85,30 +98,56 @@ impl Kind {
             Kind::Gateway => "gateways",
             Kind::ServiceRoute => "serviceroutes",
             Kind::Binding => "bindings",
+            Kind::Application => "applications",
+            Kind::Api => "apis",
+            Kind::WasmExtension => "extensions",
+            Kind::ExternalService => "externalservices",
+            Kind::NetworkReachability => "networkreachabilities",
+            Kind::Quota => "quotas",
         }
     }
 
     /// The kinds that may stand directly below this one.
     pub fn children(self) -> &'static [Kind] {
         match self {
-            Kind::Organization => &[Kind::Cluster, Kind::User, Kind::Tenant, Kind::Binding],
-            Kind::Tenant => &[Kind::Workspace, Kind::Binding],
+            Kind::Organization => &[
+                Kind::Cluster,
+                Kind::User,
+                Kind::Tenant,
+                Kind::Binding,
+                Kind::WasmExtension,
+                Kind::ExternalService,
+                Kind::NetworkReachability,
+                Kind::Quota,
+            ],
+            Kind::Tenant => &[Kind::Workspace, Kind::Binding, Kind::Application, Kind::Quota],
             Kind::Workspace => &[
                 Kind::TrafficGroup,
                 Kind::GatewayGroup,
                 Kind::SecurityGroup,
                 Kind::Binding,
+                Kind::ExternalService,
+                Kind::Quota,
             ],
             Kind::TrafficGroup => &[Kind::ServiceRoute, Kind::Binding],
             Kind::GatewayGroup => &[Kind::Gateway, Kind::Binding],
+            Kind::Application => &[Kind::Api, Kind::Binding],
             Kind::SecurityGroup | Kind::Cluster => &[Kind::Binding],
-            Kind::User | Kind::Gateway | Kind::ServiceRoute | Kind::Binding => &[],
+            Kind::User
+            | Kind::Gateway
+            | Kind::ServiceRoute
+            | Kind::Binding
+            | Kind::Api
+            | Kind::WasmExtension
+            | Kind::ExternalService
+            | Kind::NetworkReachability
+            | Kind::Quota => &[],
         }
     }
 
-    /// Whether central needs it: identities and bindings never leave the management plane.
+    /// Whether central needs it: what is about writing, and not about traffic, never leaves the management plane.
     pub fn is_published(self) -> bool {
-        !matches!(self, Kind::User | Kind::Binding)
+        !matches!(self, Kind::User | Kind::Binding | Kind::Quota)
     }
 
     fn from_collection(parent: Option<Kind>, collection: &str) -> Option<Kind> {
@@ -120,19 +159,23 @@ impl Kind {
     }
 }
 
+/// The word in a document's `kind`.
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+        match self {
+            Kind::Api => f.write_str("API"),
+            kind => fmt::Debug::fmt(kind, f),
+        }
     }
 }
 
 /// Declares a newtype over `Arc<str>` whose only way in is a checked parse.
 macro_rules! text_newtype {
-    ($(#[$doc:meta])* $name:ident, $check:path) => {
+    ($(#[$doc:meta])* $name:ident, $check:path, $error:ty) => {
         $(#[$doc])*
-        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(Arc<str>);
+        pub struct $name(std::sync::Arc<str>);
 
         impl $name {
             pub fn as_str(&self) -> &str {
@@ -140,19 +183,19 @@ macro_rules! text_newtype {
             }
         }
 
-        impl FromStr for $name {
-            type Err = BadName;
+        impl std::str::FromStr for $name {
+            type Err = $error;
 
-            fn from_str(text: &str) -> Result<Self, BadName> {
+            fn from_str(text: &str) -> Result<Self, $error> {
                 $check(text)?;
                 Ok($name(text.into()))
             }
         }
 
         impl TryFrom<String> for $name {
-            type Error = BadName;
+            type Error = $error;
 
-            fn try_from(text: String) -> Result<Self, BadName> {
+            fn try_from(text: String) -> Result<Self, $error> {
                 text.parse()
             }
         }
@@ -163,45 +206,56 @@ macro_rules! text_newtype {
             }
         }
 
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(&self.0)
             }
         }
 
-        impl fmt::Debug for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                fmt::Debug::fmt(&self.0, f)
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Debug::fmt(&self.0, f)
             }
         }
 
-        impl Borrow<str> for $name {
+        impl std::borrow::Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0
             }
         }
     };
 }
+pub(crate) use text_newtype;
 
 text_newtype!(
     /// The full path of a resource, such as `organizations/acme/tenants/payments`; also its REST path below `/v1/`.
     Fqn,
-    check_fqn
+    check_fqn,
+    BadName
 );
 text_newtype!(
     /// One label: the last segment of a path, a namespace, a service, a subset, a region.
     Label,
-    check_label
+    check_label,
+    BadName
 );
 text_newtype!(
     /// The name of a cluster within its organization, such as `us-east`.
     ClusterName,
-    check_label
+    check_label,
+    BadName
 );
 text_newtype!(
     /// A lower-case DNS name, or one below a wildcard: `shop.example.com`, `*.example.com`.
     Hostname,
-    check_hostname
+    check_hostname,
+    BadName
+);
+text_newtype!(
+    /// Whose word counts for the identities of workloads, as SPIFFE has it: `prod.example.com`.
+    TrustDomain,
+    check_trust_domain,
+    BadName
 );
 
 impl Fqn {
@@ -258,6 +312,10 @@ impl Hostname {
             (None, Some(suffix)) => self.as_str().ends_with(suffix),
             (Some(a), Some(b)) => a.ends_with(b) || b.ends_with(a),
         }
+    }
+
+    pub fn is_wildcard(&self) -> bool {
+        self.wildcard_suffix().is_some()
     }
 
     /// `.example.com` of `*.example.com`.
@@ -424,6 +482,13 @@ fn check_hostname(text: &str) -> Result<(), BadName> {
         Ok(())
     } else {
         Err(BadName::Hostname(text.to_owned()))
+    }
+}
+
+fn check_trust_domain(text: &str) -> Result<(), BadName> {
+    match check_hostname(text) {
+        Ok(()) if !text.starts_with('*') => Ok(()),
+        _ => Err(BadName::TrustDomain(text.to_owned())),
     }
 }
 

@@ -72,8 +72,14 @@ pub fn plan(resolved: &Resolved, reports: &Reports) -> (Plans, Vec<Finding>) {
 /// The clusters to which a resource matters: those whose proxies must have it before it is running.
 pub fn concerned(resolved: &Resolved, resource: &Fqn) -> BTreeSet<ClusterName> {
     match resource.kind() {
-        // Identities never leave management.
-        Kind::User | Kind::Binding => BTreeSet::new(),
+        kind if !kind.is_published() => BTreeSet::new(),
+        Kind::Api => resolved
+            .gateways
+            .get(resource)
+            .into_iter()
+            .flat_map(|gateway| resolved.clusters_of(&gateway.value.workspace))
+            .cloned()
+            .collect(),
         Kind::Cluster => resolved
             .clusters
             .keys()

@@ -8,7 +8,9 @@ use crate::name::{ClusterName, Fqn, Kind, Label, ServiceId};
 use crate::routes::{RoutedGateway, ServiceRule};
 use crate::selector::Selector;
 
+mod application;
 mod gateway;
+mod reference;
 mod route;
 mod rules;
 mod workspace;
@@ -53,8 +55,11 @@ pub fn resolve(intent: &Intent) -> (Resolved, Vec<Finding>) {
     resolved.workspaces = workspace::workspaces(&tree, &resolved.clusters, &mut findings);
     let groups = workspace::groups(&tree, &resolved.workspaces, &mut findings);
     resolved.routes = route::routes(&tree, &groups, &mut findings);
+    application::check(&tree, &mut findings);
     resolved.gateways = gateway::gateways(&tree, &resolved.workspaces, &mut findings);
     subjects(&tree, &mut findings);
+    reference::check(&tree, &mut findings);
+    findings.extend(tree.values().flat_map(|resource| not_enforced(resource)));
     findings.sort();
     findings.dedup();
     (resolved, findings)
@@ -162,6 +167,13 @@ fn subjects(tree: &Tree<'_>, findings: &mut Vec<Finding>) {
             )
         }));
     }
+}
+
+fn not_enforced(resource: &Resource) -> impl Iterator<Item = Finding> {
+    resource.gaps.iter().map(|gap| {
+        let message = format!("accepted, not yet enforced: {}", gap.reason);
+        Finding::warning(&resource.name, gap.field.clone(), Code::NotEnforced, message)
+    })
 }
 
 /// `a, b and c`, for messages.

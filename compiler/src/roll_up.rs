@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::finding::Finding;
+use crate::finding::{Code, Finding};
 use crate::name::{ClusterName, Fqn};
 use crate::observe::Agent;
 use crate::report::Receipt;
@@ -39,7 +39,8 @@ pub struct ClusterStatus {
 pub enum Outcome {
     /// Proven by every proxy that it concerns, after activation.
     Running,
-    /// Acknowledged by all, but some acknowledge before they activate.
+    /// Acknowledged by all, but some acknowledge before they activate, or a part of it is not enforced yet, as its
+    /// findings say.
     Accepted,
     /// On its way.
     Pending,
@@ -55,7 +56,8 @@ pub struct Heard {
     pub receipt: Option<Receipt>,
 }
 
-/// `concerned` are the clusters that the resource matters to; a resource that matters to none is running at once.
+/// `concerned` are the clusters that the resource matters to; a resource that matters to none, and has no part that
+/// is not enforced, is running at once.
 pub fn roll_up(
     resource: &Fqn,
     version: (u64, u64),
@@ -66,11 +68,14 @@ pub fn roll_up(
         .iter()
         .map(|(cluster, heard)| (cluster.clone(), cluster_status(resource, version, heard)))
         .collect();
+    let best = match findings.iter().any(|finding| finding.code == Code::NotEnforced) {
+        true => Outcome::Accepted,
+        false => Outcome::Running,
+    };
     let outcome = clusters
         .values()
         .map(|status| status.outcome)
-        .max()
-        .unwrap_or(Outcome::Running);
+        .fold(best, Outcome::max);
     Status {
         outcome,
         clusters,

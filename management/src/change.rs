@@ -10,6 +10,7 @@ use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
 use crate::iam::{Action, Bindings, Decision, Principal, decide};
+use crate::quota::{self, OverQuota};
 use crate::snapshot::{Judged, Snapshot, Stored, below};
 
 /// How many names, or findings, a refusal's sentence lists.
@@ -88,6 +89,8 @@ pub(crate) enum Refusal {
     HasChildren { name: Fqn, children: Vec<Fqn> },
     #[error("the organization would be left without an administrator; bind another one first")]
     NoAdministrator,
+    #[error(transparent)]
+    OverQuota(OverQuota),
     /// A name of the world that somebody else holds.
     #[error("{0}")]
     Claimed(Told),
@@ -207,6 +210,8 @@ pub(crate) fn prepare(
     }
     steps.iter().try_for_each(|step| check_place(&intent, step))?;
     check_administrator(base, &intent)?;
+    let created = steps.iter().filter(|step| matches!(step, Step::Create(_)));
+    quota::check(&intent, created.map(Step::name)).map_err(Refusal::OverQuota)?;
     let judged = Judged::of(intent);
     check_findings(base, principal, &judged, &steps)?;
     Ok(Prepared {

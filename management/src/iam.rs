@@ -141,11 +141,21 @@ pub fn required_role(action: Action, kind: Kind) -> Role {
             | Kind::GatewayGroup
             | Kind::SecurityGroup
             | Kind::Gateway
-            | Kind::ServiceRoute,
+            | Kind::ServiceRoute
+            | Kind::Application
+            | Kind::Api
+            | Kind::ExternalService,
         ) => Role::Writer,
         (
             Action::Create | Action::Update | Action::Delete,
-            Kind::Organization | Kind::Cluster | Kind::User | Kind::Tenant | Kind::Binding,
+            Kind::Organization
+            | Kind::Cluster
+            | Kind::User
+            | Kind::Tenant
+            | Kind::Binding
+            | Kind::WasmExtension
+            | Kind::NetworkReachability
+            | Kind::Quota,
         ) => Role::Admin,
     }
 }
@@ -317,7 +327,14 @@ mod tests {
             let writes = [Create, Update, Delete].map(|action| required_role(action, kind));
             let admin = matches!(
                 kind,
-                Kind::Organization | Kind::Cluster | Kind::User | Kind::Tenant | Kind::Binding
+                Kind::Organization
+                    | Kind::Cluster
+                    | Kind::User
+                    | Kind::Tenant
+                    | Kind::Binding
+                    | Kind::WasmExtension
+                    | Kind::NetworkReachability
+                    | Kind::Quota
             );
             let expected = if admin { Role::Admin } else { Role::Writer };
             assert_eq!(writes, [expected; 3], "{kind}");

@@ -12,6 +12,7 @@ pub mod iam;
 mod mesh;
 mod metrics;
 mod problem;
+mod quota;
 mod server;
 mod snapshot;
 mod store;

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
+use super::host_policy::{Authorization, Cors, HostPolicy, Jwt, RateLimit, Redirect};
 use crate::http::{HttpRule, ServiceBackend};
 use crate::name::{Hostname, WorkloadId};
 
-/// What a gateway workload does, in every cluster that has a workload of that name.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "GatewayDocument", into = "GatewayDocument")]
+/// What a gateway workload does, in every cluster that has a workload of that name. One resource is one listener for
+/// some hosts; a workload, and a port for HTTP, may have many.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "GatewayDocument")]
 pub struct Gateway {
     /// The platform's gateway (`namespace/name`): in a namespace of this workspace, or in one that nobody owns.
     pub workload: WorkloadId,
@@ -20,65 +22,126 @@ pub struct Gateway {
 pub enum GatewayMode {
     /// Lets requests from outside the mesh in.
     Ingress(Ingress),
+    /// Lets connections from outside the mesh in, unopened.
+    Passthrough(Passthrough),
+    /// Lets requests of this workspace out of the mesh.
+    Egress(Egress),
     /// Makes it the one door through which other clusters reach this workspace's services in its cluster. Without
     /// such a resource any east-west gateway of the cluster serves.
     EastWest,
+    /// Carries what goes between networks that do not reach each other.
+    Transit,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ingress {
     pub port: u16,
     pub hosts: BTreeSet<Hostname>,
+    /// None where the policy redirects.
     pub rules: Vec<HttpRule<ServiceBackend>>,
+    pub policy: HostPolicy,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passthrough {
+    pub port: u16,
+    pub connections: Connections,
+    pub backend_refs: Vec<ServiceBackend>,
+}
+
+/// Which connections to a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Connections {
+    /// TLS for these server names.
+    Tls(BTreeSet<Hostname>),
+    /// All.
+    Tcp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Egress {
+    pub port: u16,
+    /// Of external services.
+    pub hosts: BTreeSet<Hostname>,
+    /// Who may use it; without, the whole workspace.
+    pub authorization: Option<Authorization>,
 }
 
 /// The written form of a gateway, flat so that errors point at the field.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct GatewayDocument {
     workload: WorkloadId,
     r#type: GatewayType,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What an ingress lets in; `http` when left out.
+    protocol: Option<Protocol>,
     port: Option<u16>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     hosts: Option<BTreeSet<Hostname>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Of HTTP; most specific first, whatever the order here.
     rules: Option<Vec<HttpRule<ServiceBackend>>>,
+    /// Where `tls` and `tcp` connections go.
+    backend_refs: Option<Vec<ServiceBackend>>,
+    jwt: Option<Jwt>,
+    authorization: Option<Authorization>,
+    cors: Option<Cors>,
+    rate_limit: Option<RateLimit>,
+    /// Instead of rules.
+    redirect: Option<Redirect>,
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum GatewayType {
     Ingress,
+    Egress,
     EastWest,
+    Transit,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Protocol {
+    Http,
+    /// By server name, and not opened.
+    Tls,
+    Tcp,
+}
+
+/// Why a document is not a gateway.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadGateway {
-    #[error("an ingress gateway needs {0}")]
-    Missing(&'static str),
-    #[error("an eastwest gateway takes no port, hosts or rules: it carries every service of its workspace")]
-    NotForEastWest,
+    #[error("{what} needs {field}")]
+    Missing { what: &'static str, field: &'static str },
+    #[error("{what} takes no {field}")]
+    NotHere { what: &'static str, field: &'static str },
+}
+
+impl GatewayMode {
+    /// The port that it holds of its workload, and the hosts there: `None` for every connection.
+    pub fn listener(&self) -> Option<(u16, Option<&BTreeSet<Hostname>>)> {
+        match self {
+            GatewayMode::Ingress(ingress) => Some((ingress.port, Some(&ingress.hosts))),
+            GatewayMode::Passthrough(passthrough) => match &passthrough.connections {
+                Connections::Tls(hosts) => Some((passthrough.port, Some(hosts))),
+                Connections::Tcp => Some((passthrough.port, None)),
+            },
+            GatewayMode::Egress(egress) => Some((egress.port, Some(&egress.hosts))),
+            GatewayMode::EastWest | GatewayMode::Transit => None,
+        }
+    }
 }
 
 impl TryFrom<GatewayDocument> for Gateway {
     type Error = BadGateway;
 
-    fn try_from(document: GatewayDocument) -> Result<Self, BadGateway> {
-        let mode = match (document.r#type, document.port, document.hosts, document.rules) {
-            (GatewayType::EastWest, None, None, None) => GatewayMode::EastWest,
-            (GatewayType::EastWest, ..) => return Err(BadGateway::NotForEastWest),
-            (GatewayType::Ingress, port, hosts, rules) => GatewayMode::Ingress(Ingress {
-                port: port
-                    .filter(|port| *port != 0)
-                    .ok_or(BadGateway::Missing("a port between 1 and 65535"))?,
-                hosts: hosts
-                    .filter(|hosts| !hosts.is_empty())
-                    .ok_or(BadGateway::Missing("at least one host"))?,
-                rules: rules
-                    .filter(|rules| !rules.is_empty())
-                    .ok_or(BadGateway::Missing("at least one rule"))?,
-            }),
+    fn try_from(mut document: GatewayDocument) -> Result<Self, BadGateway> {
+        let mode = match (document.r#type, document.protocol) {
+            (GatewayType::Ingress, None | Some(Protocol::Http)) => document.http()?,
+            (GatewayType::Ingress, Some(Protocol::Tls)) => document.tls()?,
+            (GatewayType::Ingress, Some(Protocol::Tcp)) => document.tcp()?,
+            (GatewayType::Egress, _) => document.egress()?,
+            (GatewayType::EastWest, _) => document.nothing("an eastwest gateway", GatewayMode::EastWest)?,
+            (GatewayType::Transit, _) => document.nothing("a transit gateway", GatewayMode::Transit)?,
         };
         Ok(Gateway {
             workload: document.workload,
@@ -87,22 +150,196 @@ impl TryFrom<GatewayDocument> for Gateway {
     }
 }
 
-impl From<Gateway> for GatewayDocument {
-    fn from(gateway: Gateway) -> GatewayDocument {
-        let (r#type, ingress) = match gateway.mode {
-            GatewayMode::Ingress(ingress) => (GatewayType::Ingress, Some(ingress)),
-            GatewayMode::EastWest => (GatewayType::EastWest, None),
+/// Each takes out what its mode has, and refuses what is left.
+impl GatewayDocument {
+    fn http(&mut self) -> Result<GatewayMode, BadGateway> {
+        const WHAT: &str = "an ingress gateway";
+        let policy = HostPolicy {
+            jwt: self.jwt.take(),
+            authorization: self.authorization.take(),
+            cors: self.cors.take(),
+            rate_limit: self.rate_limit.take(),
+            redirect: self.redirect.take(),
         };
-        let (port, hosts, rules) = match ingress {
-            Some(ingress) => (Some(ingress.port), Some(ingress.hosts), Some(ingress.rules)),
-            None => (None, None, None),
+        let rules = match policy.redirect {
+            None => non_empty(WHAT, "at least one rule", self.rules.take(), Vec::is_empty)?,
+            Some(_) => Vec::new(),
         };
-        GatewayDocument {
-            workload: gateway.workload,
-            r#type,
-            port,
-            hosts,
+        let ingress = Ingress {
+            port: self.port(WHAT)?,
+            hosts: self.hosts(WHAT)?,
             rules,
+            policy,
+        };
+        self.protocol = None;
+        self.nothing(WHAT, GatewayMode::Ingress(ingress))
+    }
+
+    fn tls(&mut self) -> Result<GatewayMode, BadGateway> {
+        const WHAT: &str = "an ingress gateway of tls";
+        let hosts = self.hosts(WHAT)?;
+        self.passthrough(WHAT, Connections::Tls(hosts))
+    }
+
+    fn tcp(&mut self) -> Result<GatewayMode, BadGateway> {
+        self.passthrough("an ingress gateway of tcp", Connections::Tcp)
+    }
+
+    fn passthrough(
+        &mut self,
+        what: &'static str,
+        connections: Connections,
+    ) -> Result<GatewayMode, BadGateway> {
+        let passthrough = Passthrough {
+            port: self.port(what)?,
+            connections,
+            backend_refs: non_empty(what, "backendRefs", self.backend_refs.take(), Vec::is_empty)?,
+        };
+        self.protocol = None;
+        self.nothing(what, GatewayMode::Passthrough(passthrough))
+    }
+
+    fn egress(&mut self) -> Result<GatewayMode, BadGateway> {
+        const WHAT: &str = "an egress gateway";
+        let egress = Egress {
+            port: self.port(WHAT)?,
+            hosts: self.hosts(WHAT)?,
+            authorization: self.authorization.take(),
+        };
+        self.nothing(WHAT, GatewayMode::Egress(egress))
+    }
+
+    fn port(&mut self, what: &'static str) -> Result<u16, BadGateway> {
+        let port = self.port.take().filter(|port| *port != 0);
+        port.ok_or(BadGateway::Missing {
+            what,
+            field: "a port between 1 and 65535",
+        })
+    }
+
+    fn hosts(&mut self, what: &'static str) -> Result<BTreeSet<Hostname>, BadGateway> {
+        non_empty(what, "at least one host", self.hosts.take(), BTreeSet::is_empty)
+    }
+
+    fn nothing(&self, what: &'static str, mode: GatewayMode) -> Result<GatewayMode, BadGateway> {
+        let left = [
+            ("protocol", self.protocol.is_some()),
+            ("port", self.port.is_some()),
+            ("hosts", self.hosts.is_some()),
+            ("rules", self.rules.is_some()),
+            ("backendRefs", self.backend_refs.is_some()),
+            ("jwt", self.jwt.is_some()),
+            ("authorization", self.authorization.is_some()),
+            ("cors", self.cors.is_some()),
+            ("rateLimit", self.rate_limit.is_some()),
+            ("redirect", self.redirect.is_some()),
+        ];
+        match left.into_iter().find(|(_, given)| *given) {
+            Some((field, _)) => Err(BadGateway::NotHere { what, field }),
+            None => Ok(mode),
+        }
+    }
+}
+
+fn non_empty<T>(
+    what: &'static str,
+    field: &'static str,
+    given: Option<T>,
+    is_empty: impl Fn(&T) -> bool,
+) -> Result<T, BadGateway> {
+    given
+        .filter(|given| !is_empty(given))
+        .ok_or(BadGateway::Missing { what, field })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(mut spec: Value) -> Result<GatewayMode, String> {
+        spec["workload"] = "mesh/gateway".into();
+        serde_json::from_value::<Gateway>(spec)
+            .map(|gateway| gateway.mode)
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn each_mode_takes_its_own_fields_and_no_others() {
+        let backend = json!([{"namespace": "shop", "name": "db"}]);
+        let rules = json!([{"backendRefs": backend}]);
+        let host = json!(["shop.example.com"]);
+        for (spec, expected) in [
+            (
+                json!({"type": "ingress", "port": 80, "hosts": host, "rules": rules}),
+                Ok(()),
+            ),
+            (
+                json!({"type": "ingress", "protocol": "http", "port": 80, "hosts": host, "rules": rules}),
+                Ok(()),
+            ),
+            (
+                json!({"type": "ingress", "protocol": "tls", "port": 443, "hosts": host, "backendRefs": backend}),
+                Ok(()),
+            ),
+            (
+                json!({"type": "ingress", "protocol": "tcp", "port": 5432, "backendRefs": backend}),
+                Ok(()),
+            ),
+            (
+                json!({"type": "ingress", "port": 80, "hosts": host, "redirect": {"scheme": "https"}}),
+                Ok(()),
+            ),
+            (json!({"type": "egress", "port": 80, "hosts": host}), Ok(())),
+            (json!({"type": "eastwest"}), Ok(())),
+            (json!({"type": "transit"}), Ok(())),
+            (
+                json!({"type": "ingress", "port": 80, "hosts": host}),
+                Err("needs at least one rule"),
+            ),
+            (
+                json!({"type": "ingress", "port": 0, "hosts": host, "rules": rules}),
+                Err("needs a port between 1 and 65535"),
+            ),
+            (
+                json!({"type": "ingress", "port": 80, "hosts": [], "rules": rules}),
+                Err("needs at least one host"),
+            ),
+            (
+                json!({"type": "ingress", "port": 80, "hosts": host, "rules": rules, "redirect": {"scheme": "https"}}),
+                Err("takes no rules"),
+            ),
+            (
+                json!({"type": "ingress", "protocol": "tcp", "port": 1, "hosts": host, "backendRefs": backend}),
+                Err("an ingress gateway of tcp takes no hosts"),
+            ),
+            (
+                json!({"type": "ingress", "protocol": "tls", "port": 1, "hosts": host, "rules": rules, "backendRefs": backend}),
+                Err("an ingress gateway of tls takes no rules"),
+            ),
+            (
+                json!({"type": "egress", "protocol": "http", "port": 80, "hosts": host}),
+                Err("takes no protocol"),
+            ),
+            (
+                json!({"type": "egress", "port": 80, "hosts": host, "rules": rules}),
+                Err("takes no rules"),
+            ),
+            (
+                json!({"type": "eastwest", "port": 80}),
+                Err("an eastwest gateway takes no port"),
+            ),
+            (
+                json!({"type": "transit", "hosts": host}),
+                Err("a transit gateway takes no hosts"),
+            ),
+        ] {
+            match (read(spec.clone()), expected) {
+                (Ok(_), Ok(())) => {}
+                (Err(found), Err(expected)) => assert!(found.contains(expected), "{spec}: {found}"),
+                (found, expected) => panic!("{spec}: {found:?}, expected {expected:?}"),
+            }
         }
     }
 }

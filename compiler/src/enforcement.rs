@@ -1,0 +1,298 @@
+//! What is enforced today, and by which plane: one table over kinds and fields. What is accepted and does nothing yet
+//! is said on the resource, and what would only look like protection is refused unless its author insists.
+
+use serde_json::Value;
+
+use crate::name::Kind;
+
+/// Who makes it so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Plane {
+    Management,
+    Central,
+    Edge,
+    Proxy,
+}
+
+/// What goes wrong when it is taken for enforced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Concern {
+    /// Somebody gets through who was meant to be kept out.
+    Security,
+    /// Something does not happen.
+    Function,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Enforcement {
+    By(Plane),
+    /// By none, with the reason.
+    Nowhere(Concern, &'static str),
+}
+
+/// One row: a field of a kind, with all below it that has no row of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Row {
+    pub kind: Kind,
+    /// Below the spec, by `/`; `*` stands for every item of a list or map, `field=value` for one value of a field.
+    /// Empty for the whole kind.
+    pub field: &'static str,
+    pub enforcement: Enforcement,
+}
+
+/// A field that a resource has and no plane enforces.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gap {
+    /// A path such as `spec.jwt`.
+    pub field: String,
+    pub concern: Concern,
+    pub reason: &'static str,
+}
+
+/// The table.
+pub const TABLE: &[Row] = &[
+    by(Kind::Organization, "failover", Plane::Proxy),
+    by(Kind::Cluster, "region", Plane::Proxy),
+    by(Kind::Cluster, "zone", Plane::Proxy),
+    nowhere(Kind::Cluster, "network", Concern::Function, NETWORKS),
+    nowhere(
+        Kind::Cluster,
+        "trustDomain",
+        Concern::Function,
+        "workloads have no identities of their own yet",
+    ),
+    by(Kind::User, "displayName", Plane::Management),
+    by(Kind::Workspace, "namespaces", Plane::Central),
+    by(Kind::Workspace, "failover", Plane::Proxy),
+    by(Kind::TrafficGroup, "namespaces", Plane::Central),
+    by(Kind::GatewayGroup, "namespaces", Plane::Central),
+    by(Kind::SecurityGroup, "namespaces", Plane::Central),
+    by(Kind::Gateway, "workload", Plane::Edge),
+    by(Kind::Gateway, "type=ingress", Plane::Proxy),
+    by(Kind::Gateway, "type=eastwest", Plane::Proxy),
+    nowhere(
+        Kind::Gateway,
+        "type=egress",
+        Concern::Function,
+        "no gateway lets requests out of the mesh yet",
+    ),
+    nowhere(Kind::Gateway, "type=transit", Concern::Function, NETWORKS),
+    by(Kind::Gateway, "protocol=http", Plane::Proxy),
+    nowhere(Kind::Gateway, "protocol=tls", Concern::Function, UNOPENED),
+    nowhere(Kind::Gateway, "protocol=tcp", Concern::Function, UNOPENED),
+    nowhere(Kind::Gateway, "backendRefs", Concern::Function, UNOPENED),
+    by(Kind::Gateway, "port", Plane::Proxy),
+    by(Kind::Gateway, "hosts", Plane::Proxy),
+    by(Kind::Gateway, "rules", Plane::Proxy),
+    nowhere(
+        Kind::Gateway,
+        "jwt",
+        Concern::Security,
+        "no gateway checks tokens yet, so requests without one would pass",
+    ),
+    nowhere(
+        Kind::Gateway,
+        "authorization",
+        Concern::Security,
+        "no gateway decides who may pass yet, so everybody would",
+    ),
+    nowhere(
+        Kind::Gateway,
+        "cors",
+        Concern::Function,
+        "no gateway answers browsers for other origins yet, so they keep the answers from those pages",
+    ),
+    nowhere(
+        Kind::Gateway,
+        "rateLimit",
+        Concern::Function,
+        "no gateway counts requests yet, so none is too many",
+    ),
+    nowhere(
+        Kind::Gateway,
+        "redirect",
+        Concern::Function,
+        "no gateway redirects yet; requests for these hosts are answered with 503",
+    ),
+    by(Kind::ServiceRoute, "service", Plane::Proxy),
+    by(Kind::ServiceRoute, "subsets", Plane::Proxy),
+    by(Kind::ServiceRoute, "rules", Plane::Proxy),
+    by(Kind::Binding, "role", Plane::Management),
+    by(Kind::Binding, "subjects", Plane::Management),
+    by(Kind::Application, "workspace", Plane::Central),
+    by(Kind::Api, "workload", Plane::Edge),
+    by(Kind::Api, "port", Plane::Proxy),
+    by(Kind::Api, "backendRefs", Plane::Proxy),
+    nowhere(
+        Kind::Api,
+        "openapi",
+        Concern::Function,
+        "no gateway tells requests apart by their method yet; requests for its hosts are answered with 503",
+    ),
+    nowhere(
+        Kind::Api,
+        "validateRequests",
+        Concern::Security,
+        "no gateway compares requests with the document yet, so others would pass",
+    ),
+    nowhere(
+        Kind::WasmExtension,
+        "",
+        Concern::Function,
+        "no proxy runs modules yet",
+    ),
+    nowhere(
+        Kind::ExternalService,
+        "",
+        Concern::Function,
+        "no proxy knows hosts outside of the mesh yet",
+    ),
+    nowhere(Kind::NetworkReachability, "", Concern::Function, NETWORKS),
+    by(Kind::Quota, "node", Plane::Management),
+    by(Kind::Quota, "limits", Plane::Management),
+];
+
+const NETWORKS: &str = "every cluster sends to every gateway that is reported, whatever its network";
+const UNOPENED: &str = "no gateway forwards connections unopened yet; nothing listens for them";
+
+/// What no plane enforces of a spec of that kind. A field that is empty or `false` asks for nothing.
+pub fn gaps(kind: Kind, spec: &Value) -> Vec<Gap> {
+    TABLE
+        .iter()
+        .filter(|row| row.kind == kind)
+        .filter_map(|row| match row.enforcement {
+            Enforcement::Nowhere(concern, reason) if asks(spec, row.field) => Some(Gap {
+                field: written(row.field),
+                concern,
+                reason,
+            }),
+            Enforcement::By(_) | Enforcement::Nowhere(..) => None,
+        })
+        .collect()
+}
+
+const fn by(kind: Kind, field: &'static str, plane: Plane) -> Row {
+    Row {
+        kind,
+        field,
+        enforcement: Enforcement::By(plane),
+    }
+}
+
+const fn nowhere(kind: Kind, field: &'static str, concern: Concern, reason: &'static str) -> Row {
+    Row {
+        kind,
+        field,
+        enforcement: Enforcement::Nowhere(concern, reason),
+    }
+}
+
+/// Whether the value holds that field with something in it.
+fn asks(value: &Value, field: &str) -> bool {
+    if field.is_empty() {
+        return true;
+    }
+    let (first, rest) = field.split_once('/').unwrap_or((field, ""));
+    if first == "*" {
+        return match value {
+            Value::Array(items) => items.iter().any(|item| asks_here(item, rest)),
+            Value::Object(fields) => fields.values().any(|item| asks_here(item, rest)),
+            _ => false,
+        };
+    }
+    match first.split_once('=') {
+        Some((name, wanted)) => value.get(name).and_then(Value::as_str) == Some(wanted),
+        None => value.get(first).is_some_and(|value| asks_here(value, rest)),
+    }
+}
+
+fn asks_here(value: &Value, rest: &str) -> bool {
+    let empty = match value {
+        Value::Null => true,
+        Value::Bool(given) => !given,
+        Value::Array(items) => items.is_empty(),
+        Value::String(_) | Value::Number(_) | Value::Object(_) => false,
+    };
+    !empty && asks(value, rest)
+}
+
+/// `type=egress` → `spec.type`, `rules/*/filters` → `spec.rules[*].filters`.
+fn written(field: &str) -> String {
+    let mut path = "spec".to_owned();
+    for segment in field.split('/').filter(|segment| !segment.is_empty()) {
+        match segment {
+            "*" => path.push_str("[*]"),
+            segment => {
+                path.push('.');
+                path.push_str(segment.split('=').next().unwrap_or(segment));
+            }
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_asked_for_is_a_gap() {
+        let fields = |kind, spec: Value| -> Vec<String> {
+            gaps(kind, &spec).into_iter().map(|gap| gap.field).collect()
+        };
+        for (kind, spec, expected) in [
+            (Kind::Gateway, json!({"type": "ingress", "port": 80}), vec![]),
+            (
+                Kind::Gateway,
+                json!({"type": "ingress", "protocol": "http"}),
+                vec![],
+            ),
+            (Kind::Gateway, json!({"type": "egress"}), vec!["spec.type"]),
+            (Kind::Gateway, json!({"jwt": null, "cors": []}), vec![]),
+            (
+                Kind::Gateway,
+                json!({"type": "ingress", "jwt": {}, "rateLimit": {"requests": 1}}),
+                vec!["spec.jwt", "spec.rateLimit"],
+            ),
+            // An authorization that is empty lets nobody in: that is asking for something.
+            (
+                Kind::Gateway,
+                json!({"authorization": {"allow": []}}),
+                vec!["spec.authorization"],
+            ),
+            (Kind::Api, json!({"validateRequests": false}), vec![]),
+            (
+                Kind::Api,
+                json!({"validateRequests": true}),
+                vec!["spec.validateRequests"],
+            ),
+            (Kind::ExternalService, json!({}), vec!["spec"]),
+            (Kind::Quota, json!({"limits": {"Gateway": 1}}), vec![]),
+        ] {
+            assert_eq!(fields(kind, spec.clone()), expected, "{kind} {spec}");
+        }
+    }
+
+    #[test]
+    fn paths_go_through_lists_and_maps() {
+        let spec =
+            json!({"rules": [{"backends": []}, {"filters": [{"type": "x"}]}], "ports": {"a": {"tls": true}}});
+        for (field, expected) in [
+            ("rules/*/filters", true),
+            ("rules/*/filters/*/type=x", true),
+            ("rules/*/filters/*/type=y", false),
+            ("rules/*/backends", false),
+            ("ports/*/tls", true),
+            ("ports/*/plain", false),
+            ("rules/filters", false),
+        ] {
+            assert_eq!(asks(&spec, field), expected, "{field}");
+        }
+        assert_eq!(
+            written("rules/*/filters/*/type=x"),
+            "spec.rules[*].filters[*].type"
+        );
+    }
+}

@@ -1,0 +1,165 @@
+//! What a gateway asks of the requests for a host before it forwards them: who sends them, how many, from where.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::http::{HeaderName, PathMatch, Span, StatusCode};
+use crate::name::Hostname;
+use crate::url::HttpsUrl;
+
+/// All of it is optional, and each part stands by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostPolicy {
+    pub jwt: Option<Jwt>,
+    pub authorization: Option<Authorization>,
+    pub cors: Option<Cors>,
+    pub rate_limit: Option<RateLimit>,
+    pub redirect: Option<Redirect>,
+}
+
+/// Every request carries a valid bearer token of one of these issuers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Jwt {
+    pub issuers: Vec<JwtIssuer>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct JwtIssuer {
+    /// The token's `iss`, to the letter.
+    pub issuer: String,
+    /// One of them is in the token's `aud`; any when empty.
+    #[serde(default)]
+    pub audiences: BTreeSet<String>,
+    /// Where the keys are.
+    pub jwks_uri: HttpsUrl,
+}
+
+/// A request that one of `deny` matches is refused; of the others, those that one of `allow` matches pass. An empty
+/// `allow` lets nobody through.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Authorization {
+    pub allow: Vec<AccessRule>,
+    #[serde(default)]
+    pub deny: Vec<AccessRule>,
+}
+
+/// All parts that are given must hold; a rule with none matches every request.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessRule {
+    /// Blocks of addresses, one of which the client is in.
+    #[serde(default)]
+    pub sources: BTreeSet<AddressBlock>,
+    /// Claims of the token, each with the values of which it has one.
+    #[serde(default)]
+    pub claims: BTreeMap<String, BTreeSet<String>>,
+    #[serde(default)]
+    pub methods: BTreeSet<Method>,
+    #[serde(default)]
+    pub paths: Vec<PathMatch>,
+}
+
+/// Which pages of other origins a browser lets read the answers, in the words of the Gateway API.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Cors {
+    /// Such as `https://app.example.com`, or `*`.
+    pub allow_origins: BTreeSet<String>,
+    #[serde(default)]
+    pub allow_methods: BTreeSet<Method>,
+    #[serde(default)]
+    pub allow_headers: BTreeSet<HeaderName>,
+    #[serde(default)]
+    pub expose_headers: BTreeSet<HeaderName>,
+    #[serde(default)]
+    pub allow_credentials: bool,
+    /// How long a browser may remember the answer to its question.
+    pub max_age: Option<Span>,
+}
+
+/// Requests beyond it are answered with 429.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    pub requests: std::num::NonZeroU32,
+    pub per: Span,
+    /// What is counted apart; all requests together when left out.
+    pub by: Option<RateLimitKey>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RateLimitKey {
+    /// The address that the request comes from.
+    Client,
+    /// The value of a header.
+    Header(HeaderName),
+}
+
+/// Where every request for the host is sent instead, with its path and query. What is left out stays as it was.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Redirect {
+    pub scheme: Option<Scheme>,
+    pub hostname: Option<Hostname>,
+    pub port: Option<std::num::NonZeroU16>,
+    /// 302 when left out.
+    pub status_code: Option<StatusCode>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+    Delete,
+    Options,
+    Trace,
+}
+
+/// `10.0.0.0/8`, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct AddressBlock {
+    address: IpAddr,
+    prefix_bits: u8,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not a block of addresses; write an IP address, or one with the length of its prefix, such as 10.0.0.0/8"
+)]
+pub struct BadAddressBlock(String);
+
+impl TryFrom<String> for AddressBlock {
+    type Error = BadAddressBlock;
+
+    fn try_from(text: String) -> Result<Self, BadAddressBlock> {
+        let read = || {
+            let (address, bits) = match text.split_once('/') {
+                None => (text.as_str(), None),
+                Some((address, bits)) => (address, Some(bits)),
+            };
+            let address: IpAddr = address.parse().ok()?;
+            let bits_max = if address.is_ipv4() { 32 } else { 128 };
+            let prefix_bits = bits.map_or(Some(bits_max), |bits| bits.parse().ok())?;
+            (prefix_bits <= bits_max).then_some(AddressBlock { address, prefix_bits })
+        };
+        read().ok_or(BadAddressBlock(text))
+    }
+}

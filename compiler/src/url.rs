@@ -1,0 +1,93 @@
+//! Places on the web that a document names, and how what is fetched from there is told from anything else.
+
+use crate::name::text_newtype;
+
+/// Longer than any that a person writes, and short enough for a log line.
+const URL_BYTES_MAX: usize = 2048;
+/// SHA-256 in hexadecimal.
+const DIGEST_BYTES: usize = 64;
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadUrl {
+    #[error("{0:?} is not a URL of https; write https:// and a host")]
+    Https(String),
+    #[error("{0:?} is not the URL of a module; write oci:// or https:// and a host")]
+    Module(String),
+    #[error("{0:?} is not a SHA-256 sum; write {DIGEST_BYTES} hexadecimal digits in lower case")]
+    Digest(String),
+}
+
+text_newtype!(
+    /// `https://login.example.com/keys`
+    HttpsUrl,
+    check_https,
+    BadUrl
+);
+text_newtype!(
+    /// `oci://images.example.com/filters/geo:1.2`, or one of https.
+    ModuleUrl,
+    check_module,
+    BadUrl
+);
+text_newtype!(
+    /// A SHA-256 sum in hexadecimal digits.
+    Digest,
+    check_digest,
+    BadUrl
+);
+
+fn check_https(text: &str) -> Result<(), BadUrl> {
+    if has_host(text, "https://") {
+        Ok(())
+    } else {
+        Err(BadUrl::Https(text.to_owned()))
+    }
+}
+
+fn check_module(text: &str) -> Result<(), BadUrl> {
+    if has_host(text, "https://") || has_host(text, "oci://") {
+        Ok(())
+    } else {
+        Err(BadUrl::Module(text.to_owned()))
+    }
+}
+
+fn check_digest(text: &str) -> Result<(), BadUrl> {
+    let hexadecimal = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    if text.len() == DIGEST_BYTES && text.bytes().all(hexadecimal) {
+        Ok(())
+    } else {
+        Err(BadUrl::Digest(text.to_owned()))
+    }
+}
+
+fn has_host(text: &str, scheme: &str) -> bool {
+    let host = |rest: &str| rest.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '[');
+    text.len() <= URL_BYTES_MAX
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+        && text.strip_prefix(scheme).is_some_and(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_have_a_known_scheme_and_a_host() {
+        for (text, https, module) in [
+            ("https://example.com/keys", true, true),
+            ("https://[::1]:8443/keys", true, true),
+            ("oci://images.example.com/geo:1.2", false, true),
+            ("http://example.com", false, false),
+            ("https:///keys", false, false),
+            ("https://exa mple.com", false, false),
+            ("example.com", false, false),
+        ] {
+            assert_eq!(text.parse::<HttpsUrl>().is_ok(), https, "{text}");
+            assert_eq!(text.parse::<ModuleUrl>().is_ok(), module, "{text}");
+        }
+        assert!("0a".repeat(32).parse::<Digest>().is_ok());
+        assert!("0A".repeat(32).parse::<Digest>().is_err());
+        assert!("0a".repeat(31).parse::<Digest>().is_err());
+    }
+}
