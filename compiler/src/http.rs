@@ -382,17 +382,25 @@ impl HttpMatch {
 }
 
 impl PathMatch {
+    /// Whether it takes that path, without its query.
+    pub(crate) fn admits(&self, path: &str) -> bool {
+        match self {
+            PathMatch::Exact(exact) => exact.as_str() == path,
+            PathMatch::PathPrefix(prefix) => prefix.is_prefix_of(path),
+        }
+    }
+
     fn and(&self, other: &PathMatch) -> Option<PathMatch> {
         match (self, other) {
             (PathMatch::Exact(a), PathMatch::Exact(b)) => (a == b).then(|| self.clone()),
             (PathMatch::Exact(path), PathMatch::PathPrefix(prefix))
-            | (PathMatch::PathPrefix(prefix), PathMatch::Exact(path)) => {
-                prefix.is_prefix_of(path).then(|| PathMatch::Exact(path.clone()))
-            }
+            | (PathMatch::PathPrefix(prefix), PathMatch::Exact(path)) => prefix
+                .is_prefix_of(path.as_str())
+                .then(|| PathMatch::Exact(path.clone())),
             (PathMatch::PathPrefix(a), PathMatch::PathPrefix(b)) => {
-                let narrow = if a.is_prefix_of(b) { b } else { a };
-                let wide = if a.is_prefix_of(b) { a } else { b };
-                wide.is_prefix_of(narrow)
+                let narrow = if a.is_prefix_of(b.as_str()) { b } else { a };
+                let wide = if a.is_prefix_of(b.as_str()) { a } else { b };
+                wide.is_prefix_of(narrow.as_str())
                     .then(|| PathMatch::PathPrefix(narrow.clone()))
             }
         }
@@ -400,10 +408,9 @@ impl PathMatch {
 }
 
 impl Path {
-    fn is_prefix_of(&self, path: &Path) -> bool {
+    fn is_prefix_of(&self, path: &str) -> bool {
         let prefix = self.0.trim_end_matches('/');
-        path.0
-            .strip_prefix(prefix)
+        path.strip_prefix(prefix)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }

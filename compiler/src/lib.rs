@@ -4,6 +4,7 @@
 //! specification of the whole system. There is no clock, no environment, no I/O and no wire format in this crate.
 
 pub mod enforcement;
+pub mod explain;
 pub mod finding;
 pub mod http;
 pub mod intent;

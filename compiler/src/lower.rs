@@ -16,6 +16,9 @@ mod offered;
 mod sidecar;
 mod upstream;
 
+pub(crate) use eastwest::NAME as EAST_WEST;
+pub(crate) use sidecar::{NAME as OUTBOUND, named_service};
+
 /// For requests whose author gave no timeout; what Envoy takes as well.
 pub const REQUEST_TIMEOUT: Span = Span::from_ms(15_000);
 /// How often a request is tried again when its author did not say: the dead host, its neighbour that died with it, and

@@ -19,7 +19,7 @@ mod remote;
 mod service;
 mod share;
 
-use inputs::Inputs;
+pub(crate) use inputs::Inputs;
 pub use key::PlanKey;
 pub use planner::{Changed, Planner};
 
@@ -67,6 +67,22 @@ pub fn plan(resolved: &Resolved, reports: &Reports) -> (Plans, Vec<Finding>) {
         findings.extend(planned.findings);
     }
     (plans, findings.into_iter().collect())
+}
+
+/// The part of one cluster's slice that these keys make.
+pub(crate) fn part<'a>(
+    cluster: &ClusterName,
+    keys: impl IntoIterator<Item = &'a PlanKey>,
+    inputs: &Inputs<'_>,
+) -> Slice {
+    let items = keys.into_iter().filter_map(|key| {
+        let item = plan_key(key, inputs).items.remove(cluster)?;
+        Some((key.slice_key(), item))
+    });
+    Slice {
+        items: items.collect(),
+        complete: false,
+    }
 }
 
 /// The clusters to which a resource matters: those whose proxies must have it before it is running.

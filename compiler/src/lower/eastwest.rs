@@ -15,7 +15,7 @@ use crate::proxy::{Forward, RetryPolicy, Route, RouteAction, RouteTable, Target,
 use crate::routes::RoutedGatewayMode;
 use crate::view::LocalGateway;
 
-const NAME: &str = "eastwest";
+pub(crate) const NAME: &str = "eastwest";
 
 pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGateway, lowered: &mut Lowered) {
     let Some(port) = gateway.east_west_port else {

@@ -11,7 +11,7 @@ use crate::name::{Label, ServiceId};
 use crate::proxy::{RouteTable, VirtualHost};
 use crate::resolve::listed;
 
-const NAME: &str = "outbound";
+pub(crate) const NAME: &str = "outbound";
 /// The port that a bare host means, when the service has it.
 const DEFAULT_PORT: u16 = 80;
 /// A text that names more helps nobody.
@@ -101,6 +101,22 @@ fn domains(id: &ServiceId, from: &Label, port: &Port, is_default: bool) -> BTree
     with_port.into_iter().chain(bare).collect()
 }
 
+/// The service that a host names for an application in `from`: the other way round of [`domains`].
+pub(crate) fn named_service(host: &str, from: &Label) -> Option<ServiceId> {
+    let labels: Vec<&str> = host.split('.').collect();
+    let (name, namespace) = match labels.as_slice() {
+        [name] => (*name, from.as_str()),
+        [name, namespace]
+        | [name, namespace, "svc"]
+        | [name, namespace, "svc", "cluster" | "clusterset", "local"] => (*name, *namespace),
+        _ => return None,
+    };
+    Some(ServiceId {
+        namespace: namespace.parse().ok()?,
+        name: name.parse().ok()?,
+    })
+}
+
 fn unknown(site: &Site<'_>, namespace: &Label, services: &[Offered<'_>]) -> String {
     let names: BTreeSet<String> = services
         .iter()
@@ -130,4 +146,33 @@ fn unknown(site: &Site<'_>, namespace: &Label, services: &[Offered<'_>]) -> Stri
     format!(
         "no service of that name is reachable from namespace {namespace}; a sidecar there reaches {why}: {reachable}\n"
     )
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::view::HealthCheck;
+
+    use super::*;
+
+    #[test]
+    fn every_name_of_a_service_names_it() {
+        let id: ServiceId = "shop/reviews".parse().unwrap();
+        let port = Port {
+            port: 90,
+            name: None,
+            http2: false,
+            health: HealthCheck::Auto,
+        };
+        for from in ["shop", "cart"] {
+            let from = from.parse().unwrap();
+            for domain in domains(&id, &from, &port, true) {
+                let host = domain.strip_suffix(":90").unwrap_or(&domain);
+                assert_eq!(named_service(host, &from).as_ref(), Some(&id), "{domain}");
+            }
+        }
+        for host in ["", "a.b.c", "a.b.svc.cluster", "a.b.svc.cluster.example", "a_b"] {
+            assert_eq!(named_service(host, &id.namespace), None, "{host}");
+        }
+    }
 }

@@ -9,15 +9,15 @@ use crate::report::{ClusterReport, Reports, ServiceReport};
 use crate::resolve::{Resolved, ResolvedWorkspace};
 use crate::routes::RoutedGateway;
 
-pub(super) struct Inputs<'a> {
-    pub(super) resolved: &'a Resolved,
+pub(crate) struct Inputs<'a> {
+    pub(crate) resolved: &'a Resolved,
     reports: &'a Reports,
     /// Clusters that have joined and have not been heard of: what they offer is not known, which is not nothing.
-    pub(super) unknown: BTreeSet<&'a ClusterName>,
+    pub(crate) unknown: BTreeSet<&'a ClusterName>,
 }
 
 impl<'a> Inputs<'a> {
-    pub(super) fn new(resolved: &'a Resolved, reports: &'a Reports) -> Inputs<'a> {
+    pub(crate) fn new(resolved: &'a Resolved, reports: &'a Reports) -> Inputs<'a> {
         let unknown = reports
             .joined
             .iter()
@@ -32,7 +32,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// What a cluster of the intent reports. Whoever else reports has no say.
-    pub(super) fn report(&self, cluster: &ClusterName) -> Option<&'a ClusterReport> {
+    pub(crate) fn report(&self, cluster: &ClusterName) -> Option<&'a ClusterReport> {
         self.resolved
             .clusters
             .contains_key(cluster)
@@ -40,14 +40,14 @@ impl<'a> Inputs<'a> {
             .flatten()
     }
 
-    pub(super) fn reports(&self) -> impl Iterator<Item = (&'a ClusterName, &'a ClusterReport)> {
+    pub(crate) fn reports(&self) -> impl Iterator<Item = (&'a ClusterName, &'a ClusterReport)> {
         self.resolved
             .clusters
             .keys()
             .filter_map(|cluster| Some((cluster, self.reports.clusters.get(cluster)?)))
     }
 
-    pub(super) fn owner(
+    pub(crate) fn owner(
         &self,
         cluster: &ClusterName,
         namespace: &Label,
@@ -57,7 +57,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// Whether a namespace of a cluster is known by name: from the cluster's report, or from a selector that names it.
-    pub(super) fn is_known(&self, cluster: &ClusterName, namespace: &Label) -> bool {
+    pub(crate) fn is_known(&self, cluster: &ClusterName, namespace: &Label) -> bool {
         let reported = self.report(cluster).is_some_and(|report| {
             let mut ids = report.services.keys().chain(report.gateways.keys());
             ids.any(|id| id.namespace == *namespace)
@@ -73,7 +73,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// Where a workspace offers a service: the clusters that are then one service.
-    pub(super) fn offers(
+    pub(crate) fn offers(
         &self,
         workspace: &ResolvedWorkspace,
         id: &ServiceId,
@@ -85,12 +85,12 @@ impl<'a> Inputs<'a> {
     }
 
     /// Whether what a workspace offers cannot be known yet.
-    pub(super) fn is_withheld(&self, workspace: &ResolvedWorkspace) -> bool {
+    pub(crate) fn is_withheld(&self, workspace: &ResolvedWorkspace) -> bool {
         self.unknown.iter().any(|cluster| workspace.reaches(cluster))
     }
 
     /// Whether all that concerns a cluster is known.
-    pub(super) fn is_complete(&self, cluster: &ClusterName) -> bool {
+    pub(crate) fn is_complete(&self, cluster: &ClusterName) -> bool {
         let withheld = || {
             self.resolved
                 .workspaces
@@ -102,7 +102,7 @@ impl<'a> Inputs<'a> {
 
     /// Whether a workspace's gateway runs on a workload of that cluster: one that the cluster reports, in a namespace
     /// that is the workspace's there or nobody's. A workspace has no say in clusters that it does not name.
-    pub(super) fn runs(&self, gateway: &RoutedGateway, cluster: &ClusterName) -> bool {
+    pub(crate) fn runs(&self, gateway: &RoutedGateway, cluster: &ClusterName) -> bool {
         let workspace = self.resolved.workspaces.get(&gateway.workspace);
         let reaches = workspace.is_some_and(|workspace| workspace.value.reaches(cluster));
         let reported = || {
@@ -117,7 +117,7 @@ impl<'a> Inputs<'a> {
     }
 
     /// The gateways that stand in a workspace.
-    pub(super) fn gateways_of(
+    pub(crate) fn gateways_of(
         &self,
         workspace: &Fqn,
     ) -> impl Iterator<Item = (&'a Fqn, &'a Traced<RoutedGateway>)> {
@@ -129,7 +129,28 @@ impl<'a> Inputs<'a> {
             .take_while(move |(name, _)| name.is_within(&workspace))
     }
 
-    pub(super) fn gateways_on(
+    /// Those whose own name it is, the last of their path.
+    pub(crate) fn gateways_named<'b>(
+        &self,
+        name: &'b Label,
+    ) -> impl Iterator<Item = (&'a Fqn, &'a Traced<RoutedGateway>)> + use<'a, 'b> {
+        let gateways = self.resolved.gateways.iter();
+        gateways.filter(move |(fqn, _)| fqn.leaf() == name.as_str())
+    }
+
+    /// The services that a workspace offers, and those that it has routes for.
+    pub(crate) fn services_of(&self, workspace: &Fqn) -> BTreeSet<ServiceId> {
+        let Some((name, resolved)) = self.resolved.workspaces.get_key_value(workspace) else {
+            return BTreeSet::new();
+        };
+        let offered = self.reports().flat_map(|(cluster, report)| {
+            let ids = report.services.keys();
+            ids.filter(move |id| resolved.value.owns(cluster, &id.namespace))
+        });
+        self.resolved.routes_of(name).chain(offered).cloned().collect()
+    }
+
+    pub(crate) fn gateways_on(
         &self,
         workload: &WorkloadId,
     ) -> impl Iterator<Item = (&'a Fqn, &'a RoutedGateway)> {

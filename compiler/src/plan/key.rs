@@ -86,18 +86,8 @@ fn named(resolved: &Resolved, selectors: &[Selector]) -> BTreeSet<PlanKey> {
 
 /// Services that it offers, and those that it has routes for.
 fn services_of(name: &Fqn, inputs: &Inputs<'_>) -> BTreeSet<PlanKey> {
-    let Some(workspace) = inputs.resolved.workspaces.get(name) else {
-        return BTreeSet::new();
-    };
-    let routed = inputs.resolved.routes_of(name);
-    let offered = inputs.reports().flat_map(|(cluster, report)| {
-        let ids = report.services.keys();
-        ids.filter(move |id| workspace.value.owns(cluster, &id.namespace))
-    });
-    routed
-        .chain(offered)
-        .map(|id| PlanKey::Service(name.clone(), id.clone()))
-        .collect()
+    let services = inputs.services_of(name).into_iter();
+    services.map(|id| PlanKey::Service(name.clone(), id)).collect()
 }
 
 /// What differs, in the words of the inputs; `expand` turns it into keys.

@@ -1,7 +1,7 @@
 //! The specification by example: each folder of `cases/` is one situation, named as a user would name it.
 //!
 //! `intent.yaml` holds resources, `view-CLUSTER.yaml` what an edge sees, `reports.yaml` what other clusters report and
-//! which have joined, `proxies.yaml` the proxies to look at. A cluster with a view reports that view. What comes out is
+//! which have joined, `proxies.yaml` the proxies to look at, `requests.yaml` requests to explain. A cluster with a view reports that view. What comes out is
 //! compared with `expected/`; `UPDATE_EXPECT=1` rewrites it.
 #![allow(clippy::unwrap_used)]
 #![allow(
@@ -15,6 +15,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tombolo_compiler::explain::request::Request;
+use tombolo_compiler::explain::{Viewpoint, explain};
 use tombolo_compiler::finding::Finding;
 use tombolo_compiler::intent::{Intent, Resource};
 use tombolo_compiler::lower::lower;
@@ -118,6 +120,18 @@ fn outcome(folder: &Path) -> BTreeMap<String, String> {
             yaml(&render::config(&config)),
         );
     }
+    if !case.requests.is_empty() {
+        let taken = &findings["resolve"];
+        let explained: Vec<Value> = case
+            .requests
+            .iter()
+            .map(|asked| {
+                let explanation = explain(&resolved, &case.reports, taken, &asked.from, &asked.request);
+                json!({"asked": format!("{} {}", asked.from, asked.request), "explained": explanation})
+            })
+            .collect();
+        files.insert("explained.yaml".to_owned(), yaml(&explained));
+    }
     findings.retain(|_, found| !found.is_empty());
     files.insert("findings.yaml".to_owned(), yaml(&findings));
     files
@@ -128,6 +142,14 @@ struct Case {
     reports: Reports,
     views: BTreeMap<ClusterName, View>,
     proxies: Vec<Proxy>,
+    requests: Vec<Asked>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    from: Viewpoint,
+    request: Request,
 }
 
 #[derive(Default, Deserialize)]
@@ -204,6 +226,7 @@ impl Case {
             reports: Reports { joined, clusters },
             views,
             proxies: optional(&folder.join("proxies.yaml")),
+            requests: optional(&folder.join("requests.yaml")),
         }
     }
 }

@@ -18,6 +18,7 @@ use tombolo_compiler::resolve::{Resolved, resolve};
 use tombolo_compiler::routes::{RoutedService, Slice, SliceItem, SliceKey};
 use tombolo_compiler::view::View;
 
+mod explain;
 mod world;
 
 use world::{CLUSTERS, Edit, NAMESPACES, World, edits, worlds};

@@ -1,0 +1,196 @@
+//! The part of the mesh that one request touches: planned by key as everything is, so that a question costs what it is
+//! about, and not what the mesh is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::request::Request;
+use super::{Entry, Place, Stage, Trace, trace};
+use crate::lower::named_service;
+use crate::name::{ClusterName, Fqn, Hostname, Label, ServiceId, WorkloadId};
+use crate::plan::{Inputs, PlanKey, part};
+use crate::report::{ClusterReport, GatewayReport, ServiceReport};
+use crate::routes::{GatewayAction, RoutedGateway, RoutedGatewayMode, Slice};
+use crate::view::{HealthCheck, Instance, LocalGateway, LocalPort, LocalService, View};
+
+/// What is asked, and of what.
+pub(super) struct Asked<'a> {
+    pub(super) inputs: &'a Inputs<'a>,
+    pub(super) cluster: &'a ClusterName,
+    pub(super) request: &'a Request,
+}
+
+impl<'a> Asked<'a> {
+    /// The proxy at a viewpoint, or why there is none.
+    pub(super) fn entry(&self, place: &Place) -> Result<Entry, String> {
+        let cluster = self.cluster;
+        if !self.inputs.resolved.clusters.contains_key(cluster) {
+            return Err(format!("cluster {cluster} does not exist"));
+        }
+        let name = match place {
+            Place::Application(service) => return Ok(Entry::Sidecar(service.namespace.clone())),
+            Place::Gateway(name) => name,
+        };
+        let named = self
+            .inputs
+            .gateways_named(name)
+            .map(|(_, gateway)| &gateway.value);
+        let here: BTreeSet<&WorkloadId> = named
+            .filter(|gateway| gateway.mode != RoutedGatewayMode::EastWest)
+            .filter(|gateway| self.inputs.runs(gateway, cluster))
+            .map(|gateway| &gateway.workload)
+            .collect();
+        let mut here = here.into_iter();
+        match (here.next(), here.next()) {
+            (Some(only), None) => Ok(Entry::Ingress(only.clone())),
+            (None, _) => Err(format!(
+                "no ingress gateway named {name} runs in cluster {cluster}"
+            )),
+            (Some(_), Some(_)) => Err(format!(
+                "ingress gateways named {name} run on several workloads of cluster {cluster}, so it is not clear which is meant; give them different names"
+            )),
+        }
+    }
+
+    /// What the proxy makes of that part of what its edge would hold.
+    pub(super) fn trace(&self, entry: &Entry) -> Trace {
+        let traced = |(slice, view): (Slice, View)| trace(self.cluster, &slice, &view, entry, self.request);
+        match entry {
+            Entry::Sidecar(namespace) => {
+                let meant = named_service(self.request.host(), namespace);
+                let near = traced(self.of_sidecar(namespace, &meant.into_iter().collect()));
+                if near.steps.iter().any(|step| step.stage == Stage::Host) {
+                    return near;
+                }
+                // The refusal tells what could be reached instead.
+                traced(self.of_sidecar(namespace, &self.reachable(namespace)))
+            }
+            Entry::Ingress(workload) | Entry::EastWest(workload) => traced(self.of_gateway(workload)),
+        }
+    }
+
+    fn of_sidecar(&self, namespace: &Label, services: &BTreeSet<ServiceId>) -> (Slice, View) {
+        let from = PlanKey::Namespace(self.cluster.clone(), namespace.clone());
+        let owner = self.inputs.owner(self.cluster, namespace);
+        self.with_services([from], owner.map(|(name, _)| name), services)
+    }
+
+    fn reachable(&self, namespace: &Label) -> BTreeSet<ServiceId> {
+        match self.inputs.owner(self.cluster, namespace) {
+            Some((owner, _)) => self.inputs.services_of(owner),
+            None => self.services_in(namespace),
+        }
+    }
+
+    fn services_in(&self, namespace: &Label) -> BTreeSet<ServiceId> {
+        let services = self.report().map(|report| report.services.keys());
+        let services = services.into_iter().flatten();
+        services
+            .filter(|id| id.namespace == *namespace)
+            .cloned()
+            .collect()
+    }
+
+    /// All gateways on the workload that have the host; of the others one for each port, so that it is listened to.
+    fn of_gateway(&self, workload: &WorkloadId) -> (Slice, View) {
+        let host = self.request.host().parse::<Hostname>().ok();
+        let mut serving: Vec<(&Fqn, &RoutedGateway)> = Vec::new();
+        let mut others: BTreeMap<u16, &Fqn> = BTreeMap::new();
+        for (name, gateway) in self.inputs.gateways_on(workload) {
+            let RoutedGatewayMode::Ingress { port, hosts, .. } = &gateway.mode else {
+                continue;
+            };
+            if hosts.is_empty() || !self.inputs.runs(gateway, self.cluster) {
+                continue;
+            }
+            let has = host
+                .as_ref()
+                .is_some_and(|host| hosts.iter().any(|held| held.intersects(host)));
+            if has {
+                serving.push((name, gateway));
+            } else {
+                others.entry(*port).or_insert(name);
+            }
+        }
+        let names = serving.iter().map(|(name, _)| *name).chain(others.into_values());
+        let mut keys: BTreeSet<PlanKey> = names.cloned().map(PlanKey::Gateway).collect();
+        let mut ids = BTreeSet::new();
+        for (_, gateway) in serving {
+            for id in backends(gateway) {
+                keys.insert(PlanKey::Service(gateway.workspace.clone(), id.clone()));
+                ids.insert(id.clone());
+            }
+        }
+        let (slice, mut view) = self.with_services(keys, None, &ids);
+        if let Some(gateway) = self.report().and_then(|report| report.gateways.get(workload)) {
+            view.gateways.insert(workload.clone(), stand_in_gateway(gateway));
+        }
+        (slice, view)
+    }
+
+    /// The slice of these keys and services, and a view of those services that the cluster reports.
+    fn with_services(
+        &self,
+        keys: impl IntoIterator<Item = PlanKey>,
+        owner: Option<&Fqn>,
+        ids: &BTreeSet<ServiceId>,
+    ) -> (Slice, View) {
+        let mut keys: BTreeSet<PlanKey> = keys.into_iter().collect();
+        keys.insert(PlanKey::Cluster(self.cluster.clone()));
+        keys.extend(
+            ids.iter()
+                .map(|id| PlanKey::Namespace(self.cluster.clone(), id.namespace.clone())),
+        );
+        if let Some(owner) = owner {
+            keys.extend(ids.iter().map(|id| PlanKey::Service(owner.clone(), id.clone())));
+        }
+        let reported = |id: &ServiceId| Some((id.clone(), stand_in(self.report()?.services.get(id)?)));
+        let view = View {
+            services: ids.iter().filter_map(reported).collect(),
+            ..View::default()
+        };
+        (part(self.cluster, &keys, self.inputs), view)
+    }
+
+    fn report(&self) -> Option<&'a ClusterReport> {
+        self.inputs.report(self.cluster)
+    }
+}
+
+fn backends(gateway: &RoutedGateway) -> impl Iterator<Item = &ServiceId> {
+    let targets = gateway.rules().iter().flat_map(|rule| match &rule.value.action {
+        GatewayAction::Split(targets) => targets.as_slice(),
+        GatewayAction::Refuse(_) => &[],
+    });
+    targets.map(|(id, ..)| id)
+}
+
+/// A service that reports the same: an instance for each set of labels, at no address.
+fn stand_in(report: &ServiceReport) -> LocalService {
+    let ports = report.ports.iter().map(|port| LocalPort {
+        name: port.name.clone(),
+        port: port.port,
+        protocol: port.protocol,
+        health: HealthCheck::Auto,
+    });
+    let instances = report.label_sets.iter().map(|labels| Instance {
+        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        ports: BTreeMap::new(),
+        labels: labels.clone(),
+        state: report.state,
+    });
+    LocalService {
+        ports: ports.collect(),
+        instances: instances.collect(),
+    }
+}
+
+fn stand_in_gateway(report: &GatewayReport) -> LocalGateway {
+    LocalGateway {
+        bind: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        // Other clusters may reach it at another port; its edge knows.
+        east_west_port: report.east_west.first().map(|address| address.port()),
+        east_west_addresses: Vec::new(),
+        state: report.state,
+    }
+}

@@ -1,0 +1,380 @@
+//! A request that somebody asks about, and the one function that says whether a rule's match takes it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::http::{HeaderName, HttpMatch, PathMatch};
+
+/// What a proxy sees of a request before it reads the body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "RequestDocument", into = "RequestDocument")]
+pub struct Request {
+    method: String,
+    scheme: Scheme,
+    /// `host` or `host:port`, in lower case; without the port that its scheme means anyway, as clients send it.
+    authority: String,
+    /// Without the query.
+    path: String,
+    query: Option<String>,
+    /// Several lines of one header are one value, joined by commas.
+    headers: BTreeMap<HeaderName, String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+/// The written form.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RequestDocument {
+    #[serde(default = "get")]
+    method: String,
+    /// `http://host[:port]/path?query`
+    url: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<HeaderName, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadRequest {
+    #[error("{0:?} is not a method; use one such as GET or POST")]
+    Method(String),
+    #[error("{0:?} is not a URL; use http://HOST/PATH or https://HOST/PATH")]
+    Url(String),
+    #[error(
+        "path {0:?} is not as proxies see it: leave out '.' and '..' segments, backslashes, fragments and spaces, and write letters, digits, '-', '.', '_' and '~' as they are"
+    )]
+    Path(String),
+    #[error("host is a header that the URL gives; write it there")]
+    HostHeader,
+}
+
+/// Why a match does not take a request; `Display` is for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mismatch<'a> {
+    Path {
+        wanted: &'a PathMatch,
+        given: &'a str,
+    },
+    Header {
+        name: &'a HeaderName,
+        wanted: &'a str,
+        given: Option<&'a str>,
+    },
+}
+
+impl Request {
+    /// `method` in upper case, `url` as users write it.
+    ///
+    /// # Errors
+    /// When one of them is not well-formed, or the path is not in the form in which proxies match it.
+    pub fn new(
+        method: &str,
+        url: &str,
+        headers: BTreeMap<HeaderName, String>,
+    ) -> Result<Request, BadRequest> {
+        if method.is_empty() || !method.bytes().all(|byte| byte.is_ascii_uppercase()) {
+            return Err(BadRequest::Method(method.to_owned()));
+        }
+        if headers.keys().any(|name| name.as_str() == "host") {
+            return Err(BadRequest::HostHeader);
+        }
+        let bad = || BadRequest::Url(url.to_owned());
+        let (scheme, rest) = url.split_once("://").ok_or_else(bad)?;
+        let scheme = match scheme {
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            _ => return Err(bad()),
+        };
+        let at = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, target) = rest.split_at(at);
+        let (target, query) = match target.split_once('?') {
+            Some((target, query)) => (target, Some(query.to_owned())),
+            None => (target, None),
+        };
+        let path = if target.is_empty() { "/" } else { target };
+        if !is_as_proxies_see_it(path) {
+            return Err(BadRequest::Path(path.to_owned()));
+        }
+        Ok(Request {
+            method: method.to_owned(),
+            scheme,
+            authority: as_sent(authority, scheme).ok_or_else(bad)?,
+            path: path.to_owned(),
+            query,
+            headers,
+        })
+    }
+
+    pub fn method(&self) -> &str {
+        &self.method
+    }
+
+    pub fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The authority without its port.
+    pub fn host(&self) -> &str {
+        self.authority
+            .split_once(':')
+            .map_or(self.authority.as_str(), |(host, _)| host)
+    }
+
+    /// The port that the authority names.
+    pub fn port(&self) -> Option<u16> {
+        let (_, port) = self.authority.split_once(':')?;
+        port.parse().ok()
+    }
+
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    pub fn headers(&self) -> &BTreeMap<HeaderName, String> {
+        &self.headers
+    }
+
+    pub fn url(&self) -> String {
+        let query = self
+            .query
+            .as_ref()
+            .map_or_else(String::new, |query| format!("?{query}"));
+        format!("{}://{}{}{query}", self.scheme, self.authority, self.path)
+    }
+}
+
+impl Scheme {
+    /// The port that a URL without one means.
+    pub fn default_port(self) -> u16 {
+        match self {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        }
+    }
+}
+
+impl HttpMatch {
+    /// Whether it takes a request, as every proxy decides it; if not, the first of its parts that does not hold.
+    ///
+    /// # Errors
+    /// The part that does not hold.
+    pub fn admits<'a>(&'a self, request: &'a Request) -> Result<(), Mismatch<'a>> {
+        if let Some(wanted) = &self.path
+            && !wanted.admits(&request.path)
+        {
+            return Err(Mismatch::Path {
+                wanted,
+                given: &request.path,
+            });
+        }
+        let mismatch = self.headers.iter().find_map(|header| {
+            let given = request.headers.get(&header.name).map(String::as_str);
+            (given != Some(header.value.as_str())).then_some(Mismatch::Header {
+                name: &header.name,
+                wanted: &header.value,
+                given,
+            })
+        });
+        mismatch.map_or(Ok(()), Err)
+    }
+}
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        })
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.url())
+    }
+}
+
+impl fmt::Display for Mismatch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mismatch::Path {
+                wanted: PathMatch::Exact(path),
+                given,
+            } => write!(f, "path {given} is not {}", path.as_str()),
+            Mismatch::Path {
+                wanted: PathMatch::PathPrefix(path),
+                given,
+            } => write!(f, "path {given} is not {} or below it", path.as_str()),
+            Mismatch::Header {
+                name,
+                wanted,
+                given: Some(given),
+            } => write!(f, "header {} is {given:?}, not {wanted:?}", name.as_str()),
+            Mismatch::Header {
+                name,
+                wanted,
+                given: None,
+            } => write!(f, "header {} is not there; {wanted:?} is wanted", name.as_str()),
+        }
+    }
+}
+
+impl TryFrom<RequestDocument> for Request {
+    type Error = BadRequest;
+
+    fn try_from(document: RequestDocument) -> Result<Request, BadRequest> {
+        Request::new(&document.method, &document.url, document.headers)
+    }
+}
+
+impl From<Request> for RequestDocument {
+    fn from(request: Request) -> RequestDocument {
+        RequestDocument {
+            url: request.url(),
+            method: request.method,
+            headers: request.headers,
+        }
+    }
+}
+
+fn get() -> String {
+    "GET".to_owned()
+}
+
+fn as_sent(authority: &str, scheme: Scheme) -> Option<String> {
+    let (host, port) = match authority.split_once(':') {
+        Some((host, port)) => (host, Some(port.parse::<u16>().ok()?)),
+        None => (authority, None),
+    };
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    if host.is_empty() || !host.bytes().all(is_name) {
+        return None;
+    }
+    let host = host.to_ascii_lowercase();
+    Some(match port.filter(|port| *port != scheme.default_port()) {
+        Some(port) => format!("{host}:{port}"),
+        None => host,
+    })
+}
+
+/// Proxies resolve dot segments and needless escapes before they match; here they are refused, so that what is written
+/// is what is matched.
+fn is_as_proxies_see_it(path: &str) -> bool {
+    let plain = path
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'\\' | b'#'));
+    let dots = path.split('/').any(|segment| matches!(segment, "." | ".."));
+    let needless = path.match_indices('%').any(|(at, _)| {
+        let byte = path
+            .get(at + 1..at + 3)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        byte.is_none_or(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'))
+    });
+    path.starts_with('/') && plain && !dots && !needless
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn request(url: &str, headers: &[(&str, &str)]) -> Request {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::try_from((*name).to_owned()).unwrap(),
+                    (*value).to_owned(),
+                )
+            })
+            .collect();
+        Request::new("GET", url, headers).unwrap()
+    }
+
+    #[test]
+    fn a_request_is_what_a_client_would_send() {
+        for (url, authority, path, port) in [
+            ("http://Reviews.shop", "reviews.shop", "/", None),
+            ("http://reviews.shop:80/a?b=c", "reviews.shop", "/a", None),
+            ("https://reviews.shop:443/a", "reviews.shop", "/a", None),
+            ("https://reviews.shop:80/a", "reviews.shop:80", "/a", Some(80)),
+            ("http://reviews.shop:9080?x", "reviews.shop:9080", "/", Some(9080)),
+            ("http://reviews/a%2Fb", "reviews", "/a%2Fb", None),
+        ] {
+            let found = request(url, &[]);
+            assert_eq!(
+                (found.authority(), found.path(), found.port()),
+                (authority, path, port),
+                "{url}"
+            );
+        }
+        for (method, url) in [
+            ("get", "http://a/"),
+            ("GET", "reviews.shop/a"),
+            ("GET", "ftp://a/"),
+            ("GET", "http:///a"),
+            ("GET", "http://a:b/"),
+            ("GET", "http://a/../b"),
+            ("GET", "http://a/%41"),
+            ("GET", "http://a/b c"),
+            ("GET", "http://a/b#c"),
+        ] {
+            assert!(
+                Request::new(method, url, BTreeMap::new()).is_err(),
+                "{method} {url}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_match_takes_a_request_or_says_what_is_wrong() {
+        let given = request("http://a/a/b?c", &[("x-a", "1")]);
+        for (matches, expected) in [
+            (json!({}), None),
+            (json!({"path": {"type": "Exact", "value": "/a/b"}}), None),
+            (json!({"path": {"type": "PathPrefix", "value": "/"}}), None),
+            (json!({"path": {"type": "PathPrefix", "value": "/a"}}), None),
+            (json!({"path": {"type": "PathPrefix", "value": "/a/"}}), None),
+            (
+                json!({"path": {"type": "Exact", "value": "/a"}}),
+                Some("path /a/b is not /a"),
+            ),
+            (
+                json!({"path": {"type": "PathPrefix", "value": "/a/bc"}}),
+                Some("path /a/b is not /a/bc or below it"),
+            ),
+            (json!({"headers": [{"name": "x-a", "value": "1"}]}), None),
+            (
+                json!({"headers": [{"name": "x-a", "value": "2"}]}),
+                Some("header x-a is \"1\", not \"2\""),
+            ),
+            (
+                json!({"headers": [{"name": "x-b", "value": "2"}]}),
+                Some("header x-b is not there; \"2\" is wanted"),
+            ),
+        ] {
+            let matcher: HttpMatch = serde_json::from_value(matches.clone()).unwrap();
+            let found = matcher.admits(&given).err().map(|mismatch| mismatch.to_string());
+            assert_eq!(found.as_deref(), expected, "{matches}");
+        }
+    }
+
+    #[test]
+    fn a_request_survives_its_json() {
+        let document = json!({"method": "POST", "url": "http://a:8080/b?c=d", "headers": {"x-a": "1"}});
+        let request: Request = serde_json::from_value(document.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&request).unwrap(), document);
+    }
+}

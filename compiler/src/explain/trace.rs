@@ -1,0 +1,304 @@
+//! The steps of one request through one proxy, from what its edge holds. Edges call it with what they have; `explain`
+//! with what is planned.
+
+use super::request::Request;
+use super::walk::{Walk, arrival, walk};
+use super::{Destination, Entry, Host, Hosts, Location, Outcome, Stage, Step, Trace, Tried};
+use crate::finding::{Origin, Traced};
+use crate::http::HttpMatch;
+use crate::lower::{EAST_WEST, OUTBOUND, lower, named_service};
+use crate::name::{ClusterName, Fqn, Label, ServiceId, WorkloadId};
+use crate::proxy::{ProxyConfig, ProxyNode, Route, RouteAction};
+use crate::resolve::listed;
+use crate::routes::{GatewayAction, RoutedGateway, RoutedService, ServiceAction, Slice, SliceItem, SliceKey};
+use crate::view::View;
+
+/// What the proxy at `entry` does with `request`.
+pub fn trace(cluster: &ClusterName, slice: &Slice, view: &View, entry: &Entry, request: &Request) -> Trace {
+    let node = ProxyNode {
+        id: String::new(),
+        role: entry.role(),
+    };
+    let (config, _) = lower(cluster, slice, view, &node);
+    let mut tracer = Tracer {
+        cluster,
+        slice,
+        config: &config,
+        request,
+        steps: Vec::new(),
+    };
+    let outcome = match entry {
+        Entry::Sidecar(namespace) => tracer.sidecar(namespace),
+        Entry::Ingress(workload) => tracer.ingress(workload),
+        Entry::EastWest(_) => tracer.outcome(walk(&config, EAST_WEST, request)),
+    };
+    Trace {
+        steps: tracer.steps,
+        outcome,
+    }
+}
+
+struct Tracer<'a> {
+    cluster: &'a ClusterName,
+    slice: &'a Slice,
+    config: &'a ProxyConfig,
+    request: &'a Request,
+    steps: Vec<Step>,
+}
+
+impl<'a> Tracer<'a> {
+    fn sidecar(&mut self, namespace: &Label) -> Outcome {
+        let owner = match self.slice.items.get(&SliceKey::Namespace(namespace.clone())) {
+            Some(SliceItem::Namespace(owner)) => Some(owner),
+            _ => None,
+        };
+        let told = match owner {
+            Some(owner) => format!(
+                "a sidecar in namespace {namespace} of {} reaches the services of its workspace, {}",
+                self.cluster,
+                owner.value.workspace.leaf()
+            ),
+            None => format!(
+                "nobody owns namespace {namespace} of {}: a sidecar there reaches the services of that namespace in its own cluster",
+                self.cluster
+            ),
+        };
+        self.step(Stage::Entry, told, owner.and_then(|owner| owner.origin.clone()));
+        let walked = walk(self.config, OUTBOUND, self.request);
+        let service = named_service(self.request.host(), namespace);
+        if let (Walk::Route { host, route }, Some(id)) = (walked, service)
+            && !host.value.domains.contains("*")
+        {
+            let workspace = owner.map(|owner| &owner.value.workspace);
+            let routed = workspace.and_then(|workspace| self.service(workspace, &id));
+            let origin = routed.map_or(&route.origin, |routed| &routed.origin).clone();
+            let told = format!("host {} is service {}", self.request.authority(), host.value.name);
+            self.step(Stage::Host, told, origin);
+            if let Some(routed) = routed {
+                self.service_rule(&id, &routed.value);
+            }
+        }
+        self.outcome(walked)
+    }
+
+    fn ingress(&mut self, workload: &WorkloadId) -> Outcome {
+        let Some((listener, bound)) = arrival(self.config, self.request) else {
+            let reason = match self.request.port() {
+                Some(port) => format!(
+                    "no gateway of workload {workload} listens on port {port} in {}",
+                    self.cluster
+                ),
+                None => format!("no gateway listens on workload {workload} in {}", self.cluster),
+            };
+            return Outcome::NotTaken { reason };
+        };
+        let port = bound.bind.port();
+        let told = format!("workload {workload} of {} takes it on port {port}", self.cluster);
+        self.step(Stage::Entry, told, None);
+        let walked = walk(self.config, listener, self.request);
+        let host = match walked {
+            Walk::Route { host, .. } | Walk::NoRoute { host } => host,
+            Walk::NoListener | Walk::NoHost => return self.outcome(walked),
+        };
+        let gateway = host.value.name.parse::<Fqn>().ok();
+        let gateway = gateway.and_then(|name| self.gateway(&name));
+        if let Some(gateway) = gateway {
+            let domains = listed(&host.value.domains);
+            let told = format!("host {} is one of {domains}", self.request.host());
+            let origin = gateway.origin.clone().map(|origin| Origin {
+                field: "spec.hosts".to_owned(),
+                ..origin
+            });
+            self.step(Stage::Host, told, origin);
+            self.gateway_rule(&gateway.value);
+        }
+        self.outcome(walked)
+    }
+
+    fn gateway_rule(&mut self, gateway: &'a RoutedGateway) {
+        let (tried, matched) = first(gateway.rules(), |rule| &rule.matches, self.request);
+        let Some(rule) = matched else {
+            let told = "none of its rules matches".to_owned();
+            self.push(Stage::GatewayRule, told, None, tried);
+            return;
+        };
+        let told = match &rule.value.action {
+            GatewayAction::Refuse(_) => "the rule cannot be had, so it refuses".to_owned(),
+            GatewayAction::Split(split) => {
+                let shares = split.iter().map(|(id, port, share)| {
+                    let port = port.map_or_else(String::new, |port| format!(":{port}"));
+                    format!("{share} % to service {id}{port}")
+                });
+                listed(shares)
+            }
+        };
+        self.push(Stage::GatewayRule, told, rule.origin.clone(), tried);
+        let GatewayAction::Split(split) = &rule.value.action else {
+            return;
+        };
+        match split.as_slice() {
+            [(id, ..)] => {
+                if let Some(service) = self.service(&gateway.workspace, id) {
+                    self.service_rule(id, &service.value);
+                }
+            }
+            several => {
+                for (id, _, share) in several {
+                    let service = self.service(&gateway.workspace, id).filter(|_| *share > 0);
+                    if let Some(last) = service.and_then(|service| service.value.rules.last()) {
+                        let told = format!(
+                            "of service {id} its last rule applies: {}",
+                            split_in_words(&last.value.action)
+                        );
+                        self.step(Stage::ServiceRule, told, last.origin.clone());
+                    }
+                }
+            }
+        }
+    }
+
+    fn service_rule(&mut self, id: &ServiceId, service: &'a RoutedService) {
+        let (tried, matched) = first(&service.rules, |rule| &rule.matches, self.request);
+        if let Some(rule) = matched {
+            let told = format!("of service {id}: {}", split_in_words(&rule.value.action));
+            self.push(Stage::ServiceRule, told, rule.origin.clone(), tried);
+        }
+    }
+
+    fn outcome(&self, walked: Walk<'_>) -> Outcome {
+        match walked {
+            Walk::NoListener => Outcome::NotTaken {
+                reason: format!("the proxy in {} does not listen for it", self.cluster),
+            },
+            Walk::NoHost => Outcome::Refuse {
+                origin: None,
+                status: NO_ROUTE,
+                reason: format!("no gateway has host {} on this port", self.request.host()),
+            },
+            Walk::NoRoute { host } => Outcome::Refuse {
+                origin: host.origin.clone(),
+                status: NO_ROUTE,
+                reason: "no rule matches".to_owned(),
+            },
+            Walk::Route { route, .. } => self.acted(route),
+        }
+    }
+
+    fn acted(&self, route: &Traced<Route>) -> Outcome {
+        let origin = route.origin.clone();
+        match &route.value.action {
+            RouteAction::Respond { status, body } => Outcome::Refuse {
+                origin,
+                status: *status,
+                reason: body.trim_end().to_owned(),
+            },
+            RouteAction::Forward(forward) => {
+                let targets = forward.targets.iter().map(|target| Destination {
+                    upstream: target.cluster.clone(),
+                    weight: target.weight,
+                    places: self.places(&target.cluster),
+                });
+                Outcome::Forward {
+                    origin,
+                    targets: targets.collect(),
+                }
+            }
+        }
+    }
+
+    fn places(&self, upstream: &str) -> Vec<Location> {
+        let Some(endpoints) = self.config.endpoints.get(upstream) else {
+            return Vec::new();
+        };
+        let priorities = endpoints.value.priorities.iter().enumerate();
+        let groups =
+            priorities.flat_map(|(priority, groups)| groups.iter().map(move |group| (priority, group)));
+        groups
+            .map(|(priority, group)| {
+                let hosts = group.endpoints.iter().map(|endpoint| Host {
+                    address: endpoint.address,
+                    usable: endpoint.usable,
+                });
+                let hosts = hosts.collect();
+                Location {
+                    priority,
+                    cluster: group.cluster.clone(),
+                    region: group.region.clone(),
+                    hosts: if group.cluster == *self.cluster {
+                        Hosts::Instances(hosts)
+                    } else {
+                        Hosts::Gateways(hosts)
+                    },
+                }
+            })
+            .collect()
+    }
+
+    fn service(&self, workspace: &Fqn, id: &ServiceId) -> Option<&'a Traced<RoutedService>> {
+        let key = SliceKey::Service(id.clone(), workspace.clone());
+        match self.slice.items.get(&key) {
+            Some(SliceItem::Service(service)) => Some(service),
+            _ => None,
+        }
+    }
+
+    fn gateway(&self, name: &Fqn) -> Option<&'a Traced<RoutedGateway>> {
+        match self.slice.items.get(&SliceKey::Gateway(name.clone())) {
+            Some(SliceItem::Gateway(gateway)) => Some(gateway),
+            _ => None,
+        }
+    }
+
+    fn step(&mut self, stage: Stage, told: String, origin: Option<Origin>) {
+        self.push(stage, told, origin, Vec::new());
+    }
+
+    fn push(&mut self, stage: Stage, told: String, origin: Option<Origin>, tried: Vec<Tried>) {
+        self.steps.push(Step {
+            stage,
+            told,
+            origin,
+            tried,
+        });
+    }
+}
+
+/// What a proxy answers by itself when it knows the host and no route takes the request, or not even the host.
+const NO_ROUTE: u16 = 404;
+
+/// The first rule that takes the request, and those before it with why they do not.
+fn first<'a, R>(
+    rules: &'a [Traced<R>],
+    matches: impl Fn(&R) -> &[HttpMatch],
+    request: &Request,
+) -> (Vec<Tried>, Option<&'a Traced<R>>) {
+    let mut tried = Vec::new();
+    for rule in rules {
+        let alternatives = matches(&rule.value);
+        let mut why = Vec::new();
+        for alternative in alternatives {
+            match alternative.admits(request) {
+                Ok(()) => return (tried, Some(rule)),
+                Err(mismatch) => why.push(mismatch.to_string()),
+            }
+        }
+        if alternatives.is_empty() {
+            return (tried, Some(rule));
+        }
+        tried.push(Tried {
+            origin: rule.origin.clone(),
+            why,
+        });
+    }
+    (tried, None)
+}
+
+fn split_in_words(action: &ServiceAction) -> String {
+    match action {
+        ServiceAction::Refuse(_) => "the rule cannot be had, so it refuses".to_owned(),
+        ServiceAction::Split(split) => listed(split.iter().map(|(subset, share)| match subset {
+            Some(subset) => format!("{share} % to subset {subset}"),
+            None => format!("{share} % to all of its instances"),
+        })),
+    }
+}
