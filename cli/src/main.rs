@@ -10,8 +10,10 @@ mod client;
 mod cluster;
 mod delete;
 mod demo;
+mod difference;
 mod documents;
 mod get;
+mod history;
 mod identity;
 mod output;
 mod plan;
@@ -45,6 +47,10 @@ enum Command {
     Get(get::GetArgs),
     Delete(delete::DeleteArgs),
     Status(status::StatusArgs),
+    History(history::HistoryArgs),
+    Diff(history::DiffArgs),
+    Show(history::ShowArgs),
+    Rollback(history::RollbackArgs),
     /// The record of who did what.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -97,6 +103,10 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Get(args) => get::run(args).await.map(|()| Verdict::Good),
         Command::Delete(args) => delete::run(args).await,
         Command::Status(args) => status::run(args).await,
+        Command::History(args) => history::history(args).await.map(|()| Verdict::Good),
+        Command::Diff(args) => history::diff(args).await.map(|()| Verdict::Good),
+        Command::Show(args) => history::show(args).await.map(|()| Verdict::Good),
+        Command::Rollback(args) => history::rollback(args).await,
         Command::Audit(command) => audit::run(command).await,
         Command::Cluster(command) => cluster::run(command).await.map(|()| Verdict::Good),
         Command::Identity(command) => identity::run(command).map(|()| Verdict::Good),

@@ -30,6 +30,7 @@ mod body;
 mod caller;
 mod changes;
 mod dry_run;
+mod past;
 mod resources;
 mod status;
 mod target;

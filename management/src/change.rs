@@ -99,6 +99,12 @@ pub(crate) enum Refusal {
     InUse(Told),
     #[error("{0}")]
     Invalid(Told),
+    #[error("{node} cannot be rolled back to revision {revision}: {}", .reasons.join("; "))]
+    CannotRollBack {
+        node: Fqn,
+        revision: u64,
+        reasons: Vec<String>,
+    },
 }
 
 /// Findings as one caller is told of them: what it may not read is counted and not named.

@@ -8,15 +8,18 @@ mod denial;
 mod document;
 pub mod embedded;
 mod feed;
+mod history;
 pub mod iam;
 mod mesh;
 mod metrics;
 mod problem;
 mod quota;
+mod report_history;
 mod server;
 mod snapshot;
 mod store;
 mod token;
+mod wish;
 mod writer;
 
 pub use server::{Config, ManagementError, Running, run, start};

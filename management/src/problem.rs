@@ -182,6 +182,7 @@ impl From<Refusal> for Problem {
             Refusal::Claimed(_) => (StatusCode::CONFLICT, "claimed"),
             Refusal::InUse(_) => (StatusCode::CONFLICT, "in-use"),
             Refusal::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            Refusal::CannotRollBack { .. } => (StatusCode::CONFLICT, "cannot-roll-back"),
         };
         let problem = Problem::new(status, code, refusal.to_string());
         match &refusal {

@@ -24,6 +24,7 @@ use crate::denial::Denials;
 use crate::embedded::{EmbeddedError, EmbeddedPostgres};
 use crate::feed::Feed;
 use crate::metrics::ApiMetrics;
+use crate::report_history;
 use crate::snapshot::Snapshot;
 use crate::store::{self, Store, StoreError};
 use crate::token::{self, Order, Token};
@@ -158,6 +159,10 @@ pub async fn start(config: Config) -> Result<Running, ManagementError> {
     let (api_addr, feed_addr) = (addr(&api_listener)?, addr(&feed_listener)?);
     tasks.spawn("writer", writer.run(shutdown.clone()));
     tasks.spawn("denials", denial_writer.run(shutdown.clone()));
+    tasks.spawn(
+        "report-history",
+        report_history::run(store.clone(), feed.mesh(), shutdown.clone()),
+    );
     tasks.spawn("feed", feed.run(feed_listener, shutdown.clone()));
     let router = api::router(app, health).into_make_service_with_connect_info::<SocketAddr>();
     let mut drain = shutdown.clone();
@@ -278,7 +283,7 @@ async fn bootstrap(
         return Ok(None);
     };
     let head = store.lock_head(&mut tx).await?;
-    let (mut tx, _, delta) = write_steps(store, tx, &head, &caller, &prepared).await?;
+    let (mut tx, _, delta) = write_steps(store, tx, &head, &caller, &prepared, "").await?;
     let user = delta.put.iter().find(|stored| *stored.name() == admin);
     let user_uid = user
         .map(|stored| stored.uid)

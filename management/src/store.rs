@@ -11,9 +11,11 @@ use tokio::time::timeout;
 use tombolo_compiler::name::Label;
 
 pub(crate) mod audit;
+pub(crate) mod history;
 pub(crate) mod joined;
 pub(crate) mod organization;
 pub(crate) mod report;
+pub(crate) mod report_history;
 pub(crate) mod resource;
 pub(crate) mod token;
 
@@ -82,6 +84,7 @@ enum Organizations {
     Revision,
     AuditSequence,
     AuditHash,
+    HistorySince,
 }
 
 #[derive(Clone, Copy, Iden)]
@@ -96,6 +99,21 @@ enum Resources {
     Revision,
     CreatedAt,
     UpdatedAt,
+}
+
+#[derive(Clone, Copy, Iden)]
+enum History {
+    Table,
+    Organization,
+    Name,
+    Revision,
+    Uid,
+    Action,
+    Actor,
+    Time,
+    Document,
+    Etag,
+    CreatedAt,
 }
 
 #[derive(Clone, Copy, Iden)]
@@ -160,6 +178,23 @@ enum Reports {
     Central,
     Document,
     ReceivedAt,
+}
+
+#[derive(Clone, Copy, Iden)]
+enum ReportBodies {
+    Table,
+    Organization,
+    Hash,
+    Body,
+}
+
+#[derive(Clone, Copy, Iden)]
+enum ReportTimes {
+    Table,
+    Organization,
+    Cluster,
+    Since,
+    Hash,
 }
 
 impl Store {

@@ -17,10 +17,12 @@ use uuid::Uuid;
 
 use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
 use crate::change::{Change, Prepared, Refusal, Step, authorize_one, prepare};
+use crate::history::{Entry, Event};
 use crate::iam::{Action, Principal};
 use crate::snapshot::{Delta, Snapshot, Stored, etag};
 use crate::store::organization::Head;
 use crate::store::{self, Store, StoreError, Tx};
+use crate::wish::Wish;
 
 /// How late a replica may learn what another one has committed.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -101,7 +103,7 @@ pub(crate) struct Writer {
 enum Job {
     Write {
         caller: Caller,
-        changes: Vec<Change>,
+        wish: Wish,
         /// Made on what was the latest when the request came; holds if that still is.
         prepared: Prepared,
         queued: Instant,
@@ -131,9 +133,9 @@ impl Writes {
     }
 
     /// Decides before the queue. Before a refusal, what other replicas have committed is looked at.
-    async fn prepare(&self, principal: &Principal, changes: &[Change]) -> Result<Prepared, WriteError> {
+    async fn prepare(&self, principal: &Principal, wish: &Wish) -> Result<Prepared, WriteError> {
         let base = self.snapshot();
-        let refusal = match prepare(&base, principal, changes) {
+        let refusal = match wish.prepare(&base, principal) {
             Ok(prepared) => return Ok(prepared),
             Err(refusal) => refusal,
         };
@@ -142,28 +144,24 @@ impl Writes {
             return Err(refusal.into());
         }
         let latest = self.catch_up().await?;
-        Ok(prepare(&latest, principal, changes)?)
+        Ok(wish.prepare(&latest, principal)?)
     }
 
     /// Decides on what the database holds now, as a write would, and writes nothing.
-    pub(crate) async fn dry_run(
-        &self,
-        principal: &Principal,
-        changes: &[Change],
-    ) -> Result<Prepared, WriteError> {
+    pub(crate) async fn dry_run(&self, principal: &Principal, wish: &Wish) -> Result<Prepared, WriteError> {
         let mut base = self.snapshot();
         if self.store.version().await? != base.version {
             base = self.catch_up().await?;
         }
-        Ok(prepare(&base, principal, changes)?)
+        Ok(wish.prepare(&base, principal)?)
     }
 
-    pub(crate) async fn write(&self, caller: Caller, changes: Vec<Change>) -> Result<Committed, WriteError> {
-        let prepared = self.prepare(&caller.principal, &changes).await?;
+    pub(crate) async fn write(&self, caller: Caller, wish: Wish) -> Result<Committed, WriteError> {
+        let prepared = self.prepare(&caller.principal, &wish).await?;
         let (done, answer) = oneshot::channel();
         self.send(Job::Write {
             caller,
-            changes,
+            wish,
             prepared,
             queued: Instant::now(),
             done,
@@ -280,7 +278,7 @@ impl Writer {
         match job {
             Job::Write {
                 caller,
-                changes,
+                wish,
                 prepared,
                 queued,
                 done,
@@ -288,7 +286,7 @@ impl Writer {
                 let result = if queued.elapsed() > QUEUED_TIME_MAX {
                     Err(WriteError::Busy)
                 } else {
-                    in_time(Box::pin(self.write(&caller, &changes, prepared))).await
+                    in_time(Box::pin(self.write(&caller, &wish, prepared))).await
                 };
                 self.observe(result.as_ref().err());
                 // A caller that is gone has lost its answer, not its write.
@@ -321,7 +319,7 @@ impl Writer {
     async fn write(
         &mut self,
         caller: &Caller,
-        changes: &[Change],
+        wish: &Wish,
         prepared: Prepared,
     ) -> Result<Committed, WriteError> {
         let mut tx = self.store.begin().await?;
@@ -331,7 +329,7 @@ impl Writer {
         let prepared = if Arc::ptr_eq(&base, &prepared.base) {
             prepared
         } else {
-            prepare(&base, &caller.principal, changes)?
+            wish.prepare(&base, &caller.principal)?
         };
         if prepared.changes_nothing() {
             return Ok(Committed {
@@ -339,7 +337,8 @@ impl Writer {
                 steps: prepared.steps,
             });
         }
-        let (tx, version, delta) = write_steps(&self.store, tx, &head, caller, &prepared).await?;
+        let (tx, version, delta) =
+            write_steps(&self.store, tx, &head, caller, &prepared, &wish.reason()).await?;
         store::commit(tx).await.map_err(WriteError::Uncertain)?;
         let next = Arc::new(base.advance(version, delta, Some(prepared.judged)));
         self.snapshots.send_replace(next.clone());
@@ -530,13 +529,15 @@ pub(crate) async fn load_since(
     Ok(held.advance(head.version, delta, None))
 }
 
-/// Rows, tombstones, audit records and the head: all of a write but its commit.
+/// Rows, tombstones, history, audit records and the head: all of a write but its commit. The records give `reason`
+/// beside what was done.
 pub(crate) async fn write_steps(
     store: &Store,
     mut tx: Tx,
     head: &Head,
     caller: &Caller,
     prepared: &Prepared,
+    reason: &str,
 ) -> Result<(Tx, Version, Delta), StoreError> {
     let version = Version {
         epoch: head.version.epoch,
@@ -546,8 +547,9 @@ pub(crate) async fn write_steps(
     let mut end = head.audit;
     let mut delta = Delta::default();
     let mut sealed = Vec::new();
+    let mut history = Vec::new();
     for step in &prepared.steps {
-        let (verb, before, after) = match step {
+        let (verb, before, event) = match step {
             Step::Keep(_) => continue,
             Step::Create(resource) => {
                 let uid = Uuid::now_v7();
@@ -560,7 +562,7 @@ pub(crate) async fn write_steps(
                     updated_at: now,
                 };
                 store.insert_resource(&mut tx, &stored).await?;
-                (Verb::Create, None, Some(stored))
+                (Verb::Create, None, Event::Created(Arc::new(stored)))
             }
             Step::Update(held, resource) => {
                 let stored = Stored {
@@ -571,14 +573,15 @@ pub(crate) async fn write_steps(
                     ..(**held).clone()
                 };
                 store.update_resource(&mut tx, &stored, &held.etag).await?;
-                (Verb::Update, Some(held), Some(stored))
+                (Verb::Update, Some(held), Event::Updated(Arc::new(stored)))
             }
             Step::Delete(held) => {
                 store.delete_resource(&mut tx, held, version.revision).await?;
                 delta.removed.push(held.name().clone());
-                (Verb::Delete, Some(held), None)
+                (Verb::Delete, Some(held), Event::Deleted)
             }
         };
+        let after = event.stored().cloned();
         let record = Record {
             time: now,
             actor: caller.principal.to_string(),
@@ -588,16 +591,26 @@ pub(crate) async fn write_steps(
             source: caller.source.clone(),
             request_id: caller.request_id.clone(),
             revision: Some(version.revision),
-            reason: String::new(),
+            reason: reason.to_owned(),
             before: before.map(|stored| stored.to_json()),
-            after: after.as_ref().map(Stored::to_json),
+            after: after.as_ref().map(|stored| stored.to_json()),
             dropped: 0,
         };
+        let entries = before.or(after.as_ref()).map(|stored| Entry {
+            name: step.name().clone(),
+            revision: version.revision,
+            uid: stored.uid,
+            event,
+            actor: record.actor.clone(),
+            time: now,
+        });
+        history.extend(entries);
         let (one, next) = seal(Chain::Writes, end, record);
         end = next;
         sealed.push(one);
-        delta.put.extend(after);
+        delta.put.extend(after.map(Arc::unwrap_or_clone));
     }
+    store.insert_history(&mut tx, &history).await?;
     store.insert_audit(&mut tx, &sealed).await?;
     let head = Head { version, audit: end };
     store.set_head(&mut tx, &head).await?;

@@ -12,6 +12,7 @@ use crate::audit::Verb;
 use crate::change::Step;
 use crate::document;
 use crate::problem::Problem;
+use crate::wish::Wish;
 use crate::writer::{Caller, Committed};
 
 #[derive(Debug, Default, Deserialize)]
@@ -31,26 +32,27 @@ pub(crate) async fn write(
     body: Body,
 ) -> Result<Response, Problem> {
     let documents = document::parse(body.format, &body.bytes)?;
-    let changes = document::changes(documents, params.overwrite)?;
+    let wish = Wish::Changes(document::changes(documents, params.overwrite)?);
     let actor = caller.principal.clone();
     let of_write = |error| Problem::of_write(error, &actor, Verb::Change);
     if params.dry_run {
         let prepared = app
             .writes
-            .dry_run(&caller.principal, &changes)
+            .dry_run(&caller.principal, &wish)
             .await
             .map_err(of_write)?;
         return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
     }
-    let committed = app.writes.write(caller, changes).await.map_err(of_write)?;
+    let committed = app.writes.write(caller, wish).await.map_err(of_write)?;
+    Ok(answer(&committed))
+}
+
+/// What a transaction did.
+pub(crate) fn answer(committed: &Committed) -> Response {
     let revision = committed.snapshot.version.revision;
     tracing::Span::current().record("revision", revision);
-    let changes: Vec<Value> = committed
-        .steps
-        .iter()
-        .map(|step| told(step, &committed))
-        .collect();
-    Ok(Json(json!({"revision": revision, "changes": changes})).into_response())
+    let changes: Vec<Value> = committed.steps.iter().map(|step| told(step, committed)).collect();
+    Json(json!({"revision": revision, "changes": changes})).into_response()
 }
 
 fn told(step: &Step, committed: &Committed) -> Value {

@@ -86,7 +86,7 @@ fn change(step: &Step) -> Value {
 }
 
 /// The resources whose owners a change of a route tells of.
-fn owners(change: &SliceChange) -> BTreeSet<&Fqn> {
+pub(crate) fn owners(change: &SliceChange) -> BTreeSet<&Fqn> {
     let key = match &change.key {
         SliceKey::Service(_, workspace) => Some(workspace),
         SliceKey::Gateway(gateway) => Some(gateway),

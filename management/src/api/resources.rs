@@ -11,14 +11,14 @@ use serde_json::{Value, json};
 use tombolo_compiler::name::{Fqn, Label};
 
 use super::body::Body;
-use super::target::{Collection, Target};
-use super::{App, Params, dry_run, status};
+use super::target::{Collection, PastQuestion, Target};
+use super::{App, Params, dry_run, past, status};
 use crate::audit::Verb;
 use crate::change::{Change, ChangeVerb, IfMatch};
 use crate::document::{self, Document};
 use crate::iam::Action;
 use crate::problem::Problem;
-use crate::snapshot::Stored;
+use crate::snapshot::{Stored, Tree};
 use crate::writer::{Caller, Committed};
 
 const PAGE_SIZE_DEFAULT: usize = 100;
@@ -27,10 +27,16 @@ const PAGE_SIZE_MAX: usize = 500;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(crate) struct GetParams {
-    page_size: Option<usize>,
-    page_token: Option<String>,
+    pub(crate) page_size: Option<usize>,
+    pub(crate) page_token: Option<String>,
     pub(crate) revision: Option<u64>,
     pub(crate) wait: Option<String>,
+    /// Of `:diff`: the two revisions. Without `to`, the latest.
+    pub(crate) from: Option<u64>,
+    pub(crate) to: Option<u64>,
+    /// Of `:history`: with all that stands below.
+    #[serde(default)]
+    pub(crate) below: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -47,12 +53,21 @@ pub(crate) async fn get_or_list(
     Params(params): Params<GetParams>,
 ) -> Result<Response, Problem> {
     match target(&path)? {
-        Target::Resource(name) => get(&app, &caller, &name),
-        Target::Collection(collection) => list(&app, &caller, &collection, &params),
+        Target::Resource(name) => match params.revision {
+            None => get(&app, &caller, &name),
+            Some(revision) => past::get(&app, &caller, &name, revision).await,
+        },
+        Target::Collection(collection) => match params.revision {
+            None => list(&app, &caller, &collection, &params),
+            Some(revision) => past::list(&app, &caller, &collection, &params, revision).await,
+        },
         Target::Status(name) => status::status(&app, &caller, &name),
         Target::Receipt(name) => status::receipt(&app, &caller, &name, &params).await,
-        Target::Adopt(name) => {
-            let detail = format!("POST {name}:adopt");
+        Target::Past(PastQuestion::History, name) => past::history(&app, &caller, &name, &params).await,
+        Target::Past(PastQuestion::Diff, name) => past::diff(&app, &caller, &name, &params).await,
+        Target::Past(PastQuestion::Compiled, name) => past::compiled(&app, &caller, &name, &params).await,
+        Target::Adopt(_) | Target::Past(PastQuestion::Rollback, _) => {
+            let detail = format!("POST {path}");
             Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail))
         }
     }
@@ -68,6 +83,9 @@ pub(crate) async fn create(
     let collection = match target(&path)? {
         Target::Collection(collection) => collection,
         Target::Adopt(name) => return adopt(&app, caller, &name).await,
+        Target::Past(PastQuestion::Rollback, name) => {
+            return past::roll_back(&app, caller, &name, &body, params.dry_run).await;
+        }
         other => {
             let detail = match other.name() {
                 Some(name) => format!("POST creates in a collection; to update {name}, PUT it"),
@@ -169,12 +187,16 @@ async fn write(
     if params.dry_run {
         let prepared = app
             .writes
-            .dry_run(&caller.principal, &[change])
+            .dry_run(&caller.principal, &vec![change].into())
             .await
             .map_err(of_write)?;
         return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
     }
-    let committed = app.writes.write(caller, vec![change]).await.map_err(of_write)?;
+    let committed = app
+        .writes
+        .write(caller, vec![change].into())
+        .await
+        .map_err(of_write)?;
     tracing::Span::current().record("revision", committed.snapshot.version.revision);
     Ok(answer(&committed))
 }
@@ -193,11 +215,21 @@ fn list(
     collection: &Collection,
     params: &GetParams,
 ) -> Result<Response, Problem> {
-    let page_size = params.page_size.unwrap_or(PAGE_SIZE_DEFAULT);
-    if !(1..=PAGE_SIZE_MAX).contains(&page_size) {
-        let detail = format!("pageSize {page_size} is not between 1 and {PAGE_SIZE_MAX}");
-        return Err(Problem::bad_request(detail));
-    }
+    let snapshot = app.writes.snapshot();
+    let may_read = |name: &Fqn| caller.may_read(&snapshot, name);
+    let mut page = page(&snapshot.tree, collection, params, may_read)?;
+    page["revision"] = snapshot.version.revision.into();
+    Ok(Json(page).into_response())
+}
+
+/// Of a collection, what the caller may read.
+pub(crate) fn page(
+    tree: &Tree,
+    collection: &Collection,
+    params: &GetParams,
+    may_read: impl Fn(&Fqn) -> bool,
+) -> Result<Value, Problem> {
+    let page_size = page_size(params)?;
     let prefix = match &collection.parent {
         Some(parent) => format!("{parent}/{}/", collection.kind.collection()),
         None => format!("{}/", collection.kind.collection()),
@@ -211,13 +243,11 @@ fn list(
             format!("{prefix}{leaf}")
         }
     };
-    let snapshot = app.writes.snapshot();
     let behind = (Bound::Excluded(start.as_str()), Bound::Unbounded);
-    let mut readable = snapshot
-        .tree
+    let mut readable = tree
         .range::<str, _>(behind)
         .take_while(|(name, _)| name.as_str().starts_with(&prefix))
-        .filter(|(name, _)| collection.holds(name) && caller.may_read(&snapshot, name));
+        .filter(|(name, _)| collection.holds(name) && may_read(name));
     let items: Vec<Value> = readable
         .by_ref()
         .take(page_size)
@@ -225,11 +255,21 @@ fn list(
         .collect();
     let last = items.last().and_then(|item| item["name"].as_str());
     let next = last.and_then(|name| name.rsplit('/').next()).map(str::to_owned);
-    let mut page = json!({"items": items, "revision": snapshot.version.revision});
+    let mut page = json!({ "items": items });
     if readable.next().is_some() {
         page["nextPageToken"] = json!(next);
     }
-    Ok(Json(page).into_response())
+    Ok(page)
+}
+
+pub(crate) fn page_size(params: &GetParams) -> Result<usize, Problem> {
+    let page_size = params.page_size.unwrap_or(PAGE_SIZE_DEFAULT);
+    match (1..=PAGE_SIZE_MAX).contains(&page_size) {
+        true => Ok(page_size),
+        false => Err(Problem::bad_request(format!(
+            "pageSize {page_size} is not between 1 and {PAGE_SIZE_MAX}"
+        ))),
+    }
 }
 
 pub(crate) fn represent(stored: Option<&Stored>) -> Response {

@@ -14,6 +14,17 @@ pub(crate) enum Target {
     Receipt(Fqn),
     /// `…:adopt`
     Adopt(Fqn),
+    /// `…:history`, `…:diff`, `…:compiled`, `…:rollback`
+    Past(PastQuestion, Fqn),
+}
+
+/// What can be asked of the past of a node and all below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PastQuestion {
+    History,
+    Diff,
+    Compiled,
+    Rollback,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +38,10 @@ pub(crate) struct Collection {
 pub(crate) enum BadTarget {
     #[error(transparent)]
     Name(#[from] BadName),
-    #[error("{0:?} cannot be asked of a resource; use :status, :receipt or, of an organization, :adopt")]
+    #[error(
+        "{0:?} cannot be asked of a resource; use :status, :receipt, :history, :diff, :compiled, :rollback or, of an \
+         organization, :adopt"
+    )]
     Question(String),
 }
 
@@ -35,9 +49,11 @@ impl Target {
     /// The name that a denial is about.
     pub(crate) fn name(&self) -> Option<&Fqn> {
         match self {
-            Target::Resource(name) | Target::Status(name) | Target::Receipt(name) | Target::Adopt(name) => {
-                Some(name)
-            }
+            Target::Resource(name)
+            | Target::Status(name)
+            | Target::Receipt(name)
+            | Target::Adopt(name)
+            | Target::Past(_, name) => Some(name),
             Target::Collection(collection) => collection.parent.as_ref(),
         }
     }
@@ -59,6 +75,10 @@ impl FromStr for Target {
                 "status" => Ok(Target::Status(name)),
                 "receipt" => Ok(Target::Receipt(name)),
                 "adopt" if name.kind() == Kind::Organization => Ok(Target::Adopt(name)),
+                "history" => Ok(Target::Past(PastQuestion::History, name)),
+                "diff" => Ok(Target::Past(PastQuestion::Diff, name)),
+                "compiled" => Ok(Target::Past(PastQuestion::Compiled, name)),
+                "rollback" => Ok(Target::Past(PastQuestion::Rollback, name)),
                 _ => Err(BadTarget::Question(question.to_owned())),
             };
         }
@@ -104,7 +124,7 @@ mod tests {
                 "organizations/acme/gateways",
                 "expected clusters, users, tenants, bindings",
             ),
-            ("organizations/acme:explode", "use :status, :receipt or"),
+            ("organizations/acme:explode", "use :status, :receipt"),
             ("organizations/acme/tenants/", "is not a valid name"),
         ] {
             let found = path.parse::<Target>().unwrap_err().to_string();

@@ -8,5 +8,6 @@ mod central;
 mod concurrency;
 mod feed;
 mod outage;
+mod past;
 mod support;
 mod writes;

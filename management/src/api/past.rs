@@ -1,0 +1,373 @@
+//! The past of a node: read, listed, compared, compiled again, and brought back as a new change.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tombolo_compiler::intent::Intent;
+use tombolo_compiler::name::{ClusterName, Fqn, Kind};
+use tombolo_compiler::plan::{self, Plans, SliceChange};
+use tombolo_compiler::report::{ClusterReport, Reports};
+use tombolo_compiler::resolve::resolve;
+
+use super::body::Body;
+use super::resources::{GetParams, page, page_size, represent};
+use super::target::Collection;
+use super::{App, changes, dry_run};
+use crate::audit::Verb;
+use crate::document;
+use crate::history::{Difference, Entry, Place, differences, may_read_past};
+use crate::problem::Problem;
+use crate::snapshot::Tree;
+use crate::store::Tx;
+use crate::store::history::{HistoryFilter, Part};
+use crate::wish::{Rollback, Wish, subjects};
+use crate::writer::Caller;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RollbackWish {
+    revision: u64,
+}
+
+/// Where the reports of a cluster came from with which a revision was compiled.
+#[derive(Debug, PartialEq, Eq)]
+enum ReportSource {
+    Stored { since: DateTime<Utc>, hash: Vec<u8> },
+    Present,
+}
+
+/// One moment of the database, and the part of the past that is asked for.
+struct Past {
+    tx: Tx,
+    tree: Tree,
+}
+
+pub(crate) async fn get(app: &App, caller: &Caller, name: &Fqn, revision: u64) -> Result<Response, Problem> {
+    let lineage: Vec<Fqn> = name.lineage().collect();
+    let past = open(app, caller, name, revision, Part::Names(&lineage)).await?;
+    match past.tree.get(name) {
+        Some(stored) => Ok(represent(Some(stored))),
+        None => Err(Problem::not_found(format!("{name} at revision {revision}"))),
+    }
+}
+
+pub(crate) async fn list(
+    app: &App,
+    caller: &Caller,
+    collection: &Collection,
+    params: &GetParams,
+    revision: u64,
+) -> Result<Response, Problem> {
+    let around = collection.parent.as_ref().unwrap_or(&app.organization);
+    let mut tx = app.store.begin_snapshot().await?;
+    check_revision(app, &mut tx, revision).await?;
+    let tree = app.store.tree_at(&mut tx, Part::Around(around), revision).await?;
+    let snapshot = app.writes.snapshot();
+    let may_read = |name: &Fqn| may_read_past(&caller.principal, &snapshot, &tree, name);
+    let mut page = page(&tree, collection, params, may_read)?;
+    page["revision"] = revision.into();
+    Ok(Json(page).into_response())
+}
+
+pub(crate) async fn history(
+    app: &App,
+    caller: &Caller,
+    name: &Fqn,
+    params: &GetParams,
+) -> Result<Response, Problem> {
+    let page_size = page_size(params)?;
+    let after: Option<Place> = params
+        .page_token
+        .as_ref()
+        .map(|token| token.parse())
+        .transpose()
+        .map_err(|error| Problem::bad_request(format!("{error}")))?;
+    let mut tx = app.store.begin_snapshot().await?;
+    let since = readable_since(app, &mut tx, caller, name).await?;
+    let filter = HistoryFilter {
+        node: name.clone(),
+        below: params.below,
+        since,
+        after,
+    };
+    // One more tells whether there is another page.
+    let mut entries = app
+        .store
+        .list_history(&mut tx, &filter, page_size as u64 + 1)
+        .await?;
+    let more = entries.len() > page_size;
+    entries.truncate(page_size);
+    if entries.is_empty() && filter.after.is_none() {
+        return Err(Problem::not_found(name));
+    }
+    let items: Vec<Value> = entries.iter().map(Entry::to_json).collect();
+    let mut page = json!({ "items": items });
+    if let Some(last) = entries.last().filter(|_| more) {
+        let place = Place {
+            revision: last.revision,
+            name: last.name.clone(),
+        };
+        page["nextPageToken"] = place.to_string().into();
+    }
+    Ok(Json(page).into_response())
+}
+
+pub(crate) async fn diff(
+    app: &App,
+    caller: &Caller,
+    name: &Fqn,
+    params: &GetParams,
+) -> Result<Response, Problem> {
+    let from = params
+        .from
+        .ok_or_else(|| Problem::bad_request("from: say from which revision, and to which"))?;
+    let mut before = open(app, caller, name, from, Part::Around(name)).await?;
+    let to = match params.to {
+        Some(to) => to,
+        None => app.store.head(&mut before.tx).await?.version.revision,
+    };
+    check_revision(app, &mut before.tx, to).await?;
+    let after = app.store.tree_at(&mut before.tx, Part::Around(name), to).await?;
+    let snapshot = app.writes.snapshot();
+    if !after.is_empty() && !may_read_past(&caller.principal, &snapshot, &after, name) {
+        return Err(Problem::not_found(format!("{name} at revision {to}")));
+    }
+    let differences = differences(name, &before.tree, &after);
+    let changes: Vec<Value> = differences.iter().map(Difference::to_json).collect();
+    Ok(Json(json!({"name": name, "from": from, "to": to, "changes": changes})).into_response())
+}
+
+/// The routes of each cluster, as they come out of the intent of a revision: of the whole organization, or those that
+/// a node has a part in.
+pub(crate) async fn compiled(
+    app: &App,
+    caller: &Caller,
+    name: &Fqn,
+    params: &GetParams,
+) -> Result<Response, Problem> {
+    let revision = params
+        .revision
+        .unwrap_or_else(|| app.writes.snapshot().version.revision);
+    let mut past = open(app, caller, name, revision, Part::All).await?;
+    let joined = app.store.joined_at(&mut past.tx, revision).await?;
+    let (clusters, sources) = reports(app, &mut past.tx, revision).await?;
+    let joined = past
+        .tree
+        .values()
+        .filter(|stored| stored.resource.kind() == Kind::Cluster && joined.contains(&stored.uid))
+        .filter_map(|stored| stored.name().leaf().parse().ok())
+        .collect();
+    let intent: Intent = past
+        .tree
+        .iter()
+        .map(|(name, stored)| (name.clone(), stored.resource.clone()))
+        .collect();
+    let (resolved, _) = resolve(&intent);
+    let (plans, findings) = plan::plan(&resolved, &Reports { joined, clusters });
+    let snapshot = app.writes.snapshot();
+    let may_read = |owner: &Fqn| may_read_past(&caller.principal, &snapshot, &past.tree, owner);
+    let (routes, hidden) = routes(&plans, name, may_read);
+    let findings: Vec<_> = findings
+        .iter()
+        .filter(|finding| finding.resource.is_within(name) && may_read(&finding.resource))
+        .collect();
+    let sources: BTreeMap<_, Value> = sources
+        .iter()
+        .filter(|(cluster, _)| resolved.clusters.contains_key(*cluster))
+        .map(|(cluster, source)| (cluster, source.to_json()))
+        .collect();
+    Ok(Json(json!({
+        "name": name,
+        "revision": revision,
+        "reports": sources,
+        "routes": routes,
+        "routesHidden": hidden,
+        "findings": findings,
+    }))
+    .into_response())
+}
+
+pub(crate) async fn roll_back(
+    app: &App,
+    caller: Caller,
+    name: &Fqn,
+    body: &Body,
+    dry_run: bool,
+) -> Result<Response, Problem> {
+    let wish: RollbackWish = serde_json::from_value(document::parse_one(body.format, &body.bytes)?)
+        .map_err(|error| Problem::bad_request(format!("{error}; send the revision to roll back to")))?;
+    let wish = rollback(app, &caller, name, wish.revision).await?;
+    let actor = caller.principal.clone();
+    let of_write = |error| Problem::of_write(error, &actor, Verb::Change);
+    if dry_run {
+        let prepared = app
+            .writes
+            .dry_run(&caller.principal, &wish)
+            .await
+            .map_err(of_write)?;
+        return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
+    }
+    let committed = app.writes.write(caller, wish).await.map_err(of_write)?;
+    Ok(changes::answer(&committed))
+}
+
+/// What is to be known of the past for a rollback.
+pub(crate) async fn rollback(app: &App, caller: &Caller, node: &Fqn, revision: u64) -> Result<Wish, Problem> {
+    let mut past = open(app, caller, node, revision, Part::Around(node)).await?;
+    let principals: Vec<Fqn> = past
+        .tree
+        .values()
+        .filter(|stored| stored.name().is_within(node))
+        .flat_map(|stored| subjects(&stored.resource))
+        .cloned()
+        .collect();
+    if !principals.is_empty() {
+        let part = Part::Names(&principals);
+        past.tree
+            .extend(app.store.tree_at(&mut past.tx, part, revision).await?);
+    }
+    Ok(Wish::Rollback(Rollback {
+        node: node.clone(),
+        revision,
+        past: past.tree.into(),
+    }))
+}
+
+/// The part of a revision that is asked for, when the caller may read `name` there.
+async fn open(
+    app: &App,
+    caller: &Caller,
+    name: &Fqn,
+    revision: u64,
+    part: Part<'_>,
+) -> Result<Past, Problem> {
+    let snapshot = app.writes.snapshot();
+    app.allow_read(&snapshot, caller, name, Verb::Get)?;
+    let mut tx = app.store.begin_snapshot().await?;
+    check_revision(app, &mut tx, revision).await?;
+    let tree = app.store.tree_at(&mut tx, part, revision).await?;
+    if !may_read_past(&caller.principal, &snapshot, &tree, name) {
+        return Err(Problem::not_found(format!("{name} at revision {revision}")));
+    }
+    Ok(Past { tx, tree })
+}
+
+async fn check_revision(app: &App, tx: &mut Tx, revision: u64) -> Result<(), Problem> {
+    let latest = app.store.head(tx).await?.version.revision;
+    if revision > latest {
+        let detail = format!("revision {revision} is not written yet; the latest is {latest}");
+        return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", detail));
+    }
+    let since = app.store.history_since(tx).await?;
+    if revision < since {
+        let detail = format!(
+            "revision {revision} is from before there was a history; the first that can be read is {since}"
+        );
+        return Err(Problem::new(StatusCode::GONE, "gone", detail));
+    }
+    Ok(())
+}
+
+/// The first revision of which the caller may read what bears the name: since the uppermost node on which it has a
+/// right exists. Parents exist before and after their children, so that this one is the oldest of those nodes.
+async fn readable_since(app: &App, tx: &mut Tx, caller: &Caller, name: &Fqn) -> Result<u64, Problem> {
+    let snapshot = app.writes.snapshot();
+    app.allow_read(&snapshot, caller, name, Verb::List)?;
+    let uppermost = name
+        .lineage()
+        .filter(|node| caller.may_read(&snapshot, node))
+        .filter_map(|node| snapshot.get(&node).cloned())
+        .last();
+    let stored = uppermost.ok_or_else(|| Problem::not_found(name))?;
+    let first = app.store.first_revision(tx, stored.name(), stored.uid).await?;
+    first.ok_or_else(|| Problem::not_found(name))
+}
+
+/// What each cluster reported when the revision ended, or reports now while it is the latest. A cluster of which
+/// nothing was kept then is taken as it is now.
+async fn reports(
+    app: &App,
+    tx: &mut Tx,
+    revision: u64,
+) -> Result<
+    (
+        BTreeMap<ClusterName, ClusterReport>,
+        BTreeMap<ClusterName, ReportSource>,
+    ),
+    Problem,
+> {
+    let mut clusters = app.mesh.borrow().clusters.clone();
+    let mut sources: BTreeMap<ClusterName, ReportSource> = clusters
+        .keys()
+        .map(|cluster| (cluster.clone(), ReportSource::Present))
+        .collect();
+    let Some(ended) = app.store.ended_at(tx, revision).await? else {
+        return Ok((clusters, sources));
+    };
+    for then in app.store.reports_at(tx, ended).await? {
+        let (Ok(cluster), Ok(report)) = (
+            then.cluster.parse::<ClusterName>(),
+            serde_json::from_value(then.body),
+        ) else {
+            tracing::warn!(
+                cluster = then.cluster,
+                "left out a stored report that cannot be read"
+            );
+            continue;
+        };
+        clusters.insert(cluster.clone(), report);
+        let source = ReportSource::Stored {
+            since: then.since,
+            hash: then.hash,
+        };
+        sources.insert(cluster, source);
+    }
+    Ok((clusters, sources))
+}
+
+/// The routes of each cluster in which the node has a part, and how many of them the caller may not read.
+fn routes(
+    plans: &Plans,
+    node: &Fqn,
+    may_read: impl Fn(&Fqn) -> bool,
+) -> (BTreeMap<ClusterName, BTreeMap<String, Value>>, usize) {
+    let mut routes: BTreeMap<ClusterName, BTreeMap<String, Value>> = BTreeMap::new();
+    let mut hidden = 0;
+    for (cluster, slice) in plans {
+        for (key, item) in &slice.items {
+            let change = SliceChange {
+                key: key.clone(),
+                before: None,
+                after: Some(item.clone()),
+            };
+            let owners = dry_run::owners(&change);
+            if node.kind() != Kind::Organization && !owners.iter().any(|owner| owner.is_within(node)) {
+                continue;
+            }
+            if owners.into_iter().all(&may_read) {
+                let shown = routes.entry(cluster.clone()).or_default();
+                shown.insert(key.to_string(), json!(item));
+            } else {
+                hidden += 1;
+            }
+        }
+    }
+    (routes, hidden)
+}
+
+impl ReportSource {
+    fn to_json(&self) -> Value {
+        match self {
+            ReportSource::Stored { since, hash } => {
+                let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+                json!({"source": "stored", "since": since, "hash": hash})
+            }
+            ReportSource::Present => json!({"source": "present"}),
+        }
+    }
+}
