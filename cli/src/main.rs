@@ -12,6 +12,7 @@ mod delete;
 mod demo;
 mod difference;
 mod documents;
+mod effective;
 mod get;
 mod history;
 mod identity;
@@ -51,6 +52,7 @@ enum Command {
     Diff(history::DiffArgs),
     Show(history::ShowArgs),
     Rollback(history::RollbackArgs),
+    Effective(effective::EffectiveArgs),
     /// The record of who did what.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -107,6 +109,7 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Diff(args) => history::diff(args).await.map(|()| Verdict::Good),
         Command::Show(args) => history::show(args).await.map(|()| Verdict::Good),
         Command::Rollback(args) => history::rollback(args).await,
+        Command::Effective(args) => effective::run(args).await.map(|()| Verdict::Good),
         Command::Audit(command) => audit::run(command).await,
         Command::Cluster(command) => cluster::run(command).await.map(|()| Verdict::Good),
         Command::Identity(command) => identity::run(command).map(|()| Verdict::Good),

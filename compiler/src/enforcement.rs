@@ -148,11 +148,65 @@ pub const TABLE: &[Row] = &[
         "no proxy knows hosts outside of the mesh yet",
     ),
     nowhere(Kind::NetworkReachability, "", Concern::Function, NETWORKS),
+    nowhere(
+        Kind::TrafficSetting,
+        "defaults/reachability",
+        Concern::Security,
+        REACH,
+    ),
+    nowhere(
+        Kind::TrafficSetting,
+        "mandates/reachability",
+        Concern::Security,
+        REACH,
+    ),
+    nowhere(Kind::TrafficSetting, "defaults/egress", Concern::Security, EGRESS),
+    nowhere(Kind::TrafficSetting, "mandates/egress", Concern::Security, EGRESS),
+    by(Kind::TrafficSetting, "defaults/failover", Plane::Proxy),
+    by(Kind::TrafficSetting, "mandates/failover", Plane::Proxy),
+    nowhere(
+        Kind::TrafficSetting,
+        "defaults/loadBalancing",
+        Concern::Function,
+        BALANCING,
+    ),
+    nowhere(
+        Kind::TrafficSetting,
+        "mandates/loadBalancing",
+        Concern::Function,
+        BALANCING,
+    ),
+    nowhere(
+        Kind::TrafficSetting,
+        "defaults/resilience",
+        Concern::Function,
+        RESILIENCE,
+    ),
+    nowhere(
+        Kind::TrafficSetting,
+        "mandates/resilience",
+        Concern::Function,
+        RESILIENCE,
+    ),
+    nowhere(Kind::SecuritySetting, "defaults", Concern::Security, UNGUARDED),
+    nowhere(Kind::SecuritySetting, "mandates", Concern::Security, UNGUARDED),
+    by(Kind::ServiceSecuritySetting, "service", Plane::Central),
+    nowhere(
+        Kind::ServiceSecuritySetting,
+        "settings",
+        Concern::Security,
+        UNGUARDED,
+    ),
     by(Kind::Quota, "node", Plane::Management),
     by(Kind::Quota, "limits", Plane::Management),
 ];
 
 const NETWORKS: &str = "every cluster sends to every gateway that is reported, whatever its network";
+const REACH: &str = "a sidecar reaches the services of its own workspace, whatever a setting says";
+const EGRESS: &str = "no proxy knows hosts outside of the mesh yet, so none is kept from them";
+const BALANCING: &str = "every proxy prefers the less busy instances, whatever a setting says";
+const RESILIENCE: &str = "a proxy knows the timeouts and retries of routes only, and limits nothing";
+const UNGUARDED: &str = "no proxy asks who calls yet, so everybody would pass";
 const UNOPENED: &str = "no gateway forwards connections unopened yet; nothing listens for them";
 
 /// What no plane enforces of a spec of that kind. A field that is empty or `false` asks for nothing.
@@ -169,6 +223,18 @@ pub fn gaps(kind: Kind, spec: &Value) -> Vec<Gap> {
             Enforcement::By(_) | Enforcement::Nowhere(..) => None,
         })
         .collect()
+}
+
+/// Why no plane enforces a field, given as in the table; `None` when one does.
+pub fn reason(kind: Kind, field: &str) -> Option<&'static str> {
+    let mut rows = TABLE.iter().filter(|row| {
+        let rest = field.strip_prefix(row.field);
+        row.kind == kind && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    });
+    match rows.next()?.enforcement {
+        Enforcement::By(_) => None,
+        Enforcement::Nowhere(_, reason) => Some(reason),
+    }
 }
 
 const fn by(kind: Kind, field: &'static str, plane: Plane) -> Row {

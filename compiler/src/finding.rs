@@ -144,12 +144,26 @@ pub enum Code {
     NoEastWestGateway,
     /// A rule that can never be reached, or that is not applied here.
     RuleIgnored,
+    /// A setting asks for less than one above it mandates.
+    MandateRelaxed,
+    /// Another setting of the same node says the same.
+    SettingIgnored,
+    /// Two groups of one concern have settings for the same namespaces.
+    SettingsOverlap,
     /// A proxy refused what it was sent; the message carries its words.
     ProxyRejected,
     /// Accepted, and no plane enforces it yet.
     NotEnforced,
     /// A central holds back removals of intent until an operator confirms them, so what was removed still serves.
     RemovalsHeld,
+}
+
+impl Code {
+    /// Whether a warning refuses a write of the resource that it is about. On a resource that is not written it is only
+    /// shown: somebody above may tighten a mandate without asking all who stand below.
+    pub fn refuses_its_writer(self) -> bool {
+        self == Code::MandateRelaxed
+    }
 }
 
 impl Finding {

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::enforcement::{self, Gap};
 use crate::name::{BadName, Fqn, Kind};
+use crate::setting::{SecuritySetting, ServiceSecuritySetting, TrafficSetting};
 
 mod application;
 mod binding;
@@ -83,6 +84,9 @@ pub enum Spec {
     ExternalService(ExternalService),
     NetworkReachability(NetworkReachability),
     Quota(Quota),
+    TrafficSetting(TrafficSetting),
+    SecuritySetting(SecuritySetting),
+    ServiceSecuritySetting(ServiceSecuritySetting),
 }
 
 /// Why a document is not a resource.
@@ -195,6 +199,9 @@ impl Spec {
             Kind::ExternalService => Spec::ExternalService(parse(spec, "/spec")?),
             Kind::NetworkReachability => Spec::NetworkReachability(parse(spec, "/spec")?),
             Kind::Quota => Spec::Quota(parse(spec, "/spec")?),
+            Kind::TrafficSetting => Spec::TrafficSetting(parse(spec, "/spec")?),
+            Kind::SecuritySetting => Spec::SecuritySetting(parse(spec, "/spec")?),
+            Kind::ServiceSecuritySetting => Spec::ServiceSecuritySetting(parse(spec, "/spec")?),
         })
     }
 }

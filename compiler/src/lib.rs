@@ -3,6 +3,7 @@
 //! Every pass is a pure, total, deterministic function; `lower(plan(resolve(intent), reports), view)` is the
 //! specification of the whole system. There is no clock, no environment, no I/O and no wire format in this crate.
 
+pub mod effective;
 pub mod enforcement;
 pub mod explain;
 pub mod finding;
@@ -18,5 +19,6 @@ pub mod resolve;
 pub mod roll_up;
 pub mod routes;
 pub mod selector;
+pub mod setting;
 pub mod url;
 pub mod view;

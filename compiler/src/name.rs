@@ -14,6 +14,9 @@ const LABEL_BYTES_MAX: usize = 63;
 /// RFC 1035: the longest domain name in its text form.
 const HOSTNAME_BYTES_MAX: usize = 253;
 
+/// The leaf of a resource that its node has at most once.
+pub const ATTACHED: &str = "default";
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadName {
     #[error("name {0:?} is empty or longer than {FQN_BYTES_MAX} bytes")]
@@ -28,6 +31,8 @@ pub enum BadName {
         parent: String,
         expected: String,
     },
+    #[error("a node has at most one of its {collection}, and that is named {ATTACHED:?}, not {leaf:?}")]
+    Attached { collection: &'static str, leaf: String },
     #[error("name {0:?} ends in a collection; add the resource's own name")]
     NoLeaf(String),
     #[error("{0:?} is not a valid host name: use labels of a-z, 0-9 and '-', optionally starting with '*.'")]
@@ -61,10 +66,13 @@ pub enum Kind {
     ExternalService,
     NetworkReachability,
     Quota,
+    TrafficSetting,
+    SecuritySetting,
+    ServiceSecuritySetting,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 20] = [
         Kind::Organization,
         Kind::Cluster,
         Kind::User,
@@ -82,6 +90,9 @@ impl Kind {
         Kind::ExternalService,
         Kind::NetworkReachability,
         Kind::Quota,
+        Kind::TrafficSetting,
+        Kind::SecuritySetting,
+        Kind::ServiceSecuritySetting,
     ];
 
     /// The path segment before the resource's own name.
@@ -104,6 +115,9 @@ impl Kind {
             Kind::ExternalService => "externalservices",
             Kind::NetworkReachability => "networkreachabilities",
             Kind::Quota => "quotas",
+            Kind::TrafficSetting => "trafficsettings",
+            Kind::SecuritySetting => "securitysettings",
+            Kind::ServiceSecuritySetting => "servicesecuritysettings",
         }
     }
 
@@ -119,8 +133,17 @@ impl Kind {
                 Kind::ExternalService,
                 Kind::NetworkReachability,
                 Kind::Quota,
+                Kind::TrafficSetting,
+                Kind::SecuritySetting,
             ],
-            Kind::Tenant => &[Kind::Workspace, Kind::Binding, Kind::Application, Kind::Quota],
+            Kind::Tenant => &[
+                Kind::Workspace,
+                Kind::Binding,
+                Kind::Application,
+                Kind::Quota,
+                Kind::TrafficSetting,
+                Kind::SecuritySetting,
+            ],
             Kind::Workspace => &[
                 Kind::TrafficGroup,
                 Kind::GatewayGroup,
@@ -128,11 +151,14 @@ impl Kind {
                 Kind::Binding,
                 Kind::ExternalService,
                 Kind::Quota,
+                Kind::TrafficSetting,
+                Kind::SecuritySetting,
             ],
-            Kind::TrafficGroup => &[Kind::ServiceRoute, Kind::Binding],
+            Kind::TrafficGroup => &[Kind::ServiceRoute, Kind::Binding, Kind::TrafficSetting],
             Kind::GatewayGroup => &[Kind::Gateway, Kind::Binding],
             Kind::Application => &[Kind::Api, Kind::Binding],
-            Kind::SecurityGroup | Kind::Cluster => &[Kind::Binding],
+            Kind::SecurityGroup => &[Kind::Binding, Kind::SecuritySetting, Kind::ServiceSecuritySetting],
+            Kind::Cluster => &[Kind::Binding],
             Kind::User
             | Kind::Gateway
             | Kind::ServiceRoute
@@ -141,8 +167,16 @@ impl Kind {
             | Kind::WasmExtension
             | Kind::ExternalService
             | Kind::NetworkReachability
-            | Kind::Quota => &[],
+            | Kind::Quota
+            | Kind::TrafficSetting
+            | Kind::SecuritySetting
+            | Kind::ServiceSecuritySetting => &[],
         }
+    }
+
+    /// Whether a node has it at most once, with the leaf [`ATTACHED`].
+    pub fn is_attached(self) -> bool {
+        matches!(self, Kind::TrafficSetting | Kind::SecuritySetting)
     }
 
     /// Whether central needs it: what is about writing, and not about traffic, never leaves the management plane.
@@ -441,6 +475,12 @@ fn parse_kinds(text: &str) -> Result<Vec<Kind>, BadName> {
             .ok_or_else(|| unknown_collection(parent, collection))?;
         let leaf = segments.next().ok_or_else(|| BadName::NoLeaf(text.to_owned()))?;
         check_label(leaf)?;
+        if kind.is_attached() && leaf != ATTACHED {
+            return Err(BadName::Attached {
+                collection: kind.collection(),
+                leaf: leaf.to_owned(),
+            });
+        }
         kinds.push(kind);
     }
     Ok(kinds)
@@ -527,6 +567,10 @@ mod tests {
             (
                 "organizations/acme/workspaces/x",
                 "expected clusters, users, tenants, bindings",
+            ),
+            (
+                "organizations/acme/trafficsettings/mine",
+                "at most one of its trafficsettings, and that is named \"default\", not \"mine\"",
             ),
             ("organizations/acme/users/ann/tenants/x", "nothing below it"),
             ("organizations/acme/", "not a collection below"),

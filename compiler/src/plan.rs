@@ -102,13 +102,16 @@ pub fn concerned(resolved: &Resolved, resource: &Fqn) -> BTreeSet<ClusterName> {
             .filter(|cluster| cluster.as_str() == resource.leaf())
             .cloned()
             .collect(),
-        _ => resolved
-            .workspaces
-            .keys()
-            .filter(|workspace| workspace.is_within(resource) || resource.is_within(workspace))
-            .flat_map(|workspace| resolved.clusters_of(workspace))
-            .cloned()
-            .collect(),
+        _ => {
+            let attached = resource.parent().filter(|_| resource.kind().is_attached());
+            let node = attached.as_ref().unwrap_or(resource);
+            let workspaces = resolved.workspaces.keys();
+            workspaces
+                .filter(|workspace| workspace.is_within(node) || node.is_within(workspace))
+                .flat_map(|workspace| resolved.clusters_of(workspace))
+                .cloned()
+                .collect()
+        }
     }
 }
 

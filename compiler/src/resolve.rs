@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::effective;
 use crate::finding::{Code, Finding, Origin, Traced};
 use crate::intent::{Binding, Cluster, Failover, Intent, Resource, Spec, Subset};
 use crate::name::{ClusterName, Fqn, Kind, Label, ServiceId};
@@ -30,8 +31,9 @@ pub struct Resolved {
 pub struct ResolvedWorkspace {
     /// Without those that somebody else holds.
     pub namespaces: Vec<Selector>,
-    /// The nearest: the workspace's own, else the organization's.
     pub failover: Vec<Failover>,
+    /// Of those traffic groups that have a setting of their own, with their namespaces.
+    pub failover_of_groups: Vec<(Vec<Selector>, Vec<Failover>)>,
 }
 
 /// A service route whose rules are in the order in which they are tried.
@@ -54,6 +56,8 @@ pub fn resolve(intent: &Intent) -> (Resolved, Vec<Finding>) {
     };
     resolved.workspaces = workspace::workspaces(&tree, &resolved.clusters, &mut findings);
     let groups = workspace::groups(&tree, &resolved.workspaces, &mut findings);
+    workspace::failover(intent, &groups, &mut resolved.workspaces);
+    effective::check(intent, &mut findings);
     resolved.routes = route::routes(&tree, &groups, &mut findings);
     application::check(&tree, &mut findings);
     resolved.gateways = gateway::gateways(&tree, &resolved.workspaces, &mut findings);
@@ -106,6 +110,18 @@ impl ResolvedWorkspace {
         self.namespaces
             .iter()
             .any(|selector| selector.matches_namespace(namespace))
+    }
+
+    /// Where traffic for a service of that namespace goes, as seen from a cluster: the nearest setting decides.
+    pub(crate) fn failover_in(&self, cluster: &ClusterName, namespace: &Label) -> &[Failover] {
+        let takes = |selectors: &[Selector]| {
+            let mut selectors = selectors.iter();
+            selectors.any(|selector| selector.matches(cluster, namespace))
+        };
+        let mut groups = self.failover_of_groups.iter();
+        groups
+            .find(|(selectors, _)| takes(selectors))
+            .map_or(&self.failover, |(_, failover)| failover)
     }
 
     /// Whether it could own a namespace in that cluster.

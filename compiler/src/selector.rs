@@ -19,8 +19,9 @@ pub struct Selector {
     namespace: Pattern,
 }
 
+/// One side of a selector.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-enum Pattern {
+pub(crate) enum Pattern {
     Exact(Label),
     /// Without its `*`; empty for the bare `*`.
     Prefix(String),
@@ -67,7 +68,7 @@ impl Selector {
 }
 
 impl Pattern {
-    fn parse(text: &str) -> Option<Pattern> {
+    pub(crate) fn parse(text: &str) -> Option<Pattern> {
         let Some(prefix) = text.strip_suffix('*') else {
             return text.parse().ok().map(Pattern::Exact);
         };
@@ -89,6 +90,15 @@ impl Pattern {
                 pattern.matches(name.as_str())
             }
             (Pattern::Prefix(a), Pattern::Prefix(b)) => a.starts_with(b) || b.starts_with(a),
+        }
+    }
+
+    /// Exactly what both match; of two that share anything one covers the other.
+    pub(crate) fn meet(&self, other: &Pattern) -> Option<Pattern> {
+        if self.covers(other) {
+            Some(other.clone())
+        } else {
+            other.covers(self).then(|| self.clone())
         }
     }
 

@@ -30,6 +30,7 @@ mod body;
 mod caller;
 mod changes;
 mod dry_run;
+mod effective;
 mod past;
 mod resources;
 mod status;

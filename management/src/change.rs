@@ -356,10 +356,16 @@ fn check_findings(
     steps: &[Step],
 ) -> Result<(), Refusal> {
     let before: BTreeSet<&Finding> = base.judged.findings.iter().collect();
+    let changed = steps.iter().filter(|step| !matches!(step, Step::Keep(_)));
+    let changed: BTreeSet<&Fqn> = changed.map(Step::name).collect();
+    let refuses = |finding: &Finding| {
+        let by_its_writer = finding.code.refuses_its_writer() && changed.contains(&finding.resource);
+        finding.severity == Severity::Error || by_its_writer
+    };
     let new: Vec<Finding> = judged
         .findings
         .iter()
-        .filter(|finding| finding.severity == Severity::Error && !before.contains(finding))
+        .filter(|finding| refuses(finding) && !before.contains(finding))
         .cloned()
         .collect();
     let written: BTreeSet<&Fqn> = steps.iter().map(Step::name).collect();

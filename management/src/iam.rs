@@ -144,7 +144,10 @@ pub fn required_role(action: Action, kind: Kind) -> Role {
             | Kind::ServiceRoute
             | Kind::Application
             | Kind::Api
-            | Kind::ExternalService,
+            | Kind::ExternalService
+            | Kind::TrafficSetting
+            | Kind::SecuritySetting
+            | Kind::ServiceSecuritySetting,
         ) => Role::Writer,
         (
             Action::Create | Action::Update | Action::Delete,

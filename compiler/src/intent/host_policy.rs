@@ -26,13 +26,13 @@ pub struct Jwt {
     pub issuers: Vec<JwtIssuer>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct JwtIssuer {
     /// The token's `iss`, to the letter.
     pub issuer: String,
     /// One of them is in the token's `aud`; any when empty.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub audiences: BTreeSet<String>,
     /// Where the keys are.
     pub jwks_uri: HttpsUrl,

@@ -6,7 +6,7 @@ use super::inputs::Inputs;
 use super::port::is_routed;
 use super::{Planned, remote, share};
 use crate::finding::{Code, Finding, Origin, Traced};
-use crate::intent::Subset;
+use crate::intent::{Failover, Subset};
 use crate::name::{ClusterName, Fqn, Label, ServiceId};
 use crate::report::{ServicePort, ServiceReport};
 use crate::resolve::{ResolvedRoute, ResolvedWorkspace, listed};
@@ -60,7 +60,12 @@ pub(super) fn plan(name: &Fqn, id: &ServiceId, inputs: &Inputs<'_>) -> Planned {
     let origin = route.map_or(&workspace.origin, |route| &route.origin);
     for cluster in inputs.resolved.clusters_of(name) {
         let value = RoutedService {
-            remotes: seen_from(cluster, &remotes, &workspace.value, inputs),
+            remotes: seen_from(
+                cluster,
+                &remotes,
+                workspace.value.failover_in(cluster, &id.namespace),
+                inputs,
+            ),
             ..routed.clone()
         };
         let origin = origin.clone();
@@ -241,7 +246,7 @@ fn remotes(
 fn seen_from(
     cluster: &ClusterName,
     remotes: &[Remote],
-    workspace: &ResolvedWorkspace,
+    failover: &[Failover],
     inputs: &Inputs<'_>,
 ) -> Vec<Remote> {
     let Some(here) = inputs.resolved.clusters.get(cluster) else {
@@ -251,7 +256,7 @@ fn seen_from(
         .iter()
         .filter(|remote| remote.cluster != *cluster)
         .map(|remote| Remote {
-            tier: remote::tier(&workspace.failover, &here.value.region, &remote.region),
+            tier: remote::tier(failover, &here.value.region, &remote.region),
             ..remote.clone()
         })
         .collect();

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ResolvedWorkspace, Tree, listed};
+use crate::effective;
 use crate::finding::{Claim, Code, Finding, Origin, Traced};
-use crate::intent::{Cluster, Failover, Group, Spec, Workspace};
+use crate::intent::{Cluster, Failover, Group, Intent, Spec, Workspace};
 use crate::name::{ClusterName, Fqn, Kind, Label};
 use crate::selector::Selector;
 
@@ -23,14 +24,25 @@ pub(super) fn workspaces(tree: &Tree<'_>, clusters: &Clusters, findings: &mut Ve
     for (name, resource) in tree {
         match &resource.spec {
             Spec::Organization(organization) => {
-                check_regions(name, &organization.failover, &regions, findings);
+                check_regions(name, "spec", &organization.failover, &regions, findings);
+            }
+            Spec::TrafficSetting(setting) => {
+                let halves = [
+                    ("spec.defaults", &setting.defaults),
+                    ("spec.mandates", &setting.mandates),
+                ];
+                for (half, traffic) in halves {
+                    let failover = traffic.failover.as_deref().unwrap_or_default();
+                    check_regions(name, half, failover, &regions, findings);
+                }
             }
             Spec::Workspace(workspace) => {
-                check_regions(name, &workspace.failover, &regions, findings);
+                check_regions(name, "spec", &workspace.failover, &regions, findings);
                 let namespaces = claim(name, workspace, clusters, &mut claims, &mut workspaces, findings);
                 let resolved = ResolvedWorkspace {
                     namespaces,
-                    failover: failover(tree, name, workspace),
+                    failover: Vec::new(),
+                    failover_of_groups: Vec::new(),
                 };
                 let origin = Origin::new((*name).clone(), "spec.namespaces");
                 workspaces.insert((*name).clone(), Traced::new(resolved, origin));
@@ -83,24 +95,39 @@ fn claim(
     held
 }
 
-fn failover(tree: &Tree<'_>, name: &Fqn, workspace: &Workspace) -> Vec<Failover> {
-    if !workspace.failover.is_empty() {
-        return workspace.failover.clone();
+/// Where traffic goes when neither its cluster nor its region can serve it, as settings say.
+pub(super) fn failover(intent: &Intent, groups: &Groups<'_>, workspaces: &mut Workspaces) {
+    for (name, workspace) in workspaces.iter_mut() {
+        workspace.value.failover = effective::failover(intent, name);
     }
-    match tree.get(&name.organization()).map(|resource| &resource.spec) {
-        Some(Spec::Organization(organization)) => organization.failover.clone(),
-        _ => Vec::new(),
+    for (group, namespaces) in groups {
+        let workspace = group
+            .parent()
+            .and_then(|workspace| workspaces.get_mut(&workspace));
+        if let Some(workspace) = workspace.filter(|_| effective::sets_failover(intent, group)) {
+            let failover = effective::failover(intent, group);
+            workspace
+                .value
+                .failover_of_groups
+                .push((namespaces.clone(), failover));
+        }
     }
 }
 
-fn check_regions(name: &Fqn, failover: &[Failover], regions: &BTreeSet<&Label>, findings: &mut Vec<Finding>) {
+fn check_regions(
+    name: &Fqn,
+    half: &str,
+    failover: &[Failover],
+    regions: &BTreeSet<&Label>,
+    findings: &mut Vec<Finding>,
+) {
     for (at, entry) in failover.iter().enumerate() {
-        let from = std::iter::once((format!("spec.failover[{at}].from"), &entry.from));
+        let from = std::iter::once((format!("{half}.failover[{at}].from"), &entry.from));
         let to = entry
             .to
             .iter()
             .enumerate()
-            .map(|(to, region)| (format!("spec.failover[{at}].to[{to}]"), region));
+            .map(|(to, region)| (format!("{half}.failover[{at}].to[{to}]"), region));
         for (field, region) in from.chain(to).filter(|(_, region)| !regions.contains(region)) {
             let message = format!(
                 "no cluster is in region {region}; the regions of the clusters are: {}",

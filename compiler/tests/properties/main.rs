@@ -19,6 +19,7 @@ use tombolo_compiler::routes::{RoutedService, Slice, SliceItem, SliceKey};
 use tombolo_compiler::view::View;
 
 mod explain;
+mod mandates;
 mod world;
 
 use world::{CLUSTERS, Edit, NAMESPACES, World, edits, worlds};

@@ -12,7 +12,7 @@ use tombolo_compiler::name::{Fqn, Label};
 
 use super::body::Body;
 use super::target::{Collection, PastQuestion, Target};
-use super::{App, Params, dry_run, past, status};
+use super::{App, Params, dry_run, effective, past, status};
 use crate::audit::Verb;
 use crate::change::{Change, ChangeVerb, IfMatch};
 use crate::document::{self, Document};
@@ -37,6 +37,8 @@ pub(crate) struct GetParams {
     /// Of `:history`: with all that stands below.
     #[serde(default)]
     pub(crate) below: bool,
+    /// Of `:effective`.
+    pub(crate) service: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -63,6 +65,7 @@ pub(crate) async fn get_or_list(
         },
         Target::Status(name) => status::status(&app, &caller, &name),
         Target::Receipt(name) => status::receipt(&app, &caller, &name, &params).await,
+        Target::Effective(name) => effective::effective(&app, &caller, &name, &params),
         Target::Past(PastQuestion::History, name) => past::history(&app, &caller, &name, &params).await,
         Target::Past(PastQuestion::Diff, name) => past::diff(&app, &caller, &name, &params).await,
         Target::Past(PastQuestion::Compiled, name) => past::compiled(&app, &caller, &name, &params).await,

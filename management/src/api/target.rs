@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use tombolo_compiler::name::{BadName, Fqn, Kind, Label};
+use tombolo_compiler::name::{ATTACHED, BadName, Fqn, Kind, Label};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -12,6 +12,8 @@ pub(crate) enum Target {
     Status(Fqn),
     /// `…:receipt`
     Receipt(Fqn),
+    /// `…:effective`
+    Effective(Fqn),
     /// `…:adopt`
     Adopt(Fqn),
     /// `…:history`, `…:diff`, `…:compiled`, `…:rollback`
@@ -39,8 +41,8 @@ pub(crate) enum BadTarget {
     #[error(transparent)]
     Name(#[from] BadName),
     #[error(
-        "{0:?} cannot be asked of a resource; use :status, :receipt, :history, :diff, :compiled, :rollback or, of an \
-         organization, :adopt"
+        "{0:?} cannot be asked of a resource; use :status, :receipt, :effective, :history, :diff, :compiled, :rollback or, \
+         of an organization, :adopt"
     )]
     Question(String),
 }
@@ -52,6 +54,7 @@ impl Target {
             Target::Resource(name)
             | Target::Status(name)
             | Target::Receipt(name)
+            | Target::Effective(name)
             | Target::Adopt(name)
             | Target::Past(_, name) => Some(name),
             Target::Collection(collection) => collection.parent.as_ref(),
@@ -74,6 +77,7 @@ impl FromStr for Target {
             return match question {
                 "status" => Ok(Target::Status(name)),
                 "receipt" => Ok(Target::Receipt(name)),
+                "effective" => Ok(Target::Effective(name)),
                 "adopt" if name.kind() == Kind::Organization => Ok(Target::Adopt(name)),
                 "history" => Ok(Target::Past(PastQuestion::History, name)),
                 "diff" => Ok(Target::Past(PastQuestion::Diff, name)),
@@ -85,8 +89,8 @@ impl FromStr for Target {
         if path.split('/').count().is_multiple_of(2) {
             return Ok(Target::Resource(path.parse()?));
         }
-        // With any leaf it would be the name of a resource: that tells the kind, or what is wrong.
-        let example: Fqn = format!("{path}/x").parse()?;
+        // With a leaf that every kind takes it would be a name: that tells the kind, or what is wrong.
+        let example: Fqn = format!("{path}/{ATTACHED}").parse()?;
         Ok(Target::Collection(Collection {
             parent: example.parent(),
             kind: example.kind(),
@@ -114,7 +118,15 @@ mod tests {
             ("organizations/acme", Target::Resource(acme.clone())),
             ("organizations/acme:status", Target::Status(acme.clone())),
             ("organizations/acme:receipt", Target::Receipt(acme.clone())),
-            ("organizations/acme/tenants", collection(Some(acme), Kind::Tenant)),
+            ("organizations/acme:effective", Target::Effective(acme.clone())),
+            (
+                "organizations/acme/tenants",
+                collection(Some(acme.clone()), Kind::Tenant),
+            ),
+            (
+                "organizations/acme/trafficsettings",
+                collection(Some(acme), Kind::TrafficSetting),
+            ),
         ] {
             assert_eq!(path.parse(), Ok(target), "{path}");
         }

@@ -9,5 +9,6 @@ mod concurrency;
 mod feed;
 mod outage;
 mod past;
+mod settings;
 mod support;
 mod writes;

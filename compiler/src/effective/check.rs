@@ -1,0 +1,139 @@
+//! What is wrong with settings. Nothing here changes what counts: of two that contradict each other the stricter does.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use super::decide::{Layer, Path, Relaxation};
+use super::{EffectiveSecurity, EffectiveTraffic, paths};
+use crate::finding::{Code, Finding};
+use crate::intent::{Group, Intent, Spec};
+use crate::name::{Fqn, Kind, ServiceId};
+use crate::selector::Selector;
+use crate::setting::{Security, Traffic};
+
+/// All findings about settings.
+pub(crate) fn check(intent: &Intent, findings: &mut Vec<Finding>) {
+    let mut services: BTreeMap<(Fqn, &ServiceId), &Fqn> = BTreeMap::new();
+    let mut groups: BTreeMap<(Fqn, Kind), Vec<(&Fqn, &Group)>> = BTreeMap::new();
+    for (name, resource) in intent {
+        match &resource.spec {
+            Spec::Organization(_) | Spec::Workspace(_) => {
+                let path = paths::of_node::<Traffic>(intent, name);
+                let itself = path.iter().position(|layer| layer.resource == *name);
+                if let Some(at) = itself {
+                    findings.extend(relaxed(EffectiveTraffic::relaxations(&path[..=at])));
+                    findings.extend(path.get(at + 1).and_then(|setting| shadowed(name, setting)));
+                }
+            }
+            Spec::TrafficGroup(group) | Spec::SecurityGroup(group) => {
+                if let Some(workspace) = name.parent().filter(|_| paths::is_set(intent, name)) {
+                    let others = groups.entry((workspace, name.kind())).or_default();
+                    findings.extend(
+                        others
+                            .iter()
+                            .filter_map(|other| overlapping((name, group), *other)),
+                    );
+                    others.push((name, group));
+                }
+            }
+            Spec::TrafficSetting(_) => {
+                let path = attached::<Traffic>(intent, name);
+                findings.extend(relaxed(EffectiveTraffic::relaxations(&path)));
+            }
+            Spec::SecuritySetting(_) => {
+                let path = attached::<Security>(intent, name);
+                findings.extend(relaxed(EffectiveSecurity::relaxations(&path)));
+            }
+            Spec::ServiceSecuritySetting(setting) => {
+                let Some(group) = name.parent() else { continue };
+                let mut path = paths::of_node::<Security>(intent, &group);
+                path.push(paths::service_layer(name, &setting.settings));
+                findings.extend(relaxed(EffectiveSecurity::relaxations(&path)));
+                findings.extend(not_in_group(intent, name, &group, &setting.service));
+                match services.entry((group, &setting.service)) {
+                    Entry::Vacant(entry) => drop(entry.insert(name)),
+                    Entry::Occupied(first) => findings.push(twice(name, &setting.service, first.get())),
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The path that ends in a setting.
+fn attached<'a, S: paths::Concern>(intent: &'a Intent, setting: &Fqn) -> Path<'a, S> {
+    setting
+        .parent()
+        .map(|node| paths::of_node(intent, &node))
+        .unwrap_or_default()
+}
+
+/// Warnings, for an ancestor must be able to mandate something although somebody below says less. Who writes the
+/// setting itself is refused ([`Code::refuses_its_writer`]).
+fn relaxed(relaxations: Vec<Relaxation>) -> impl Iterator<Item = Finding> {
+    relaxations.into_iter().map(|Relaxation { below, mandate }| {
+        let message = format!(
+            "{} asks for less than {} mandates in {}; ask for as much, or leave the field out",
+            below.field, mandate.resource, mandate.field
+        );
+        Finding::warning(&below.resource, below.field, Code::MandateRelaxed, message)
+    })
+}
+
+/// The node says in its own field what its setting says as well.
+fn shadowed(node: &Fqn, setting: &Layer<'_, Traffic>) -> Option<Finding> {
+    setting.defaults.failover.as_ref()?;
+    let message = format!(
+        "the failover of {} counts, and this one does not; remove it",
+        setting.resource
+    );
+    Some(Finding::warning(
+        node,
+        "spec.failover",
+        Code::SettingIgnored,
+        message,
+    ))
+}
+
+fn not_in_group(intent: &Intent, name: &Fqn, group: &Fqn, service: &ServiceId) -> Option<Finding> {
+    if paths::takes(intent, group, &service.namespace) {
+        return None;
+    }
+    let message = format!(
+        "namespace {} is not one of {group}; set something for a service of its namespaces",
+        service.namespace
+    );
+    Some(Finding::error(
+        name,
+        "spec.service",
+        Code::NamespaceNotOwned,
+        message,
+    ))
+}
+
+fn twice(name: &Fqn, service: &ServiceId, first: &Fqn) -> Finding {
+    let message = format!(
+        "{first} is for service {service} of this group already; until one of them goes, the stricter of both counts"
+    );
+    Finding::error(name, "spec.service", Code::ServiceTaken, message)
+}
+
+fn overlapping((name, group): (&Fqn, &Group), (other, theirs): (&Fqn, &Group)) -> Option<Finding> {
+    let is_shared = |selector: &Selector| {
+        let mut theirs = theirs.namespaces.iter();
+        theirs.any(|their| their.intersects(selector))
+    };
+    let all = group.namespaces.is_empty() || theirs.namespaces.is_empty();
+    if !all && !group.namespaces.iter().any(is_shared) {
+        return None;
+    }
+    let message = format!(
+        "{other} takes some of the same namespaces and has a setting too; for services in both the stricter of the two counts"
+    );
+    Some(Finding::warning(
+        name,
+        "spec.namespaces",
+        Code::SettingsOverlap,
+        message,
+    ))
+}

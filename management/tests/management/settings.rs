@@ -1,0 +1,143 @@
+//! Settings over HTTP: what counts, who may ask, and that a mandate holds against whoever writes below it.
+
+use serde_json::{Value, json};
+
+use crate::support::{ACME, Management, two_teams};
+
+const PAY: &str = "organizations/acme/tenants/pay";
+const SHOP: &str = "organizations/acme/tenants/pay/workspaces/shop";
+
+fn setting(node: &str, spec: Value) -> Value {
+    json!({"name": format!("{node}/securitysettings/default"), "spec": spec})
+}
+
+fn field<'a>(answer: &'a Value, field: &str) -> &'a Value {
+    let fields = answer["fields"].as_array().unwrap();
+    fields.iter().find(|row| row["field"] == field).unwrap()
+}
+
+/// Holds invariant 7.
+#[tokio::test]
+async fn invariant_7_who_would_relax_a_mandate_is_refused_and_told_of_it() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let ann = management.user("ann", &[(SHOP, "writer")]).await;
+    let mandate = setting(ACME, json!({"mandates": {"mtls": "strict"}}));
+    management.admin.create(mandate).await;
+
+    let before = management.traces().await;
+    let relaxing = setting(SHOP, json!({"defaults": {"mtls": "permissive"}}));
+    let answer = ann.post(&format!("{SHOP}/securitysettings"), relaxing).await;
+    answer.refused(
+        422,
+        "organizations/acme/securitysettings/default mandates in spec.mandates.mtls",
+    );
+    let problem = answer.json();
+    assert_eq!(problem["errors"][0]["pointer"], "/spec/defaults/mtls");
+    assert_eq!(problem["errors"][0]["code"], "MandateRelaxed");
+    assert_eq!(management.traces().await, before, "nothing of it was written");
+
+    let elsewhere = json!({"name": format!("{SHOP}/securitysettings/mine")});
+    let answer = ann.post(&format!("{SHOP}/securitysettings"), elsewhere).await;
+    answer.refused(400, "that is named \"default\", not \"mine\"");
+    management.stop().await;
+}
+
+/// A setting that was there first cannot hold up a mandate.
+#[tokio::test]
+async fn a_mandate_is_tightened_over_the_heads_of_those_below() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let ann = management.user("ann", &[(SHOP, "writer")]).await;
+    let weak = ann
+        .create(setting(SHOP, json!({"defaults": {"mtls": "disabled"}})))
+        .await;
+
+    management
+        .admin
+        .create(setting(ACME, json!({"mandates": {"mtls": "strict"}})))
+        .await;
+    let effective = ann.get(&format!("{SHOP}:effective")).await.json();
+    let mtls = field(&effective, "security.mtls");
+    assert_eq!(mtls["value"], "strict");
+    assert_eq!(
+        mtls["origin"]["resource"],
+        format!("{ACME}/securitysettings/default")
+    );
+    assert_eq!(mtls["origin"]["field"], "spec.mandates.mtls");
+    assert_eq!(
+        mtls["origin"]["lost"],
+        json!([format!("{SHOP}/securitysettings/default")])
+    );
+    let status = ann.get(&format!("{SHOP}/securitysettings/default:status")).await;
+    assert!(status.text.contains("MandateRelaxed"), "{}", status.text);
+
+    // What was overruled may stay, and may be touched as long as it asks for no less than before.
+    let mut touched = weak.clone();
+    touched["description"] = "under review".into();
+    let etag = weak["etag"].as_str().unwrap();
+    let answer = ann.put(etag, touched).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn who_may_read_a_node_may_ask_what_counts_for_it_and_nobody_else() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let ann = management.user("ann", &[(SHOP, "reader")]).await;
+    management
+        .admin
+        .apply(&format!(
+            "
+name: {PAY}/trafficsettings/default
+spec: {{defaults: {{failover: [{{from: us-east, to: [us-west]}}], resilience: {{timeout: 5s}}}}}}
+---
+name: {SHOP}/securitygroups/sec
+---
+name: {SHOP}/securitygroups/sec/servicesecuritysettings/web
+spec: {{service: shop/web, settings: {{mtls: strict}}}}
+"
+        ))
+        .await;
+
+    let shop = ann.get(&format!("{SHOP}:effective")).await.json();
+    assert_eq!(
+        field(&shop, "traffic.failover")["value"],
+        json!([{"from": "us-east", "to": ["us-west"]}])
+    );
+    assert!(field(&shop, "traffic.failover").get("notEnforced").is_none());
+    let timeout = field(&shop, "traffic.resilience.timeout");
+    assert_eq!(timeout["value"], "5s");
+    assert!(
+        timeout["notEnforced"].is_string(),
+        "never shown as enforced: {timeout}"
+    );
+    assert_eq!(field(&shop, "security.mtls")["value"], "permissive");
+
+    let of_service = |service: &str| format!("{SHOP}:effective?service={service}");
+    let web = ann.get(&of_service("shop/web")).await.json();
+    assert_eq!(web["service"], "shop/web");
+    assert_eq!(field(&web, "security.mtls")["value"], "strict");
+    let db = ann.get(&of_service("shop/db")).await.json();
+    assert_eq!(field(&db, "security.mtls")["value"], "permissive");
+
+    ann.get(&of_service("video/web"))
+        .await
+        .refused(400, "namespace video of service video/web is not one of");
+    ann.get(&of_service("web"))
+        .await
+        .refused(400, "use namespace/name");
+    let clusters = format!("{ACME}/clusters/us-east:effective");
+    management
+        .admin
+        .get(&clusters)
+        .await
+        .refused(400, "ask one of these");
+    ann.get(&format!("{PAY}:effective"))
+        .await
+        .refused(404, "is not yours to see");
+    let nowhere = format!("{SHOP}/trafficgroups/none:effective");
+    ann.get(&nowhere).await.refused(404, "is not yours to see");
+    management.stop().await;
+}
