@@ -4,6 +4,7 @@ CREATE TABLE history (
     organization text NOT NULL REFERENCES organizations (name),
     name text COLLATE "C" NOT NULL,
     revision bigint NOT NULL,
+    realm text GENERATED ALWAYS AS (realm_of(name)) STORED NOT NULL,
     uid uuid NOT NULL,
     action text NOT NULL CHECK (action IN ('create', 'update', 'delete')),
     actor text NOT NULL,
@@ -17,6 +18,11 @@ CREATE TABLE history (
     CHECK ((document IS NULL) = (etag IS NULL) AND (document IS NULL) = (created_at IS NULL))
 );
 CREATE INDEX history_by_revision ON history (organization, revision);
+
+CALL wall('history');
+CALL wall_reads('history');
+CALL wall_writes('history', 'INSERT');
+CALL wall_published('history');
 
 CREATE FUNCTION history_only_grows() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION 'the history only grows'; END $$;
@@ -47,3 +53,7 @@ CREATE TABLE report_times (
     FOREIGN KEY (organization, hash) REFERENCES report_bodies (organization, hash)
 );
 CREATE INDEX report_times_by_hash ON report_times (organization, hash);
+CALL wall('report_bodies');
+CALL wall_published('report_bodies');
+CALL wall('report_times');
+CALL wall_published('report_times');

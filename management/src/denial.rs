@@ -10,6 +10,7 @@ use tombolo_runtime::shutdown::Shutdown;
 use tombolo_runtime::telemetry::chain;
 
 use crate::audit::{Chain, Record, seal};
+use crate::iam::Principal;
 use crate::store::{self, Store, StoreError};
 
 const QUEUED_MAX: usize = 1024;
@@ -102,7 +103,7 @@ impl DenialWriter {
     }
 
     async fn try_write(&self, batch: &[Record]) -> Result<(), StoreError> {
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.store.begin_as(&Principal::System).await?;
         let mut head = self.store.lock_denial_head(&mut tx).await?;
         let mut sealed = Vec::new();
         for record in batch {

@@ -20,6 +20,7 @@ use tombolo_runtime::tls::{self, Identity, PeerIdentity};
 use tonic::{Extensions, Status};
 
 use crate::audit;
+use crate::iam::Principal;
 use crate::mesh::{CentralReport, Mesh, merge};
 use crate::store::{self, Store, StoreError};
 use crate::writer::Writes;
@@ -67,7 +68,7 @@ impl Feed {
         writes: Writes,
         identity: Arc<Identity>,
     ) -> Result<Feed, StoreError> {
-        let mut tx = store.begin_snapshot().await?;
+        let mut tx = store.read_published().await?;
         let mut centrals = Centrals::default();
         for (central, document) in store.reports(&mut tx).await? {
             match CentralReport::from_json(document) {
@@ -163,7 +164,7 @@ impl Feed {
         let Some(document) = report.to_json() else {
             return Ok(());
         };
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.store.begin_as(&Principal::System).await?;
         self.store
             .upsert_report(&mut tx, central, document, audit::now())
             .await?;

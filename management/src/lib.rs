@@ -14,6 +14,7 @@ mod mesh;
 mod metrics;
 mod problem;
 mod quota;
+mod realm;
 mod report_history;
 mod server;
 mod snapshot;

@@ -200,6 +200,14 @@ impl From<StoreError> for Problem {
             tracing::warn!(error = chain(&error), "answered 503");
             return unavailable(error.to_string());
         }
+        if let StoreError::Walled { .. } = &error {
+            tracing::error!(
+                error = chain(&error),
+                "the second wall held what the first let through"
+            );
+            let detail = "the database keeps this from you; your rights may have changed a moment ago";
+            return Problem::new(StatusCode::FORBIDDEN, "denied", detail);
+        }
         // The caller learns that it is ours to mend, and not how our tables are made.
         tracing::error!(error = chain(&error), "answered 500");
         let detail = "management failed to answer; its log tells why under this request's id";

@@ -13,6 +13,7 @@ use tombolo_runtime::shutdown::Shutdown;
 use tombolo_runtime::telemetry::chain;
 
 use crate::audit;
+use crate::iam::Principal;
 use crate::mesh::Mesh;
 use crate::store::report_history::ReportedThen;
 use crate::store::{self, Store, StoreError};
@@ -51,7 +52,7 @@ async fn note(store: &Store, cluster: &ClusterName, report: &ClusterReport) -> R
         hash: Sha256::digest(body.to_string()).to_vec(),
         body,
     };
-    let mut tx = store.begin().await?;
+    let mut tx = store.begin_as(&Principal::System).await?;
     store.note_report(&mut tx, noted).await?;
     store::commit(tx).await
 }

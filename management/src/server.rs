@@ -23,6 +23,7 @@ use crate::change::{Change, ChangeVerb};
 use crate::denial::Denials;
 use crate::embedded::{EmbeddedError, EmbeddedPostgres};
 use crate::feed::Feed;
+use crate::iam::Principal;
 use crate::metrics::ApiMetrics;
 use crate::report_history;
 use crate::snapshot::Snapshot;
@@ -278,7 +279,7 @@ async fn bootstrap(
             uid: None,
         });
     }
-    let mut tx = store.begin().await?;
+    let mut tx = store.begin_as(&Principal::System).await?;
     let Some((prepared, caller)) = create_organization(store, &mut tx, &changes).await? else {
         return Ok(None);
     };
@@ -300,10 +301,14 @@ async fn bootstrap(
     Ok(Some(token))
 }
 
+/// Everything, with the realms made to fit: they are derived, and an older version may have written bindings.
 async fn load(store: &Store) -> Result<Snapshot, WriteError> {
-    let mut tx = store.begin_snapshot().await?;
-    let head = store.head(&mut tx).await?;
-    load_since(store, &mut tx, &Snapshot::empty(), &head).await
+    let mut tx = store.begin_as(&Principal::System).await?;
+    store.lock_head(&mut tx).await?;
+    let snapshot = load_since(store, &Snapshot::empty()).await?;
+    store.set_realms(&mut tx, &snapshot.realms()).await?;
+    store::commit(tx).await?;
+    Ok(snapshot)
 }
 
 fn load_error(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ManagementError {

@@ -17,6 +17,7 @@ use tombolo_proto::session::Publication;
 use uuid::Uuid;
 
 use crate::iam::Bindings;
+use crate::realm::Realms;
 
 /// Every replica publishes the same bytes at one version, so the thing published is the source.
 const SOURCE: &str = "management";
@@ -106,6 +107,11 @@ impl Snapshot {
 
     pub(crate) fn get(&self, name: &Fqn) -> Option<&Arc<Stored>> {
         self.tree.get(name)
+    }
+
+    /// What the second wall must know of the bindings.
+    pub(crate) fn realms(&self) -> Realms {
+        Realms::of(self.tree.values().map(AsRef::as_ref))
     }
 
     pub(crate) fn user_by_uid(&self, uid: Uuid) -> Option<&Fqn> {

@@ -1,22 +1,28 @@
-//! All that is known of SQL. One file per aggregate; a write takes the transaction that it is part of.
+//! All that is known of SQL. One file per aggregate; a write takes the transaction that it is part of, and a
+//! transaction belongs to the principal for whom it was begun: row-level security shows it nothing else.
 
 use std::time::Duration;
 
 use sea_query::{Iden, PostgresQueryBuilder};
 use sea_query_sqlx::SqlxBinder;
 use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres};
 use tokio::time::timeout;
 use tombolo_compiler::name::Label;
 
+use crate::iam::Principal;
+
 pub(crate) mod audit;
 pub(crate) mod history;
 pub(crate) mod joined;
 pub(crate) mod organization;
+pub(crate) mod realm;
 pub(crate) mod report;
 pub(crate) mod report_history;
 pub(crate) mod resource;
+pub(crate) mod role;
 pub(crate) mod token;
 
 pub(crate) type Tx = sqlx::Transaction<'static, Postgres>;
@@ -32,12 +38,18 @@ const STATEMENT_TIMEOUT_MS: &str = "5000";
 /// A database that runs has ended a statement by [`STATEMENT_TIMEOUT_MS`]; one that is frozen, or behind a network
 /// that drops packets, answers never and closes nothing.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// SQLSTATE of a statement that its timeout has ended.
 const QUERY_CANCELED: &str = "57014";
+/// SQLSTATE of a row that no policy allows, and of what a role was not granted.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// The database, seen from one organization.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
+    /// As whom the migrations run; owns the tables.
+    owner: PgConnectOptions,
+    /// Works as [`role::APP`].
     pool: PgPool,
     organization: Label,
 }
@@ -64,6 +76,13 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
+    /// The first wall let through what the second one holds.
+    #[error("cannot {doing}: row-level security keeps it from this principal")]
+    Walled {
+        doing: &'static str,
+        #[source]
+        source: sqlx::Error,
+    },
     #[error("the row of {name} in {table} cannot be read: {reason}")]
     Corrupt {
         table: &'static str,
@@ -74,6 +93,14 @@ pub enum StoreError {
     Meddled { name: String },
     #[error("cannot apply the migrations: was the database used by a newer version?")]
     Migrate(#[source] MigrateError),
+    #[error(
+        "{user} may not make the roles that keep tenants apart; run this once as an administrator of the database: {sql}"
+    )]
+    RolesMissing { user: String, sql: String },
+    #[error(
+        "the role {role} bypasses row-level security; take that from it: ALTER ROLE {role} NOSUPERUSER NOBYPASSRLS"
+    )]
+    RoleTooStrong { role: String },
 }
 
 #[derive(Clone, Copy, Iden)]
@@ -132,6 +159,15 @@ enum JoinedClusters {
     Organization,
     Revision,
     JoinedAt,
+}
+
+#[derive(Clone, Copy, Iden)]
+enum Realms {
+    Table,
+    Organization,
+    Principal,
+    Realm,
+    Writes,
 }
 
 #[derive(Clone, Copy, Iden)]
@@ -200,40 +236,69 @@ enum ReportTimes {
 impl Store {
     /// Connects lazily: an unreachable database shows with the first statement.
     pub(crate) fn open(url: &str, organization: Label) -> Result<Store, StoreError> {
-        let options: PgConnectOptions = url.parse().map_err(|source| StoreError::Query {
+        let owner: PgConnectOptions = url.parse().map_err(|source| StoreError::Query {
             doing: "read the address of the database",
             source,
         })?;
-        let options = options.application_name("tombolo").options([
+        let owner = owner.application_name("tombolo");
+        let options = owner.clone().options([
             ("statement_timeout", STATEMENT_TIMEOUT_MS),
             ("idle_in_transaction_session_timeout", STATEMENT_TIMEOUT_MS),
+            ("role", role::APP),
+            ("tombolo.organization", organization.as_str()),
         ]);
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .after_release(|connection, _| Box::pin(still_answers(connection)))
             .connect_lazy_with(options);
-        Ok(Store { pool, organization })
+        Ok(Store {
+            owner,
+            pool,
+            organization,
+        })
     }
 
-    /// Applies what is missing, under a lock that other replicas wait for.
+    /// Makes the roles and applies the migrations that are missing, under a lock that other replicas wait for. As the
+    /// owner of the tables, on a connection of its own, and for as long as it takes: a table may be large.
     pub(crate) async fn migrate(&self) -> Result<(), StoreError> {
-        MIGRATIONS.run(&self.pool).await.map_err(|error| match error {
+        let mut owner = bounded("connect", PgConnection::connect_with(&self.owner)).await?;
+        role::ensure(&mut owner).await?;
+        let done = MIGRATIONS.run(&mut owner).await;
+        // What closing could fail at, the server does by itself.
+        let _ = timeout(ANSWER_TIMEOUT, owner.close()).await;
+        done.map_err(|error| match error {
             MigrateError::Execute(source) => classify("apply the migrations", source),
             error => StoreError::Migrate(error),
         })
     }
 
-    pub(crate) async fn begin(&self) -> Result<Tx, StoreError> {
-        bounded("begin a transaction", self.pool.begin()).await
+    /// A transaction that sees and changes what the second wall grants to the principal, in that transaction only.
+    pub(crate) async fn begin_as(&self, principal: &Principal) -> Result<Tx, StoreError> {
+        self.begin(format!("BEGIN; {}", acting_as(principal))).await
     }
 
-    /// All reads of one such transaction see one moment.
-    pub(crate) async fn begin_snapshot(&self) -> Result<Tx, StoreError> {
-        let begun = self
-            .pool
-            .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+    /// As [`Store::begin_as`], for reads that all see one moment.
+    pub(crate) async fn read_as(&self, principal: &Principal) -> Result<Tx, StoreError> {
+        let acting = acting_as(principal);
+        self.begin(format!("{BEGIN_SNAPSHOT}; {acting}")).await
+    }
+
+    /// Reads what is published, of all tenants, at one moment: for the snapshot in memory, never for a caller.
+    pub(crate) async fn read_published(&self) -> Result<Tx, StoreError> {
+        self.begin(format!("{BEGIN_SNAPSHOT}; SET LOCAL ROLE {}", role::PUBLISHER))
+            .await
+    }
+
+    /// One round trip: the statements travel together.
+    async fn begin(&self, statements: String) -> Result<Tx, StoreError> {
+        let begun = self.pool.begin_with(AssertSqlSafe(statements));
         bounded("begin a transaction", begun).await
+    }
+
+    /// For one statement that is a transaction of its own. It is nobody's.
+    async fn connection(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+        bounded("connect", self.pool.acquire()).await
     }
 
     pub(crate) async fn close(&self) {
@@ -250,6 +315,14 @@ impl StoreError {
     /// Whether it says something of the database as a whole, and not of one statement.
     pub(crate) fn is_away(&self) -> bool {
         matches!(self, StoreError::Unavailable { .. } | StoreError::Silent { .. })
+    }
+}
+
+/// Ends with the transaction. Nothing in it comes from outside: a uid is hexadecimal.
+fn acting_as(principal: &Principal) -> String {
+    match principal {
+        Principal::System => format!("SET LOCAL ROLE {}", role::SYSTEM),
+        Principal::User { uid, .. } => format!("SET LOCAL tombolo.principal = '{uid}'"),
     }
 }
 
@@ -299,10 +372,14 @@ async fn still_answers(connection: &mut PgConnection) -> Result<bool, sqlx::Erro
 
 /// Tells a database that is away, stopping or overloaded from a statement that will never work.
 fn classify(doing: &'static str, source: sqlx::Error) -> StoreError {
-    if let sqlx::Error::Database(error) = &source
-        && error.code().as_deref() == Some(QUERY_CANCELED)
+    match source
+        .as_database_error()
+        .and_then(|error| error.code())
+        .as_deref()
     {
-        return StoreError::TooSlow { doing, source };
+        Some(QUERY_CANCELED) => return StoreError::TooSlow { doing, source },
+        Some(INSUFFICIENT_PRIVILEGE) => return StoreError::Walled { doing, source },
+        _ => {}
     }
     let away = match &source {
         sqlx::Error::Io(_)

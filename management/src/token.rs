@@ -13,7 +13,7 @@ use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
 use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
-use crate::store::token::TokenRow;
+use crate::store::token::{Holder, TokenRow};
 use crate::store::{self, Store, StoreError, Tx};
 use crate::writer::Caller;
 
@@ -102,7 +102,7 @@ impl From<TokenRow> for TokenInfo {
     }
 }
 
-impl TokenRow {
+impl Holder {
     pub(crate) fn is_valid(&self, now: DateTime<Utc>) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|expires_at| now < expires_at)
     }
@@ -137,7 +137,7 @@ pub(crate) async fn revoke(
     user_uid: Uuid,
     id: Uuid,
 ) -> Result<bool, StoreError> {
-    let mut tx = store.begin().await?;
+    let mut tx = store.begin_as(&caller.principal).await?;
     if !store.revoke_token(&mut tx, user_uid, id, audit::now()).await? {
         return Ok(false);
     }

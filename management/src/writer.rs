@@ -19,6 +19,7 @@ use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
 use crate::change::{Change, Prepared, Refusal, Step, authorize_one, prepare};
 use crate::history::{Entry, Event};
 use crate::iam::{Action, Principal};
+use crate::realm::RealmChange;
 use crate::snapshot::{Delta, Snapshot, Stored, etag};
 use crate::store::organization::Head;
 use crate::store::{self, Store, StoreError, Tx};
@@ -322,9 +323,9 @@ impl Writer {
         wish: &Wish,
         prepared: Prepared,
     ) -> Result<Committed, WriteError> {
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.store.begin_as(&caller.principal).await?;
         let head = self.store.lock_head(&mut tx).await?;
-        let base = self.catch_up(&mut tx, &head).await?;
+        let base = self.catch_up(&head).await?;
         self.check_heard(head.version)?;
         let prepared = if Arc::ptr_eq(&base, &prepared.base) {
             prepared
@@ -349,9 +350,9 @@ impl Writer {
     }
 
     async fn join(&mut self, central: &str, cluster: &ClusterName) -> Result<(), WriteError> {
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.store.begin_as(&Principal::System).await?;
         let mut head = self.store.lock_head(&mut tx).await?;
-        let base = self.catch_up(&mut tx, &head).await?;
+        let base = self.catch_up(&head).await?;
         self.check_heard(head.version)?;
         let Some((name, uid)) = base
             .clusters()
@@ -396,10 +397,10 @@ impl Writer {
     }
 
     async fn adopt(&mut self, caller: &Caller, organization: &Fqn) -> Result<Version, WriteError> {
-        let mut tx = self.store.begin().await?;
+        let mut tx = self.store.begin_as(&caller.principal).await?;
         let mut head = self.store.lock_head(&mut tx).await?;
         let found = head.version;
-        let base = load_since(&self.store, &mut tx, &Snapshot::empty(), &head).await?;
+        let base = load_since(&self.store, &Snapshot::empty()).await?;
         authorize_one(&base, &caller.principal, Action::Adopt, organization)?;
         let held = self.snapshots.borrow().version.max(*self.heard.borrow());
         // Beyond every revision that was ever given out, so that no ETag and no receipt of before comes to fit again.
@@ -443,12 +444,12 @@ impl Writer {
     }
 
     /// Brings the snapshot to the version of the locked head, and gives it.
-    async fn catch_up(&mut self, tx: &mut Tx, head: &Head) -> Result<Arc<Snapshot>, WriteError> {
+    async fn catch_up(&mut self, head: &Head) -> Result<Arc<Snapshot>, WriteError> {
         let held = self.snapshots.borrow().clone();
         if head.version == held.version {
             return Ok(held);
         }
-        let next = Arc::new(load_since(&self.store, tx, &held, head).await?);
+        let next = Arc::new(load_since(&self.store, &held).await?);
         self.snapshots.send_replace(next.clone());
         Ok(next)
     }
@@ -464,15 +465,29 @@ impl Writer {
     }
 
     async fn poll_once(&mut self) -> Result<(), WriteError> {
-        let held = self.snapshots.borrow().version;
+        let held = self.snapshots.borrow().clone();
         let mut found = self.store.version().await?;
-        if found != held {
-            let mut tx = self.store.begin_snapshot().await?;
-            let head = self.store.head(&mut tx).await?;
-            self.catch_up(&mut tx, &head).await?;
-            found = head.version;
+        if found != held.version {
+            let next = Arc::new(load_since(&self.store, &held).await?);
+            found = next.version;
+            self.snapshots.send_replace(next.clone());
+            self.follow_realms(&held, &next).await?;
         }
         self.check_heard(found)
+    }
+
+    /// Whoever changes bindings changes the realms with them; but an older version that still runs beside this one
+    /// knows of no realms.
+    async fn follow_realms(&self, held: &Snapshot, found: &Snapshot) -> Result<(), WriteError> {
+        let realms = found.realms();
+        if realms != held.realms() {
+            let mut tx = self.store.begin_as(&Principal::System).await?;
+            if self.store.lock_head(&mut tx).await?.version == found.version {
+                self.store.set_realms(&mut tx, &realms).await?;
+                store::commit(tx).await?;
+            }
+        }
+        Ok(())
     }
 
     /// What an error says about the database as a whole.
@@ -500,13 +515,11 @@ async fn in_time<T>(work: impl Future<Output = Result<T, WriteError>>) -> Result
         .unwrap_or(Err(WriteError::Stuck))
 }
 
-/// All that `held` lacks of what the transaction sees.
-pub(crate) async fn load_since(
-    store: &Store,
-    tx: &mut Tx,
-    held: &Snapshot,
-    head: &Head,
-) -> Result<Snapshot, WriteError> {
+/// What was committed, from what was held of it. Whoever holds the head's lock is given just what that head says:
+/// nobody else commits meanwhile.
+pub(crate) async fn load_since(store: &Store, held: &Snapshot) -> Result<Snapshot, WriteError> {
+    let mut tx = store.read_published().await?;
+    let head = store.head(&mut tx).await?;
     let known = held.version;
     if head.version < known {
         return Err(WriteError::WentBack {
@@ -522,9 +535,9 @@ pub(crate) async fn load_since(
     };
     let known = held.version;
     let delta = Delta {
-        removed: store.tombstones_since(tx, known.revision).await?,
-        put: store.resources_since(tx, known.revision).await?,
-        joined: store.joined_since(tx, known.revision).await?,
+        removed: store.tombstones_since(&mut tx, known.revision).await?,
+        put: store.resources_since(&mut tx, known.revision).await?,
+        joined: store.joined_since(&mut tx, known.revision).await?,
     };
     Ok(held.advance(head.version, delta, None))
 }
@@ -611,6 +624,9 @@ pub(crate) async fn write_steps(
         delta.put.extend(after.map(Arc::unwrap_or_clone));
     }
     store.insert_history(&mut tx, &history).await?;
+    let before = prepared.base.tree.values().map(AsRef::as_ref);
+    let realms = RealmChange::of_write(before, &delta.put, &delta.removed);
+    store.change_realms(&mut tx, &caller.principal, &realms).await?;
     store.insert_audit(&mut tx, &sealed).await?;
     let head = Head { version, audit: end };
     store.set_head(&mut tx, &head).await?;

@@ -43,7 +43,7 @@ pub(crate) async fn list(
         return Err(Problem::bad_request(detail));
     }
     let filter = filter(&app, &caller, params)?;
-    let mut tx = app.store.begin_snapshot().await?;
+    let mut tx = app.store.read_as(&caller.principal).await?;
     // One more tells whether there is another page.
     let mut listed = app.store.list_audit(&mut tx, &filter, page_size + 1).await?;
     let more = listed.len() as u64 > page_size;
@@ -62,7 +62,7 @@ pub(crate) async fn verify(State(app): State<App>, caller: Caller) -> Result<Jso
     let snapshot = app.writes.snapshot();
     app.allow(&snapshot, &caller, Action::Verify, &app.organization, Verb::Get)?;
     // One moment for heads and records: writes go on meanwhile.
-    let mut tx = app.store.begin_snapshot().await?;
+    let mut tx = app.store.read_as(&caller.principal).await?;
     let writes = app.store.head(&mut tx).await?.audit;
     let denials = app.store.denial_head(&mut tx).await?;
     let mut chains = Vec::new();

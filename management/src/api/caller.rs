@@ -1,8 +1,8 @@
 //! Who calls: the bearer token of a request, made into a user that exists.
 
 use axum::extract::FromRequestParts;
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
@@ -11,54 +11,93 @@ use crate::audit::{self, Verb};
 use crate::iam::{Action, Decision, Principal, decide};
 use crate::problem::Problem;
 use crate::snapshot::Snapshot;
-use crate::token::Token;
+use crate::store::token::Holder;
+use crate::token::{Token, TokenError};
 use crate::writer::Caller;
+
+/// A token that a request brings, not looked up yet: a read looks it up in the statement that reads.
+#[derive(Debug)]
+pub(crate) struct Bearer {
+    token: Token,
+    info: RequestInfo,
+    /// What a refusal is about.
+    verb: Verb,
+    name: String,
+}
+
+impl FromRequestParts<App> for Bearer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Bearer, Problem> {
+        let verb = verb_of(&parts.method);
+        let name = name_of(parts, &app.organization);
+        let token = match token(&parts.headers) {
+            Ok(token) => token,
+            Err(reason) => return Err(Problem::unauthenticated(reason, verb, name)),
+        };
+        let info = parts
+            .extensions
+            .get::<RequestInfo>()
+            .expect("invariant: the outermost layer gives every request its info")
+            .clone();
+        Ok(Bearer {
+            token,
+            info,
+            verb,
+            name,
+        })
+    }
+}
 
 impl FromRequestParts<App> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Caller, Problem> {
-        let refuse = |reason: &str| {
-            Problem::unauthenticated(reason, verb_of(&parts.method), name_of(parts, &app.organization))
-        };
-        let given = parts.headers.get(header::AUTHORIZATION);
-        let given = given.ok_or_else(|| refuse("send a token: Authorization: Bearer tb_…"))?;
-        let token: Token = given
-            .to_str()
-            .ok()
-            .and_then(|value| value.strip_prefix("Bearer "))
-            .ok_or_else(|| refuse("the authorization header is not of the form: Bearer tb_…"))?
-            .trim()
-            .parse()
-            .map_err(|error| refuse(&format!("{error}")))?;
-        let row = app.store.find_token(token.sha256()).await?;
-        let row = row.ok_or_else(|| refuse("the token is unknown"))?;
-        if !row.is_valid(audit::now()) {
-            return Err(refuse("the token was revoked or has expired; ask for a new one"));
-        }
-        let name = match app.user(&app.writes.snapshot(), row.user_uid) {
-            Some(name) => Some(name),
-            // Another replica may have created it a moment ago.
-            None => app.user(&*app.writes.catch_up().await?, row.user_uid),
-        };
-        let name = name.ok_or_else(|| refuse("the token's user does not exist any more"))?;
-        tracing::Span::current().record("principal", name.as_str());
-        let info = parts
-            .extensions
-            .get::<RequestInfo>()
-            .expect("invariant: the outermost layer gives every request its info");
-        Ok(Caller {
-            principal: Principal::User {
-                name,
-                uid: row.user_uid,
-            },
-            source: info.source.clone(),
-            request_id: info.id.clone(),
-        })
+        let bearer = Bearer::from_request_parts(parts, app).await?;
+        app.identify(bearer).await
+    }
+}
+
+impl Bearer {
+    pub(crate) fn sha256(&self) -> [u8; 32] {
+        self.token.sha256()
+    }
+
+    fn refuse(&self, reason: &str) -> Problem {
+        Problem::unauthenticated(reason, self.verb, self.name.as_str())
     }
 }
 
 impl App {
+    /// Looks the token up.
+    pub(crate) async fn identify(&self, bearer: Bearer) -> Result<Caller, Problem> {
+        let holder = self.store.find_token(bearer.sha256()).await?;
+        self.caller(bearer, holder).await
+    }
+
+    /// Who brings the token, of which the database knows this.
+    pub(crate) async fn caller(&self, bearer: Bearer, holder: Option<Holder>) -> Result<Caller, Problem> {
+        let holder = holder.ok_or_else(|| bearer.refuse("the token is unknown"))?;
+        if !holder.is_valid(audit::now()) {
+            return Err(bearer.refuse("the token was revoked or has expired; ask for a new one"));
+        }
+        let name = match self.user(&self.writes.snapshot(), holder.user_uid) {
+            Some(name) => Some(name),
+            // Another replica may have created it a moment ago.
+            None => self.user(&*self.writes.catch_up().await?, holder.user_uid),
+        };
+        let name = name.ok_or_else(|| bearer.refuse("the token's user does not exist any more"))?;
+        tracing::Span::current().record("principal", name.as_str());
+        Ok(Caller {
+            principal: Principal::User {
+                name,
+                uid: holder.user_uid,
+            },
+            source: bearer.info.source,
+            request_id: bearer.info.id,
+        })
+    }
+
     fn user(&self, snapshot: &Snapshot, uid: Uuid) -> Option<Fqn> {
         snapshot.user_by_uid(uid).cloned()
     }
@@ -100,6 +139,21 @@ impl Caller {
     pub(crate) fn may_read(&self, snapshot: &Snapshot, node: &Fqn) -> bool {
         decide(&self.principal, Action::Read, node, &snapshot.bindings).is_allowed()
     }
+}
+
+/// The error says what is wrong with it.
+fn token(headers: &HeaderMap) -> Result<Token, String> {
+    let given = headers.get(header::AUTHORIZATION);
+    let given = given.ok_or("send a token: Authorization: Bearer tb_…")?;
+    let bearer = given
+        .to_str()
+        .ok()
+        .and_then(|value| value.strip_prefix("Bearer "));
+    let bearer = bearer.ok_or("the authorization header is not of the form: Bearer tb_…")?;
+    bearer
+        .trim()
+        .parse()
+        .map_err(|error: TokenError| error.to_string())
 }
 
 /// What an unknown caller asked for, when it can be told; else it counts for the organization.

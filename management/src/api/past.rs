@@ -64,7 +64,7 @@ pub(crate) async fn list(
     revision: u64,
 ) -> Result<Response, Problem> {
     let around = collection.parent.as_ref().unwrap_or(&app.organization);
-    let mut tx = app.store.begin_snapshot().await?;
+    let mut tx = app.store.read_as(&caller.principal).await?;
     check_revision(app, &mut tx, revision).await?;
     let tree = app.store.tree_at(&mut tx, Part::Around(around), revision).await?;
     let snapshot = app.writes.snapshot();
@@ -87,7 +87,7 @@ pub(crate) async fn history(
         .map(|token| token.parse())
         .transpose()
         .map_err(|error| Problem::bad_request(format!("{error}")))?;
-    let mut tx = app.store.begin_snapshot().await?;
+    let mut tx = app.store.read_as(&caller.principal).await?;
     let since = readable_since(app, &mut tx, caller, name).await?;
     let filter = HistoryFilter {
         node: name.clone(),
@@ -153,24 +153,26 @@ pub(crate) async fn compiled(
     let revision = params
         .revision
         .unwrap_or_else(|| app.writes.snapshot().version.revision);
-    let mut past = open(app, caller, name, revision, Part::All).await?;
-    let joined = app.store.joined_at(&mut past.tx, revision).await?;
-    let (clusters, sources) = reports(app, &mut past.tx, revision).await?;
-    let joined = past
-        .tree
+    let lineage: Vec<Fqn> = name.lineage().collect();
+    open(app, caller, name, revision, Part::Names(&lineage)).await?;
+    // Routes come of all tenants' resources; what of them is shown is decided below.
+    let mut tx = app.store.read_published().await?;
+    let tree = app.store.tree_at(&mut tx, Part::All, revision).await?;
+    let joined = app.store.joined_at(&mut tx, revision).await?;
+    let (clusters, sources) = reports(app, &mut tx, revision).await?;
+    let joined = tree
         .values()
         .filter(|stored| stored.resource.kind() == Kind::Cluster && joined.contains(&stored.uid))
         .filter_map(|stored| stored.name().leaf().parse().ok())
         .collect();
-    let intent: Intent = past
-        .tree
+    let intent: Intent = tree
         .iter()
         .map(|(name, stored)| (name.clone(), stored.resource.clone()))
         .collect();
     let (resolved, _) = resolve(&intent);
     let (plans, findings) = plan::plan(&resolved, &Reports { joined, clusters });
     let snapshot = app.writes.snapshot();
-    let may_read = |owner: &Fqn| may_read_past(&caller.principal, &snapshot, &past.tree, owner);
+    let may_read = |owner: &Fqn| may_read_past(&caller.principal, &snapshot, &tree, owner);
     let (routes, hidden) = routes(&plans, name, may_read);
     let findings: Vec<_> = findings
         .iter()
@@ -227,9 +229,11 @@ pub(crate) async fn rollback(app: &App, caller: &Caller, node: &Fqn, revision: u
         .cloned()
         .collect();
     if !principals.is_empty() {
+        // Who is bound stands outside of the tenant; only the write looks at it.
+        let mut tx = app.store.read_published().await?;
         let part = Part::Names(&principals);
         past.tree
-            .extend(app.store.tree_at(&mut past.tx, part, revision).await?);
+            .extend(app.store.tree_at(&mut tx, part, revision).await?);
     }
     Ok(Wish::Rollback(Rollback {
         node: node.clone(),
@@ -248,7 +252,7 @@ async fn open(
 ) -> Result<Past, Problem> {
     let snapshot = app.writes.snapshot();
     app.allow_read(&snapshot, caller, name, Verb::Get)?;
-    let mut tx = app.store.begin_snapshot().await?;
+    let mut tx = app.store.read_as(&caller.principal).await?;
     check_revision(app, &mut tx, revision).await?;
     let tree = app.store.tree_at(&mut tx, part, revision).await?;
     if !may_read_past(&caller.principal, &snapshot, &tree, name) {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tombolo_compiler::name::{Fqn, Label};
 
 use super::body::Body;
+use super::caller::Bearer;
 use super::target::{Collection, PastQuestion, Target};
 use super::{App, Params, dry_run, effective, past, status};
 use crate::audit::Verb;
@@ -19,6 +20,7 @@ use crate::document::{self, Document};
 use crate::iam::Action;
 use crate::problem::Problem;
 use crate::snapshot::{Stored, Tree};
+use crate::store::resource::Window;
 use crate::writer::{Caller, Committed};
 
 const PAGE_SIZE_DEFAULT: usize = 100;
@@ -50,19 +52,21 @@ pub(crate) struct WriteParams {
 
 pub(crate) async fn get_or_list(
     State(app): State<App>,
-    caller: Caller,
+    bearer: Bearer,
     Path(path): Path<String>,
     Params(params): Params<GetParams>,
 ) -> Result<Response, Problem> {
-    match target(&path)? {
-        Target::Resource(name) => match params.revision {
-            None => get(&app, &caller, &name),
-            Some(revision) => past::get(&app, &caller, &name, revision).await,
-        },
-        Target::Collection(collection) => match params.revision {
-            None => list(&app, &caller, &collection, &params),
-            Some(revision) => past::list(&app, &caller, &collection, &params, revision).await,
-        },
+    let target = target(&path)?;
+    // The present is read in the statement that looks up the token; all else asks who calls first.
+    let revision = match (&target, params.revision) {
+        (Target::Resource(name), None) => return get(&app, bearer, name).await,
+        (Target::Collection(collection), None) => return list(&app, bearer, collection, &params).await,
+        (_, revision) => revision.unwrap_or_else(|| app.writes.snapshot().version.revision),
+    };
+    let caller = app.identify(bearer).await?;
+    match target {
+        Target::Resource(name) => past::get(&app, &caller, &name, revision).await,
+        Target::Collection(collection) => past::list(&app, &caller, &collection, &params, revision).await,
         Target::Status(name) => status::status(&app, &caller, &name),
         Target::Receipt(name) => status::receipt(&app, &caller, &name, &params).await,
         Target::Effective(name) => effective::effective(&app, &caller, &name, &params),
@@ -204,65 +208,97 @@ async fn write(
     Ok(answer(&committed))
 }
 
-fn get(app: &App, caller: &Caller, name: &Fqn) -> Result<Response, Problem> {
-    let snapshot = app.writes.snapshot();
-    app.allow_read(&snapshot, caller, name, Verb::Get)?;
-    let stored = snapshot.get(name).ok_or_else(|| Problem::not_found(name))?;
-    Ok(represent(Some(stored)))
+/// From the database, under the caller's own rights, and decided by the first wall all the same.
+async fn get(app: &App, bearer: Bearer, name: &Fqn) -> Result<Response, Problem> {
+    let shown = app.store.get_by_token(bearer.sha256(), name).await?;
+    let (holder, stored) = shown.unzip();
+    let caller = app.caller(bearer, holder).await?;
+    app.allow_read(&app.writes.snapshot(), &caller, name, Verb::Get)?;
+    let stored = stored.flatten().ok_or_else(|| Problem::not_found(name))?;
+    Ok(represent(Some(&stored)))
 }
 
 /// What the caller may not read is left out, so that a list is empty where nothing is and where nothing may be seen.
-fn list(
+async fn list(
     app: &App,
-    caller: &Caller,
+    bearer: Bearer,
     collection: &Collection,
     params: &GetParams,
 ) -> Result<Response, Problem> {
-    let snapshot = app.writes.snapshot();
-    let may_read = |name: &Fqn| caller.may_read(&snapshot, name);
-    let mut page = page(&snapshot.tree, collection, params, may_read)?;
-    page["revision"] = snapshot.version.revision.into();
+    let page_size = page_size(params)?;
+    let sha256 = bearer.sha256();
+    let mut window = Window {
+        collection: collection.path(),
+        after: start(collection, params)?,
+        // One more tells whether there is another page.
+        limit: page_size + 1,
+    };
+    let (holder, part) = app.store.list_by_token(sha256, &window).await?.unzip();
+    let caller = app.caller(bearer, holder).await?;
+    let mut part = part.unwrap_or_default();
+    // The list holds at least what there was at the revision of its first part.
+    let revision = part.revision;
+    let mut readable: Vec<Stored> = Vec::new();
+    loop {
+        let ended = part.resources.len() < window.limit;
+        if let Some(last) = part.resources.last() {
+            window.after = last.name().to_string();
+        }
+        let snapshot = app.writes.snapshot();
+        let shown = part.resources.into_iter();
+        readable.extend(shown.filter(|stored| caller.may_read(&snapshot, stored.name())));
+        if ended || readable.len() > page_size {
+            break;
+        }
+        // Some of what the second wall shows, the first one holds back: there may be more to fill the page with.
+        window.limit = PAGE_SIZE_MAX;
+        let shown = app.store.list_by_token(sha256, &window).await?;
+        part = shown.map(|(_, part)| part).unwrap_or_default();
+    }
+    let mut page = page_of(readable.iter(), page_size);
+    page["revision"] = revision.into();
     Ok(Json(page).into_response())
 }
 
-/// Of a collection, what the caller may read.
+/// Of a collection in a tree, what the caller may read.
 pub(crate) fn page(
     tree: &Tree,
     collection: &Collection,
     params: &GetParams,
     may_read: impl Fn(&Fqn) -> bool,
 ) -> Result<Value, Problem> {
-    let page_size = page_size(params)?;
-    let prefix = match &collection.parent {
-        Some(parent) => format!("{parent}/{}/", collection.kind.collection()),
-        None => format!("{}/", collection.kind.collection()),
-    };
-    let start = match &params.page_token {
-        None => prefix.clone(),
-        Some(token) => {
-            let leaf: Label = token
-                .parse()
-                .map_err(|_| Problem::bad_request(format!("pageToken {token:?} is not from this list")))?;
-            format!("{prefix}{leaf}")
-        }
-    };
+    let (prefix, start) = (format!("{}/", collection.path()), start(collection, params)?);
     let behind = (Bound::Excluded(start.as_str()), Bound::Unbounded);
-    let mut readable = tree
+    let readable = tree
         .range::<str, _>(behind)
         .take_while(|(name, _)| name.as_str().starts_with(&prefix))
-        .filter(|(name, _)| collection.holds(name) && may_read(name));
-    let items: Vec<Value> = readable
-        .by_ref()
-        .take(page_size)
-        .map(|(_, stored)| stored.to_json())
-        .collect();
-    let last = items.last().and_then(|item| item["name"].as_str());
-    let next = last.and_then(|name| name.rsplit('/').next()).map(str::to_owned);
+        .filter(|(name, _)| collection.holds(name) && may_read(name))
+        .map(|(_, stored)| stored.as_ref());
+    Ok(page_of(readable, page_size(params)?))
+}
+
+/// The first of them, and where the next page begins when there are more.
+fn page_of<'a>(readable: impl Iterator<Item = &'a Stored>, page_size: usize) -> Value {
+    let mut readable = readable.peekable();
+    let shown: Vec<&Stored> = readable.by_ref().take(page_size).collect();
+    let items: Vec<Value> = shown.iter().map(|stored| stored.to_json()).collect();
     let mut page = json!({ "items": items });
-    if readable.next().is_some() {
-        page["nextPageToken"] = json!(next);
+    if let (Some(last), Some(_)) = (shown.last(), readable.peek()) {
+        page["nextPageToken"] = last.name().leaf().into();
     }
-    Ok(page)
+    page
+}
+
+/// Only names behind this one are on the page.
+fn start(collection: &Collection, params: &GetParams) -> Result<String, Problem> {
+    let path = collection.path();
+    let Some(token) = &params.page_token else {
+        return Ok(format!("{path}/"));
+    };
+    let leaf: Label = token
+        .parse()
+        .map_err(|_| Problem::bad_request(format!("pageToken {token:?} is not from this list")))?;
+    Ok(format!("{path}/{leaf}"))
 }
 
 pub(crate) fn page_size(params: &GetParams) -> Result<usize, Problem> {

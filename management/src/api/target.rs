@@ -63,6 +63,15 @@ impl Target {
 }
 
 impl Collection {
+    /// `organizations/acme/tenants`
+    pub(crate) fn path(&self) -> String {
+        let collection = self.kind.collection();
+        match &self.parent {
+            Some(parent) => format!("{parent}/{collection}"),
+            None => collection.to_owned(),
+        }
+    }
+
     pub(crate) fn holds(&self, name: &Fqn) -> bool {
         name.kind() == self.kind && name.parent() == self.parent
     }

@@ -61,7 +61,7 @@ pub(crate) async fn issue(
         description: wish.description,
         expires_at: wish.expire_time,
     };
-    let mut tx = app.store.begin().await?;
+    let mut tx = app.store.begin_as(&caller.principal).await?;
     let issued = token::issue(&app.store, &mut tx, &caller, &order, &token).await?;
     store::commit(tx).await?;
     let mut answer = json!(issued);
@@ -80,7 +80,7 @@ pub(crate) async fn list(
     Path((organization, user)): Path<(String, String)>,
 ) -> Result<Json<Value>, Problem> {
     let (_, user_uid) = find(&app, &caller, &organization, &user, Verb::List)?;
-    let mut tx = app.store.begin().await?;
+    let mut tx = app.store.begin_as(&caller.principal).await?;
     let tokens = app.store.tokens_of(&mut tx, user_uid).await?;
     let items: Vec<TokenInfo> = tokens.into_iter().map(TokenInfo::from).collect();
     Ok(Json(json!({ "items": items })))

@@ -4,7 +4,7 @@ use sea_query::{Expr, ExprTrait, LockType, OnConflict, Query};
 use sqlx::{PgConnection, Row};
 use tombolo_proto::held::Version;
 
-use super::{Organizations, Store, StoreError, Tx, classify, execute, fetch};
+use super::{Organizations, Store, StoreError, Tx, execute, fetch};
 use crate::audit::ChainHead;
 
 /// The first epoch; a restored database is adopted as the next.
@@ -52,11 +52,7 @@ impl Store {
 
     /// The version alone, outside of any transaction: what a replica polls.
     pub(crate) async fn version(&self) -> Result<Version, StoreError> {
-        let mut connection = self
-            .pool
-            .acquire()
-            .await
-            .map_err(|source| classify("connect", source))?;
+        let mut connection = self.connection().await?;
         Ok(self.head(&mut connection).await?.version)
     }
 

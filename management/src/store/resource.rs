@@ -1,4 +1,5 @@
-//! Resources and the tombstones of their names.
+//! Resources and the tombstones of their names. A caller's reads are one statement each: it finds whose token that is,
+//! becomes that user, and reads what row-level security shows to it.
 
 use std::sync::Arc;
 
@@ -6,15 +7,95 @@ use chrono::{DateTime, Utc};
 use sea_query::{Expr, ExprTrait, OnConflict, Query};
 use serde_json::Value;
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::{AssertSqlSafe, PgConnection, Row};
 use tombolo_compiler::intent::Resource;
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
-use super::{Resources, Store, StoreError, Tombstones, Tx, execute, fetch};
+use super::token::{ACT_BY_TOKEN, Holder, holder};
+use super::{Resources, Store, StoreError, Tombstones, Tx, bounded, execute, fetch};
 use crate::snapshot::Stored;
 
+/// Where a list goes on, and how far.
+#[derive(Clone, Debug)]
+pub(crate) struct Window {
+    /// `organizations/acme/tenants`
+    pub(crate) collection: String,
+    /// Only names behind this one.
+    pub(crate) after: String,
+    pub(crate) limit: usize,
+}
+
+/// A part of a collection, in the order of the names, at one revision of the organization.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Part {
+    pub(crate) revision: u64,
+    pub(crate) resources: Vec<Stored>,
+}
+
+/// What a token's holder is shown; `None` for a token that nobody holds.
+pub(crate) type Shown<T> = Option<(Holder, T)>;
+
+/// What a read shows of a resource. `OFFSET 0` and the mention of the token keep Postgres from looking before the token
+/// has made the transaction somebody's; if it did, there would be no row.
+const COLUMNS: &str = "name, uid, document, etag, revision, created_at, updated_at";
+
 impl Store {
+    /// `None` within for a resource that does not exist, or that row-level security keeps.
+    pub(crate) async fn get_by_token(
+        &self,
+        sha256: [u8; 32],
+        name: &Fqn,
+    ) -> Result<Shown<Option<Stored>>, StoreError> {
+        let sql = format!(
+            "SELECT t.*, r.* \
+             FROM {ACT_BY_TOKEN}($1) t LEFT JOIN LATERAL (SELECT {COLUMNS} FROM resources \
+             WHERE name = $2 AND t.user_uid IS NOT NULL OFFSET 0) r ON true"
+        );
+        let query = sqlx::query(AssertSqlSafe(sql))
+            .bind(sha256.to_vec())
+            .bind(name.as_str());
+        let mut connection = self.connection().await?;
+        let rows = bounded("read a resource", query.fetch_all(&mut *connection)).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        Ok(Some((holder(row)?, shown(row)?)))
+    }
+
+    pub(crate) async fn list_by_token(
+        &self,
+        sha256: [u8; 32],
+        window: &Window,
+    ) -> Result<Shown<Part>, StoreError> {
+        let sql = format!(
+            "SELECT t.*, \
+             o.revision AS head_revision, r.* FROM {ACT_BY_TOKEN}($1) t \
+             JOIN LATERAL (SELECT revision FROM organizations WHERE name = $2 AND t.user_uid IS NOT NULL OFFSET 0) o \
+             ON true LEFT JOIN LATERAL (SELECT {COLUMNS} FROM resources WHERE collection = $3 \
+             AND name COLLATE \"C\" > $4 AND t.user_uid IS NOT NULL ORDER BY name COLLATE \"C\" LIMIT $5) r ON true \
+             ORDER BY r.name COLLATE \"C\""
+        );
+        let query = sqlx::query(AssertSqlSafe(sql))
+            .bind(sha256.to_vec())
+            .bind(self.organization.as_str())
+            .bind(&window.collection)
+            .bind(&window.after)
+            .bind(i64::try_from(window.limit).unwrap_or(i64::MAX));
+        let mut connection = self.connection().await?;
+        let rows = bounded("list resources", query.fetch_all(&mut *connection)).await?;
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let revision: i64 = column(row, "head_revision")?;
+        let resources = rows.iter().filter_map(|row| shown(row).transpose());
+        let part = Part {
+            revision: revision.cast_unsigned(),
+            resources: resources.collect::<Result<_, _>>()?,
+        };
+        Ok(Some((holder(row)?, part)))
+    }
+
     pub(crate) async fn insert_resource(&self, tx: &mut Tx, stored: &Stored) -> Result<(), StoreError> {
         let statement = Query::insert()
             .into_table(Resources::Table)
@@ -151,6 +232,12 @@ fn one_row(rows: u64, name: &Fqn) -> Result<(), StoreError> {
             name: name.to_string(),
         }),
     }
+}
+
+/// Of the row of a token that may have found no resource.
+fn shown(row: &PgRow) -> Result<Option<Stored>, StoreError> {
+    let found: Option<String> = column(row, "name")?;
+    found.map(|_| stored(row)).transpose()
 }
 
 fn name(row: &PgRow) -> Result<Fqn, StoreError> {

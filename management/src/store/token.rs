@@ -1,12 +1,12 @@
 //! Bearer tokens. Only their SHA-256 is stored.
 
 use chrono::{DateTime, Utc};
-use sea_query::{Expr, ExprTrait, Order, Query};
+use sea_query::{Asterisk, Expr, ExprTrait, Func, Order, Query};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::{Store, StoreError, Tokens, Tx, classify, execute, fetch};
+use super::{Store, StoreError, Tokens, Tx, execute, fetch};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TokenRow {
@@ -14,6 +14,15 @@ pub(crate) struct TokenRow {
     pub(crate) user_uid: Uuid,
     pub(crate) description: String,
     pub(crate) created_at: DateTime<Utc>,
+    pub(crate) expires_at: Option<DateTime<Utc>>,
+    pub(crate) revoked_at: Option<DateTime<Utc>>,
+}
+
+/// Whose token it is that somebody has in hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Holder {
+    pub(crate) token: Uuid,
+    pub(crate) user_uid: Uuid,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) revoked_at: Option<DateTime<Utc>>,
 }
@@ -51,20 +60,14 @@ impl Store {
     }
 
     /// Asked for each request: a token that is revoked anywhere is refused everywhere at once.
-    pub(crate) async fn find_token(&self, sha256: [u8; 32]) -> Result<Option<TokenRow>, StoreError> {
+    pub(crate) async fn find_token(&self, sha256: [u8; 32]) -> Result<Option<Holder>, StoreError> {
         let statement = Query::select()
-            .columns(COLUMNS)
-            .from(Tokens::Table)
-            .and_where(Expr::col(Tokens::Sha256).eq(sha256.to_vec()))
-            .and_where(Expr::col(Tokens::Organization).eq(self.organization.as_str()))
+            .expr(Expr::col(Asterisk))
+            .from_function(Func::cust(ACT_BY_TOKEN).arg(sha256.to_vec()), Tokens::Table)
             .to_owned();
-        let mut connection = self
-            .pool
-            .acquire()
-            .await
-            .map_err(|source| classify("connect", source))?;
+        let mut connection = self.connection().await?;
         let rows = fetch(&mut connection, "look up a token", &statement).await?;
-        rows.first().map(token).transpose()
+        rows.first().map(holder).transpose()
     }
 
     pub(crate) async fn tokens_of(
@@ -101,6 +104,9 @@ impl Store {
     }
 }
 
+/// Knows whose token it is, and makes the transaction that user's.
+pub(super) const ACT_BY_TOKEN: &str = "act_by_token";
+
 const COLUMNS: [Tokens; 6] = [
     Tokens::Id,
     Tokens::UserUid,
@@ -109,6 +115,21 @@ const COLUMNS: [Tokens; 6] = [
     Tokens::ExpiresAt,
     Tokens::RevokedAt,
 ];
+
+pub(super) fn holder(row: &PgRow) -> Result<Holder, StoreError> {
+    let read = || -> Result<Holder, sqlx::Error> {
+        Ok(Holder {
+            token: row.try_get("token")?,
+            user_uid: row.try_get("user_uid")?,
+            expires_at: row.try_get("expires_at")?,
+            revoked_at: row.try_get("revoked_at")?,
+        })
+    };
+    read().map_err(|source| StoreError::Query {
+        doing: "read a token's row",
+        source,
+    })
+}
 
 fn token(row: &PgRow) -> Result<TokenRow, StoreError> {
     let read = || -> Result<TokenRow, sqlx::Error> {

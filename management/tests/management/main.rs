@@ -9,6 +9,8 @@ mod concurrency;
 mod feed;
 mod outage;
 mod past;
+mod second_wall;
 mod settings;
 mod support;
+mod wire;
 mod writes;

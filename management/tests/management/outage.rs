@@ -10,11 +10,57 @@ use tombolo_management::embedded::EmbeddedPostgres;
 use tombolo_proto::held::{Held, Stamp, Version};
 use tombolo_runtime::plane_id::Plane;
 use tombolo_tests::eventually;
+use tombolo_tests::postgres::Postgres;
 
 use crate::central::Central;
-use crate::support::{ACME, Management, two_teams};
+use crate::support::{ACME, Api, Management, two_teams};
+use crate::wire::{Fault, Wire};
 
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What keeps every write at its audit record, until it is dropped.
+async fn block_audit(management: &Management) -> PgConnection {
+    let mut blocker = PgConnection::connect(management.url()).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE audit IN EXCLUSIVE MODE")
+        .execute(&mut blocker)
+        .await
+        .unwrap();
+    blocker
+}
+
+async fn a_write_waits(management: &Management) {
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'audit'::regclass";
+    eventually(DEADLINE, || async {
+        ensure!(
+            management.count(waiting).await == 1,
+            "the write does not wait yet"
+        );
+        Ok(())
+    })
+    .await;
+}
+
+async fn becomes_ready(api: &Api) {
+    eventually(DEADLINE, || async {
+        let ready = api.get("/readyz").await;
+        ensure!(ready.status == 200, "{}", ready.text);
+        Ok(())
+    })
+    .await;
+}
+
+async fn becomes_unready(api: &Api, because: &str) {
+    eventually(DEADLINE, || async {
+        let ready = api.get("/readyz").await;
+        ensure!(
+            ready.status == 503 && ready.text.contains(because),
+            "{}",
+            ready.text
+        );
+        Ok(())
+    })
+    .await;
+}
 
 #[tokio::test]
 async fn postgres_killed_in_the_middle_of_a_write_loses_nothing_and_applies_no_half() {
@@ -26,24 +72,12 @@ async fn postgres_killed_in_the_middle_of_a_write_loses_nothing_and_applies_no_h
     let admin = &management.admin;
 
     // The write gets as far as its audit record, and waits there.
-    let mut blocker = PgConnection::connect(management.url()).await.unwrap();
-    sqlx::query("BEGIN").execute(&mut blocker).await.unwrap();
-    sqlx::query("LOCK TABLE audit IN EXCLUSIVE MODE")
-        .execute(&mut blocker)
-        .await
-        .unwrap();
+    let blocker = block_audit(&management).await;
     let name = format!("{ACME}/tenants/half");
     let collection = format!("{ACME}/tenants");
     let writing = admin.post(&collection, json!({ "name": name }));
     let killing = async {
-        eventually(DEADLINE, || async {
-            let waiting = management
-                .count("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'audit'::regclass")
-                .await;
-            ensure!(waiting == 1, "the write does not wait yet");
-            Ok(())
-        })
-        .await;
+        a_write_waits(&management).await;
         let killed = Command::new("kill")
             .args(["-9", &postgres.pid().to_string()])
             .status();
@@ -53,13 +87,7 @@ async fn postgres_killed_in_the_middle_of_a_write_loses_nothing_and_applies_no_h
     answer.refused(503, "database");
     assert_eq!(answer.headers["retry-after"], "1");
 
-    eventually(DEADLINE, || async {
-        let ready = admin.get("/readyz").await;
-        ensure!(ready.status == 503, "still ready");
-        ensure!(ready.text.contains("postgres:"), "{}", ready.text);
-        Ok(())
-    })
-    .await;
+    becomes_unready(admin, "postgres:").await;
     assert_eq!(admin.get("/healthz").await.status, 200);
     admin
         .get(ACME)
@@ -72,12 +100,7 @@ async fn postgres_killed_in_the_middle_of_a_write_loses_nothing_and_applies_no_h
 
     drop((blocker, postgres));
     let postgres = EmbeddedPostgres::start(dir.path()).await.unwrap();
-    eventually(DEADLINE, || async {
-        let ready = admin.get("/readyz").await;
-        ensure!(ready.status == 200, "{}", ready.text);
-        Ok(())
-    })
-    .await;
+    becomes_ready(admin).await;
     assert_eq!(
         management.traces().await,
         before,
@@ -122,24 +145,12 @@ async fn a_postgres_that_freezes_in_the_middle_of_a_write_stops_the_writer_for_a
     two_teams(&management).await;
     let before = management.traces().await;
     let admin = &management.admin;
-    let mut blocker = PgConnection::connect(management.url()).await.unwrap();
-    sqlx::query("BEGIN").execute(&mut blocker).await.unwrap();
-    sqlx::query("LOCK TABLE audit IN EXCLUSIVE MODE")
-        .execute(&mut blocker)
-        .await
-        .unwrap();
+    let mut blocker = block_audit(&management).await;
     let name = format!("{ACME}/tenants/half");
     let collection = format!("{ACME}/tenants");
     let writing = admin.post(&collection, json!({ "name": name }));
     let freezing = async {
-        eventually(DEADLINE, || async {
-            let waiting = management
-                .count("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'audit'::regclass")
-                .await;
-            ensure!(waiting == 1, "the write does not wait yet");
-            Ok(())
-        })
-        .await;
+        a_write_waits(&management).await;
         let mut pids: Vec<i32> = sqlx::query_scalar(
             "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
         )
@@ -152,25 +163,14 @@ async fn a_postgres_that_freezes_in_the_middle_of_a_write_stops_the_writer_for_a
     let both = tokio::time::timeout(DEADLINE, futures::future::join(writing, freezing));
     let (answer, frozen) = both.await.unwrap();
     answer.refused(503, "the database has not answered");
-    eventually(DEADLINE, || async {
-        let ready = admin.get("/readyz").await;
-        ensure!(ready.status == 503, "still ready");
-        ensure!(ready.text.contains("postgres:"), "{}", ready.text);
-        Ok(())
-    })
-    .await;
+    becomes_unready(admin, "postgres:").await;
     // Whoever asks meanwhile is answered, and the writer takes up its jobs.
     let reading = tokio::time::timeout(DEADLINE, admin.get(ACME)).await.unwrap();
     assert_eq!(reading.status, 503, "{}", reading.text);
 
     drop(frozen);
     drop(blocker);
-    eventually(DEADLINE, || async {
-        let ready = admin.get("/readyz").await;
-        ensure!(ready.status == 200, "{}", ready.text);
-        Ok(())
-    })
-    .await;
+    becomes_ready(admin).await;
     assert_eq!(management.traces().await, before, "nothing of the write");
     admin.create(json!({ "name": name })).await;
     assert_eq!(admin.get("audit:verify").await.json()["ok"], true);
@@ -184,12 +184,7 @@ async fn a_statement_that_takes_too_long_is_not_called_an_unreachable_database()
     two_teams(&management).await;
     let before = management.traces().await;
     let admin = &management.admin;
-    let mut blocker = PgConnection::connect(management.url()).await.unwrap();
-    sqlx::query("BEGIN").execute(&mut blocker).await.unwrap();
-    sqlx::query("LOCK TABLE audit IN EXCLUSIVE MODE")
-        .execute(&mut blocker)
-        .await
-        .unwrap();
+    let blocker = block_audit(&management).await;
     let name = format!("{ACME}/tenants/slow");
     admin
         .post(&format!("{ACME}/tenants"), json!({ "name": name }))
@@ -208,16 +203,7 @@ async fn a_restored_database_stops_writes_until_somebody_adopts_it() {
     two_teams(&management).await;
     management.sql("UPDATE organizations SET revision = 1").await;
     let admin = &management.admin;
-    eventually(DEADLINE, || async {
-        let ready = admin.get("/readyz").await;
-        ensure!(
-            ready.text.contains("was it restored from a backup?"),
-            "{}",
-            ready.text
-        );
-        Ok(())
-    })
-    .await;
+    becomes_unready(admin, "was it restored from a backup?").await;
     let name = format!("{ACME}/tenants/x");
     admin
         .post(&format!("{ACME}/tenants"), json!({ "name": name }))
@@ -251,16 +237,7 @@ async fn invariant_2_a_central_that_holds_more_than_a_restored_database_stops_wr
         ..Held::default()
     };
     let central = Central::connect_holding(&management, "a", Plane::Central, None, held).await;
-    eventually(DEADLINE, || async {
-        let ready = admin.get("/readyz").await;
-        ensure!(
-            ready.text.contains("was it restored from a backup?"),
-            "{}",
-            ready.text
-        );
-        Ok(())
-    })
-    .await;
+    becomes_unready(admin, "was it restored from a backup?").await;
     assert!(
         admin
             .get("/metrics")
@@ -329,4 +306,72 @@ async fn a_restarted_management_continues_where_it_was() {
         3
     );
     running.stop().await.unwrap();
+}
+
+/// Management behind a wire; what the test asks of the database itself goes past it.
+async fn behind_a_wire() -> (Management, Wire) {
+    let url = Postgres::start().create_database().await;
+    let wire = Wire::start(&url).await;
+    let mut management = Management::start_on(wire.url(&url)).await;
+    management.config.database_url = Some(url);
+    two_teams(&management).await;
+    (management, wire)
+}
+
+#[tokio::test]
+async fn a_commit_without_an_answer_is_called_unknown_and_is_whole_or_not_at_all() {
+    for (fault, took_place) in [
+        (Fault::CutBefore("COMMIT"), false),
+        (Fault::CutAfter("COMMIT"), true),
+    ] {
+        let (management, wire) = behind_a_wire().await;
+        let admin = &management.admin;
+        let before = management.traces().await;
+        let name = format!("{ACME}/tenants/unknown");
+        wire.set(fault);
+        let answer = admin
+            .post(&format!("{ACME}/tenants"), json!({ "name": name }))
+            .await;
+        answer.refused(503, "read again to see whether the write took place");
+        assert_eq!(answer.headers["retry-after"], "1");
+        wire.set(Fault::None);
+        becomes_ready(admin).await;
+        if took_place {
+            assert_eq!(admin.get(&name).await.json()["revision"], 3);
+            let record = admin.get(&format!("audit?name={name}")).await.json();
+            assert_eq!(record["items"][0]["verb"], "create", "{record}");
+        } else {
+            admin.get(&name).await.refused(404, "does not exist");
+            assert_eq!(management.traces().await, before, "nothing of the write");
+        }
+        let next = admin
+            .create(json!({"name": format!("{ACME}/tenants/next")}))
+            .await;
+        assert_eq!(
+            next["revision"],
+            if took_place { 4 } else { 3 },
+            "the writer has caught up"
+        );
+        assert_eq!(admin.get("audit:verify").await.json()["ok"], true);
+        management.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_transaction_of_which_each_statement_is_just_in_time_ends_after_ten_seconds() {
+    let (management, wire) = behind_a_wire().await;
+    let admin = &management.admin;
+    let before = management.traces().await;
+    let name = format!("{ACME}/tenants/slow");
+    // Six round trips make twelve seconds, and no one of them is late, also where it has to be prepared first.
+    wire.set(Fault::Slow(Duration::from_secs(2)));
+    let collection = format!("{ACME}/tenants");
+    let writing = admin.post(&collection, json!({ "name": name }));
+    let answer = tokio::time::timeout(DEADLINE, writing).await.unwrap();
+    answer.refused(503, "has not ended the transaction within 10 s");
+    wire.set(Fault::None);
+    becomes_ready(admin).await;
+    assert_eq!(management.traces().await, before, "nothing of the write");
+    admin.create(json!({ "name": name })).await;
+    management.stop().await;
 }

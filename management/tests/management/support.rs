@@ -57,6 +57,11 @@ impl Management {
     }
 
     pub(crate) async fn start_on(url: String) -> Management {
+        Management::prepare(url).start_prepared().await
+    }
+
+    /// With its identity and its configuration, and not started yet.
+    pub(crate) fn prepare(url: String) -> Management {
         install_crypto();
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::create_or_open(&dir.path().join("authority"), "acme").unwrap();
@@ -71,13 +76,20 @@ impl Management {
             data_dir: dir.path().join("data"),
             database_url: Some(url),
         };
-        let running = start(config.clone()).await.unwrap();
-        let admin = Api::new(running.api_addr(), running.bootstrap_token());
         Management {
-            running: Some(running),
+            running: None,
+            admin: Api::new(config.listen, None),
             config,
             dir,
-            admin,
+        }
+    }
+
+    pub(crate) async fn start_prepared(self) -> Management {
+        let running = start(self.config.clone()).await.unwrap();
+        Management {
+            admin: Api::new(running.api_addr(), running.bootstrap_token()),
+            running: Some(running),
+            ..self
         }
     }
 
@@ -127,6 +139,14 @@ impl Management {
     }
 
     pub(crate) async fn count(&self, query: &str) -> i64 {
+        let mut connection = PgConnection::connect(self.url()).await.unwrap();
+        sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
+            .fetch_one(&mut connection)
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn text(&self, query: &str) -> String {
         let mut connection = PgConnection::connect(self.url()).await.unwrap();
         sqlx::query_scalar(AssertSqlSafe(query.to_owned()))
             .fetch_one(&mut connection)
