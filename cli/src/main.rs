@@ -1,13 +1,16 @@
 //! `tombolo`: serves a plane, and is the client of the management plane's API.
 
+use std::env;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 mod apply;
 mod audit;
 mod client;
 mod cluster;
+mod config;
 mod delete;
 mod demo;
 mod difference;
@@ -81,15 +84,32 @@ enum Verdict {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
     tombolo_runtime::tls::install_crypto();
-    match start(cli.command) {
+    let started = parse().and_then(|command| command.map_or(Ok(Verdict::Good), start));
+    match started {
         Ok(verdict) => verdict.into(),
         Err(error) => {
             eprint!("{}", problem::report(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// Nothing when its configuration was all that was asked for. What is wrong with the command line itself, clap says,
+/// and exits.
+fn parse() -> anyhow::Result<Option<Command>> {
+    let line: Vec<OsString> = env::args_os().collect();
+    let given =
+        config::parse(Cli::command(), &line).or_else(|error| match error.downcast::<clap::Error>() {
+            Ok(error) => error.exit(),
+            Err(error) => Err(error),
+        })?;
+    let cli = Cli::from_arg_matches(&given.matches).unwrap_or_else(|error| error.exit());
+    if matches!(&cli.command, Command::Serve(serve) if serve.only_prints()) {
+        print!("{}", given.printed());
+        return Ok(None);
+    }
+    Ok(Some(cli.command))
 }
 
 fn start(command: Command) -> anyhow::Result<Verdict> {

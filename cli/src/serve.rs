@@ -11,6 +11,7 @@ use tombolo_dataplane::{AccessLog, ProxyConfig, Role};
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_runtime::telemetry::{self, LogFormat};
 
+use crate::config;
 use crate::output::parse_duration;
 
 #[derive(Debug, Subcommand)]
@@ -27,7 +28,8 @@ pub(crate) enum Serve {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   tombolo management --organization acme --identity /etc/tombolo/identity --data-dir /var/lib/tombolo
-  tombolo management --organization acme --identity /etc/tombolo/identity --data-dir /var/lib/tombolo --database-url postgres://tombolo@db/tombolo")]
+  tombolo management --organization acme --identity /etc/tombolo/identity --data-dir /var/lib/tombolo --database-url postgres://tombolo@db/tombolo
+  tombolo management --config /etc/tombolo/management.yaml --print-config")]
 pub(crate) struct ManagementArgs {
     /// REST, /healthz, /readyz and /metrics.
     #[arg(long, env = "TOMBOLO_LISTEN", default_value = "127.0.0.1:8080")]
@@ -45,6 +47,15 @@ pub(crate) struct ManagementArgs {
     /// A Postgres, 14 or newer. Without it a private one is started in the data folder.
     #[arg(long, env = "TOMBOLO_DATABASE_URL", hide_env_values = true)]
     database_url: Option<String>,
+    /// A file with the database's URL, so that it stands in no process list and no environment.
+    #[arg(long, env = "TOMBOLO_DATABASE_URL_FILE", conflicts_with = "database_url")]
+    database_url_file: Option<PathBuf>,
+    /// A file of YAML whose keys are these flags; the environment comes before it, and flags before both.
+    #[arg(long, env = "TOMBOLO_CONFIG")]
+    config: Option<PathBuf>,
+    /// Print every value and where it came from, and exit. Secrets are hidden.
+    #[arg(long, env = "TOMBOLO_PRINT_CONFIG")]
+    print_config: bool,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -200,7 +211,7 @@ pub(crate) async fn run(serve: Serve) -> anyhow::Result<()> {
     telemetry::init(log.log_format, &log.log)?;
     let shutdown = Shutdown::from_signals().context("listen for signals")?;
     match serve {
-        Serve::Management(args) => Ok(tombolo_management::run(args.into(), shutdown).await?),
+        Serve::Management(args) => Ok(tombolo_management::run(args.try_into()?, shutdown).await?),
         Serve::Edge(args) => Ok(tombolo_local_cp::run(args.into(), shutdown).await?),
         Serve::Central(args) => Ok(tombolo_global_cp::run(args.into(), shutdown).await?),
         Serve::Proxy(args) => {
@@ -211,16 +222,30 @@ pub(crate) async fn run(serve: Serve) -> anyhow::Result<()> {
     }
 }
 
-impl From<ManagementArgs> for tombolo_management::Config {
-    fn from(args: ManagementArgs) -> Self {
-        Self {
+impl Serve {
+    /// Whether it is only to tell its configuration.
+    pub(crate) fn only_prints(&self) -> bool {
+        matches!(self, Serve::Management(args) if args.print_config)
+    }
+}
+
+impl TryFrom<ManagementArgs> for tombolo_management::Config {
+    type Error = anyhow::Error;
+
+    fn try_from(args: ManagementArgs) -> anyhow::Result<Self> {
+        let from_file = args
+            .database_url_file
+            .as_deref()
+            .map(config::secret)
+            .transpose()?;
+        Ok(Self {
             listen: args.listen,
             feed_listen: args.feed_listen,
             identity: args.identity.identity,
             organization: args.organization,
             data_dir: args.data.data_dir,
-            database_url: args.database_url,
-        }
+            database_url: args.database_url.or(from_file),
+        })
     }
 }
 
