@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+mod api;
 mod control;
 mod load;
 mod probe;
@@ -22,11 +23,12 @@ const HELP: &str = "\
 Measures Tombolo. Run it through `cargo xtask bench NAME`, which builds what it measures.
 
 Benches:
+  api          writes beside the same SQL by pgbench, reads beside a bare handler, writes in a flood of denials
   proxy        CPU per request and memory of our proxy, beside Envoy in the same rounds
   propagation  from the API's answer to the new route answering in every proxy of the demo's topology
 
 Options:
-  --rounds N   proxy: how many rounds, each with both proxies (default 7)
+  --rounds N   proxy, api: how many rounds, each with both sides (default 7)
   --requests N proxy: requests in a round, for each proxy (default 30000)
   --samples N  propagation: how many changes (default 500)
 ";
@@ -57,6 +59,7 @@ fn run(args: &[String]) -> Result<()> {
     runtime.block_on(async {
         let bench = async {
             match name.as_str() {
+                "api" => api::run(&options).await,
                 "proxy" => proxy::run(&options).await,
                 "propagation" => propagation::run(&options).await,
                 other => bail!("no bench is named {other:?}; see --help"),
