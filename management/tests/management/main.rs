@@ -3,12 +3,14 @@
 
 mod access;
 mod audits;
+mod backup;
 mod bad_input;
 mod central;
 mod concurrency;
 mod feed;
 mod outage;
 mod past;
+mod replicas;
 mod second_wall;
 mod settings;
 mod support;
