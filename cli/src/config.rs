@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn a_file_that_cannot_be_meant_is_refused_by_name() {
         for (file, line, error) in [
-            ("listen: 127.0.0.1:1", "", "listen is none of listen, feed-listen"),
+            ("lisen: 127.0.0.1:1", "", "lisen is none of listen, feed-listen"),
             ("listen: {a: 1}", "", "listen: expected a value or a list"),
             ("listen: [", "", "the configuration FILE"),
             ("listen: nowhere", "", "invalid value 'nowhere' for '--listen"),

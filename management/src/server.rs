@@ -126,13 +126,15 @@ pub async fn start(config: Config) -> Result<Running, ManagementError> {
         }
     };
     let store = Store::open(&url, config.organization.clone())?;
-    migrate(&store).await?;
-    let bootstrap_token = bootstrap(&store, &organization).await.map_err(load_error)?;
+    Box::pin(migrate(&store)).await?;
+    let bootstrap_token = Box::pin(bootstrap(&store, &organization))
+        .await
+        .map_err(load_error)?;
     if let Some(token) = &bootstrap_token {
         // The one time that it is shown.
         println!("bootstrap administrator token: {}", token.reveal());
     }
-    let snapshot = load(&store).await.map_err(load_error)?;
+    let snapshot = Box::pin(load(&store)).await.map_err(load_error)?;
 
     let (trigger, shutdown) = Shutdown::new();
     let (mut tasks, shutdown) = Tasks::under(shutdown);

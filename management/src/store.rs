@@ -39,6 +39,9 @@ const STATEMENT_TIMEOUT_MS: &str = "5000";
 /// that drops packets, answers never and closes nothing.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
 const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+/// A connection that has rested for longer is asked whether it still answers before it is used. Asking each time would
+/// cost every request a round trip.
+const REST_TRUSTED: Duration = Duration::from_secs(1);
 /// SQLSTATE of a statement that its timeout has ended.
 const QUERY_CANCELED: &str = "57014";
 /// SQLSTATE of a row that no policy allows, and of what a role was not granted.
@@ -250,6 +253,15 @@ impl Store {
         let pool = PgPoolOptions::new()
             .max_connections(CONNECTIONS_MAX)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            .test_before_acquire(false)
+            .before_acquire(|connection, resting| {
+                Box::pin(async move {
+                    match resting.idle_for < REST_TRUSTED {
+                        true => Ok(true),
+                        false => still_answers(connection).await,
+                    }
+                })
+            })
             .after_release(|connection, _| Box::pin(still_answers(connection)))
             .connect_lazy_with(options);
         Ok(Store {

@@ -16,7 +16,7 @@ pub(crate) struct Sample {
     pub(crate) record: String,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pgbench {
     program: PathBuf,
     script: PathBuf,

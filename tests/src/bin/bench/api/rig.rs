@@ -98,7 +98,8 @@ impl Rig {
 
     /// Transactions per second of pgbench.
     pub(crate) async fn pgbench(&self, during: Duration) -> Result<f64> {
-        tokio::task::block_in_place(|| self.pgbench.run(self.clients, during))
+        let (pgbench, clients) = (self.pgbench.clone(), self.clients);
+        tokio::task::spawn_blocking(move || pgbench.run(clients, during)).await?
     }
 
     pub(crate) async fn begin_counting(&self) -> Result<()> {
