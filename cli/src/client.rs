@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH};
-use hyper::{Method, Request, Uri};
+use hyper::{Method, Request, Response, Uri};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -188,6 +188,48 @@ impl Client {
                     .with_context(|| format!("{} does not answer in JSON: is it management?", self.server))?
             },
         })
+    }
+}
+
+impl Client {
+    /// Begins to read an answer of any length; `path` is below `/v1/`. There is no deadline but that of its beginning.
+    ///
+    /// # Errors
+    /// As [`Client::send`].
+    pub(crate) async fn open(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> anyhow::Result<Response<Incoming>> {
+        let url = format!("{}/v1/{path}", self.server);
+        let uri: Uri = url.parse().with_context(|| format!("{url} is not an address"))?;
+        let mut request = Request::builder().uri(uri);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request
+            .body(Full::default())
+            .context("make the request: check the token for characters that no header may hold")?;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.http.request(request)).await;
+        let answer = answer.with_context(|| format!("{} did not answer {path}", self.server))?;
+        let answer = answer.with_context(|| {
+            format!(
+                "cannot reach the server {}: is management running there? check --server or TOMBOLO_SERVER",
+                self.server
+            )
+        })?;
+        if answer.status().is_success() {
+            return Ok(answer);
+        }
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+        let body = body
+            .map_err(|error| anyhow::anyhow!(error))
+            .context("read the server's answer")?;
+        Err(Problem::from_answer(head.status, &body.to_bytes()).into())
     }
 }
 

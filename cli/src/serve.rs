@@ -8,6 +8,8 @@ use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use tombolo_compiler::name::{ClusterName, Label};
 use tombolo_dataplane::{AccessLog, ProxyConfig, Role};
+use tombolo_management::AuditConfig;
+use tombolo_management::delivery::{S3, S3Credentials, Target};
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_runtime::telemetry::{self, LogFormat};
 
@@ -57,7 +59,43 @@ pub(crate) struct ManagementArgs {
     #[arg(long, env = "TOMBOLO_PRINT_CONFIG")]
     print_config: bool,
     #[command(flatten)]
+    audit: AuditArgs,
+    #[command(flatten)]
     log: LogArgs,
+}
+
+/// How the audit record is kept, and where its signed checkpoints go.
+#[derive(Args, Debug)]
+struct AuditArgs {
+    /// The private key that signs checkpoints, PEM; created when it is missing. In the data folder by default.
+    #[arg(long, env = "TOMBOLO_AUDIT_KEY", value_name = "FILE")]
+    audit_key: Option<PathBuf>,
+    /// Months that are kept besides the present one; everything by default.
+    #[arg(long, env = "TOMBOLO_AUDIT_RETENTION_MONTHS", value_name = "N")]
+    audit_retention_months: Option<u32>,
+    /// Appends checkpoints to this file, as lines of JSON.
+    #[arg(long, env = "TOMBOLO_AUDIT_FILE", value_name = "FILE")]
+    audit_file: Option<PathBuf>,
+    /// Posts checkpoints to this address.
+    #[arg(
+        long,
+        env = "TOMBOLO_AUDIT_WEBHOOK",
+        value_name = "URL",
+        hide_env_values = true
+    )]
+    audit_webhook: Option<hyper::Uri>,
+    /// Puts checkpoints into a bucket of an S3-compatible store, https://HOST/BUCKET/PREFIX.
+    #[arg(long, env = "TOMBOLO_AUDIT_S3", value_name = "URL")]
+    audit_s3: Option<String>,
+    /// A file with ACCESS_KEY:SECRET_KEY, which the store needs.
+    #[arg(long, env = "TOMBOLO_AUDIT_S3_CREDENTIALS", value_name = "FILE")]
+    audit_s3_credentials: Option<PathBuf>,
+    /// The region that requests to the store are signed for.
+    #[arg(long, env = "TOMBOLO_AUDIT_S3_REGION", default_value = "us-east-1")]
+    audit_s3_region: String,
+    /// The authorities that the webhook and the store are believed by, PEM; the public ones by default.
+    #[arg(long, env = "TOMBOLO_AUDIT_CA", value_name = "FILE")]
+    audit_ca: Option<PathBuf>,
 }
 
 /// Serves the global control plane: joins intent with the reports of clusters into routes.
@@ -245,6 +283,32 @@ impl TryFrom<ManagementArgs> for tombolo_management::Config {
             organization: args.organization,
             data_dir: args.data.data_dir,
             database_url: args.database_url.or(from_file),
+            audit: args.audit.try_into()?,
+        })
+    }
+}
+
+impl TryFrom<AuditArgs> for AuditConfig {
+    type Error = anyhow::Error;
+
+    fn try_from(args: AuditArgs) -> anyhow::Result<Self> {
+        let mut targets = Vec::new();
+        targets.extend(args.audit_file.map(Target::File));
+        targets.extend(args.audit_webhook.map(Target::Webhook));
+        if let Some(url) = args.audit_s3 {
+            let file = args.audit_s3_credentials;
+            let file = file.context("--audit-s3 needs --audit-s3-credentials")?;
+            let text = std::fs::read_to_string(&file)
+                .with_context(|| format!("read the credentials in {}", file.display()))?;
+            let credentials = S3Credentials::parse(&text)
+                .with_context(|| format!("read the credentials in {}", file.display()))?;
+            targets.push(Target::S3(S3::new(&url, &args.audit_s3_region, credentials)?));
+        }
+        Ok(Self {
+            key: args.audit_key,
+            retention_months: args.audit_retention_months,
+            targets,
+            authorities: args.audit_ca,
         })
     }
 }

@@ -17,7 +17,7 @@ use tombolo_runtime::shutdown::Shutdown;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use crate::audit::{self, Outcome, Record, Verb};
+use crate::audit::{Outcome, Record, Verb};
 use crate::denial::Denials;
 use crate::mesh::Mesh;
 use crate::metrics::ApiMetrics;
@@ -70,6 +70,9 @@ pub(crate) fn router(app: App, health: Health) -> Router {
         .route("/v1/changes", post(changes::write))
         .route("/v1/audit", get(audits::list))
         .route("/v1/audit:verify", get(audits::verify))
+        .route("/v1/audit:key", get(audits::key))
+        .route("/v1/audit:tail", get(audits::tail))
+        .route("/v1/audit:export", get(audits::export))
         .route(
             "/v1/organizations/{organization}/users/{user}/tokens",
             get(tokens::list).post(tokens::issue),
@@ -176,18 +179,10 @@ fn denial(problem: &Problem, info: &RequestInfo) -> Option<Record> {
         None => ("unknown".to_owned(), Outcome::Unauthenticated),
     };
     Some(Record {
-        time: audit::now(),
-        actor,
-        verb: denied.verb,
-        name: denied.name.clone(),
-        outcome,
         source: info.source.clone(),
         request_id: info.id.clone(),
-        revision: None,
         reason: problem.detail.clone(),
-        before: None,
-        after: None,
-        dropped: 0,
+        ..Record::new(actor, denied.verb, denied.name.clone(), outcome)
     })
 }
 

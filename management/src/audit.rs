@@ -1,15 +1,33 @@
 //! The record of who did what, and the chain that shows when a record was changed, removed or moved.
 //!
-//! The hash covers the stored bytes. Whoever may write to the database could still cut the tail of a chain and set
-//! its head back, until checkpoints leave the system.
+//! The hash covers the stored bytes. Whoever may write to the database could still make a chain anew, or cut its tail
+//! and set its head back, until a checkpoint has left the system.
 
 use std::fmt;
 use std::str::FromStr;
 
-use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::de::value::{Error as BadVariant, StrDeserializer};
+use serde::de::{Error, IntoDeserializer};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tombolo_compiler::name::Fqn;
+
+mod export;
+mod index;
+mod statement;
+mod verifier;
+
+pub use export::{ChainReport, Export, Fault, Line, Report, record_line};
+pub(crate) use index::actor_key;
+pub use index::{Index, NODE_KEYS, key, words_of_text};
+pub use statement::{
+    BadStatement, KeyError, KeyId, PublicKey, PublicKeys, Signed, SigningKey, Statement, StatementKind,
+};
+pub(crate) use statement::{hex, unhex};
+pub use verifier::{Broken, Found, Verifier};
 
 /// Writes have a chain without gaps; denials have their own, so that a flood of them stalls no write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -19,9 +37,17 @@ pub enum Chain {
     Denials,
 }
 
-/// The last record of a chain: its sequence and hash. Zero before the first.
+/// The last record of a chain: its sequence, hash and time. Zero before the first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChainHead {
+    pub sequence: u64,
+    pub hash: [u8; 32],
+    pub time: DateTime<Utc>,
+}
+
+/// A place in a chain: how many records there are up to it, and the hash of the last one. Zero before the first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
     pub sequence: u64,
     pub hash: [u8; 32],
 }
@@ -32,8 +58,14 @@ pub struct Record {
     pub time: DateTime<Utc>,
     /// The full name of a user, `system`, `plane/…`, or `unknown` when it could not be told.
     pub actor: String,
+    /// Of the actor, at that time.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub teams: Vec<String>,
     pub verb: Verb,
     pub name: String,
+    /// What stands or stood under the name; empty when that is no name of ours.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kind: String,
     pub outcome: Outcome,
     /// Where the request came from.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -68,6 +100,10 @@ pub enum Verb {
     IssueToken,
     RevokeToken,
     Adopt,
+    /// A key that signs statements about the record was used for the first time.
+    AddKey,
+    /// Retention has dropped a month of the record.
+    Prune,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,34 +126,6 @@ pub struct Sealed {
     pub record: Record,
 }
 
-/// A row as it was found: the bytes and hashes, and the columns that repeat parts of the bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
-    pub sequence: u64,
-    pub bytes: Vec<u8>,
-    pub previous: Vec<u8>,
-    pub hash: Vec<u8>,
-    pub index: Index,
-}
-
-/// What the columns of a record say; they only serve the search.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Index {
-    pub time: DateTime<Utc>,
-    pub actor: String,
-    pub verb: String,
-    pub name: String,
-    pub outcome: String,
-}
-
-/// The first record that does not add up, and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Broken {
-    pub sequence: u64,
-    pub reason: String,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{given:?} is not {expected}")]
 pub struct BadWord {
@@ -125,18 +133,17 @@ pub struct BadWord {
     expected: &'static str,
 }
 
-/// Walks one chain from its first record; stops at the first that is broken.
-#[derive(Debug, Default)]
-pub struct Verifier {
-    head: ChainHead,
-}
-
 /// Puts `record` behind `head`, and gives the new head.
-pub fn seal(chain: Chain, head: ChainHead, record: Record) -> (Sealed, ChainHead) {
+///
+/// Within a chain every record is later than the one before it, whatever the clocks of replicas say: so sequence and time
+/// tell the same order, and a month that is dropped is the beginning of the chain.
+pub fn seal(chain: Chain, head: ChainHead, mut record: Record) -> (Sealed, ChainHead) {
+    record.time = record.time.max(head.time + TimeDelta::microseconds(1));
     let bytes = serde_json::to_vec(&record).expect("invariant: a record has string keys and finite numbers");
     let next = ChainHead {
         sequence: head.sequence + 1,
         hash: link(&head.hash, &bytes),
+        time: record.time,
     };
     let sealed = Sealed {
         chain,
@@ -149,67 +156,61 @@ pub fn seal(chain: Chain, head: ChainHead, record: Record) -> (Sealed, ChainHead
     (sealed, next)
 }
 
-impl Verifier {
-    /// How many records were found good.
-    pub fn records(&self) -> u64 {
-        self.head.sequence
+/// With its hash in hexadecimal.
+impl Serialize for Mark {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Mark", 2)?;
+        fields.serialize_field("sequence", &self.sequence)?;
+        fields.serialize_field("hash", &hex(&self.hash))?;
+        fields.end()
     }
+}
 
-    pub fn next(&mut self, found: &Found) -> Result<(), Broken> {
-        let expected = self.head.sequence + 1;
-        if found.sequence != expected {
-            return Err(broken(
-                expected,
-                format!("it is missing: the next one is {}", found.sequence),
-            ));
+impl<'de> Deserialize<'de> for Mark {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Mark, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Written {
+            sequence: u64,
+            hash: String,
         }
-        if found.previous != self.head.hash {
-            return Err(broken(expected, "it does not continue the record before it"));
-        }
-        let hash = link(&self.head.hash, &found.bytes);
-        if found.hash != hash {
-            return Err(broken(expected, "its bytes do not have its hash"));
-        }
-        let record: Record = serde_json::from_slice(&found.bytes)
-            .map_err(|error| broken(expected, format!("its bytes are no record: {error}")))?;
-        if record.index() != found.index {
-            return Err(broken(expected, "its columns say something else than its bytes"));
-        }
-        self.head = ChainHead {
-            sequence: expected,
-            hash,
-        };
-        Ok(())
+        let Written { sequence, hash } = Written::deserialize(deserializer)?;
+        let hash = unhex(&hash).ok_or_else(|| D::Error::custom("the hash is not 64 hexadecimal digits"))?;
+        Ok(Mark { sequence, hash })
     }
+}
 
-    /// Compares the end of the chain with the head that the writers keep.
-    pub fn finish(&self, head: &ChainHead) -> Result<(), Broken> {
-        if self.head.sequence < head.sequence {
-            let reason = format!("it is missing: the head says that there are {}", head.sequence);
-            return Err(broken(self.head.sequence + 1, reason));
+impl ChainHead {
+    pub fn mark(&self) -> Mark {
+        Mark {
+            sequence: self.sequence,
+            hash: self.hash,
         }
-        if self.head != *head {
-            return Err(broken(
-                self.head.sequence,
-                "the head row has another sequence or hash",
-            ));
-        }
-        Ok(())
     }
 }
 
 impl Record {
-    pub fn index(&self) -> Index {
-        Index {
-            time: self.time,
-            actor: self.actor.clone(),
-            verb: self.verb.to_string(),
-            name: self.name.clone(),
-            outcome: self.outcome.to_string(),
+    /// Of now; the rest is empty.
+    pub fn new(actor: impl Into<String>, verb: Verb, name: impl Into<String>, outcome: Outcome) -> Record {
+        let name = name.into();
+        Record {
+            time: now(),
+            actor: actor.into(),
+            teams: Vec::new(),
+            verb,
+            kind: kind_of(&name),
+            name,
+            outcome,
+            source: String::new(),
+            request_id: String::new(),
+            revision: None,
+            reason: String::new(),
+            before: None,
+            after: None,
+            dropped: 0,
         }
     }
 }
-
 /// Now, with the precision that Postgres keeps, so that a stored time compares equal.
 pub fn now() -> DateTime<Utc> {
     DateTime::from_timestamp_micros(Utc::now().timestamp_micros())
@@ -252,7 +253,18 @@ impl fmt::Display for Verb {
             Verb::IssueToken => "issue-token",
             Verb::RevokeToken => "revoke-token",
             Verb::Adopt => "adopt",
+            Verb::AddKey => "add-key",
+            Verb::Prune => "prune",
         })
+    }
+}
+
+impl FromStr for Verb {
+    type Err = BadVariant;
+
+    fn from_str(text: &str) -> Result<Self, BadVariant> {
+        let text: StrDeserializer<'_, BadVariant> = text.into_deserializer();
+        Verb::deserialize(text)
     }
 }
 
@@ -288,11 +300,9 @@ fn link(previous: &[u8; 32], bytes: &[u8]) -> [u8; 32] {
         .into()
 }
 
-fn broken(sequence: u64, reason: impl Into<String>) -> Broken {
-    Broken {
-        sequence,
-        reason: reason.into(),
-    }
+fn kind_of(name: &str) -> String {
+    name.parse()
+        .map_or_else(|_| String::new(), |name: Fqn| name.kind().to_string())
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -304,79 +314,17 @@ fn is_zero(number: &u64) -> bool {
 mod tests {
     use super::*;
 
-    fn chain(length: u64) -> (Vec<Found>, ChainHead) {
-        let mut head = ChainHead::default();
-        let mut rows = Vec::new();
-        for number in 0..length {
-            let record = Record {
-                time: now(),
-                actor: "organizations/acme/users/ann".into(),
-                verb: Verb::Create,
-                name: format!("organizations/acme/tenants/t{number}"),
-                outcome: Outcome::Done,
-                source: String::new(),
-                request_id: String::new(),
-                revision: Some(number),
-                reason: String::new(),
-                before: None,
-                after: None,
-                dropped: 0,
-            };
-            let (sealed, next) = seal(Chain::Writes, head, record);
-            head = next;
-            rows.push(Found {
-                sequence: sealed.sequence,
-                bytes: sealed.bytes,
-                previous: sealed.previous.to_vec(),
-                hash: sealed.hash.to_vec(),
-                index: sealed.record.index(),
-            });
-        }
-        (rows, head)
-    }
-
-    fn verify(rows: &[Found], head: &ChainHead) -> Result<u64, Broken> {
-        let mut verifier = Verifier::default();
-        rows.iter().try_for_each(|row| verifier.next(row))?;
-        verifier.finish(head)?;
-        Ok(verifier.records())
-    }
-
     #[test]
-    fn a_chain_shows_every_kind_of_meddling() {
-        let (rows, head) = chain(4);
-        assert_eq!(verify(&rows, &head), Ok(4));
-        type Meddle = fn(&mut Vec<Found>);
-        let cases: [(&str, Meddle, u64, &str); 7] = [
-            ("edited", |rows| rows[1].bytes[0] ^= 1, 2, "do not have its hash"),
-            ("deleted", |rows| drop(rows.remove(1)), 2, "missing"),
-            ("cut", |rows| rows.truncate(3), 4, "the head says"),
-            ("reordered", |rows| rows.swap(1, 2), 2, "missing"),
-            (
-                "renumbered",
-                |rows| {
-                    rows.swap(1, 2);
-                    rows[1].sequence = 2;
-                    rows[2].sequence = 3;
-                },
-                2,
-                "does not continue",
-            ),
-            (
-                "column",
-                |rows| rows[2].index.actor = "somebody".into(),
-                3,
-                "columns",
-            ),
-            ("emptied", Vec::clear, 1, "missing"),
-        ];
-        for (name, meddle, sequence, reason) in cases {
-            let mut rows = rows.clone();
-            meddle(&mut rows);
-            let broken = verify(&rows, &head).unwrap_err();
-            assert_eq!(broken.sequence, sequence, "{name}: {}", broken.reason);
-            assert!(broken.reason.contains(reason), "{name}: {}", broken.reason);
-        }
+    fn within_a_chain_time_goes_on_when_a_clock_goes_back() {
+        let record = || Record::new("system", Verb::Create, "organizations/acme", Outcome::Done);
+        let (first, head) = seal(Chain::Writes, ChainHead::default(), record());
+        let earlier = Record {
+            time: first.record.time - TimeDelta::hours(1),
+            ..record()
+        };
+        let (second, head) = seal(Chain::Writes, head, earlier);
+        assert_eq!(second.record.time - first.record.time, TimeDelta::microseconds(1));
+        assert_eq!((head.sequence, head.time), (2, second.record.time));
     }
 
     #[test]
@@ -386,5 +334,25 @@ mod tests {
         }
         let error = "x".parse::<Outcome>().unwrap_err();
         assert_eq!(error.to_string(), "\"x\" is not done, denied or unauthenticated");
+        for verb in [Verb::Get, Verb::IssueToken, Verb::Adopt] {
+            assert_eq!(verb.to_string().parse(), Ok(verb));
+        }
+        let error = "x".parse::<Verb>().unwrap_err().to_string();
+        assert!(error.contains("expected one of `get`, `list`"), "{error}");
+    }
+
+    #[test]
+    fn a_kind_is_that_of_the_name() {
+        for (name, kind) in [
+            ("organizations/acme", "Organization"),
+            ("organizations/acme/tenants/pay", "Tenant"),
+            ("nothing of ours", ""),
+        ] {
+            assert_eq!(
+                Record::new("system", Verb::Get, name, Outcome::Done).kind,
+                kind,
+                "{name}"
+            );
+        }
     }
 }

@@ -4,14 +4,17 @@
 mod api;
 pub mod audit;
 mod change;
+pub mod delivery;
 mod denial;
 mod document;
 pub mod embedded;
 mod feed;
 mod history;
 pub mod iam;
+mod keeper;
 mod mesh;
 mod metrics;
+mod outbound;
 mod problem;
 mod quota;
 mod realm;
@@ -23,5 +26,6 @@ mod token;
 mod wish;
 mod writer;
 
-pub use server::{Config, ManagementError, Running, run, start};
+pub use outbound::OutboundError;
+pub use server::{AuditConfig, Config, ManagementError, Running, run, start};
 pub use store::StoreError;

@@ -19,12 +19,16 @@ use tombolo_runtime::telemetry::chain;
 use tombolo_runtime::tls::{Identity, TlsError};
 
 use crate::api::{self, App};
+use crate::audit::{KeyError, SigningKey};
 use crate::change::{Change, ChangeVerb};
+use crate::delivery::{Courier, Couriers, Target};
 use crate::denial::Denials;
 use crate::embedded::{EmbeddedError, EmbeddedPostgres};
 use crate::feed::Feed;
 use crate::iam::Principal;
+use crate::keeper::Keeper;
 use crate::metrics::ApiMetrics;
+use crate::outbound::{Outbound, OutboundError};
 use crate::report_history;
 use crate::snapshot::Snapshot;
 use crate::store::{self, Store, StoreError};
@@ -48,6 +52,20 @@ pub struct Config {
     /// Where the private Postgres lives when there is no `database_url`.
     pub data_dir: PathBuf,
     pub database_url: Option<String>,
+    pub audit: AuditConfig,
+}
+
+/// How the audit record is kept.
+#[derive(Clone, Debug, Default)]
+pub struct AuditConfig {
+    /// The file of the key that signs checkpoints; `audit-key.pem` in the data folder by default.
+    pub key: Option<PathBuf>,
+    /// Whole months that are kept besides the present one; everything by default.
+    pub retention_months: Option<u32>,
+    /// Where signed checkpoints go.
+    pub targets: Vec<Target>,
+    /// The authorities of targets over TLS, a PEM file; the public ones by default.
+    pub authorities: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +92,10 @@ pub enum ManagementError {
     },
     #[error("the organization's name cannot be used")]
     Organization(#[from] BadName),
+    #[error(transparent)]
+    AuditKey(#[from] KeyError),
+    #[error("cannot send audit checkpoints out")]
+    AuditTarget(#[from] OutboundError),
     #[error("the system gives no randomness for a token")]
     Randomness(#[source] getrandom::Error),
     #[error(transparent)]
@@ -127,6 +149,8 @@ pub async fn start(config: Config) -> Result<Running, ManagementError> {
     };
     let store = Store::open(&url, config.organization.clone())?;
     Box::pin(migrate(&store)).await?;
+    // Whoever was away for months has none to write into.
+    Box::pin(store.add_partitions()).await?;
     let bootstrap_token = Box::pin(bootstrap(&store, &organization))
         .await
         .map_err(load_error)?;
@@ -135,6 +159,17 @@ pub async fn start(config: Config) -> Result<Running, ManagementError> {
         println!("bootstrap administrator token: {}", token.reveal());
     }
     let snapshot = Box::pin(load(&store)).await.map_err(load_error)?;
+    let key_file = config.audit.key.clone();
+    let key_file = key_file.unwrap_or_else(|| config.data_dir.join("audit-key.pem"));
+    let key = Arc::new(SigningKey::open_or_create(&key_file)?);
+    let outbound = Outbound::new(config.audit.authorities.as_deref())?;
+    let (keeper, signed) = Keeper::new(
+        store.clone(),
+        organization.clone(),
+        key,
+        config.audit.retention_months,
+    );
+    Box::pin(keeper.register_key()).await?;
 
     let (trigger, shutdown) = Shutdown::new();
     let (mut tasks, shutdown) = Tasks::under(shutdown);
@@ -147,6 +182,21 @@ pub async fn start(config: Config) -> Result<Running, ManagementError> {
     let (denials, denial_writer) = Denials::new(store.clone());
     let feed = Feed::open(store.clone(), writes.clone(), identity).await?;
     let metrics = ApiMetrics::register(&Metrics::default(), denials.dropped(), behind);
+    keeper.metrics().register(metrics.registry());
+    let couriers = Couriers::default();
+    for target in config.audit.targets {
+        let organization = organization.leaf().to_owned();
+        let courier = Courier::new(
+            store.clone(),
+            organization,
+            target,
+            outbound.clone(),
+            signed.clone(),
+            &couriers,
+        );
+        tasks.spawn("audit-courier", courier.run(shutdown.clone()));
+    }
+    couriers.register(metrics.registry());
     let app = App {
         organization,
         store: store.clone(),
@@ -166,6 +216,7 @@ pub async fn start(config: Config) -> Result<Running, ManagementError> {
         "report-history",
         report_history::run(store.clone(), feed.mesh(), shutdown.clone()),
     );
+    tasks.spawn("audit-keeper", keeper.run(shutdown.clone()));
     tasks.spawn("feed", feed.run(feed_listener, shutdown.clone()));
     let router = api::router(app, health).into_make_service_with_connect_info::<SocketAddr>();
     let mut drain = shutdown.clone();

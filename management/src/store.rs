@@ -114,6 +114,7 @@ enum Organizations {
     Revision,
     AuditSequence,
     AuditHash,
+    AuditTime,
     HistorySince,
 }
 
@@ -187,27 +188,12 @@ enum Tokens {
 }
 
 #[derive(Clone, Copy, Iden)]
-enum Audit {
-    Table,
-    Organization,
-    Chain,
-    Sequence,
-    Record,
-    Previous,
-    Hash,
-    Time,
-    Actor,
-    Verb,
-    Name,
-    Outcome,
-}
-
-#[derive(Clone, Copy, Iden)]
 enum DenialHeads {
     Table,
     Organization,
     Sequence,
     Hash,
+    Time,
 }
 
 #[derive(Clone, Copy, Iden)]

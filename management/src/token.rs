@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
-use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
+use crate::audit::{self, Chain, Record, Verb, seal};
 use crate::store::token::{Holder, TokenRow};
 use crate::store::{self, Store, StoreError, Tx};
 use crate::writer::Caller;
@@ -156,18 +156,8 @@ async fn record(
 ) -> Result<(), StoreError> {
     let mut head = store.lock_head(tx).await?;
     let record = Record {
-        time: audit::now(),
-        actor: caller.principal.to_string(),
-        verb,
-        name: user.to_string(),
-        outcome: Outcome::Done,
-        source: caller.source.clone(),
-        request_id: caller.request_id.clone(),
-        revision: None,
         reason: format!("token {id}"),
-        before: None,
-        after: None,
-        dropped: 0,
+        ..caller.record(verb, user.as_str())
     };
     let (sealed, end) = seal(Chain::Writes, head.audit, record);
     head.audit = end;

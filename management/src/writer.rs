@@ -368,18 +368,13 @@ impl Writer {
             .insert_joined(&mut tx, uid, head.version.revision, now)
             .await?;
         let record = Record {
-            time: now,
-            actor: format!("plane/central/{central}"),
-            verb: Verb::Join,
-            name: name.to_string(),
-            outcome: Outcome::Done,
-            source: String::new(),
-            request_id: String::new(),
             revision: Some(head.version.revision),
-            reason: String::new(),
-            before: None,
-            after: None,
-            dropped: 0,
+            ..Record::new(
+                format!("plane/central/{central}"),
+                Verb::Join,
+                name.as_str(),
+                Outcome::Done,
+            )
         };
         let (sealed, end) = seal(Chain::Writes, head.audit, record);
         head.audit = end;
@@ -409,18 +404,9 @@ impl Writer {
             revision: held.revision.max(found.revision) + 1,
         };
         let record = Record {
-            time: audit::now(),
-            actor: caller.principal.to_string(),
-            verb: Verb::Adopt,
-            name: organization.to_string(),
-            outcome: Outcome::Done,
-            source: caller.source.clone(),
-            request_id: caller.request_id.clone(),
             revision: Some(head.version.revision),
             reason: format!("the database was at {found}; {held} was held"),
-            before: None,
-            after: None,
-            dropped: 0,
+            ..caller.record(Verb::Adopt, organization.as_str())
         };
         let (sealed, end) = seal(Chain::Writes, head.audit, record);
         head.audit = end;
@@ -597,17 +583,11 @@ pub(crate) async fn write_steps(
         let after = event.stored().cloned();
         let record = Record {
             time: now,
-            actor: caller.principal.to_string(),
-            verb,
-            name: step.name().to_string(),
-            outcome: Outcome::Done,
-            source: caller.source.clone(),
-            request_id: caller.request_id.clone(),
             revision: Some(version.revision),
             reason: reason.to_owned(),
             before: before.map(|stored| stored.to_json()),
             after: after.as_ref().map(|stored| stored.to_json()),
-            dropped: 0,
+            ..caller.record(verb, step.name().as_str())
         };
         let entries = before.or(after.as_ref()).map(|stored| Entry {
             name: step.name().clone(),
@@ -649,6 +629,17 @@ pub(crate) async fn create_organization(
     };
     let prepared = prepare(&Arc::new(Snapshot::empty()), &caller.principal, changes)?;
     Ok(Some((prepared, caller)))
+}
+
+impl Caller {
+    /// Of what it has done, now.
+    pub(crate) fn record(&self, verb: Verb, name: &str) -> Record {
+        Record {
+            source: self.source.clone(),
+            request_id: self.request_id.clone(),
+            ..Record::new(self.principal.to_string(), verb, name, Outcome::Done)
+        }
+    }
 }
 
 impl Committed {

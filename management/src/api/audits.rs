@@ -1,51 +1,82 @@
-//! `GET /v1/audit`: newest first; `GET /v1/audit:verify`: whether both chains add up.
+//! `GET /v1/audit`: newest first; `:verify`: whether both chains add up; `:key`: who signs; and below, as streams, `:tail`
+//! and `:export`.
 
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tombolo_compiler::name::Fqn;
+use tombolo_compiler::name::{Fqn, Kind};
 
 use super::{App, Params};
-use crate::audit::{Broken, Chain, ChainHead, Outcome, Verb, Verifier};
+use crate::audit::{
+    Broken, Chain, Mark, Outcome, PublicKeys, Statement, StatementKind, Verb, Verifier, hex, words_of_text,
+};
 use crate::iam::{Action, Principal};
 use crate::problem::Problem;
 use crate::store::Tx;
-use crate::store::audit::{Filter, Listed, Place};
+use crate::store::audit::{Filter, Listed, Numbered, Place};
 use crate::writer::Caller;
+
+mod csv;
+mod export;
+mod tail;
+
+pub(crate) use export::export;
+pub(crate) use tail::tail;
 
 const PAGE_SIZE_DEFAULT: u64 = 100;
 const PAGE_SIZE_MAX: u64 = 500;
 /// Records read at a time while verifying.
 const VERIFY_BATCH: u64 = 1000;
 
-#[derive(Debug, Deserialize)]
+/// Which records; all must hold.
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub(crate) struct ListParams {
+pub(crate) struct Wanted {
     since: Option<DateTime<Utc>>,
     until: Option<DateTime<Utc>>,
     actor: Option<String>,
     name: Option<String>,
+    kind: Option<String>,
+    verb: Option<String>,
     outcome: Option<String>,
+    /// Words that a record must hold, all of them.
+    text: Option<String>,
     page_size: Option<u64>,
     page_token: Option<String>,
+    /// Of an export.
+    format: Option<export::Format>,
+    /// Of an export: where an earlier one ended.
+    after: Option<String>,
 }
 
 pub(crate) async fn list(
     State(app): State<App>,
     caller: Caller,
-    Params(params): Params<ListParams>,
+    Params(wanted): Params<Wanted>,
 ) -> Result<Json<Value>, Problem> {
-    let page_size = params.page_size.unwrap_or(PAGE_SIZE_DEFAULT);
+    wanted.has_none_of(&[
+        ("format", wanted.format.is_some()),
+        ("after", wanted.after.is_some()),
+    ])?;
+    let page_size = wanted.page_size.unwrap_or(PAGE_SIZE_DEFAULT);
     if !(1..=PAGE_SIZE_MAX).contains(&page_size) {
         let detail = format!("pageSize {page_size} is not between 1 and {PAGE_SIZE_MAX}");
         return Err(Problem::bad_request(detail));
     }
-    let filter = filter(&app, &caller, params)?;
+    let words = wanted.text.as_deref().map(words_of_text).unwrap_or_default();
+    let filter = wanted.filter(&app, &caller)?;
     let mut tx = app.store.read_as(&caller.principal).await?;
     // One more tells whether there is another page.
-    let mut listed = app.store.list_audit(&mut tx, &filter, page_size + 1).await?;
+    let limit = page_size + 1;
+    let mut listed = match words.is_empty() {
+        true => app.store.list_audit(&mut tx, &filter, limit).await?,
+        false => {
+            let limit = limit as usize;
+            app.store.search_audit(&mut tx, &filter, &words, limit).await?
+        }
+    };
     let more = listed.len() as u64 > page_size;
     if more {
         listed.pop();
@@ -62,12 +93,15 @@ pub(crate) async fn verify(State(app): State<App>, caller: Caller) -> Result<Jso
     let snapshot = app.writes.snapshot();
     app.allow(&snapshot, &caller, Action::Verify, &app.organization, Verb::Get)?;
     // One moment for heads and records: writes go on meanwhile.
-    let mut tx = app.store.read_as(&caller.principal).await?;
-    let writes = app.store.head(&mut tx).await?.audit;
-    let denials = app.store.denial_head(&mut tx).await?;
+    let mut tx = app.store.read_as(&Principal::System).await?;
+    let writes = app.store.head(&mut tx).await?.audit.mark();
+    let denials = app.store.denial_head(&mut tx).await?.mark();
+    let boundary = boundary(&app, &mut tx).await?.map(|(_, statement)| statement);
     let mut chains = Vec::new();
     for (chain, head) in [(Chain::Writes, writes), (Chain::Denials, denials)] {
-        let (records, broken) = verify_chain(&app, &mut tx, chain, &head).await?;
+        let start = boundary.as_ref().map(|boundary| boundary.mark(chain));
+        let verifier = Verifier::behind(start.unwrap_or_default());
+        let (records, broken) = verify_chain(&app, &mut tx, chain, verifier, head).await?;
         chains.push(json!({
             "chain": chain,
             "records": records,
@@ -79,18 +113,41 @@ pub(crate) async fn verify(State(app): State<App>, caller: Caller) -> Result<Jso
     Ok(Json(json!({"ok": ok, "chains": chains})))
 }
 
+/// The public keys, for whoever may call at all: they are for comparing with what was noted elsewhere.
+pub(crate) async fn key(State(app): State<App>, _caller: Caller) -> Result<Json<Value>, Problem> {
+    let mut tx = app.store.read_as(&Principal::System).await?;
+    let keys = app.store.audit_keys(&mut tx).await?;
+    let keys: Vec<Value> = keys
+        .iter()
+        .map(|(key, since)| json!({"id": key.id(), "algorithm": "Ed25519", "pem": key.pem(), "since": since}))
+        .collect();
+    Ok(Json(json!({ "keys": keys })))
+}
+
+/// The last that retention has left, if its signature holds: without one, a chain begins with its first record.
+async fn boundary(app: &App, tx: &mut Tx) -> Result<Option<(Numbered, Statement)>, Problem> {
+    let keys = app.store.audit_keys(tx).await?;
+    let keys: PublicKeys = keys.into_iter().map(|(key, _)| key).collect();
+    let last = app.store.last_statement(tx, StatementKind::Boundary).await?;
+    Ok(last.and_then(|last| {
+        let statement = keys.verify(&last.signed).ok()?;
+        Some((last, statement))
+    }))
+}
+
 async fn verify_chain(
     app: &App,
     tx: &mut Tx,
     chain: Chain,
-    head: &ChainHead,
+    mut verifier: Verifier,
+    head: Mark,
 ) -> Result<(u64, Option<Broken>), Problem> {
-    let mut verifier = Verifier::default();
     loop {
-        let after = verifier.records();
+        let after = verifier.end().sequence;
         let rows = app.store.audit_chain(tx, chain, after, VERIFY_BATCH).await?;
         let last = rows.len() < VERIFY_BATCH as usize;
-        let walked = rows.iter().try_for_each(|row| verifier.next(row));
+        let organization = app.organization.leaf();
+        let walked = rows.iter().try_for_each(|row| verifier.next(organization, row));
         let walked = match last {
             true => walked.and_then(|()| verifier.finish(head)),
             false => walked,
@@ -101,33 +158,70 @@ async fn verify_chain(
     }
 }
 
-fn filter(app: &App, caller: &Caller, params: ListParams) -> Result<Filter, Problem> {
-    let snapshot = app.writes.snapshot();
-    let nodes = match &caller.principal {
-        Principal::System => vec![app.organization.to_string()],
-        Principal::User { name, .. } => snapshot.bindings.nodes_of(name).map(Fqn::to_string).collect(),
-    };
-    if params.actor.as_ref().is_some_and(|actor| actor.contains('\0')) {
-        return Err(Problem::bad_request("actor: it holds a NUL character"));
+impl Wanted {
+    fn filter(&self, app: &App, caller: &Caller) -> Result<Filter, Problem> {
+        if self.actor.as_ref().is_some_and(|actor| actor.contains('\0')) {
+            return Err(Problem::bad_request("actor: it holds a NUL character"));
+        }
+        let name: Option<Fqn> = self.name.as_deref().map(str::parse).transpose()?;
+        let kind = self.kind.as_deref().map(known_kind).transpose()?;
+        let verb: Option<Verb> = word("verb", self.verb.as_deref())?;
+        let outcome: Option<Outcome> = word("outcome", self.outcome.as_deref())?;
+        let after = self.page_token.as_deref().map(place).transpose()?;
+        Ok(Filter {
+            since: self.since,
+            until: self.until,
+            actor: self.actor.clone(),
+            name: name.map(|name| name.to_string()),
+            kind,
+            verb: verb.map(|verb| verb.to_string()),
+            outcome: outcome.map(|outcome| outcome.to_string()),
+            nodes: readable(app, caller),
+            after,
+        })
     }
-    let name: Option<Fqn> = params.name.map(|name| name.parse()).transpose()?;
-    let outcome: Option<Outcome> = params
-        .outcome
-        .map(|outcome| outcome.parse())
-        .transpose()
-        .map_err(|error| Problem::bad_request(format!("outcome: {error}")))?;
-    let after = params.page_token.map(|token| place(&token)).transpose()?;
-    Ok(Filter {
-        since: params.since,
-        until: params.until,
-        actor: params.actor,
-        name: name.map(|name| name.to_string()),
-        outcome,
-        nodes,
-        after,
+
+    /// Refuses parameters that this request has no use for.
+    fn has_none_of(&self, given: &[(&str, bool)]) -> Result<(), Problem> {
+        match given.iter().find(|(_, is_given)| *is_given) {
+            Some((name, _)) => Err(Problem::bad_request(format!(
+                "{name}: this request knows no such parameter"
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The nodes whose records the caller may read, with those of all below them.
+fn readable(app: &App, caller: &Caller) -> Vec<String> {
+    match &caller.principal {
+        Principal::System => vec![app.organization.to_string()],
+        Principal::User { name, .. } => {
+            let snapshot = app.writes.snapshot();
+            snapshot.bindings.nodes_of(name).map(Fqn::to_string).collect()
+        }
+    }
+}
+
+fn word<T>(name: &str, given: Option<&str>) -> Result<Option<T>, Problem>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let read = given.map(str::parse).transpose();
+    read.map_err(|error| Problem::bad_request(format!("{name}: {error}")))
+}
+
+/// As people write it: `tenant` is `Tenant`.
+fn known_kind(given: &str) -> Result<String, Problem> {
+    let kinds = Kind::ALL.map(|kind| kind.to_string());
+    let known = kinds.iter().find(|kind| kind.eq_ignore_ascii_case(given));
+    known.cloned().ok_or_else(|| {
+        let detail = format!("kind: {given:?} is not one of {}", kinds.join(", "));
+        Problem::bad_request(detail)
     })
 }
 
+/// A record as JSON, with its place in the chain.
 fn item(listed: &Listed) -> Value {
     let mut item: Value = serde_json::from_slice(&listed.bytes).unwrap_or_else(|_| {
         // Meddled with: what can still be said of it is where it stands.
@@ -161,8 +255,4 @@ fn place(token: &str) -> Result<Place, Problem> {
         })
     };
     read().ok_or_else(|| Problem::bad_request(format!("pageToken {token:?} is not from this list")))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -1,41 +1,56 @@
 //! The audit records of both chains, and the head of the chain of denials.
 
 use chrono::{DateTime, Utc};
-use sea_query::{Cond, Expr, ExprTrait, LockType, OnConflict, Order, Query, SelectStatement};
+use sea_query::{Expr, ExprTrait, LockType, OnConflict, Query, SelectStatement};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
-use super::{Audit, DenialHeads, Store, StoreError, Tx, execute, fetch};
-use crate::audit::{Chain, ChainHead, Found, Index, Outcome, Sealed};
+use super::{DenialHeads, Store, StoreError, Tx, bounded, commit, execute, fetch};
+use crate::audit::{Chain, ChainHead, Found, Index, Mark, NODE_KEYS, Sealed, key};
+use crate::iam::Principal;
 
-/// Which records to list. All conditions must hold.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Filter {
-    pub(crate) since: Option<DateTime<Utc>>,
-    pub(crate) until: Option<DateTime<Utc>>,
-    pub(crate) actor: Option<String>,
-    /// This name, and all below it.
-    pub(crate) name: Option<String>,
-    pub(crate) outcome: Option<Outcome>,
-    /// The nodes that the caller may read, with all below them.
-    pub(crate) nodes: Vec<String>,
-    /// Only what stands behind this place in the list.
-    pub(crate) after: Option<Place>,
-}
+mod page;
+mod path;
+mod statement;
+mod text;
 
-/// Where a record stands in the list, newest first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) time: DateTime<Utc>,
-    pub(crate) chain: Chain,
-    pub(crate) sequence: u64,
-}
+pub(crate) use page::{Filter, Listed, Place, Stretch};
+pub(crate) use statement::{Month, Numbered};
+pub(crate) use text::holds;
 
-#[derive(Clone, Debug)]
-pub(crate) struct Listed {
-    pub(crate) place: Place,
-    pub(crate) bytes: Vec<u8>,
-    pub(crate) hash: Vec<u8>,
+/// All rows of a write in one statement of a fixed text, so that Postgres plans it once.
+const INSERT: &str = include_str!("audit/insert.sql");
+
+/// By the primary key, which has the order of the chain.
+const CHAIN: &str = "
+SELECT sequence, record, previous, hash, time, actor, verb, kind, name, outcome, actor_key, class_key, node2_key,
+    node3_key, node4_key, node5_key
+FROM audit
+WHERE organization = $1 AND chain = $2 AND sequence > $3
+ORDER BY sequence
+LIMIT $4";
+
+/// How long management may be unable to add any before a write finds none.
+const PARTITIONS_AHEAD: &str = "3 months";
+
+/// The columns of many rows, as the arrays of [`INSERT`].
+#[derive(Debug, Default)]
+struct Columns {
+    chain: Vec<String>,
+    sequence: Vec<i64>,
+    record: Vec<Vec<u8>>,
+    previous: Vec<Vec<u8>>,
+    hash: Vec<Vec<u8>>,
+    time: Vec<DateTime<Utc>>,
+    actor: Vec<String>,
+    verb: Vec<String>,
+    kind: Vec<String>,
+    name: Vec<String>,
+    outcome: Vec<String>,
+    actor_key: Vec<i32>,
+    class_key: Vec<i32>,
+    node_keys: [Vec<Option<i32>>; NODE_KEYS],
+    words: Vec<String>,
 }
 
 impl Store {
@@ -43,69 +58,45 @@ impl Store {
         if sealed.is_empty() {
             return Ok(());
         }
-        let mut statement = Query::insert();
-        statement.into_table(Audit::Table).columns([
-            Audit::Organization,
-            Audit::Chain,
-            Audit::Sequence,
-            Audit::Record,
-            Audit::Previous,
-            Audit::Hash,
-            Audit::Time,
-            Audit::Actor,
-            Audit::Verb,
-            Audit::Name,
-            Audit::Outcome,
-        ]);
+        let organization = self.organization.as_str();
+        let mut columns = Columns::default();
         for one in sealed {
-            let index = one.record.index();
-            statement.values_panic([
-                self.organization.as_str().into(),
-                one.chain.to_string().into(),
-                one.sequence.cast_signed().into(),
-                one.bytes.clone().into(),
-                one.previous.to_vec().into(),
-                one.hash.to_vec().into(),
-                index.time.into(),
-                index.actor.into(),
-                index.verb.into(),
-                index.name.into(),
-                index.outcome.into(),
-            ]);
+            columns.push(organization, one);
         }
-        execute(tx, "write the audit records", &statement).await?;
+        let [node2, node3, node4, node5] = columns.node_keys;
+        let inserting = sqlx::query(INSERT)
+            .bind(organization)
+            .bind(columns.chain)
+            .bind(columns.sequence)
+            .bind(columns.record)
+            .bind(columns.previous)
+            .bind(columns.hash)
+            .bind(columns.time)
+            .bind(columns.actor)
+            .bind(columns.verb)
+            .bind(columns.kind)
+            .bind(columns.name)
+            .bind(columns.outcome)
+            .bind(columns.actor_key)
+            .bind(columns.class_key)
+            .bind(node2)
+            .bind(node3)
+            .bind(node4)
+            .bind(node5)
+            .bind(columns.words)
+            .execute(&mut **tx);
+        bounded("write the audit records", inserting).await?;
         Ok(())
     }
 
-    /// Newest first, both chains merged.
-    pub(crate) async fn list_audit(
-        &self,
-        connection: &mut PgConnection,
-        filter: &Filter,
-        limit: u64,
-    ) -> Result<Vec<Listed>, StoreError> {
-        if filter.nodes.is_empty() {
-            // No condition at all would stand for every record.
-            return Ok(Vec::new());
-        }
-        let mut statement = Query::select();
-        statement
-            .columns([
-                Audit::Chain,
-                Audit::Sequence,
-                Audit::Time,
-                Audit::Record,
-                Audit::Hash,
-            ])
-            .from(Audit::Table)
-            .and_where(Expr::col(Audit::Organization).eq(self.organization.as_str()))
-            .order_by(Audit::Time, Order::Desc)
-            .order_by(Audit::Chain, Order::Desc)
-            .order_by(Audit::Sequence, Order::Desc)
-            .limit(limit);
-        narrow(&mut statement, filter);
-        let rows = fetch(connection, "list audit records", &statement).await?;
-        rows.iter().map(listed).collect()
+    /// The partitions of this month and of those to come.
+    pub(crate) async fn add_partitions(&self) -> Result<(), StoreError> {
+        let mut tx = self.begin_as(&Principal::System).await?;
+        let adding = sqlx::query("SELECT audit_add_partitions(now(), now() + $1::interval)")
+            .bind(PARTITIONS_AHEAD)
+            .execute(&mut *tx);
+        bounded("add partitions for audit records", adding).await?;
+        commit(tx).await
     }
 
     /// The records of one chain behind `sequence`, oldest first.
@@ -116,26 +107,13 @@ impl Store {
         sequence: u64,
         limit: u64,
     ) -> Result<Vec<Found>, StoreError> {
-        let statement = Query::select()
-            .columns([
-                Audit::Sequence,
-                Audit::Record,
-                Audit::Previous,
-                Audit::Hash,
-                Audit::Time,
-                Audit::Actor,
-                Audit::Verb,
-                Audit::Name,
-                Audit::Outcome,
-            ])
-            .from(Audit::Table)
-            .and_where(Expr::col(Audit::Organization).eq(self.organization.as_str()))
-            .and_where(Expr::col(Audit::Chain).eq(chain.to_string()))
-            .and_where(Expr::col(Audit::Sequence).gt(sequence.cast_signed()))
-            .order_by(Audit::Sequence, Order::Asc)
-            .limit(limit)
-            .to_owned();
-        let rows = fetch(connection, "read audit records", &statement).await?;
+        let reading = sqlx::query(CHAIN)
+            .bind(self.organization.as_str())
+            .bind(chain.to_string())
+            .bind(sequence.cast_signed())
+            .bind(limit.cast_signed())
+            .fetch_all(connection);
+        let rows = bounded("read audit records", reading).await?;
         rows.iter().map(found).collect()
     }
 
@@ -178,6 +156,7 @@ impl Store {
             .table(DenialHeads::Table)
             .value(DenialHeads::Sequence, head.sequence.cast_signed())
             .value(DenialHeads::Hash, head.hash.to_vec())
+            .value(DenialHeads::Time, head.time)
             .and_where(Expr::col(DenialHeads::Organization).eq(self.organization.as_str()))
             .to_owned();
         execute(tx, "advance the head of the denials", &statement).await?;
@@ -186,86 +165,58 @@ impl Store {
 
     fn select_denial_head(&self) -> SelectStatement {
         Query::select()
-            .columns([DenialHeads::Sequence, DenialHeads::Hash])
+            .columns([DenialHeads::Sequence, DenialHeads::Hash, DenialHeads::Time])
             .from(DenialHeads::Table)
             .and_where(Expr::col(DenialHeads::Organization).eq(self.organization.as_str()))
             .to_owned()
     }
 }
 
-fn narrow(statement: &mut SelectStatement, filter: &Filter) {
-    let mut readable = Cond::any();
-    for node in &filter.nodes {
-        readable = readable.add(within(node));
+impl Columns {
+    fn push(&mut self, organization: &str, sealed: &Sealed) {
+        let index = sealed.record.index(organization);
+        self.chain.push(sealed.chain.to_string());
+        self.sequence.push(sealed.sequence.cast_signed());
+        self.record.push(sealed.bytes.clone());
+        self.previous.push(sealed.previous.to_vec());
+        self.hash.push(sealed.hash.to_vec());
+        self.time.push(index.time);
+        self.actor.push(index.actor);
+        self.verb.push(index.verb);
+        self.kind.push(index.kind);
+        self.name.push(index.name);
+        self.outcome.push(index.outcome);
+        self.actor_key.push(index.actor_key);
+        self.class_key.push(index.class_key);
+        for (column, key) in self.node_keys.iter_mut().zip(index.node_keys) {
+            column.push(key);
+        }
+        let words = sealed.record.words();
+        let keys: Vec<String> = words.iter().map(|word| key(word).to_string()).collect();
+        // Arrays of several lengths do not fit into one array, their texts do.
+        self.words.push(format!("{{{}}}", keys.join(",")));
     }
-    statement.cond_where(readable);
-    if let Some(since) = filter.since {
-        statement.and_where(Expr::col(Audit::Time).gte(since));
-    }
-    if let Some(until) = filter.until {
-        statement.and_where(Expr::col(Audit::Time).lt(until));
-    }
-    if let Some(actor) = &filter.actor {
-        statement.and_where(Expr::col(Audit::Actor).eq(actor.as_str()));
-    }
-    if let Some(name) = &filter.name {
-        statement.cond_where(within(name));
-    }
-    if let Some(outcome) = filter.outcome {
-        statement.and_where(Expr::col(Audit::Outcome).eq(outcome.to_string()));
-    }
-    if let Some(place) = &filter.after {
-        statement.and_where(
-            Expr::tuple([
-                Expr::col(Audit::Time),
-                Expr::col(Audit::Chain),
-                Expr::col(Audit::Sequence),
-            ])
-            .lt(Expr::tuple([
-                Expr::val(place.time),
-                Expr::val(place.chain.to_string()),
-                Expr::val(place.sequence.cast_signed()),
-            ])),
-        );
-    }
-}
-
-/// Names hold no character that LIKE reads in its own way; what a caller sends as a filter may, and then finds
-/// other names among those that it may read.
-fn within(node: &str) -> Cond {
-    Cond::any()
-        .add(Expr::col(Audit::Name).eq(node))
-        .add(Expr::col(Audit::Name).like(format!("{node}/%")))
 }
 
 fn chain_head(row: &PgRow) -> Result<ChainHead, StoreError> {
     let sequence: i64 = column(row, "sequence")?;
     let hash: Vec<u8> = column(row, "hash")?;
+    let mark = mark("denial_heads", sequence, hash)?;
     Ok(ChainHead {
-        sequence: sequence.cast_unsigned(),
-        hash: hash.try_into().map_err(|_| StoreError::Corrupt {
-            table: "denial_heads",
-            name: sequence.to_string(),
-            reason: "its hash is not 32 bytes".to_owned(),
-        })?,
+        sequence: mark.sequence,
+        hash: mark.hash,
+        time: column(row, "time")?,
     })
 }
 
-fn listed(row: &PgRow) -> Result<Listed, StoreError> {
-    let chain: String = column(row, "chain")?;
-    let sequence: i64 = column(row, "sequence")?;
-    Ok(Listed {
-        place: Place {
-            time: column(row, "time")?,
-            chain: chain.parse().map_err(|error| StoreError::Corrupt {
-                table: "audit",
-                name: sequence.to_string(),
-                reason: format!("{error}"),
-            })?,
-            sequence: sequence.cast_unsigned(),
-        },
-        bytes: column(row, "record")?,
-        hash: column(row, "hash")?,
+fn mark(table: &'static str, sequence: i64, hash: Vec<u8>) -> Result<Mark, StoreError> {
+    Ok(Mark {
+        sequence: sequence.cast_unsigned(),
+        hash: hash.try_into().map_err(|_| StoreError::Corrupt {
+            table,
+            name: sequence.to_string(),
+            reason: "its hash is not 32 bytes".to_owned(),
+        })?,
     })
 }
 
@@ -280,8 +231,17 @@ fn found(row: &PgRow) -> Result<Found, StoreError> {
             time: column(row, "time")?,
             actor: column(row, "actor")?,
             verb: column(row, "verb")?,
+            kind: column(row, "kind")?,
             name: column(row, "name")?,
             outcome: column(row, "outcome")?,
+            actor_key: column(row, "actor_key")?,
+            class_key: column(row, "class_key")?,
+            node_keys: [
+                column(row, "node2_key")?,
+                column(row, "node3_key")?,
+                column(row, "node4_key")?,
+                column(row, "node5_key")?,
+            ],
         },
     })
 }

@@ -63,6 +63,7 @@ impl Store {
             .value(Organizations::Revision, head.version.revision.cast_signed())
             .value(Organizations::AuditSequence, head.audit.sequence.cast_signed())
             .value(Organizations::AuditHash, head.audit.hash.to_vec())
+            .value(Organizations::AuditTime, head.audit.time)
             .and_where(Expr::col(Organizations::Name).eq(self.organization.as_str()))
             .to_owned();
         execute(tx, "advance the organization's head", &statement).await?;
@@ -81,6 +82,7 @@ impl Store {
                 Organizations::Revision,
                 Organizations::AuditSequence,
                 Organizations::AuditHash,
+                Organizations::AuditTime,
             ])
             .from(Organizations::Table)
             .and_where(Expr::col(Organizations::Name).eq(self.organization.as_str()));
@@ -108,6 +110,7 @@ impl Store {
             audit: ChainHead {
                 sequence: number("audit_sequence").map_err(read)?,
                 hash: hash.try_into().map_err(|_| corrupt("its hash is not 32 bytes"))?,
+                time: row.try_get("audit_time").map_err(read)?,
             },
         })
     }

@@ -1,5 +1,6 @@
 //! The audit log: what it shows, what its verification finds, and what a flood of denials does to it.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -8,7 +9,7 @@ use futures::stream;
 use serde_json::{Value, json};
 use tombolo_tests::eventually;
 
-use crate::support::{ACME, Management, two_teams};
+use crate::support::{ACME, Api, Management, two_teams};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -71,8 +72,8 @@ async fn the_log_is_newest_first_and_filtered() {
     assert_eq!(count(&format!("audit?actor={ACME}/users/ann")).await, 1);
     assert_eq!(
         count("audit?actor=system").await,
-        4,
-        "three resources and a token"
+        5,
+        "three resources, a token and a key"
     );
     assert_eq!(count("audit?since=2999-01-01T00:00:00Z").await, 0);
     assert_eq!(count("audit?until=2001-01-01T00:00:00Z").await, 0);
@@ -90,6 +91,121 @@ async fn the_log_is_newest_first_and_filtered() {
         .get("audit?name=x")
         .await
         .refused(400, "expected organizations");
+    management.stop().await;
+}
+
+/// What `query` lists, page by page of three.
+async fn paged(api: &Api, query: &str) -> Vec<Value> {
+    let mut found = Vec::new();
+    let mut token = String::new();
+    loop {
+        let page = api.get(&format!("audit?pageSize=3{query}{token}")).await.json();
+        found.extend(page["items"].as_array().unwrap().clone());
+        match page["nextPageToken"].as_str() {
+            Some(next) => token = format!("&pageToken={next}"),
+            None => return found,
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_pair_of_filters_lists_what_both_let_through() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let shop = format!("{ACME}/tenants/pay/workspaces/shop");
+    let ann = management.user("ann", &[(&shop, "writer")]).await;
+    ann.delete(&format!("{ACME}/tenants/media"), "*").await;
+    ann.get(&format!("{ACME}/tenants/media")).await;
+    management.anonymous().get(&shop).await;
+    let rule = json!({"matches": [{"path": {"prefix": "/"}}], "backendRefs": [{"service": "shop/web", "weight": 1}]});
+    let route = format!("{shop}/trafficgroups/web/serviceroutes/front");
+    let route = json!({"name": route, "spec": {"service": "shop/web", "rules": [rule]}});
+    ann.post(&format!("{shop}/trafficgroups/web/serviceroutes"), route)
+        .await;
+    let admin = &management.admin;
+    let all = eventually(DEADLINE, || async {
+        let page = admin.get("audit?pageSize=500").await.json();
+        let all = page["items"].as_array().unwrap().clone();
+        let denials = all.iter().filter(|record| record["chain"] == "denials").count();
+        ensure!(denials == 3, "{denials} of 3 denials are on record");
+        Ok(all)
+    })
+    .await;
+
+    let text = |record: &Value, field: &str| record[field].as_str().unwrap_or_default().to_owned();
+    let middle = text(&all[all.len() / 2], "time");
+    type Holds = Box<dyn Fn(&Value) -> bool>;
+    let mut filters: Vec<(String, Holds)> = Vec::new();
+    for field in ["actor", "kind", "verb", "outcome"] {
+        let values: BTreeSet<String> = all.iter().map(|record| text(record, field)).collect();
+        for value in values {
+            let parameter = format!("&{field}={value}");
+            filters.push((parameter, Box::new(move |record| text(record, field) == value)));
+        }
+    }
+    let names = [
+        ACME,
+        &format!("{ACME}/tenants/pay"),
+        &shop,
+        &format!("{shop}/trafficgroups/web"),
+    ];
+    for name in names.map(str::to_owned) {
+        let within = format!("{name}/");
+        let parameter = format!("&name={name}");
+        let holds = move |record: &Value| {
+            let found = text(record, "name");
+            found == name || found.starts_with(&within)
+        };
+        filters.push((parameter, Box::new(holds)));
+    }
+    let (since, until) = (middle.clone(), middle.clone());
+    filters.push((
+        format!("&since={middle}"),
+        Box::new(move |record| text(record, "time") >= since),
+    ));
+    filters.push((
+        format!("&until={middle}"),
+        Box::new(move |record| text(record, "time") < until),
+    ));
+    filters.push(("&text=checkout%20SHOP".to_owned(), Box::new(|_| false)));
+    filters.push((
+        "&text=Web%20ann".to_owned(),
+        Box::new(|record| {
+            let text = record.to_string();
+            text.contains("web") && text.contains("users/ann")
+        }),
+    ));
+    let mut found_any = 0;
+    for (one, holds_one) in &filters {
+        for (other, holds_other) in &filters {
+            let parameter = |filter: &str| filter.split('=').next().map(str::to_owned);
+            let other = match parameter(one) == parameter(other) {
+                true if one == other => "",
+                true => continue,
+                false => other,
+            };
+            let expected: Vec<&Value> = all
+                .iter()
+                .filter(|record| holds_one(record) && holds_other(record))
+                .collect();
+            let found = paged(admin, &format!("{one}{other}")).await;
+            assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{one}{other}");
+            found_any += usize::from(!expected.is_empty());
+        }
+    }
+    assert!(found_any > 50, "{found_any} pairs let anything through");
+
+    let readable = |record: &&Value| text(record, "name").starts_with(&shop);
+    let expected: Vec<&Value> = all.iter().filter(readable).collect();
+    assert_eq!(paged(&ann, "").await.iter().collect::<Vec<_>>(), expected);
+    let expected: Vec<&Value> = expected
+        .into_iter()
+        .filter(|record| record["kind"] == "TrafficGroup")
+        .collect();
+    assert_eq!(
+        paged(&ann, "&kind=trafficgroup").await.iter().collect::<Vec<_>>(),
+        expected
+    );
     management.stop().await;
 }
 
@@ -114,12 +230,12 @@ async fn verification_finds_what_was_edited_deleted_or_moved() {
         ),
         (
             "DELETE FROM audit WHERE sequence = (SELECT max(sequence) FROM audit)",
-            14,
+            15,
             "it is missing: the head says",
         ),
         (
             "UPDATE organizations SET audit_sequence = audit_sequence - 1",
-            14,
+            15,
             "the head row has another",
         ),
     ];
@@ -128,7 +244,7 @@ async fn verification_finds_what_was_edited_deleted_or_moved() {
         two_teams(&management).await;
         let good = management.admin.get("audit:verify").await.json();
         assert_eq!(good["ok"], true, "{good}");
-        assert_eq!(good["chains"][0]["records"], 14, "{good}");
+        assert_eq!(good["chains"][0]["records"], 15, "{good}");
         management.sql(meddle).await;
         let bad = management.admin.get("audit:verify").await.json();
         assert_eq!(bad["ok"], false, "{meddle}: {bad}");

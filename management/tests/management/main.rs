@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod audit_keeping;
+mod audit_streams;
 mod audits;
 mod backup;
 mod bad_input;

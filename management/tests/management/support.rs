@@ -10,7 +10,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tempfile::TempDir;
-use tombolo_management::{Config, Running, start};
+use tombolo_management::{AuditConfig, Config, Running, start};
 use tombolo_runtime::authority::Authority;
 use tombolo_runtime::plane_id::{Plane, PlaneId};
 use tombolo_runtime::tls::install_crypto;
@@ -60,6 +60,12 @@ impl Management {
         Management::prepare(url).start_prepared().await
     }
 
+    pub(crate) async fn start_with(url: String, audit: AuditConfig) -> Management {
+        let mut management = Management::prepare(url);
+        management.config.audit = audit;
+        management.start_prepared().await
+    }
+
     /// With its identity and its configuration, and not started yet.
     pub(crate) fn prepare(url: String) -> Management {
         install_crypto();
@@ -75,6 +81,7 @@ impl Management {
             organization: "acme".parse().unwrap(),
             data_dir: dir.path().join("data"),
             database_url: Some(url),
+            audit: AuditConfig::default(),
         };
         Management {
             running: None,
