@@ -12,6 +12,7 @@ use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod api;
+mod audit;
 mod control;
 mod load;
 mod probe;
@@ -24,13 +25,15 @@ Measures Tombolo. Run it through `cargo xtask bench NAME`, which builds what it 
 
 Benches:
   api          writes beside the same SQL by pgbench, reads beside a bare handler, writes in a flood of denials
+  audit        pages of ten million audit records by every filter, what appending costs, and verifying
   proxy        CPU per request and memory of our proxy, beside Envoy in the same rounds
   propagation  from the API's answer to the new route answering in every proxy of the demo's topology
 
 Options:
   --rounds N   proxy, api: how many rounds, each with both sides (default 7)
   --requests N proxy: requests in a round, for each proxy (default 30000)
-  --samples N  propagation: how many changes (default 500)
+  --samples N  propagation: how many changes; audit: how many writes (default 500)
+  --records N  audit: how many records (default 10000000)
 ";
 
 fn main() -> ExitCode {
@@ -60,6 +63,7 @@ fn run(args: &[String]) -> Result<()> {
         let bench = async {
             match name.as_str() {
                 "api" => api::run(&options).await,
+                "audit" => audit::run(&options).await,
                 "proxy" => proxy::run(&options).await,
                 "propagation" => propagation::run(&options).await,
                 other => bail!("no bench is named {other:?}; see --help"),
@@ -90,6 +94,7 @@ struct Options {
     rounds: usize,
     requests: usize,
     samples: usize,
+    records: usize,
 }
 
 impl Options {
@@ -98,6 +103,7 @@ impl Options {
             rounds: 7,
             requests: 30_000,
             samples: 500,
+            records: 10_000_000,
         };
         for pair in args.chunks(2) {
             let [flag, value] = pair else {
@@ -111,6 +117,7 @@ impl Options {
                 "--rounds" => options.rounds = value,
                 "--requests" => options.requests = value,
                 "--samples" => options.samples = value,
+                "--records" => options.records = value,
                 _ => bail!("unknown option {flag}; see --help"),
             }
         }
