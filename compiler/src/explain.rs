@@ -54,6 +54,21 @@ pub enum Entry {
     EastWest(WorkloadId),
 }
 
+/// What an edge is asked: what its proxy at `entry` does with a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    pub entry: Entry,
+    pub request: Request,
+}
+
+/// What an edge answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// (epoch, revision) of the slice that it holds.
+    pub version: (u64, u64),
+    pub trace: Trace,
+}
+
 /// The answer to what happens with a request, as far as intent and reports tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -183,19 +198,21 @@ pub enum BadViewpoint {
 }
 
 /// What happens with `request` when it is sent from `from`. `findings` are those of `resolve`; they tell who wanted a
-/// host and did not get it.
+/// host and did not get it. A gateway that may not be named is none.
 pub fn explain(
     resolved: &Resolved,
     reports: &Reports,
     findings: &[Finding],
     from: &Viewpoint,
     request: &Request,
+    may_name: &dyn Fn(&Fqn) -> bool,
 ) -> Explanation {
     let inputs = Inputs::new(resolved, reports);
     let asked = part::Asked {
         inputs: &inputs,
         cluster: &from.cluster,
         request,
+        may_name,
     };
     let entry = match asked.entry(&from.place) {
         Ok(entry) => entry,

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tombolo_compiler::name::ClusterName;
 use tombolo_proto::link::{Inputs, Link};
-use tombolo_proto::session::{Expect, Party, Session};
+use tombolo_proto::session::{Action, Expect, Party, Session};
 use tombolo_runtime::plane_id::Plane;
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_runtime::tls::PeerIdentity;
@@ -18,6 +18,7 @@ use crate::metrics::CentralMetrics;
 use crate::mirror::Mirror;
 use crate::peer::{Peer, Wakes};
 use crate::peers::Peers;
+use crate::relay::Relay;
 
 /// Links that wait to be taken; each is taken at once.
 const ARRIVALS_MAX: usize = 64;
@@ -29,6 +30,7 @@ pub(crate) type KnownEdge = (Arc<Peer<Reported>>, Inputs);
 /// Whatever the tasks of all edges share.
 pub(crate) struct Edges {
     pub(crate) local: Party,
+    pub(crate) relay: Arc<Relay>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) wakes: Wakes,
     pub(crate) metrics: CentralMetrics,
@@ -115,7 +117,7 @@ impl Edges {
         };
         let session = Session::new(self.local.clone(), expect, edge.held());
         let (door, links) = mpsc::channel(1);
-        tasks.spawn(drive(edge, session, inputs, links));
+        tasks.spawn(drive(edge, self.relay.clone(), session, inputs, links));
         door
     }
 }
@@ -124,14 +126,22 @@ impl Edges {
 /// its old connection is known to be dead.
 async fn drive(
     edge: Arc<Peer<Reported>>,
+    relay: Arc<Relay>,
     mut session: Session,
     mut inputs: Inputs,
     mut links: mpsc::Receiver<Link>,
 ) {
+    let on_action = |action| match action {
+        Action::Answered(answer) => {
+            relay.answered(answer);
+            Vec::new()
+        }
+        action => edge.on(action),
+    };
     let mut next = links.recv().await;
     while let Some(link) = next {
         next = tokio::select! {
-            error = link.drive(&mut session, &mut inputs, |action| edge.on(action)) => {
+            error = link.drive(&mut session, &mut inputs, on_action) => {
                 edge.disconnected(&error);
                 links.recv().await
             }

@@ -28,6 +28,7 @@ mod metrics;
 mod mirror;
 mod peer;
 mod peers;
+mod relay;
 mod uplink;
 
 pub use disk::DiskError;
@@ -38,6 +39,7 @@ use mesh::{Mesh, Source};
 use metrics::CentralMetrics;
 use peer::{Peer, Wakes};
 use peers::{MANAGEMENT, Peers};
+use relay::Relay;
 use uplink::Uplink;
 
 /// The loop also looks at everything this often, should it ever miss a wake.
@@ -208,8 +210,10 @@ impl Parts {
         );
         let management = Arc::new(management);
         let peers = Arc::new(Peers::new(management.clone()));
+        let relay = Arc::new(Relay::new(peers.clone()));
         let edges = Edges {
             local: local.clone(),
+            relay: relay.clone(),
             peers: peers.clone(),
             wakes: wakes.clone(),
             metrics: metrics.clone(),
@@ -225,6 +229,7 @@ impl Parts {
             identity,
             local,
             management,
+            relay,
         };
         Self {
             peers,

@@ -16,8 +16,8 @@ use tombolo_runtime::telemetry::chain;
 use crate::metrics::LinkMetrics;
 use crate::mirror::{Item, Mirror, News};
 
-/// An operator's words are rare.
-const EVENTS_MAX: usize = 4;
+/// An operator's words are rare, and so are people's questions.
+const EVENTS_MAX: usize = 16;
 /// A log line names this many of the names that it is about.
 const NAMES_LOGGED_MAX: usize = 10;
 
@@ -150,8 +150,12 @@ impl<T: Item> Peer<T> {
                 self.acked(ack);
                 Vec::new()
             }
-            // The drive keeps these for itself.
-            Action::Send(_) | Action::PeerSilent | Action::Close(_) => Vec::new(),
+            // The drive keeps these for itself, and the relay questions and answers.
+            Action::Send(_)
+            | Action::PeerSilent
+            | Action::Close(_)
+            | Action::Asked(_)
+            | Action::Answered(_) => Vec::new(),
         }
     }
 
@@ -177,7 +181,12 @@ impl<T: Item> Peer<T> {
 
     /// Lets the removals happen that the brake holds. Without a connection the word is kept for the next one.
     pub(crate) fn confirm_removals(&self) -> bool {
-        self.events.try_send(Event::ConfirmRemovals).is_ok()
+        self.say(Event::ConfirmRemovals)
+    }
+
+    /// Tells the session something; whether there was room for it.
+    pub(crate) fn say(&self, event: Event) -> bool {
+        self.events.try_send(event).is_ok()
     }
 
     /// What should be on disk, if it is not there yet.

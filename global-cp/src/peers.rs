@@ -41,6 +41,10 @@ impl Peers {
             .collect()
     }
 
+    pub(crate) fn edge(&self, cluster: &str) -> Option<Arc<Peer<Reported>>> {
+        self.lock().get(cluster).cloned()
+    }
+
     pub(crate) fn statuses(&self) -> Vec<LinkStatus> {
         let edges = self.edges();
         let edges = edges.iter().map(|(_, edge)| edge.status());
@@ -52,8 +56,7 @@ impl Peers {
         if link == MANAGEMENT {
             return self.management.confirm_removals();
         }
-        let edge = self.lock().get(link).cloned();
-        edge.is_some_and(|edge| edge.confirm_removals())
+        self.edge(link).is_some_and(|edge| edge.confirm_removals())
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ClusterName, Arc<Peer<Reported>>>> {

@@ -14,6 +14,7 @@ use tombolo_runtime::tls::{Identity, TlsError, connect};
 
 use crate::item::Wanted;
 use crate::peer::Peer;
+use crate::relay::Relay;
 
 const WAIT_MIN: Duration = Duration::from_millis(50);
 /// Also the longest that a management that comes back waits for its centrals, so it is short.
@@ -24,6 +25,7 @@ pub(crate) struct Uplink {
     pub(crate) identity: Arc<Identity>,
     pub(crate) local: Party,
     pub(crate) management: Arc<Peer<Wanted>>,
+    pub(crate) relay: Arc<Relay>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +49,7 @@ impl Uplink {
             plane: Plane::Management.to_string(),
             node: None,
         };
-        let mut session = Session::new(self.local.clone(), expect, self.management.held());
+        let mut session = Session::new(self.local.clone(), expect, self.management.held()).answering();
         let mut backoff = Backoff::new(WAIT_MIN, WAIT_MAX);
         let mut last_error = None;
         loop {
@@ -86,7 +88,10 @@ impl Uplink {
         };
         let on_action = |action| {
             *joined |= matches!(action, Action::PeerJoined { .. });
-            self.management.on(action)
+            match action {
+                Action::Asked(question) => self.relay.ask(question),
+                action => self.management.on(action),
+            }
         };
         link.drive(session, inputs, on_action).await.into()
     }

@@ -126,7 +126,13 @@ pub async fn start(config: Config, parent: Shutdown) -> Result<Running, EdgeErro
     let (seen_out, seen) = watch::channel(Seen::default());
     let (publications_out, publications) = watch::channel(None);
 
-    let (feed, links) = Feed::new(&config.cluster, &config.centrals, stored_slice, &metrics);
+    let (feed, links) = Feed::new(
+        &config.cluster,
+        &config.centrals,
+        stored_slice,
+        snapshots.clone(),
+        &metrics,
+    );
     // Taken before anything can arrive, so that the saver sees every change.
     let slices = feed.adopted();
     links.spawn(&identity, &publications, &mut tasks, &shutdown);

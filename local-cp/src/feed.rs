@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tombolo_compiler::name::ClusterName;
 use tombolo_compiler::routes::Slice;
+use tombolo_proto::frame::{Answer, Question};
 use tombolo_proto::held::Held;
 use tombolo_proto::link::{Inputs, LinkError, dial};
 use tombolo_proto::session::{Action, Alarm, Event, Expect, Party, Publication, Session};
@@ -17,9 +19,12 @@ use tombolo_runtime::telemetry::chain;
 use tombolo_runtime::tls::{Identity, TlsError, connect};
 
 use crate::metrics::Metrics;
+use crate::snapshot::Snapshot;
+use answer::answer;
 use copy::SliceCopy;
 use follow::{Follow, FollowEvent, Link};
 
+mod answer;
 pub(crate) mod copy;
 pub(crate) mod follow;
 
@@ -43,6 +48,8 @@ struct Shared {
     state: Mutex<State>,
     adopted: watch::Sender<Option<Adopted>>,
     events: Vec<mpsc::Sender<Event>>,
+    /// What questions are answered from.
+    snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     metrics: Metrics,
 }
 
@@ -111,6 +118,7 @@ impl Feed {
         cluster: &ClusterName,
         urls: &[String],
         last_good: Option<SliceCopy>,
+        snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
         metrics: &Metrics,
     ) -> (Feed, Links) {
         let (senders, receivers) = urls.iter().map(|_| mpsc::channel(EVENTS_MAX)).unzip();
@@ -125,6 +133,7 @@ impl Feed {
                 alarms: vec![None; urls.len()],
             }),
             events: senders,
+            snapshots,
             metrics: metrics.clone(),
         });
         let links = Links {
@@ -188,7 +197,7 @@ impl Links {
                 plane: Plane::Central.to_string(),
                 node: None,
             };
-            let session = Session::new(local, expect, self.held.clone());
+            let session = Session::new(local, expect, self.held.clone()).answering();
             let inputs = Inputs {
                 publications: publications.clone(),
                 events,
@@ -291,8 +300,17 @@ impl Shared {
                 }
                 Vec::new()
             }
-            // The drive handles these itself.
-            Action::Send(_) | Action::PeerSilent | Action::Close(_) => Vec::new(),
+            Action::Asked(question) => vec![Event::Answer(self.answer(question))],
+            // The drive handles these itself, and an edge asks nobody.
+            Action::Send(_) | Action::PeerSilent | Action::Close(_) | Action::Answered(_) => Vec::new(),
+        }
+    }
+
+    fn answer(&self, question: Question) -> Answer {
+        let snapshot = self.snapshots.borrow().clone();
+        Answer {
+            id: question.id,
+            answer: answer(&self.cluster, snapshot.as_deref(), &question).map(Bytes::from),
         }
     }
 

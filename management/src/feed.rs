@@ -22,6 +22,7 @@ use tonic::{Extensions, Status};
 use crate::audit;
 use crate::iam::Principal;
 use crate::mesh::{CentralReport, Mesh, merge};
+use crate::questions::{QUEUED_MAX, Questions};
 use crate::store::{self, Store, StoreError};
 use crate::writer::Writes;
 
@@ -40,6 +41,7 @@ pub(crate) struct Feed {
     writes: Writes,
     identity: Arc<Identity>,
     heard: Heard,
+    questions: Questions,
 }
 
 /// What the centrals have reported. Cheap to clone; each link writes only its own central's part.
@@ -87,11 +89,17 @@ impl Feed {
                 centrals: Arc::new(watch::Sender::new(centrals)),
                 mesh: Arc::new(watch::Sender::new(mesh)),
             },
+            questions: Questions::default(),
         })
     }
 
     pub(crate) fn mesh(&self) -> watch::Receiver<Arc<Mesh>> {
         self.heard.mesh.subscribe()
+    }
+
+    /// What can be asked of the edges.
+    pub(crate) fn questions(&self) -> Questions {
+        self.questions.clone()
     }
 
     pub(crate) async fn run(
@@ -121,7 +129,14 @@ impl Feed {
             tokio::select! {
                 accepted = links.recv() => {
                     let Some(Accepted { central, link }) = accepted else { break };
-                    let drive = drive(link, central.clone(), self.party(), self.writes.clone(), self.heard.clone());
+                    let drive = drive(
+                        link,
+                        central.clone(),
+                        self.party(),
+                        self.writes.clone(),
+                        self.heard.clone(),
+                        self.questions.clone(),
+                    );
                     let old: Option<tokio::task::AbortHandle> = by_central.insert(central, tasks.spawn(drive));
                     if let Some(old) = old {
                         old.abort();
@@ -255,7 +270,14 @@ fn accept(link: Link, extensions: &Extensions, accepted: &mpsc::Sender<Accepted>
         .map_err(|_| Status::unavailable("too many connections at once; try again"))
 }
 
-async fn drive(link: Link, central: String, local: Party, writes: Writes, heard: Heard) {
+async fn drive(
+    link: Link,
+    central: String,
+    local: Party,
+    writes: Writes,
+    heard: Heard,
+    questions: Questions,
+) {
     let expect = Expect {
         plane: CENTRAL.to_owned(),
         node: Some(central.clone()),
@@ -263,10 +285,15 @@ async fn drive(link: Link, central: String, local: Party, writes: Writes, heard:
     let connected = Connected::new(heard.clone(), central.clone());
     let mut session = Session::new(local, expect, heard.report(&central).held());
     let (publisher, publications) = watch::channel(Some(writes.snapshot().publication()));
-    let (_events, events) = mpsc::channel(1);
+    let (asking, events) = mpsc::channel(QUEUED_MAX);
+    let _linked = questions.link(&central, asking);
     let mut inputs = Inputs { publications, events };
     tracing::info!(central, "central connected");
     let driven = link.drive(&mut session, &mut inputs, |action| {
+        if let Action::Answered(answer) = action {
+            questions.answered(answer);
+            return Vec::new();
+        }
         on_action(action, &connected, &writes)
     });
     let error = tokio::select! {
@@ -342,6 +369,11 @@ fn on_action(action: Action, connected: &Connected, writes: &Writes) -> Vec<Even
             }
             Vec::new()
         }
-        Action::InSync { .. } | Action::Send(_) | Action::PeerSilent | Action::Close(_) => Vec::new(),
+        Action::InSync { .. }
+        | Action::Send(_)
+        | Action::PeerSilent
+        | Action::Close(_)
+        | Action::Asked(_)
+        | Action::Answered(_) => Vec::new(),
     }
 }

@@ -16,6 +16,7 @@ mod mesh;
 mod metrics;
 mod outbound;
 mod problem;
+mod questions;
 mod quota;
 mod realm;
 mod report_history;

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
 use crate::generated::feed as pb;
 use crate::generated::feed::frame::Kind;
 use crate::held::{Stamp, Version};
@@ -10,6 +12,9 @@ use crate::resource::{BadResource, ContentHash, Digest, Resource, check_name};
 
 /// gRPC's message limit on both sides. The session makes chunks well below it.
 pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// A question is a request with its viewpoint, an answer what one proxy makes of it.
+pub const QUESTION_BYTES_MAX: usize = 64 * 1024;
+pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// A rejection's reason is for people to read; what is longer is cut.
 pub const REASON_BYTES_MAX: usize = 1024;
 
@@ -20,6 +25,25 @@ pub enum Frame {
     Complete(Complete),
     Ack(Ack),
     Heartbeat(Heartbeat),
+    Question(Question),
+    Answer(Answer),
+}
+
+/// Something that only the plane below knows, asked once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// Of the asking side, and new in each question of a connection.
+    pub id: u64,
+    /// The cluster whose edge is asked.
+    pub cluster: String,
+    pub body: Bytes,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub id: u64,
+    /// What is answered, or why nothing is.
+    pub answer: Result<Bytes, String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +54,8 @@ pub struct Hello {
     pub stamp: Option<Stamp>,
     pub names: BTreeMap<String, ContentHash>,
     pub more: bool,
+    /// Whether it takes questions.
+    pub answers: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,6 +126,12 @@ pub enum FrameError {
         #[source]
         source: BadResource,
     },
+    #[error("the {frame} frame carries {given} bytes and may carry {max}")]
+    TooLarge {
+        frame: &'static str,
+        given: usize,
+        max: usize,
+    },
     #[error("the {frame} frame names {name} twice")]
     Twice { frame: &'static str, name: String },
 }
@@ -114,6 +146,8 @@ impl TryFrom<pb::Frame> for Frame {
             Kind::Complete(complete) => Self::Complete(complete.try_into()?),
             Kind::Ack(ack) => Self::Ack(ack.try_into()?),
             Kind::Heartbeat(heartbeat) => Self::Heartbeat(heartbeat.try_into()?),
+            Kind::Question(question) => Self::Question(question.try_into()?),
+            Kind::Answer(answer) => Self::Answer(answer.try_into()?),
         })
     }
 }
@@ -144,6 +178,7 @@ impl TryFrom<pb::Hello> for Hello {
             stamp: hello.stamp.map(|stamp| stamp_of(FRAME, stamp)).transpose()?,
             names,
             more: hello.more,
+            answers: hello.answers,
         })
     }
 }
@@ -230,6 +265,36 @@ impl TryFrom<pb::Heartbeat> for Heartbeat {
     }
 }
 
+impl TryFrom<pb::Question> for Question {
+    type Error = FrameError;
+
+    fn try_from(question: pb::Question) -> Result<Self, FrameError> {
+        const FRAME: &str = "question";
+        name_of(FRAME, &question.cluster)?;
+        at_most(FRAME, &question.body, QUESTION_BYTES_MAX)?;
+        Ok(Self {
+            id: question.id,
+            cluster: question.cluster,
+            body: question.body,
+        })
+    }
+}
+
+impl TryFrom<pb::Answer> for Answer {
+    type Error = FrameError;
+
+    fn try_from(answer: pb::Answer) -> Result<Self, FrameError> {
+        const FRAME: &str = "answer";
+        if let Some(body) = &answer.body {
+            at_most(FRAME, body, ANSWER_BYTES_MAX)?;
+        }
+        Ok(Self {
+            id: answer.id,
+            answer: answer.body.ok_or_else(|| cut(answer.reason)),
+        })
+    }
+}
+
 impl From<Frame> for pb::Frame {
     fn from(frame: Frame) -> Self {
         let kind = match frame {
@@ -247,6 +312,7 @@ impl From<Frame> for pb::Frame {
                     })
                     .collect(),
                 more: hello.more,
+                answers: hello.answers,
             }),
             Frame::Update(update) => Kind::Update(pb::Update {
                 round: update.round,
@@ -283,6 +349,19 @@ impl From<Frame> for pb::Frame {
                 digest: heartbeat.digest.to_bytes().to_vec(),
                 complete: heartbeat.complete,
             }),
+            Frame::Question(question) => Kind::Question(pb::Question {
+                id: question.id,
+                cluster: question.cluster,
+                body: question.body,
+            }),
+            Frame::Answer(answer) => {
+                let (body, reason) = match answer.answer {
+                    Ok(body) => (Some(body), String::new()),
+                    Err(reason) => (None, reason),
+                };
+                let id = answer.id;
+                Kind::Answer(pb::Answer { id, body, reason })
+            }
         };
         Self { kind: Some(kind) }
     }
@@ -340,6 +419,14 @@ fn stamp_of(frame: &'static str, stamp: pb::Stamp) -> Result<Stamp, FrameError> 
 
 fn name_of(frame: &'static str, name: &str) -> Result<(), FrameError> {
     check_name(name).map_err(|source| FrameError::Resource { frame, source })
+}
+
+fn at_most(frame: &'static str, body: &Bytes, max: usize) -> Result<(), FrameError> {
+    let given = body.len();
+    if given > max {
+        return Err(FrameError::TooLarge { frame, given, max });
+    }
+    Ok(())
 }
 
 fn sixteen(frame: &'static str, field: &'static str, bytes: &[u8]) -> Result<[u8; 16], FrameError> {

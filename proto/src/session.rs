@@ -9,7 +9,7 @@
 use std::mem;
 use std::sync::Arc;
 
-use crate::frame::{Frame, Rejection};
+use crate::frame::{Answer, Frame, Hello, Question, Rejection};
 use crate::held::{Held, Stamp};
 use crate::resource::{ContentHash, Digest, Resource, Set};
 
@@ -32,6 +32,8 @@ pub struct Session {
     local: Party,
     expect: Expect,
     link: Link,
+    /// Whether this side takes questions.
+    answers: bool,
     publisher: Publisher,
     subscriber: Subscriber,
 }
@@ -85,6 +87,10 @@ pub enum Event {
     Settled,
     /// An operator wants the removals that the brake holds.
     ConfirmRemovals,
+    /// The plane asks the peer something. [`Action::Answered`] follows, or nothing when the link ends first.
+    Ask(Question),
+    /// To what was [`Action::Asked`].
+    Answer(Answer),
     Disconnected,
 }
 
@@ -109,6 +115,8 @@ pub enum Action {
         complete: bool,
     },
     PeerAcked(PeerAck),
+    Asked(Question),
+    Answered(Answer),
     Alarm(Alarm),
     /// No frame for [`SILENT_TICKS_MAX`] ticks: drop the connection.
     PeerSilent,
@@ -165,7 +173,12 @@ pub enum ProtocolError {
 #[derive(Debug)]
 enum Link {
     Down,
-    Up { greeted: bool, silent_ticks: u8 },
+    Up {
+        greeted: bool,
+        silent_ticks: u8,
+        /// The peer takes questions.
+        answers: bool,
+    },
 }
 
 impl Default for Brake {
@@ -194,8 +207,18 @@ impl Session {
             local,
             expect,
             link: Link::Down,
+            answers: false,
             publisher: Publisher::default(),
             subscriber: Subscriber::new(held, brake),
+        }
+    }
+
+    /// A side that takes questions.
+    #[must_use]
+    pub fn answering(self) -> Self {
+        Self {
+            answers: true,
+            ..self
         }
     }
 
@@ -216,6 +239,8 @@ impl Session {
             }
             Event::Settled => self.settled(),
             Event::ConfirmRemovals => self.subscriber.confirm_removals(),
+            Event::Ask(question) => vec![self.ask(question)],
+            Event::Answer(answer) => self.answer(answer),
             Event::Disconnected => {
                 self.disconnect();
                 Vec::new()
@@ -228,9 +253,35 @@ impl Session {
         self.link = Link::Up {
             greeted: false,
             silent_ticks: 0,
+            answers: false,
         };
         self.subscriber.connected();
-        sends(self.subscriber.hello(&self.local))
+        let answers = self.answers;
+        let hello = self.subscriber.hello(&self.local).into_iter();
+        sends(hello.map(|frame| match frame {
+            Frame::Hello(hello) => Frame::Hello(Hello { answers, ..hello }),
+            other => other,
+        }))
+    }
+
+    /// To a peer that takes no questions none is sent: an older one would drop the connection.
+    fn ask(&self, question: Question) -> Action {
+        let reason = match self.link {
+            Link::Up { answers: true, .. } => return Action::Send(Frame::Question(question)),
+            Link::Up { greeted: true, .. } => "the plane below takes no questions: it is of an older version",
+            Link::Up { greeted: false, .. } | Link::Down => "the plane below is not connected",
+        };
+        Action::Answered(Answer {
+            id: question.id,
+            answer: Err(reason.to_owned()),
+        })
+    }
+
+    fn answer(&self, answer: Answer) -> Vec<Action> {
+        match self.link {
+            Link::Up { greeted: true, .. } => vec![Action::Send(Frame::Answer(answer))],
+            Link::Up { greeted: false, .. } | Link::Down => Vec::new(),
+        }
     }
 
     fn disconnect(&mut self) {
@@ -252,6 +303,7 @@ impl Session {
         let Link::Up {
             greeted,
             silent_ticks,
+            answers,
         } = &mut self.link
         else {
             return Ok(Vec::new());
@@ -276,6 +328,7 @@ impl Session {
                     held: hello.stamp.clone(),
                 };
                 let first = !mem::replace(greeted, true);
+                *answers |= hello.answers;
                 let frames = sends(self.publisher.hello(hello)?);
                 Ok(first.then_some(joined).into_iter().chain(frames).collect())
             }
@@ -287,6 +340,8 @@ impl Session {
                 rejected: ack.rejected,
                 braked: ack.braked,
             })]),
+            Frame::Question(question) => Ok(vec![Action::Asked(question)]),
+            Frame::Answer(answer) => Ok(vec![Action::Answered(answer)]),
         }
     }
 

@@ -14,6 +14,8 @@ fn the_generated_code_is_what_the_proto_file_says() {
     fs::create_dir_all(&out).unwrap();
     tonic_prost_build::configure()
         .bytes(".tombolo.feed.v1.Resource.body")
+        .bytes(".tombolo.feed.v1.Question.body")
+        .bytes(".tombolo.feed.v1.Answer.body")
         .out_dir(&out)
         .compile_fds(descriptors)
         .unwrap();

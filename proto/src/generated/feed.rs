@@ -2,7 +2,7 @@
 /// At most 4 MiB. What is larger travels as chunks: frames of one kind with `more` set on all but the last.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Frame {
-    #[prost(oneof = "frame::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "frame::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub kind: ::core::option::Option<frame::Kind>,
 }
 /// Nested message and enum types in `Frame`.
@@ -19,6 +19,10 @@ pub mod frame {
         Ack(super::Ack),
         #[prost(message, tag = "5")]
         Heartbeat(super::Heartbeat),
+        #[prost(message, tag = "6")]
+        Question(super::Question),
+        #[prost(message, tag = "7")]
+        Answer(super::Answer),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -76,6 +80,9 @@ pub struct Hello {
     pub names: ::prost::alloc::vec::Vec<HeldName>,
     #[prost(bool, tag = "6")]
     pub more: bool,
+    /// The sender takes questions. Nobody else is sent one, because older planes know no such frame.
+    #[prost(bool, tag = "7")]
+    pub answers: bool,
 }
 /// What differs from what the subscriber holds.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -146,6 +153,30 @@ pub struct Heartbeat {
     /// As in Update.
     #[prost(bool, tag = "4")]
     pub complete: bool,
+}
+/// Something that only the plane below knows, asked once. It is answered by one Answer, or never when the connection
+/// ends; whoever asks waits so long and no longer.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Question {
+    /// Of the asking side, and new in each question of a connection.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// The cluster whose edge is asked; a central passes it on.
+    #[prost(string, tag = "2")]
+    pub cluster: ::prost::alloc::string::String,
+    /// At most 64 KiB.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub body: ::prost::bytes::Bytes,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Answer {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// At most 1 MiB. Without a body the question was not answered, and `reason` says why.
+    #[prost(bytes = "bytes", optional, tag = "2")]
+    pub body: ::core::option::Option<::prost::bytes::Bytes>,
+    #[prost(string, tag = "3")]
+    pub reason: ::prost::alloc::string::String,
 }
 /// Generated client implementations.
 pub mod feed_client {

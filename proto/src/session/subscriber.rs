@@ -93,6 +93,7 @@ impl Subscriber {
         let last = parts.len() - 1;
         let frame = |(index, names): (usize, Vec<_>)| {
             Frame::Hello(Hello {
+                answers: false,
                 node: local.node.clone(),
                 plane: local.plane.clone(),
                 round: self.round,

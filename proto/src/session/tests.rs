@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::{Action, CHUNK_BYTES, Event, Expect, Party, Publication, Session};
-use crate::frame::{Ack, Complete, Frame, Heartbeat, Hello, Rejection, Update};
+use crate::frame::{Ack, Answer, Complete, Frame, Heartbeat, Hello, Question, Rejection, Update};
 use crate::held::{Held, Stamp, Version};
 use crate::resource::{ContentHash, Digest, Resource, Set};
 
@@ -36,6 +36,62 @@ pub(super) fn expect(plane: &str) -> Expect {
 
 pub(super) fn resource(name: &str, body: &str) -> Resource {
     Resource::new(name, body.to_owned()).unwrap()
+}
+
+// --- questions ----------------------------------------------------------------------------------------
+
+#[test]
+fn only_a_peer_that_takes_questions_is_asked() {
+    let answering = |answers| match hello(&edge(), 1, nothing()) {
+        Event::Frame(Frame::Hello(hello)) => Event::Frame(Frame::Hello(Hello { answers, ..hello })),
+        other => other,
+    };
+    const EDGE_JOINED: &str = "joined us-east of edge holding nothing | send heartbeat r1 of nothing part";
+    const OLDER: &str = "answered 3, refused: the plane below takes no questions: it is of an older version";
+    const AWAY: &str = "answered 3, refused: the plane below is not connected";
+    for (answers, asked) in [(true, "send question 3 of us-east: why"), (false, OLDER)] {
+        let mut above = Session::new(central(), expect("edge"), nothing());
+        check(
+            &mut above,
+            [
+                (Event::Ask(question()), AWAY),
+                (Event::Connected, "send hello r1 of nothing []"),
+                (Event::Ask(question()), AWAY),
+                (answering(answers), EDGE_JOINED),
+                (Event::Ask(question()), asked),
+                (Event::Frame(Frame::Answer(answer(Ok("so")))), "answered 3: so"),
+                (Event::Disconnected, ""),
+                (Event::Ask(question()), AWAY),
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_question_is_answered_while_the_link_is_up() {
+    let mut edge = new_edge(nothing()).answering();
+    let hello = edge.on(Event::Connected);
+    assert!(
+        matches!(
+            &hello[..],
+            [Action::Send(Frame::Hello(Hello { answers: true, .. }))]
+        ),
+        "{hello:?}"
+    );
+    check(
+        &mut edge,
+        [
+            (central_hello(), JOINED),
+            (
+                Event::Frame(Frame::Question(question())),
+                "asked 3 of us-east: why",
+            ),
+            (Event::Answer(answer(Ok("so"))), "send answer 3: so"),
+            (Event::Answer(answer(Err("busy"))), "send answer 3, refused: busy"),
+            (Event::Disconnected, ""),
+            (Event::Answer(answer(Ok("so"))), ""),
+        ],
+    );
 }
 
 // --- the subscriber -----------------------------------------------------------------------------------
@@ -715,6 +771,7 @@ fn names(session: &Session) -> Vec<String> {
 
 fn hello(from: &Party, round: u64, held: Held) -> Event {
     Event::Frame(Frame::Hello(Hello {
+        answers: false,
         node: from.node.clone(),
         plane: from.plane.clone(),
         round,
@@ -722,6 +779,21 @@ fn hello(from: &Party, round: u64, held: Held) -> Event {
         names: held.names,
         more: false,
     }))
+}
+
+fn question() -> Question {
+    Question {
+        id: 3,
+        cluster: "us-east".to_owned(),
+        body: "why".into(),
+    }
+}
+
+fn answer(answer: Result<&'static str, &str>) -> Answer {
+    Answer {
+        id: 3,
+        answer: answer.map(Into::into).map_err(str::to_owned),
+    }
 }
 
 fn central_hello() -> Event {
@@ -818,6 +890,8 @@ fn show(action: &Action) -> String {
         Action::Braked { stamp, names } => format!("braked {stamp} {}", names.join(" ")),
         Action::InSync { stamp, complete } => format!("in sync {stamp} {}", show_complete(*complete)),
         Action::PeerAcked(ack) => format!("acked {}{}", ack.stamp, show_verdict(&ack.rejected, ack.braked)),
+        Action::Asked(question) => format!("asked {}", show_question(question)),
+        Action::Answered(answer) => format!("answered {}", show_answer(answer)),
         Action::Alarm(alarm) => format!("alarm {alarm}"),
         Action::PeerSilent => "silent".to_owned(),
         Action::Close(error) => format!("close {error}"),
@@ -857,7 +931,29 @@ fn show_frame(frame: &Frame) -> String {
             show_stamp(beat.stamp.as_ref()),
             show_complete(beat.complete)
         ),
+        Frame::Question(question) => format!("question {}", show_question(question)),
+        Frame::Answer(answer) => format!("answer {}", show_answer(answer)),
     }
+}
+
+fn show_question(question: &Question) -> String {
+    format!(
+        "{} of {}: {}",
+        question.id,
+        question.cluster,
+        show_body(&question.body)
+    )
+}
+
+fn show_answer(answer: &Answer) -> String {
+    match &answer.answer {
+        Ok(body) => format!("{}: {}", answer.id, show_body(body)),
+        Err(reason) => format!("{}, refused: {reason}", answer.id),
+    }
+}
+
+fn show_body(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).into_owned()
 }
 
 fn show_stamp(stamp: Option<&Stamp>) -> String {
