@@ -16,12 +16,15 @@ mod demo;
 mod difference;
 mod documents;
 mod effective;
+mod explain;
 mod get;
 mod history;
 mod identity;
 mod output;
 mod plan;
 mod problem;
+mod readiness;
+mod search;
 mod serve;
 mod status;
 mod token;
@@ -56,6 +59,9 @@ enum Command {
     Show(history::ShowArgs),
     Rollback(history::RollbackArgs),
     Effective(effective::EffectiveArgs),
+    Explain(explain::ExplainArgs),
+    Search(search::SearchArgs),
+    Readiness(readiness::ReadinessArgs),
     /// The record of who did what.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -130,6 +136,9 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Show(args) => history::show(args).await.map(|()| Verdict::Good),
         Command::Rollback(args) => history::rollback(args).await,
         Command::Effective(args) => effective::run(args).await.map(|()| Verdict::Good),
+        Command::Search(args) => search::run(args).await.map(|()| Verdict::Good),
+        Command::Readiness(args) => readiness::run(args).await,
+        Command::Explain(args) => explain::run(args).await.map(|()| Verdict::Good),
         Command::Audit(command) => audit::run(command).await,
         Command::Cluster(command) => cluster::run(command).await.map(|()| Verdict::Good),
         Command::Identity(command) => identity::run(command).map(|()| Verdict::Good),

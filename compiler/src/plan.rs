@@ -69,6 +69,11 @@ pub fn plan(resolved: &Resolved, reports: &Reports) -> (Plans, Vec<Finding>) {
     (plans, findings.into_iter().collect())
 }
 
+/// What one key puts into the slices of the clusters.
+pub(crate) fn planned(key: &PlanKey, inputs: &Inputs<'_>) -> BTreeMap<ClusterName, SliceItem> {
+    plan_key(key, inputs).items
+}
+
 /// The part of one cluster's slice that these keys make.
 pub(crate) fn part<'a>(
     cluster: &ClusterName,

@@ -22,6 +22,7 @@ use crate::denial::Denials;
 use crate::mesh::Mesh;
 use crate::metrics::ApiMetrics;
 use crate::problem::Problem;
+use crate::questions::Questions;
 use crate::store::Store;
 use crate::writer::Writes;
 
@@ -31,8 +32,11 @@ mod caller;
 mod changes;
 mod dry_run;
 mod effective;
+mod explain;
 mod past;
+mod readiness;
 mod resources;
+mod search;
 mod status;
 mod target;
 mod tokens;
@@ -51,6 +55,8 @@ pub(crate) struct App {
     pub(crate) writes: Writes,
     pub(crate) denials: Denials,
     pub(crate) mesh: watch::Receiver<Arc<Mesh>>,
+    /// To the edges.
+    pub(crate) questions: Questions,
     pub(crate) metrics: ApiMetrics,
     /// Ends those who wait.
     pub(crate) shutdown: Shutdown,
@@ -68,6 +74,8 @@ pub(crate) fn router(app: App, health: Health) -> Router {
     let registry = app.metrics.registry().clone();
     Router::new()
         .route("/v1/changes", post(changes::write))
+        .route("/v1/explain", post(explain::ask))
+        .route("/v1/search", get(search::list))
         .route("/v1/audit", get(audits::list))
         .route("/v1/audit:verify", get(audits::verify))
         .route("/v1/audit:key", get(audits::key))

@@ -203,6 +203,7 @@ pub async fn start(config: Config) -> Result<Running, ManagementError> {
         writes: writes.clone(),
         denials,
         mesh: feed.mesh(),
+        questions: feed.questions(),
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),
     };

@@ -48,6 +48,7 @@ impl Asked<'_> {
         };
         let named = self.inputs.gateways_named(name);
         named
+            .filter(|(name, _)| (self.may_name)(name))
             .take(GATEWAYS_MAX)
             .map(|(fqn, gateway)| self.runs_elsewhere(fqn, &gateway.value))
             .collect()
@@ -118,7 +119,7 @@ impl Asked<'_> {
         let mut strangers = BTreeSet::new();
         for cluster in offering {
             match (self.inputs.owner(cluster, &id.namespace).map(|(name, _)| name), owner) {
-                (Some(theirs), Some(ours)) if theirs == ours => advice.push(self.at_other_port(id, cluster)),
+                (Some(theirs), Some(ours)) if theirs == ours => advice.push(self.at_other_port(id, cluster, ours)),
                 (Some(theirs), _) => drop(strangers.insert(theirs)),
                 (None, Some(ours)) => advice.push(Advice::about(
                     format!(
@@ -142,7 +143,7 @@ impl Asked<'_> {
         advice
     }
 
-    fn at_other_port(&self, id: &ServiceId, cluster: &ClusterName) -> Advice {
+    fn at_other_port(&self, id: &ServiceId, cluster: &ClusterName, owner: &Fqn) -> Advice {
         let report = self
             .inputs
             .report(cluster)
@@ -154,7 +155,7 @@ impl Asked<'_> {
                 .map(|port| format!("{} ({:?})", port.port, port.protocol)),
         );
         let told = format!("in {cluster} service {id} has ports {ports}; name one of them that is not Tcp");
-        Advice::new(told)
+        Advice::about(told, [owner])
     }
 
     fn for_ingress(&self, workload: &WorkloadId, findings: &[Finding]) -> Vec<Advice> {

@@ -18,6 +18,7 @@ pub(super) struct Asked<'a> {
     pub(super) inputs: &'a Inputs<'a>,
     pub(super) cluster: &'a ClusterName,
     pub(super) request: &'a Request,
+    pub(super) may_name: &'a dyn Fn(&Fqn) -> bool,
 }
 
 impl<'a> Asked<'a> {
@@ -31,9 +32,9 @@ impl<'a> Asked<'a> {
             Place::Application(service) => return Ok(Entry::Sidecar(service.namespace.clone())),
             Place::Gateway(name) => name,
         };
-        let named = self
-            .inputs
-            .gateways_named(name)
+        let named = self.inputs.gateways_named(name);
+        let named = named
+            .filter(|(name, _)| (self.may_name)(name))
             .map(|(_, gateway)| &gateway.value);
         let here: BTreeSet<&WorkloadId> = named
             .filter(|gateway| gateway.mode != RoutedGatewayMode::EastWest)

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
+use super::remote;
 use crate::finding::Traced;
-use crate::name::{ClusterName, Fqn, Label, ServiceId, WorkloadId};
-use crate::report::{ClusterReport, Reports, ServiceReport};
+use crate::name::{ClusterName, Fqn, HostPort, Label, ServiceId, WorkloadId};
+use crate::report::{ClusterReport, Reports, ServiceReport, State};
 use crate::resolve::{Resolved, ResolvedWorkspace};
 use crate::routes::RoutedGateway;
 
@@ -127,6 +128,11 @@ impl<'a> Inputs<'a> {
             .gateways
             .range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded))
             .take_while(move |(name, _)| name.is_within(&workspace))
+    }
+
+    /// The east-west listeners through which others reach a workspace's services in a cluster, and whether any is up.
+    pub(crate) fn doors(&self, workspace: &Fqn, cluster: &ClusterName) -> (BTreeSet<HostPort>, State) {
+        remote::doors(self, workspace, cluster)
     }
 
     /// Those whose own name it is, the last of their path.

@@ -26,7 +26,7 @@ proptest! {
         let (plans, _) = plan(&resolved, &world.reports());
         for from in viewpoints() {
             for request in &requests {
-                let explanation = explain(&resolved, &world.reports(), &findings, &from, request);
+                let explanation = explain(&resolved, &world.reports(), &findings, &from, request, &|_| true);
                 let Some(entry) = explanation.entry else { continue };
                 let (Some(slice), Some(view)) = (plans.get(&from.cluster), world.views.get(&from.cluster)) else {
                     continue;
@@ -43,7 +43,7 @@ proptest! {
     fn a_refusal_comes_with_advice(world in worlds(), request in requests()) {
         let (resolved, findings) = resolve(&world.intent);
         for from in viewpoints() {
-            let explanation = explain(&resolved, &world.reports(), &findings, &from, &request);
+            let explanation = explain(&resolved, &world.reports(), &findings, &from, &request, &|_| true);
             let by_rule = explanation.trace.steps.iter().any(|step| matches!(step.stage, Stage::ServiceRule)
                 || (step.stage == Stage::GatewayRule && step.origin.is_some()));
             let told = !explanation.advice.is_empty();

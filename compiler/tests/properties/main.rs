@@ -20,6 +20,7 @@ use tombolo_compiler::view::View;
 
 mod explain;
 mod mandates;
+mod readiness;
 mod world;
 
 use world::{CLUSTERS, Edit, NAMESPACES, World, edits, worlds};

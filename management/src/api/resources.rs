@@ -13,7 +13,7 @@ use tombolo_compiler::name::{Fqn, Label};
 use super::body::Body;
 use super::caller::Bearer;
 use super::target::{Collection, PastQuestion, Target};
-use super::{App, Params, dry_run, effective, past, status};
+use super::{App, Params, dry_run, effective, past, readiness, status};
 use crate::audit::Verb;
 use crate::change::{Change, ChangeVerb, IfMatch};
 use crate::document::{self, Document};
@@ -70,6 +70,7 @@ pub(crate) async fn get_or_list(
         Target::Status(name) => status::status(&app, &caller, &name),
         Target::Receipt(name) => status::receipt(&app, &caller, &name, &params).await,
         Target::Effective(name) => effective::effective(&app, &caller, &name, &params),
+        Target::Readiness(name) => readiness::get(&app, &caller, &name),
         Target::Past(PastQuestion::History, name) => past::history(&app, &caller, &name, &params).await,
         Target::Past(PastQuestion::Diff, name) => past::diff(&app, &caller, &name, &params).await,
         Target::Past(PastQuestion::Compiled, name) => past::compiled(&app, &caller, &name, &params).await,

@@ -16,6 +16,8 @@ pub(crate) enum Target {
     Effective(Fqn),
     /// `…:adopt`
     Adopt(Fqn),
+    /// `…:readiness`
+    Readiness(Fqn),
     /// `…:history`, `…:diff`, `…:compiled`, `…:rollback`
     Past(PastQuestion, Fqn),
 }
@@ -41,8 +43,8 @@ pub(crate) enum BadTarget {
     #[error(transparent)]
     Name(#[from] BadName),
     #[error(
-        "{0:?} cannot be asked of a resource; use :status, :receipt, :effective, :history, :diff, :compiled, :rollback or, \
-         of an organization, :adopt"
+        "{0:?} cannot be asked of a resource; use :status, :receipt, :effective, :history, :diff, :compiled, :rollback, \
+         of a workspace :readiness, or of an organization :adopt"
     )]
     Question(String),
 }
@@ -55,6 +57,7 @@ impl Target {
             | Target::Status(name)
             | Target::Receipt(name)
             | Target::Effective(name)
+            | Target::Readiness(name)
             | Target::Adopt(name)
             | Target::Past(_, name) => Some(name),
             Target::Collection(collection) => collection.parent.as_ref(),
@@ -87,6 +90,7 @@ impl FromStr for Target {
                 "status" => Ok(Target::Status(name)),
                 "receipt" => Ok(Target::Receipt(name)),
                 "effective" => Ok(Target::Effective(name)),
+                "readiness" if name.kind() == Kind::Workspace => Ok(Target::Readiness(name)),
                 "adopt" if name.kind() == Kind::Organization => Ok(Target::Adopt(name)),
                 "history" => Ok(Target::Past(PastQuestion::History, name)),
                 "diff" => Ok(Target::Past(PastQuestion::Diff, name)),
@@ -128,6 +132,10 @@ mod tests {
             ("organizations/acme:status", Target::Status(acme.clone())),
             ("organizations/acme:receipt", Target::Receipt(acme.clone())),
             ("organizations/acme:effective", Target::Effective(acme.clone())),
+            (
+                "organizations/acme/tenants/a/workspaces/w:readiness",
+                Target::Readiness("organizations/acme/tenants/a/workspaces/w".parse().unwrap()),
+            ),
             (
                 "organizations/acme/tenants",
                 collection(Some(acme.clone()), Kind::Tenant),

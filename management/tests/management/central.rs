@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tombolo_proto::codec;
+use tombolo_proto::frame::{Answer, Question};
 use tombolo_proto::held::{Held, Stamp, Version};
 use tombolo_proto::link::{self, Inputs, LinkError};
 use tombolo_proto::resource::Set;
@@ -36,6 +37,8 @@ pub(crate) struct State {
     pub(crate) complete: bool,
     pub(crate) alarms: Vec<Alarm>,
     pub(crate) acks: Vec<PeerAck>,
+    /// To every question; without one there is no answer.
+    pub(crate) answer: Option<Result<String, String>>,
 }
 
 impl Central {
@@ -82,7 +85,7 @@ impl Central {
         let (reports, publications) = watch::channel(None);
         let seen = state.clone();
         let task = tokio::spawn(async move {
-            let mut session = Session::new(local, expect, held);
+            let mut session = Session::new(local, expect, held).answering();
             let (_events, events) = mpsc::channel(1);
             let mut inputs = Inputs { publications, events };
             let link = match link::dial(channel).await {
@@ -90,6 +93,9 @@ impl Central {
                 Err(error) => return error,
             };
             link.drive(&mut session, &mut inputs, |action| {
+                if let Action::Asked(question) = action {
+                    return seen.lock().unwrap().answer(question).into_iter().collect();
+                }
                 seen.lock().unwrap().take(action);
                 let refused = refused.map(|name| tombolo_proto::frame::Rejection {
                     name: name.to_owned(),
@@ -106,6 +112,11 @@ impl Central {
             sequence: 0,
             task,
         }
+    }
+
+    /// To every question from now on.
+    pub(crate) fn answers(&self, answer: Result<String, String>) {
+        self.state.lock().unwrap().answer = Some(answer);
     }
 
     pub(crate) fn state(&self) -> State {
@@ -144,6 +155,14 @@ impl Central {
 }
 
 impl State {
+    fn answer(&self, question: Question) -> Option<Event> {
+        let answer = self.answer.clone()?;
+        Some(Event::Answer(Answer {
+            id: question.id,
+            answer: answer.map(Into::into),
+        }))
+    }
+
     fn take(&mut self, action: Action) {
         match action {
             Action::Apply(applied) => {

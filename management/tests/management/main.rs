@@ -9,6 +9,7 @@ mod backup;
 mod bad_input;
 mod central;
 mod concurrency;
+mod explain;
 mod feed;
 mod outage;
 mod past;

@@ -1,0 +1,137 @@
+//! `POST /v1/explain`: where a request goes from somewhere in the mesh, and why.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tombolo_compiler::explain::request::Request;
+use tombolo_compiler::explain::{Advice, Asked, Explanation, Outcome, Step, Told, Trace, Viewpoint, explain};
+use tombolo_compiler::finding::Origin;
+use tombolo_compiler::name::{ClusterName, Fqn};
+use tombolo_compiler::report::Reports;
+
+use super::App;
+use super::body::Body;
+use crate::document;
+use crate::problem::Problem;
+use crate::writer::Caller;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Question {
+    from: Viewpoint,
+    request: Request,
+}
+
+pub(crate) async fn ask(State(app): State<App>, caller: Caller, body: Body) -> Result<Response, Problem> {
+    let question = document::parse_one(body.format, &body.bytes)?;
+    let Question { from, request } =
+        serde_json::from_value(question).map_err(|error| Problem::bad_request(error.to_string()))?;
+    let snapshot = app.writes.snapshot();
+    let mesh = app.mesh.borrow().clone();
+    let reports = Reports {
+        joined: snapshot.joined_clusters(),
+        clusters: mesh.clusters.clone(),
+    };
+    let judged = &snapshot.judged;
+    let may_read = |name: &Fqn| caller.may_read(&snapshot, name);
+    let explanation = explain(
+        &judged.resolved,
+        &reports,
+        &judged.findings,
+        &from,
+        &request,
+        &may_read,
+    );
+    let mut answer = shown(&explanation, may_read);
+    if let Some(entry) = explanation.entry {
+        let asked = Asked {
+            entry,
+            request: request.clone(),
+        };
+        answer["edge"] = match ask_edge(&app, &from.cluster, &asked).await {
+            Ok(told) => {
+                let mut shown = shown_trace(&told.trace, may_read);
+                shown["version"] = json!(told.version);
+                json!({"answer": shown})
+            }
+            Err(reason) => json!({"away": reason}),
+        };
+    }
+    answer["revision"] = json!(snapshot.version.revision);
+    answer["from"] = json!(from);
+    answer["request"] = json!(request);
+    Ok(Json(answer).into_response())
+}
+
+/// Which instances there are is known to the edge only.
+async fn ask_edge(app: &App, cluster: &ClusterName, asked: &Asked) -> Result<Told, String> {
+    let body = serde_json::to_vec(asked).map_err(|error| error.to_string())?;
+    let answer = app.questions.ask(cluster, body.into()).await?;
+    serde_json::from_slice(&answer)
+        .map_err(|error| format!("cannot read what the edge of {cluster} answers: {error}"))
+}
+
+/// What the caller may read of an explanation; the rest is counted.
+fn shown(explanation: &Explanation, may_read: impl Fn(&Fqn) -> bool) -> Value {
+    let mut answer = shown_trace(&explanation.trace, &may_read);
+    let visible = |advice: &&Advice| advice.resources.iter().all(&may_read);
+    let advice: Vec<&Advice> = explanation.advice.iter().filter(visible).collect();
+    answer["adviceHidden"] = json!(explanation.advice.len() - advice.len());
+    answer["advice"] = json!(advice);
+    answer
+}
+
+fn shown_trace(trace: &Trace, may_read: impl Fn(&Fqn) -> bool) -> Value {
+    let steps: Vec<Value> = trace
+        .steps
+        .iter()
+        .map(|step| shown_step(step, &may_read))
+        .collect();
+    let hidden = steps.iter().filter(|step| step["hidden"] == true).count();
+    let reads = |origin: Option<&Origin>| origin.is_none_or(|origin| may_read(&origin.resource));
+    let outcome = match &trace.outcome {
+        outcome if reads(outcome.origin()) => {
+            let mut shown = json!(outcome);
+            for origin in shown
+                .as_object_mut()
+                .into_iter()
+                .flat_map(|outcome| outcome.values_mut())
+            {
+                hide_losers(&mut origin["origin"], &may_read);
+            }
+            shown
+        }
+        Outcome::Refuse { status, .. } => json!({"hidden": true, "status": status}),
+        Outcome::Forward { .. } | Outcome::NotTaken { .. } => json!({"hidden": true}),
+    };
+    json!({"steps": steps, "stepsHidden": hidden, "outcome": outcome})
+}
+
+fn shown_step(step: &Step, may_read: impl Fn(&Fqn) -> bool) -> Value {
+    let tried = step.tried.iter().map(|tried| &tried.origin);
+    let deciding = tried.chain([&step.origin]).flatten();
+    if !deciding.map(|origin| &origin.resource).all(&may_read) {
+        return json!({"stage": step.stage, "hidden": true});
+    }
+    let mut shown = json!(step);
+    hide_losers(&mut shown["origin"], may_read);
+    shown
+}
+
+/// Who else wanted what an origin has, as far as the caller may know.
+fn hide_losers(origin: &mut Value, may_read: impl Fn(&Fqn) -> bool) {
+    let Some(lost) = origin["lost"].as_array_mut() else {
+        return;
+    };
+    let before = lost.len();
+    lost.retain(|loser| {
+        let name = loser.as_str().and_then(|name| name.parse::<Fqn>().ok());
+        name.is_some_and(|name| may_read(&name))
+    });
+    let hidden = before - lost.len();
+    if hidden > 0 {
+        origin["lostHidden"] = json!(hidden);
+    }
+}
