@@ -1,5 +1,6 @@
-//! A connection to one proxy that is asked again and again who answers, on a thread of its own and with blocking I/O:
-//! a timer of an event loop is too coarse for what is measured, and a client library takes its share of the cores.
+//! Connections to the proxies, which are asked in turn who answers, on a thread of its own and with blocking I/O: a
+//! timer of an event loop is too coarse for what is measured, and a client library takes its share of the cores. One
+//! question is on its way at any time, so that the asking leaves the cores to what is measured.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,12 +14,12 @@ use tombolo_tests::mesh::Part;
 
 /// A change that takes longer has not arrived.
 const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between an answer and the next question. Six probes leave most of two cores to what is measured.
-const PAUSE: Duration = Duration::from_micros(500);
+/// Between an answer and the next question.
+const PAUSE: Duration = Duration::from_micros(50);
 const HEAD_BYTES_MAX: usize = 4096;
 
 /// The asking end; the thread ends when it is dropped.
-pub(crate) struct Probe {
+pub(crate) struct Probes {
     questions: mpsc::Sender<Question>,
 }
 
@@ -26,41 +27,33 @@ struct Question {
     /// How the name of the instance begins that should answer.
     wanted: String,
     since: Instant,
-    answer: oneshot::Sender<Result<Duration>>,
+    answer: oneshot::Sender<Result<Vec<Duration>>>,
 }
 
-struct Connection {
+/// To one proxy.
+pub(crate) struct Connection {
     part: Part,
     stream: TcpStream,
     request: String,
     buffer: [u8; HEAD_BYTES_MAX],
 }
 
-impl Probe {
-    /// `headers` end in CRLF each.
-    pub(crate) fn connect(part: Part, proxy: SocketAddr, headers: &str) -> Result<Probe> {
-        let stream = TcpStream::connect(proxy).with_context(|| format!("cannot connect to {part}"))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ARRIVAL_TIMEOUT))?;
-        let mut connection = Connection {
-            part,
-            stream,
-            request: format!("GET / HTTP/1.1\r\n{headers}\r\n"),
-            buffer: [0; HEAD_BYTES_MAX],
-        };
+impl Probes {
+    pub(crate) fn start(mut connections: Vec<Connection>) -> Probes {
         let (questions, asked) = mpsc::channel::<Question>();
         thread::spawn(move || {
             for question in asked {
-                let answer = connection.until(&question.wanted, question.since);
+                let answer = arrivals(&mut connections, &question.wanted, question.since);
                 // Nobody waits for it any more when the bench has been stopped.
                 let _ = question.answer.send(answer);
             }
         });
-        Ok(Probe { questions })
+        Probes { questions }
     }
 
-    /// Asks until an instance answers whose name begins so; gives the time since then.
-    pub(crate) async fn until(&self, wanted: &str, since: Instant) -> Result<Duration> {
+    /// Asks until each proxy's answer comes from an instance whose name begins so; gives, for each, the time since
+    /// then. A proxy is asked when its turn comes, so that a figure can only be too great.
+    pub(crate) async fn until(&self, wanted: &str, since: Instant) -> Result<Vec<Duration>> {
         let (answer, answered) = oneshot::channel();
         let question = Question {
             wanted: wanted.to_owned(),
@@ -70,26 +63,50 @@ impl Probe {
         self.questions
             .send(question)
             .ok()
-            .context("the probe has ended")?;
-        answered.await.context("the probe has ended")?
+            .context("the probes have ended")?;
+        answered.await.context("the probes have ended")?
     }
 }
 
-impl Connection {
-    fn until(&mut self, wanted: &str, since: Instant) -> Result<Duration> {
-        loop {
-            let by = self.ask().with_context(|| format!("through {}", self.part))?;
+fn arrivals(connections: &mut [Connection], wanted: &str, since: Instant) -> Result<Vec<Duration>> {
+    let mut waiting: Vec<&mut Connection> = connections.iter_mut().collect();
+    let mut arrivals = Vec::new();
+    while !waiting.is_empty() {
+        let mut still = Vec::new();
+        for connection in waiting {
+            let by = connection
+                .ask()
+                .with_context(|| format!("through {}", connection.part))?;
             let elapsed = since.elapsed();
             if by.starts_with(wanted) {
-                return Ok(elapsed);
+                arrivals.push(elapsed);
+                continue;
             }
             ensure!(
                 elapsed < ARRIVAL_TIMEOUT,
                 "{} still answers from {by:?} after {elapsed:?}",
-                self.part
+                connection.part
             );
+            still.push(connection);
             thread::park_timeout(PAUSE);
         }
+        waiting = still;
+    }
+    Ok(arrivals)
+}
+
+impl Connection {
+    /// `headers` end in CRLF each.
+    pub(crate) fn open(part: Part, proxy: SocketAddr, headers: &str) -> Result<Connection> {
+        let stream = TcpStream::connect(proxy).with_context(|| format!("cannot connect to {part}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ARRIVAL_TIMEOUT))?;
+        Ok(Connection {
+            part,
+            stream,
+            request: format!("GET / HTTP/1.1\r\n{headers}\r\n"),
+            buffer: [0; HEAD_BYTES_MAX],
+        })
     }
 
     /// One request; who answered it.

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use futures::future::try_join_all;
 use http::{Method, Request, StatusCode, Version, header};
 use http_body_util::Full;
 use serde_json::{Value, json};
@@ -18,7 +17,7 @@ use tombolo_tests::within;
 
 use crate::Options;
 use crate::control::Control;
-use crate::probe::Probe;
+use crate::probe::{Connection as Asking, Probes};
 use crate::statistics::Sorted;
 
 /// Apart from the demo's and the tests' networks.
@@ -66,7 +65,7 @@ spec:
 struct Sample {
     /// From the request to the API's 200.
     write: Duration,
-    /// From the 200 to the first answer of each proxy, in the order of the probes.
+    /// From the 200 to the first answer of each proxy.
     arrivals: Vec<Duration>,
     control: Duration,
 }
@@ -91,11 +90,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let mut writer = Writer::new(&mesh).await?;
     let probes = probes(&mesh).await?;
     let mut control = Control::start(mesh.postgres_url()?).await?;
-    println!(
-        "{} changes, each asked for at {} proxies",
-        options.samples,
-        probes.len()
-    );
+    println!("{} changes, each asked for at every proxy", options.samples);
     let mut samples = Vec::new();
     for nth in 0..WARM_UP_SAMPLES + options.samples {
         let version = if nth % 2 == 0 { "v2" } else { "v1" };
@@ -115,7 +110,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 
 async fn sample(
     writer: &mut Writer,
-    probes: &[Probe],
+    probes: &Probes,
     control: &mut Control,
     version: &str,
 ) -> Result<Sample> {
@@ -123,7 +118,7 @@ async fn sample(
     let asked = Instant::now();
     writer.route_to(version).await?;
     let written = Instant::now();
-    let arrivals = try_join_all(probes.iter().map(|probe| probe.until(&wanted, written))).await?;
+    let arrivals = probes.until(&wanted, written).await?;
     Ok(Sample {
         write: written - asked,
         arrivals,
@@ -180,8 +175,8 @@ fn document(name: &str, version: &str) -> Value {
 }
 
 /// One probe for each proxy, once every proxy serves.
-async fn probes(mesh: &Mesh) -> Result<Vec<Probe>> {
-    let mut probes = Vec::new();
+async fn probes(mesh: &Mesh) -> Result<Probes> {
+    let mut connections = Vec::new();
     for cluster in 0..CLUSTERS.len() {
         for (part, address, host) in [
             (Part::Gateway(cluster), mesh.ingress(cluster), SHOP_HOST),
@@ -196,11 +191,11 @@ async fn probes(mesh: &Mesh) -> Result<Vec<Probe>> {
             .await?;
             // The cheapest answer: what the asking costs is taken from what is measured.
             let headers = format!("host: {host}\r\nx-bench: yes-please\r\n{WISH}: status=200\r\n");
-            let probe = Probe::connect(part, address, &headers)?;
-            probe.until("reviews-v1", Instant::now()).await?;
-            probes.push(probe);
+            connections.push(Asking::open(part, address, &headers)?);
         }
     }
+    let probes = Probes::start(connections);
+    probes.until("reviews-v1", Instant::now()).await?;
     Ok(probes)
 }
 
