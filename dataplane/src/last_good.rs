@@ -84,6 +84,18 @@ fn encode(resources: &Resources) -> Vec<u8> {
     all.encode_to_vec()
 }
 
+/// `resources` less the listeners that are named.
+pub(crate) fn without_listeners(resources: &Resources, names: Vec<String>) -> Resources {
+    let removal = Update {
+        kind: ResourceKind::Listener,
+        resources: Vec::new(),
+        removed: names,
+    };
+    resources
+        .with(&removal)
+        .expect("invariant: a removal adds nothing that could be refused")
+}
+
 /// All of `stored` that decodes, by kind.
 fn readable(stored: &DeltaDiscoveryResponse) -> Loaded {
     let mut loaded = Loaded::default();
@@ -148,14 +160,8 @@ impl Loaded {
                 reason: format!("its route table {} was left out", listener.routes),
             })
             .collect();
-        let removal = Update {
-            kind: ResourceKind::Listener,
-            resources: Vec::new(),
-            removed: orphans.iter().map(|orphan| orphan.name.clone()).collect(),
-        };
-        if let Ok(next) = self.resources.with(&removal) {
-            self.resources = next;
-        }
+        let names = orphans.iter().map(|orphan| orphan.name.clone()).collect();
+        self.resources = without_listeners(&self.resources, names);
         self.rejections.extend(orphans);
     }
 }

@@ -52,7 +52,7 @@ mod worker;
 /// Commands that may wait for a worker, which takes them between two requests.
 const COMMANDS_QUEUED_MAX: usize = 1024;
 /// Tries to bind the ports of the last-good configuration, which a predecessor may still hold, before the proxy starts
-/// without; about ten seconds.
+/// without those that it cannot have; about ten seconds.
 const PORT_TRIES: u32 = 50;
 
 /// How to run a proxy.
@@ -175,7 +175,7 @@ pub async fn run(
         keep,
     };
     let serve = async {
-        resume(&mut ads, loaded.resources).await;
+        resume(&mut ads, loaded.resources, &metrics).await;
         ads.run().await;
     };
     tokio::select! {
@@ -197,12 +197,17 @@ pub async fn run(
     Ok(())
 }
 
-/// Runs what the disk holds.
-async fn resume(ads: &mut Ads, loaded: Resources) {
-    if let Err(rejections) = ads.activation.apply(loaded.config(), PORT_TRIES).await {
+/// Runs what the disk holds. A port that stays taken costs its listener and nothing else; the edge sends it again.
+async fn resume(ads: &mut Ads, mut loaded: Resources, metrics: &Metrics) {
+    let mut tries = PORT_TRIES;
+    while let Err(rejections) = ads.activation.apply(loaded.config(), tries).await {
+        metrics.last_good_errors.fetch_add(1, Ordering::Relaxed);
         let message = describe(&rejections);
-        tracing::error!(%message, "starting without the last good configuration");
-        return;
+        tracing::error!(%message, "starting without a part of the last good configuration");
+        let names = rejections.into_iter().map(|rejection| rejection.name).collect();
+        loaded = last_good::without_listeners(&loaded, names);
+        // The others have been tried as often.
+        tries = 1;
     }
     ads.resources = Arc::new(loaded);
     ads.status.run(Arc::clone(&ads.resources));

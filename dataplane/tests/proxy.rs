@@ -554,6 +554,36 @@ async fn a_corrupt_last_good_file_is_set_aside() {
     proxy.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_stays_taken_costs_a_restarted_proxy_only_its_listener() {
+    let data = tempfile::tempdir().unwrap();
+    let (free, taken) = (free_address(), free_address());
+    let stored = DeltaDiscoveryResponse {
+        resources: vec![
+            ads::stored("free", &mesh::listener("free", free, "all")),
+            ads::stored("taken", &mesh::listener("taken", taken, "all")),
+            ads::stored(
+                "all",
+                &mesh::routes("all", vec![mesh::answer("/", 200, "served")]),
+            ),
+        ],
+        ..Default::default()
+    };
+    last_good::save(&data.path().join("last-good.xds"), &stored.encode_to_vec()).unwrap();
+    let other = std::net::TcpListener::bind(taken).unwrap();
+    let proxy = Proxy::start(&format!("http://{}", free_address()), data.path());
+    eventually("the other port answers", || async {
+        get(&client(), &format!("http://{free}/"))
+            .await
+            .is_some_and(|answer| answer.body == "served")
+    })
+    .await;
+    let metrics = proxy.admin("/metrics").await.unwrap().body;
+    assert!(metrics.contains("tombolo_last_good_errors_total 1"), "{metrics}");
+    drop(other);
+    proxy.stop().await;
+}
+
 /// A rollback: the file is of a version that knew more, and everything above is dead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_last_good_file_has_beyond_this_version_costs_only_itself() {
