@@ -142,6 +142,13 @@ pub enum Outcome {
         status: u16,
         reason: String,
     },
+    /// The proxy answers by itself with the URL to ask instead.
+    Redirect {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        origin: Option<Origin>,
+        status: u16,
+        location: String,
+    },
     /// No proxy listens for it.
     NotTaken { reason: String },
 }
@@ -276,7 +283,9 @@ impl Outcome {
     /// What decided it.
     pub fn origin(&self) -> Option<&Origin> {
         match self {
-            Outcome::Forward { origin, .. } | Outcome::Refuse { origin, .. } => origin.as_ref(),
+            Outcome::Forward { origin, .. }
+            | Outcome::Refuse { origin, .. }
+            | Outcome::Redirect { origin, .. } => origin.as_ref(),
             Outcome::NotTaken { .. } => None,
         }
     }

@@ -126,6 +126,8 @@ pub enum Code {
     HostTaken,
     ServiceTaken,
     BadWeights,
+    /// Filters that contradict each other or the rest of their rule.
+    BadFilters,
     UnknownSubset,
     DuplicateSubset,
     UnknownSubject,

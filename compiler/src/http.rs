@@ -7,6 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::Label;
 
+mod filter;
+
+pub use filter::{
+    BadFilter, BadFilters, Edits, Effect, ExactHostname, HeaderEdits, HttpFilter, PathModifier, PathRewrite,
+    Redirect, RedirectScheme, RedirectStatus, RedirectTo, UrlRewrite,
+};
+
 /// A time span as users write it: `150ms`, `2s`, `1m`; whole milliseconds, at most a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -27,6 +34,10 @@ pub enum BadRule {
     Header(String),
     #[error("status code {0} is not between 100 and 599")]
     Status(u16),
+    #[error(
+        "{0:?} cannot stand in a query; write it as in the URL, escaped, without '&', '=', '#' and spaces"
+    )]
+    Query(String),
 }
 
 impl Span {
@@ -85,6 +96,11 @@ impl fmt::Display for Span {
 pub struct HttpRule<B> {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub matches: Vec<HttpMatch>,
+    /// At most one of each type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<HttpFilter>,
+    /// None where a filter redirects.
+    #[serde(default = "Vec::new", skip_serializing_if = "Vec::is_empty")]
     pub backend_refs: Vec<B>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
@@ -94,12 +110,29 @@ pub struct HttpRule<B> {
 
 /// All of its parts must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct HttpMatch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<PathMatch>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<Method>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub headers: BTreeSet<HeaderMatch>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub query_params: BTreeSet<QueryParamMatch>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Delete,
+    Options,
+    Trace,
+    Patch,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -117,6 +150,19 @@ pub struct HeaderMatch {
     /// Compared byte by byte.
     pub value: String,
 }
+
+/// The first parameter of that name decides.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct QueryParamMatch {
+    pub name: QueryPart,
+    pub value: QueryPart,
+}
+
+/// The name or the value of a query parameter as it stands in the URL: escaped, and compared byte by byte.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct QueryPart(String);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -258,6 +304,48 @@ impl HeaderName {
     }
 }
 
+impl Method {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Delete => "DELETE",
+            Method::Options => "OPTIONS",
+            Method::Trace => "TRACE",
+            Method::Patch => "PATCH",
+        }
+    }
+}
+
+impl QueryPart {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for QueryPart {
+    type Error = BadRule;
+
+    fn try_from(text: String) -> Result<Self, BadRule> {
+        let plain = text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'&' && byte != b'#' && byte != b'=');
+        if plain && !text.is_empty() {
+            Ok(QueryPart(text))
+        } else {
+            Err(BadRule::Query(text))
+        }
+    }
+}
+
+impl From<QueryPart> for String {
+    fn from(part: QueryPart) -> String {
+        part.0
+    }
+}
+
 impl StatusCode {
     pub fn as_u16(self) -> u16 {
         self.0
@@ -354,9 +442,22 @@ impl HttpMatch {
             (None, path) | (path, None) => path.clone(),
             (Some(a), Some(b)) => Some(a.and(b)?),
         };
+        let method = match (self.method, other.method) {
+            (None, method) | (method, None) => method,
+            (Some(a), Some(b)) => (a == b).then_some(Some(a))?,
+        };
         let headers: BTreeSet<HeaderMatch> = self.headers.union(&other.headers).cloned().collect();
         let names: BTreeSet<&HeaderName> = headers.iter().map(|header| &header.name).collect();
-        (names.len() == headers.len()).then_some(HttpMatch { path, headers })
+        let query_params: BTreeSet<QueryParamMatch> =
+            self.query_params.union(&other.query_params).cloned().collect();
+        let params: BTreeSet<&QueryPart> = query_params.iter().map(|param| &param.name).collect();
+        let possible = names.len() == headers.len() && params.len() == query_params.len();
+        possible.then_some(HttpMatch {
+            path,
+            method,
+            headers,
+            query_params,
+        })
     }
 
     /// Whether every request matches it.
@@ -366,18 +467,24 @@ impl HttpMatch {
             Some(PathMatch::PathPrefix(path)) => path.0 == "/",
             Some(PathMatch::Exact(_)) => false,
         };
-        any_path && self.headers.is_empty()
+        any_path && self.method.is_none() && self.headers.is_empty() && self.query_params.is_empty()
     }
 
-    /// Sorts as the Gateway API prefers: an exact path, then the longest prefix, then the most headers. Ties keep
-    /// the order in which they were written, so sort stably.
+    /// Sorts as the Gateway API prefers: an exact path, then the longest prefix, then a method, then the most headers,
+    /// then the most query parameters. Ties keep the order in which they were written, so sort stably.
     pub fn precedence(&self) -> impl Ord + use<> {
         let (exact, length) = match &self.path {
             Some(PathMatch::Exact(path)) => (true, path.0.len()),
             Some(PathMatch::PathPrefix(path)) => (false, path.0.trim_end_matches('/').len()),
             None => (false, 0),
         };
-        std::cmp::Reverse((exact, length, self.headers.len()))
+        std::cmp::Reverse((
+            exact,
+            length,
+            self.method.is_some(),
+            self.headers.len(),
+            self.query_params.len(),
+        ))
     }
 }
 
@@ -440,6 +547,29 @@ mod tests {
         ] {
             assert_eq!(a.and(&b), both, "{a:?} and {b:?}");
             assert_eq!(b.and(&a).is_some(), both.is_some(), "{b:?} and {a:?}");
+        }
+    }
+
+    #[test]
+    fn two_matches_together() {
+        let parse = |document: &serde_json::Value| -> HttpMatch {
+            serde_json::from_value(document.clone()).expect("a match of this test")
+        };
+        let query = |value: &str| serde_json::json!({"queryParams": [{"name": "q", "value": value}]});
+        let (get, post) = (
+            serde_json::json!({"method": "GET"}),
+            serde_json::json!({"method": "POST"}),
+        );
+        for (a, b, possible) in [
+            (&get, &get, true),
+            (&get, &post, false),
+            (&get, &query("1"), true),
+            (&query("1"), &query("1"), true),
+            (&query("1"), &query("2"), false),
+        ] {
+            let both = parse(a).and(&parse(b));
+            assert_eq!(both.is_some(), possible, "{a} and {b}");
+            assert_eq!(parse(b).and(&parse(a)), both, "{b} and {a}");
         }
     }
 

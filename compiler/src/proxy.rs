@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::finding::Traced;
-use crate::http::{HeaderName, HttpMatch, Path, Span};
+use crate::http::{Edits, HttpMatch, Path, RedirectTo, Span};
 use crate::name::{ClusterName, HostPort, Label, WorkloadId};
 
 /// Which service and subset a request is for; read by the destination's east-west gateway (ADR 0002).
@@ -71,6 +71,7 @@ pub struct Route {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub enum RouteAction {
     Forward(Forward),
+    Redirect(RedirectTo),
     /// Answered by the proxy itself.
     Respond {
         status: u16,
@@ -85,8 +86,7 @@ pub struct Forward {
     /// From the request's end to the response's end, with all retries.
     pub timeout: Span,
     pub retry: RetryPolicy,
-    /// Removed before the request goes on.
-    pub remove_headers: Vec<HeaderName>,
+    pub edits: Box<Edits>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::finding::Traced;
-use crate::http::{HttpMatch, Retry, Span};
+use crate::http::{Edits, HttpMatch, RedirectTo, Retry, Span};
 use crate::intent::Subset;
 use crate::name::{BadName, ClusterName, Fqn, HostPort, Hostname, Label, ServiceId, WorkloadId};
 use crate::report::{ServicePort, State};
@@ -82,6 +82,8 @@ pub struct ServiceRule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub matches: Vec<HttpMatch>,
     pub action: ServiceAction,
+    #[serde(default, skip_serializing_if = "Edits::is_empty")]
+    pub edits: Edits,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,6 +95,7 @@ pub struct ServiceRule {
 pub enum ServiceAction {
     /// Percentages; `None` is the whole service, without regard to subsets.
     Split(Vec<(Option<Label>, u32)>),
+    Redirect(RedirectTo),
     /// 503 with this reason: what stands for a rule that cannot be had.
     Refuse(String),
 }
@@ -141,6 +144,8 @@ pub struct GatewayRule {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub matches: Vec<HttpMatch>,
     pub action: GatewayAction,
+    #[serde(default, skip_serializing_if = "Edits::is_empty")]
+    pub edits: Edits,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout: Option<Span>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -152,6 +157,7 @@ pub struct GatewayRule {
 pub enum GatewayAction {
     /// Service and port (`None`: its only one), with a percentage; each service's own rules apply below this one.
     Split(Vec<(ServiceId, Option<u16>, u32)>),
+    Redirect(RedirectTo),
     Refuse(String),
 }
 
@@ -179,6 +185,15 @@ impl RoutedGateway {
             RoutedGatewayMode::Ingress { rules, .. } => rules,
             RoutedGatewayMode::EastWest => &[],
         }
+    }
+
+    /// The services that its rules send to.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = &ServiceId> {
+        let targets = self.rules().iter().flat_map(|rule| match &rule.value.action {
+            GatewayAction::Split(targets) => targets.as_slice(),
+            GatewayAction::Redirect(_) | GatewayAction::Refuse(_) => &[],
+        });
+        targets.map(|(id, ..)| id)
     }
 }
 

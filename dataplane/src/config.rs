@@ -12,6 +12,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use crate::retry::RetryPolicy;
+use crate::rewrite::PathRewrite;
 use crate::router::RouteTable;
 
 /// The four kinds of resource of docs/xds.md, in the order in which a stream is opened: what is used before
@@ -115,6 +116,8 @@ pub(crate) struct Route {
 pub(crate) struct RouteMatcher {
     pub(crate) path: PathMatcher,
     pub(crate) headers: Vec<HeaderMatcher>,
+    /// Name and value as they stand in the URL; the first parameter of a name decides.
+    pub(crate) query: Vec<(Box<str>, Box<str>)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -135,8 +138,19 @@ pub(crate) enum HeaderMatcher {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
-    Forward(Forward),
+    Forward(Box<Forward>),
+    Redirect(Redirect),
     Respond { status: StatusCode, body: Bytes },
+}
+
+/// What is `None` stays as the client asked for it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Redirect {
+    pub(crate) scheme: Option<Box<str>>,
+    pub(crate) host: Option<Box<str>>,
+    pub(crate) port: Option<u16>,
+    pub(crate) path: Option<PathRewrite>,
+    pub(crate) status: StatusCode,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -147,6 +161,10 @@ pub(crate) struct Forward {
     /// From the end of the request to the end of the response; `None` waits for ever.
     pub(crate) timeout: Option<Duration>,
     pub(crate) retry: Option<RetryPolicy>,
+    /// In place of the host that the client asked for.
+    pub(crate) host: Option<HeaderValue>,
+    pub(crate) path: Option<PathRewrite>,
+    pub(crate) response_edits: HeaderEdits,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -156,11 +174,13 @@ pub(crate) struct Target {
     pub(crate) edits: HeaderEdits,
 }
 
-/// Changes to the request's headers; what is removed is removed before anything is set.
+/// Changes to headers; what is removed is removed before anything is set or added.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct HeaderEdits {
     pub(crate) remove: Vec<HeaderName>,
     pub(crate) set: Vec<(HeaderName, HeaderValue)>,
+    /// As lines of their own beside those that are there.
+    pub(crate) add: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl ResourceKind {
@@ -228,6 +248,9 @@ impl HeaderEdits {
         }
         for (name, value) in &self.set {
             headers.insert(name.clone(), value.clone());
+        }
+        for (name, value) in &self.add {
+            headers.append(name.clone(), value.clone());
         }
     }
 }

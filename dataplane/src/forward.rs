@@ -18,6 +18,7 @@ use crate::exchange::{Exchange, Flag, REQUEST_ID};
 use crate::listener::Connection;
 use crate::pool::{Freshness, HostPool, Lease, SendFailure};
 use crate::retry::{Outcome, RetryPolicy};
+use crate::rewrite::{Asked, PathRewrite};
 use crate::router::normalize_path;
 use crate::snapshot::LiveCluster;
 use crate::upload::{RequestBody, Upload};
@@ -35,6 +36,9 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::UPGRADE,
     header::EXPECT,
 ];
+
+/// Listeners have no TLS of their own yet.
+const SCHEME: &str = "http";
 
 /// A request as it is sent upstream, by whichever attempt.
 struct Head {
@@ -91,18 +95,34 @@ pub(crate) async fn serve(connection: Rc<Connection>, request: Request<Incoming>
     let forward = match &route.action {
         Action::Forward(forward) => forward,
         Action::Respond { status, body } => return respond(exchange, *status, body.clone(), Flag::None),
+        Action::Redirect(redirect) => {
+            let asked = Asked {
+                scheme: SCHEME,
+                authority: shown,
+                path: target.path(),
+                query: target.query(),
+            };
+            return lead(exchange, redirect.status, &redirect.location(asked));
+        }
     };
     add_forwarded(&mut parts.headers, exchange.connection());
     strip_hop_by_hop(&mut parts.headers);
     join_cookies(&mut parts.headers);
+    let target = match &forward.path {
+        Some(rewrite) => match rewritten(rewrite, &target) {
+            Ok(target) => target,
+            Err(reason) => return refuse(exchange, bad_request(reason)),
+        },
+        None => target,
+    };
     let head = Head {
         method: parts.method,
         target,
-        authority,
+        authority: forward.host.clone().unwrap_or(authority),
         headers: parts.headers,
     };
     match forward_to(&mut exchange, forward, &route.edits, head, body).await {
-        Ok((response, lease, deadline)) => pass(exchange, response, lease, deadline),
+        Ok((response, lease, deadline)) => pass(exchange, response, lease, deadline, &forward.response_edits),
         Err(refusal) => refuse(exchange, refusal),
     }
 }
@@ -298,11 +318,13 @@ fn pass(
     response: Response<Incoming>,
     mut lease: Lease,
     deadline: Deadline,
+    edits: &HeaderEdits,
 ) -> Response<ResponseBody> {
     let (mut parts, incoming) = response.into_parts();
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
     strip_hop_by_hop(&mut parts.headers);
+    edits.apply(&mut parts.headers);
     if exchange.connection().wants_close() {
         parts
             .headers
@@ -347,6 +369,16 @@ fn respond(mut exchange: Exchange, status: StatusCode, body: Bytes, flag: Flag) 
     if !body.is_empty() {
         *response.body_mut() = ResponseBody::Full(Some(body));
     }
+    response
+}
+
+/// Sends the client elsewhere.
+fn lead(exchange: Exchange, status: StatusCode, location: &str) -> Response<ResponseBody> {
+    let Ok(location) = HeaderValue::from_str(location) else {
+        return refuse(exchange, bad_request("the redirect leads to a malformed URL"));
+    };
+    let mut response = respond(exchange, status, Bytes::new(), Flag::None);
+    response.headers_mut().insert(header::LOCATION, location);
     response
 }
 
@@ -432,6 +464,15 @@ fn target(request: &Parts) -> Result<PathAndQuery, &'static str> {
             PathAndQuery::try_from(whole).map_err(|_| "the path is malformed")
         }
     }
+}
+
+fn rewritten(rewrite: &PathRewrite, target: &PathAndQuery) -> Result<PathAndQuery, &'static str> {
+    let path = rewrite.apply(target.path());
+    let whole = match target.query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path.into_owned(),
+    };
+    PathAndQuery::try_from(whole).map_err(|_| "the rewritten path is malformed")
 }
 
 /// The host the client means: of the request's target if it names one, else of the `host` header.

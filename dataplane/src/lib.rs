@@ -42,6 +42,7 @@ mod listener;
 mod metrics;
 mod pool;
 mod retry;
+mod rewrite;
 mod router;
 mod session;
 mod snapshot;

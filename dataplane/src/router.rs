@@ -98,7 +98,13 @@ impl RouteTable {
 
 impl RouteMatcher {
     fn matches(&self, path: &str, request: &Parts) -> bool {
-        self.path.matches(path) && self.headers.iter().all(|header| header.matches(request))
+        let query = request.uri.query().unwrap_or_default();
+        self.path.matches(path)
+            && self.headers.iter().all(|header| header.matches(request))
+            && self
+                .query
+                .iter()
+                .all(|(name, value)| first_param(query, name) == Some(value))
     }
 }
 
@@ -141,6 +147,14 @@ impl HeaderMatcher {
     }
 }
 
+/// The value of the first parameter of that name; empty when it has no `=`.
+fn first_param<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|param| {
+        let (given, value) = param.split_once('=').unwrap_or((param, ""));
+        (given == name).then_some(value)
+    })
+}
+
 /// The path as routes see it and as it is forwarded: dot segments resolved and needlessly escaped characters
 /// unescaped, as Envoy's `normalize_path` does; escaped slashes stay as they are. `None` when it is not
 /// a path.
@@ -173,7 +187,7 @@ pub(crate) fn normalize_path(path: &str) -> Option<Cow<'_, str>> {
 }
 
 /// The name of an authority: `a.b:80` is `a.b`, `[::1]:80` is `[::1]`.
-fn without_port(authority: &str) -> &str {
+pub(crate) fn without_port(authority: &str) -> &str {
     match authority.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() => {
             // A bare IPv6 address has colons and no port.
@@ -230,7 +244,11 @@ mod tests {
 
     fn route(path: PathMatcher, headers: Vec<HeaderMatcher>, answer: &'static str) -> Route {
         Route {
-            matcher: RouteMatcher { path, headers },
+            matcher: RouteMatcher {
+                path,
+                headers,
+                query: vec![],
+            },
             edits: HeaderEdits::default(),
             action: Action::Respond {
                 status: StatusCode::OK,
@@ -249,7 +267,7 @@ mod tests {
             .route(authority, path, &request.into_parts().0)
             .map(|route| match &route.action {
                 Action::Respond { body, .. } => std::str::from_utf8(body).unwrap(),
-                Action::Forward(_) => unreachable!(),
+                Action::Forward(_) | Action::Redirect(_) => unreachable!(),
             })
     }
 
@@ -401,6 +419,26 @@ mod tests {
         for (path, request, expected) in cases {
             let shown = format!("{path} {request:?}");
             assert_eq!(answer(&table, "any", path, request), expected, "{shown}");
+        }
+    }
+
+    #[test]
+    fn the_first_parameter_of_a_name_decides() {
+        let mut by_query = route(PathMatcher::Prefix("/".into()), vec![], "found");
+        by_query.matcher.query = vec![("q".into(), "1".into())];
+        let mut table = RouteTable::new(Ports::Ignored);
+        table.add(&["*".to_owned()], vec![by_query]).unwrap();
+        for (uri, found) in [
+            ("/?q=1", true),
+            ("/?a=b&q=1&q=2", true),
+            ("/?q=2&q=1", false),
+            ("/?q", false),
+            ("/?qq=1", false),
+            ("/?q=%31", false),
+            ("/", false),
+        ] {
+            let request = Request::get(uri).body(()).unwrap();
+            assert_eq!(answer(&table, "a", "/", request).is_some(), found, "{uri}");
         }
     }
 

@@ -231,16 +231,22 @@ fn yes() -> BoolValue {
 
 /// Says which service a request is for, over whatever the application sent.
 fn destination_header(destination: Option<&String>) -> Vec<HeaderValueOption> {
-    let option = |value: &String| HeaderValueOption {
+    let action = HeaderAppendAction::OverwriteIfExistsOrAdd;
+    let option = destination.map(|value| header(DESTINATION_HEADER, value, action));
+    option.into_iter().collect()
+}
+
+/// A percent sign would begin one of Envoy's substitutions.
+fn header(name: &str, value: &str, action: HeaderAppendAction) -> HeaderValueOption {
+    HeaderValueOption {
         header: Some(HeaderValue {
-            key: DESTINATION_HEADER.to_owned(),
-            value: value.clone(),
+            key: name.to_owned(),
+            value: value.replace('%', "%%"),
             raw_value: Vec::new(),
         }),
-        append_action: HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
+        append_action: action as i32,
         ..HeaderValueOption::default()
-    };
-    destination.map(option).into_iter().collect()
+    }
 }
 
 #[cfg(test)]

@@ -64,7 +64,7 @@ pub(crate) fn forward(targets: Vec<Target>, retry: RetryPolicy) -> RouteAction {
         targets,
         timeout: Span::from_ms(15_000),
         retry,
-        remove_headers: vec![],
+        edits: Box::default(),
     })
 }
 

@@ -13,6 +13,7 @@ use http_body_util::Full;
 use serde_json::Value;
 use tempfile::TempDir;
 use tombolo_compiler::finding::{Origin, Traced};
+use tombolo_compiler::http::Edits;
 use tombolo_compiler::name::Fqn;
 use tombolo_compiler::report::{Receipt, ReportItem};
 use tombolo_compiler::routes::{
@@ -156,6 +157,7 @@ fn slice(port: u16) -> BTreeMap<String, Bytes> {
     let rule = ServiceRule {
         matches: vec![],
         action: ServiceAction::Split(vec![(None, 100)]),
+        edits: Edits::default(),
         timeout: None,
         retry: None,
     };
@@ -170,6 +172,7 @@ fn slice(port: u16) -> BTreeMap<String, Bytes> {
     let rule = GatewayRule {
         matches: vec![],
         action: GatewayAction::Split(vec![(service.id.clone(), None, 100)]),
+        edits: Edits::default(),
         timeout: None,
         retry: None,
     };

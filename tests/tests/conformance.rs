@@ -67,6 +67,45 @@ const INTENT: &str = "
       timeouts: {request: 300ms}
     - matches: [{path: {type: PathPrefix, value: /broken}}]
       backendRefs: [{subset: v3}]
+    - matches: [{path: {type: PathPrefix, value: /method}, method: POST}]
+      backendRefs: [{subset: v2}]
+    - matches: [{path: {type: PathPrefix, value: /query}, queryParams: [{name: variant, value: two}]}]
+      backendRefs: [{subset: v2}]
+    - matches: [{path: {type: PathPrefix, value: /headers}}]
+      filters:
+      - type: RequestHeaderModifier
+        requestHeaderModifier:
+          set: [{name: x-set, value: 100%}]
+          add: [{name: x-add, value: more}]
+          remove: [x-remove]
+      - type: ResponseHeaderModifier
+        responseHeaderModifier: {set: [{name: x-route, value: filtered}], remove: [content-type]}
+      backendRefs: [{subset: v1}]
+    - matches: [{path: {type: PathPrefix, value: /rewrite/prefix}}]
+      filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}}}]
+      backendRefs: [{subset: v1}]
+    - matches: [{path: {type: PathPrefix, value: /rewrite/root}}]
+      filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /}}}]
+      backendRefs: [{subset: v1}]
+    - matches: [{path: {type: PathPrefix, value: /rewrite/whole}}]
+      filters:
+      - type: URLRewrite
+        urlRewrite: {hostname: other.example.com, path: {type: ReplaceFullPath, replaceFullPath: /whole}}
+      backendRefs: [{subset: v1}]
+    - matches: [{path: {type: PathPrefix, value: /redirect/secure}}]
+      filters: [{type: RequestRedirect, requestRedirect: {scheme: https, statusCode: 301}}]
+    - matches: [{path: {type: PathPrefix, value: /redirect/elsewhere}}]
+      filters:
+      - type: RequestRedirect
+        requestRedirect:
+          hostname: elsewhere.example.com
+          port: 8443
+          path: {type: ReplaceFullPath, replaceFullPath: /there}
+          statusCode: 308
+    - matches: [{path: {type: PathPrefix, value: /redirect/prefix}}]
+      filters:
+      - type: RequestRedirect
+        requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /moved}, statusCode: 307}
     - backendRefs: [{subset: v1}]
 ";
 
@@ -158,17 +197,21 @@ enum Expect {
     Trailer(&'static str, &'static str),
     /// What the application saw of the request.
     Saw(&'static str, &'static str),
+    SawHost(&'static str),
     SawHeader(&'static str, &'static str),
     SawStart(&'static str, &'static str),
     SawSome(&'static str),
     SawNone(&'static str),
     /// So many tries, each of another instance.
     Tries(usize),
+    /// A header of the reply.
+    Header(&'static str, &'static str),
+    NoHeader(&'static str),
 }
 
 use Expect::{
-    AnsweredBy, Bytes as BodyBytes, Echo, Empty, Saw, SawHeader, SawNone, SawSome, SawStart, Says, Share,
-    Status, Trailer, Tries,
+    AnsweredBy, Bytes as BodyBytes, Echo, Empty, Header, NoHeader, Saw, SawHeader, SawHost, SawNone, SawSome,
+    SawStart, Says, Share, Status, Trailer, Tries,
 };
 
 const GET: Case = Case {
@@ -224,6 +267,118 @@ const CASES: &[Case] = &[
         name: "another value of the header",
         headers: &[("x-variant", "Two")],
         expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a method",
+        method: Method::POST,
+        path: "/method",
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "another method",
+        path: "/method",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a query parameter",
+        path: "/query?a=b&variant=two",
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "the first query parameter of a name decides",
+        path: "/query?variant=one&variant=two",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a query parameter is compared as it stands in the URL",
+        path: "/query?variant=tw%6F",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "headers set, added and removed",
+        path: "/headers",
+        headers: &[("x-set", "old"), ("x-add", "some"), ("x-remove", "gone")],
+        expect: &[
+            Status(200),
+            SawHeader("x-set", "100%"),
+            SawHeader("x-add", "some,more"),
+            SawNone("gone"),
+            Header("x-route", "filtered"),
+            NoHeader("content-type"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "a prefix of the path is replaced",
+        path: "/rewrite/prefix/a?b=c",
+        expect: &[Status(200), Saw("path", "/new/a?b=c")],
+        ..GET
+    },
+    Case {
+        name: "a path that is the prefix is replaced",
+        path: "/rewrite/prefix",
+        expect: &[Status(200), Saw("path", "/new")],
+        ..GET
+    },
+    Case {
+        name: "a prefix of the path is taken away",
+        path: "/rewrite/root/a",
+        expect: &[Status(200), Saw("path", "/a")],
+        ..GET
+    },
+    Case {
+        name: "a path that is the prefix is taken away",
+        path: "/rewrite/root",
+        expect: &[Status(200), Saw("path", "/")],
+        ..GET
+    },
+    Case {
+        name: "the whole path and the host are replaced",
+        path: "/rewrite/whole/a?b=c",
+        expect: &[
+            Status(200),
+            Saw("path", "/whole?b=c"),
+            SawHost("other.example.com"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "a gateway's request meets the rewrite of its service",
+        via: Via::Gateway,
+        host: "PROXY.example.com",
+        path: "/rewrite/prefix/a",
+        expect: &[Status(200), Saw("path", "/new/a")],
+        ..GET
+    },
+    Case {
+        name: "a redirect to another scheme",
+        path: "/redirect/secure/a?b=c",
+        expect: &[
+            Status(301),
+            Header("location", "https://web.shop:8080/redirect/secure/a?b=c"),
+            Empty,
+        ],
+        ..GET
+    },
+    Case {
+        name: "a redirect to another host, port and path",
+        path: "/redirect/elsewhere/a?b=c",
+        expect: &[
+            Status(308),
+            Header("location", "http://elsewhere.example.com:8443/there?b=c"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "a redirect to another prefix",
+        path: "/redirect/prefix/a",
+        expect: &[Status(307), Header("location", "http://web.shop:8080/moved/a")],
         ..GET
     },
     Case {
@@ -653,6 +808,19 @@ impl Expect {
                     "the application saw {what} {}",
                     saw()?[what]
                 );
+            }
+            SawHost(value) => ensure!(
+                saw()?["host"] == json!(value),
+                "the application saw host {}",
+                saw()?["host"]
+            ),
+            Header(name, value) => {
+                let found = reply.header(name);
+                ensure!(found == value, "the reply's {name} is {found:?}, not {value:?}");
+            }
+            NoHeader(name) => {
+                let found = reply.header(name);
+                ensure!(found.is_empty(), "the reply has {name}: {found:?}");
             }
             SawHeader(name, value) => {
                 let found = saw()?["headers"][name]

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::http::{HeaderName, HttpMatch, PathMatch};
+use crate::http::{HeaderName, HttpMatch, Method, PathMatch, QueryParamMatch, RedirectTo};
 
 /// What a proxy sees of a request before it reads the body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,9 +61,17 @@ pub enum Mismatch<'a> {
         wanted: &'a PathMatch,
         given: &'a str,
     },
+    Method {
+        wanted: Method,
+        given: &'a str,
+    },
     Header {
         name: &'a HeaderName,
         wanted: &'a str,
+        given: Option<&'a str>,
+    },
+    Query {
+        wanted: &'a QueryParamMatch,
         given: Option<&'a str>,
     },
 }
@@ -140,6 +148,15 @@ impl Request {
         &self.path
     }
 
+    /// The first parameter of that name, as it stands in the URL; empty when it has no `=`.
+    pub fn query_param(&self, name: &str) -> Option<&str> {
+        let mut params = self.query.as_deref()?.split('&');
+        params.find_map(|param| {
+            let (given, value) = param.split_once('=').unwrap_or((param, ""));
+            (given == name).then_some(value)
+        })
+    }
+
     pub fn headers(&self) -> &BTreeMap<HeaderName, String> {
         &self.headers
     }
@@ -177,7 +194,15 @@ impl HttpMatch {
                 given: &request.path,
             });
         }
-        let mismatch = self.headers.iter().find_map(|header| {
+        if let Some(wanted) = self.method
+            && wanted.as_str() != request.method
+        {
+            return Err(Mismatch::Method {
+                wanted,
+                given: &request.method,
+            });
+        }
+        let header = self.headers.iter().find_map(|header| {
             let given = request.headers.get(&header.name).map(String::as_str);
             (given != Some(header.value.as_str())).then_some(Mismatch::Header {
                 name: &header.name,
@@ -185,7 +210,43 @@ impl HttpMatch {
                 given,
             })
         });
-        mismatch.map_or(Ok(()), Err)
+        let query = || {
+            self.query_params.iter().find_map(|wanted| {
+                let given = request.query_param(wanted.name.as_str());
+                (given != Some(wanted.value.as_str())).then_some(Mismatch::Query { wanted, given })
+            })
+        };
+        header.or_else(query).map_or(Ok(()), Err)
+    }
+}
+
+impl RedirectTo {
+    /// The URL that a client is sent to.
+    pub fn location(&self, request: &Request) -> String {
+        let asked = request.scheme;
+        let scheme = match self.scheme {
+            Some(scheme) => scheme.as_str().to_owned(),
+            None => asked.to_string(),
+        };
+        let host = match (&self.host, self.port) {
+            (Some(host), _) => host.as_str(),
+            (None, Some(_)) => request.host(),
+            // The old scheme's port would be wrong for the new one.
+            (None, None) if scheme != asked.to_string() && request.port() == Some(asked.default_port()) => {
+                request.host()
+            }
+            (None, None) => request.authority(),
+        };
+        let port = self.port.map_or_else(String::new, |port| format!(":{port}"));
+        let path = match &self.path {
+            Some(rewrite) => rewrite.apply(&request.path),
+            None => request.path.clone(),
+        };
+        let query = request
+            .query
+            .as_ref()
+            .map_or_else(String::new, |query| format!("?{query}"));
+        format!("{scheme}://{host}{port}{path}{query}")
     }
 }
 
@@ -215,6 +276,22 @@ impl fmt::Display for Mismatch<'_> {
                 wanted: PathMatch::PathPrefix(path),
                 given,
             } => write!(f, "path {given} is not {} or below it", path.as_str()),
+            Mismatch::Method { wanted, given } => write!(f, "method {given} is not {}", wanted.as_str()),
+            Mismatch::Query {
+                wanted,
+                given: Some(given),
+            } => write!(
+                f,
+                "query parameter {} is {given:?}, not {:?}",
+                wanted.name.as_str(),
+                wanted.value.as_str()
+            ),
+            Mismatch::Query { wanted, given: None } => write!(
+                f,
+                "query parameter {} is not there; {:?} is wanted",
+                wanted.name.as_str(),
+                wanted.value.as_str()
+            ),
             Mismatch::Header {
                 name,
                 wanted,
@@ -340,7 +417,7 @@ mod tests {
 
     #[test]
     fn a_match_takes_a_request_or_says_what_is_wrong() {
-        let given = request("http://a/a/b?c", &[("x-a", "1")]);
+        let given = request("http://a/a/b?c&d=1&d=2", &[("x-a", "1")]);
         for (matches, expected) in [
             (json!({}), None),
             (json!({"path": {"type": "Exact", "value": "/a/b"}}), None),
@@ -364,10 +441,65 @@ mod tests {
                 json!({"headers": [{"name": "x-b", "value": "2"}]}),
                 Some("header x-b is not there; \"2\" is wanted"),
             ),
+            (json!({"method": "GET"}), None),
+            (json!({"method": "POST"}), Some("method GET is not POST")),
+            (json!({"queryParams": [{"name": "d", "value": "1"}]}), None),
+            (
+                json!({"queryParams": [{"name": "d", "value": "2"}]}),
+                Some("query parameter d is \"1\", not \"2\""),
+            ),
+            (
+                json!({"queryParams": [{"name": "e", "value": "2"}]}),
+                Some("query parameter e is not there; \"2\" is wanted"),
+            ),
         ] {
             let matcher: HttpMatch = serde_json::from_value(matches.clone()).unwrap();
             let found = matcher.admits(&given).err().map(|mismatch| mismatch.to_string());
             assert_eq!(found.as_deref(), expected, "{matches}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_leads_where_proxies_lead() {
+        for (to, url, location) in [
+            (
+                json!({"status": 302}),
+                "http://a:8080/x?y=1",
+                "http://a:8080/x?y=1",
+            ),
+            (
+                json!({"status": 301, "scheme": "https"}),
+                "http://a/x",
+                "https://a/x",
+            ),
+            (
+                json!({"status": 301, "scheme": "https"}),
+                "http://a:8080/x",
+                "https://a:8080/x",
+            ),
+            (
+                json!({"status": 302, "host": "b"}),
+                "http://a:8080/x",
+                "http://b/x",
+            ),
+            (
+                json!({"status": 302, "port": 90}),
+                "http://a:8080/x",
+                "http://a:90/x",
+            ),
+            (
+                json!({"status": 302, "path": {"prefix": {"from": "/x", "to": "/z"}}}),
+                "http://a/x/y?q",
+                "http://a/z/y?q",
+            ),
+            (
+                json!({"status": 302, "path": {"full": "/z"}}),
+                "http://a/x/y?q",
+                "http://a/z?q",
+            ),
+        ] {
+            let redirect: RedirectTo = serde_json::from_value(to.clone()).unwrap();
+            assert_eq!(redirect.location(&request(url, &[])), location, "{to} {url}");
         }
     }
 

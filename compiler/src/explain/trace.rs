@@ -124,6 +124,7 @@ impl<'a> Tracer<'a> {
         };
         let told = match &rule.value.action {
             GatewayAction::Refuse(_) => "the rule cannot be had, so it refuses".to_owned(),
+            GatewayAction::Redirect(_) => "it answers with a redirect".to_owned(),
             GatewayAction::Split(split) => {
                 let shares = split.iter().map(|(id, port, share)| {
                     let port = port.map_or_else(String::new, |port| format!(":{port}"));
@@ -191,6 +192,11 @@ impl<'a> Tracer<'a> {
                 origin,
                 status: *status,
                 reason: body.trim_end().to_owned(),
+            },
+            RouteAction::Redirect(to) => Outcome::Redirect {
+                origin,
+                status: to.status.into(),
+                location: to.location(self.request),
             },
             RouteAction::Forward(forward) => {
                 let targets = forward.targets.iter().map(|target| Destination {
@@ -296,6 +302,7 @@ fn first<'a, R>(
 fn split_in_words(action: &ServiceAction) -> String {
     match action {
         ServiceAction::Refuse(_) => "the rule cannot be had, so it refuses".to_owned(),
+        ServiceAction::Redirect(_) => "it answers with a redirect".to_owned(),
         ServiceAction::Split(split) => listed(split.iter().map(|(subset, share)| match subset {
             Some(subset) => format!("{share} % to subset {subset}"),
             None => format!("{share} % to all of its instances"),

@@ -9,7 +9,7 @@ use super::offered::{Offered, Port, of_workspace};
 use super::upstream::{Scope, destination, upstream};
 use super::{EAST_WEST_RETRY_ATTEMPTS, EAST_WEST_TIMEOUT, Lowered, Site, gateways};
 use crate::finding::Traced;
-use crate::http::{HeaderMatch, HeaderName, HttpMatch};
+use crate::http::{Edits, HeaderEdits, HeaderMatch, HeaderName, HttpMatch};
 use crate::name::{Fqn, Label, WorkloadId};
 use crate::proxy::{Forward, RetryPolicy, Route, RouteAction, RouteTable, Target, VirtualHost};
 use crate::routes::RoutedGatewayMode;
@@ -91,8 +91,8 @@ fn route(
     };
     Route {
         matches: HttpMatch {
-            path: None,
             headers: [header].into(),
+            ..HttpMatch::default()
         },
         action: RouteAction::Forward(Forward {
             targets: vec![target],
@@ -100,7 +100,13 @@ fn route(
             retry: RetryPolicy::Careful {
                 attempts: EAST_WEST_RETRY_ATTEMPTS,
             },
-            remove_headers: vec![HeaderName::destination()],
+            edits: Box::new(Edits {
+                request_headers: HeaderEdits {
+                    remove: [HeaderName::destination()].into(),
+                    ..HeaderEdits::default()
+                },
+                ..Edits::default()
+            }),
         }),
     }
 }

@@ -3,7 +3,7 @@
 use super::offered::{Offered, Port};
 use super::upstream::{Scope, destination, upstream};
 use super::{Lowered, REQUEST_TIMEOUT, Site, retry_policy};
-use crate::http::{HttpMatch, Retry, Span};
+use crate::http::{Edits, HttpMatch, Retry, Span};
 use crate::name::Label;
 use crate::proxy::{Forward, Route, RouteAction, Target};
 use crate::routes::{ServiceAction, ServiceRule};
@@ -50,16 +50,18 @@ impl Destination<'_> {
     ) -> RouteAction {
         match &rule.action {
             ServiceAction::Refuse(reason) => refuse(reason),
+            ServiceAction::Redirect(to) => RouteAction::Redirect(to.clone()),
             ServiceAction::Split(split) => forward(self.targets(site, split, 1, lowered), wishes.or(rule)),
         }
     }
 }
 
 /// What an author asked for, apart from the target.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Wishes<'a> {
     pub(super) timeout: Option<Span>,
     pub(super) retry: Option<&'a Retry>,
+    pub(super) edits: Edits,
 }
 
 impl<'a> Wishes<'a> {
@@ -68,6 +70,7 @@ impl<'a> Wishes<'a> {
         Wishes {
             timeout: self.timeout.or(rule.timeout),
             retry: self.retry.or(rule.retry.as_ref()),
+            edits: self.edits.then(&rule.edits),
         }
     }
 }
@@ -77,7 +80,7 @@ pub(super) fn forward(targets: Vec<Target>, wishes: Wishes<'_>) -> RouteAction {
         targets,
         timeout: wishes.timeout.unwrap_or(REQUEST_TIMEOUT),
         retry: retry_policy(wishes.retry),
-        remove_headers: Vec::new(),
+        edits: Box::new(wishes.edits),
     })
 }
 

@@ -10,7 +10,7 @@ use crate::finding::{Code, Finding, Origin, Traced};
 use crate::http::HttpMatch;
 use crate::name::{Fqn, Kind, ServiceId, WorkloadId};
 use crate::plan::port;
-use crate::proxy::{Route, RouteTable, Target, VirtualHost};
+use crate::proxy::{Route, RouteAction, RouteTable, Target, VirtualHost};
 use crate::routes::{GatewayAction, GatewayRule, RoutedGatewayMode, ServiceAction, ServiceRule};
 use crate::view::LocalGateway;
 
@@ -82,6 +82,7 @@ fn routes(
     };
     match &rule.value.action {
         GatewayAction::Refuse(reason) => whole(refuse(reason)),
+        GatewayAction::Redirect(to) => whole(RouteAction::Redirect(to.clone())),
         GatewayAction::Split(split) => match split.as_slice() {
             [(id, port, _)] => match backend(site, workspace, id, *port) {
                 Ok(backend) => product(site, &backend, rule, taken, lowered),
@@ -154,6 +155,7 @@ fn wishes(rule: &GatewayRule) -> Wishes<'_> {
     Wishes {
         timeout: rule.timeout,
         retry: rule.retry.as_ref(),
+        edits: rule.edits.clone(),
     }
 }
 
@@ -172,7 +174,7 @@ fn shared(
     split: &[(ServiceId, Option<u16>, u32)],
     rule: &GatewayRule,
     lowered: &mut Lowered,
-) -> crate::proxy::RouteAction {
+) -> RouteAction {
     let mut targets: Vec<Target> = Vec::new();
     let mut reason = "this route has no backend".to_owned();
     for (id, port, share) in split.iter().filter(|(.., share)| *share > 0) {
@@ -194,6 +196,8 @@ fn shared(
                 targets.extend(destination.targets(site, shares, *share, lowered));
             }
             Some(ServiceAction::Refuse(why)) => reason.clone_from(why),
+            // A part of the requests cannot be answered with a redirect: the others would come back here.
+            Some(ServiceAction::Redirect(_)) => reason = format!("service {id} answers with a redirect"),
             None => {}
         }
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::Site;
 use crate::finding::{Origin, Traced};
+use crate::http::Edits;
 use crate::intent::Subset;
 use crate::name::{Fqn, Label, ServiceId};
 use crate::plan::port::is_routed;
@@ -159,6 +160,7 @@ impl<'a> Offered<'a> {
         let value = ServiceRule {
             matches: Vec::new(),
             action: ServiceAction::Split(vec![(None, 100)]),
+            edits: Edits::default(),
             timeout: None,
             retry: None,
         };

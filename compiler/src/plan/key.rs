@@ -7,7 +7,7 @@ use crate::finding::Traced;
 use crate::name::{ClusterName, Fqn, Label, ServiceId, WorkloadId};
 use crate::report::ClusterReport;
 use crate::resolve::{Resolved, ResolvedRoute};
-use crate::routes::{GatewayAction, RoutedGateway, RoutedGatewayMode, SliceKey, identical};
+use crate::routes::{RoutedGateway, RoutedGatewayMode, SliceKey, identical};
 use crate::selector::Selector;
 
 /// What one step of the pass computes, for all clusters at once.
@@ -282,7 +282,7 @@ impl Touched {
         for (name, gateway) in &inputs.resolved.gateways {
             let gateway = &gateway.value;
             let touched = self.workloads.contains(&gateway.workload)
-                || backends(gateway).any(|id| self.services.contains(id));
+                || gateway.backends().any(|id| self.services.contains(id));
             if touched {
                 self.keys.insert(PlanKey::Gateway(name.clone()));
             }
@@ -290,16 +290,8 @@ impl Touched {
     }
 }
 
-fn backends(gateway: &RoutedGateway) -> impl Iterator<Item = &ServiceId> {
-    let targets = gateway.rules().iter().flat_map(|rule| match &rule.value.action {
-        GatewayAction::Split(targets) => targets.as_slice(),
-        GatewayAction::Refuse(_) => &[],
-    });
-    targets.map(|(id, ..)| id)
-}
-
 fn sends_to(gateway: &RoutedGateway, id: &ServiceId) -> bool {
-    backends(gateway).any(|backend| backend == id)
+    gateway.backends().any(|backend| backend == id)
 }
 
 /// Equal with all origins: rules that swap places keep their value and change their field.

@@ -6,6 +6,7 @@ use super::inputs::Inputs;
 use super::port::is_routed;
 use super::{Planned, remote, share};
 use crate::finding::{Code, Finding, Origin, Traced};
+use crate::http::Edits;
 use crate::intent::{Failover, Subset};
 use crate::name::{ClusterName, Fqn, Label, ServiceId};
 use crate::report::{ServicePort, ServiceReport};
@@ -205,6 +206,7 @@ fn closed(mut rules: Vec<Traced<ServiceRule>>, workspace: Option<&Origin>) -> Ve
         let rule = ServiceRule {
             matches: Vec::new(),
             action: ServiceAction::Split(vec![(None, 100)]),
+            edits: Edits::default(),
             timeout: None,
             retry: None,
         };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{ResolvedWorkspace, Tree, application, listed, rules};
 use crate::finding::{Claim, Code, Finding, Origin, Traced};
-use crate::http::{HttpRule, ServiceBackend};
+use crate::http::{Edits, Effect, HttpRule, ServiceBackend};
 use crate::intent::{Connections, GatewayMode, Ingress, Spec};
 use crate::name::{Fqn, Hostname, Kind, ServiceId, WorkloadId};
 use crate::routes::{GatewayAction, GatewayRule, RoutedGateway, RoutedGatewayMode};
@@ -202,17 +202,23 @@ fn ingress_rules(
         )];
     }
     let rules = &ingress.rules;
-    let actions: Vec<GatewayAction> = rules
+    let outcomes: Vec<(GatewayAction, Edits)> = rules
         .iter()
         .enumerate()
-        .map(|(at, rule)| action(name, at, rule, workspace, resolved, findings))
+        .map(|(at, rule)| match rules::effect(name, at, rule, findings) {
+            Ok(Effect::Pass(edits)) => (action(name, at, rule, workspace, resolved, findings), *edits),
+            Ok(Effect::Redirect(to)) => (GatewayAction::Redirect(*to), Edits::default()),
+            Err(reason) => (GatewayAction::Refuse(reason), Edits::default()),
+        })
         .collect();
     rules::ordered(name, rules, findings)
         .into_iter()
         .map(|ordered| {
+            let (action, edits) = outcomes[ordered.at].clone();
             let rule = GatewayRule {
                 matches: ordered.matches.into_iter().collect(),
-                action: actions[ordered.at].clone(),
+                action,
+                edits,
                 timeout: ordered.rule.timeouts.map(|timeouts| timeouts.request),
                 retry: ordered.rule.retry.clone(),
             };
@@ -227,6 +233,7 @@ pub(super) fn refuse_all(name: &Fqn, field: &str, reason: &str) -> Traced<Gatewa
     let rule = GatewayRule {
         matches: Vec::new(),
         action: GatewayAction::Refuse(reason.to_owned()),
+        edits: Edits::default(),
         timeout: None,
         retry: None,
     };

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::workspace::Groups;
 use super::{ResolvedRoute, Tree, listed, rules};
 use crate::finding::{Claim, Code, Finding, Origin, Traced};
-use crate::http::{HttpRule, SubsetBackend};
+use crate::http::{Edits, Effect, HttpRule, SubsetBackend};
 use crate::intent::{ServiceRoute, Spec, Subset};
 use crate::name::{Fqn, Kind, Label, ServiceId};
 use crate::routes::{ServiceAction, ServiceRule};
@@ -67,18 +67,24 @@ fn lose(name: &Fqn, service: &ServiceId, winner: &mut Traced<ResolvedRoute>, fin
 fn resolved(name: &Fqn, route: &ServiceRoute, findings: &mut Vec<Finding>) -> ResolvedRoute {
     let subsets = subsets(name, route, findings);
     let known: BTreeSet<&Label> = subsets.iter().map(|subset| &subset.name).collect();
-    let actions: Vec<ServiceAction> = route
+    let outcomes: Vec<(ServiceAction, Edits)> = route
         .rules
         .iter()
         .enumerate()
-        .map(|(at, rule)| action(name, &route.service, at, rule, &known, findings))
+        .map(|(at, rule)| match rules::effect(name, at, rule, findings) {
+            Ok(Effect::Pass(edits)) => (action(name, &route.service, at, rule, &known, findings), *edits),
+            Ok(Effect::Redirect(to)) => (ServiceAction::Redirect(*to), Edits::default()),
+            Err(reason) => (ServiceAction::Refuse(reason), Edits::default()),
+        })
         .collect();
     let rules = rules::ordered(name, &route.rules, findings)
         .into_iter()
         .map(|ordered| {
+            let (action, edits) = outcomes[ordered.at].clone();
             let rule = ServiceRule {
                 matches: ordered.matches.into_iter().collect(),
-                action: actions[ordered.at].clone(),
+                action,
+                edits,
                 timeout: ordered.rule.timeouts.map(|timeouts| timeouts.request),
                 retry: ordered.rule.retry.clone(),
             };

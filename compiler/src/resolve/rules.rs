@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::finding::{Code, Finding};
-use crate::http::{HttpMatch, HttpRule};
+use crate::http::{BadFilters, Effect, HttpMatch, HttpRule};
 use crate::name::Fqn;
 
 /// Position in the resource, and its one match; `None` matches every request.
@@ -40,6 +40,23 @@ pub(super) fn ordered<'a, B>(
     }
     ordered.sort_by_cached_key(|rule| rule.matches.clone().unwrap_or_default().precedence());
     ordered
+}
+
+/// What the filters of the rule at that place do; or why the rule refuses.
+pub(super) fn effect<B>(
+    resource: &Fqn,
+    at: usize,
+    rule: &HttpRule<B>,
+    findings: &mut Vec<Finding>,
+) -> Result<Effect, String> {
+    let bad = match Effect::of(&rule.filters, &rule.matches) {
+        Ok(Effect::Redirect(_)) if !rule.backend_refs.is_empty() => BadFilters::RedirectAndMore,
+        Ok(effect) => return Ok(effect),
+        Err(bad) => bad,
+    };
+    let field = format!("spec.rules[{at}].filters");
+    findings.push(Finding::error(resource, field, Code::BadFilters, bad.to_string()));
+    Err(format!("this route is not valid: {bad}"))
 }
 
 fn alternatives<B>(rule: &HttpRule<B>) -> Vec<Option<HttpMatch>> {

@@ -66,7 +66,7 @@ fn route(route: &Traced<Route>) -> Value {
                 targets,
                 timeout,
                 retry,
-                remove_headers,
+                edits,
             } = forward;
             let mut value = json!({
                 "when": when,
@@ -74,16 +74,22 @@ fn route(route: &Traced<Route>) -> Value {
                 "with": format!("timeout {timeout}, {}", retry_text(retry)),
                 "origin": origin,
             });
-            if !remove_headers.is_empty() {
-                value["without"] = json!(remove_headers);
+            if !edits.is_empty() {
+                value["edits"] = json!(edits);
             }
             value
         }
+        RouteAction::Redirect(to) => json!({"when": when, "redirect": to, "origin": origin}),
     }
 }
 
 fn match_text(matches: &HttpMatch) -> String {
-    let HttpMatch { path, headers } = matches;
+    let HttpMatch {
+        path,
+        method,
+        headers,
+        query_params,
+    } = matches;
     let path = match path {
         None => "any path".to_owned(),
         Some(PathMatch::Exact(path)) => format!("path = {}", path.as_str()),
@@ -92,7 +98,11 @@ fn match_text(matches: &HttpMatch) -> String {
     let headers = headers
         .iter()
         .map(|header| format!(" and {} = {}", header.name.as_str(), header.value));
-    path + &headers.collect::<String>()
+    let method = method.map_or_else(String::new, |method| format!(" and {}", method.as_str()));
+    let query = query_params
+        .iter()
+        .map(|param| format!(" and ?{}={}", param.name.as_str(), param.value.as_str()));
+    path + &method + &headers.collect::<String>() + &query.collect::<String>()
 }
 
 fn target(target: &Target) -> String {

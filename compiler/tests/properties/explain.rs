@@ -115,6 +115,7 @@ fn summary(trace: &Trace) -> Summary {
     let what = match &trace.outcome {
         Outcome::Forward { .. } => "forward".to_owned(),
         Outcome::Refuse { status, reason, .. } => format!("{status} {reason}"),
+        Outcome::Redirect { status, location, .. } => format!("{status} {location}"),
         Outcome::NotTaken { reason } => reason.clone(),
     };
     let targets = match &trace.outcome {

@@ -201,11 +201,12 @@ pub(super) fn header_name(name: &str) -> Result<HeaderName, Reason> {
     Ok(parsed)
 }
 
+/// `%%` stands for a percent sign.
 pub(super) fn header_value(value: &str) -> Result<HeaderValue, Reason> {
-    if value.contains('%') {
+    if value.split("%%").any(|part| part.contains('%')) {
         return Err(format!("{value:?} has a %, and substitutions are not supported"));
     }
-    HeaderValue::from_str(value).map_err(|_| format!("{value:?} is not a header value"))
+    HeaderValue::from_str(&value.replace("%%", "%")).map_err(|_| format!("{value:?} is not a header value"))
 }
 
 /// A header to set; `actions` are the append actions that the place allows.

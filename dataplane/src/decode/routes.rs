@@ -9,29 +9,39 @@ use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption};
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::redirect_action::{
+    PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+};
 use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_host_predicate::ConfigType as PredicateConfig;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_priority::ConfigType as PriorityConfig;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::{
     RetryBackOff, RetryHostPredicate, RetryPriority,
 };
 use envoy_types::pb::envoy::config::route::v3::route::Action as PbAction;
-use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier};
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher as PbHeaderMatcher, RetryPolicy as PbRetryPolicy, Route as PbRoute,
-    RouteAction, RouteConfiguration, RouteMatch as PbRouteMatch, VirtualHost,
+    DirectResponseAction, HeaderMatcher as PbHeaderMatcher, QueryParameterMatcher, RedirectAction,
+    RetryPolicy as PbRetryPolicy, Route as PbRoute, RouteAction, RouteConfiguration,
+    RouteMatch as PbRouteMatch, VirtualHost,
 };
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
+use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use http::{Method, StatusCode};
 
 use super::fields::{
-    At, Reason, any, done, duration, header_name, header_to_set, message, positive, required, same_name,
+    At, Reason, any, done, duration, header_name, header_to_set, header_value, message, positive, required,
+    same_name,
 };
-use crate::config::{Action, Forward, HeaderEdits, HeaderMatcher, PathMatcher, Route, RouteMatcher, Target};
+use crate::config::{
+    Action, Forward, HeaderEdits, HeaderMatcher, PathMatcher, Redirect, Route, RouteMatcher, Target,
+};
 use crate::retry::{BackOff, RetryHosts, RetryOn, RetryPolicy, RetryPriorities};
+use crate::rewrite::PathRewrite;
 use crate::router::{Ports, RouteTable};
 
 /// Envoy's route timeout when none is given.
@@ -70,15 +80,27 @@ fn virtual_host(mut pb: VirtualHost, table: &mut RouteTable) -> Result<(), Reaso
 fn route(mut pb: PbRoute) -> Result<Route, Reason> {
     take(&mut pb.name);
     let matcher = route_match(required(pb.r#match.take()).at("match")?).at("match")?;
-    let action = match required(pb.action.take()).at("action")? {
-        PbAction::Route(action) => Action::Forward(forward(action).at("route")?),
+    let mut action = match required(pb.action.take()).at("action")? {
+        PbAction::Route(action) => Action::Forward(Box::new(forward(action).at("route")?)),
         PbAction::DirectResponse(direct) => direct_response(direct).at("direct_response")?,
-        _ => return Err("action: only route and direct_response are supported".to_owned()),
+        PbAction::Redirect(to) => Action::Redirect(redirect(to).at("redirect")?),
+        _ => return Err("action: only route, redirect and direct_response are supported".to_owned()),
     };
-    let edits = header_edits(
+    let edits = request_edits(
         take(&mut pb.request_headers_to_add),
         &take(&mut pb.request_headers_to_remove),
     )?;
+    // On what the proxy answers by itself they stay where they are, and `done` refuses them.
+    if let Action::Forward(forward) = &mut action {
+        let add = take(&mut pb.response_headers_to_add);
+        let remove = take(&mut pb.response_headers_to_remove);
+        forward.response_edits = header_edits(
+            add,
+            "response_headers_to_add",
+            &remove,
+            "response_headers_to_remove",
+        )?;
+    }
     done(&pb)?;
     Ok(Route {
         matcher,
@@ -102,8 +124,31 @@ fn route_match(mut pb: PbRouteMatch) -> Result<RouteMatcher, Reason> {
     for (index, header) in take(&mut pb.headers).into_iter().enumerate() {
         headers.push(header_match(header).at_index("headers", index)?);
     }
+    let mut query = Vec::new();
+    for (index, param) in take(&mut pb.query_parameters).into_iter().enumerate() {
+        query.push(query_param(param).at_index("query_parameters", index)?);
+    }
     done(&pb)?;
-    Ok(RouteMatcher { path, headers })
+    Ok(RouteMatcher { path, headers, query })
+}
+
+fn query_param(mut pb: QueryParameterMatcher) -> Result<(Box<str>, Box<str>), Reason> {
+    let name = take(&mut pb.name);
+    if name.is_empty() {
+        return Err("name: is required".to_owned());
+    }
+    let Some(QueryParameterMatchSpecifier::StringMatch(mut string)) =
+        pb.query_parameter_match_specifier.take()
+    else {
+        return Err("query_parameter_match_specifier: only string_match is supported".to_owned());
+    };
+    done(&pb)?;
+    let pattern = string.match_pattern.take();
+    done(&string).at("string_match")?;
+    match pattern {
+        Some(MatchPattern::Exact(value)) => Ok((name.into(), value.into())),
+        _ => Err("string_match: only exact is supported".to_owned()),
+    }
 }
 
 fn header_match(mut pb: PbHeaderMatcher) -> Result<HeaderMatcher, Reason> {
@@ -181,6 +226,55 @@ fn direct_response(mut pb: DirectResponseAction) -> Result<Action, Reason> {
     Ok(Action::Respond { status, body })
 }
 
+fn redirect(mut pb: RedirectAction) -> Result<Redirect, Reason> {
+    let scheme = match pb.scheme_rewrite_specifier.take() {
+        None => None,
+        Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) if matches!(&*scheme, "http" | "https") => {
+            Some(scheme.into())
+        }
+        Some(_) => {
+            return Err(
+                "scheme_rewrite_specifier: only scheme_redirect to http or https is supported".to_owned(),
+            );
+        }
+    };
+    let host = Some(take(&mut pb.host_redirect)).filter(|host| !host.is_empty());
+    let port = match take(&mut pb.port_redirect) {
+        0 => None,
+        port => Some(u16::try_from(port).map_err(|_| format!("port_redirect: {port} is not a port"))?),
+    };
+    let path = match pb.path_rewrite_specifier.take() {
+        None => None,
+        Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => Some(path_rewrite(rewrite).at("regex_rewrite")?),
+        Some(_) => return Err("path_rewrite_specifier: only regex_rewrite is supported".to_owned()),
+    };
+    let status = match RedirectResponseCode::try_from(take(&mut pb.response_code)) {
+        Ok(RedirectResponseCode::MovedPermanently) => StatusCode::MOVED_PERMANENTLY,
+        Ok(RedirectResponseCode::Found) => StatusCode::FOUND,
+        Ok(RedirectResponseCode::SeeOther) => StatusCode::SEE_OTHER,
+        Ok(RedirectResponseCode::TemporaryRedirect) => StatusCode::TEMPORARY_REDIRECT,
+        Ok(RedirectResponseCode::PermanentRedirect) => StatusCode::PERMANENT_REDIRECT,
+        Err(_) => return Err("response_code: is unknown".to_owned()),
+    };
+    done(&pb)?;
+    Ok(Redirect {
+        scheme,
+        host: host.map(String::into_boxed_str),
+        port,
+        path,
+        status,
+    })
+}
+
+fn path_rewrite(mut pb: RegexMatchAndSubstitute) -> Result<PathRewrite, Reason> {
+    let mut pattern = required(pb.pattern.take()).at("pattern")?;
+    let regex = take(&mut pattern.regex);
+    done(&pattern).at("pattern")?;
+    let substitution = take(&mut pb.substitution);
+    done(&pb)?;
+    PathRewrite::new(&regex, &substitution)
+}
+
 fn forward(mut pb: RouteAction) -> Result<Forward, Reason> {
     let targets = match required(pb.cluster_specifier.take()).at("cluster_specifier")? {
         ClusterSpecifier::Cluster(cluster) => {
@@ -215,12 +309,26 @@ fn forward(mut pb: RouteAction) -> Result<Forward, Reason> {
         Some(policy) => Some(retry_policy(policy).at("retry_policy")?),
         None => None,
     };
+    let host = match pb.host_rewrite_specifier.take() {
+        None => None,
+        Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
+            Some(header_value(&host).at("host_rewrite_literal")?)
+        }
+        Some(_) => return Err("host_rewrite_specifier: only host_rewrite_literal is supported".to_owned()),
+    };
+    let path = match pb.regex_rewrite.take() {
+        Some(rewrite) => Some(path_rewrite(rewrite).at("regex_rewrite")?),
+        None => None,
+    };
     done(&pb)?;
     Ok(Forward {
         targets,
         total_weight,
         timeout,
         retry,
+        host,
+        path,
+        response_edits: HeaderEdits::default(),
     })
 }
 
@@ -230,7 +338,7 @@ fn target(mut pb: ClusterWeight) -> Result<Target, Reason> {
     if weight > WEIGHT_MAX {
         return Err(format!("weight: {weight} is more than {WEIGHT_MAX}"));
     }
-    let edits = header_edits(
+    let edits = request_edits(
         take(&mut pb.request_headers_to_add),
         &take(&mut pb.request_headers_to_remove),
     )?;
@@ -250,16 +358,35 @@ fn cluster_name(name: String) -> Result<Arc<str>, Reason> {
     }
 }
 
-fn header_edits(add: Vec<HeaderValueOption>, remove: &[String]) -> Result<HeaderEdits, Reason> {
+fn request_edits(add: Vec<HeaderValueOption>, remove: &[String]) -> Result<HeaderEdits, Reason> {
+    header_edits(add, "request_headers_to_add", remove, "request_headers_to_remove")
+}
+
+/// The fields' names are for what is refused.
+fn header_edits(
+    add: Vec<HeaderValueOption>,
+    add_field: &'static str,
+    remove: &[String],
+    remove_field: &'static str,
+) -> Result<HeaderEdits, Reason> {
     let mut edits = HeaderEdits::default();
+    let appends = HeaderAppendAction::AppendIfExistsOrAdd as i32;
     for (index, header) in add.into_iter().enumerate() {
-        let set = header_to_set(header, &[HeaderAppendAction::OverwriteIfExistsOrAdd as i32]);
-        edits.set.push(set.at_index("request_headers_to_add", index)?);
+        let lines = if header.append_action == appends {
+            &mut edits.add
+        } else {
+            &mut edits.set
+        };
+        let line = header_to_set(
+            header,
+            &[appends, HeaderAppendAction::OverwriteIfExistsOrAdd as i32],
+        );
+        lines.push(line.at_index(add_field, index)?);
     }
     for (index, name) in remove.iter().enumerate() {
         edits
             .remove
-            .push(header_name(name).at_index("request_headers_to_remove", index)?);
+            .push(header_name(name).at_index(remove_field, index)?);
     }
     Ok(edits)
 }

@@ -2,33 +2,40 @@
 
 use std::collections::BTreeSet;
 
-use envoy_types::pb::envoy::config::core::v3::DataSource;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption};
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::redirect_action::{
+    PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+};
 use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_host_predicate::ConfigType as PredicateConfig;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_priority::ConfigType as PriorityConfig;
 use envoy_types::pb::envoy::config::route::v3::retry_policy::{
     RetryBackOff, RetryHostPredicate, RetryPriority,
 };
 use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier};
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, RetryPolicy as PbRetryPolicy, Route as PbRoute,
-    RouteAction as PbRouteAction, RouteConfiguration, RouteMatch, VirtualHost as PbVirtualHost,
-    WeightedCluster,
+    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy as PbRetryPolicy,
+    Route as PbRoute, RouteAction as PbRouteAction, RouteConfiguration, RouteMatch,
+    VirtualHost as PbVirtualHost, WeightedCluster,
 };
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
-use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
+use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
 use envoy_types::util::pack_any;
 use tombolo_compiler::finding::Origin;
-use tombolo_compiler::http::{HeaderName, HttpMatch, PathMatch, Span};
+use tombolo_compiler::http::{
+    HeaderEdits, HttpMatch, PathMatch, PathRewrite, QueryParamMatch, RedirectStatus, RedirectTo, Span,
+};
 use tombolo_compiler::proxy::{Forward, RetryPolicy, Route, RouteAction, RouteTable, Target, VirtualHost};
 
-use super::{destination_header, duration, number};
+use super::{destination_header, duration, header, number};
 
 /// RFC 9110, section 9.2.2: sending these twice does what sending them once does.
 const IDEMPOTENT_METHODS: &str = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE";
@@ -75,7 +82,7 @@ pub(super) fn clusters(table: &RouteTable) -> BTreeSet<String> {
     routes
         .filter_map(|route| match &route.value.action {
             RouteAction::Forward(forward) => Some(&forward.targets),
-            RouteAction::Respond { .. } => None,
+            RouteAction::Redirect(_) | RouteAction::Respond { .. } => None,
         })
         .flatten()
         .map(|target| target.cluster.clone())
@@ -106,6 +113,7 @@ fn encode_route(route: &Route) -> Vec<PbRoute> {
     let matches = route_match(&route.matches);
     match &route.action {
         RouteAction::Respond { status, body } => vec![respond(matches, *status, body)],
+        RouteAction::Redirect(to) => vec![redirect(matches, to)],
         RouteAction::Forward(forward) if forward.targets.is_empty() => {
             vec![respond(matches, 503, "no backend")]
         }
@@ -143,18 +151,27 @@ fn route_match(matches: &HttpMatch) -> RouteMatch {
             prefix => PathSpecifier::PathSeparatedPrefix(prefix.to_owned()),
         },
     };
-    let header = |name: &HeaderName, value: &str| {
-        let pattern = MatchPattern::Exact(value.to_owned());
-        header_matcher(name.as_str(), pattern)
-    };
+    let exact = |name: &str, value: &str| header_matcher(name, MatchPattern::Exact(value.to_owned()));
+    let method = matches.method.map(|method| exact(":method", method.as_str()));
+    let headers = matches
+        .headers
+        .iter()
+        .map(|matched| exact(matched.name.as_str(), &matched.value));
     RouteMatch {
         path_specifier: Some(path),
-        headers: matches
-            .headers
-            .iter()
-            .map(|matched| header(&matched.name, &matched.value))
-            .collect(),
+        headers: method.into_iter().chain(headers).collect(),
+        query_parameters: matches.query_params.iter().map(query_param).collect(),
         ..RouteMatch::default()
+    }
+}
+
+fn query_param(param: &QueryParamMatch) -> QueryParameterMatcher {
+    QueryParameterMatcher {
+        name: param.name.as_str().to_owned(),
+        query_parameter_match_specifier: Some(QueryParameterMatchSpecifier::StringMatch(StringMatcher {
+            match_pattern: Some(MatchPattern::Exact(param.value.as_str().to_owned())),
+            ..StringMatcher::default()
+        })),
     }
 }
 
@@ -194,6 +211,49 @@ fn respond(matches: RouteMatch, status: u16, body: &str) -> PbRoute {
     }
 }
 
+fn redirect(matches: RouteMatch, to: &RedirectTo) -> PbRoute {
+    let code = match to.status {
+        RedirectStatus::MovedPermanently => RedirectResponseCode::MovedPermanently,
+        RedirectStatus::Found => RedirectResponseCode::Found,
+        RedirectStatus::SeeOther => RedirectResponseCode::SeeOther,
+        RedirectStatus::TemporaryRedirect => RedirectResponseCode::TemporaryRedirect,
+        RedirectStatus::PermanentRedirect => RedirectResponseCode::PermanentRedirect,
+    };
+    let scheme = to
+        .scheme
+        .map(|scheme| SchemeRewriteSpecifier::SchemeRedirect(scheme.as_str().to_owned()));
+    PbRoute {
+        r#match: Some(matches),
+        action: Some(Action::Redirect(RedirectAction {
+            scheme_rewrite_specifier: scheme,
+            host_redirect: to
+                .host
+                .as_ref()
+                .map_or_else(String::new, |host| host.as_str().to_owned()),
+            port_redirect: to.port.map_or(0, |port| port.get().into()),
+            path_rewrite_specifier: to
+                .path
+                .as_ref()
+                .map(regex_rewrite)
+                .map(PathRewriteSpecifier::RegexRewrite),
+            response_code: code.into(),
+            ..RedirectAction::default()
+        })),
+        ..PbRoute::default()
+    }
+}
+
+fn regex_rewrite(rewrite: &PathRewrite) -> RegexMatchAndSubstitute {
+    let (regex, substitution) = rewrite.substitution();
+    RegexMatchAndSubstitute {
+        pattern: Some(RegexMatcher {
+            regex,
+            ..RegexMatcher::default()
+        }),
+        substitution,
+    }
+}
+
 fn forwarding(matches: RouteMatch, forward: &Forward, retry_policy: Option<PbRetryPolicy>) -> PbRoute {
     let (specifier, headers) = match forward.targets.as_slice() {
         [only] => (
@@ -208,22 +268,44 @@ fn forwarding(matches: RouteMatch, forward: &Forward, retry_policy: Option<PbRet
             Vec::new(),
         ),
     };
+    let edits = &forward.edits;
+    let host = edits
+        .host
+        .as_ref()
+        .map(|host| HostRewriteSpecifier::HostRewriteLiteral(host.as_str().to_owned()));
     PbRoute {
         r#match: Some(matches),
         action: Some(Action::Route(PbRouteAction {
             cluster_specifier: Some(specifier),
             timeout: Some(duration(forward.timeout)),
             retry_policy,
+            host_rewrite_specifier: host,
+            regex_rewrite: edits.path.as_ref().map(regex_rewrite),
             ..PbRouteAction::default()
         })),
-        request_headers_to_add: headers,
-        request_headers_to_remove: forward
-            .remove_headers
-            .iter()
-            .map(|name| name.as_str().to_owned())
-            .collect(),
+        request_headers_to_add: headers.into_iter().chain(lines(&edits.request_headers)).collect(),
+        request_headers_to_remove: removed(&edits.request_headers),
+        response_headers_to_add: lines(&edits.response_headers).collect(),
+        response_headers_to_remove: removed(&edits.response_headers),
         ..PbRoute::default()
     }
+}
+
+fn lines(edits: &HeaderEdits) -> impl Iterator<Item = HeaderValueOption> {
+    let set = edits
+        .set
+        .iter()
+        .map(|line| (line, HeaderAppendAction::OverwriteIfExistsOrAdd));
+    let add = edits
+        .add
+        .iter()
+        .map(|line| (line, HeaderAppendAction::AppendIfExistsOrAdd));
+    set.chain(add)
+        .map(|((name, value), action)| header(name.as_str(), value, action))
+}
+
+fn removed(edits: &HeaderEdits) -> Vec<String> {
+    edits.remove.iter().map(|name| name.as_str().to_owned()).collect()
 }
 
 fn weighted(target: &Target) -> ClusterWeight {

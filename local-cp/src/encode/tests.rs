@@ -144,6 +144,7 @@ fn matches_are_spelled_as_envoy_wants_them() {
         let matches = HttpMatch {
             path: given,
             headers: [header].into(),
+            ..HttpMatch::default()
         };
         let action = RouteAction::Respond {
             status: 503,

@@ -1,0 +1,800 @@
+//! What a rule does to a request on its way, in the words of the Gateway API: `filters` of a rule, and what they add up
+//! to.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use super::{HeaderName, HttpMatch, Path, PathMatch};
+use crate::name::Hostname;
+use crate::proxy::DESTINATION_HEADER;
+
+/// One entry of `filters`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "FilterDocument", into = "FilterDocument")]
+pub enum HttpFilter {
+    RequestHeaderModifier(HeaderEdits),
+    ResponseHeaderModifier(HeaderEdits),
+    RequestRedirect(Redirect),
+    UrlRewrite(UrlRewrite),
+}
+
+/// `type`, and the field of that name.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct FilterDocument {
+    r#type: FilterType,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request_header_modifier: Option<HeaderEdits>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    response_header_modifier: Option<HeaderEdits>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request_redirect: Option<Redirect>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    url_rewrite: Option<UrlRewrite>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum FilterType {
+    RequestHeaderModifier,
+    ResponseHeaderModifier,
+    RequestRedirect,
+    #[serde(rename = "URLRewrite")]
+    UrlRewrite,
+}
+
+/// Changes to headers: removals first, then what is set in place of all lines of that name, then lines that are added.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "EditsDocument", into = "EditsDocument")]
+pub struct HeaderEdits {
+    pub remove: BTreeSet<HeaderName>,
+    pub set: BTreeMap<HeaderName, String>,
+    pub add: BTreeMap<HeaderName, String>,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EditsDocument {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    set: Vec<HeaderLine>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    add: Vec<HeaderLine>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    remove: Vec<HeaderName>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeaderLine {
+    name: HeaderName,
+    value: String,
+}
+
+/// Answers with the URL to ask instead. What is left out stays as the client asked for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Redirect {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<RedirectScheme>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<ExactHostname>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<std::num::NonZeroU16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathModifier>,
+    /// 302 when it is left out.
+    #[serde(default)]
+    pub status_code: RedirectStatus,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RedirectScheme {
+    Http,
+    Https,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub enum RedirectStatus {
+    MovedPermanently,
+    #[default]
+    Found,
+    SeeOther,
+    TemporaryRedirect,
+    PermanentRedirect,
+}
+
+/// What the backend is asked for instead. Matches, also those of the service's own route, see the request as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UrlRewrite {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<ExactHostname>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathModifier>,
+}
+
+/// A name that is not a wildcard.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Hostname", into = "Hostname")]
+pub struct ExactHostname(Hostname);
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "PathModifierDocument", into = "PathModifierDocument")]
+pub enum PathModifier {
+    Full(Path),
+    /// In place of the prefix that the rule matches.
+    Prefix(Path),
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct PathModifierDocument {
+    r#type: PathModifierType,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replace_full_path: Option<Path>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replace_prefix_match: Option<Path>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum PathModifierType {
+    ReplaceFullPath,
+    ReplacePrefixMatch,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadFilter {
+    #[error("a filter of type {wanted} has the field {field} and no other")]
+    Field {
+        wanted: &'static str,
+        field: &'static str,
+    },
+    #[error("header {0} stands twice in one filter; name each header once")]
+    HeaderTwice(String),
+    #[error("header {0} belongs to the proxies and cannot be changed by a filter")]
+    Header(String),
+    #[error("{0:?} is not a header value; leave out control characters")]
+    Value(String),
+    #[error("{0} is a wildcard; write one name")]
+    Wildcard(Hostname),
+    #[error("status code {0} is not a redirect; use 301, 302, 303, 307 or 308")]
+    Status(u16),
+}
+
+/// What the filters of one rule add up to, or of a gateway's rule and then the service's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Edits {
+    #[serde(default, skip_serializing_if = "HeaderEdits::is_empty")]
+    pub request_headers: HeaderEdits,
+    #[serde(default, skip_serializing_if = "HeaderEdits::is_empty")]
+    pub response_headers: HeaderEdits,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<ExactHostname>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathRewrite>,
+}
+
+/// A path modifier that knows the prefix it replaces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PathRewrite {
+    Full(Path),
+    Prefix { from: Path, to: Path },
+}
+
+/// Where a redirect leads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct RedirectTo {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<RedirectScheme>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<ExactHostname>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<std::num::NonZeroU16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathRewrite>,
+    pub status: RedirectStatus,
+}
+
+/// What a rule does with a request beside sending it somewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Pass(Box<Edits>),
+    Redirect(Box<RedirectTo>),
+}
+
+/// Why the filters of a rule do not go together.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadFilters {
+    #[error("there are two filters of type {0}; write one")]
+    Twice(&'static str),
+    #[error("a redirect answers by itself: it goes with no other filter and no backendRefs")]
+    RedirectAndMore,
+    #[error(
+        "ReplacePrefixMatch needs a prefix to replace: each match of the rule must be a PathPrefix, of one value"
+    )]
+    NoPrefix,
+}
+
+/// Frames the message or names its target (RFC 9110, RFC 9112), or tells the next proxy where it goes.
+const HEADERS_OF_PROXIES: [&str; 7] = [
+    "connection",
+    "content-length",
+    DESTINATION_HEADER,
+    "host",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+];
+
+impl HttpFilter {
+    fn kind(&self) -> &'static str {
+        match self {
+            HttpFilter::RequestHeaderModifier(_) => "RequestHeaderModifier",
+            HttpFilter::ResponseHeaderModifier(_) => "ResponseHeaderModifier",
+            HttpFilter::RequestRedirect(_) => "RequestRedirect",
+            HttpFilter::UrlRewrite(_) => "URLRewrite",
+        }
+    }
+}
+
+impl Effect {
+    /// What the filters of a rule with these matches do together.
+    ///
+    /// # Errors
+    /// When they contradict each other, or a prefix is to be replaced and the matches have none.
+    pub fn of(filters: &[HttpFilter], matches: &[HttpMatch]) -> Result<Effect, BadFilters> {
+        let mut kinds = BTreeSet::new();
+        if let Some(twice) = filters.iter().find(|filter| !kinds.insert(filter.kind())) {
+            return Err(BadFilters::Twice(twice.kind()));
+        }
+        let mut edits = Edits::default();
+        for filter in filters {
+            match filter {
+                HttpFilter::RequestHeaderModifier(headers) => edits.request_headers = headers.clone(),
+                HttpFilter::ResponseHeaderModifier(headers) => edits.response_headers = headers.clone(),
+                HttpFilter::UrlRewrite(rewrite) => {
+                    edits.host = rewrite.hostname.clone();
+                    edits.path = rewritten(rewrite.path.as_ref(), matches)?;
+                }
+                HttpFilter::RequestRedirect(_) if filters.len() > 1 => {
+                    return Err(BadFilters::RedirectAndMore);
+                }
+                HttpFilter::RequestRedirect(redirect) => {
+                    return Ok(Effect::Redirect(Box::new(RedirectTo {
+                        scheme: redirect.scheme,
+                        host: redirect.hostname.clone(),
+                        port: redirect.port,
+                        path: rewritten(redirect.path.as_ref(), matches)?,
+                        status: redirect.status_code,
+                    })));
+                }
+            }
+        }
+        Ok(Effect::Pass(Box::new(edits)))
+    }
+}
+
+fn rewritten(
+    modifier: Option<&PathModifier>,
+    matches: &[HttpMatch],
+) -> Result<Option<PathRewrite>, BadFilters> {
+    let to = match modifier {
+        None => return Ok(None),
+        Some(PathModifier::Full(path)) => return Ok(Some(PathRewrite::Full(path.clone()))),
+        Some(PathModifier::Prefix(to)) => to.clone(),
+    };
+    let prefixes: Option<BTreeSet<Path>> = matches
+        .iter()
+        .map(|matched| match &matched.path {
+            None => Some(Path::root()),
+            Some(PathMatch::PathPrefix(prefix)) => Some(prefix.clone()),
+            Some(PathMatch::Exact(_)) => None,
+        })
+        .collect();
+    let prefixes = prefixes.ok_or(BadFilters::NoPrefix)?;
+    let mut prefixes = prefixes.into_iter();
+    match (prefixes.next(), prefixes.next()) {
+        (None, _) => Ok(Some(PathRewrite::Prefix {
+            from: Path::root(),
+            to,
+        })),
+        (Some(from), None) => Ok(Some(PathRewrite::Prefix { from, to })),
+        (Some(_), Some(_)) => Err(BadFilters::NoPrefix),
+    }
+}
+
+impl Edits {
+    /// These and those of whoever is nearer to the service: a request meets these first, its response last.
+    pub fn then(&self, nearer: &Edits) -> Edits {
+        Edits {
+            request_headers: self.request_headers.then(&nearer.request_headers),
+            response_headers: nearer.response_headers.then(&self.response_headers),
+            host: nearer.host.clone().or_else(|| self.host.clone()),
+            path: nearer.path.clone().or_else(|| self.path.clone()),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        *self == Edits::default()
+    }
+}
+
+impl HeaderEdits {
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    /// What remains when `later` is done after this.
+    fn then(&self, later: &HeaderEdits) -> HeaderEdits {
+        let decided = |name: &HeaderName| later.remove.contains(name) || later.set.contains_key(name);
+        let kept = |lines: &BTreeMap<HeaderName, String>| -> BTreeMap<HeaderName, String> {
+            let kept = lines.iter().filter(|(name, _)| !decided(name));
+            kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+        };
+        let (mut set, mut add) = (kept(&self.set), kept(&self.add));
+        set.extend(later.set.clone());
+        for (name, value) in &later.add {
+            // One line for each name: what would be two is one value, as RFC 9110 reads it.
+            add.entry(name.clone())
+                .and_modify(|line| *line = format!("{line}, {value}"))
+                .or_insert_with(|| value.clone());
+        }
+        HeaderEdits {
+            remove: self.remove.union(&later.remove).cloned().collect(),
+            set,
+            add,
+        }
+    }
+}
+
+impl ExactHostname {
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
+impl RedirectScheme {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RedirectScheme::Http => "http",
+            RedirectScheme::Https => "https",
+        }
+    }
+}
+
+impl PathRewrite {
+    /// `path` has no query. One that does not begin with the prefix stays as it is.
+    pub fn apply(&self, path: &str) -> String {
+        match self {
+            PathRewrite::Full(full) => full.as_str().to_owned(),
+            PathRewrite::Prefix { from, to } => {
+                let rest = path.strip_prefix(from.as_str().trim_end_matches('/'));
+                let rest = rest.filter(|rest| rest.is_empty() || rest.starts_with('/'));
+                match rest.map(|rest| format!("{}{rest}", to.as_str().trim_end_matches('/'))) {
+                    None => path.to_owned(),
+                    Some(rewritten) if rewritten.is_empty() => "/".to_owned(),
+                    Some(rewritten) => rewritten,
+                }
+            }
+        }
+    }
+
+    /// A regular expression over the path, without its query, and what stands in place of what it matches; `\1` is
+    /// its group. One form for every rewrite, because the route that carries it out may match less than the prefix.
+    pub fn substitution(&self) -> (String, String) {
+        match self {
+            PathRewrite::Full(path) => ("^.*$".to_owned(), literal(path.as_str())),
+            PathRewrite::Prefix { from, to } => {
+                let from = from.as_str().trim_end_matches('/');
+                let to = to.as_str().trim_end_matches('/');
+                if from.is_empty() {
+                    ("^/".to_owned(), literal(&format!("{to}/")))
+                } else if to.is_empty() {
+                    (format!("^{}(/|$)", escaped(from)), "/".to_owned())
+                } else {
+                    (format!("^{}(/|$)", escaped(from)), format!("{}\\1", literal(to)))
+                }
+            }
+        }
+    }
+}
+
+/// A backslash begins a group's number in a substitution.
+fn literal(text: &str) -> String {
+    text.replace('\\', "\\\\")
+}
+
+/// `text` as a regular expression that matches only it.
+fn escaped(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len());
+    for character in text.chars() {
+        if r"\.+*?()|[]{}^$".contains(character) {
+            pattern.push('\\');
+        }
+        pattern.push(character);
+    }
+    pattern
+}
+
+impl TryFrom<FilterDocument> for HttpFilter {
+    type Error = BadFilter;
+
+    fn try_from(document: FilterDocument) -> Result<Self, BadFilter> {
+        let fields = (
+            document.request_header_modifier,
+            document.response_header_modifier,
+            document.request_redirect,
+            document.url_rewrite,
+        );
+        let wrong = |wanted, field| BadFilter::Field { wanted, field };
+        match (document.r#type, fields) {
+            (FilterType::RequestHeaderModifier, (Some(edits), None, None, None)) => {
+                Ok(HttpFilter::RequestHeaderModifier(edits))
+            }
+            (FilterType::ResponseHeaderModifier, (None, Some(edits), None, None)) => {
+                Ok(HttpFilter::ResponseHeaderModifier(edits))
+            }
+            (FilterType::RequestRedirect, (None, None, Some(redirect), None)) => {
+                Ok(HttpFilter::RequestRedirect(redirect))
+            }
+            (FilterType::UrlRewrite, (None, None, None, Some(rewrite))) => {
+                Ok(HttpFilter::UrlRewrite(rewrite))
+            }
+            (FilterType::RequestHeaderModifier, _) => {
+                Err(wrong("RequestHeaderModifier", "requestHeaderModifier"))
+            }
+            (FilterType::ResponseHeaderModifier, _) => {
+                Err(wrong("ResponseHeaderModifier", "responseHeaderModifier"))
+            }
+            (FilterType::RequestRedirect, _) => Err(wrong("RequestRedirect", "requestRedirect")),
+            (FilterType::UrlRewrite, _) => Err(wrong("URLRewrite", "urlRewrite")),
+        }
+    }
+}
+
+impl From<HttpFilter> for FilterDocument {
+    fn from(filter: HttpFilter) -> FilterDocument {
+        let of = |r#type| FilterDocument {
+            r#type,
+            request_header_modifier: None,
+            response_header_modifier: None,
+            request_redirect: None,
+            url_rewrite: None,
+        };
+        match filter {
+            HttpFilter::RequestHeaderModifier(edits) => FilterDocument {
+                request_header_modifier: Some(edits),
+                ..of(FilterType::RequestHeaderModifier)
+            },
+            HttpFilter::ResponseHeaderModifier(edits) => FilterDocument {
+                response_header_modifier: Some(edits),
+                ..of(FilterType::ResponseHeaderModifier)
+            },
+            HttpFilter::RequestRedirect(redirect) => FilterDocument {
+                request_redirect: Some(redirect),
+                ..of(FilterType::RequestRedirect)
+            },
+            HttpFilter::UrlRewrite(rewrite) => FilterDocument {
+                url_rewrite: Some(rewrite),
+                ..of(FilterType::UrlRewrite)
+            },
+        }
+    }
+}
+
+impl TryFrom<EditsDocument> for HeaderEdits {
+    type Error = BadFilter;
+
+    fn try_from(document: EditsDocument) -> Result<Self, BadFilter> {
+        let lines = document.set.iter().chain(&document.add);
+        let mut seen = BTreeSet::new();
+        for name in lines.clone().map(|line| &line.name).chain(&document.remove) {
+            if HEADERS_OF_PROXIES.contains(&name.as_str()) {
+                return Err(BadFilter::Header(name.as_str().to_owned()));
+            }
+            if !seen.insert(name) {
+                return Err(BadFilter::HeaderTwice(name.as_str().to_owned()));
+            }
+        }
+        let printable = |value: &str| {
+            value
+                .bytes()
+                .all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
+        };
+        if let Some(bad) = lines.map(|line| &line.value).find(|value| !printable(value)) {
+            return Err(BadFilter::Value(bad.clone()));
+        }
+        let pairs = |lines: Vec<HeaderLine>| lines.into_iter().map(|line| (line.name, line.value)).collect();
+        Ok(HeaderEdits {
+            remove: document.remove.into_iter().collect(),
+            set: pairs(document.set),
+            add: pairs(document.add),
+        })
+    }
+}
+
+impl From<HeaderEdits> for EditsDocument {
+    fn from(edits: HeaderEdits) -> EditsDocument {
+        let lines = |pairs: BTreeMap<HeaderName, String>| {
+            let lines = pairs.into_iter().map(|(name, value)| HeaderLine { name, value });
+            lines.collect()
+        };
+        EditsDocument {
+            set: lines(edits.set),
+            add: lines(edits.add),
+            remove: edits.remove.into_iter().collect(),
+        }
+    }
+}
+
+impl TryFrom<PathModifierDocument> for PathModifier {
+    type Error = BadFilter;
+
+    fn try_from(document: PathModifierDocument) -> Result<Self, BadFilter> {
+        let PathModifierDocument {
+            r#type,
+            replace_full_path,
+            replace_prefix_match,
+        } = document;
+        match (r#type, replace_full_path, replace_prefix_match) {
+            (PathModifierType::ReplaceFullPath, Some(path), None) => Ok(PathModifier::Full(path)),
+            (PathModifierType::ReplacePrefixMatch, None, Some(path)) => Ok(PathModifier::Prefix(path)),
+            (PathModifierType::ReplaceFullPath, ..) => Err(BadFilter::Field {
+                wanted: "ReplaceFullPath",
+                field: "replaceFullPath",
+            }),
+            (PathModifierType::ReplacePrefixMatch, ..) => Err(BadFilter::Field {
+                wanted: "ReplacePrefixMatch",
+                field: "replacePrefixMatch",
+            }),
+        }
+    }
+}
+
+impl From<PathModifier> for PathModifierDocument {
+    fn from(modifier: PathModifier) -> PathModifierDocument {
+        match modifier {
+            PathModifier::Full(path) => PathModifierDocument {
+                r#type: PathModifierType::ReplaceFullPath,
+                replace_full_path: Some(path),
+                replace_prefix_match: None,
+            },
+            PathModifier::Prefix(path) => PathModifierDocument {
+                r#type: PathModifierType::ReplacePrefixMatch,
+                replace_full_path: None,
+                replace_prefix_match: Some(path),
+            },
+        }
+    }
+}
+
+impl TryFrom<Hostname> for ExactHostname {
+    type Error = BadFilter;
+
+    fn try_from(host: Hostname) -> Result<Self, BadFilter> {
+        if host.as_str().starts_with('*') {
+            Err(BadFilter::Wildcard(host))
+        } else {
+            Ok(ExactHostname(host))
+        }
+    }
+}
+
+impl From<ExactHostname> for Hostname {
+    fn from(host: ExactHostname) -> Hostname {
+        host.0
+    }
+}
+
+impl TryFrom<u16> for RedirectStatus {
+    type Error = BadFilter;
+
+    fn try_from(code: u16) -> Result<Self, BadFilter> {
+        match code {
+            301 => Ok(RedirectStatus::MovedPermanently),
+            302 => Ok(RedirectStatus::Found),
+            303 => Ok(RedirectStatus::SeeOther),
+            307 => Ok(RedirectStatus::TemporaryRedirect),
+            308 => Ok(RedirectStatus::PermanentRedirect),
+            _ => Err(BadFilter::Status(code)),
+        }
+    }
+}
+
+impl From<RedirectStatus> for u16 {
+    fn from(status: RedirectStatus) -> u16 {
+        match status {
+            RedirectStatus::MovedPermanently => 301,
+            RedirectStatus::Found => 302,
+            RedirectStatus::SeeOther => 303,
+            RedirectStatus::TemporaryRedirect => 307,
+            RedirectStatus::PermanentRedirect => 308,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn filters(documents: Value) -> Vec<HttpFilter> {
+        serde_json::from_value(documents).unwrap()
+    }
+
+    #[test]
+    fn filters_are_written_as_the_gateway_api_writes_them() {
+        for document in [
+            json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {
+                "set": [{"name": "x-a", "value": "1"}], "add": [{"name": "x-b", "value": "2"}], "remove": ["x-c"]}}),
+            json!({"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": ["server"]}}),
+            json!({"type": "RequestRedirect", "requestRedirect": {
+                "scheme": "https", "hostname": "a.example.com", "port": 8443, "statusCode": 301,
+                "path": {"type": "ReplaceFullPath", "replaceFullPath": "/x"}}}),
+            json!({"type": "URLRewrite", "urlRewrite": {
+                "hostname": "a.example.com", "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}}}),
+        ] {
+            let filter: HttpFilter = serde_json::from_value(document.clone()).unwrap();
+            assert_eq!(serde_json::to_value(filter).unwrap(), document);
+        }
+    }
+
+    #[test]
+    fn a_filter_that_cannot_be_had_says_why() {
+        let headers = |edits: Value| json!({"type": "RequestHeaderModifier", "requestHeaderModifier": edits});
+        for (document, expected) in [
+            (
+                json!({"type": "RequestMirror"}),
+                "unknown variant `RequestMirror`",
+            ),
+            (
+                json!({"type": "URLRewrite"}),
+                "a filter of type URLRewrite has the field urlRewrite and no other",
+            ),
+            (
+                json!({"type": "URLRewrite", "urlRewrite": {}, "requestRedirect": {}}),
+                "has the field urlRewrite and no other",
+            ),
+            (
+                headers(json!({"remove": ["Host"]})),
+                "header host belongs to the proxies",
+            ),
+            (
+                headers(json!({"set": [{"name": "x-tombolo-destination", "value": "a"}]})),
+                "belongs to the proxies",
+            ),
+            (
+                headers(json!({"set": [{"name": "x-a", "value": "1"}], "remove": ["X-A"]})),
+                "header x-a stands twice",
+            ),
+            (
+                headers(json!({"set": [{"name": "x-a", "value": "1\r\nx-b: 2"}]})),
+                "is not a header value",
+            ),
+            (
+                json!({"type": "RequestRedirect", "requestRedirect": {"statusCode": 304}}),
+                "status code 304 is not a redirect",
+            ),
+            (
+                json!({"type": "RequestRedirect", "requestRedirect": {"hostname": "*.a.com"}}),
+                "*.a.com is a wildcard",
+            ),
+        ] {
+            let error = serde_json::from_value::<HttpFilter>(document.clone()).unwrap_err();
+            assert!(error.to_string().contains(expected), "{document}: {error}");
+        }
+    }
+
+    #[test]
+    fn filters_that_do_not_go_together_are_refused() {
+        let redirect = json!({"type": "RequestRedirect", "requestRedirect": {}});
+        let headers = json!({"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["a"]}});
+        let prefix = json!({"type": "URLRewrite", "urlRewrite": {
+            "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/x"}}});
+        let exact = json!([{"path": {"type": "Exact", "value": "/a"}}]);
+        let two = json!([{"path": {"type": "PathPrefix", "value": "/a"}}, {}]);
+        for (given, matches, expected) in [
+            (
+                json!([headers, headers]),
+                json!([]),
+                BadFilters::Twice("RequestHeaderModifier"),
+            ),
+            (json!([redirect, headers]), json!([]), BadFilters::RedirectAndMore),
+            (json!([prefix]), exact, BadFilters::NoPrefix),
+            (json!([prefix]), two, BadFilters::NoPrefix),
+        ] {
+            let matches: Vec<HttpMatch> = serde_json::from_value(matches).unwrap();
+            assert_eq!(
+                Effect::of(&filters(given.clone()), &matches),
+                Err(expected),
+                "{given}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_nearer_edits_win() {
+        let edits = |document: Value| -> HeaderEdits { serde_json::from_value(document).unwrap() };
+        let line = |name: &str, value: &str| json!([{"name": name, "value": value}]);
+        for (first, later, together) in [
+            (
+                json!({"set": line("a", "1")}),
+                json!({"set": line("a", "2")}),
+                json!({"set": line("a", "2")}),
+            ),
+            (
+                json!({"set": line("a", "1")}),
+                json!({"remove": ["a"]}),
+                json!({"remove": ["a"]}),
+            ),
+            (
+                json!({"add": line("a", "1")}),
+                json!({"add": line("a", "2")}),
+                json!({"add": line("a", "1, 2")}),
+            ),
+            (
+                json!({"add": line("a", "1"), "remove": ["b"]}),
+                json!({"set": line("a", "2")}),
+                json!({"set": line("a", "2"), "remove": ["b"]}),
+            ),
+        ] {
+            let found = edits(first.clone()).then(&edits(later.clone()));
+            assert_eq!(
+                serde_json::to_value(found).unwrap(),
+                together,
+                "{first} then {later}"
+            );
+        }
+    }
+
+    /// The table of the Gateway API's `HTTPPathModifier`.
+    #[test]
+    fn prefixes_are_replaced_as_the_gateway_api_says() {
+        for (path, from, to, expected) in [
+            ("/foo/bar", "/foo", "/xyz", "/xyz/bar"),
+            ("/foo/bar", "/foo", "/xyz/", "/xyz/bar"),
+            ("/foo/bar", "/foo/", "/xyz", "/xyz/bar"),
+            ("/foo", "/foo", "/xyz", "/xyz"),
+            ("/foo/", "/foo", "/xyz", "/xyz/"),
+            ("/foo/bar", "/foo", "/", "/bar"),
+            ("/foo", "/foo", "/", "/"),
+            ("/foo/", "/foo", "/", "/"),
+            ("/foo", "/", "/xyz", "/xyz/foo"),
+            ("/other", "/foo", "/xyz", "/other"),
+        ] {
+            let parse = |text: &str| Path::try_from(text.to_owned()).unwrap();
+            let rewrite = PathRewrite::Prefix {
+                from: parse(from),
+                to: parse(to),
+            };
+            assert_eq!(rewrite.apply(path), expected, "{path}: {from} to {to}");
+        }
+    }
+
+    #[test]
+    fn a_rewrite_is_one_substitution() {
+        for (from, to, pattern, substitution) in [
+            ("/foo", "/xyz", "^/foo(/|$)", "/xyz\\1"),
+            ("/foo/", "/xyz/", "^/foo(/|$)", "/xyz\\1"),
+            ("/foo", "/", "^/foo(/|$)", "/"),
+            ("/", "/xyz", "^/", "/xyz/"),
+            ("/", "/", "^/", "/"),
+            ("/a.b", "/c", "^/a\\.b(/|$)", "/c\\1"),
+        ] {
+            let path = |text: &str| Path::try_from(text.to_owned()).unwrap();
+            let rewrite = PathRewrite::Prefix {
+                from: path(from),
+                to: path(to),
+            };
+            let expected = (pattern.to_owned(), substitution.to_owned());
+            assert_eq!(rewrite.substitution(), expected, "{from} to {to}");
+        }
+    }
+}
