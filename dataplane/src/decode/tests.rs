@@ -19,12 +19,13 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 };
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener as PbListener, filter};
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route::Action as PbAction;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher as PbHeaderMatcher, RetryPolicy as PbRetryPolicy, Route as PbRoute,
+    DirectResponseAction, HeaderMatcher as PbHeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy as PbRetryPolicy, Route as PbRoute,
     RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
 };
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -33,7 +34,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
-use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatcher, StringMatcher};
+use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
 use envoy_types::pb::envoy::r#type::v3::{Int64Range, Percent};
 use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value};
 use envoy_types::util::pack_any;
@@ -584,8 +585,8 @@ fn routes_are_as_the_contract_says() {
                 "virtual_hosts[0].routes[0].route.retry_policy.per_try_idle_timeout: is not supported by this proxy",
             ),
             (
-                |r| added(r, "x", "v", 0),
-                "virtual_hosts[0].routes[0].request_headers_to_add[0].append_action: value 0 is not supported",
+                |r| added(r, "x", "v", 1),
+                "virtual_hosts[0].routes[0].request_headers_to_add[0].append_action: value 1 is not supported",
             ),
             (
                 |r| added(r, "x", "%REQ(a)%", 2),
@@ -594,6 +595,57 @@ fn routes_are_as_the_contract_says() {
             (
                 |r| added(r, "Host", "v", 2),
                 "virtual_hosts[0].routes[0].request_headers_to_add[0].header.key: host cannot be changed",
+            ),
+            (
+                |r| {
+                    let present = QueryParameterMatcher {
+                        name: "q".to_owned(),
+                        query_parameter_match_specifier: Some(QueryParameterMatchSpecifier::PresentMatch(
+                            true,
+                        )),
+                    };
+                    route(r).r#match.as_mut().unwrap().query_parameters = vec![present];
+                },
+                "virtual_hosts[0].routes[0].match.query_parameters[0].query_parameter_match_specifier: only string_match is supported",
+            ),
+            (
+                |r| {
+                    let redirect = RedirectAction {
+                        strip_query: true,
+                        ..Default::default()
+                    };
+                    route(r).action = Some(PbAction::Redirect(redirect));
+                },
+                "virtual_hosts[0].routes[0].redirect.strip_query: is not supported by this proxy",
+            ),
+            (
+                |r| {
+                    let redirect = RedirectAction {
+                        port_redirect: 65_536,
+                        ..Default::default()
+                    };
+                    route(r).action = Some(PbAction::Redirect(redirect));
+                },
+                "virtual_hosts[0].routes[0].redirect.port_redirect: 65536 is not a port",
+            ),
+            (
+                |r| {
+                    route(r).action = Some(PbAction::Redirect(RedirectAction::default()));
+                    route(r).response_headers_to_remove = vec!["server".to_owned()];
+                },
+                "virtual_hosts[0].routes[0].response_headers_to_remove: is not supported by this proxy",
+            ),
+            (
+                |r| {
+                    action(r).regex_rewrite = Some(RegexMatchAndSubstitute {
+                        pattern: Some(RegexMatcher {
+                            regex: "^/a".to_owned(),
+                            ..Default::default()
+                        }),
+                        substitution: "/\\1".to_owned(),
+                    });
+                },
+                "virtual_hosts[0].routes[0].route.regex_rewrite.substitution: \\1 is no group of the pattern",
             ),
             (
                 |r| route(r).request_headers_to_remove = vec!["a b".to_owned()],
