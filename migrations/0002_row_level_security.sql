@@ -1,4 +1,4 @@
--- The second wall (docs/adr/0005): whatever the code in front of it lets through, a connection sees and changes only
+-- The second wall (docs/adr/0006): whatever the code in front of it lets through, a connection sees and changes only
 -- rows of the realms of the principal for whom it works. `Store::begin_as` sets that principal.
 --
 -- Three roles, made before the migrations run. None of them owns a table or bypasses row-level security:

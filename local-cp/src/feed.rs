@@ -300,17 +300,17 @@ impl Shared {
                 }
                 Vec::new()
             }
-            Action::Asked(question) => vec![Event::Answer(self.answer(question))],
+            Action::Asked(question) => vec![Event::Answer(self.answer(&question))],
             // The drive handles these itself, and an edge asks nobody.
             Action::Send(_) | Action::PeerSilent | Action::Close(_) | Action::Answered(_) => Vec::new(),
         }
     }
 
-    fn answer(&self, question: Question) -> Answer {
+    fn answer(&self, question: &Question) -> Answer {
         let snapshot = self.snapshots.borrow().clone();
         Answer {
             id: question.id,
-            answer: answer(&self.cluster, snapshot.as_deref(), &question).map(Bytes::from),
+            answer: answer(&self.cluster, snapshot.as_deref(), question).map(Bytes::from),
         }
     }
 

@@ -129,6 +129,10 @@ pub async fn run(config: Config, mut shutdown: Shutdown) -> Result<(), Managemen
 /// # Errors
 /// What keeps it from starting.
 pub async fn start(config: Config) -> Result<Running, ManagementError> {
+    Box::pin(assemble(config)).await
+}
+
+async fn assemble(config: Config) -> Result<Running, ManagementError> {
     let organization: Fqn = format!("organizations/{}", config.organization).parse()?;
     let identity = Arc::new(Identity::load(&config.identity)?);
     let id = identity.id();

@@ -21,7 +21,7 @@ pub struct Gateway {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GatewayMode {
     /// Lets requests from outside the mesh in.
-    Ingress(Ingress),
+    Ingress(Box<Ingress>),
     /// Lets connections from outside the mesh in, unopened.
     Passthrough(Passthrough),
     /// Lets requests of this workspace out of the mesh.
@@ -172,7 +172,7 @@ impl GatewayDocument {
             policy,
         };
         self.protocol = None;
-        self.nothing(WHAT, GatewayMode::Ingress(ingress))
+        self.nothing(WHAT, GatewayMode::Ingress(Box::new(ingress)))
     }
 
     fn tls(&mut self) -> Result<GatewayMode, BadGateway> {

@@ -298,7 +298,7 @@ mod tests {
 
     use super::*;
 
-    fn document(paths: Value) -> Value {
+    fn document(paths: &Value) -> Value {
         json!({
             "openapi": "3.1.0",
             "info": {"title": "shop", "version": "1"},
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn servers_and_operations_are_read() {
-        let read: OpenApi = serde_json::from_value(document(json!({
+        let read: OpenApi = serde_json::from_value(document(&json!({
             "/items": {"get": {"operationId": "list"}, "post": {}},
             "/items/{id}": {"parameters": [{"$ref": "#/components/parameters/id"}], "delete": {}},
             "x-owner": "shop",
@@ -348,12 +348,12 @@ mod tests {
     fn what_would_mislead_is_refused_where_it_stands() {
         let get = json!({"get": {}});
         let with = |field: &str, value: Value| {
-            let mut document = document(json!({ "/a": get }));
+            let mut document = document(&json!({ "/a": get }));
             document[field] = value;
             document
         };
         let server = |url: &str| with("servers", json!([{ "url": url }]));
-        let path = |path: &str| document(json!({ path: get }));
+        let path = |path: &str| document(&json!({ path: get }));
         for (given, expected) in [
             (json!([]), "/: is missing or no object"),
             (
@@ -381,34 +381,34 @@ mod tests {
                 "/paths/~1a~1{id}/get: declares no path parameter id",
             ),
             (
-                document(json!({"/a": {"fetch": {}}})),
+                document(&json!({"/a": {"fetch": {}}})),
                 "/paths/~1a/fetch: is not understood here",
             ),
             (
-                document(json!({"/a": {"servers": []}})),
+                document(&json!({"/a": {"servers": []}})),
                 "/paths/~1a/servers: is not understood here",
             ),
             (
-                document(json!({"/a": {"get": {"servers": []}}})),
+                document(&json!({"/a": {"get": {"servers": []}}})),
                 "has the servers of its document",
             ),
             (
-                document(json!({"/a": {"get": {"operationId": "x"}}, "/b": {"get": {"operationId": "x"}}})),
+                document(&json!({"/a": {"get": {"operationId": "x"}}, "/b": {"get": {"operationId": "x"}}})),
                 "operationId x is that of /paths/~1a/get",
             ),
             (
-                document(json!({
+                document(&json!({
                     "/a/{x}": {"parameters": [{"in": "path", "name": "x"}], "get": {}},
                     "/a/{y}": {"parameters": [{"in": "path", "name": "y"}], "get": {}},
                 })),
                 "/paths/~1a~1{y}: matches the same requests as /a/{x}",
             ),
             (
-                document(json!({"/a": {"get": {"requestBody": {"$ref": "other.yaml#/x"}}}})),
+                document(&json!({"/a": {"get": {"requestBody": {"$ref": "other.yaml#/x"}}}})),
                 "/paths/~1a/get/requestBody/$ref: \"other.yaml#/x\" is not in this document",
             ),
             (
-                document(json!({"/a": {"get": {"requestBody": {"$ref": "#/components/none"}}}})),
+                document(&json!({"/a": {"get": {"requestBody": {"$ref": "#/components/none"}}}})),
                 "is not in this document",
             ),
         ] {

@@ -311,7 +311,7 @@ fn two_workspaces() -> World {
         json!({"name": "organizations/acme/tenants/b/workspaces/w", "spec": {"namespaces": ["*/cart"]}}),
     ];
     for document in documents {
-        world.apply(Edit::Write(Resource::from_json(document).unwrap()));
+        world.apply(Edit::Write(Box::new(Resource::from_json(document).unwrap())));
     }
     let service = json!({"ports": [{"name": "http", "port": 80}], "instances": [{"address": "127.0.0.1"}]});
     let view: View = serde_json::from_value(json!({
@@ -364,7 +364,7 @@ fn a_change_recomputes_its_own_keys_only() {
         "name": format!("{owner}/trafficgroups/g/serviceroutes/r"),
         "spec": {"service": "shop/reviews", "rules": []}
     });
-    world.apply(Edit::Write(Resource::from_json(route.clone()).unwrap()));
+    world.apply(Edit::Write(Box::new(Resource::from_json(route.clone()).unwrap())));
     assert_eq!(
         step(&mut planner, &world).recomputed,
         1,
@@ -373,7 +373,7 @@ fn a_change_recomputes_its_own_keys_only() {
 
     let mut described = route;
     described["description"] = "says nothing to a proxy".into();
-    world.apply(Edit::Write(Resource::from_json(described).unwrap()));
+    world.apply(Edit::Write(Box::new(Resource::from_json(described).unwrap())));
     let changed = step(&mut planner, &world);
     assert_eq!(
         (changed.recomputed, changed.slices),
@@ -395,7 +395,7 @@ fn invariant_6_an_error_names_the_owner_and_nothing_else_of_it() {
                 "hosts": ["shop.example.com", format!("{secret}.example.com")],
                 "rules": [{"backendRefs": [{"namespace": "shop", "name": secret}]}]}}),
         ] {
-            world.apply(Edit::Write(Resource::from_json(document).unwrap()));
+            world.apply(Edit::Write(Box::new(Resource::from_json(document).unwrap())));
         }
     }
     let (_, findings) = resolve(&world.intent);

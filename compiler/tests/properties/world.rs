@@ -32,7 +32,7 @@ pub(crate) struct World {
 /// One change of a world.
 #[derive(Clone, Debug)]
 pub(crate) enum Edit {
-    Write(Resource),
+    Write(Box<Resource>),
     Delete(usize),
     View(ClusterName, Option<View>),
     Join(ClusterName),
@@ -52,7 +52,7 @@ impl World {
     pub(crate) fn apply(&mut self, edit: Edit) {
         match edit {
             Edit::Write(resource) => {
-                self.intent.insert(resource.name.clone(), Arc::new(resource));
+                self.intent.insert(resource.name.clone(), Arc::from(resource));
             }
             Edit::Delete(at) => {
                 let name = self.intent.keys().nth(at % self.intent.len().max(1)).cloned();
@@ -79,7 +79,7 @@ pub(crate) fn worlds() -> impl Strategy<Value = World> {
             ..World::default()
         };
         for resource in skeleton.into_iter().chain(documents) {
-            world.apply(Edit::Write(resource));
+            world.apply(Edit::Write(Box::new(resource)));
         }
         world
     })
@@ -87,7 +87,7 @@ pub(crate) fn worlds() -> impl Strategy<Value = World> {
 
 pub(crate) fn edits() -> impl Strategy<Value = Edit> {
     prop_oneof![
-        4 => resources().prop_map(Edit::Write),
+        4 => resources().prop_map(|resource| Edit::Write(Box::new(resource))),
         2 => any::<usize>().prop_map(Edit::Delete),
         3 => (clusters(), proptest::option::weighted(0.8, views())).prop_map(|(c, view)| Edit::View(c, view)),
         1 => clusters().prop_map(Edit::Join),

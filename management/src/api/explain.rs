@@ -124,10 +124,7 @@ fn shown_step(step: &Step, may_read: impl Fn(&Fqn) -> bool) -> Value {
 
 /// Who else wanted what the origin of a step or an outcome has, as far as the caller may know.
 fn hide_losers(decided: &mut Value, may_read: impl Fn(&Fqn) -> bool) {
-    let Some(lost) = decided
-        .pointer_mut("/origin/lost")
-        .and_then(Value::as_array_mut)
-    else {
+    let Some(lost) = decided.pointer_mut("/origin/lost").and_then(Value::as_array_mut) else {
         return;
     };
     let before = lost.len();

@@ -168,7 +168,7 @@ impl Export {
         }
         let number = self.lines;
         let statement = move |source| Fault::Statement { line: number, source };
-        match serde_json::from_slice(line).map_err(|error| self.unreadable(error))? {
+        match serde_json::from_slice(line).map_err(|error| self.unreadable(&error))? {
             Line::Export { complete: false, .. } => Err(Fault::Incomplete),
             Line::Export { organization, .. } => self.belongs(organization),
             Line::Checkpoint(signed) => self.expect(&signed, statement),
@@ -200,18 +200,18 @@ impl Export {
     }
 
     fn record(&mut self, line: &[u8]) -> Result<(), Fault> {
-        let (head, content) = split(line).ok_or_else(|| self.unreadable("it has no record"))?;
-        let head: RecordHead<'_> = serde_json::from_slice(&head).map_err(|error| self.unreadable(error))?;
-        let hash = unhex(head.hash).ok_or_else(|| self.unreadable("its hash is not 64 digits"))?;
+        let (head, content) = split(line).ok_or_else(|| self.unreadable(&"it has no record"))?;
+        let head: RecordHead<'_> = serde_json::from_slice(&head).map_err(|error| self.unreadable(&error))?;
+        let hash = unhex(head.hash).ok_or_else(|| self.unreadable(&"its hash is not 64 digits"))?;
         let decoded;
         let bytes = match (content.strip_prefix(RECORD), content.strip_prefix(BYTES)) {
             (Some(bytes), _) => bytes,
             (None, Some(text)) => {
-                let text: &str = serde_json::from_slice(text).map_err(|error| self.unreadable(error))?;
-                decoded = STANDARD.decode(text).map_err(|error| self.unreadable(error))?;
+                let text: &str = serde_json::from_slice(text).map_err(|error| self.unreadable(&error))?;
+                decoded = STANDARD.decode(text).map_err(|error| self.unreadable(&error))?;
                 &decoded
             }
-            (None, None) => return Err(self.unreadable("it has no record")),
+            (None, None) => return Err(self.unreadable(&"it has no record")),
         };
         if let Some(track) = self.chains.get_mut(&head.chain) {
             track.next(head.sequence, &hash, bytes);
@@ -239,7 +239,7 @@ impl Export {
         Ok(())
     }
 
-    fn unreadable(&self, reason: impl ToString) -> Fault {
+    fn unreadable(&self, reason: &dyn ToString) -> Fault {
         Fault::Line {
             line: self.lines,
             reason: reason.to_string(),

@@ -94,7 +94,7 @@ impl Central {
             };
             link.drive(&mut session, &mut inputs, |action| {
                 if let Action::Asked(question) = action {
-                    return seen.lock().unwrap().answer(question).into_iter().collect();
+                    return seen.lock().unwrap().answer(&question).into_iter().collect();
                 }
                 seen.lock().unwrap().take(action);
                 let refused = refused.map(|name| tombolo_proto::frame::Rejection {
@@ -155,7 +155,7 @@ impl Central {
 }
 
 impl State {
-    fn answer(&self, question: Question) -> Option<Event> {
+    fn answer(&self, question: &Question) -> Option<Event> {
         let answer = self.answer.clone()?;
         Some(Event::Answer(Answer {
             id: question.id,

@@ -7,7 +7,7 @@ use crate::support::{ACME, Management, two_teams};
 const PAY: &str = "organizations/acme/tenants/pay";
 const SHOP: &str = "organizations/acme/tenants/pay/workspaces/shop";
 
-fn setting(node: &str, spec: Value) -> Value {
+fn setting(node: &str, spec: &Value) -> Value {
     json!({"name": format!("{node}/securitysettings/default"), "spec": spec})
 }
 
@@ -22,11 +22,11 @@ async fn invariant_7_who_would_relax_a_mandate_is_refused_and_told_of_it() {
     let management = Management::start().await;
     two_teams(&management).await;
     let ann = management.user("ann", &[(SHOP, "writer")]).await;
-    let mandate = setting(ACME, json!({"mandates": {"mtls": "strict"}}));
+    let mandate = setting(ACME, &json!({"mandates": {"mtls": "strict"}}));
     management.admin.create(mandate).await;
 
     let before = management.traces().await;
-    let relaxing = setting(SHOP, json!({"defaults": {"mtls": "permissive"}}));
+    let relaxing = setting(SHOP, &json!({"defaults": {"mtls": "permissive"}}));
     let answer = ann.post(&format!("{SHOP}/securitysettings"), relaxing).await;
     answer.refused(
         422,
@@ -50,12 +50,12 @@ async fn a_mandate_is_tightened_over_the_heads_of_those_below() {
     two_teams(&management).await;
     let ann = management.user("ann", &[(SHOP, "writer")]).await;
     let weak = ann
-        .create(setting(SHOP, json!({"defaults": {"mtls": "disabled"}})))
+        .create(setting(SHOP, &json!({"defaults": {"mtls": "disabled"}})))
         .await;
 
     management
         .admin
-        .create(setting(ACME, json!({"mandates": {"mtls": "strict"}})))
+        .create(setting(ACME, &json!({"mandates": {"mtls": "strict"}})))
         .await;
     let effective = ann.get(&format!("{SHOP}:effective")).await.json();
     let mtls = field(&effective, "security.mtls");
