@@ -69,7 +69,9 @@ pub(crate) fn table<const N: usize>(
         return String::new();
     }
     let lines = table.to_string();
-    lines.lines().map(|line| format!("{}\n", line.trim())).collect()
+    // A cell is padded by one space; an empty first one must stay.
+    let unpadded = |line: &str| format!("{}\n", line.strip_prefix(' ').unwrap_or(line).trim_end());
+    lines.lines().map(unpadded).collect()
 }
 
 /// The items of a list, whichever way it is wrapped.
