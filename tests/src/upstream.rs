@@ -221,16 +221,15 @@ async fn tell(request: Request<Incoming>, name: &str) -> Response<Body> {
         .await
         .map(|body| body.to_bytes())
         .unwrap_or_default();
-    let headers: BTreeMap<String, String> = head
-        .headers
-        .iter()
-        .map(|(name, value)| {
-            (
-                name.to_string(),
-                String::from_utf8_lossy(value.as_bytes()).into_owned(),
-            )
-        })
-        .collect();
+    let mut headers = BTreeMap::<String, String>::new();
+    for (name, value) in &head.headers {
+        let line = String::from_utf8_lossy(value.as_bytes());
+        headers
+            .entry(name.to_string())
+            // Several lines of one header are one value (RFC 9110, section 5.3).
+            .and_modify(|lines| *lines = format!("{lines},{line}"))
+            .or_insert_with(|| line.into_owned());
+    }
     let host = head.uri.authority().map(ToString::to_string);
     let document = json!({
         "by": name,
