@@ -51,6 +51,9 @@ pub enum Kind {
     Organization,
     Cluster,
     User,
+    Team,
+    ServiceAccount,
+    Role,
     Tenant,
     Workspace,
     TrafficGroup,
@@ -72,10 +75,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 23] = [
         Kind::Organization,
         Kind::Cluster,
         Kind::User,
+        Kind::Team,
+        Kind::ServiceAccount,
+        Kind::Role,
         Kind::Tenant,
         Kind::Workspace,
         Kind::TrafficGroup,
@@ -101,6 +107,9 @@ impl Kind {
             Kind::Organization => "organizations",
             Kind::Cluster => "clusters",
             Kind::User => "users",
+            Kind::Team => "teams",
+            Kind::ServiceAccount => "serviceaccounts",
+            Kind::Role => "roles",
             Kind::Tenant => "tenants",
             Kind::Workspace => "workspaces",
             Kind::TrafficGroup => "trafficgroups",
@@ -127,6 +136,9 @@ impl Kind {
             Kind::Organization => &[
                 Kind::Cluster,
                 Kind::User,
+                Kind::Team,
+                Kind::ServiceAccount,
+                Kind::Role,
                 Kind::Tenant,
                 Kind::Binding,
                 Kind::WasmExtension,
@@ -138,6 +150,8 @@ impl Kind {
             ],
             Kind::Tenant => &[
                 Kind::Workspace,
+                Kind::ServiceAccount,
+                Kind::Role,
                 Kind::Binding,
                 Kind::Application,
                 Kind::Quota,
@@ -160,6 +174,9 @@ impl Kind {
             Kind::SecurityGroup => &[Kind::Binding, Kind::SecuritySetting, Kind::ServiceSecuritySetting],
             Kind::Cluster => &[Kind::Binding],
             Kind::User
+            | Kind::Team
+            | Kind::ServiceAccount
+            | Kind::Role
             | Kind::Gateway
             | Kind::ServiceRoute
             | Kind::Binding
@@ -181,7 +198,25 @@ impl Kind {
 
     /// Whether central needs it: what is about writing, and not about traffic, never leaves the management plane.
     pub fn is_published(self) -> bool {
-        !matches!(self, Kind::User | Kind::Binding | Kind::Quota)
+        !(self.is_identity() || self == Kind::Quota)
+    }
+
+    /// Who there is, and who may do what.
+    pub fn is_identity(self) -> bool {
+        matches!(
+            self,
+            Kind::User | Kind::Team | Kind::ServiceAccount | Kind::Role | Kind::Binding
+        )
+    }
+
+    /// Whether it can act: hold tokens or keys, and own what it creates.
+    pub fn is_principal(self) -> bool {
+        matches!(self, Kind::User | Kind::ServiceAccount)
+    }
+
+    /// Whether a binding can name it, and a team hold it.
+    pub fn is_subject(self) -> bool {
+        matches!(self, Kind::User | Kind::Team | Kind::ServiceAccount)
     }
 
     fn from_collection(parent: Option<Kind>, collection: &str) -> Option<Kind> {
@@ -566,7 +601,7 @@ mod tests {
             ("organizations/Acme", "is not a valid name"),
             (
                 "organizations/acme/workspaces/x",
-                "expected clusters, users, tenants, bindings",
+                "expected clusters, users, teams, serviceaccounts, roles, tenants, bindings",
             ),
             (
                 "organizations/acme/trafficsettings/mine",

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::effective;
 use crate::finding::{Code, Finding, Origin, Traced};
-use crate::intent::{Binding, Cluster, Failover, Intent, Resource, Spec, Subset};
-use crate::name::{ClusterName, Fqn, Kind, Label, ServiceId};
+use crate::intent::{Cluster, Failover, Intent, Resource, Spec, Subset};
+use crate::name::{ClusterName, Fqn, Label, ServiceId};
 use crate::routes::{RoutedGateway, ServiceRule};
 use crate::selector::Selector;
 
 mod application;
 mod gateway;
+mod identity;
 mod reference;
 mod route;
 mod rules;
@@ -61,7 +62,7 @@ pub fn resolve(intent: &Intent) -> (Resolved, Vec<Finding>) {
     resolved.routes = route::routes(&tree, &groups, &mut findings);
     application::check(&tree, &mut findings);
     resolved.gateways = gateway::gateways(&tree, &resolved.workspaces, &mut findings);
-    subjects(&tree, &mut findings);
+    identity::check(&tree, &mut findings);
     reference::check(&tree, &mut findings);
     findings.extend(tree.values().flat_map(|resource| not_enforced(resource)));
     findings.sort();
@@ -165,24 +166,6 @@ fn clusters(tree: &Tree<'_>) -> BTreeMap<ClusterName, Traced<Cluster>> {
             Some((leaf, Traced::new(cluster.clone(), origin)))
         })
         .collect()
-}
-
-/// Every subject of a binding is a user that exists.
-fn subjects(tree: &Tree<'_>, findings: &mut Vec<Finding>) {
-    for (name, resource) in tree {
-        let Spec::Binding(Binding { subjects, .. }) = &resource.spec else {
-            continue;
-        };
-        let unknown = |subject: &&Fqn| subject.kind() != Kind::User || !tree.contains_key(subject);
-        findings.extend(subjects.iter().filter(unknown).map(|subject| {
-            Finding::error(
-                name,
-                "spec.subjects",
-                Code::UnknownSubject,
-                format!("{subject} is not a user that exists; create the user first, or correct the name"),
-            )
-        }));
-    }
 }
 
 fn not_enforced(resource: &Resource) -> impl Iterator<Item = Finding> {

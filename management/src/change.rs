@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use tombolo_compiler::finding::{Finding, Severity};
-use tombolo_compiler::intent::{Intent, Resource, Role};
+use tombolo_compiler::finding::{Code, Finding, Severity};
+use tombolo_compiler::intent::{BuiltinRole, Intent, Resource, Spec};
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
-use crate::iam::{Action, Bindings, Decision, Principal, decide};
+use crate::iam::{self, Action, Asker, Bindings, Decision, Principal, check_condition, decide};
 use crate::quota::{self, OverQuota};
 use crate::snapshot::{Judged, Snapshot, Stored, below};
 
@@ -89,6 +89,12 @@ pub(crate) enum Refusal {
     HasChildren { name: Fqn, children: Vec<Fqn> },
     #[error("the organization would be left without an administrator; bind another one first")]
     NoAdministrator,
+    #[error("the condition of {name} cannot be evaluated: {reason}")]
+    BadCondition { name: Fqn, reason: String },
+    #[error(
+        "the groups of {name} come from the identity provider; leave them as they are, and add the user to a team instead"
+    )]
+    GroupsAreTold { name: Fqn },
     #[error(transparent)]
     OverQuota(OverQuota),
     /// A name of the world that somebody else holds.
@@ -185,10 +191,10 @@ impl Prepared {
 /// what exists where it may not look.
 pub(crate) fn prepare(
     base: &Arc<Snapshot>,
-    principal: &Principal,
+    asker: &Asker<'_>,
     changes: &[Change],
 ) -> Result<Prepared, Refusal> {
-    authorize(base, principal, changes)?;
+    authorize(base, asker, changes)?;
     let mut by_name = BTreeMap::new();
     for change in changes {
         if by_name.insert(&change.name, change).is_some() {
@@ -215,11 +221,11 @@ pub(crate) fn prepare(
         }
     }
     steps.iter().try_for_each(|step| check_place(&intent, step))?;
-    check_administrator(base, &intent)?;
+    check_policy(base, asker, &intent, &steps)?;
     let created = steps.iter().filter(|step| matches!(step, Step::Create(_)));
     quota::check(&intent, created.map(Step::name)).map_err(Refusal::OverQuota)?;
     let judged = Judged::of(intent);
-    check_findings(base, principal, &judged, &steps)?;
+    check_findings(base, asker, &judged, &steps)?;
     Ok(Prepared {
         base: base.clone(),
         steps,
@@ -227,38 +233,38 @@ pub(crate) fn prepare(
     })
 }
 
-fn authorize(base: &Snapshot, principal: &Principal, changes: &[Change]) -> Result<(), Refusal> {
+fn authorize(base: &Snapshot, asker: &Asker<'_>, changes: &[Change]) -> Result<(), Refusal> {
     for change in changes {
         let action = match change.verb {
             ChangeVerb::Create(_) => Action::Create,
             ChangeVerb::Update(..) | ChangeVerb::Apply(..) => Action::Update,
             ChangeVerb::Delete(_) => Action::Delete,
         };
-        authorize_one(base, principal, action, &change.name)?;
+        authorize_one(base, asker, action, &change.name)?;
     }
-    check_user(base, principal)
+    check_user(base, asker.principal)
 }
 
 /// What [`prepare`] checks first, for a write that is not about resources.
 pub(crate) fn authorize_one(
     base: &Snapshot,
-    principal: &Principal,
+    asker: &Asker<'_>,
     action: Action,
     name: &Fqn,
 ) -> Result<(), Refusal> {
-    if let Decision::Deny { because } = decide(principal, action, name, &base.bindings) {
+    if let Decision::Deny(lack) = decide(asker, action, name, &base.bindings) {
         return Err(Refusal::Denied {
             name: name.clone(),
-            because,
+            because: lack.to_string(),
         });
     }
-    check_user(base, principal)
+    check_user(base, asker.principal)
 }
 
 /// Between the look at the token and the lock, the user may have gone.
 fn check_user(base: &Snapshot, principal: &Principal) -> Result<(), Refusal> {
-    if let Principal::User { name, uid } = principal
-        && base.get(name).is_none_or(|stored| stored.uid != *uid)
+    if let (Some(name), Some(uid)) = (principal.name(), principal.uid())
+        && base.get(name).is_none_or(|stored| stored.uid != uid)
     {
         return Err(Refusal::Denied {
             name: name.clone(),
@@ -337,21 +343,65 @@ fn check_place(intent: &Intent, step: &Step) -> Result<(), Refusal> {
     }
 }
 
-fn check_administrator(base: &Snapshot, intent: &Intent) -> Result<(), Refusal> {
-    let Some(organization) = base.tree.keys().next().map(Fqn::organization) else {
+/// What a change of who there is and who may do what has to keep.
+fn check_policy(base: &Snapshot, asker: &Asker<'_>, intent: &Intent, steps: &[Step]) -> Result<(), Refusal> {
+    let changed = |step: &&Step| !matches!(step, Step::Keep(_)) && step.name().kind().is_identity();
+    if !steps.iter().any(|step| changed(&step)) {
         return Ok(());
+    }
+    steps
+        .iter()
+        .filter(changed)
+        .try_for_each(|step| check_identity(asker, step))?;
+    let after = Bindings::of(intent, base.tree.clone());
+    if let Some(excess) = iam::excess(asker, &base.bindings, &after) {
+        return Err(Refusal::Denied {
+            because: excess.to_string(),
+            name: excess.node,
+        });
+    }
+    let organization = base.tree.keys().next().map(Fqn::organization);
+    if organization.is_some_and(|organization| !after.has_holder(BuiltinRole::Admin, &organization)) {
+        return Err(Refusal::NoAdministrator);
+    }
+    Ok(())
+}
+
+/// Of one resource: a condition that can be evaluated, and groups as the identity provider told them.
+fn check_identity(asker: &Asker<'_>, step: &Step) -> Result<(), Refusal> {
+    let (before, after) = match step {
+        Step::Create(resource) => (None, resource),
+        Step::Update(stored, resource) => (Some(&stored.resource.spec), resource),
+        Step::Delete(_) | Step::Keep(_) => return Ok(()),
     };
-    if Bindings::of(intent).has_holder(Role::Admin, &organization) {
-        Ok(())
-    } else {
-        Err(Refusal::NoAdministrator)
+    match &after.spec {
+        Spec::Binding(binding) => {
+            let checked = binding.condition.as_ref().map_or(Ok(()), check_condition);
+            checked.map_err(|reason| Refusal::BadCondition {
+                name: after.name.clone(),
+                reason: reason.to_string(),
+            })
+        }
+        Spec::User(user) => {
+            let had = match before {
+                Some(Spec::User(user)) => user.groups.clone(),
+                _ => BTreeSet::new(),
+            };
+            match *asker.principal == Principal::System || had == user.groups {
+                true => Ok(()),
+                false => Err(Refusal::GroupsAreTold {
+                    name: after.name.clone(),
+                }),
+            }
+        }
+        _ => Ok(()),
     }
 }
 
 /// Errors that the tree does not have yet refuse the write.
 fn check_findings(
     base: &Snapshot,
-    principal: &Principal,
+    asker: &Asker<'_>,
     judged: &Judged,
     steps: &[Step],
 ) -> Result<(), Refusal> {
@@ -380,7 +430,11 @@ fn check_findings(
             }
         })
         .collect();
-    let may_read = |name: &Fqn| decide(principal, Action::Read, name, &base.bindings).is_allowed();
+    let new = new
+        .into_iter()
+        .map(|finding| with_clusters(base, asker, finding))
+        .collect::<Vec<_>>();
+    let may_read = |name: &Fqn| iam::may(asker, Action::Read, name, &base.bindings).is_some();
     if new.is_empty() {
         Ok(())
     } else if !claims.is_empty() {
@@ -391,6 +445,23 @@ fn check_findings(
     } else {
         Err(Refusal::Invalid(Told::of(new, may_read)))
     }
+}
+
+/// Names the clusters that exist, as far as the asker may read them.
+fn with_clusters(base: &Snapshot, asker: &Asker<'_>, mut finding: Finding) -> Finding {
+    if finding.code != Code::UnknownCluster {
+        return finding;
+    }
+    let clusters = base.clusters();
+    let known = clusters.values().map(|(stored, _)| stored.name());
+    let known = known.filter(|name| iam::may(asker, Action::Read, name, &base.bindings).is_some());
+    let known: Vec<Fqn> = known.cloned().collect();
+    if !known.is_empty() {
+        finding
+            .message
+            .push_str(&format!("; there are {}", listed(&known)));
+    }
+    finding
 }
 
 fn listed(names: &[Fqn]) -> String {
@@ -407,7 +478,6 @@ fn listed(names: &[Fqn]) -> String {
 mod tests {
     use chrono::Utc;
     use serde_json::{Value, json};
-    use tombolo_compiler::finding::Code;
     use tombolo_proto::held::Version;
 
     use super::*;
@@ -441,6 +511,7 @@ mod tests {
                 revision: 1,
                 created_at: Utc::now(),
                 updated_at: Utc::now(),
+                owner: None,
             })
             .to_vec();
         let delta = Delta {
@@ -458,6 +529,16 @@ mod tests {
         let name: Fqn = format!("{ACME}/users/{leaf}").parse().unwrap();
         let uid = base.get(&name).map_or(Uuid::nil(), |stored| stored.uid);
         Principal::User { name, uid }
+    }
+
+    /// What [`super::prepare`] says to that principal, now and from nowhere.
+    fn prepare(base: &Arc<Snapshot>, principal: &Principal, changes: &[Change]) -> Result<Prepared, Refusal> {
+        let asker = Asker {
+            principal,
+            source: "",
+            time: Utc::now(),
+        };
+        super::prepare(base, &asker, changes)
     }
 
     fn apply(document: Value, if_match: IfMatch) -> Change {
@@ -512,7 +593,7 @@ mod tests {
                 vec![delete(&format!("{ACME}/bindings/root"))],
                 "without an administrator",
             ),
-            ("gone", vec![delete(SHOP)], "needs the role writer"),
+            ("gone", vec![delete(SHOP)], "does not exist any more"),
         ];
         for (who, changes, reason) in cases {
             let refusal = prepare(&base, &user(&base, who), &changes).unwrap_err();

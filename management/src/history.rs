@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
-use crate::iam::{Action, Principal, decide};
+use crate::iam::{Action, Asker, may};
 use crate::snapshot::{Snapshot, Stored, Tree, below};
 
 /// What one revision did to one resource.
@@ -132,15 +132,15 @@ pub(crate) fn differences(node: &Fqn, before: &Tree, after: &Tree) -> Vec<Differ
     names.into_iter().map(difference).filter(differs).collect()
 }
 
-/// May `principal` read `name` as it was in `past`? Rights are those of today, and they are rights on resources and
+/// May the asker read `name` as it was in `past`? Rights are those of today, and they are rights on resources and
 /// not on names: who was given a tenant that bears the name of a deleted one has no right to the other's past.
-pub(crate) fn may_read_past(principal: &Principal, now: &Snapshot, past: &Tree, name: &Fqn) -> bool {
+pub(crate) fn may_read_past(asker: &Asker<'_>, now: &Snapshot, past: &Tree, name: &Fqn) -> bool {
     name.lineage().any(|node| {
         let same = match (now.get(&node), past.get(&node)) {
             (Some(now), Some(past)) => now.uid == past.uid,
             _ => false,
         };
-        same && decide(principal, Action::Read, &node, &now.bindings).is_allowed()
+        same && may(asker, Action::Read, &node, &now.bindings).is_some()
     })
 }
 
@@ -189,6 +189,7 @@ mod tests {
             revision: 1,
             created_at: Utc::now(),
             updated_at: Utc::now(),
+            owner: None,
         }
     }
 
@@ -269,6 +270,11 @@ mod tests {
             name: ann.parse().unwrap(),
             uid: Uuid::from_u128(2),
         };
+        let asker = Asker {
+            principal: &principal,
+            source: "",
+            time: Utc::now(),
+        };
         let pay: Fqn = "organizations/acme/tenants/pay".parse().unwrap();
         let deleted: Fqn = "organizations/acme/tenants/pay/workspaces/deleted"
             .parse()
@@ -280,11 +286,7 @@ mod tests {
             (base(11), &pay, false),
             (base(11), &deleted, false),
         ] {
-            assert_eq!(
-                may_read_past(&principal, &now, &past.tree, name),
-                readable,
-                "{name}"
-            );
+            assert_eq!(may_read_past(&asker, &now, &past.tree, name), readable, "{name}");
         }
     }
 

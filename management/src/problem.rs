@@ -12,6 +12,7 @@ use crate::change::{Refusal, Told};
 use crate::document::{BadBody, BadDocument};
 use crate::iam::Principal;
 use crate::store::StoreError;
+use crate::token::TokenWriteError;
 use crate::writer::WriteError;
 
 /// For a caller to wait before it tries again.
@@ -111,6 +112,14 @@ impl Problem {
         }
     }
 
+    /// A token was not issued, or not revoked.
+    pub(crate) fn of_token(error: TokenWriteError, actor: &Principal, verb: Verb) -> Problem {
+        match error {
+            TokenWriteError::Write(error) => Problem::of_write(error, actor, verb),
+            error @ TokenWriteError::Outlives { .. } => Problem::bad_request(format!("/expireTime: {error}")),
+        }
+    }
+
     /// The whole answer, for the request of that id.
     pub(crate) fn render(&self, request_id: &str) -> Response {
         let body = Body {
@@ -181,7 +190,9 @@ impl From<Refusal> for Problem {
             Refusal::OverQuota(_) => (StatusCode::CONFLICT, "over-quota"),
             Refusal::Claimed(_) => (StatusCode::CONFLICT, "claimed"),
             Refusal::InUse(_) => (StatusCode::CONFLICT, "in-use"),
-            Refusal::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            Refusal::Invalid(_) | Refusal::BadCondition { .. } | Refusal::GroupsAreTold { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "invalid")
+            }
             Refusal::CannotRollBack { .. } => (StatusCode::CONFLICT, "cannot-roll-back"),
         };
         let problem = Problem::new(status, code, refusal.to_string());

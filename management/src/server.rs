@@ -291,11 +291,11 @@ async fn bootstrap(
     let token = Token::generate().map_err(ManagementError::Randomness)?;
     let order = Order {
         user: admin,
-        user_uid,
         description: "bootstrap".to_owned(),
         expires_at: None,
     };
-    token::issue(store, &mut tx, &caller, &order, &token).await?;
+    let head = store.lock_head(&mut tx).await?;
+    token::store_token(store, &mut tx, head, &caller, &order, user_uid, &token).await?;
     store::commit(tx).await?;
     Ok(Some(token))
 }

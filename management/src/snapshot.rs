@@ -31,6 +31,8 @@ pub(crate) struct Stored {
     pub(crate) revision: u64,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) updated_at: DateTime<Utc>,
+    /// By uid, who created it, or was given it since.
+    pub(crate) owner: Option<Uuid>,
 }
 
 pub(crate) type Tree = BTreeMap<Fqn, Arc<Stored>>;
@@ -40,7 +42,7 @@ pub(crate) struct Snapshot {
     pub(crate) version: Version,
     pub(crate) tree: Arc<Tree>,
     pub(crate) judged: Judged,
-    pub(crate) bindings: Arc<Bindings>,
+    pub(crate) bindings: Bindings,
     /// By uid, clusters that were heard of at some time.
     joined: Arc<BTreeSet<Uuid>>,
     published: Arc<Set>,
@@ -68,7 +70,7 @@ impl Stored {
         &self.resource.name
     }
 
-    /// The REST form.
+    /// The REST form, without the owner's name, which is the tree's to know.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         let mut document = self.resource.to_json();
         document["uid"] = self.uid.to_string().into();
@@ -98,19 +100,23 @@ impl Snapshot {
             version: Version::default(),
             tree: Arc::default(),
             judged: Judged::default(),
-            bindings: Arc::default(),
+            bindings: Bindings::default(),
             joined: Arc::default(),
             published: Arc::default(),
         }
     }
 
-    pub(crate) fn get(&self, name: &Fqn) -> Option<&Arc<Stored>> {
-        self.tree.get(name)
+    /// A resource's REST form.
+    pub(crate) fn to_json(&self, stored: &Stored) -> serde_json::Value {
+        let mut document = stored.to_json();
+        if let Some(owner) = stored.owner.and_then(|uid| self.bindings.name_of(uid)) {
+            document["owner"] = owner.as_str().into();
+        }
+        document
     }
 
-    pub(crate) fn user_by_uid(&self, uid: Uuid) -> Option<&Fqn> {
-        let mut users = self.top(Kind::User);
-        users.find(|stored| stored.uid == uid).map(|stored| stored.name())
+    pub(crate) fn get(&self, name: &Fqn) -> Option<&Arc<Stored>> {
+        self.tree.get(name)
     }
 
     /// The clusters that exist, with whether each has joined.
@@ -160,10 +166,15 @@ impl Snapshot {
             true => self.judged.clone(),
             false => Judged::of(intent_of(&tree)),
         });
+        let tree = Arc::new(tree);
+        let bindings = match intent_changed.iter().any(|name| name.kind().is_identity()) {
+            true => Bindings::of(&judged.intent, tree.clone()),
+            false => self.bindings.over(tree.clone()),
+        };
         let mut next = Snapshot {
             version,
-            bindings: Arc::new(Bindings::of(&judged.intent)),
-            tree: Arc::new(tree),
+            bindings,
+            tree,
             judged,
             joined,
             published: self.published.clone(),
@@ -269,6 +280,7 @@ mod tests {
             revision,
             created_at: Utc::now(),
             updated_at: Utc::now(),
+            owner: None,
         }
     }
 

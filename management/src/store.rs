@@ -99,6 +99,7 @@ enum Resources {
     Revision,
     CreatedAt,
     UpdatedAt,
+    Owner,
 }
 
 #[derive(Clone, Copy, Iden)]
@@ -145,6 +146,7 @@ enum Tokens {
     CreatedAt,
     ExpiresAt,
     RevokedAt,
+    IssuedBy,
 }
 
 #[derive(Clone, Copy, Iden)]

@@ -9,7 +9,7 @@ use tombolo_compiler::name::Fqn;
 
 use crate::change::{Change, ChangeVerb, IfMatch, Prepared, Refusal, prepare};
 use crate::history::differences;
-use crate::iam::Principal;
+use crate::iam::Asker;
 use crate::snapshot::{Snapshot, Tree};
 
 /// Of one rollback: beyond this many resources the transaction would keep other writes waiting.
@@ -32,12 +32,12 @@ pub(crate) struct Rollback {
 
 impl Wish {
     /// Decides it on `base`.
-    pub(crate) fn prepare(&self, base: &Arc<Snapshot>, principal: &Principal) -> Result<Prepared, Refusal> {
+    pub(crate) fn prepare(&self, base: &Arc<Snapshot>, asker: &Asker<'_>) -> Result<Prepared, Refusal> {
         let changes = match self {
             Wish::Changes(changes) => Cow::Borrowed(changes.as_slice()),
             Wish::Rollback(rollback) => Cow::Owned(rollback.changes(base)?),
         };
-        prepare(base, principal, &changes)
+        prepare(base, asker, &changes)
     }
 
     /// What the audit records say beside who and what.
@@ -192,7 +192,12 @@ mod tests {
             name: format!("{ACME}/users/root").parse().unwrap(),
             uid: Uuid::from_u128(2),
         };
-        wish.prepare(now, &root)
+        let asker = Asker {
+            principal: &root,
+            source: "",
+            time: Utc::now(),
+        };
+        wish.prepare(now, &asker)
     }
 
     fn shop(text: &str) -> Value {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -18,7 +19,7 @@ use uuid::Uuid;
 use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
 use crate::change::{Change, Prepared, Refusal, Step, authorize_one, prepare};
 use crate::history::{Entry, Event};
-use crate::iam::{Action, Principal};
+use crate::iam::{Action, Asker, Principal};
 use crate::snapshot::{Delta, Snapshot, Stored, etag};
 use crate::store::organization::Head;
 use crate::store::{self, Store, StoreError, Tx};
@@ -42,6 +43,17 @@ pub(crate) struct Caller {
     pub(crate) principal: Principal,
     pub(crate) source: String,
     pub(crate) request_id: String,
+    /// When it asked.
+    pub(crate) time: DateTime<Utc>,
+    /// What it identified itself with; `None` of management itself.
+    pub(crate) credential: Option<Credential>,
+}
+
+/// What a caller identified itself with: what it issues to others cannot outlive it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Credential {
+    pub(crate) id: Uuid,
+    pub(crate) expires_at: Option<DateTime<Utc>>,
 }
 
 /// What was committed, or was there already.
@@ -123,6 +135,16 @@ enum Job {
     },
 }
 
+impl Caller {
+    pub(crate) fn asker(&self) -> Asker<'_> {
+        Asker {
+            principal: &self.principal,
+            source: &self.source,
+            time: self.time,
+        }
+    }
+}
+
 impl Writes {
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshots.borrow().clone()
@@ -133,9 +155,9 @@ impl Writes {
     }
 
     /// Decides before the queue. Before a refusal, what other replicas have committed is looked at.
-    async fn prepare(&self, principal: &Principal, wish: &Wish) -> Result<Prepared, WriteError> {
+    async fn prepare(&self, asker: &Asker<'_>, wish: &Wish) -> Result<Prepared, WriteError> {
         let base = self.snapshot();
-        let refusal = match wish.prepare(&base, principal) {
+        let refusal = match wish.prepare(&base, asker) {
             Ok(prepared) => return Ok(prepared),
             Err(refusal) => refusal,
         };
@@ -144,20 +166,20 @@ impl Writes {
             return Err(refusal.into());
         }
         let latest = self.catch_up().await?;
-        Ok(wish.prepare(&latest, principal)?)
+        Ok(wish.prepare(&latest, asker)?)
     }
 
     /// Decides on what the database holds now, as a write would, and writes nothing.
-    pub(crate) async fn dry_run(&self, principal: &Principal, wish: &Wish) -> Result<Prepared, WriteError> {
+    pub(crate) async fn dry_run(&self, asker: &Asker<'_>, wish: &Wish) -> Result<Prepared, WriteError> {
         let mut base = self.snapshot();
         if self.store.version().await? != base.version {
             base = self.catch_up().await?;
         }
-        Ok(wish.prepare(&base, principal)?)
+        Ok(wish.prepare(&base, asker)?)
     }
 
     pub(crate) async fn write(&self, caller: Caller, wish: Wish) -> Result<Committed, WriteError> {
-        let prepared = self.prepare(&caller.principal, &wish).await?;
+        let prepared = self.prepare(&caller.asker(), &wish).await?;
         let (done, answer) = oneshot::channel();
         self.send(Job::Write {
             caller,
@@ -329,7 +351,7 @@ impl Writer {
         let prepared = if Arc::ptr_eq(&base, &prepared.base) {
             prepared
         } else {
-            wish.prepare(&base, &caller.principal)?
+            wish.prepare(&base, &caller.asker())?
         };
         if prepared.changes_nothing() {
             return Ok(Committed {
@@ -400,7 +422,7 @@ impl Writer {
         let mut head = self.store.lock_head(&mut tx).await?;
         let found = head.version;
         let base = load_since(&self.store, &mut tx, &Snapshot::empty(), &head).await?;
-        authorize_one(&base, &caller.principal, Action::Adopt, organization)?;
+        authorize_one(&base, &caller.asker(), Action::Adopt, organization)?;
         let held = self.snapshots.borrow().version.max(*self.heard.borrow());
         // Beyond every revision that was ever given out, so that no ETag and no receipt of before comes to fit again.
         head.version = Version {
@@ -560,6 +582,7 @@ pub(crate) async fn write_steps(
                     revision: version.revision,
                     created_at: now,
                     updated_at: now,
+                    owner: caller.principal.uid(),
                 };
                 store.insert_resource(&mut tx, &stored).await?;
                 (Verb::Create, None, Event::Created(Arc::new(stored)))
@@ -577,6 +600,9 @@ pub(crate) async fn write_steps(
             }
             Step::Delete(held) => {
                 store.delete_resource(&mut tx, held, version.revision).await?;
+                if held.name().kind().is_principal() {
+                    store.revoke_tokens_of(&mut tx, held.uid, now).await?;
+                }
                 delta.removed.push(held.name().clone());
                 (Verb::Delete, Some(held), Event::Deleted)
             }
@@ -630,8 +656,10 @@ pub(crate) async fn create_organization(
         principal: Principal::System,
         source: String::new(),
         request_id: String::new(),
+        time: audit::now(),
+        credential: None,
     };
-    let prepared = prepare(&Arc::new(Snapshot::empty()), &caller.principal, changes)?;
+    let prepared = prepare(&Arc::new(Snapshot::empty()), &caller.asker(), changes)?;
     Ok(Some((prepared, caller)))
 }
 

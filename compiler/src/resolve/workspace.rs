@@ -69,9 +69,8 @@ fn claim(
             .exact_cluster()
             .filter(|cluster| !clusters.contains_key(*cluster));
         if let Some(cluster) = unknown {
-            let known = listed(clusters.keys());
-            let message =
-                format!("cluster {cluster} does not exist; use one of: {known}, or create the cluster first");
+            // Which ones exist is not every writer's to know.
+            let message = format!("cluster {cluster} does not exist; use one that does, or create it first");
             findings.push(Finding::error(name, field, Code::UnknownCluster, message));
             continue;
         }
@@ -129,10 +128,8 @@ fn check_regions(
             .enumerate()
             .map(|(to, region)| (format!("{half}.failover[{at}].to[{to}]"), region));
         for (field, region) in from.chain(to).filter(|(_, region)| !regions.contains(region)) {
-            let message = format!(
-                "no cluster is in region {region}; the regions of the clusters are: {}",
-                listed(regions.iter())
-            );
+            let message =
+                format!("no cluster is in region {region}; correct the name, or create the cluster");
             findings.push(Finding::warning(name, field, Code::UnknownRegion, message));
         }
     }

@@ -9,7 +9,7 @@ use tombolo_compiler::name::Fqn;
 
 use super::{App, Params};
 use crate::audit::{Broken, Chain, ChainHead, Outcome, Verb, Verifier};
-use crate::iam::{Action, Principal};
+use crate::iam::Action;
 use crate::problem::Problem;
 use crate::store::Tx;
 use crate::store::audit::{Filter, Listed, Place};
@@ -60,7 +60,13 @@ pub(crate) async fn list(
 
 pub(crate) async fn verify(State(app): State<App>, caller: Caller) -> Result<Json<Value>, Problem> {
     let snapshot = app.writes.snapshot();
-    app.allow(&snapshot, &caller, Action::Verify, &app.organization, Verb::Get)?;
+    app.allow(
+        &snapshot,
+        &caller,
+        Action::ReadAudit,
+        &app.organization,
+        Verb::Get,
+    )?;
     // One moment for heads and records: writes go on meanwhile.
     let mut tx = app.store.begin_snapshot().await?;
     let writes = app.store.head(&mut tx).await?.audit;
@@ -103,10 +109,8 @@ async fn verify_chain(
 
 fn filter(app: &App, caller: &Caller, params: ListParams) -> Result<Filter, Problem> {
     let snapshot = app.writes.snapshot();
-    let nodes = match &caller.principal {
-        Principal::System => vec![app.organization.to_string()],
-        Principal::User { name, .. } => snapshot.bindings.nodes_of(name).map(Fqn::to_string).collect(),
-    };
+    let nodes = snapshot.bindings.nodes_for(&caller.asker(), Action::ReadAudit);
+    let nodes = nodes.iter().map(Fqn::to_string).collect();
     if params.actor.as_ref().is_some_and(|actor| actor.contains('\0')) {
         return Err(Problem::bad_request("actor: it holds a NUL character"));
     }

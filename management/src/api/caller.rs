@@ -8,11 +8,11 @@ use uuid::Uuid;
 
 use super::{App, RequestInfo, verb_of};
 use crate::audit::{self, Verb};
-use crate::iam::{Action, Decision, Principal, decide};
+use crate::iam::{Action, Decision, Principal, decide, may};
 use crate::problem::Problem;
 use crate::snapshot::Snapshot;
 use crate::token::Token;
-use crate::writer::Caller;
+use crate::writer::{Caller, Credential};
 
 impl FromRequestParts<App> for Caller {
     type Rejection = Problem;
@@ -36,31 +36,38 @@ impl FromRequestParts<App> for Caller {
         if !row.is_valid(audit::now()) {
             return Err(refuse("the token was revoked or has expired; ask for a new one"));
         }
-        let name = match app.user(&app.writes.snapshot(), row.user_uid) {
-            Some(name) => Some(name),
-            // Another replica may have created it a moment ago.
-            None => app.user(&*app.writes.catch_up().await?, row.user_uid),
-        };
-        let name = name.ok_or_else(|| refuse("the token's user does not exist any more"))?;
-        tracing::Span::current().record("principal", name.as_str());
+        let principal = app.principal(row.user_uid).await?;
+        let principal = principal.ok_or_else(|| refuse("the token's user does not exist any more"))?;
+        tracing::Span::current().record("principal", principal.to_string());
         let info = parts
             .extensions
             .get::<RequestInfo>()
             .expect("invariant: the outermost layer gives every request its info");
         Ok(Caller {
-            principal: Principal::User {
-                name,
-                uid: row.user_uid,
-            },
+            principal,
             source: info.source.clone(),
             request_id: info.id.clone(),
+            time: audit::now(),
+            credential: Some(Credential {
+                id: row.id,
+                expires_at: row.expires_at,
+            }),
         })
     }
 }
 
 impl App {
-    fn user(&self, snapshot: &Snapshot, uid: Uuid) -> Option<Fqn> {
-        snapshot.user_by_uid(uid).cloned()
+    /// Who has that uid. Another replica may have created it a moment ago: that is looked up beside the queue of
+    /// writes, which a token of somebody who is gone must not fill.
+    async fn principal(&self, uid: Uuid) -> Result<Option<Principal>, Problem> {
+        let snapshot = self.writes.snapshot();
+        if let Some(principal) = snapshot.bindings.principal(uid) {
+            return Ok(Some(principal));
+        }
+        if self.store.version().await? == snapshot.version {
+            return Ok(None);
+        }
+        Ok(self.writes.catch_up().await?.bindings.principal(uid))
     }
 
     /// Whether the caller may do that to the node.
@@ -72,9 +79,9 @@ impl App {
         node: &Fqn,
         verb: Verb,
     ) -> Result<(), Problem> {
-        match decide(&caller.principal, action, node, &snapshot.bindings) {
-            Decision::Allow { .. } => Ok(()),
-            Decision::Deny { because } => Err(Problem::denied(because, &caller.principal, verb, node)),
+        match decide(&caller.asker(), action, node, &snapshot.bindings) {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(lack) => Err(Problem::denied(lack.to_string(), &caller.principal, verb, node)),
         }
     }
 
@@ -98,7 +105,7 @@ impl App {
 
 impl Caller {
     pub(crate) fn may_read(&self, snapshot: &Snapshot, node: &Fqn) -> bool {
-        decide(&self.principal, Action::Read, node, &snapshot.bindings).is_allowed()
+        may(&self.asker(), Action::Read, node, &snapshot.bindings).is_some()
     }
 }
 

@@ -38,7 +38,7 @@ pub(crate) async fn write(
     if params.dry_run {
         let prepared = app
             .writes
-            .dry_run(&caller.principal, &wish)
+            .dry_run(&caller.asker(), &wish)
             .await
             .map_err(of_write)?;
         return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));

@@ -18,7 +18,7 @@ use crate::change::{Change, ChangeVerb, IfMatch};
 use crate::document::{self, Document};
 use crate::iam::Action;
 use crate::problem::Problem;
-use crate::snapshot::{Stored, Tree};
+use crate::snapshot::{Snapshot, Stored, Tree};
 use crate::writer::{Caller, Committed};
 
 const PAGE_SIZE_DEFAULT: usize = 100;
@@ -115,7 +115,7 @@ pub(crate) async fn create(
         (
             StatusCode::CREATED,
             location,
-            represent(stored.map(AsRef::as_ref)),
+            represent(&committed.snapshot, stored.map(AsRef::as_ref)),
         )
             .into_response()
     })
@@ -142,7 +142,7 @@ pub(crate) async fn update(
         uid: document.uid,
     };
     write(&app, caller, change, Verb::Update, &params, |committed| {
-        represent(committed.get(&name).map(AsRef::as_ref))
+        represent(&committed.snapshot, committed.get(&name).map(AsRef::as_ref))
     })
     .await
 }
@@ -190,7 +190,7 @@ async fn write(
     if params.dry_run {
         let prepared = app
             .writes
-            .dry_run(&caller.principal, &vec![change].into())
+            .dry_run(&caller.asker(), &vec![change].into())
             .await
             .map_err(of_write)?;
         return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
@@ -208,7 +208,7 @@ fn get(app: &App, caller: &Caller, name: &Fqn) -> Result<Response, Problem> {
     let snapshot = app.writes.snapshot();
     app.allow_read(&snapshot, caller, name, Verb::Get)?;
     let stored = snapshot.get(name).ok_or_else(|| Problem::not_found(name))?;
-    Ok(represent(Some(stored)))
+    Ok(represent(&snapshot, Some(stored)))
 }
 
 /// What the caller may not read is left out, so that a list is empty where nothing is and where nothing may be seen.
@@ -254,7 +254,7 @@ pub(crate) fn page(
     let items: Vec<Value> = readable
         .by_ref()
         .take(page_size)
-        .map(|(_, stored)| stored.to_json())
+        .map(|(_, stored)| snapshot.to_json(stored))
         .collect();
     let last = items.last().and_then(|item| item["name"].as_str());
     let next = last.and_then(|name| name.rsplit('/').next()).map(str::to_owned);
@@ -275,11 +275,11 @@ pub(crate) fn page_size(params: &GetParams) -> Result<usize, Problem> {
     }
 }
 
-pub(crate) fn represent(stored: Option<&Stored>) -> Response {
+pub(crate) fn represent(snapshot: &Snapshot, stored: Option<&Stored>) -> Response {
     match stored {
         Some(stored) => {
             let etag = [(header::ETAG, format!("\"{}\"", stored.etag))];
-            (etag, Json(stored.to_json())).into_response()
+            (etag, Json(snapshot.to_json(stored))).into_response()
         }
         // Written, and deleted by somebody else before we could look.
         None => StatusCode::NO_CONTENT.into_response(),

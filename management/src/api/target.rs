@@ -134,7 +134,7 @@ mod tests {
             ("tenants", "expected organizations"),
             (
                 "organizations/acme/gateways",
-                "expected clusters, users, tenants, bindings",
+                "expected clusters, users, teams, serviceaccounts, roles, tenants, bindings",
             ),
             ("organizations/acme:explode", "use :status, :receipt"),
             ("organizations/acme/tenants/", "is not a valid name"),

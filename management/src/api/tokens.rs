@@ -16,7 +16,6 @@ use crate::audit::{self, Verb};
 use crate::document;
 use crate::iam::Action;
 use crate::problem::Problem;
-use crate::store;
 use crate::token::{self, Order, Token, TokenInfo};
 use crate::writer::Caller;
 
@@ -37,7 +36,7 @@ pub(crate) async fn issue(
     Path((organization, user)): Path<(String, String)>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (user, user_uid) = find(&app, &caller, &organization, &user, Verb::IssueToken)?;
+    let (user, _) = find(&app, &caller, &organization, &user, Verb::IssueToken)?;
     let wish: Wish = serde_json::from_value(document::parse_one(body.format, &body.bytes)?)
         .map_err(|error| Problem::bad_request(error.to_string()))?;
     if wish.description.len() > DESCRIPTION_BYTES_MAX {
@@ -56,17 +55,15 @@ pub(crate) async fn issue(
         )
     })?;
     let order = Order {
-        user,
-        user_uid,
+        user: user.clone(),
         description: wish.description,
         expires_at: wish.expire_time,
     };
-    let mut tx = app.store.begin().await?;
-    let issued = token::issue(&app.store, &mut tx, &caller, &order, &token).await?;
-    store::commit(tx).await?;
+    let issued = token::issue(&app.store, &app.writes.snapshot(), &caller, order, &token).await;
+    let issued = issued.map_err(|error| Problem::of_token(error, &caller.principal, Verb::IssueToken))?;
     let mut answer = json!(issued);
     answer["token"] = token.reveal().into();
-    let location = format!("/v1/{}/tokens/{}", order.user, issued.id);
+    let location = format!("/v1/{user}/tokens/{}", issued.id);
     let headers = [
         (header::LOCATION, location),
         (header::CACHE_CONTROL, "no-store".to_owned()),
@@ -91,10 +88,11 @@ pub(crate) async fn revoke(
     caller: Caller,
     Path((organization, user, id)): Path<(String, String, String)>,
 ) -> Result<Json<Value>, Problem> {
-    let (user, user_uid) = find(&app, &caller, &organization, &user, Verb::RevokeToken)?;
+    let (user, _) = find(&app, &caller, &organization, &user, Verb::RevokeToken)?;
     let missing = || Problem::not_found(format!("token {id} of {user}"));
     let uuid: Uuid = id.parse().map_err(|_| missing())?;
-    if !token::revoke(&app.store, &caller, &user, user_uid, uuid).await? {
+    let revoked = token::revoke(&app.store, &app.writes.snapshot(), &caller, &user, uuid).await;
+    if !revoked.map_err(|error| Problem::of_token(error, &caller.principal, Verb::RevokeToken))? {
         return Err(missing());
     }
     tracing::info!(%user, %uuid, "revoked a token");

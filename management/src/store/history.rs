@@ -249,6 +249,8 @@ fn entry(row: &PgRow) -> Result<Entry, StoreError> {
             revision,
             created_at: column(row, "created_at")?,
             updated_at: time,
+            // Whose it is, is told of the present only.
+            owner: None,
         }))
     };
     let action: String = column(row, "action")?;

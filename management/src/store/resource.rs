@@ -28,6 +28,7 @@ impl Store {
                 Resources::Revision,
                 Resources::CreatedAt,
                 Resources::UpdatedAt,
+                Resources::Owner,
             ])
             .values_panic([
                 stored.name().as_str().into(),
@@ -39,6 +40,7 @@ impl Store {
                 stored.revision.cast_signed().into(),
                 stored.created_at.into(),
                 stored.updated_at.into(),
+                stored.owner.into(),
             ])
             .on_conflict(OnConflict::column(Resources::Name).do_nothing().to_owned())
             .to_owned();
@@ -59,6 +61,7 @@ impl Store {
             .value(Resources::Etag, stored.etag.as_str())
             .value(Resources::Revision, stored.revision.cast_signed())
             .value(Resources::UpdatedAt, stored.updated_at)
+            .value(Resources::Owner, stored.owner)
             .and_where(Expr::col(Resources::Name).eq(stored.name().as_str()))
             .and_where(Expr::col(Resources::Etag).eq(held))
             .to_owned();
@@ -118,6 +121,7 @@ impl Store {
                 Resources::Revision,
                 Resources::CreatedAt,
                 Resources::UpdatedAt,
+                Resources::Owner,
             ])
             .from(Resources::Table)
             .and_where(Expr::col(Resources::Organization).eq(self.organization.as_str()))
@@ -176,6 +180,7 @@ fn stored(row: &PgRow) -> Result<Stored, StoreError> {
         revision: revision.cast_unsigned(),
         created_at,
         updated_at,
+        owner: column(row, "owner")?,
     })
 }
 

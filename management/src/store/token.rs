@@ -1,7 +1,9 @@
 //! Bearer tokens. Only their SHA-256 is stored.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
-use sea_query::{Expr, ExprTrait, Order, Query};
+use sea_query::{Expr, ExprTrait, Order, Query, UpdateStatement};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -16,6 +18,8 @@ pub(crate) struct TokenRow {
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) revoked_at: Option<DateTime<Utc>>,
+    /// The token that asked for it.
+    pub(crate) issued_by: Option<Uuid>,
 }
 
 impl Store {
@@ -35,6 +39,7 @@ impl Store {
                 Tokens::Description,
                 Tokens::CreatedAt,
                 Tokens::ExpiresAt,
+                Tokens::IssuedBy,
             ])
             .values_panic([
                 token.id.into(),
@@ -44,6 +49,7 @@ impl Store {
                 token.description.as_str().into(),
                 token.created_at.into(),
                 token.expires_at.into(),
+                token.issued_by.into(),
             ])
             .to_owned();
         execute(tx, "store a token", &statement).await?;
@@ -82,7 +88,8 @@ impl Store {
         rows.iter().map(token).collect()
     }
 
-    /// Whether there was such a token that was not revoked yet.
+    /// Whether there was such a token that was not revoked yet. With it go those that its user had issued to itself
+    /// with it, so that whoever stole it keeps none.
     pub(crate) async fn revoke_token(
         &self,
         tx: &mut Tx,
@@ -90,24 +97,56 @@ impl Store {
         id: Uuid,
         revoked_at: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
-        let statement = Query::update()
-            .table(Tokens::Table)
-            .value(Tokens::RevokedAt, revoked_at)
-            .and_where(Expr::col(Tokens::Id).eq(id))
-            .and_where(Expr::col(Tokens::UserUid).eq(user_uid))
-            .and_where(Expr::col(Tokens::RevokedAt).is_null())
+        let tokens = self.tokens_of(tx, user_uid).await?;
+        if !tokens
+            .iter()
+            .any(|token| token.id == id && token.revoked_at.is_none())
+        {
+            return Ok(false);
+        }
+        // In the order of their ids, which is the order in which they were issued.
+        let mut revoked = BTreeSet::from([id]);
+        for token in &tokens {
+            if token.issued_by.is_some_and(|issuer| revoked.contains(&issuer)) {
+                revoked.insert(token.id);
+            }
+        }
+        let statement = revocation(user_uid, revoked_at)
+            .and_where(Expr::col(Tokens::Id).is_in(revoked))
             .to_owned();
-        Ok(execute(tx, "revoke a token", &statement).await? == 1)
+        execute(tx, "revoke a token", &statement).await?;
+        Ok(true)
+    }
+
+    /// All of somebody who is deleted.
+    pub(crate) async fn revoke_tokens_of(
+        &self,
+        tx: &mut Tx,
+        user_uid: Uuid,
+        revoked_at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        execute(tx, "revoke tokens", &revocation(user_uid, revoked_at)).await?;
+        Ok(())
     }
 }
 
-const COLUMNS: [Tokens; 6] = [
+fn revocation(user_uid: Uuid, revoked_at: DateTime<Utc>) -> UpdateStatement {
+    Query::update()
+        .table(Tokens::Table)
+        .value(Tokens::RevokedAt, revoked_at)
+        .and_where(Expr::col(Tokens::UserUid).eq(user_uid))
+        .and_where(Expr::col(Tokens::RevokedAt).is_null())
+        .to_owned()
+}
+
+const COLUMNS: [Tokens; 7] = [
     Tokens::Id,
     Tokens::UserUid,
     Tokens::Description,
     Tokens::CreatedAt,
     Tokens::ExpiresAt,
     Tokens::RevokedAt,
+    Tokens::IssuedBy,
 ];
 
 fn token(row: &PgRow) -> Result<TokenRow, StoreError> {
@@ -119,6 +158,7 @@ fn token(row: &PgRow) -> Result<TokenRow, StoreError> {
             created_at: row.try_get("created_at")?,
             expires_at: row.try_get("expires_at")?,
             revoked_at: row.try_get("revoked_at")?,
+            issued_by: row.try_get("issued_by")?,
         })
     };
     read().map_err(|source| StoreError::Query {

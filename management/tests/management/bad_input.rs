@@ -62,7 +62,7 @@ async fn bad_bodies_are_refused_whole() {
                 "{good}---\nname: organizations/acme/tenants/new/workspaces/w\nspec: {{namespaces: ['mars/x']}}\n"
             ),
             422,
-            "cluster mars does not exist; use one of: ",
+            "cluster mars does not exist; use one that does, or create it first",
         ),
         (
             format!(
