@@ -25,6 +25,7 @@ use crate::problem::Problem;
 use crate::store::Store;
 use crate::writer::Writes;
 
+mod access;
 mod audits;
 mod body;
 mod caller;
@@ -68,6 +69,7 @@ pub(crate) fn router(app: App, health: Health) -> Router {
     let registry = app.metrics.registry().clone();
     Router::new()
         .route("/v1/changes", post(changes::write))
+        .route("/v1/iam:test", post(access::test))
         .route("/v1/audit", get(audits::list))
         .route("/v1/audit:verify", get(audits::verify))
         .route(

@@ -68,6 +68,7 @@ pub enum Verb {
     IssueToken,
     RevokeToken,
     Adopt,
+    Transfer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,6 +253,7 @@ impl fmt::Display for Verb {
             Verb::IssueToken => "issue-token",
             Verb::RevokeToken => "revoke-token",
             Verb::Adopt => "adopt",
+            Verb::Transfer => "transfer",
         })
     }
 }

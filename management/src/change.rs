@@ -34,6 +34,8 @@ pub(crate) enum ChangeVerb {
     /// Create or update.
     Apply(Arc<Resource>, IfMatch),
     Delete(IfMatch),
+    /// Give it another owner, by name.
+    Transfer(Fqn),
 }
 
 /// Which state the caller has seen.
@@ -59,6 +61,8 @@ pub(crate) enum Step {
     Create(Arc<Resource>),
     Update(Arc<Stored>, Arc<Resource>),
     Delete(Arc<Stored>),
+    /// To the owner of that uid.
+    Transfer(Arc<Stored>, Uuid),
     Keep(Arc<Stored>),
 }
 
@@ -89,6 +93,8 @@ pub(crate) enum Refusal {
     HasChildren { name: Fqn, children: Vec<Fqn> },
     #[error("the organization would be left without an administrator; bind another one first")]
     NoAdministrator,
+    #[error("{owner} is not a user or a service account that exists, so it cannot own anything")]
+    NoSuchOwner { owner: Fqn },
     #[error("the condition of {name} cannot be evaluated: {reason}")]
     BadCondition { name: Fqn, reason: String },
     #[error(
@@ -128,7 +134,10 @@ impl Step {
     pub(crate) fn name(&self) -> &Fqn {
         match self {
             Step::Create(resource) => &resource.name,
-            Step::Update(stored, _) | Step::Delete(stored) | Step::Keep(stored) => stored.name(),
+            Step::Update(stored, _)
+            | Step::Delete(stored)
+            | Step::Transfer(stored, _)
+            | Step::Keep(stored) => stored.name(),
         }
     }
 
@@ -138,6 +147,7 @@ impl Step {
             Step::Create(_) => "create",
             Step::Update(..) => "update",
             Step::Delete(_) => "delete",
+            Step::Transfer(..) => "transfer",
             Step::Keep(_) => "unchanged",
         }
     }
@@ -217,7 +227,7 @@ pub(crate) fn prepare(
             Step::Delete(stored) => {
                 intent.remove(stored.name());
             }
-            Step::Keep(_) => {}
+            Step::Transfer(..) | Step::Keep(_) => {}
         }
     }
     steps.iter().try_for_each(|step| check_place(&intent, step))?;
@@ -239,8 +249,10 @@ fn authorize(base: &Snapshot, asker: &Asker<'_>, changes: &[Change]) -> Result<(
             ChangeVerb::Create(_) => Action::Create,
             ChangeVerb::Update(..) | ChangeVerb::Apply(..) => Action::Update,
             ChangeVerb::Delete(_) => Action::Delete,
+            ChangeVerb::Transfer(_) => Action::SetPolicy,
         };
         authorize_one(base, asker, action, &change.name)?;
+        check_transfer(base, asker, change)?;
     }
     check_user(base, asker.principal)
 }
@@ -278,9 +290,10 @@ fn step(base: &Snapshot, change: &Change) -> Result<Step, Refusal> {
     let name = || change.name.clone();
     let Some(stored) = base.get(&change.name) else {
         return match &change.verb {
-            ChangeVerb::Apply(_, IfMatch::Etag(_)) | ChangeVerb::Update(..) | ChangeVerb::Delete(_) => {
-                Err(Refusal::NotFound { name: name() })
-            }
+            ChangeVerb::Apply(_, IfMatch::Etag(_))
+            | ChangeVerb::Update(..)
+            | ChangeVerb::Delete(_)
+            | ChangeVerb::Transfer(_) => Err(Refusal::NotFound { name: name() }),
             ChangeVerb::Create(resource) | ChangeVerb::Apply(resource, _) => {
                 Ok(Step::Create(resource.clone()))
             }
@@ -292,6 +305,13 @@ fn step(base: &Snapshot, change: &Change) -> Result<Step, Refusal> {
             (if_match, Some(resource))
         }
         ChangeVerb::Delete(if_match) => (if_match, None),
+        ChangeVerb::Transfer(owner) => {
+            let uid = owner_uid(base, owner)?;
+            return Ok(match stored.owner == Some(uid) {
+                true => Step::Keep(stored.clone()),
+                false => Step::Transfer(stored.clone(), uid),
+            });
+        }
     };
     if change.uid.is_some_and(|uid| uid != stored.uid) {
         return Err(Refusal::OtherUid { name: name() });
@@ -339,8 +359,30 @@ fn check_place(intent: &Intent, step: &Step) -> Result<(), Refusal> {
                 children,
             })
         }
-        Step::Update(..) | Step::Keep(_) => Ok(()),
+        Step::Update(..) | Step::Transfer(..) | Step::Keep(_) => Ok(()),
     }
+}
+
+/// Ownership is given by who holds what an owner holds.
+fn check_transfer(base: &Snapshot, asker: &Asker<'_>, change: &Change) -> Result<(), Refusal> {
+    let ChangeVerb::Transfer(owner) = &change.verb else {
+        return Ok(());
+    };
+    match iam::owns_more(asker, owner, &change.name, &base.bindings) {
+        Some(excess) => Err(Refusal::Denied {
+            because: excess.to_string(),
+            name: excess.node,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn owner_uid(base: &Snapshot, owner: &Fqn) -> Result<Uuid, Refusal> {
+    let stored = base
+        .get(owner)
+        .filter(|stored| stored.name().kind().is_principal());
+    let stored = stored.ok_or_else(|| Refusal::NoSuchOwner { owner: owner.clone() })?;
+    Ok(stored.uid)
 }
 
 /// What a change of who there is and who may do what has to keep.
@@ -372,7 +414,7 @@ fn check_identity(asker: &Asker<'_>, step: &Step) -> Result<(), Refusal> {
     let (before, after) = match step {
         Step::Create(resource) => (None, resource),
         Step::Update(stored, resource) => (Some(&stored.resource.spec), resource),
-        Step::Delete(_) | Step::Keep(_) => return Ok(()),
+        Step::Delete(_) | Step::Transfer(..) | Step::Keep(_) => return Ok(()),
     };
     match &after.spec {
         Spec::Binding(binding) => {
@@ -575,7 +617,7 @@ mod tests {
             (
                 "ann",
                 vec![delete(SHOP), new(PAY)],
-                "needs the role admin to update",
+                "needs the role editor to update",
             ),
             ("ann", vec![delete(SHOP), delete(SHOP)], "is named twice"),
             (

@@ -12,6 +12,7 @@ use tombolo_compiler::intent::{BuiltinRole, Intent, RoleName};
 use tombolo_compiler::name::{Fqn, Kind};
 use uuid::Uuid;
 
+mod access;
 mod condition;
 mod grant;
 mod index;
@@ -20,8 +21,9 @@ mod team;
 
 pub use tombolo_compiler::intent::Action;
 
+pub(crate) use access::access;
 pub(crate) use condition::check as check_condition;
-pub(crate) use grant::{excess, lacks};
+pub(crate) use grant::{excess, lacks, owns_more};
 use index::{Index, relation, upwards};
 use role::{Relation, Rights};
 

@@ -115,8 +115,8 @@ impl Rollback {
             .filter(is_other)
             .map(|subject| {
                 format!(
-                    "{} gave rights to a {subject} that was deleted since; the one that bears the name now is another: \
-                     write that binding by hand",
+                    "{} named a {subject} that was deleted since; the one that bears the name now is another: \
+                     write it by hand",
                     resource.name
                 )
             })
@@ -128,6 +128,7 @@ impl Rollback {
 pub(crate) fn subjects(resource: &Resource) -> Vec<&Fqn> {
     match &resource.spec {
         Spec::Binding(binding) => binding.subjects.iter().collect(),
+        Spec::Team(team) => team.members.iter().collect(),
         _ => Vec::new(),
     }
 }

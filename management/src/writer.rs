@@ -598,6 +598,17 @@ pub(crate) async fn write_steps(
                 store.update_resource(&mut tx, &stored, &held.etag).await?;
                 (Verb::Update, Some(held), Event::Updated(Arc::new(stored)))
             }
+            Step::Transfer(held, owner) => {
+                let stored = Stored {
+                    owner: Some(*owner),
+                    etag: etag(held.uid, version.revision),
+                    revision: version.revision,
+                    updated_at: now,
+                    ..(**held).clone()
+                };
+                store.update_resource(&mut tx, &stored, &held.etag).await?;
+                (Verb::Transfer, Some(held), Event::Updated(Arc::new(stored)))
+            }
             Step::Delete(held) => {
                 store.delete_resource(&mut tx, held, version.revision).await?;
                 if held.name().kind().is_principal() {
@@ -618,8 +629,8 @@ pub(crate) async fn write_steps(
             request_id: caller.request_id.clone(),
             revision: Some(version.revision),
             reason: reason.to_owned(),
-            before: before.map(|stored| stored.to_json()),
-            after: after.as_ref().map(|stored| stored.to_json()),
+            before: before.map(|stored| prepared.base.to_json(stored)),
+            after: after.as_ref().map(|stored| prepared.base.to_json(stored)),
             dropped: 0,
         };
         let entries = before.or(after.as_ref()).map(|stored| Entry {

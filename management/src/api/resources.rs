@@ -12,7 +12,7 @@ use tombolo_compiler::name::{Fqn, Label};
 
 use super::body::Body;
 use super::target::{Collection, PastQuestion, Target};
-use super::{App, Params, dry_run, effective, past, status};
+use super::{App, Params, access, dry_run, effective, past, status};
 use crate::audit::Verb;
 use crate::change::{Change, ChangeVerb, IfMatch};
 use crate::document::{self, Document};
@@ -66,11 +66,12 @@ pub(crate) async fn get_or_list(
         Target::Status(name) => status::status(&app, &caller, &name),
         Target::Receipt(name) => status::receipt(&app, &caller, &name, &params).await,
         Target::Effective(name) => effective::effective(&app, &caller, &name, &params),
+        Target::Access(name) => access::access(&app, &caller, &name),
         Target::Past(PastQuestion::History, name) => past::history(&app, &caller, &name, &params).await,
         Target::Past(PastQuestion::Diff, name) => past::diff(&app, &caller, &name, &params).await,
         Target::Past(PastQuestion::Compiled, name) => past::compiled(&app, &caller, &name, &params).await,
-        Target::Adopt(_) | Target::Past(PastQuestion::Rollback, _) => {
-            let detail = format!("POST {path}");
+        Target::Adopt(_) | Target::Transfer(_) | Target::Past(PastQuestion::Rollback, _) => {
+            let detail = format!("{path} changes something: POST it");
             Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail))
         }
     }
@@ -86,6 +87,7 @@ pub(crate) async fn create(
     let collection = match target(&path)? {
         Target::Collection(collection) => collection,
         Target::Adopt(name) => return adopt(&app, caller, &name).await,
+        Target::Transfer(name) => return access::transfer(&app, caller, name, &body).await,
         Target::Past(PastQuestion::Rollback, name) => {
             return past::roll_back(&app, caller, &name, &body, params.dry_run).await;
         }

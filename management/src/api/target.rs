@@ -16,6 +16,10 @@ pub(crate) enum Target {
     Effective(Fqn),
     /// `…:adopt`
     Adopt(Fqn),
+    /// `…:access`
+    Access(Fqn),
+    /// `…:transfer`
+    Transfer(Fqn),
     /// `…:history`, `…:diff`, `…:compiled`, `…:rollback`
     Past(PastQuestion, Fqn),
 }
@@ -41,7 +45,7 @@ pub(crate) enum BadTarget {
     #[error(transparent)]
     Name(#[from] BadName),
     #[error(
-        "{0:?} cannot be asked of a resource; use :status, :receipt, :effective, :history, :diff, :compiled, :rollback or, \
+        "{0:?} cannot be asked of a resource; use :status, :receipt, :access, :transfer, :effective, :history, :diff, :compiled, :rollback or, \
          of an organization, :adopt"
     )]
     Question(String),
@@ -56,6 +60,8 @@ impl Target {
             | Target::Receipt(name)
             | Target::Effective(name)
             | Target::Adopt(name)
+            | Target::Access(name)
+            | Target::Transfer(name)
             | Target::Past(_, name) => Some(name),
             Target::Collection(collection) => collection.parent.as_ref(),
         }
@@ -78,6 +84,8 @@ impl FromStr for Target {
                 "status" => Ok(Target::Status(name)),
                 "receipt" => Ok(Target::Receipt(name)),
                 "effective" => Ok(Target::Effective(name)),
+                "access" => Ok(Target::Access(name)),
+                "transfer" => Ok(Target::Transfer(name)),
                 "adopt" if name.kind() == Kind::Organization => Ok(Target::Adopt(name)),
                 "history" => Ok(Target::Past(PastQuestion::History, name)),
                 "diff" => Ok(Target::Past(PastQuestion::Diff, name)),
@@ -136,7 +144,7 @@ mod tests {
                 "organizations/acme/gateways",
                 "expected clusters, users, teams, serviceaccounts, roles, tenants, bindings",
             ),
-            ("organizations/acme:explode", "use :status, :receipt"),
+            ("organizations/acme:explode", "use :status, :receipt, :access,"),
             ("organizations/acme/tenants/", "is not a valid name"),
         ] {
             let found = path.parse::<Target>().unwrap_err().to_string();

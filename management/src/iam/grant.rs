@@ -82,6 +82,20 @@ pub(crate) fn lacks(asker: &Asker<'_>, holder: &Fqn, bindings: &Bindings) -> Opt
     })
 }
 
+/// The first right of an owner of the node that the asker has not, and so cannot hand over.
+pub(crate) fn owns_more(asker: &Asker<'_>, owner: &Fqn, node: &Fqn, bindings: &Bindings) -> Option<Excess> {
+    let giver = asker.principal.name()?;
+    let (action, kind) = beyond(asker.principal, node, &Rights::owner(), bindings)?;
+    Some(Excess {
+        giver: giver.clone(),
+        taker: owner.to_string(),
+        action,
+        kind,
+        node: node.clone(),
+        binding: node.clone(),
+    })
+}
+
 /// A grant under the same condition, or under none, that gives as much.
 fn same(held: &Grant, given: &Grant) -> bool {
     (held.condition.is_none() || held.condition == given.condition) && held.rights == given.rights

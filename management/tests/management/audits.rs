@@ -21,7 +21,7 @@ async fn the_log_is_newest_first_and_filtered() {
         .await;
     ann.delete(&format!("{ACME}/tenants/media"), "*")
         .await
-        .refused(403, "needs the role admin");
+        .refused(403, "needs the role editor");
     let admin = &management.admin;
     eventually(DEADLINE, || async {
         let denied = admin.get("audit?outcome=denied").await.json();
@@ -35,7 +35,7 @@ async fn the_log_is_newest_first_and_filtered() {
             items[0]["reason"]
                 .as_str()
                 .unwrap()
-                .contains("needs the role admin")
+                .contains("needs the role editor")
         );
         Ok(())
     })

@@ -7,6 +7,7 @@ mod bad_input;
 mod central;
 mod concurrency;
 mod feed;
+mod iam;
 mod outage;
 mod past;
 mod settings;
