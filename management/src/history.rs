@@ -176,6 +176,7 @@ mod tests {
     use tombolo_proto::held::Version;
 
     use super::*;
+    use crate::iam::Principal;
     use crate::snapshot::{Delta, etag};
 
     const ACME: &str = "organizations/acme";

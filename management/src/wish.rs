@@ -143,6 +143,7 @@ mod tests {
 
     use super::*;
     use crate::change::Step;
+    use crate::iam::Principal;
     use crate::snapshot::{Delta, Stored, etag};
 
     const ACME: &str = "organizations/acme";
@@ -159,6 +160,7 @@ mod tests {
             revision: 1,
             created_at: Utc::now(),
             updated_at: Utc::now(),
+            owner: None,
         }
     }
 

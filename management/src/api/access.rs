@@ -93,7 +93,7 @@ pub(crate) async fn transfer(app: &App, caller: Caller, name: Fqn, body: &Body) 
         verb: ChangeVerb::Transfer(owner),
         uid: None,
     };
-    let committed = app.writes.write(caller, vec![change]).await;
+    let committed = app.writes.write(caller, vec![change].into()).await;
     let committed = committed.map_err(|error| Problem::of_write(error, &actor, Verb::Transfer))?;
     Ok(represent(
         &committed.snapshot,

@@ -69,7 +69,7 @@ pub(crate) async fn list(
     let tree = app.store.tree_at(&mut tx, Part::Around(around), revision).await?;
     let snapshot = app.writes.snapshot();
     let may_read = |name: &Fqn| may_read_past(&caller.asker(), &snapshot, &tree, name);
-    let mut page = page(&tree, collection, params, may_read)?;
+    let mut page = page(&snapshot, &tree, collection, params, may_read)?;
     page["revision"] = revision.into();
     Ok(Json(page).into_response())
 }

@@ -222,13 +222,14 @@ fn list(
 ) -> Result<Response, Problem> {
     let snapshot = app.writes.snapshot();
     let may_read = |name: &Fqn| caller.may_read(&snapshot, name);
-    let mut page = page(&snapshot.tree, collection, params, may_read)?;
+    let mut page = page(&snapshot, &snapshot.tree, collection, params, may_read)?;
     page["revision"] = snapshot.version.revision.into();
     Ok(Json(page).into_response())
 }
 
-/// Of a collection, what the caller may read.
+/// Of a collection in `tree`, what the caller may read. The snapshot knows the names of owners.
 pub(crate) fn page(
+    snapshot: &Snapshot,
     tree: &Tree,
     collection: &Collection,
     params: &GetParams,
