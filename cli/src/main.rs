@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod apply;
 mod audit;
+mod auth;
 mod client;
 mod cluster;
 mod delete;
@@ -56,6 +57,9 @@ enum Command {
     /// The record of who did what.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Who may do what.
+    #[command(subcommand)]
+    Auth(auth::AuthCommand),
     /// The clusters of the mesh.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -111,6 +115,7 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Rollback(args) => history::rollback(args).await,
         Command::Effective(args) => effective::run(args).await.map(|()| Verdict::Good),
         Command::Audit(command) => audit::run(command).await,
+        Command::Auth(command) => auth::run(command).await,
         Command::Cluster(command) => cluster::run(command).await.map(|()| Verdict::Good),
         Command::Identity(command) => identity::run(command).map(|()| Verdict::Good),
         Command::Token(command) => token::run(command).await.map(|()| Verdict::Good),

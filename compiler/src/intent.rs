@@ -48,7 +48,7 @@ pub use self::quota::Quota;
 pub use self::role::{Action, BadAction, Role, RoleRule, Scope};
 pub use self::service_account::ServiceAccount;
 pub use self::service_route::{ServiceRoute, Subset};
-pub use self::team::{BadGroup, GroupName, Team};
+pub use self::team::Team;
 pub use self::tenant::Tenant;
 pub use self::user::User;
 pub use self::wasm_extension::{Phase, WasmExtension};
@@ -268,7 +268,7 @@ mod tests {
                     "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/"}, "headers": [{"name": "x-a", "value": "b"}]}],
                         "backendRefs": [{"namespace": "shop", "name": "web"}]}]}}),
             json!({"kind": "Team", "name": "organizations/acme/teams/web", "spec": {
-                "members": ["organizations/acme/teams/on-call", "organizations/acme/users/ann"], "groups": ["eng"]}}),
+                "members": ["organizations/acme/teams/on-call", "organizations/acme/users/ann"]}}),
             json!({"kind": "ServiceAccount", "name": "organizations/acme/tenants/pay/serviceaccounts/ci", "spec": {}}),
             json!({"kind": "Role", "name": "organizations/acme/roles/router", "spec": {"rules": [
                 {"kinds": ["ServiceRoute"], "verbs": ["read", "update"]}, {"verbs": ["read-audit"], "scope": "below"}]}}),

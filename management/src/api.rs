@@ -44,6 +44,13 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Of an id that a caller brings.
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
+/// Who may hold tokens, as paths of the router.
+const HOLDERS: [&str; 3] = [
+    "organizations/{organization}/users/{user}",
+    "organizations/{organization}/serviceaccounts/{account}",
+    "organizations/{organization}/tenants/{tenant}/serviceaccounts/{account}",
+];
+
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct App {
@@ -67,19 +74,18 @@ pub(crate) struct RequestInfo {
 
 pub(crate) fn router(app: App, health: Health) -> Router {
     let registry = app.metrics.registry().clone();
-    Router::new()
+    let mut router = Router::new();
+    for holder in HOLDERS {
+        let tokens = get(tokens::list).post(tokens::issue);
+        router = router
+            .route(&format!("/v1/{holder}/tokens"), tokens)
+            .route(&format!("/v1/{holder}/tokens/{{id}}"), delete(tokens::revoke));
+    }
+    router
         .route("/v1/changes", post(changes::write))
         .route("/v1/iam:test", post(access::test))
         .route("/v1/audit", get(audits::list))
         .route("/v1/audit:verify", get(audits::verify))
-        .route(
-            "/v1/organizations/{organization}/users/{user}/tokens",
-            get(tokens::list).post(tokens::issue),
-        )
-        .route(
-            "/v1/organizations/{organization}/users/{user}/tokens/{id}",
-            delete(tokens::revoke),
-        )
         .route(
             "/v1/{*target}",
             get(resources::get_or_list)

@@ -9,7 +9,7 @@ use tombolo_compiler::intent::{BuiltinRole, Intent, Resource, Spec};
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
-use crate::iam::{self, Action, Asker, Bindings, Decision, Principal, check_condition, decide};
+use crate::iam::{self, Action, Asker, Bindings, Decision, Principal, decide};
 use crate::quota::{self, OverQuota};
 use crate::snapshot::{Judged, Snapshot, Stored, below};
 
@@ -97,10 +97,6 @@ pub(crate) enum Refusal {
     NoSuchOwner { owner: Fqn },
     #[error("the condition of {name} cannot be evaluated: {reason}")]
     BadCondition { name: Fqn, reason: String },
-    #[error(
-        "the groups of {name} come from the identity provider; leave them as they are, and add the user to a team instead"
-    )]
-    GroupsAreTold { name: Fqn },
     #[error(transparent)]
     OverQuota(OverQuota),
     /// A name of the world that somebody else holds.
@@ -391,10 +387,7 @@ fn check_policy(base: &Snapshot, asker: &Asker<'_>, intent: &Intent, steps: &[St
     if !steps.iter().any(|step| changed(&step)) {
         return Ok(());
     }
-    steps
-        .iter()
-        .filter(changed)
-        .try_for_each(|step| check_identity(asker, step))?;
+    steps.iter().filter(changed).try_for_each(check_condition)?;
     let after = Bindings::of(intent, base.tree.clone());
     if let Some(excess) = iam::excess(asker, &base.bindings, &after) {
         return Err(Refusal::Denied {
@@ -409,35 +402,18 @@ fn check_policy(base: &Snapshot, asker: &Asker<'_>, intent: &Intent, steps: &[St
     Ok(())
 }
 
-/// Of one resource: a condition that can be evaluated, and groups as the identity provider told them.
-fn check_identity(asker: &Asker<'_>, step: &Step) -> Result<(), Refusal> {
-    let (before, after) = match step {
-        Step::Create(resource) => (None, resource),
-        Step::Update(stored, resource) => (Some(&stored.resource.spec), resource),
-        Step::Delete(_) | Step::Transfer(..) | Step::Keep(_) => return Ok(()),
+fn check_condition(step: &Step) -> Result<(), Refusal> {
+    let (Step::Create(resource) | Step::Update(_, resource)) = step else {
+        return Ok(());
     };
-    match &after.spec {
-        Spec::Binding(binding) => {
-            let checked = binding.condition.as_ref().map_or(Ok(()), check_condition);
-            checked.map_err(|reason| Refusal::BadCondition {
-                name: after.name.clone(),
-                reason: reason.to_string(),
-            })
-        }
-        Spec::User(user) => {
-            let had = match before {
-                Some(Spec::User(user)) => user.groups.clone(),
-                _ => BTreeSet::new(),
-            };
-            match *asker.principal == Principal::System || had == user.groups {
-                true => Ok(()),
-                false => Err(Refusal::GroupsAreTold {
-                    name: after.name.clone(),
-                }),
-            }
-        }
-        _ => Ok(()),
-    }
+    let Spec::Binding(binding) = &resource.spec else {
+        return Ok(());
+    };
+    let checked = binding.condition.as_ref().map_or(Ok(()), iam::check_condition);
+    checked.map_err(|reason| Refusal::BadCondition {
+        name: resource.name.clone(),
+        reason: reason.to_string(),
+    })
 }
 
 /// Errors that the tree does not have yet refuse the write.

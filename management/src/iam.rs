@@ -403,4 +403,8 @@ fn joined(names: &[Fqn]) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod matrix;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests;

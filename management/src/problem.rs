@@ -190,10 +190,9 @@ impl From<Refusal> for Problem {
             Refusal::OverQuota(_) => (StatusCode::CONFLICT, "over-quota"),
             Refusal::Claimed(_) => (StatusCode::CONFLICT, "claimed"),
             Refusal::InUse(_) => (StatusCode::CONFLICT, "in-use"),
-            Refusal::Invalid(_)
-            | Refusal::BadCondition { .. }
-            | Refusal::GroupsAreTold { .. }
-            | Refusal::NoSuchOwner { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            Refusal::Invalid(_) | Refusal::BadCondition { .. } | Refusal::NoSuchOwner { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "invalid")
+            }
             Refusal::CannotRollBack { .. } => (StatusCode::CONFLICT, "cannot-roll-back"),
         };
         let problem = Problem::new(status, code, refusal.to_string());

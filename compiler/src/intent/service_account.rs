@@ -1,8 +1,8 @@
-//! Service accounts: programs, which hold keys.
+//! Service accounts: programs, which hold tokens.
 
 use serde::{Deserialize, Serialize};
 
-/// A program. Its keys are issued beside the resource; only their public halves are kept.
+/// A program.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct ServiceAccount {

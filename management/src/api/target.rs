@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use tombolo_compiler::name::{ATTACHED, BadName, Fqn, Kind, Label};
+use tombolo_compiler::name::{ATTACHED, BadName, Fqn, Kind};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -104,12 +104,6 @@ impl FromStr for Target {
             kind: example.kind(),
         }))
     }
-}
-
-/// The user of a path of tokens.
-pub(crate) fn user(organization: &str, user: &str) -> Result<Fqn, BadName> {
-    let organization: Fqn = format!("organizations/{organization}").parse()?;
-    organization.child(Kind::User, &user.parse::<Label>()?)
 }
 
 #[cfg(test)]

@@ -1,17 +1,20 @@
-//! `/v1/organizations/<organization>/users/<user>/tokens`: issue, list, revoke.
+//! `/v1/<user or service account>/tokens`: issue, list, revoke.
+
+use std::collections::BTreeMap;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{FromRequestParts, Path, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tombolo_compiler::name::Fqn;
+use tombolo_compiler::name::{BadName, Fqn};
 use uuid::Uuid;
 
+use super::App;
 use super::body::Body;
-use super::{App, target};
 use crate::audit::{self, Verb};
 use crate::document;
 use crate::iam::Action;
@@ -30,13 +33,17 @@ struct Wish {
     expire_time: Option<DateTime<Utc>>,
 }
 
+/// The user or service account that the path names.
+#[derive(Debug)]
+pub(crate) struct Holder(Fqn);
+
 pub(crate) async fn issue(
     State(app): State<App>,
     caller: Caller,
-    Path((organization, user)): Path<(String, String)>,
+    Holder(user): Holder,
     body: Body,
 ) -> Result<Response, Problem> {
-    let (user, _) = find(&app, &caller, &organization, &user, Verb::IssueToken)?;
+    find(&app, &caller, &user, Verb::IssueToken)?;
     let wish: Wish = serde_json::from_value(document::parse_one(body.format, &body.bytes)?)
         .map_err(|error| Problem::bad_request(error.to_string()))?;
     if wish.description.len() > DESCRIPTION_BYTES_MAX {
@@ -74,9 +81,9 @@ pub(crate) async fn issue(
 pub(crate) async fn list(
     State(app): State<App>,
     caller: Caller,
-    Path((organization, user)): Path<(String, String)>,
+    Holder(user): Holder,
 ) -> Result<Json<Value>, Problem> {
-    let (_, user_uid) = find(&app, &caller, &organization, &user, Verb::List)?;
+    let user_uid = find(&app, &caller, &user, Verb::List)?;
     let mut tx = app.store.begin().await?;
     let tokens = app.store.tokens_of(&mut tx, user_uid).await?;
     let items: Vec<TokenInfo> = tokens.into_iter().map(TokenInfo::from).collect();
@@ -86,9 +93,11 @@ pub(crate) async fn list(
 pub(crate) async fn revoke(
     State(app): State<App>,
     caller: Caller,
-    Path((organization, user, id)): Path<(String, String, String)>,
+    Holder(user): Holder,
+    Path(path): Path<BTreeMap<String, String>>,
 ) -> Result<Json<Value>, Problem> {
-    let (user, _) = find(&app, &caller, &organization, &user, Verb::RevokeToken)?;
+    find(&app, &caller, &user, Verb::RevokeToken)?;
+    let id = path.get("id").map_or("", String::as_str);
     let missing = || Problem::not_found(format!("token {id} of {user}"));
     let uuid: Uuid = id.parse().map_err(|_| missing())?;
     let revoked = token::revoke(&app.store, &app.writes.snapshot(), &caller, &user, uuid).await;
@@ -99,17 +108,22 @@ pub(crate) async fn revoke(
     Ok(Json(json!({"id": uuid})))
 }
 
-fn find(
-    app: &App,
-    caller: &Caller,
-    organization: &str,
-    user: &str,
-    verb: Verb,
-) -> Result<(Fqn, Uuid), Problem> {
-    let name = target::user(organization, user)
-        .map_err(|error| Problem::new(StatusCode::NOT_FOUND, "not-found", error.to_string()))?;
+impl<S: Send + Sync> FromRequestParts<S> for Holder {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Holder, Problem> {
+        let path = parts.uri.path().trim_start_matches("/v1/");
+        let name = path.rsplit_once("/tokens").map_or(path, |(name, _)| name);
+        name.parse()
+            .map(Holder)
+            .map_err(|error: BadName| Problem::new(StatusCode::NOT_FOUND, "not-found", error.to_string()))
+    }
+}
+
+/// The uid of the one whose tokens they are, when the caller may keep them.
+fn find(app: &App, caller: &Caller, holder: &Fqn, verb: Verb) -> Result<Uuid, Problem> {
     let snapshot = app.writes.snapshot();
-    app.allow(&snapshot, caller, Action::Tokens, &name, verb)?;
-    let stored = snapshot.get(&name).ok_or_else(|| Problem::not_found(&name))?;
-    Ok((name, stored.uid))
+    app.allow(&snapshot, caller, Action::Tokens, holder, verb)?;
+    let stored = snapshot.get(holder).ok_or_else(|| Problem::not_found(holder))?;
+    Ok(stored.uid)
 }

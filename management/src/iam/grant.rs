@@ -1,7 +1,7 @@
 //! Nobody gives what it does not hold: what a change of policy gives to anybody, against what its writer holds there.
 //!
-//! This covers every way to give a right - a binding, a role that grows, a team that is joined or nested, a group that
-//! a team takes in, a token for somebody else - because it compares what results and not what was written.
+//! This covers every way to give a right - a binding, a role that grows, a team that is joined or nested, a token for
+//! somebody else - because it compares what results and not what was written.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ use super::{Asker, Bindings, Principal};
 pub(crate) struct Excess {
     giver: Fqn,
     /// Who would get it.
-    taker: String,
+    taker: Fqn,
     action: Action,
     kind: Kind,
     pub(crate) node: Fqn,
@@ -33,7 +33,7 @@ pub(crate) fn excess(asker: &Asker<'_>, before: &Bindings, after: &Bindings) -> 
         let mut had = old.grants_of(subject);
         !had.any(|(on, held)| on == *node && same(held, grant))
     });
-    let bound = bound.map(|(subject, node, grant)| (subject.as_str(), node, grant));
+    let bound = bound.map(|(subject, node, grant)| (subject, node, grant));
     let joined = new.memberships.gained(&old.memberships);
     let joined = joined.flat_map(|(member, team)| {
         let grants = new.grants_of(team);
@@ -43,7 +43,7 @@ pub(crate) fn excess(asker: &Asker<'_>, before: &Bindings, after: &Bindings) -> 
         let (action, kind) = beyond(asker.principal, node, &grant.rights, before)?;
         Some(Excess {
             giver: giver.clone(),
-            taker: taker.to_owned(),
+            taker: taker.clone(),
             action,
             kind,
             node: node.clone(),
@@ -73,7 +73,7 @@ pub(crate) fn lacks(asker: &Asker<'_>, holder: &Fqn, bindings: &Bindings) -> Opt
         let (action, kind) = beyond(asker.principal, node, &rights, bindings)?;
         Some(Excess {
             giver: giver.clone(),
-            taker: giver.to_string(),
+            taker: giver.clone(),
             action,
             kind,
             node: node.clone(),
@@ -88,7 +88,7 @@ pub(crate) fn owns_more(asker: &Asker<'_>, owner: &Fqn, node: &Fqn, bindings: &B
     let (action, kind) = beyond(asker.principal, node, &Rights::owner(), bindings)?;
     Some(Excess {
         giver: giver.clone(),
-        taker: owner.to_string(),
+        taker: owner.clone(),
         action,
         kind,
         node: node.clone(),

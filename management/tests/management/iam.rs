@@ -255,3 +255,33 @@ async fn a_right_that_was_taken_away_elsewhere_issues_no_token_here() {
     replica.stop().await.unwrap();
     management.stop().await;
 }
+
+#[tokio::test]
+async fn a_service_account_acts_with_tokens_of_its_own() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let eve = management.user("eve", &[(PAY, "admin")]).await;
+    let account = format!("{PAY}/serviceaccounts/ci");
+    eve.create(json!({ "name": account })).await;
+    let spec = json!({"role": "gateway-admin", "subjects": [account]});
+    eve.create(json!({"name": format!("{PAY}/bindings/ci"), "spec": spec}))
+        .await;
+    let issued = eve.post(&format!("{account}/tokens"), json!({})).await;
+    assert_eq!(issued.status, 201, "{}", issued.text);
+    let ci = Api::new(eve.addr, issued.json()["token"].as_str());
+    let group = ci
+        .create(json!({"name": format!("{SHOP}/gatewaygroups/ci")}))
+        .await;
+    assert_eq!(group["owner"], account);
+    ci.post(
+        &format!("{SHOP}/trafficgroups"),
+        json!({"name": format!("{SHOP}/trafficgroups/ci")}),
+    )
+    .await
+    .refused(403, "needs the role traffic-admin");
+    for name in [format!("{PAY}/bindings/ci"), account] {
+        assert_eq!(eve.delete(&name, "*").await.status, 200);
+    }
+    ci.get(SHOP).await.refused(401, "revoked or has expired");
+    management.stop().await;
+}
