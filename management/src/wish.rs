@@ -269,7 +269,12 @@ mod tests {
                 PAY,
                 "the one that bears the name now is another",
             ),
-            (vec![ann(30), bound], vec![], PAY, "is not a user that exists"),
+            (
+                vec![ann(30), bound],
+                vec![],
+                PAY,
+                "is not a user, team or service account that exists",
+            ),
             (
                 vec![held],
                 vec![taken, holder],
