@@ -56,7 +56,12 @@ async fn every_revision_can_be_read_listed_and_compared() {
     ] {
         let answer = admin.get(&format!("{ROUTE}?revision={revision}")).await;
         match expected {
-            Some(expected) => assert_eq!(&answer.json(), expected, "at {revision}"),
+            Some(expected) => {
+                // Whose it is, is told of the present only.
+                let mut expected = expected.clone();
+                expected.as_object_mut().unwrap().remove("owner");
+                assert_eq!(answer.json(), expected, "at {revision}");
+            }
             None => answer.refused(404, &format!("at revision {revision}")),
         }
     }
