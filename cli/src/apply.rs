@@ -24,6 +24,7 @@ use crate::wait::{Waited, wait};
   tombolo apply -f mesh/                          every .yaml, .yml and .json file of a folder
   tombolo apply -f route.yaml --dry-run           what would change, down to the routes of each cluster
   tombolo apply -f route.yaml --overwrite --wait  returns when every proxy concerned runs it
+  tombolo apply -f mesh/ --plan 17-5f2c…          what `tombolo plan` has shown, or nothing
   tombolo get tenants/pay -o yaml | sed s/old/new/ | tombolo apply -f -")]
 pub(crate) struct ApplyArgs {
     /// A file, a folder, or `-` for standard input; can be given many times.
@@ -41,6 +42,17 @@ pub(crate) struct ApplyArgs {
     /// Update what exists whatever it is now.
     #[arg(long, env = "TOMBOLO_OVERWRITE")]
     overwrite: bool,
+    /// Do what this plan says, or nothing: refused if the same files would do something else by now.
+    #[arg(long, env = "TOMBOLO_PLAN", value_name = "PLAN", conflicts_with = "dry_run")]
+    plan: Option<String>,
+    /// Go past approval policies, for this reason. For administrators of the organization, and on record.
+    #[arg(
+        long,
+        env = "TOMBOLO_BREAK_GLASS",
+        value_name = "REASON",
+        conflicts_with = "dry_run"
+    )]
+    break_glass: Option<String>,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -59,9 +71,23 @@ pub(crate) struct WaitArgs {
     pub(crate) timeout: Duration,
 }
 
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ConfirmArgs {
+    /// The plan that the server has asked about, because it withdraws many routes at once.
+    #[arg(long, env = "TOMBOLO_CONFIRM", value_name = "PLAN")]
+    pub(crate) confirm: Option<String>,
+}
+
 pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
-    let answer = post(&client, &args.files, args.dry_run, args.overwrite).await?;
+    let flag = |set: bool| set.then(|| "true".to_owned());
+    let parameters = [
+        ("dry_run", flag(args.dry_run)),
+        ("overwrite", flag(args.overwrite)),
+        ("plan", args.plan),
+        ("breakGlass", args.break_glass),
+    ];
+    let answer = post(&client, &args.files, &query("changes", &parameters)).await?;
     print(args.output.output, &answer, describe)?;
     if args.dry_run || !args.wait.wait {
         return Ok(Verdict::Good);
@@ -71,24 +97,14 @@ pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<Verdict> {
     Ok(judge(waited, args.wait.timeout))
 }
 
-/// Sends the documents of `files` as one transaction.
-pub(crate) async fn post(
-    client: &Client,
-    files: &[PathBuf],
-    dry_run: bool,
-    overwrite: bool,
-) -> anyhow::Result<Value> {
+/// Sends the documents of `files` together.
+pub(crate) async fn post(client: &Client, files: &[PathBuf], path: &str) -> anyhow::Result<Value> {
     let (body, sources) = documents::read(files)?.into_body();
-    let flag = |set: bool| set.then(|| "true".to_owned());
-    let path = query(
-        "changes",
-        &[("dry_run", flag(dry_run)), ("overwrite", flag(overwrite))],
-    );
     let extras = Extras {
         body: Some(body),
         ..Extras::default()
     };
-    let sent = client.send(Method::POST, &path, extras).await;
+    let sent = client.send(Method::POST, path, extras).await;
     let answer = sent.map_err(|error| match error.downcast::<Problem>() {
         Ok(problem) => anyhow!(problem.locate(&sources)),
         Err(error) => error,

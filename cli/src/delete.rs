@@ -6,8 +6,8 @@ use clap::Args;
 use hyper::Method;
 
 use crate::Verdict;
-use crate::apply::{WaitArgs, judge, revision};
-use crate::client::{Client, Extras, ServerArgs};
+use crate::apply::{ConfirmArgs, WaitArgs, judge, revision};
+use crate::client::{Client, Extras, ServerArgs, query};
 use crate::wait::wait;
 
 /// Deletes a resource, as it is when the command looks at it.
@@ -17,6 +17,8 @@ use crate::wait::wait;
 pub(crate) struct DeleteArgs {
     /// Its name.
     name: String,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -31,7 +33,8 @@ pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<Verdict> {
         if_match: etag.as_deref(),
         ..Extras::default()
     };
-    let answer = client.send(Method::DELETE, name.as_str(), extras).await?;
+    let path = query(name.as_str(), &[("confirm", args.confirm.confirm)]);
+    let answer = client.send(Method::DELETE, &path, extras).await?;
     eprintln!("deleted {name}");
     if !args.wait.wait {
         return Ok(Verdict::Good);

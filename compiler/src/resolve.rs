@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::Serialize;
+
 use crate::effective;
 use crate::finding::{Code, Finding, Origin, Traced};
 use crate::intent::{Binding, Cluster, Failover, Intent, Resource, Spec, Subset};
@@ -10,11 +12,14 @@ use crate::routes::{RoutedGateway, ServiceRule};
 use crate::selector::Selector;
 
 mod application;
+mod difference;
 mod gateway;
 mod reference;
 mod route;
 mod rules;
 mod workspace;
+
+pub use difference::{ResolvedChange, difference};
 
 /// Intent without its conflicts: every name in the world has at most one owner.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +32,7 @@ pub struct Resolved {
     pub gateways: BTreeMap<Fqn, Traced<RoutedGateway>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ResolvedWorkspace {
     /// Without those that somebody else holds.
     pub namespaces: Vec<Selector>,
@@ -37,7 +42,7 @@ pub struct ResolvedWorkspace {
 }
 
 /// A service route whose rules are in the order in which they are tried.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ResolvedRoute {
     /// The first of each name.
     pub subsets: Vec<Subset>,
@@ -79,6 +84,26 @@ impl Resolved {
             .iter()
             .find(|(_, workspace)| workspace.value.owns(cluster, namespace))
             .map(|(name, _)| name)
+    }
+
+    /// As if there were no workspaces but those within `node`.
+    pub fn only(&self, node: &Fqn) -> Resolved {
+        let within = |workspace: &Fqn| workspace.is_within(node);
+        Resolved {
+            clusters: self.clusters.clone(),
+            workspaces: (self.workspaces.iter())
+                .filter(|(name, _)| within(name))
+                .map(|(name, workspace)| (name.clone(), workspace.clone()))
+                .collect(),
+            routes: (self.routes.iter())
+                .filter(|((workspace, _), _)| within(workspace))
+                .map(|(key, route)| (key.clone(), route.clone()))
+                .collect(),
+            gateways: (self.gateways.iter())
+                .filter(|(_, gateway)| within(&gateway.value.workspace))
+                .map(|(name, gateway)| (name.clone(), gateway.clone()))
+                .collect(),
+        }
     }
 
     /// The services that a workspace has routes for.

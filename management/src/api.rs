@@ -17,21 +17,27 @@ use tombolo_runtime::shutdown::Shutdown;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use crate::approval::Leave;
 use crate::audit::{self, Outcome, Record, Verb};
+use crate::change_plan::PlanId;
 use crate::denial::Denials;
 use crate::mesh::Mesh;
 use crate::metrics::ApiMetrics;
 use crate::problem::Problem;
 use crate::store::Store;
+use crate::wish::{Order, Wish};
 use crate::writer::Writes;
 
+mod approvals;
 mod audits;
+mod behaviour;
 mod body;
 mod caller;
 mod changes;
 mod dry_run;
 mod effective;
 mod past;
+mod plans;
 mod resources;
 mod status;
 mod target;
@@ -56,6 +62,18 @@ pub(crate) struct App {
     pub(crate) shutdown: Shutdown,
 }
 
+impl App {
+    /// A wish to be written, that asks for a confirmation where it takes one.
+    fn order(&self, wish: Wish, plan: Option<PlanId>) -> Order {
+        Order {
+            wish,
+            plan,
+            mesh: Some(self.mesh.borrow().clone()),
+            leave: Leave::None,
+        }
+    }
+}
+
 /// What every request has, known caller or not.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestInfo {
@@ -68,6 +86,8 @@ pub(crate) fn router(app: App, health: Health) -> Router {
     let registry = app.metrics.registry().clone();
     Router::new()
         .route("/v1/changes", post(changes::write))
+        .route("/v1/plans", get(approvals::list).post(plans::make))
+        .route("/v1/plans/{id}", get(approvals::get).post(approvals::act))
         .route("/v1/audit", get(audits::list))
         .route("/v1/audit:verify", get(audits::verify))
         .route(

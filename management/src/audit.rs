@@ -68,6 +68,9 @@ pub enum Verb {
     IssueToken,
     RevokeToken,
     Adopt,
+    SubmitPlan,
+    ApprovePlan,
+    RejectPlan,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,6 +255,9 @@ impl fmt::Display for Verb {
             Verb::IssueToken => "issue-token",
             Verb::RevokeToken => "revoke-token",
             Verb::Adopt => "adopt",
+            Verb::SubmitPlan => "submit-plan",
+            Verb::ApprovePlan => "approve-plan",
+            Verb::RejectPlan => "reject-plan",
         })
     }
 }

@@ -111,6 +111,16 @@ impl Problem {
         }
     }
 
+    /// Adds sentences, each of which says one more thing that is to be known.
+    pub(crate) fn with_details(mut self, details: impl IntoIterator<Item = String>) -> Problem {
+        let item = |detail| Item {
+            detail,
+            ..Item::default()
+        };
+        self.errors.extend(details.into_iter().map(item));
+        self
+    }
+
     /// The whole answer, for the request of that id.
     pub(crate) fn render(&self, request_id: &str) -> Response {
         let body = Body {
@@ -178,10 +188,15 @@ impl From<Refusal> for Problem {
             Refusal::MatchRequired { .. } => (StatusCode::PRECONDITION_REQUIRED, "etag-required"),
             Refusal::HasChildren { .. } => (StatusCode::CONFLICT, "has-children"),
             Refusal::NoAdministrator => (StatusCode::CONFLICT, "no-administrator"),
+            Refusal::NeedsApproval { .. } => (StatusCode::CONFLICT, "needs-approval"),
+            Refusal::Protected { .. } => (StatusCode::CONFLICT, "protected"),
+            Refusal::InvariantBroken(_) => (StatusCode::CONFLICT, "invariant-broken"),
+            Refusal::WithdrawsMuch { .. } => (StatusCode::CONFLICT, "confirm"),
             Refusal::OverQuota(_) => (StatusCode::CONFLICT, "over-quota"),
             Refusal::Claimed(_) => (StatusCode::CONFLICT, "claimed"),
             Refusal::InUse(_) => (StatusCode::CONFLICT, "in-use"),
             Refusal::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            Refusal::PlanMoved { .. } => (StatusCode::PRECONDITION_FAILED, "plan-moved"),
             Refusal::CannotRollBack { .. } => (StatusCode::CONFLICT, "cannot-roll-back"),
         };
         let problem = Problem::new(status, code, refusal.to_string());

@@ -23,7 +23,7 @@ use crate::realm::RealmChange;
 use crate::snapshot::{Delta, Snapshot, Stored, etag};
 use crate::store::organization::Head;
 use crate::store::{self, Store, StoreError, Tx};
-use crate::wish::Wish;
+use crate::wish::{Order, Wish};
 
 /// How late a replica may learn what another one has committed.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -104,7 +104,7 @@ pub(crate) struct Writer {
 enum Job {
     Write {
         caller: Caller,
-        wish: Wish,
+        order: Order,
         /// Made on what was the latest when the request came; holds if that still is.
         prepared: Prepared,
         queued: Instant,
@@ -134,9 +134,9 @@ impl Writes {
     }
 
     /// Decides before the queue. Before a refusal, what other replicas have committed is looked at.
-    async fn prepare(&self, principal: &Principal, wish: &Wish) -> Result<Prepared, WriteError> {
+    async fn prepare(&self, principal: &Principal, order: &Order) -> Result<Prepared, WriteError> {
         let base = self.snapshot();
-        let refusal = match wish.prepare(&base, principal) {
+        let refusal = match order.prepare(&base, principal) {
             Ok(prepared) => return Ok(prepared),
             Err(refusal) => refusal,
         };
@@ -145,7 +145,7 @@ impl Writes {
             return Err(refusal.into());
         }
         let latest = self.catch_up().await?;
-        Ok(wish.prepare(&latest, principal)?)
+        Ok(order.prepare(&latest, principal)?)
     }
 
     /// Decides on what the database holds now, as a write would, and writes nothing.
@@ -157,12 +157,17 @@ impl Writes {
         Ok(wish.prepare(&base, principal)?)
     }
 
-    pub(crate) async fn write(&self, caller: Caller, wish: Wish) -> Result<Committed, WriteError> {
-        let prepared = self.prepare(&caller.principal, &wish).await?;
+    pub(crate) async fn write(
+        &self,
+        caller: Caller,
+        order: impl Into<Order>,
+    ) -> Result<Committed, WriteError> {
+        let order = order.into();
+        let prepared = self.prepare(&caller.principal, &order).await?;
         let (done, answer) = oneshot::channel();
         self.send(Job::Write {
             caller,
-            wish,
+            order,
             prepared,
             queued: Instant::now(),
             done,
@@ -279,7 +284,7 @@ impl Writer {
         match job {
             Job::Write {
                 caller,
-                wish,
+                order,
                 prepared,
                 queued,
                 done,
@@ -287,7 +292,7 @@ impl Writer {
                 let result = if queued.elapsed() > QUEUED_TIME_MAX {
                     Err(WriteError::Busy)
                 } else {
-                    in_time(Box::pin(self.write(&caller, &wish, prepared))).await
+                    in_time(Box::pin(self.write(&caller, &order, prepared))).await
                 };
                 self.observe(result.as_ref().err());
                 // A caller that is gone has lost its answer, not its write.
@@ -320,7 +325,7 @@ impl Writer {
     async fn write(
         &mut self,
         caller: &Caller,
-        wish: &Wish,
+        order: &Order,
         prepared: Prepared,
     ) -> Result<Committed, WriteError> {
         let mut tx = self.store.begin_as(&caller.principal).await?;
@@ -330,7 +335,7 @@ impl Writer {
         let prepared = if Arc::ptr_eq(&base, &prepared.base) {
             prepared
         } else {
-            wish.prepare(&base, &caller.principal)?
+            order.prepare(&base, &caller.principal)?
         };
         if prepared.changes_nothing() {
             return Ok(Committed {
@@ -339,7 +344,7 @@ impl Writer {
             });
         }
         let (tx, version, delta) =
-            write_steps(&self.store, tx, &head, caller, &prepared, &wish.reason()).await?;
+            write_steps(&self.store, tx, &head, caller, &prepared, &order.reason()).await?;
         store::commit(tx).await.map_err(WriteError::Uncertain)?;
         let next = Arc::new(base.advance(version, delta, Some(prepared.judged)));
         self.snapshots.send_replace(next.clone());

@@ -4,6 +4,7 @@
 use super::Tree;
 use crate::finding::{Code, Finding};
 use crate::intent::Spec;
+use crate::invariant::misnamed;
 use crate::name::{Fqn, Kind};
 
 pub(super) fn check(tree: &Tree<'_>, findings: &mut Vec<Finding>) {
@@ -20,6 +21,10 @@ pub(super) fn check(tree: &Tree<'_>, findings: &mut Vec<Finding>) {
                     );
                     Finding::error(name, "spec.tenants", Code::UnknownTenant, message)
                 }));
+            }
+            Spec::Invariant(invariant) => {
+                let finding = |message| Finding::error(name, "spec", Code::OutOfReach, message);
+                findings.extend(misnamed(invariant).map(finding));
             }
             _ => {}
         }

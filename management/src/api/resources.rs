@@ -13,7 +13,7 @@ use tombolo_compiler::name::{Fqn, Label};
 use super::body::Body;
 use super::caller::Bearer;
 use super::target::{Collection, PastQuestion, Target};
-use super::{App, Params, dry_run, effective, past, status};
+use super::{App, Params, dry_run, effective, past, plans, status};
 use crate::audit::Verb;
 use crate::change::{Change, ChangeVerb, IfMatch};
 use crate::document::{self, Document};
@@ -47,7 +47,9 @@ pub(crate) struct GetParams {
 #[serde(deny_unknown_fields)]
 pub(crate) struct WriteParams {
     #[serde(default)]
-    dry_run: bool,
+    pub(crate) dry_run: bool,
+    /// The plan of a write that was asked to be confirmed.
+    pub(crate) confirm: Option<String>,
 }
 
 pub(crate) async fn get_or_list(
@@ -91,7 +93,7 @@ pub(crate) async fn create(
         Target::Collection(collection) => collection,
         Target::Adopt(name) => return adopt(&app, caller, &name).await,
         Target::Past(PastQuestion::Rollback, name) => {
-            return past::roll_back(&app, caller, &name, &body, params.dry_run).await;
+            return past::roll_back(&app, caller, &name, &body, &params).await;
         }
         other => {
             let detail = match other.name() {
@@ -199,11 +201,9 @@ async fn write(
             .map_err(of_write)?;
         return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
     }
-    let committed = app
-        .writes
-        .write(caller, vec![change].into())
-        .await
-        .map_err(of_write)?;
+    let plan = plans::required(&HeaderMap::new(), params.confirm.as_deref())?;
+    let order = app.order(vec![change].into(), plan);
+    let committed = app.writes.write(caller, order).await.map_err(of_write)?;
     tracing::Span::current().record("revision", committed.snapshot.version.revision);
     Ok(answer(&committed))
 }

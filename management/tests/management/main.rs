@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod approvals;
 mod audits;
 mod backup;
 mod bad_input;
@@ -10,6 +11,7 @@ mod concurrency;
 mod feed;
 mod outage;
 mod past;
+mod plans;
 mod replicas;
 mod second_wall;
 mod settings;
