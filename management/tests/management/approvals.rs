@@ -98,7 +98,7 @@ async fn a_change_below_a_policy_waits_for_another_person() {
     assert_eq!(team.ann.get(SHOP).await.json()["description"], "together");
     let audit = team
         .ann
-        .get(&format!("audit?name={SHOP}&pageSize=3"))
+        .get(&format!("audit?name={SHOP}&outcome=done&pageSize=3"))
         .await
         .json();
     let told: Vec<(&str, &str)> = audit["items"]
