@@ -41,6 +41,9 @@ pub(crate) struct ApplyArgs {
     /// Update what exists whatever it is now.
     #[arg(long, env = "TOMBOLO_OVERWRITE")]
     overwrite: bool,
+    /// Keep security that no plane enforces yet; it protects nothing until one does.
+    #[arg(long, env = "TOMBOLO_ALLOW_UNENFORCED")]
+    allow_unenforced: bool,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -59,9 +62,22 @@ pub(crate) struct WaitArgs {
     pub(crate) timeout: Duration,
 }
 
+/// How the server is to take a transaction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flags {
+    pub(crate) dry_run: bool,
+    pub(crate) overwrite: bool,
+    pub(crate) allow_unenforced: bool,
+}
+
 pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
-    let answer = post(&client, &args.files, args.dry_run, args.overwrite).await?;
+    let flags = Flags {
+        dry_run: args.dry_run,
+        overwrite: args.overwrite,
+        allow_unenforced: args.allow_unenforced,
+    };
+    let answer = post(&client, &args.files, flags).await?;
     print(args.output.output, &answer, describe)?;
     if args.dry_run || !args.wait.wait {
         return Ok(Verdict::Good);
@@ -72,17 +88,16 @@ pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<Verdict> {
 }
 
 /// Sends the documents of `files` as one transaction.
-pub(crate) async fn post(
-    client: &Client,
-    files: &[PathBuf],
-    dry_run: bool,
-    overwrite: bool,
-) -> anyhow::Result<Value> {
+pub(crate) async fn post(client: &Client, files: &[PathBuf], flags: Flags) -> anyhow::Result<Value> {
     let (body, sources) = documents::read(files)?.into_body();
     let flag = |set: bool| set.then(|| "true".to_owned());
     let path = query(
         "changes",
-        &[("dry_run", flag(dry_run)), ("overwrite", flag(overwrite))],
+        &[
+            ("dry_run", flag(flags.dry_run)),
+            ("overwrite", flag(flags.overwrite)),
+            ("allowUnenforced", flag(flags.allow_unenforced)),
+        ],
     );
     let extras = Extras {
         body: Some(body),

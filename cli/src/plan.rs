@@ -8,7 +8,7 @@ use serde_json::Value;
 use tombolo_compiler::name::Fqn;
 
 use crate::Verdict;
-use crate::apply::post;
+use crate::apply::{Flags, post};
 use crate::client::{Client, ServerArgs};
 use crate::output::{OutputArgs, items, print, table, text};
 
@@ -27,6 +27,9 @@ pub(crate) struct PlanArgs {
         value_name = "FILE|DIR|-"
     )]
     files: Vec<PathBuf>,
+    /// As for `tombolo apply`: keep security that no plane enforces yet.
+    #[arg(long, env = "TOMBOLO_ALLOW_UNENFORCED")]
+    allow_unenforced: bool,
     /// Exit with 2 if anything would change.
     #[arg(long, env = "TOMBOLO_DETAILED_EXITCODE")]
     detailed_exitcode: bool,
@@ -38,7 +41,12 @@ pub(crate) struct PlanArgs {
 
 pub(crate) async fn run(args: PlanArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
-    let answer = post(&client, &args.files, true, true).await?;
+    let flags = Flags {
+        dry_run: true,
+        overwrite: true,
+        allow_unenforced: args.allow_unenforced,
+    };
+    let answer = post(&client, &args.files, flags).await?;
     print(args.output.output, &answer, describe)?;
     let changes = !changed_names(&answer)?.is_empty();
     Ok(if args.detailed_exitcode && changes {

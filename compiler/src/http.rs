@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::name::Label;
@@ -80,7 +81,7 @@ impl fmt::Display for Span {
 }
 
 /// One rule: what it matches, where that goes. No matches means every request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct HttpRule<B> {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -93,7 +94,7 @@ pub struct HttpRule<B> {
 }
 
 /// All of its parts must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HttpMatch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,7 +103,7 @@ pub struct HttpMatch {
     pub headers: BTreeSet<HeaderMatch>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", content = "value", deny_unknown_fields)]
 pub enum PathMatch {
     Exact(Path),
@@ -110,7 +111,7 @@ pub enum PathMatch {
     PathPrefix(Path),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct HeaderMatch {
     pub name: HeaderName,
@@ -127,7 +128,7 @@ pub struct Path(String);
 #[serde(try_from = "String", into = "String")]
 pub struct HeaderName(String);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Timeouts {
     /// For the whole request with its retries.
@@ -135,7 +136,7 @@ pub struct Timeouts {
 }
 
 /// Retries of every method, also those that are not idempotent: the user asked for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Retry {
     /// How many times after the first try; at most 10.
@@ -157,14 +158,14 @@ pub struct StatusCode(u16);
 pub struct Attempts(u32);
 
 /// More than ten tries of one request is a storm, not a retry.
-const ATTEMPTS_MAX: u32 = 10;
+pub(crate) const ATTEMPTS_MAX: u32 = 10;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0} retries is more than {ATTEMPTS_MAX}")]
 pub struct TooManyAttempts(u32);
 
 /// A backend of a gateway rule: a service of the gateway's own workspace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceBackend {
     pub namespace: Label,
@@ -177,7 +178,7 @@ pub struct ServiceBackend {
 }
 
 /// A backend of a service route: one of the subsets that the route declares.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SubsetBackend {
     pub subset: Label,

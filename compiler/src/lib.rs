@@ -18,6 +18,7 @@ pub mod report;
 pub mod resolve;
 pub mod roll_up;
 pub mod routes;
+pub mod schema;
 pub mod selector;
 pub mod setting;
 pub mod url;

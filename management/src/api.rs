@@ -33,6 +33,7 @@ mod dry_run;
 mod effective;
 mod past;
 mod resources;
+mod schemas;
 mod status;
 mod target;
 mod tokens;
@@ -68,6 +69,8 @@ pub(crate) fn router(app: App, health: Health) -> Router {
     let registry = app.metrics.registry().clone();
     Router::new()
         .route("/v1/changes", post(changes::write))
+        .route("/v1/schemas", get(schemas::list))
+        .route("/v1/schemas/{kind}", get(schemas::get))
         .route("/v1/audit", get(audits::list))
         .route("/v1/audit:verify", get(audits::verify))
         .route(

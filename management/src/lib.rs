@@ -21,6 +21,7 @@ mod snapshot;
 mod store;
 mod token;
 mod wish;
+mod unenforced;
 mod writer;
 
 pub use server::{Config, ManagementError, Running, run, start};
