@@ -7,13 +7,14 @@ use serde_json::{Map, Value, json};
 
 use crate::intent;
 use crate::name::{FQN_BYTES_MAX, Kind};
+use crate::roll_up::Status;
 
 mod text;
 
 /// Where the schemas that others refer to stand, in a document of many schemas.
 pub const COMPONENTS: &str = "/components/schemas";
 
-/// Schemas that refer to each other, by name: one per kind, and what these are made of.
+/// Schemas that refer to each other, by name: one per kind, the status of a resource, and what these are made of.
 pub fn components() -> Map<String, Value> {
     let settings = SchemaSettings::draft2020_12().with(|settings| {
         settings.definitions_path = COMPONENTS.into();
@@ -24,6 +25,7 @@ pub fn components() -> Map<String, Value> {
         .into_iter()
         .map(|kind| (kind.to_string(), resource(kind, &mut generator)))
         .collect();
+    generator.subschema_for::<Status>();
     let mut components = generator.take_definitions(true);
     for (name, schema) in kinds {
         let held = components.insert(name, schema);

@@ -1,4 +1,4 @@
-//! The REST API. The router below is its table of contents; the body of each request is decided by the pure modules.
+//! The REST API. `endpoint` is its table of contents; the body of each request is decided by the pure modules.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,7 +8,6 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{delete, get, post};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tombolo_compiler::name::Fqn;
@@ -25,12 +24,15 @@ use crate::problem::Problem;
 use crate::store::Store;
 use crate::writer::Writes;
 
+mod answer;
 mod audits;
 mod body;
 mod caller;
 mod changes;
 mod dry_run;
 mod effective;
+mod endpoint;
+mod openapi;
 mod past;
 mod resources;
 mod schemas;
@@ -67,27 +69,7 @@ pub(crate) struct RequestInfo {
 
 pub(crate) fn router(app: App, health: Health) -> Router {
     let registry = app.metrics.registry().clone();
-    Router::new()
-        .route("/v1/changes", post(changes::write))
-        .route("/v1/schemas", get(schemas::list))
-        .route("/v1/schemas/{kind}", get(schemas::get))
-        .route("/v1/audit", get(audits::list))
-        .route("/v1/audit:verify", get(audits::verify))
-        .route(
-            "/v1/organizations/{organization}/users/{user}/tokens",
-            get(tokens::list).post(tokens::issue),
-        )
-        .route(
-            "/v1/organizations/{organization}/users/{user}/tokens/{id}",
-            delete(tokens::revoke),
-        )
-        .route(
-            "/v1/{*target}",
-            get(resources::get_or_list)
-                .post(resources::create)
-                .put(resources::update)
-                .delete(resources::delete),
-        )
+    endpoint::router(&endpoint::table())
         .fallback(no_such_page)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(app.clone(), frame))

@@ -16,6 +16,33 @@ use crate::store::StoreError;
 use crate::unenforced::Unenforced;
 use crate::writer::WriteError;
 
+/// By status, the stable words of all problems.
+pub(crate) const PROBLEMS: &[(u16, &[&str])] = &[
+    (400, &["malformed", "named-twice"]),
+    (401, &["unauthenticated"]),
+    (403, &["denied"]),
+    (404, &["not-found"]),
+    (405, &["method"]),
+    (
+        409,
+        &[
+            "exists",
+            "has-children",
+            "claimed",
+            "in-use",
+            "no-administrator",
+            "over-quota",
+        ],
+    ),
+    (412, &["stale"]),
+    (413, &["too-large"]),
+    (415, &["media-type"]),
+    (422, &["invalid", "not-enforced"]),
+    (428, &["etag-required"]),
+    (500, &["internal"]),
+    (503, &["unavailable"]),
+];
+
 /// For a caller to wait before it tries again.
 const RETRY_AFTER_S: u16 = 1;
 

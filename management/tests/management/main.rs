@@ -7,6 +7,7 @@ mod backup;
 mod bad_input;
 mod central;
 mod concurrency;
+mod contract;
 mod feed;
 mod kinds;
 mod outage;

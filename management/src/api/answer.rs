@@ -1,0 +1,268 @@
+//! Schemas of what is sent and answered beside resources, as the handlers write it. A test compares the running server's
+//! answers with them, and none of them allows a field that it does not name.
+
+use serde_json::{Map, Value, json};
+
+/// By name.
+pub(crate) fn schemas() -> Map<String, Value> {
+    let schemas = [
+        ("Problem", problem()),
+        ("DryRun", dry_run()),
+        ("ChangeSet", change_set()),
+        ("Changed", changed()),
+        (
+            "Deleted",
+            closed(
+                json!({"name": text(), "revision": count()}),
+                &["name", "revision"],
+            ),
+        ),
+        (
+            "Adopted",
+            closed(
+                json!({"name": text(), "epoch": count(), "revision": count()}),
+                &["name", "epoch", "revision"],
+            ),
+        ),
+        (
+            "StatusOfName",
+            closed(
+                json!({"name": text(), "revision": count(), "status": reference("Status")}),
+                &["name", "revision", "status"],
+            ),
+        ),
+        (
+            "Schemas",
+            closed(
+                json!({"items": list(closed(
+                    json!({"kind": text(), "collection": text(), "schema": text()}),
+                    &["kind", "collection", "schema"],
+                ))}),
+                &["items"],
+            ),
+        ),
+        (
+            "JsonSchema",
+            json!({"type": "object", "required": ["$schema", "$id", "title", "properties", "examples"]}),
+        ),
+        (
+            "OpenApiDocument",
+            json!({"type": "object", "required": ["openapi", "info", "paths", "components"]}),
+        ),
+        ("AuditRecord", audit_record()),
+        ("AuditPage", page(reference("AuditRecord"), &["items"])),
+        ("AuditVerdict", audit_verdict()),
+        ("Token", token(json!({}), &["id", "createTime"])),
+        (
+            "IssuedToken",
+            token(json!({ "token": text() }), &["id", "createTime", "token"]),
+        ),
+        (
+            "Tokens",
+            closed(json!({"items": list(reference("Token"))}), &["items"]),
+        ),
+        (
+            "TokenWish",
+            closed(json!({"description": text(), "expireTime": time()}), &[]),
+        ),
+        ("RevokedToken", closed(json!({ "id": uuid() }), &["id"])),
+    ];
+    schemas
+        .into_iter()
+        .map(|(name, schema)| (name.to_owned(), schema))
+        .collect()
+}
+
+/// A page of resources of one kind, all of one revision.
+pub(crate) fn page_of(kind: &str) -> Value {
+    let mut page = page(reference(kind), &["items", "revision"]);
+    page["properties"]["revision"] = count();
+    page
+}
+
+pub(crate) fn reference(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+fn page(item: Value, required: &[&str]) -> Value {
+    closed(json!({"items": list(item), "nextPageToken": text()}), required)
+}
+
+/// RFC 9457.
+fn problem() -> Value {
+    let error = closed(
+        json!({
+            "pointer": {"type": "string", "description": "RFC 6901, into the body of the request."},
+            "detail": text(),
+            "resource": text(),
+            "code": reference("Code"),
+        }),
+        &["detail"],
+    );
+    let mut problem = closed(
+        json!({
+            "type": {
+                "type": "string",
+                "pattern": "^urn:tombolo:problem:[a-z-]+$",
+                "description": "Stable, for programs.",
+            },
+            "title": text(),
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "detail": {"type": "string", "description": "For people: the object, and what to do."},
+            "instance": {"type": "string", "pattern": "^urn:tombolo:request:"},
+            "errors": list(error),
+        }),
+        &["type", "title", "status", "detail", "instance"],
+    );
+    problem["description"] = json!("What went wrong (RFC 9457).");
+    problem
+}
+
+fn dry_run() -> Value {
+    let change = closed(
+        json!({"name": text(), "action": action(), "before": {"type": "object"}, "after": {"type": "object"}}),
+        &["name", "action"],
+    );
+    let any = json!({"type": ["object", "null"]});
+    let route = closed(
+        json!({"route": text(), "action": action(), "before": any, "after": any}),
+        &["route", "action", "before", "after"],
+    );
+    closed(
+        json!({
+            "dryRun": {"type": "boolean", "const": true},
+            "revision": count(),
+            "changes": list(change),
+            "routes": {"type": "object", "additionalProperties": list(route)},
+            "routesHidden": count(),
+            "findings": list(reference("Finding")),
+        }),
+        &[
+            "dryRun",
+            "revision",
+            "changes",
+            "routes",
+            "routesHidden",
+            "findings",
+        ],
+    )
+}
+
+fn change_set() -> Value {
+    let op = |ops: &[&str], more: (&str, Value), required: &[&str]| {
+        closed(
+            json!({"op": {"type": "string", "enum": ops}, more.0: more.1, "etag": text()}),
+            required,
+        )
+    };
+    let resource = json!({"type": "object", "required": ["name"]});
+    let write = op(
+        &["create", "update", "apply"],
+        ("resource", resource.clone()),
+        &["op", "resource"],
+    );
+    let delete = op(&["delete"], ("name", text()), &["op", "name"]);
+    let changes = closed(
+        json!({"changes": list(json!({"anyOf": [write, delete]}))}),
+        &["changes"],
+    );
+    json!({
+        "description": "Resources to create or update, or a list of changes.",
+        "anyOf": [list(resource.clone()), changes, resource],
+    })
+}
+
+fn changed() -> Value {
+    let change = closed(
+        json!({"name": text(), "action": action(), "etag": text(), "revision": count()}),
+        &["name", "action"],
+    );
+    closed(
+        json!({"revision": count(), "changes": list(change)}),
+        &["revision", "changes"],
+    )
+}
+
+fn audit_record() -> Value {
+    let state = json!({"type": "object"});
+    closed(
+        json!({
+            "time": time(),
+            "actor": text(),
+            "verb": text(),
+            "name": text(),
+            "outcome": {"type": "string", "enum": ["done", "denied", "unauthenticated"]},
+            "source": text(),
+            "requestId": text(),
+            "revision": count(),
+            "reason": text(),
+            "before": state,
+            "after": state,
+            "dropped": count(),
+            "chain": {"type": "string", "enum": ["writes", "denials"]},
+            "sequence": count(),
+            "hash": text(),
+            "unreadable": {"type": "boolean"},
+        }),
+        &["chain", "sequence", "hash"],
+    )
+}
+
+fn audit_verdict() -> Value {
+    let chain = closed(
+        json!({
+            "chain": text(),
+            "records": count(),
+            "hash": text(),
+            "broken": {"type": ["object", "string", "null"]},
+        }),
+        &["chain", "records", "hash", "broken"],
+    );
+    closed(
+        json!({"ok": {"type": "boolean"}, "chains": list(chain)}),
+        &["ok", "chains"],
+    )
+}
+
+fn token(more: Value, required: &[&str]) -> Value {
+    let mut fields = json!({
+        "id": uuid(),
+        "description": text(),
+        "createTime": time(),
+        "expireTime": time(),
+        "revokeTime": time(),
+    });
+    if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+        fields.extend(more);
+    }
+    closed(fields, required)
+}
+
+/// An object with these fields and no others.
+fn closed(properties: Value, required: &[&str]) -> Value {
+    json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
+}
+
+fn list(items: Value) -> Value {
+    json!({"type": "array", "items": items})
+}
+
+fn action() -> Value {
+    json!({"type": "string", "enum": ["create", "update", "delete", "unchanged"]})
+}
+
+fn text() -> Value {
+    json!({"type": "string"})
+}
+
+fn count() -> Value {
+    json!({"type": "integer", "minimum": 0})
+}
+
+fn time() -> Value {
+    json!({"type": "string", "format": "date-time"})
+}
+
+fn uuid() -> Value {
+    json!({"type": "string", "format": "uuid"})
+}
