@@ -177,7 +177,10 @@ impl Kind {
 
     /// Whether a node has it at most once, with the leaf [`ATTACHED`].
     pub fn is_attached(self) -> bool {
-        matches!(self, Kind::TrafficSetting | Kind::SecuritySetting)
+        matches!(
+            self,
+            Kind::TrafficSetting | Kind::SecuritySetting | Kind::NetworkReachability
+        )
     }
 
     /// Whether central needs it: what is about writing, and not about traffic, never leaves the management plane.

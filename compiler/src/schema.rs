@@ -5,9 +5,9 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use crate::intent;
 use crate::name::{FQN_BYTES_MAX, Kind};
 use crate::roll_up::Status;
+use crate::{intent, setting};
 
 mod text;
 
@@ -68,6 +68,9 @@ pub fn example(kind: Kind) -> Value {
         Kind::ExternalService => include_str!("schema/examples/external_service.json"),
         Kind::NetworkReachability => include_str!("schema/examples/network_reachability.json"),
         Kind::Quota => include_str!("schema/examples/quota.json"),
+        Kind::TrafficSetting => include_str!("schema/examples/traffic_setting.json"),
+        Kind::SecuritySetting => include_str!("schema/examples/security_setting.json"),
+        Kind::ServiceSecuritySetting => include_str!("schema/examples/service_security_setting.json"),
     };
     serde_json::from_str(text).expect("invariant: the examples are JSON, as a test reads all of them")
 }
@@ -91,6 +94,9 @@ fn spec(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
         Kind::ExternalService => intent::ExternalService::json_schema(generator),
         Kind::NetworkReachability => intent::NetworkReachability::json_schema(generator),
         Kind::Quota => intent::Quota::json_schema(generator),
+        Kind::TrafficSetting => setting::TrafficSetting::json_schema(generator),
+        Kind::SecuritySetting => setting::SecuritySetting::json_schema(generator),
+        Kind::ServiceSecuritySetting => setting::ServiceSecuritySetting::json_schema(generator),
     }
 }
 

@@ -1,9 +1,10 @@
 //! The REST API. `endpoint` is its table of contents; the body of each request is decided by the pure modules.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -18,6 +19,7 @@ use uuid::Uuid;
 
 use crate::audit::{self, Outcome, Record, Verb};
 use crate::denial::Denials;
+use crate::limit::{Allowance, Limits};
 use crate::mesh::Mesh;
 use crate::metrics::ApiMetrics;
 use crate::problem::Problem;
@@ -39,6 +41,7 @@ mod schemas;
 mod status;
 mod target;
 mod tokens;
+mod watching;
 
 pub(crate) use body::Params;
 
@@ -55,6 +58,7 @@ pub(crate) struct App {
     pub(crate) denials: Denials,
     pub(crate) mesh: watch::Receiver<Arc<Mesh>>,
     pub(crate) metrics: ApiMetrics,
+    pub(crate) limits: Limits,
     /// Ends those who wait.
     pub(crate) shutdown: Shutdown,
 }
@@ -65,6 +69,8 @@ pub(crate) struct RequestInfo {
     pub(crate) id: String,
     /// The address that it came from.
     pub(crate) source: String,
+    /// What is left to the principal, once it is known.
+    pub(crate) allowance: Arc<OnceLock<Allowance>>,
 }
 
 pub(crate) fn router(app: App, health: Health) -> Router {
@@ -100,6 +106,7 @@ async fn frame(
     let info = RequestInfo {
         id: request_id(&request),
         source: peer.ip().to_string(),
+        allowance: Arc::default(),
     };
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let span = tracing::info_span!(
@@ -109,6 +116,7 @@ async fn frame(
         revision = tracing::field::Empty
     );
     request.extensions_mut().insert(info.clone());
+    let seen = request.headers().get(header::IF_NONE_MATCH).cloned();
     let started = Instant::now();
     let _in_flight = app.metrics.begin();
     let response = next.run(request).instrument(span.clone()).await;
@@ -126,6 +134,15 @@ async fn frame(
             rendered
         }
     };
+    if method == Method::GET && seen.is_some_and(|seen| is_seen(&seen, &response)) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.body_mut() = Body::empty();
+        response.headers_mut().remove(header::CONTENT_TYPE);
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+    if let Some(allowance) = info.allowance.get() {
+        allowance.tell(response.headers_mut());
+    }
     if let Ok(id) = HeaderValue::from_str(&info.id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -142,6 +159,19 @@ async fn frame(
         );
     });
     response
+}
+
+/// Whether the answer has one of the ETags that the caller has seen (RFC 9110, section 13.1.2).
+fn is_seen(seen: &HeaderValue, response: &Response) -> bool {
+    let etag = response
+        .headers()
+        .get(header::ETAG)
+        .and_then(|etag| etag.to_str().ok());
+    let seen = seen.to_str().unwrap_or_default().split(',').map(str::trim);
+    etag.is_some_and(|etag| {
+        seen.map(|seen| seen.trim_start_matches("W/"))
+            .any(|seen| seen == "*" || seen == etag)
+    })
 }
 
 fn request_id(request: &Request) -> String {

@@ -10,6 +10,7 @@ pub mod embedded;
 mod feed;
 mod history;
 pub mod iam;
+mod limit;
 mod mesh;
 mod metrics;
 mod problem;
@@ -20,8 +21,8 @@ mod server;
 mod snapshot;
 mod store;
 mod token;
-mod wish;
 mod unenforced;
+mod wish;
 mod writer;
 
 pub use server::{Config, ManagementError, Running, run, start};

@@ -6,8 +6,14 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 use uuid::Uuid;
+
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+/// In whole seconds.
+const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 
 /// Principals that are remembered; when there are more, those whose bucket is full again are forgotten.
 const BUCKETS_MAX: usize = 10_000;
@@ -71,6 +77,16 @@ impl Limits {
     }
 }
 
+impl Allowance {
+    /// Sets the `RateLimit-*` headers.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+        let reset_s = self.reset.as_secs_f64().ceil() as u64;
+        headers.insert(LIMIT, self.limit.into());
+        headers.insert(REMAINING, self.remaining.into());
+        headers.insert(RESET, reset_s.into());
+    }
+}
+
 impl Bucket {
     fn filled(self, rate: f64, now: Instant) -> f64 {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
@@ -97,11 +113,18 @@ mod tests {
         let refused = limits.take(ann, start);
         assert!(!refused.allowed);
         assert_eq!(refused.reset, Duration::from_secs(1));
-        assert!(limits.take(bob, start).allowed, "another one has a bucket of its own");
+        assert!(
+            limits.take(bob, start).allowed,
+            "another one has a bucket of its own"
+        );
         assert!(!limits.take(ann, after(99)).allowed);
         assert!(limits.take(ann, after(100)).allowed);
         assert!(!limits.take(ann, after(101)).allowed);
-        assert_eq!(limits.take(ann, after(9000)).remaining, 9, "no more is saved up than the limit");
+        assert_eq!(
+            limits.take(ann, after(9000)).remaining,
+            9,
+            "no more is saved up than the limit"
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,7 @@ use crate::denial::Denials;
 use crate::embedded::{EmbeddedError, EmbeddedPostgres};
 use crate::feed::Feed;
 use crate::iam::Principal;
+use crate::limit::Limits;
 use crate::metrics::ApiMetrics;
 use crate::report_history;
 use crate::snapshot::Snapshot;
@@ -48,6 +50,8 @@ pub struct Config {
     /// Where the private Postgres lives when there is no `database_url`.
     pub data_dir: PathBuf,
     pub database_url: Option<String>,
+    /// Of one principal, per second.
+    pub requests_max: NonZeroU32,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +158,7 @@ pub async fn start(config: Config) -> Result<Running, ManagementError> {
         denials,
         mesh: feed.mesh(),
         metrics: metrics.clone(),
+        limits: Limits::new(config.requests_max),
         shutdown: shutdown.clone(),
     };
 

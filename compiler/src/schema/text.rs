@@ -11,6 +11,7 @@ use crate::name::{
     ServiceId, TrustDomain,
 };
 use crate::selector::Selector;
+use crate::setting::PrincipalPattern;
 use crate::url::{Digest, HttpsUrl, ModuleUrl, URL_BYTES_MAX};
 
 /// Gives a type the schema that is written out.
@@ -83,6 +84,12 @@ schema!(
 schema!(
     Selector,
     "description": "`cluster/namespace`, where each side is a name, `prefix*` or `*`.",
+    "type": "string",
+    "pattern": "^[a-z0-9-]*\\*?/[a-z0-9-]*\\*?$"
+);
+schema!(
+    PrincipalPattern,
+    "description": "Workload identities: `namespace/account`, where each side is a name, `prefix*` or `*`.",
     "type": "string",
     "pattern": "^[a-z0-9-]*\\*?/[a-z0-9-]*\\*?$"
 );

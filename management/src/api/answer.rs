@@ -49,6 +49,14 @@ pub(crate) fn schemas() -> Map<String, Value> {
             "OpenApiDocument",
             json!({"type": "object", "required": ["openapi", "info", "paths", "components"]}),
         ),
+        (
+            "RollbackWish",
+            closed(json!({ "revision": count() }), &["revision"]),
+        ),
+        ("Effective", effective()),
+        ("History", page(history_entry(), &["items"])),
+        ("Differences", differences()),
+        ("Compiled", compiled()),
         ("AuditRecord", audit_record()),
         ("AuditPage", page(reference("AuditRecord"), &["items"])),
         ("AuditVerdict", audit_verdict()),
@@ -180,6 +188,89 @@ fn changed() -> Value {
     closed(
         json!({"revision": count(), "changes": list(change)}),
         &["revision", "changes"],
+    )
+}
+
+fn origin() -> Value {
+    closed(
+        json!({"resource": text(), "field": text(), "lost": list(text())}),
+        &["resource"],
+    )
+}
+
+fn effective() -> Value {
+    let field = closed(
+        json!({
+            "field": text(),
+            "value": true,
+            "origin": origin(),
+            "with": list(origin()),
+            "notEnforced": text(),
+        }),
+        &["field", "value"],
+    );
+    closed(
+        json!({"name": text(), "revision": count(), "fields": list(field), "service": text()}),
+        &["name", "revision", "fields"],
+    )
+}
+
+fn history_entry() -> Value {
+    closed(
+        json!({
+            "name": text(),
+            "revision": count(),
+            "action": action(),
+            "uid": uuid(),
+            "actor": text(),
+            "time": time(),
+            "etag": text(),
+        }),
+        &["name", "revision", "action", "uid", "actor", "time"],
+    )
+}
+
+fn differences() -> Value {
+    let state = json!({"type": "object"});
+    let change = closed(
+        json!({
+            "name": text(),
+            "action": action(),
+            "before": state,
+            "after": state,
+            "recreated": {"type": "boolean"},
+        }),
+        &["name", "action"],
+    );
+    closed(
+        json!({"name": text(), "from": count(), "to": count(), "changes": list(change)}),
+        &["name", "from", "to", "changes"],
+    )
+}
+
+fn compiled() -> Value {
+    let by_cluster = |of: Value| json!({"type": "object", "additionalProperties": of});
+    let report = closed(
+        json!({"source": {"type": "string", "enum": ["stored", "present"]}, "since": time(), "hash": text()}),
+        &["source"],
+    );
+    closed(
+        json!({
+            "name": text(),
+            "revision": count(),
+            "reports": by_cluster(report),
+            "routes": by_cluster(json!({"type": "object"})),
+            "routesHidden": count(),
+            "findings": list(reference("Finding")),
+        }),
+        &[
+            "name",
+            "revision",
+            "reports",
+            "routes",
+            "routesHidden",
+            "findings",
+        ],
     )
 }
 

@@ -35,7 +35,8 @@ pub(crate) enum Place {
     At(&'static str),
     /// At the name of every resource, with this after it.
     Resource(&'static str),
-    ResourceOf(Kind, &'static str),
+    /// As before, of these kinds only.
+    ResourceOf(&'static [Kind], &'static str),
     /// At every collection.
     Collection,
 }
@@ -54,9 +55,10 @@ pub(crate) enum Access {
 /// What a body looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shape {
+    Nothing,
     /// The kind that the path names.
     Resource,
-    /// A page of that kind.
+    /// A page of that kind, or its changes as events.
     Page,
     /// One of `openapi::components`.
     Named(&'static str),
@@ -64,6 +66,14 @@ pub(crate) enum Shape {
     OrDryRun(&'static Shape),
 }
 
+/// The nodes that settings attach to.
+const SETTABLE: &[Kind] = &[
+    Kind::Organization,
+    Kind::Tenant,
+    Kind::Workspace,
+    Kind::TrafficGroup,
+    Kind::SecurityGroup,
+];
 const WRITE: &[&str] = &["dry_run", "allowUnenforced"];
 const WRITE_OF_SEEN: &[&str] = &["dry_run", "allowUnenforced", "If-Match"];
 
@@ -76,9 +86,9 @@ pub(crate) fn table() -> Vec<Endpoint> {
             summary: "The resource, with its ETag.",
             access: Access::Decided,
             audit: None,
-            parameters: &[],
+            parameters: &["revision", "If-None-Match"],
             takes: None,
-            answers: &[(200, Shape::Resource)],
+            answers: &[(200, Shape::Resource), (304, Shape::Nothing)],
             serve: || get(resources::get_or_list),
         },
         Endpoint {
@@ -109,10 +119,10 @@ pub(crate) fn table() -> Vec<Endpoint> {
             method: Method::GET,
             place: Place::Collection,
             id: "list",
-            summary: "Those resources that the caller may read, in the order of their names.",
+            summary: "Those resources that the caller may read, in the order of their names, or what changes among them.",
             access: Access::Filtered,
             audit: None,
-            parameters: &["pageSize", "pageToken"],
+            parameters: &["pageSize", "pageToken", "watch", "revision"],
             takes: None,
             answers: &[(200, Shape::Page)],
             serve: || get(resources::get_or_list),
@@ -154,8 +164,68 @@ pub(crate) fn table() -> Vec<Endpoint> {
             serve: || get(resources::get_or_list),
         },
         Endpoint {
+            method: Method::GET,
+            place: Place::ResourceOf(SETTABLE, ":effective"),
+            id: "effective",
+            summary: "The settings that count for a node, or for a service of it, with who decided each.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &["service"],
+            takes: None,
+            answers: &[(200, Shape::Named("Effective"))],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::Resource(":history"),
+            id: "history",
+            summary: "The revisions that changed the resource, newest first.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &["below", "pageSize", "pageToken"],
+            takes: None,
+            answers: &[(200, Shape::Named("History"))],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::Resource(":diff"),
+            id: "diff",
+            summary: "What differs between two revisions, of the resource and of all below it.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &["from", "to"],
+            takes: None,
+            answers: &[(200, Shape::Named("Differences"))],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::Resource(":compiled"),
+            id: "compiled",
+            summary: "The routes of each cluster at a revision, compiled again.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &["revision"],
+            takes: None,
+            answers: &[(200, Shape::Named("Compiled"))],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
             method: Method::POST,
-            place: Place::ResourceOf(Kind::Organization, ":adopt"),
+            place: Place::Resource(":rollback"),
+            id: "rollback",
+            summary: "Makes the resource, and all below it, as it was at a revision.",
+            access: Access::Decided,
+            audit: Some(Verb::Change),
+            parameters: &["dry_run"],
+            takes: Some(Shape::Named("RollbackWish")),
+            answers: &[(200, Shape::OrDryRun(&Shape::Named("Changed")))],
+            serve: || post(resources::create),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::ResourceOf(&[Kind::Organization], ":adopt"),
             id: "adopt",
             summary: "Takes a restored database for the truth, as a new epoch.",
             access: Access::Decided,

@@ -114,7 +114,7 @@ fn places<'a>(endpoint: &Endpoint, nodes: &'a [Node]) -> Vec<(String, Option<&'a
     match endpoint.place {
         Place::At(path) => vec![(path.to_owned(), None)],
         Place::Resource(suffix) => each(suffix, &|_| true),
-        Place::ResourceOf(kind, suffix) => each(suffix, &|node| node.kind() == kind),
+        Place::ResourceOf(kinds, suffix) => each(suffix, &|node| kinds.contains(&node.kind())),
         Place::Collection => nodes.iter().map(|node| (node.collection(), Some(node))).collect(),
     }
 }
@@ -163,10 +163,18 @@ fn operation(endpoint: &Endpoint, path: &str, node: Option<&Node>, nodes: &[Node
 }
 
 fn answered(shape: Shape, kind: Option<Kind>) -> Value {
+    if shape == Shape::Nothing {
+        return json!({"description": "It is as it was seen."});
+    }
     let mut response = json!({
         "description": "Done.",
         "content": {"application/json": {"schema": shape_schema(shape, kind)}},
     });
+    if shape == Shape::Page {
+        let about = "With `watch`: events `reset`, `put`, `delete`, and `synced`, whose id is a revision to come back with.";
+        response["content"]["text/event-stream"] =
+            json!({"schema": {"type": "string", "description": about}});
+    }
     if matches!(shape, Shape::Resource | Shape::OrDryRun(Shape::Resource)) {
         response["headers"] = json!({"ETag": {"schema": {"type": "string"}}});
     }
@@ -176,6 +184,7 @@ fn answered(shape: Shape, kind: Option<Kind>) -> Value {
 fn shape_schema(shape: Shape, kind: Option<Kind>) -> Value {
     let kind = kind.unwrap_or(Kind::Organization);
     match shape {
+        Shape::Nothing => json!(false),
         Shape::Resource => reference(&kind.to_string()),
         Shape::Page => page_of(&kind.to_string()),
         Shape::Named(name) => reference(name),
@@ -251,7 +260,37 @@ fn parameter(name: &str) -> Value {
         "revision" => (
             "query",
             json!({"type": "integer", "minimum": 0}),
-            "That of the last change when left out.",
+            "At which, or with `watch` since which; the latest when left out.",
+        ),
+        "from" => (
+            "query",
+            json!({"type": "integer", "minimum": 0}),
+            "The earlier revision.",
+        ),
+        "to" => (
+            "query",
+            json!({"type": "integer", "minimum": 0}),
+            "The later revision; the latest when left out.",
+        ),
+        "below" => (
+            "query",
+            json!({"type": "boolean", "default": false}),
+            "With all that stands below.",
+        ),
+        "service" => (
+            "query",
+            json!({"type": "string"}),
+            "Of one service: `namespace/name`.",
+        ),
+        "If-None-Match" => (
+            "header",
+            json!({"type": "string"}),
+            "The ETag that was seen: 304 while it is still that.",
+        ),
+        "watch" => (
+            "query",
+            json!({"type": "boolean", "default": false}),
+            "Send what changes as server-sent events, from `revision` on.",
         ),
         "wait" => (
             "query",
@@ -276,7 +315,7 @@ fn parameter(name: &str) -> Value {
         ),
         _ => unreachable!("invariant: a test makes the document of the whole table"),
     };
-    json!({"name": name, "in": place, "schema": schema, "description": about})
+    json!({"name": name, "in": place, "schema": schema, "description": about, "required": name == "from"})
 }
 
 fn access(access: Access) -> &'static str {

@@ -20,7 +20,7 @@ use super::App;
 use super::resources::GetParams;
 use super::target::Collection;
 use crate::problem::Problem;
-use crate::snapshot::{Snapshot, Stored};
+use crate::snapshot::{Snapshot, Stored, below};
 use crate::writer::Caller;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -60,18 +60,24 @@ pub(crate) async fn watch(
         None => all(&seen),
         Some(since) if since > snapshot.version.revision => {
             let drawn = snapshot.version.revision;
-            let detail = format!("revision {since} is not drawn yet, the latest is {drawn}; watch from the beginning");
+            let detail =
+                format!("revision {since} is not drawn yet, the latest is {drawn}; watch from the beginning");
             return Err(Problem::bad_request(detail));
         }
         Some(since) => {
-            let mut tx = app.store.begin_snapshot().await?;
+            // Of all tenants: a right that is gone may have stood where its holder sees nothing any more.
+            let mut tx = app.store.read_published().await?;
             let gone = app.store.tombstones_since(&mut tx, since).await?;
+            let gone: Vec<Fqn> = gone
+                .into_iter()
+                .filter(|name| caller.may_read(&snapshot, name))
+                .collect();
             missed(&seen, &snapshot, &collection, &gone, since)
         }
     };
     let mut ending = app.shutdown.clone();
     let end = Instant::now() + WATCH_TIME_MAX;
-    let events = async_stream::stream! {
+    let stream = async_stream::stream! {
         let mut batch = events(&first, snapshot.version.revision);
         loop {
             for event in batch.drain(..) {
@@ -94,7 +100,7 @@ pub(crate) async fn watch(
             seen = now;
         }
     };
-    let mut response = Sse::new(events)
+    let mut response = Sse::new(stream)
         .keep_alive(KeepAlive::new().interval(KEEP_ALIVE))
         .into_response();
     response
@@ -106,7 +112,10 @@ pub(crate) async fn watch(
 /// The revision up to which the caller knows everything. A browser that reconnects tells it in the header, which is
 /// then later than the one in the address.
 fn since(params: &GetParams, headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    match headers.get(LAST_EVENT_ID).map(|id| id.to_str().unwrap_or_default()) {
+    match headers
+        .get(LAST_EVENT_ID)
+        .map(|id| id.to_str().unwrap_or_default())
+    {
         None => Ok(params.revision),
         Some(id) => id
             .parse()
@@ -116,10 +125,9 @@ fn since(params: &GetParams, headers: &HeaderMap) -> Result<Option<u64>, Problem
 }
 
 fn view(snapshot: &Snapshot, caller: &Caller, collection: &Collection) -> View {
-    collection
-        .members(&snapshot.tree)
-        .filter(|(name, _)| caller.may_read(snapshot, name))
-        .map(|(name, stored)| (name.clone(), stored.clone()))
+    below(&snapshot.tree, &collection.path())
+        .filter(|stored| collection.holds(stored.name()) && caller.may_read(snapshot, stored.name()))
+        .map(|stored| (stored.name().clone(), stored.clone()))
         .collect()
 }
 
@@ -139,7 +147,9 @@ fn missed(
 ) -> Vec<Change> {
     let rights = |kind: Kind| !kind.is_published() && kind != Kind::Quota;
     let changed = snapshot.tree.values().filter(|stored| stored.revision > since);
-    let mut touched = changed.map(|stored| stored.name().kind()).chain(gone.iter().map(Fqn::kind));
+    let mut touched = changed
+        .map(|stored| stored.name().kind())
+        .chain(gone.iter().map(Fqn::kind));
     if touched.any(rights) {
         return all(seen);
     }
@@ -149,15 +159,20 @@ fn missed(
         .collect();
     let puts = seen.values().filter(|stored| stored.revision > since);
     let puts = puts.cloned().map(Change::Put);
-    deletes.into_iter().cloned().map(Change::Delete).chain(puts).collect()
+    deletes
+        .into_iter()
+        .cloned()
+        .map(Change::Delete)
+        .chain(puts)
+        .collect()
 }
 
 /// What turns one view into the other.
 fn between(before: &View, after: &View) -> Vec<Change> {
     let gone = before.keys().filter(|name| !after.contains_key(*name));
-    let changed = after.iter().filter(|(name, stored)| {
-        before.get(*name).is_none_or(|held| held.etag != stored.etag)
-    });
+    let changed = after
+        .iter()
+        .filter(|(name, stored)| before.get(*name).is_none_or(|held| held.etag != stored.etag));
     gone.cloned()
         .map(Change::Delete)
         .chain(changed.map(|(_, stored)| Change::Put(stored.clone())))

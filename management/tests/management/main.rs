@@ -12,6 +12,7 @@ mod feed;
 mod kinds;
 mod outage;
 mod past;
+mod programs;
 mod replicas;
 mod second_wall;
 mod settings;

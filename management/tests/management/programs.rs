@@ -90,7 +90,11 @@ async fn a_resource_that_was_seen_is_not_sent_again() {
     let etag = admin.get(&name).await.etag();
     for seen in [etag.as_str(), "*", &format!("\"other\", W/{etag}")] {
         let answer = admin.get_with(&name, &[("if-none-match", seen)]).await;
-        assert_eq!((answer.status.as_u16(), answer.text.as_str()), (304, ""), "{seen}");
+        assert_eq!(
+            (answer.status.as_u16(), answer.text.as_str()),
+            (304, ""),
+            "{seen}"
+        );
         assert_eq!(answer.etag(), etag);
     }
     let described = json!({"name": name, "description": "money"});
@@ -118,18 +122,27 @@ async fn a_watch_tells_what_is_what_changes_and_what_was_missed() {
     // While nobody watches: one goes, one comes, one goes and comes back, and something else changes.
     let c = tenant(admin, "c").await;
     for gone in [&b, &c] {
-        let deleted = admin.delete(gone["name"].as_str().unwrap(), gone["etag"].as_str().unwrap()).await;
+        let deleted = admin
+            .delete(gone["name"].as_str().unwrap(), gone["etag"].as_str().unwrap())
+            .await;
         assert_eq!(deleted.status, 200, "{}", deleted.text);
     }
     tenant(admin, "c").await;
-    admin.create(json!({"name": format!("{ACME}/clusters/us"), "spec": {"region": "us"}})).await;
+    admin
+        .create(json!({"name": format!("{ACME}/clusters/us"), "spec": {"region": "us"}}))
+        .await;
     let mut events = Events::open(admin, &format!("{path}&revision={known}"), &[]).await;
     let (told, later) = events.batch().await;
     assert_eq!(told, ["delete b", "put c"]);
     assert!(later > known);
 
     // A browser comes back to the same address with what it has seen last.
-    let mut events = Events::open(admin, &format!("{path}&revision=1"), &[("last-event-id", &later.to_string())]).await;
+    let mut events = Events::open(
+        admin,
+        &format!("{path}&revision=1"),
+        &[("last-event-id", &later.to_string())],
+    )
+    .await;
     assert_eq!(events.batch().await, (vec![], later));
 
     let ahead = admin.get(&format!("{path}&revision={}", later + 1000)).await;
@@ -142,18 +155,29 @@ async fn a_watch_shows_what_its_caller_may_read_and_begins_anew_when_rights_chan
     let admin = &management.admin;
     tenant(admin, "mine").await;
     let other = tenant(admin, "other").await;
-    let ann = management.user("ann", &[(&format!("{TENANTS}/mine"), "reader")]).await;
+    let ann = management
+        .user("ann", &[(&format!("{TENANTS}/mine"), "reader")])
+        .await;
     let path = format!("{TENANTS}?watch=true");
     let mut events = Events::open(&ann, &path, &[]).await;
     let (told, known) = events.batch().await;
     assert_eq!(told, ["reset", "put mine"]);
 
     let described = json!({"name": other["name"], "description": "secret"});
-    assert_eq!(admin.put(other["etag"].as_str().unwrap(), described).await.status, 200);
+    assert_eq!(
+        admin.put(other["etag"].as_str().unwrap(), described).await.status,
+        200
+    );
     let spec = json!({"role": "reader", "subjects": [format!("{ACME}/users/ann")]});
-    admin.create(json!({"name": format!("{TENANTS}/other/bindings/ann"), "spec": spec})).await;
+    admin
+        .create(json!({"name": format!("{TENANTS}/other/bindings/ann"), "spec": spec}))
+        .await;
     let (told, _) = events.batch().await;
-    assert_eq!(told, ["put other"], "it appears when it may be read, and not before");
+    assert_eq!(
+        told,
+        ["put other"],
+        "it appears when it may be read, and not before"
+    );
 
     // Its last change is older than that right: whoever was away must learn of it all the same.
     let mut events = Events::open(&ann, &format!("{path}&revision={known}"), &[]).await;

@@ -75,6 +75,7 @@ impl Management {
             organization: "acme".parse().unwrap(),
             data_dir: dir.path().join("data"),
             database_url: Some(url),
+            requests_max: 100_000.try_into().unwrap(),
         };
         Management {
             running: None,
@@ -200,13 +201,7 @@ impl Api {
         self.try_send(method, path, headers, body).await.unwrap()
     }
 
-    pub(crate) async fn try_send(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: impl Into<Body>,
-    ) -> anyhow::Result<Answer> {
+    fn request(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> http::request::Builder {
         let path = if path.starts_with('/') {
             path.to_owned()
         } else {
@@ -224,6 +219,17 @@ impl Api {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+        request
+    }
+
+    pub(crate) async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> anyhow::Result<Answer> {
+        let request = self.request(method, path, headers);
         let response = self.client.request(request.body(body.into())?).await?;
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(Body::new(body), usize::MAX).await?;
@@ -232,6 +238,21 @@ impl Api {
             headers: parts.headers,
             text: String::from_utf8(bytes.to_vec())?,
         })
+    }
+
+    /// The body of a successful answer, as it comes.
+    pub(crate) async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Body {
+        let request = self
+            .request(Method::GET, path, headers)
+            .body(Body::empty())
+            .unwrap();
+        let response = self.client.request(request).await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        Body::new(response.into_body())
+    }
+
+    pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.send(Method::GET, path, headers, "").await
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
