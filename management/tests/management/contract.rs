@@ -167,6 +167,19 @@ async fn with_examples() -> (Management, Value) {
 }
 
 #[tokio::test]
+async fn the_document_that_is_checked_in_is_the_one_that_is_served() {
+    const CHECKED_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json");
+    let management = Management::start().await;
+    let text = format!("{:#}\n", served(&management).await);
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(CHECKED_IN, &text).unwrap();
+    }
+    let held = std::fs::read_to_string(CHECKED_IN).unwrap();
+    let advice = "docs/openapi.json is old: run this test with UPDATE_EXPECT=1 and commit what it writes";
+    assert!(held == text, "{advice}");
+}
+
+#[tokio::test]
 async fn no_endpoint_serves_a_stranger_and_every_denial_is_on_record() {
     let (management, document) = with_examples().await;
     let stranger = management.anonymous();
