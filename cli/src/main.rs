@@ -24,6 +24,7 @@ mod plan;
 mod problem;
 mod serve;
 mod status;
+mod sync;
 mod token;
 mod wait;
 
@@ -56,6 +57,7 @@ enum Command {
     Show(history::ShowArgs),
     Rollback(history::RollbackArgs),
     Effective(effective::EffectiveArgs),
+    Sync(sync::SyncArgs),
     /// The record of who did what.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -129,6 +131,7 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Diff(args) => history::diff(args).await.map(|()| Verdict::Good),
         Command::Show(args) => history::show(args).await.map(|()| Verdict::Good),
         Command::Rollback(args) => history::rollback(args).await,
+        Command::Sync(args) => sync::run(args).await,
         Command::Effective(args) => effective::run(args).await.map(|()| Verdict::Good),
         Command::Audit(command) => audit::run(command).await,
         Command::Cluster(command) => cluster::run(command).await.map(|()| Verdict::Good),

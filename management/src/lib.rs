@@ -10,6 +10,7 @@ pub mod embedded;
 mod feed;
 mod history;
 pub mod iam;
+mod managed;
 mod mesh;
 mod metrics;
 mod problem;

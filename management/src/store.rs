@@ -129,6 +129,8 @@ enum Resources {
     Revision,
     CreatedAt,
     UpdatedAt,
+    ManagedBy,
+    ManagedRevision,
 }
 
 #[derive(Clone, Copy, Iden)]

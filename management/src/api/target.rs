@@ -14,6 +14,8 @@ pub(crate) enum Target {
     Receipt(Fqn),
     /// `…:effective`
     Effective(Fqn),
+    /// `…:tree`
+    Tree(Fqn),
     /// `…:adopt`
     Adopt(Fqn),
     /// `…:history`, `…:diff`, `…:compiled`, `…:rollback`
@@ -41,7 +43,7 @@ pub(crate) enum BadTarget {
     #[error(transparent)]
     Name(#[from] BadName),
     #[error(
-        "{0:?} cannot be asked of a resource; use :status, :receipt, :effective, :history, :diff, :compiled, :rollback or, \
+        "{0:?} cannot be asked of a resource; use :status, :receipt, :effective, :tree, :history, :diff, :compiled, :rollback or, \
          of an organization, :adopt"
     )]
     Question(String),
@@ -55,6 +57,7 @@ impl Target {
             | Target::Status(name)
             | Target::Receipt(name)
             | Target::Effective(name)
+            | Target::Tree(name)
             | Target::Adopt(name)
             | Target::Past(_, name) => Some(name),
             Target::Collection(collection) => collection.parent.as_ref(),
@@ -87,6 +90,7 @@ impl FromStr for Target {
                 "status" => Ok(Target::Status(name)),
                 "receipt" => Ok(Target::Receipt(name)),
                 "effective" => Ok(Target::Effective(name)),
+                "tree" => Ok(Target::Tree(name)),
                 "adopt" if name.kind() == Kind::Organization => Ok(Target::Adopt(name)),
                 "history" => Ok(Target::Past(PastQuestion::History, name)),
                 "diff" => Ok(Target::Past(PastQuestion::Diff, name)),

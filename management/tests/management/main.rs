@@ -8,6 +8,7 @@ mod bad_input;
 mod central;
 mod concurrency;
 mod feed;
+mod managed;
 mod outage;
 mod past;
 mod replicas;
