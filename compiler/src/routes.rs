@@ -173,6 +173,15 @@ impl SliceItem {
 }
 
 impl RoutedGateway {
+    /// The services to which its rules send.
+    pub(crate) fn backends(&self) -> impl Iterator<Item = &ServiceId> {
+        let targets = self.rules().iter().flat_map(|rule| match &rule.value.action {
+            GatewayAction::Split(targets) => targets.as_slice(),
+            GatewayAction::Refuse(_) => &[],
+        });
+        targets.map(|(id, ..)| id)
+    }
+
     /// Of an east-west gateway: none.
     pub fn rules(&self) -> &[Traced<GatewayRule>] {
         match &self.mode {

@@ -236,7 +236,9 @@ impl Asked<'_> {
             Entry::Ingress(_) | Entry::EastWest(_) => {
                 let holders = self.gateways_with_host().into_iter();
                 let owners = holders.filter_map(|(_, gateway)| {
-                    self.inputs.resolved.workspaces.get_key_value(&gateway.workspace)
+                    let workspaces = &self.inputs.resolved.workspaces;
+                    let (name, workspace) = workspaces.get_key_value(&gateway.workspace)?;
+                    Some((name, &**workspace))
                 });
                 owners.collect()
             }

@@ -10,7 +10,7 @@ use crate::lower::named_service;
 use crate::name::{ClusterName, Fqn, Hostname, Label, ServiceId, WorkloadId};
 use crate::plan::{Inputs, PlanKey, part};
 use crate::report::{ClusterReport, GatewayReport, ServiceReport};
-use crate::routes::{GatewayAction, RoutedGateway, RoutedGatewayMode, Slice};
+use crate::routes::{RoutedGateway, RoutedGatewayMode, Slice};
 use crate::view::{HealthCheck, Instance, LocalGateway, LocalPort, LocalService, View};
 
 /// What is asked, and of what.
@@ -96,7 +96,8 @@ impl<'a> Asked<'a> {
         let host = self.request.host().parse::<Hostname>().ok();
         let mut serving: Vec<(&Fqn, &RoutedGateway)> = Vec::new();
         let mut others: BTreeMap<u16, &Fqn> = BTreeMap::new();
-        for (name, gateway) in self.inputs.gateways_on(workload) {
+        for (name, gateway) in self.inputs.resolved.gateways_on(workload) {
+            let gateway = &gateway.value;
             let RoutedGatewayMode::Ingress { port, hosts, .. } = &gateway.mode else {
                 continue;
             };
@@ -116,7 +117,7 @@ impl<'a> Asked<'a> {
         let mut keys: BTreeSet<PlanKey> = names.cloned().map(PlanKey::Gateway).collect();
         let mut ids = BTreeSet::new();
         for (_, gateway) in serving {
-            for id in backends(gateway) {
+            for id in gateway.backends() {
                 keys.insert(PlanKey::Service(gateway.workspace.clone(), id.clone()));
                 ids.insert(id.clone());
             }
@@ -155,14 +156,6 @@ impl<'a> Asked<'a> {
     fn report(&self) -> Option<&'a ClusterReport> {
         self.inputs.report(self.cluster)
     }
-}
-
-fn backends(gateway: &RoutedGateway) -> impl Iterator<Item = &ServiceId> {
-    let targets = gateway.rules().iter().flat_map(|rule| match &rule.value.action {
-        GatewayAction::Split(targets) => targets.as_slice(),
-        GatewayAction::Refuse(_) => &[],
-    });
-    targets.map(|(id, ..)| id)
 }
 
 /// A service that reports the same: an instance for each set of labels, at no address.

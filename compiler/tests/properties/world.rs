@@ -44,8 +44,9 @@ impl World {
         Reports {
             joined: self.joined.iter().cloned().collect(),
             clusters: reports
-                .map(|(cluster, view)| (cluster.clone(), view.report()))
+                .map(|(cluster, view)| (cluster.clone(), Arc::new(view.report())))
                 .collect(),
+            ..Reports::default()
         }
     }
 
@@ -161,6 +162,18 @@ fn resources() -> impl Strategy<Value = Resource> {
             resource("/bindings/b", &json!({"role": "writer", "subjects": [format!("organizations/acme/users/{user}")]}))
         }),
         1 => Just(resource("/users/ana", &json!({}))),
+        1 => select(vec!["v", "w"]).prop_map(|workspace| {
+            let workspace = format!("organizations/acme/tenants/a/workspaces/{workspace}");
+            resource("/tenants/a/applications/x", &json!({"workspace": workspace}))
+        }),
+        2 => (select(&SERVICES[..]), select(vec!["a.example.com", "z.example.com"])).prop_map(|(service, host)| {
+            let id: ServiceId = service.parse().unwrap();
+            let servers = json!([{"url": format!("https://{host}")}]);
+            let openapi = json!({"openapi": "3.1.0", "info": {"title": "x", "version": "1"}, "servers": servers,
+                "paths": {"/x": {"get": {"responses": {}}}}});
+            resource("/tenants/a/applications/x/apis/v1", &json!({"openapi": openapi, "workload": "mesh/gateway",
+                "port": 8080, "backendRefs": [{"namespace": id.namespace, "name": id.name}]}))
+        }),
     ]
 }
 
@@ -171,6 +184,7 @@ fn selectors() -> impl Strategy<Value = Vec<&'static str>> {
         "west/shop",
         "*/shop",
         "e*/s*",
+        "ea*/shop",
         "*/cart",
         "west/*",
         "mars/shop",
@@ -253,14 +267,36 @@ fn gateway() -> impl Strategy<Value = Value> {
             let id: ServiceId = service.parse().unwrap();
             json!({"namespace": id.namespace, "name": id.name, "port": port})
         });
-    let hosts = subsequence(vec!["a.example.com", "b.example.com", "*.example.com"], 1..3);
+    let hosts = subsequence(
+        vec![
+            "a.example.com",
+            "b.example.com",
+            "*.example.com",
+            "x.a.example.com",
+            "*.a.example.com",
+        ],
+        1..4,
+    );
     let ingress = (
         select(vec![8080, 8081, 15443]),
         hosts,
         vec(rule(weighted(backend)), 1..4),
     );
+    let unopened = (
+        select(vec![8080, 8443]),
+        proptest::option::of(Just(vec!["a.example.com"])),
+    );
     let mode = prop_oneof![
         1 => Just(json!({"type": "eastwest"})),
+        1 => unopened.prop_map(|(port, hosts)| {
+            let backends = json!([{"namespace": "shop", "name": "web"}]);
+            let mut spec = json!({"type": "ingress", "protocol": "tcp", "port": port, "backendRefs": backends});
+            if let Some(hosts) = hosts {
+                spec["protocol"] = "tls".into();
+                spec["hosts"] = hosts.into();
+            }
+            spec
+        }),
         4 => ingress.prop_map(|(port, hosts, rules)| {
             json!({"type": "ingress", "port": port, "hosts": hosts, "rules": rules})
         }),

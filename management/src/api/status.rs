@@ -85,7 +85,7 @@ fn status_of(snapshot: &Snapshot, mesh: &Mesh, name: &Fqn, revision: u64) -> Sta
     let clusters: Vec<ClusterName> = if everywhere && name.kind().is_published() {
         snapshot.clusters().into_keys().collect()
     } else {
-        concerned(&snapshot.judged.resolved, name).into_iter().collect()
+        concerned(snapshot.judged.resolved(), name).into_iter().collect()
     };
     let heard: BTreeMap<ClusterName, Heard> = clusters
         .into_iter()
@@ -97,12 +97,12 @@ fn status_of(snapshot: &Snapshot, mesh: &Mesh, name: &Fqn, revision: u64) -> Sta
             (cluster, heard)
         })
         .collect();
+    let planned = mesh.findings.iter().filter(|finding| finding.resource == *name);
     let mut findings: Vec<Finding> = snapshot
         .judged
-        .findings
+        .findings_of(name)
         .iter()
-        .chain(&mesh.findings)
-        .filter(|finding| finding.resource == *name)
+        .chain(planned)
         .cloned()
         .collect();
     findings.sort();

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 mod api;
 mod control;
+mod intent;
 mod load;
 mod probe;
 mod propagation;
@@ -26,11 +27,12 @@ Benches:
   api          writes beside the same SQL by pgbench, reads beside a bare handler, writes in a flood of denials
   proxy        CPU per request and memory of our proxy, beside Envoy in the same rounds
   propagation  from the API's answer to the new route answering in every proxy of the demo's topology
+  intent       100,000 resources: resolving all, and one change until the clusters' routes are planned
 
 Options:
-  --rounds N   proxy, api: how many rounds, each with both sides (default 7)
+  --rounds N   proxy, api: how many rounds, each with both sides; intent: how many times all is resolved (default 7)
   --requests N proxy: requests in a round, for each proxy (default 30000)
-  --samples N  propagation: how many changes (default 500)
+  --samples N  propagation, intent: how many changes (default 500)
 ";
 
 fn main() -> ExitCode {
@@ -62,6 +64,7 @@ fn run(args: &[String]) -> Result<()> {
                 "api" => api::run(&options).await,
                 "proxy" => proxy::run(&options).await,
                 "propagation" => propagation::run(&options).await,
+                "intent" => Box::pin(intent::run(&options)).await,
                 other => bail!("no bench is named {other:?}; see --help"),
             }
         };
