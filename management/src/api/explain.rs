@@ -94,12 +94,12 @@ fn shown_trace(trace: &Trace, may_read: impl Fn(&Fqn) -> bool) -> Value {
     let outcome = match &trace.outcome {
         outcome if reads(outcome.origin()) => {
             let mut shown = json!(outcome);
-            for origin in shown
+            for decided in shown
                 .as_object_mut()
                 .into_iter()
                 .flat_map(|outcome| outcome.values_mut())
             {
-                hide_losers(&mut origin["origin"], &may_read);
+                hide_losers(decided, &may_read);
             }
             shown
         }
@@ -116,13 +116,16 @@ fn shown_step(step: &Step, may_read: impl Fn(&Fqn) -> bool) -> Value {
         return json!({"stage": step.stage, "hidden": true});
     }
     let mut shown = json!(step);
-    hide_losers(&mut shown["origin"], may_read);
+    hide_losers(&mut shown, may_read);
     shown
 }
 
-/// Who else wanted what an origin has, as far as the caller may know.
-fn hide_losers(origin: &mut Value, may_read: impl Fn(&Fqn) -> bool) {
-    let Some(lost) = origin["lost"].as_array_mut() else {
+/// Who else wanted what the origin of a step or an outcome has, as far as the caller may know.
+fn hide_losers(decided: &mut Value, may_read: impl Fn(&Fqn) -> bool) {
+    let Some(lost) = decided
+        .pointer_mut("/origin/lost")
+        .and_then(Value::as_array_mut)
+    else {
         return;
     };
     let before = lost.len();
@@ -132,6 +135,30 @@ fn hide_losers(origin: &mut Value, may_read: impl Fn(&Fqn) -> bool) {
     });
     let hidden = before - lost.len();
     if hidden > 0 {
-        origin["lostHidden"] = json!(hidden);
+        decided["origin"]["lostHidden"] = json!(hidden);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn losers_that_the_caller_may_not_read_are_counted() {
+        let mine = "organizations/acme/tenants/mine";
+        let step = |lost: &[&str]| json!({"origin": {"resource": mine, "field": "spec", "lost": lost}});
+        for (given, expected) in [
+            (json!({"told": "x"}), json!({"told": "x"})),
+            (step(&[mine]), step(&[mine])),
+            (
+                step(&[mine, "organizations/acme/tenants/other"]),
+                json!({"origin": {"resource": mine, "field": "spec", "lost": [mine], "lostHidden": 1}}),
+            ),
+        ] {
+            let mut shown = given.clone();
+            hide_losers(&mut shown, |name| name.as_str() == mine);
+            assert_eq!(shown, expected, "{given}");
+        }
     }
 }
