@@ -123,6 +123,13 @@ fn outcome(outcome: &Value, who: &str) -> String {
             text(&refused["reason"])
         );
     }
+    if let Some(redirected) = outcome.get("redirect") {
+        return format!(
+            "{who}redirected with {} to {}\n",
+            redirected["status"],
+            text(&redirected["location"])
+        );
+    }
     if let Some(not_taken) = outcome.get("notTaken") {
         return format!("{who}nothing takes it: {}\n", text(&not_taken["reason"]));
     }
@@ -253,6 +260,8 @@ mod tests {
         );
         let refused = json!({"outcome": {"refuse": {"status": 404, "reason": "no rule matches"}}});
         assert_eq!(describe(&refused), "refused with 404: no rule matches\n");
+        let redirected = json!({"outcome": {"redirect": {"status": 302, "location": "https://a/"}}});
+        assert_eq!(describe(&redirected), "redirected with 302 to https://a/\n");
         let hidden = json!({"outcome": {"hidden": true}});
         assert!(describe(&hidden).contains("may not read"));
     }

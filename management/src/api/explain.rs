@@ -103,7 +103,9 @@ fn shown_trace(trace: &Trace, may_read: impl Fn(&Fqn) -> bool) -> Value {
             }
             shown
         }
-        Outcome::Refuse { status, .. } => json!({"hidden": true, "status": status}),
+        Outcome::Refuse { status, .. } | Outcome::Redirect { status, .. } => {
+            json!({"hidden": true, "status": status})
+        }
         Outcome::Forward { .. } | Outcome::NotTaken { .. } => json!({"hidden": true}),
     };
     json!({"steps": steps, "stepsHidden": hidden, "outcome": outcome})
