@@ -155,7 +155,7 @@ pub enum BadFilter {
     HeaderTwice(String),
     #[error("header {0} belongs to the proxies and cannot be changed by a filter")]
     Header(String),
-    #[error("{0:?} is not a header value; leave out control characters")]
+    #[error("the value of header {0} is not printable ASCII of at most {VALUE_BYTES_MAX} bytes")]
     Value(String),
     #[error("{0} is a wildcard; write one name")]
     Wildcard(Hostname),
@@ -219,6 +219,10 @@ pub enum BadFilters {
     )]
     NoPrefix,
 }
+
+/// Of a header's value. Envoy refuses a whole table of routes for one of more than 16 KiB; no client of a mesh sends a
+/// header of this size either.
+const VALUE_BYTES_MAX: usize = 4096;
 
 /// Frames the message or names its target (RFC 9110, RFC 9112), or tells the next proxy where it goes.
 const HEADERS_OF_PROXIES: [&str; 7] = [
@@ -491,7 +495,7 @@ impl TryFrom<EditsDocument> for HeaderEdits {
     type Error = BadFilter;
 
     fn try_from(document: EditsDocument) -> Result<Self, BadFilter> {
-        let lines = document.set.iter().chain(&document.add);
+        let mut lines = document.set.iter().chain(&document.add);
         let mut seen = BTreeSet::new();
         for name in lines.clone().map(|line| &line.name).chain(&document.remove) {
             if HEADERS_OF_PROXIES.contains(&name.as_str()) {
@@ -501,13 +505,14 @@ impl TryFrom<EditsDocument> for HeaderEdits {
                 return Err(BadFilter::HeaderTwice(name.as_str().to_owned()));
             }
         }
-        let printable = |value: &str| {
-            value
+        let good = |value: &str| {
+            let printable = value
                 .bytes()
-                .all(|byte| byte == b'\t' || (byte >= b' ' && byte != 0x7f))
+                .all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte));
+            printable && value.len() <= VALUE_BYTES_MAX
         };
-        if let Some(bad) = lines.map(|line| &line.value).find(|value| !printable(value)) {
-            return Err(BadFilter::Value(bad.clone()));
+        if let Some(bad) = lines.find(|line| !good(&line.value)) {
+            return Err(BadFilter::Value(bad.name.as_str().to_owned()));
         }
         let pairs = |lines: Vec<HeaderLine>| lines.into_iter().map(|line| (line.name, line.value)).collect();
         Ok(HeaderEdits {
@@ -676,7 +681,15 @@ mod tests {
             ),
             (
                 headers(json!({"set": [{"name": "x-a", "value": "1\r\nx-b: 2"}]})),
-                "is not a header value",
+                "the value of header x-a is not printable ASCII of at most 4096 bytes",
+            ),
+            (
+                headers(json!({"set": [{"name": "x-a", "value": "café"}]})),
+                "the value of header x-a is not printable ASCII of at most 4096 bytes",
+            ),
+            (
+                headers(json!({"set": [{"name": "x-a", "value": "a".repeat(VALUE_BYTES_MAX + 1)}]})),
+                "the value of header x-a is not printable ASCII of at most 4096 bytes",
             ),
             (
                 json!({"type": "RequestRedirect", "requestRedirect": {"statusCode": 304}}),
