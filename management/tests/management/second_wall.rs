@@ -2,11 +2,14 @@
 //! `iam::decide` lets it do everything, and the database is told nothing of that.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use futures::future::join_all;
 use futures::{StreamExt, stream};
 use http::Method;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
+use tokio::time::timeout;
 use tombolo_management::embedded::EmbeddedPostgres;
 use tombolo_management::start;
 
@@ -212,6 +215,28 @@ async fn on_few_connections_no_request_sees_what_the_one_before_was_let_see() {
         .buffer_unordered(64)
         .for_each(async |()| ())
         .await;
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_whose_caller_hangs_up_leaves_nothing_of_its_rights_to_the_next() {
+    let (management, ann, bob) = without_the_first_wall().await;
+    let admin = management.admin.clone();
+    for round in 0..60 {
+        // Hung up anywhere between the token's lookup and the last row: a request takes about a millisecond.
+        let hung_up = (0..20).map(|number: u64| {
+            let path = ["audit", "audit:tail"][number as usize % 2];
+            let patience = Duration::from_micros(100 + (round * 20 + number) % 40 * 50);
+            let admin = &admin;
+            async move { timeout(patience, admin.get(path)).await.is_err() }
+        });
+        join_all(hung_up).await;
+        for (api, tenant) in [(&ann, PAY), (&bob, MEDIA)] {
+            let list = api.get(&format!("{ACME}/tenants")).await;
+            assert_eq!(list.status, 200, "round {round}: {}", list.text);
+            assert_eq!(names(&list.json()), [tenant], "round {round}");
+        }
+    }
     management.stop().await;
 }
 
