@@ -11,16 +11,19 @@ mod topology;
 mod traffic;
 
 use std::fs::{self, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tombolo_runtime::shutdown::Shutdown;
 
 use acts::{Act, BANK, PLATFORM, SHOP};
-use measure::{Tally, check_failures};
+use measure::{Tally, check_failures, check_resends};
 use mesh::Mesh;
 pub(crate) use sample::{SampleArgs, run as run_sample};
 use table::LiveTable;
@@ -41,8 +44,8 @@ pub(crate) struct DemoArgs {
     /// Keep the folder with logs and data.
     #[arg(long, env = "TOMBOLO_DEMO_KEEP")]
     keep: bool,
-    /// Where logs and data go; a new temporary folder by default. Everyone must be able to enter its parents, because
-    /// Postgres does not run as root.
+    /// Where logs and data go, a new or an empty folder; a new temporary one by default. Everyone must be able to enter
+    /// its parents, because Postgres does not run as root.
     #[arg(long, env = "TOMBOLO_DEMO_DIR")]
     dir: Option<PathBuf>,
 }
@@ -51,32 +54,83 @@ pub(crate) struct DemoArgs {
 /// When the mesh does not come up, or an act does not keep its promise.
 pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<()> {
     let mut shutdown = Shutdown::from_signals().context("listen for Ctrl-C")?;
+    // With the terminal goes who could stop the mesh.
+    let mut hangup = signal(SignalKind::hangup()).context("listen for the terminal's end")?;
     let root = args
         .dir
         .clone()
         .unwrap_or_else(|| std::env::temp_dir().join(format!("tombolo-demo-{}", std::process::id())));
-    fs::create_dir_all(&root).with_context(|| format!("create {}", root.display()))?;
-    fs::set_permissions(&root, Permissions::from_mode(0o711))
-        .with_context(|| format!("open {}", root.display()))?;
-
+    let made = make_root(&root)?;
     let mut mesh = Mesh::new(Topology::new(root.clone())?);
-    let played = tokio::select! {
-        played = play(&mut mesh) => played,
-        () = shutdown.wait() => Err(anyhow::anyhow!("interrupted")),
+    let mut ended = pin!(async {
+        tokio::select! {
+            () = shutdown.wait() => {}
+            _ = hangup.recv() => {}
+        }
+    });
+    let (played, failed_here) = tokio::select! {
+        played = play(&mut mesh) => {
+            let failed = played.is_err();
+            (played, failed)
+        }
+        () = &mut ended => (Err(anyhow!("interrupted")), false),
     };
     if played.is_ok() && !args.once {
         invite(&mesh);
-        shutdown.wait().await;
+        ended.await;
     }
-    let failed_here = played.is_err() && !shutdown.is_fired();
     mesh.stop().await?;
     if args.keep || failed_here {
         println!("logs and data are in {}", root.display());
     } else {
-        fs::remove_dir_all(&root).with_context(|| format!("remove {}", root.display()))?;
+        remove_root(&root, made)?;
     }
     println!("{}", played?);
     Ok(())
+}
+
+/// Whether the folder for logs and data is the demo's own making: then it goes with what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Made {
+    New,
+    Found,
+}
+
+fn make_root(root: &Path) -> anyhow::Result<Made> {
+    let made = match fs::read_dir(root) {
+        Ok(entries) => {
+            ensure!(
+                entries.count() == 0,
+                "{} is not empty; --dir takes a new or an empty folder, because the demo clears it at its end",
+                root.display()
+            );
+            Made::Found
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            fs::create_dir_all(root).with_context(|| format!("create {}", root.display()))?;
+            Made::New
+        }
+        Err(error) => return Err(error).with_context(|| format!("look into {}", root.display())),
+    };
+    fs::set_permissions(root, Permissions::from_mode(0o711))
+        .with_context(|| format!("open {}", root.display()))?;
+    Ok(made)
+}
+
+fn remove_root(root: &Path, made: Made) -> anyhow::Result<()> {
+    let removed = match made {
+        Made::New => fs::remove_dir_all(root),
+        Made::Found => fs::read_dir(root).and_then(|entries| {
+            entries.into_iter().try_for_each(|entry| {
+                let entry = entry?;
+                match entry.file_type()?.is_dir() {
+                    true => fs::remove_dir_all(entry.path()),
+                    false => fs::remove_file(entry.path()),
+                }
+            })
+        }),
+    };
+    removed.with_context(|| format!("clear {}", root.display()))
 }
 
 /// Starts everything and plays; the text is the last line.
@@ -112,9 +166,10 @@ async fn play(mesh: &mut Mesh) -> anyhow::Result<String> {
 
     let mut total = Tally::default();
     let mut kept = 0;
+    let mut from = Instant::now();
     for (number, act) in (1..).zip(Act::ALL) {
         println!("act {number}: {}", act.title());
-        let (tally, passed) = play_act(mesh, act).await?;
+        let (tally, passed) = play_act(mesh, act, &mut from).await?;
         total.add(tally);
         kept += usize::from(passed);
     }
@@ -131,22 +186,27 @@ async fn play(mesh: &mut Mesh) -> anyhow::Result<String> {
     }
 }
 
-async fn play_act(mesh: &mut Mesh, act: Act) -> anyhow::Result<(Tally, bool)> {
-    let started = Instant::now();
+/// Judges all requests sent from `from` on, and moves it to where the next act's begin.
+async fn play_act(mesh: &mut Mesh, act: Act, from: &mut Instant) -> anyhow::Result<(Tally, bool)> {
     let table = LiveTable::start(mesh.traffic()?.ledger.clone());
     let outcome = act.play(mesh).await;
     drop(table);
-    let samples = mesh.traffic()?.ledger.since(started);
+    // What was sent during the act counts for it, also if it ends later.
+    let until = Instant::now();
+    let samples = mesh.traffic()?.settled(*from, until).await;
+    *from = until;
     let tally = Tally::of(&samples);
     let verdict = outcome.and_then(|outcome| {
         check_failures(&samples, &outcome.incidents).map_err(anyhow::Error::msg)?;
+        check_resends(&samples, &outcome.incidents).map_err(anyhow::Error::msg)?;
         Ok(outcome)
     });
     match &verdict {
         Ok(outcome) => println!(
-            "    kept: {} requests, {} failed, new state held after {:.3} s; {}\n",
+            "    kept: {} requests, {} failed, {} sent again, new state held after {:.3} s; {}\n",
             tally.requests,
             tally.failed,
+            tally.resent,
             outcome.held_after.as_secs_f64(),
             outcome.note
         ),

@@ -236,10 +236,10 @@ mod tests {
                  "tried": [{"origin": {"resource": "organizations/acme/r", "field": "spec.rules[1]"}, "why": ["path / is not /a"]}]},
             ],
             "outcome": {"forward": {"targets": [
-                {"upstream": "pay/shop/shop/reviews:80/v1", "weight": 90, "places": [
+                {"upstream": "pay/shop/shop/reviews:80/v1{version=v1}", "weight": 90, "places": [
                     {"priority": 0, "cluster": "us-east", "hosts": {"reported": "up"}},
                     {"priority": 1, "cluster": "us-west", "hosts": {"gateways": [{"address": "10.0.0.1:15443", "usable": false}]}}]},
-                {"upstream": "pay/shop/shop/reviews:80/v2", "weight": 10, "places": []},
+                {"upstream": "pay/shop/shop/reviews:80/v2{version=v2}", "weight": 10, "places": []},
             ]}},
             "edge": {"away": "no central hears it"},
             "advice": [{"told": "deploy some", "resources": []}],

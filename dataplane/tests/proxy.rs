@@ -764,6 +764,7 @@ async fn a_drained_proxy_finishes_what_it_has_and_ends() {
         async move { get(&client(), &url).await }
     });
     eventually("the request is in flight", || async { host.requests() == 1 }).await;
+    assert!(mesh.proxy.is_ready().await);
     let request = Request::post(format!("http://{}/drain", mesh.proxy.admin))
         .body(Full::default())
         .unwrap();
@@ -771,12 +772,67 @@ async fn a_drained_proxy_finishes_what_it_has_and_ends() {
         send(&client(), request).await.unwrap().status,
         StatusCode::ACCEPTED
     );
+    let ready = mesh.proxy.admin("/ready").await.unwrap();
+    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(ready.body.contains("the proxy drains"), "{}", ready.body);
     assert_eq!(slow.await.unwrap().unwrap().body, "a /slow ");
     tokio::time::timeout(DEADLINE, mesh.proxy.task)
         .await
         .expect("the proxy ends")
         .unwrap()
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_admin_port_says_what_runs_and_when_nothing_does() {
+    let data = tempfile::tempdir().unwrap();
+    let edge = AdsServer::start_at(free_address()).await;
+    let proxy = Proxy::start(&edge.url(), data.path());
+    eventually("the admin port answers", || async {
+        proxy.admin("/ready").await.is_some()
+    })
+    .await;
+    let ready = proxy.admin("/ready").await.unwrap();
+    assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(ready.body.contains("no listener runs"), "{}", ready.body);
+
+    let host = Upstream::start("a").await;
+    edge.put("a", &mesh::cluster("a"));
+    edge.put("a", &mesh::endpoints("a", &[(host.address, 0)]));
+    edge.put("in", &mesh::listener("in", free_address(), "in"));
+    edge.put("in", &mesh::routes("in", vec![mesh::to_cluster("/a", "a")]));
+    eventually("the proxy is ready", || proxy.is_ready()).await;
+    let dump = proxy.admin("/config_dump").await.unwrap().body;
+    let hosts = proxy.admin("/hosts").await.unwrap().body;
+    let dump: serde_json::Value = serde_json::from_str(&dump).unwrap();
+    let kinds: Vec<&str> = dump["resources"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|resource| resource["acknowledged"] == true)
+        .map(|resource| resource["kind"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["cluster", "endpoints", "listener", "routes"]);
+    assert!(hosts.contains(&host.address.to_string()), "{hosts}");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_keeps_its_connections() {
+    let host = Upstream::start("a").await;
+    let mesh = Mesh::start(
+        vec![(mesh::cluster("a"), vec![(host.address, 0)])],
+        vec![mesh::to_cluster("/", "a")],
+    )
+    .await;
+    let client = client();
+    get(&client, &mesh.url("/")).await.unwrap();
+    let before = host.connections();
+    for _ in 0..50 {
+        get(&client, &mesh.url("/")).await.unwrap();
+    }
+    assert_eq!(host.connections(), before);
+    mesh.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

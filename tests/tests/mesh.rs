@@ -337,6 +337,111 @@ fn invariant_9_nothing_is_running_while_a_proxy_is_held_back() {
 }
 
 /// Every proxy with the host that it serves, and its cluster.
+#[test]
+fn a_central_with_truncated_files_says_so_and_nothing_moves() {
+    on_mesh(async |mesh| {
+        everywhere(mesh, "reviews-v1").await;
+        let central = CENTRALS[0];
+        let files = |dir: &Path| -> Vec<_> {
+            fs::read_dir(dir)
+                .into_iter()
+                .flatten()
+                .map(|entry| entry.unwrap().path())
+                .filter(|path| path.is_file())
+                .collect()
+        };
+        mesh.kill(central)?;
+        let dir = mesh.data_dir(central);
+        let intent = dir.join("intent");
+        ensure!(intent.is_file(), "no intent in {}", dir.display());
+        for file in files(&dir).into_iter().chain(files(&dir.join("reports"))) {
+            let bytes = fs::read(&file)?;
+            fs::write(&file, &bytes[..bytes.len() / 2])?;
+        }
+        mesh.start_part(central)?;
+        mesh.ready(central).await?;
+        let log = mesh.log_tail(central);
+        let set_aside = format!("it was moved to {}.corrupt", intent.display());
+        ensure!(log.contains("is corrupt") && log.contains(&set_aside), "{log}");
+        unmoved(mesh, "reviews-v1").await
+    });
+}
+
+#[test]
+fn a_day_at_the_command_line() {
+    on_mesh(async |mesh| {
+        let server = format!("http://{}", mesh.api());
+        let token = mesh.admin_token().to_owned();
+        let run = async |args: &[&str], code: i32| -> Result<String> {
+            let output = tokio::process::Command::new(tombolo_binary())
+                .args(args)
+                .env("TOMBOLO_SERVER", &server)
+                .env("TOMBOLO_ORGANIZATION", "acme")
+                .env("TOMBOLO_TOKEN", &token)
+                .output()
+                .await?;
+            let (out, error) = (
+                String::from_utf8_lossy(&output.stdout).into_owned(),
+                String::from_utf8_lossy(&output.stderr).into_owned(),
+            );
+            ensure!(
+                output.status.code() == Some(code),
+                "tombolo {}: {}\n{out}{error}",
+                args.join(" "),
+                output.status
+            );
+            Ok(out + &error)
+        };
+        let dir = tempfile::tempdir()?;
+        let file = |name: &str| dir.path().join(name).display().to_string();
+
+        let authority = mesh.authority_dir().display().to_string();
+        let identity = file("us-south");
+        let added = [
+            "cluster",
+            "add",
+            "us-south",
+            "--region",
+            "us-south",
+            "--authority",
+            &authority,
+        ];
+        run(&[&added[..], &["--out", &identity]].concat(), 0).await?;
+        ensure!(Path::new(&identity).is_dir(), "no identity in {identity}");
+        let status = run(&["status", "-o", "json"], 0).await?;
+        ensure!(status.contains("us-south"), "{status}");
+
+        let group = format!("{SHOP}/trafficgroups/evening");
+        let (good, bad) = (file("good.yaml"), file("bad.yaml"));
+        fs::write(&good, format!("name: {group}\ndescription: before\n"))?;
+        fs::write(&bad, format!("name: {group}\nspec: {{colour: red}}\n"))?;
+        let plan = run(&["plan", "-f", &good], 0).await?;
+        ensure!(plan.contains("create") && plan.contains(&group), "{plan}");
+        run(&["get", &group], 1).await?;
+        run(&["apply", "-f", &good, "--wait", "--timeout", "20s"], 0).await?;
+        let refused = run(&["apply", "-f", &bad, "--overwrite"], 1).await?;
+        ensure!(
+            refused.contains(&group) && refused.contains("colour"),
+            "{refused}"
+        );
+        let got = run(&["get", &group, "-o", "yaml"], 0).await?;
+        ensure!(got.contains("description: before"), "{got}");
+        run(&["delete", &group], 0).await?;
+        run(&["get", &group], 1).await?;
+
+        let audit = run(&["audit", "list", "--name", &group, "-o", "json"], 0).await?;
+        for verb in ["create", "delete"] {
+            ensure!(audit.contains(&format!("\"{verb}\"")), "no {verb} in {audit}");
+        }
+        run(&["audit", "verify"], 0).await?;
+        run(&["delete", "organizations/acme/clusters/us-south"], 0).await?;
+        let nobody = ["get", &group, "--server", "http://127.0.0.1:1"];
+        let away = run(&nobody, 1).await?;
+        ensure!(away.contains("cannot reach the server"), "{away}");
+        unmoved(mesh, "reviews-v1").await
+    });
+}
+
 fn doors(mesh: &Mesh) -> Vec<(SocketAddr, &'static str, &'static str)> {
     [(EAST, "us-east"), (WEST, "us-west")]
         .into_iter()

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::measure::{held_after, version_percent, who_answered};
 use super::mesh::Mesh;
 use super::sample::Answer;
-use super::topology::{CENTRALS, CLUSTERS, Cluster};
+use super::topology::{CENTRALS, CLUSTERS, Cluster, ORGANIZATION};
 use super::traffic::Sample;
 
 pub(super) const PLATFORM: &str = include_str!("story/platform.yaml");
@@ -20,6 +21,10 @@ const RELEASE: &str = include_str!("story/release.yaml");
 /// Bob's reach for what Ann owns.
 const LAND_GRAB: &str =
     "name: organizations/acme/tenants/banking/workspaces/mine\nspec: {namespaces: [\"us-east/shop\"]}\n";
+/// Of her route: with the rest of the shop, and in three acts.
+const ANNS_WRITES: usize = 4;
+/// Of her route: one to change it, one to read it.
+const BOBS_DENIALS: usize = 2;
 const ROUTE: &str =
     "organizations/acme/tenants/retail/workspaces/shop/trafficgroups/web/serviceroutes/reviews";
 
@@ -254,14 +259,20 @@ async fn planes_return(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
 async fn wrong_team(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
     let started = Instant::now();
     let before = mesh.json(&mesh.tokens.ann, &["get", ROUTE, "-o", "json"]).await?;
-    for (attempt, args, documents) in [
+    for (attempt, args, documents, because) in [
         (
             "change Ann's route",
             vec!["apply", "-f", "-", "--overwrite"],
             CANARY,
+            "needs the role writer",
         ),
-        ("claim Ann's namespace", vec!["apply", "-f", "-"], LAND_GRAB),
-        ("read Ann's route", vec!["get", ROUTE], ""),
+        (
+            "claim Ann's namespace",
+            vec!["apply", "-f", "-"],
+            LAND_GRAB,
+            "is already held by",
+        ),
+        ("read Ann's route", vec!["get", ROUTE], "", "not found"),
     ] {
         let printed = mesh.tombolo(&mesh.tokens.bob, &args, documents).await?;
         ensure!(!printed.success, "Bob could {attempt}");
@@ -271,7 +282,9 @@ async fn wrong_team(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
             .map(str::trim)
             .filter(|line| !line.is_empty())
             .collect();
-        println!("    Bob tries to {attempt}: {}", refusal.join(" "));
+        let refusal = refusal.join(" ");
+        println!("    Bob tries to {attempt}: {refusal}");
+        ensure!(refusal.contains(because), "Bob is not told that: {because}");
     }
     let after = mesh.json(&mesh.tokens.ann, &["get", ROUTE, "-o", "json"]).await?;
     ensure!(before == after, "Ann's route has changed");
@@ -291,17 +304,20 @@ async fn audit(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
         .as_array()
         .or(list.as_array())
         .context("the audit list holds no records")?;
-    let text = list.to_string();
-    let by = |user: &str, outcome: &str| {
-        records.iter().any(|record| {
-            let record = record.to_string();
-            record.contains(&format!("users/{user}\"")) && record.contains(outcome)
-        })
+    let by = |user: &str, outcome: &str, name: &str| {
+        let actor = format!("organizations/{ORGANIZATION}/users/{user}");
+        let is_wanted = |record: &&Value| {
+            record["actor"] == actor && record["outcome"] == outcome && record["name"] == name
+        };
+        records.iter().filter(is_wanted).count()
     };
-    ensure!(by("ann", ROUTE), "Ann's changes are not in the audit log");
     ensure!(
-        by("bob", "denied"),
-        "Bob's denials are not in the audit log: {text}"
+        by("ann", "done", ROUTE) == ANNS_WRITES,
+        "not all of Ann's changes are in the audit log: {list}"
+    );
+    ensure!(
+        by("bob", "denied", ROUTE) == BOBS_DENIALS,
+        "not all of Bob's denials are in the audit log: {list}"
     );
     let verify = ["audit", "verify"];
     let printed = mesh

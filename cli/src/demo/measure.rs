@@ -19,6 +19,7 @@ const FAILURES_END_AFTER: Duration = Duration::from_secs(2);
 pub(super) struct Tally {
     pub(super) requests: usize,
     pub(super) failed: usize,
+    pub(super) resent: usize,
 }
 
 impl Tally {
@@ -26,12 +27,14 @@ impl Tally {
         Tally {
             requests: samples.len(),
             failed: samples.iter().filter(|sample| sample.outcome.is_err()).count(),
+            resent: samples.iter().filter(|sample| sample.resent).count(),
         }
     }
 
     pub(super) fn add(&mut self, other: Tally) {
         self.requests += other.requests;
         self.failed += other.failed;
+        self.resent += other.resent;
     }
 }
 
@@ -68,6 +71,17 @@ pub(super) fn check_failures(samples: &[Sample], incidents: &[Instant]) -> Resul
         ));
     }
     Ok(())
+}
+
+/// Without an incident nobody has a reason to close a connection on a request.
+pub(super) fn check_resends(samples: &[Sample], incidents: &[Instant]) -> Result<(), String> {
+    match samples.iter().find(|sample| sample.resent) {
+        Some(resent) if incidents.is_empty() => Err(format!(
+            "{}'s {} closed a connection on a request, which its client sent again",
+            resent.cluster, resent.via
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// How long after `from` the wanted state held for good: the end of the last sample that was not as wanted, or of
@@ -141,6 +155,7 @@ mod tests {
             cluster: "us-east",
             via: "gateway",
             tester: false,
+            resent: false,
             outcome: answered_by
                 .map(|cluster| Answer {
                     service: "reviews".into(),
@@ -178,6 +193,16 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn a_connection_closes_on_a_request_only_after_an_incident() {
+        let start = Instant::now();
+        let mut samples = vec![sample(start, 1, 2, Some("us-west"))];
+        assert_eq!(check_resends(&samples, &[]), Ok(()));
+        samples[0].resent = true;
+        assert!(check_resends(&samples, &[]).is_err());
+        assert_eq!(check_resends(&samples, &[start]), Ok(()));
     }
 
     #[test]

@@ -54,7 +54,7 @@ fn render(samples: &[Sample]) -> String {
             .filter(|sample| sample.cluster == cluster.name)
             .cloned()
             .collect();
-        let Tally { requests, failed } = Tally::of(&own);
+        let Tally { requests, failed, .. } = Tally::of(&own);
         format!(
             "    {:<12} {requests:>4} req/s {failed:>3} failed   answered by {}\n",
             cluster.name,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,7 +14,7 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::sample::Answer;
 
@@ -22,6 +22,8 @@ use super::sample::Answer;
 const CLIENTS_PER_PATH: usize = 4;
 /// With six paths of four clients each: about 300 requests a second, a tenth of what the machine could do.
 const REQUEST_INTERVAL: Duration = Duration::from_millis(80);
+/// How often to look whether the last requests have ended.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(10);
 /// What a patient user would wait.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// One request in that many comes from a tester.
@@ -44,14 +46,26 @@ pub(super) struct Sample {
     pub(super) cluster: &'static str,
     pub(super) via: &'static str,
     pub(super) tester: bool,
+    /// On a new connection, because the kept one was closed before any answer.
+    pub(super) resent: bool,
     pub(super) outcome: Result<Answer, String>,
 }
 
 /// What the clients saw so far; shared by all of them.
 #[derive(Clone, Default)]
 pub(super) struct Ledger {
-    samples: Arc<Mutex<Vec<Sample>>>,
+    entries: Arc<Mutex<Entries>>,
 }
+
+#[derive(Default)]
+struct Entries {
+    samples: Vec<Sample>,
+    /// When the requests that are on their way were sent.
+    open: BTreeMap<Ticket, Instant>,
+    next: Ticket,
+}
+
+type Ticket = u64;
 
 /// The clients. Dropping it stops them.
 pub(super) struct Traffic {
@@ -76,6 +90,16 @@ impl Traffic {
             paused,
             _clients: clients,
         }
+    }
+
+    /// The requests that were sent in between, once all of them have ended.
+    pub(super) async fn settled(&self, from: Instant, until: Instant) -> Vec<Sample> {
+        while self.ledger.is_open(from, until) {
+            sleep(SETTLE_INTERVAL).await;
+        }
+        let mut samples = self.ledger.since(from);
+        samples.retain(|sample| sample.sent <= until);
+        samples
     }
 
     /// A dead cluster's clients died with it.
@@ -106,22 +130,38 @@ impl Traffic {
 impl Ledger {
     /// The requests sent since then, in the order of their end.
     pub(super) fn since(&self, start: Instant) -> Vec<Sample> {
-        let samples = self
+        let entries = self.entries();
+        entries
             .samples
-            .lock()
-            .expect("invariant: nobody panics while holding the ledger");
-        samples
             .iter()
             .filter(|sample| sample.sent >= start)
             .cloned()
             .collect()
     }
 
-    fn add(&self, sample: Sample) {
-        self.samples
+    fn is_open(&self, from: Instant, until: Instant) -> bool {
+        let entries = self.entries();
+        entries.open.values().any(|sent| (from..=until).contains(sent))
+    }
+
+    fn begin(&self, sent: Instant) -> Ticket {
+        let mut entries = self.entries();
+        let ticket = entries.next;
+        entries.next += 1;
+        entries.open.insert(ticket, sent);
+        ticket
+    }
+
+    fn end(&self, ticket: Ticket, sample: Option<Sample>) {
+        let mut entries = self.entries();
+        entries.open.remove(&ticket);
+        entries.samples.extend(sample);
+    }
+
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.entries
             .lock()
             .expect("invariant: nobody panics while holding the ledger")
-            .push(sample);
     }
 }
 
@@ -137,7 +177,10 @@ async fn client(path: Path, ledger: Ledger, paused: Arc<AtomicBool>) {
         }
         let tester = number.is_multiple_of(TESTERS_ONE_IN);
         let sent = Instant::now();
-        let outcome = match timeout(REQUEST_TIMEOUT, request(&path, tester, &mut connection)).await {
+        let ticket = ledger.begin(sent);
+        let mut resent = false;
+        let asking = request(&path, tester, &mut connection, &mut resent);
+        let outcome = match timeout(REQUEST_TIMEOUT, asking).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(format!("{error:#}")),
             Err(_) => Err(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs())),
@@ -146,31 +189,34 @@ async fn client(path: Path, ledger: Ledger, paused: Arc<AtomicBool>) {
             connection = None;
         }
         // Its cluster may have died while the request was on its way; then so did the client.
-        if !(outcome.is_err() && paused.load(Ordering::Relaxed)) {
-            ledger.add(Sample {
-                sent,
-                done: Instant::now(),
-                cluster: path.cluster,
-                via: path.via,
-                tester,
-                outcome,
-            });
-        }
+        let died = outcome.is_err() && paused.load(Ordering::Relaxed);
+        let sample = (!died).then(|| Sample {
+            sent,
+            done: Instant::now(),
+            cluster: path.cluster,
+            via: path.via,
+            tester,
+            resent,
+            outcome,
+        });
+        ledger.end(ticket, sample);
     }
 }
 
 /// A request on a kept connection that turns out to be closed is sent again on a new one, as every HTTP client does
-/// with idempotent requests (RFC 9110, section 9.2.2).
+/// with idempotent requests (RFC 9110, section 9.2.2). An answer that was cut off is a failure.
 async fn request(
     path: &Path,
     tester: bool,
     connection: &mut Option<SendRequest<Empty<Bytes>>>,
+    resent: &mut bool,
 ) -> anyhow::Result<Answer> {
-    if let Some(mut kept) = connection.take().filter(|kept| !kept.is_closed())
-        && let Ok(answer) = exchange(path, tester, &mut kept).await
-    {
-        *connection = Some(kept);
-        return answer;
+    if let Some(mut kept) = connection.take().filter(|kept| !kept.is_closed()) {
+        if let Ok(answer) = exchange(path, tester, &mut kept).await {
+            *connection = Some(kept);
+            return answer;
+        }
+        *resent = true;
     }
     let stream = TcpStream::connect(path.proxy).await.context("connect")?;
     let (mut sender, driver) = handshake(TokioIo::new(stream)).await.context("handshake")?;
@@ -197,7 +243,10 @@ async fn exchange(
     sender.ready().await?;
     let response = sender.send_request(request).await?;
     let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
+    let body = match response.into_body().collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(error) => return Ok(Err(anyhow::Error::new(error).context("the answer was cut off"))),
+    };
     if !status.is_success() {
         let text = String::from_utf8_lossy(&body);
         return Ok(Err(anyhow::anyhow!(

@@ -61,7 +61,9 @@ pub(super) fn destination(id: &ServiceId, port: &Port, subset: Option<&Label>) -
     format!("{subset}{}.{}:{}", id.name, id.namespace, port.port)
 }
 
-/// `tenant/workspace/namespace/service:port[/subset]`, as people read it in metrics and logs.
+/// `tenant/workspace/namespace/service:port[/subset{label=value,…}]`, as people read it in metrics and logs. A subset's
+/// labels are part of it: a subset that is redefined is another upstream, so that no proxy ever sends by the rules of
+/// one definition to the endpoints of the other.
 fn name(offered: &Offered<'_>, port: &Port, subset: Option<&Label>, scope: Scope) -> String {
     let owner = offered.workspace.map_or_else(
         || "-".to_owned(),
@@ -75,8 +77,26 @@ fn name(offered: &Offered<'_>, port: &Port, subset: Option<&Label>, scope: Scope
         Scope::Mesh => "",
         Scope::Local => "local/",
     };
-    let subset = subset.map_or_else(String::new, |subset| format!("/{subset}"));
+    let subset = subset.map_or_else(String::new, |subset| {
+        format!("/{subset}{}", selector(offered, subset))
+    });
     format!("{scope}{owner}/{}:{}{subset}", offered.id, port.port)
+}
+
+fn selector(offered: &Offered<'_>, subset: &Label) -> String {
+    let Some(defined) = defined(offered, subset) else {
+        return String::new();
+    };
+    let labels: Vec<String> = defined
+        .labels
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    format!("{{{}}}", labels.join(","))
+}
+
+fn defined<'a>(offered: &Offered<'a>, subset: &Label) -> Option<&'a Subset> {
+    offered.subsets().iter().find(|known| known.name == *subset)
 }
 
 fn health(id: &ServiceId, port: &Port, subset: Option<&Label>, scope: Scope) -> Health {
@@ -124,7 +144,7 @@ fn local(
     let name = port.name.as_ref()?;
     let subset = match subset {
         None => None,
-        Some(subset) => Some(offered.subsets().iter().find(|known| known.name == *subset)?),
+        Some(subset) => Some(defined(offered, subset)?),
     };
     let instances = offered.local.map_or(&[][..], |local| &local.instances);
     let endpoints: Vec<Endpoint> = instances

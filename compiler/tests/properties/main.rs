@@ -383,6 +383,50 @@ fn a_change_recomputes_its_own_keys_only() {
 }
 
 /// Holds invariant 6: an error tells of another tenant that it owns the name, and nothing else.
+/// Endpoints reach a proxy before routes do, so what keeps its name must keep its meaning.
+#[test]
+fn invariant_3_a_subset_that_is_redefined_is_another_upstream() {
+    let mut world = two_workspaces();
+    for view in world.views.values_mut() {
+        let reviews = view.services.get_mut(&"shop/reviews".parse().unwrap()).unwrap();
+        reviews.instances = serde_json::from_value(json!([
+            {"address": "127.0.0.1", "ports": {"http": 8081}, "labels": {"version": "v1"}},
+            {"address": "127.0.0.1", "ports": {"http": 8082}, "labels": {"version": "v2"}},
+        ]))
+        .unwrap();
+    }
+    let mut step = |stable: &str, canary: &str| {
+        let route = json!({
+            "name": "organizations/acme/tenants/a/workspaces/w/trafficgroups/g/serviceroutes/r",
+            "spec": {
+                "service": "shop/reviews",
+                "subsets": [
+                    {"name": "stable", "labels": {"version": stable}},
+                    {"name": "canary", "labels": {"version": canary}},
+                ],
+                "rules": [{"backendRefs": [
+                    {"subset": "stable", "weight": 95},
+                    {"subset": "canary", "weight": 5},
+                ]}],
+            },
+        });
+        world.apply(Edit::Write(Box::new(Resource::from_json(route).unwrap())));
+        let plans = plan(&resolve(&world.intent).0, &world.reports()).0;
+        lowered(&world, &plans)
+    };
+    let configs = step("v1", "v2").into_iter().zip(step("v2", "v1"));
+    let mut subsets = 0;
+    for ((_, node, (before, _)), (_, _, (after, _))) in configs {
+        for (name, endpoints) in &before.endpoints {
+            if let Some(redefined) = after.endpoints.get(name) {
+                assert_eq!(redefined.value, endpoints.value, "{name} at {}", node.id);
+            }
+            subsets += usize::from(name.contains("/stable"));
+        }
+    }
+    assert!(subsets > 0);
+}
+
 #[test]
 fn invariant_6_an_error_names_the_owner_and_nothing_else_of_it() {
     let mut world = two_workspaces();

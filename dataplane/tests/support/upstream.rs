@@ -38,6 +38,7 @@ pub(crate) struct Upstream {
 struct Shared {
     requests: AtomicU64,
     checks: AtomicU64,
+    connections: AtomicU64,
     last: Mutex<HeaderMap>,
 }
 
@@ -55,6 +56,7 @@ impl Upstream {
                 let Ok((stream, _)) = listener.accept().await else {
                     continue;
                 };
+                state.connections.fetch_add(1, Ordering::Relaxed);
                 let (state, moods) = (Arc::clone(&state), moods.clone());
                 connections.spawn(async move {
                     let service = service_fn(move |request: Request<Incoming>| {
@@ -83,6 +85,11 @@ impl Upstream {
     /// Health checks so far.
     pub(crate) fn checks(&self) -> u64 {
         self.shared.checks.load(Ordering::Relaxed)
+    }
+
+    /// Connections so far, those of health checks too.
+    pub(crate) fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::Relaxed)
     }
 
     /// Headers of the last request.

@@ -79,7 +79,8 @@ pub(crate) async fn receipt(
     }
 }
 
-/// An organization shows all of its clusters; a name that is gone may have concerned any of them.
+/// An organization shows all of its clusters; a name that is gone may have concerned any of them. A cluster that never
+/// joined runs nothing, so a change does not wait for it beside others; on its own it is no proof of anything.
 fn status_of(snapshot: &Snapshot, mesh: &Mesh, name: &Fqn, revision: u64) -> Status {
     let everywhere = name.kind() == Kind::Organization || snapshot.get(name).is_none();
     let clusters: Vec<ClusterName> = if everywhere && name.kind().is_published() {
@@ -87,8 +88,12 @@ fn status_of(snapshot: &Snapshot, mesh: &Mesh, name: &Fqn, revision: u64) -> Sta
     } else {
         concerned(&snapshot.judged.resolved, name).into_iter().collect()
     };
+    let joined = snapshot.joined_clusters();
+    let shows_all = matches!(name.kind(), Kind::Organization | Kind::Cluster)
+        || clusters.iter().all(|cluster| !joined.contains(cluster));
     let heard: BTreeMap<ClusterName, Heard> = clusters
         .into_iter()
+        .filter(|cluster| shows_all || joined.contains(cluster))
         .map(|cluster| {
             let heard = mesh.heard.get(&cluster).cloned().unwrap_or(Heard {
                 agent: Agent::Unknown,

@@ -102,7 +102,7 @@ async fn every_step_has_the_resource_that_decided_it() {
         ])
     );
     let target = &answer["outcome"]["forward"]["targets"][0];
-    assert_eq!(target["upstream"], "pay/shop/shop/reviews:80/v2");
+    assert_eq!(target["upstream"], "pay/shop/shop/reviews:80/v2{version=v2}");
     assert_eq!(target["places"][0]["hosts"], json!({"reported": "up"}));
     assert_eq!(answer["edge"], json!({"away": "the edge is away"}));
 

@@ -325,15 +325,20 @@ async fn nonsense_from_a_central_is_rejected_by_name() {
     eventually(DEADLINE, || async {
         let acks = central.state().acks;
         let last = acks.last().ok_or_else(|| anyhow::anyhow!("no ack"))?;
-        let names: Vec<&str> = last
+        let rejected: Vec<(&str, &str)> = last
             .rejected
             .iter()
-            .map(|rejection| rejection.name.as_str())
+            .map(|rejection| (rejection.name.as_str(), rejection.reason.as_str()))
             .collect();
-        ensure!(
-            names == ["clusters/us-east/services/shop/web", "pods/x"],
-            "{names:?}"
-        );
+        let [
+            ("clusters/us-east/services/shop/web", unread),
+            ("pods/x", unknown),
+        ] = rejected[..]
+        else {
+            anyhow::bail!("{rejected:?}");
+        };
+        ensure!(unread.contains("unknown variant `nonsense`"), "{unread}");
+        ensure!(unknown.contains("not the name of a report"), "{unknown}");
         Ok(())
     })
     .await;
