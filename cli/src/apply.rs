@@ -41,6 +41,9 @@ pub(crate) struct ApplyArgs {
     /// Update what exists whatever it is now.
     #[arg(long, env = "TOMBOLO_OVERWRITE")]
     overwrite: bool,
+    /// Also update what `tombolo sync` or another manager keeps; it will find the change.
+    #[arg(long, env = "TOMBOLO_FORCE")]
+    force: bool,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -61,7 +64,12 @@ pub(crate) struct WaitArgs {
 
 pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
-    let answer = post(&client, &args.files, args.dry_run, args.overwrite).await?;
+    let flags = Flags {
+        dry_run: args.dry_run,
+        overwrite: args.overwrite,
+        force: args.force,
+    };
+    let answer = post(&client, &args.files, flags).await?;
     print(args.output.output, &answer, describe)?;
     if args.dry_run || !args.wait.wait {
         return Ok(Verdict::Good);
@@ -71,21 +79,28 @@ pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<Verdict> {
     Ok(judge(waited, args.wait.timeout))
 }
 
+/// How the server is to take a transaction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flags {
+    pub(crate) dry_run: bool,
+    pub(crate) overwrite: bool,
+    pub(crate) force: bool,
+}
+
 /// Sends the documents of `files` as one transaction.
-pub(crate) async fn post(
-    client: &Client,
-    files: &[PathBuf],
-    dry_run: bool,
-    overwrite: bool,
-) -> anyhow::Result<Value> {
+pub(crate) async fn post(client: &Client, files: &[PathBuf], flags: Flags) -> anyhow::Result<Value> {
     let (body, sources) = documents::read(files)?.into_body();
     let flag = |set: bool| set.then(|| "true".to_owned());
     let path = query(
         "changes",
-        &[("dry_run", flag(dry_run)), ("overwrite", flag(overwrite))],
+        &[
+            ("dry_run", flag(flags.dry_run)),
+            ("overwrite", flag(flags.overwrite)),
+        ],
     );
     let extras = Extras {
         body: Some(body),
+        headers: forced(flags.force),
         ..Extras::default()
     };
     let sent = client.send(Method::POST, &path, extras).await;
@@ -94,6 +109,11 @@ pub(crate) async fn post(
         Err(error) => error,
     })?;
     Ok(answer.body)
+}
+
+/// The header with which a write also takes what others manage.
+pub(crate) fn forced(force: bool) -> Vec<(&'static str, &'static str)> {
+    Vec::from_iter(force.then_some(("tombolo-force", "true")))
 }
 
 /// That a write has drawn.

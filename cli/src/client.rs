@@ -57,6 +57,7 @@ pub(crate) struct Answer {
 pub(crate) struct Extras<'a> {
     pub(crate) body: Option<Value>,
     pub(crate) if_match: Option<&'a str>,
+    pub(crate) headers: Vec<(&'static str, &'a str)>,
     /// How long the server itself may wait before it answers.
     pub(crate) patience: Duration,
 }
@@ -144,6 +145,9 @@ impl Client {
         }
         if let Some(etag) = extras.if_match {
             request = request.header(IF_MATCH, etag);
+        }
+        for (name, value) in extras.headers {
+            request = request.header(name, value);
         }
         if extras.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");

@@ -6,7 +6,7 @@ use clap::Args;
 use hyper::Method;
 
 use crate::Verdict;
-use crate::apply::{WaitArgs, judge, revision};
+use crate::apply::{WaitArgs, forced, judge, revision};
 use crate::client::{Client, Extras, ServerArgs};
 use crate::wait::wait;
 
@@ -17,6 +17,9 @@ use crate::wait::wait;
 pub(crate) struct DeleteArgs {
     /// Its name.
     name: String,
+    /// Also what `tombolo sync` or another manager keeps; it will find it missing.
+    #[arg(long, env = "TOMBOLO_FORCE")]
+    force: bool,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -29,6 +32,7 @@ pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<Verdict> {
     let etag = client.get(name.as_str()).await?.etag;
     let extras = Extras {
         if_match: etag.as_deref(),
+        headers: forced(args.force),
         ..Extras::default()
     };
     let answer = client.send(Method::DELETE, name.as_str(), extras).await?;

@@ -66,9 +66,7 @@ impl Documents {
         if self.bytes > BYTES_MAX {
             bail!("more than {BYTES_MAX} bytes of documents: apply them in several steps");
         }
-        let values: Vec<Value> =
-            serde_saphyr::from_multiple(text).with_context(|| format!("read {source} as YAML"))?;
-        let values: Vec<Value> = values.into_iter().flat_map(flat).collect();
+        let values = values(source, text)?;
         let count = values.len();
         for (index, value) in values.into_iter().enumerate() {
             self.values.push(value);
@@ -80,6 +78,19 @@ impl Documents {
         }
         Ok(())
     }
+}
+
+/// The documents of one file.
+pub(crate) fn values(source: &str, text: &str) -> anyhow::Result<Vec<Value>> {
+    let values: Vec<Value> =
+        serde_saphyr::from_multiple(text).with_context(|| format!("read {source} as YAML"))?;
+    Ok(values.into_iter().flat_map(flat).collect())
+}
+
+/// By its name.
+pub(crate) fn is_document(file: &Path) -> bool {
+    let extension = file.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| EXTENSIONS.contains(&extension))
 }
 
 /// A list is as many documents; an empty document is none.
@@ -97,8 +108,7 @@ fn files_of(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).with_context(list)? {
         let path = entry.with_context(list)?.path();
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        if path.is_file() && extension.is_some_and(|extension| EXTENSIONS.contains(&extension)) {
+        if path.is_file() && is_document(&path) {
             files.push(path);
         }
     }

@@ -27,6 +27,7 @@ mod readiness;
 mod search;
 mod serve;
 mod status;
+mod sync;
 mod token;
 mod wait;
 
@@ -66,6 +67,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     Search(search::SearchArgs),
     Readiness(readiness::ReadinessArgs),
+    Sync(sync::SyncArgs),
     /// The record of who did what.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
@@ -139,6 +141,7 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Diff(args) => history::diff(args).await.map(|()| Verdict::Good),
         Command::Show(args) => history::show(args).await.map(|()| Verdict::Good),
         Command::Rollback(args) => history::rollback(args).await,
+        Command::Sync(args) => sync::run(args).await,
         Command::Effective(args) => effective::run(args).await.map(|()| Verdict::Good),
         Command::Search(args) => search::run(args).await.map(|()| Verdict::Good),
         Command::Readiness(args) => readiness::run(args).await,

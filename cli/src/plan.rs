@@ -8,7 +8,7 @@ use serde_json::Value;
 use tombolo_compiler::name::Fqn;
 
 use crate::Verdict;
-use crate::apply::post;
+use crate::apply::{Flags, post};
 use crate::client::{Client, ServerArgs};
 use crate::output::{OutputArgs, items, print, table, text};
 
@@ -38,7 +38,12 @@ pub(crate) struct PlanArgs {
 
 pub(crate) async fn run(args: PlanArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
-    let answer = post(&client, &args.files, true, true).await?;
+    let flags = Flags {
+        dry_run: true,
+        overwrite: true,
+        force: false,
+    };
+    let answer = post(&client, &args.files, flags).await?;
     print(args.output.output, &answer, describe)?;
     let changes = !changed_names(&answer)?.is_empty();
     Ok(if args.detailed_exitcode && changes {

@@ -10,6 +10,7 @@ use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
 use crate::iam::{Action, Bindings, Decision, Principal, decide};
+use crate::managed::{FORCE, Manager};
 use crate::quota::{self, OverQuota};
 use crate::snapshot::{Judged, Snapshot, Stored, below};
 
@@ -89,6 +90,10 @@ pub(crate) enum Refusal {
     HasChildren { name: Fqn, children: Vec<Fqn> },
     #[error("the organization would be left without an administrator; bind another one first")]
     NoAdministrator,
+    #[error(
+        "{name} is managed by {by}, which would undo this; change it there, or force it (--force, or {FORCE}: true)"
+    )]
+    Managed { name: Fqn, by: Manager },
     #[error(transparent)]
     OverQuota(OverQuota),
     /// A name of the world that somebody else holds.
@@ -441,6 +446,7 @@ mod tests {
                 revision: 1,
                 created_at: Utc::now(),
                 updated_at: Utc::now(),
+                managed: None,
             })
             .to_vec();
         let delta = Delta {

@@ -12,6 +12,7 @@ mod feed;
 mod history;
 pub mod iam;
 mod keeper;
+mod managed;
 mod mesh;
 mod metrics;
 mod outbound;

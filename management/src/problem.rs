@@ -178,6 +178,7 @@ impl From<Refusal> for Problem {
             Refusal::MatchRequired { .. } => (StatusCode::PRECONDITION_REQUIRED, "etag-required"),
             Refusal::HasChildren { .. } => (StatusCode::CONFLICT, "has-children"),
             Refusal::NoAdministrator => (StatusCode::CONFLICT, "no-administrator"),
+            Refusal::Managed { .. } => (StatusCode::CONFLICT, "managed"),
             Refusal::OverQuota(_) => (StatusCode::CONFLICT, "over-quota"),
             Refusal::Claimed(_) => (StatusCode::CONFLICT, "claimed"),
             Refusal::InUse(_) => (StatusCode::CONFLICT, "in-use"),

@@ -17,6 +17,7 @@ use tombolo_proto::session::Publication;
 use uuid::Uuid;
 
 use crate::iam::Bindings;
+use crate::managed::Managed;
 use crate::realm::Realms;
 
 /// Every replica publishes the same bytes at one version, so the thing published is the source.
@@ -32,6 +33,7 @@ pub(crate) struct Stored {
     pub(crate) revision: u64,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) updated_at: DateTime<Utc>,
+    pub(crate) managed: Option<Managed>,
 }
 
 pub(crate) type Tree = BTreeMap<Fqn, Arc<Stored>>;
@@ -77,6 +79,10 @@ impl Stored {
         document["revision"] = self.revision.into();
         document["createTime"] = serde_json::json!(self.created_at);
         document["updateTime"] = serde_json::json!(self.updated_at);
+        if let Some(managed) = &self.managed {
+            document["managedBy"] = managed.by.as_str().into();
+            document["managedRevision"] = managed.revision.into();
+        }
         document
     }
 }
@@ -275,6 +281,7 @@ mod tests {
             revision,
             created_at: Utc::now(),
             updated_at: Utc::now(),
+            managed: None,
         }
     }
 

@@ -130,6 +130,8 @@ enum Resources {
     Revision,
     CreatedAt,
     UpdatedAt,
+    ManagedBy,
+    ManagedRevision,
 }
 
 #[derive(Clone, Copy, Iden)]

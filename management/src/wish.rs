@@ -158,6 +158,7 @@ mod tests {
             revision: 1,
             created_at: Utc::now(),
             updated_at: Utc::now(),
+            managed: None,
         }
     }
 

@@ -19,6 +19,7 @@ use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
 use crate::change::{Change, Prepared, Refusal, Step, authorize_one, prepare};
 use crate::history::{Entry, Event};
 use crate::iam::{Action, Principal};
+use crate::managed::Hand;
 use crate::realm::RealmChange;
 use crate::snapshot::{Delta, Snapshot, Stored, etag};
 use crate::store::organization::Head;
@@ -43,6 +44,7 @@ pub(crate) struct Caller {
     pub(crate) principal: Principal,
     pub(crate) source: String,
     pub(crate) request_id: String,
+    pub(crate) hand: Hand,
 }
 
 /// What was committed, or was there already.
@@ -134,9 +136,9 @@ impl Writes {
     }
 
     /// Decides before the queue. Before a refusal, what other replicas have committed is looked at.
-    async fn prepare(&self, principal: &Principal, wish: &Wish) -> Result<Prepared, WriteError> {
+    async fn prepare(&self, caller: &Caller, wish: &Wish) -> Result<Prepared, WriteError> {
         let base = self.snapshot();
-        let refusal = match wish.prepare(&base, principal) {
+        let refusal = match decide(&base, caller, wish) {
             Ok(prepared) => return Ok(prepared),
             Err(refusal) => refusal,
         };
@@ -145,20 +147,20 @@ impl Writes {
             return Err(refusal.into());
         }
         let latest = self.catch_up().await?;
-        Ok(wish.prepare(&latest, principal)?)
+        Ok(decide(&latest, caller, wish)?)
     }
 
     /// Decides on what the database holds now, as a write would, and writes nothing.
-    pub(crate) async fn dry_run(&self, principal: &Principal, wish: &Wish) -> Result<Prepared, WriteError> {
+    pub(crate) async fn dry_run(&self, caller: &Caller, wish: &Wish) -> Result<Prepared, WriteError> {
         let mut base = self.snapshot();
         if self.store.version().await? != base.version {
             base = self.catch_up().await?;
         }
-        Ok(wish.prepare(&base, principal)?)
+        Ok(decide(&base, caller, wish)?)
     }
 
     pub(crate) async fn write(&self, caller: Caller, wish: Wish) -> Result<Committed, WriteError> {
-        let prepared = self.prepare(&caller.principal, &wish).await?;
+        let prepared = self.prepare(&caller, &wish).await?;
         let (done, answer) = oneshot::channel();
         self.send(Job::Write {
             caller,
@@ -330,7 +332,7 @@ impl Writer {
         let prepared = if Arc::ptr_eq(&base, &prepared.base) {
             prepared
         } else {
-            wish.prepare(&base, &caller.principal)?
+            decide(&base, caller, wish)?
         };
         if prepared.changes_nothing() {
             return Ok(Committed {
@@ -494,6 +496,11 @@ impl Writer {
     }
 }
 
+/// Whether the caller may write that on `base`, and what becomes of it.
+fn decide(base: &Arc<Snapshot>, caller: &Caller, wish: &Wish) -> Result<Prepared, Refusal> {
+    caller.hand.claim(wish.prepare(base, &caller.principal)?)
+}
+
 /// What is dropped here is rolled back, or its connection closed: half of it never becomes visible.
 async fn in_time<T>(work: impl Future<Output = Result<T, WriteError>>) -> Result<T, WriteError> {
     timeout(TRANSACTION_TIME_MAX, work)
@@ -559,6 +566,7 @@ pub(crate) async fn write_steps(
                     revision: version.revision,
                     created_at: now,
                     updated_at: now,
+                    managed: caller.hand.after(None, version.revision),
                 };
                 store.insert_resource(&mut tx, &stored).await?;
                 (Verb::Create, None, Event::Created(Arc::new(stored)))
@@ -569,6 +577,7 @@ pub(crate) async fn write_steps(
                     etag: etag(held.uid, version.revision),
                     revision: version.revision,
                     updated_at: now,
+                    managed: caller.hand.after(held.managed.as_ref(), version.revision),
                     ..(**held).clone()
                 };
                 store.update_resource(&mut tx, &stored, &held.etag).await?;
@@ -626,6 +635,7 @@ pub(crate) async fn create_organization(
         principal: Principal::System,
         source: String::new(),
         request_id: String::new(),
+        hand: Hand::default(),
     };
     let prepared = prepare(&Arc::new(Snapshot::empty()), &caller.principal, changes)?;
     Ok(Some((prepared, caller)))

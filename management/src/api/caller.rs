@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{App, RequestInfo, verb_of};
 use crate::audit::{self, Verb};
 use crate::iam::{Action, Decision, Principal, decide};
+use crate::managed::Hand;
 use crate::problem::Problem;
 use crate::snapshot::Snapshot;
 use crate::store::token::Holder;
@@ -20,6 +21,7 @@ use crate::writer::Caller;
 pub(crate) struct Bearer {
     token: Token,
     info: RequestInfo,
+    hand: Hand,
     /// What a refusal is about.
     verb: Verb,
     name: String,
@@ -40,9 +42,11 @@ impl FromRequestParts<App> for Bearer {
             .get::<RequestInfo>()
             .expect("invariant: the outermost layer gives every request its info")
             .clone();
+        let hand = Hand::of(&parts.headers).map_err(|error| Problem::bad_request(error.to_string()))?;
         Ok(Bearer {
             token,
             info,
+            hand,
             verb,
             name,
         })
@@ -95,6 +99,7 @@ impl App {
             },
             source: bearer.info.source,
             request_id: bearer.info.id,
+            hand: bearer.hand,
         })
     }
 

@@ -36,11 +36,7 @@ pub(crate) async fn write(
     let actor = caller.principal.clone();
     let of_write = |error| Problem::of_write(error, &actor, Verb::Change);
     if params.dry_run {
-        let prepared = app
-            .writes
-            .dry_run(&caller.principal, &wish)
-            .await
-            .map_err(of_write)?;
+        let prepared = app.writes.dry_run(&caller, &wish).await.map_err(of_write)?;
         return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
     }
     let committed = app.writes.write(caller, wish).await.map_err(of_write)?;

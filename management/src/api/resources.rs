@@ -69,6 +69,7 @@ pub(crate) async fn get_or_list(
         Target::Collection(collection) => past::list(&app, &caller, &collection, &params, revision).await,
         Target::Status(name) => status::status(&app, &caller, &name),
         Target::Receipt(name) => status::receipt(&app, &caller, &name, &params).await,
+        Target::Tree(name) => tree(&app, &caller, &name, &params),
         Target::Effective(name) => effective::effective(&app, &caller, &name, &params),
         Target::Readiness(name) => readiness::get(&app, &caller, &name),
         Target::Past(PastQuestion::History, name) => past::history(&app, &caller, &name, &params).await,
@@ -195,7 +196,7 @@ async fn write(
     if params.dry_run {
         let prepared = app
             .writes
-            .dry_run(&caller.principal, &vec![change].into())
+            .dry_run(&caller, &vec![change].into())
             .await
             .map_err(of_write)?;
         return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
@@ -310,6 +311,37 @@ pub(crate) fn page_size(params: &GetParams) -> Result<usize, Problem> {
             "pageSize {page_size} is not between 1 and {PAGE_SIZE_MAX}"
         ))),
     }
+}
+
+/// A node and all that stands below it, in the order of the names. As with lists, what the caller may not read is left out;
+/// who may not read the node itself is told what they would be told if it did not exist.
+fn tree(app: &App, caller: &Caller, node: &Fqn, params: &GetParams) -> Result<Response, Problem> {
+    let page_size = page_size(params)?;
+    let snapshot = app.writes.snapshot();
+    app.allow_read(&snapshot, caller, node, Verb::List)?;
+    snapshot.get(node).ok_or_else(|| Problem::not_found(node))?;
+    let after: Option<Fqn> = params.page_token.as_deref().map(str::parse).transpose()?;
+    let start = match &after {
+        None => Bound::Included(node),
+        Some(after) => Bound::Excluded(after),
+    };
+    let mut readable = snapshot
+        .tree
+        .range::<Fqn, _>((start, Bound::Unbounded))
+        .take_while(|(name, _)| name.as_str().starts_with(node.as_str()))
+        // A longer leaf sorts between a node and what stands below it.
+        .filter(|(name, _)| name.is_within(node) && caller.may_read(&snapshot, name));
+    let items: Vec<Value> = readable
+        .by_ref()
+        .take(page_size)
+        .map(|(_, stored)| stored.to_json())
+        .collect();
+    let last = items.last().map(|item| item["name"].clone());
+    let mut page = json!({"items": items, "revision": snapshot.version.revision});
+    if let Some(last) = last.filter(|_| readable.next().is_some()) {
+        page["nextPageToken"] = last;
+    }
+    Ok(Json(page).into_response())
 }
 
 pub(crate) fn represent(stored: Option<&Stored>) -> Response {

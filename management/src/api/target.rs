@@ -14,6 +14,8 @@ pub(crate) enum Target {
     Receipt(Fqn),
     /// `…:effective`
     Effective(Fqn),
+    /// `…:tree`
+    Tree(Fqn),
     /// `…:adopt`
     Adopt(Fqn),
     /// `…:readiness`
@@ -43,7 +45,7 @@ pub(crate) enum BadTarget {
     #[error(transparent)]
     Name(#[from] BadName),
     #[error(
-        "{0:?} cannot be asked of a resource; use :status, :receipt, :effective, :history, :diff, :compiled, :rollback, \
+        "{0:?} cannot be asked of a resource; use :status, :receipt, :effective, :tree, :history, :diff, :compiled, :rollback, \
          of a workspace :readiness, or of an organization :adopt"
     )]
     Question(String),
@@ -58,6 +60,7 @@ impl Target {
             | Target::Receipt(name)
             | Target::Effective(name)
             | Target::Readiness(name)
+            | Target::Tree(name)
             | Target::Adopt(name)
             | Target::Past(_, name) => Some(name),
             Target::Collection(collection) => collection.parent.as_ref(),
@@ -91,6 +94,7 @@ impl FromStr for Target {
                 "receipt" => Ok(Target::Receipt(name)),
                 "effective" => Ok(Target::Effective(name)),
                 "readiness" if name.kind() == Kind::Workspace => Ok(Target::Readiness(name)),
+                "tree" => Ok(Target::Tree(name)),
                 "adopt" if name.kind() == Kind::Organization => Ok(Target::Adopt(name)),
                 "history" => Ok(Target::Past(PastQuestion::History, name)),
                 "diff" => Ok(Target::Past(PastQuestion::Diff, name)),

@@ -249,6 +249,7 @@ fn entry(row: &PgRow) -> Result<Entry, StoreError> {
             revision,
             created_at: column(row, "created_at")?,
             updated_at: time,
+            managed: None,
         }))
     };
     let action: String = column(row, "action")?;

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::token::{ACT_BY_TOKEN, Holder, holder};
 use super::{Resources, Store, StoreError, Tombstones, Tx, bounded, execute, fetch};
+use crate::managed::{Managed, Manager};
 use crate::snapshot::Stored;
 
 /// Where a list goes on, and how far.
@@ -38,7 +39,8 @@ pub(crate) type Shown<T> = Option<(Holder, T)>;
 
 /// What a read shows of a resource. `OFFSET 0` and the mention of the token keep Postgres from looking before the token
 /// has made the transaction somebody's; if it did, there would be no row.
-const COLUMNS: &str = "name, uid, document, etag, revision, created_at, updated_at";
+const COLUMNS: &str =
+    "name, uid, document, etag, revision, created_at, updated_at, managed_by, managed_revision";
 
 impl Store {
     /// `None` within for a resource that does not exist, or that row-level security keeps.
@@ -109,6 +111,8 @@ impl Store {
                 Resources::Revision,
                 Resources::CreatedAt,
                 Resources::UpdatedAt,
+                Resources::ManagedBy,
+                Resources::ManagedRevision,
             ])
             .values_panic([
                 stored.name().as_str().into(),
@@ -120,6 +124,8 @@ impl Store {
                 stored.revision.cast_signed().into(),
                 stored.created_at.into(),
                 stored.updated_at.into(),
+                manager(stored).into(),
+                managed_revision(stored).into(),
             ])
             .on_conflict(OnConflict::column(Resources::Name).do_nothing().to_owned())
             .to_owned();
@@ -140,6 +146,8 @@ impl Store {
             .value(Resources::Etag, stored.etag.as_str())
             .value(Resources::Revision, stored.revision.cast_signed())
             .value(Resources::UpdatedAt, stored.updated_at)
+            .value(Resources::ManagedBy, manager(stored))
+            .value(Resources::ManagedRevision, managed_revision(stored))
             .and_where(Expr::col(Resources::Name).eq(stored.name().as_str()))
             .and_where(Expr::col(Resources::Etag).eq(held))
             .to_owned();
@@ -199,6 +207,8 @@ impl Store {
                 Resources::Revision,
                 Resources::CreatedAt,
                 Resources::UpdatedAt,
+                Resources::ManagedBy,
+                Resources::ManagedRevision,
             ])
             .from(Resources::Table)
             .and_where(Expr::col(Resources::Organization).eq(self.organization.as_str()))
@@ -256,6 +266,15 @@ fn stored(row: &PgRow) -> Result<Stored, StoreError> {
     let revision: i64 = column(row, "revision")?;
     let created_at: DateTime<Utc> = column(row, "created_at")?;
     let updated_at: DateTime<Utc> = column(row, "updated_at")?;
+    let managed_by: Option<String> = column(row, "managed_by")?;
+    let managed_revision: Option<i64> = column(row, "managed_revision")?;
+    let managed = managed_by.zip(managed_revision).map(|(by, revision)| {
+        let by = Manager::parse(&by).map_err(|error| corrupt(name.as_str(), &error))?;
+        Ok(Managed {
+            by,
+            revision: revision.cast_unsigned(),
+        })
+    });
     Ok(Stored {
         resource: Arc::new(resource),
         uid,
@@ -263,7 +282,19 @@ fn stored(row: &PgRow) -> Result<Stored, StoreError> {
         revision: revision.cast_unsigned(),
         created_at,
         updated_at,
+        managed: managed.transpose()?,
     })
+}
+
+fn manager(stored: &Stored) -> Option<&str> {
+    stored.managed.as_ref().map(|managed| managed.by.as_str())
+}
+
+fn managed_revision(stored: &Stored) -> Option<i64> {
+    stored
+        .managed
+        .as_ref()
+        .map(|managed| managed.revision.cast_signed())
 }
 
 fn column<'r, T>(row: &'r PgRow, name: &'static str) -> Result<T, StoreError>

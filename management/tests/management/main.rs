@@ -11,6 +11,7 @@ mod central;
 mod concurrency;
 mod explain;
 mod feed;
+mod managed;
 mod outage;
 mod past;
 mod replicas;

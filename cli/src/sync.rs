@@ -1,0 +1,275 @@
+//! `tombolo sync`: makes a folder of documents the truth for a node.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use hyper::Method;
+use serde_json::{Value, json};
+use tombolo_compiler::name::Fqn;
+
+use crate::Verdict;
+use crate::apply::forced;
+use crate::client::{Client, Extras, ServerArgs, query};
+use crate::output::{OutputArgs, items, print, table, text};
+use crate::problem::Problem;
+
+mod drift;
+mod folder;
+
+use drift::{Difference, Drift, Held, State, batches, compare};
+
+/// The server's own limit of one transaction.
+const CHANGES_MAX: usize = 1000;
+/// Below the server's limit of a request, with room for what is around the changes.
+const BYTES_MAX: usize = 1000 * 1024;
+/// How many differences are looked up in the audit log, to say who caused them.
+const LOOKED_UP_MAX: usize = 20;
+
+/// Makes a folder of YAML the truth for a node: creates and changes what the folder holds, and says what differs.
+///
+/// What it writes is managed by it from then on: another's write to it is refused unless forced, and then shown here.
+/// What stands below the node and was never in the folder is left alone. Exits with 1 on an error; with --check, 0 means in
+/// sync and 2 means drift.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  tombolo sync mesh/pay --node organizations/acme/tenants/payments
+  tombolo sync mesh/pay --node organizations/acme/tenants/payments --check     0: in sync, 2: drift
+  tombolo sync mesh/pay --node organizations/acme/tenants/payments --prune")]
+pub(crate) struct SyncArgs {
+    /// Every .yaml, .yml and .json file in it and in the folders below.
+    folder: PathBuf,
+    /// For which node: all documents are at or below it.
+    #[arg(long, env = "TOMBOLO_NODE")]
+    node: String,
+    /// Only say what differs.
+    #[arg(long, env = "TOMBOLO_CHECK", conflicts_with_all = ["dry_run", "prune", "force"])]
+    check: bool,
+    /// Have the server decide all of it, and change nothing.
+    #[arg(long, env = "TOMBOLO_DRY_RUN")]
+    dry_run: bool,
+    /// Delete what the folder manages and does not hold any more.
+    #[arg(long, env = "TOMBOLO_PRUNE")]
+    prune: bool,
+    /// Take over what somebody else manages.
+    #[arg(long, env = "TOMBOLO_FORCE")]
+    force: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+pub(crate) async fn run(args: SyncArgs) -> anyhow::Result<Verdict> {
+    let client = Client::new(args.server)?;
+    let node = client.name(&args.node)?;
+    let manager = format!("sync/{node}");
+    let folder = folder::read(&args.folder, &node)?;
+    let server = below(&client, &node).await?;
+    let mut drift = compare(&folder, &server, &manager);
+    name_culprits(&client, &mut drift).await;
+
+    let foreign = drift
+        .differences
+        .iter()
+        .find(|difference| difference.state == State::Foreign);
+    if let Some(foreign) = foreign.filter(|_| !args.check && !args.force) {
+        let by = foreign.by.as_deref().unwrap_or_default();
+        bail!(
+            "{} is managed by {by}: nothing was changed; remove it from one of the two, or take it over with --force",
+            foreign.name
+        );
+    }
+    let mut revisions = Vec::new();
+    if !args.check {
+        let hand = Hand {
+            manager: &manager,
+            force: args.force,
+            dry_run: args.dry_run,
+        };
+        let wanted = |difference: &&Difference| args.prune || !difference.state.is_deletion();
+        let wanted: Vec<&Difference> = drift.differences.iter().filter(wanted).collect();
+        revisions = apply(&client, &hand, &wanted).await?;
+    }
+    let is_applied = |difference: &Difference| {
+        !args.check && !args.dry_run && (args.prune || !difference.state.is_deletion())
+    };
+    for difference in &mut drift.differences {
+        difference.applied = is_applied(difference);
+    }
+    let answer = json!({
+        "node": node,
+        "manager": manager,
+        "drift": drift.differences,
+        "others": drift.others,
+        "revisions": revisions,
+    });
+    print(args.output.output, &answer, people)?;
+    Ok(if args.check && !drift.differences.is_empty() {
+        Verdict::Changes
+    } else {
+        Verdict::Good
+    })
+}
+
+/// As whom changes are sent, and whether in earnest.
+struct Hand<'a> {
+    manager: &'a str,
+    force: bool,
+    dry_run: bool,
+}
+
+/// All that the server has at and below the node. A node that is not there yet has nothing.
+async fn below(client: &Client, node: &Fqn) -> anyhow::Result<BTreeMap<Fqn, Held>> {
+    let mut held = BTreeMap::new();
+    let mut token = None;
+    loop {
+        let path = query(
+            &format!("{node}:tree"),
+            &[("pageToken", token), ("pageSize", Some("500".to_owned()))],
+        );
+        let page = match client.get(&path).await {
+            Ok(answer) => answer.body,
+            Err(error)
+                if error
+                    .downcast_ref::<Problem>()
+                    .is_some_and(|problem| problem.status == 404) =>
+            {
+                return Ok(held);
+            }
+            Err(error) => return Err(error),
+        };
+        for item in items(&page) {
+            let one = Held::read(item)?;
+            held.insert(one.name().clone(), one);
+        }
+        token = page["nextPageToken"].as_str().map(str::to_owned);
+        if token.is_none() {
+            return Ok(held);
+        }
+    }
+}
+
+/// Each request is a transaction of its own; what fits into one is all or nothing. Gives the revisions that were drawn.
+async fn apply(client: &Client, hand: &Hand<'_>, differences: &[&Difference]) -> anyhow::Result<Vec<u64>> {
+    let batches = batches(differences, CHANGES_MAX, BYTES_MAX);
+    let mut revisions = Vec::new();
+    let path = if hand.dry_run {
+        "changes?dry_run=true"
+    } else {
+        "changes"
+    };
+    if hand.dry_run && batches.len() > 1 {
+        bail!("these are more changes than one transaction holds, and a dry run has only one: use --check");
+    }
+    let all = batches.len();
+    for (done, batch) in batches.into_iter().enumerate() {
+        let mut headers = vec![("tombolo-manager", hand.manager)];
+        headers.extend(forced(hand.force));
+        let extras = Extras {
+            body: Some(json!({ "changes": batch })),
+            headers,
+            ..Extras::default()
+        };
+        let sent = client.send(Method::POST, path, extras).await;
+        let answer = sent.with_context(|| match (all, hand.dry_run) {
+            (_, true) => "the server would not accept it".to_owned(),
+            (1, false) => "nothing was changed".to_owned(),
+            (all, false) => format!(
+                "transaction {} of {all} was not applied, those before it were",
+                done + 1
+            ),
+        })?;
+        if !hand.dry_run {
+            revisions.extend(answer.body["revision"].as_u64());
+        }
+    }
+    Ok(revisions)
+}
+
+/// Says who changed or deleted what the folder manages, as far as the caller may read the audit log.
+async fn name_culprits(client: &Client, drift: &mut Drift) {
+    let elsewhere = drift
+        .differences
+        .iter_mut()
+        .filter(|difference| matches!(difference.state, State::Missing | State::ChangedElsewhere));
+    for difference in elsewhere.take(LOOKED_UP_MAX) {
+        let path = query("audit", &[("name", Some(difference.name.to_string()))]);
+        let Ok(answer) = client.get(&path).await else {
+            return;
+        };
+        let mut records = items(&answer.body).iter();
+        let last =
+            records.find(|record| record["name"] == difference.name.as_str() && record["outcome"] == "done");
+        difference.by = last.map(|record| text(&record["actor"]));
+    }
+}
+
+fn people(answer: &Value) -> String {
+    let drift = items(&answer["drift"]);
+    let rows = drift.iter().map(|difference| {
+        let state: Option<State> = serde_json::from_value(difference["state"].clone()).ok();
+        [
+            state.map_or_else(String::new, |state| state.as_text().to_owned()),
+            text(&difference["name"]),
+            text(&difference["by"]),
+        ]
+    });
+    let mut shown = table(["STATE", "RESOURCE", "BY"], rows);
+    let node = text(&answer["node"]);
+    let applied = drift
+        .iter()
+        .filter(|difference| difference["applied"] == true)
+        .count();
+    let left = drift.len() - applied;
+    let surplus = |difference: &&Value| difference["state"] == "surplus" && difference["applied"] == false;
+    let lines = [
+        (drift.is_empty(), format!("{node} is in sync")),
+        (applied > 0, format!("{applied} applied")),
+        (left > 0, format!("{left} left as they are")),
+        (
+            drift.iter().any(|difference| surplus(&difference)),
+            "what the folder does not hold any more is deleted with --prune".to_owned(),
+        ),
+        (
+            answer["others"] != 0,
+            format!(
+                "{} more below {node} were never in the folder and are left alone",
+                answer["others"]
+            ),
+        ),
+    ];
+    for (_, line) in lines.into_iter().filter(|(said, _)| *said) {
+        shown.push_str(&line);
+        shown.push('\n');
+    }
+    shown
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_read_what_differs_what_was_done_and_what_is_left() {
+        let node = "organizations/acme/tenants/pay";
+        let answer = json!({"node": node, "others": 2, "drift": [
+            {"name": "organizations/acme/tenants/pay/workspaces/a", "state": "changedElsewhere", "by": "ann", "applied": true},
+            {"name": "organizations/acme/tenants/pay/workspaces/b", "state": "surplus", "applied": false},
+        ]});
+        assert_eq!(
+            people(&answer),
+            "STATE              RESOURCE                                     BY\n\
+             changed elsewhere  organizations/acme/tenants/pay/workspaces/a  ann\n\
+             surplus            organizations/acme/tenants/pay/workspaces/b\n\
+             1 applied\n\
+             1 left as they are\n\
+             what the folder does not hold any more is deleted with --prune\n\
+             2 more below organizations/acme/tenants/pay were never in the folder and are left alone\n"
+        );
+        let nothing = json!({"node": node, "others": 0, "drift": []});
+        assert_eq!(people(&nothing), format!("{node} is in sync\n"));
+    }
+}
