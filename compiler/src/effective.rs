@@ -144,7 +144,7 @@ fields! {
         waf_rule_sets: BTreeSet<Label> = "waf.ruleSets", |security| security.waf.rule_sets.as_ref(),
             Order::Grows(union), None;
         waf_exclusions: BTreeSet<u32> = "waf.exclusions", |security| security.waf.exclusions.as_ref(),
-            Order::Narrows(intersection), None;
+            Order::Narrows(intersection), Some(BTreeSet::new());
         extensions: BTreeSet<Label> = "extensions", |security| security.extensions.as_ref(),
             Order::Grows(union), None;
     }

@@ -208,6 +208,29 @@ fn sets_narrow_or_grow() {
     );
 }
 
+/// A mandate that would let more through than is let through without it is none.
+#[test]
+fn what_is_built_in_is_not_weakened_by_a_mandate() {
+    let intent = intent(&[
+        (
+            "acme/securitysettings/default",
+            json!({"mandates": {"waf": {"exclusions": [1, 2]}, "mtls": "disabled"}}),
+        ),
+        (
+            "a/securitysettings/default",
+            json!({"defaults": {"waf": {"exclusions": [2]}}}),
+        ),
+    ]);
+    let shop = of(&intent, "shop");
+    assert_eq!(shown(&shop, "security.waf.exclusions"), "[] <-  | ");
+    assert_eq!(shown(&shop, "security.mtls"), "permissive <-  | ");
+    let a = of(&intent, "a");
+    assert_eq!(
+        shown(&a, "security.waf.exclusions"),
+        "[2] <- a spec.defaults.waf.exclusions | "
+    );
+}
+
 #[test]
 fn a_service_gets_what_is_as_strict_as_each_of_its_groups() {
     let service = |group: &str, leaf: &str, mode: &str| {
