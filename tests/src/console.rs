@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
-use tombolo_management::{Config, Running, start};
+use tombolo_management::{AuditConfig, Config, Running, start};
 use tombolo_runtime::authority::Authority;
 use tombolo_runtime::plane_id::{Plane, PlaneId};
 use tombolo_runtime::tls::install_crypto;
@@ -53,6 +53,7 @@ impl Console {
             organization: "acme".parse().expect("invariant: the name is valid"),
             data_dir: planes.join("data"),
             database_url: Some(Postgres::start().create_database().await),
+            audit: AuditConfig::default(),
         };
         let running = start(config).await.expect("management does not start");
         Console { running, dir }
