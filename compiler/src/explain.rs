@@ -206,10 +206,10 @@ pub enum BadViewpoint {
 
 /// What happens with `request` when it is sent from `from`. `findings` are those of `resolve`; they tell who wanted a
 /// host and did not get it. A gateway that may not be named is none.
-pub fn explain(
+pub fn explain<'a>(
     resolved: &Resolved,
     reports: &Reports,
-    findings: &[Finding],
+    findings: impl IntoIterator<Item = &'a Finding>,
     from: &Viewpoint,
     request: &Request,
     may_name: &dyn Fn(&Fqn) -> bool,

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::enforcement::{self, Gap};
 use crate::name::{BadName, Fqn, Kind};
+use crate::persistent::Map;
 use crate::setting::{SecuritySetting, ServiceSecuritySetting, TrafficSetting};
 
 mod application;
@@ -49,7 +50,7 @@ pub use self::wasm_extension::{Phase, WasmExtension};
 pub use self::workspace::Workspace;
 
 /// All resources of one organization, by name.
-pub type Intent = BTreeMap<Fqn, Arc<Resource>>;
+pub type Intent = Map<Fqn, Arc<Resource>>;
 
 /// What a user wrote: the envelope, and the part that its kind decides.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 //! Every pass is a pure, total, deterministic function; `lower(plan(resolve(intent), reports), view)` is the
 //! specification of the whole system. There is no clock, no environment, no I/O and no wire format in this crate.
 
+mod claims;
 pub mod effective;
 pub mod enforcement;
 pub mod explain;
@@ -12,6 +13,7 @@ pub mod intent;
 pub mod lower;
 pub mod name;
 pub mod observe;
+pub mod persistent;
 pub mod plan;
 pub mod proxy;
 pub mod readiness;

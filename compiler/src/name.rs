@@ -294,8 +294,12 @@ text_newtype!(
 
 impl Fqn {
     pub fn kind(&self) -> Kind {
-        let kinds = parse_kinds(&self.0).expect("invariant: an Fqn was checked when it was parsed");
-        *kinds.last().expect("invariant: an Fqn has at least one kind")
+        let collection = self.0.rsplit('/').nth(1);
+        let mut kinds = Kind::ALL.into_iter();
+        // A collection means one kind, wherever it stands.
+        kinds
+            .find(|kind| Some(kind.collection()) == collection)
+            .expect("invariant: an Fqn was checked when it was parsed")
     }
 
     /// The last segment.
@@ -313,9 +317,24 @@ impl Fqn {
         std::iter::successors(Some(self.clone()), Fqn::parent)
     }
 
+    /// The names of all nodes above this one, nearest first.
+    pub fn above(&self) -> impl Iterator<Item = &str> {
+        let mut cuts = self.0.rmatch_indices('/').map(|(at, _)| at);
+        std::iter::from_fn(move || {
+            cuts.next()?;
+            Some(&self.0[..cuts.next()?])
+        })
+    }
+
     /// The nearest node of that kind in the lineage, itself included.
     pub fn ancestor(&self, kind: Kind) -> Option<Fqn> {
-        self.lineage().find(|node| node.kind() == kind)
+        if self.kind() == kind {
+            return Some(self.clone());
+        }
+        let collection = |node: &str| node.rsplit('/').nth(1) == Some(kind.collection());
+        self.above()
+            .find(|node| collection(node))
+            .map(|node| Fqn(node.into()))
     }
 
     pub fn organization(&self) -> Fqn {
@@ -550,6 +569,8 @@ mod tests {
         );
         assert_eq!(route.organization().as_str(), "organizations/acme");
         assert_eq!(route.lineage().count(), 5);
+        let above: Vec<String> = route.lineage().skip(1).map(|node| node.to_string()).collect();
+        assert_eq!(route.above().collect::<Vec<_>>(), above);
         assert_eq!(route.ancestor(Kind::Tenant).unwrap().leaf(), "pay");
         let tenant: Fqn = "organizations/acme/tenants/pay".parse().unwrap();
         let sibling: Fqn = "organizations/acme/tenants/payments".parse().unwrap();

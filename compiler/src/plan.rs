@@ -251,7 +251,8 @@ mod tests {
         .unwrap();
         let reports = Reports {
             joined: BTreeSet::new(),
-            clusters: [("east".parse().unwrap(), report)].into(),
+            clusters: [("east".parse().unwrap(), Arc::new(report))].into(),
+            ..Reports::default()
         };
         let planned = |intent: &Intent| plan(&resolve(intent).0, &reports).0;
         let before = planned(&intent(&[]));

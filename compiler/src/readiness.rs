@@ -98,14 +98,17 @@ pub fn readiness(
 /// What clusters would report without those that are lost: as if they had never joined.
 pub fn without(resolved: &Resolved, reports: &Reports, lost: &Lost) -> Reports {
     let is_left = |cluster: &ClusterName| !is_lost(resolved, lost, cluster);
-    let clusters = reports.clusters.iter().filter(|(cluster, _)| is_left(cluster));
-    Reports {
-        joined: reports
-            .joined
+    let left = |clusters: &BTreeSet<ClusterName>| -> BTreeSet<ClusterName> {
+        clusters
             .iter()
             .filter(|cluster| is_left(cluster))
             .cloned()
-            .collect(),
+            .collect()
+    };
+    let clusters = reports.clusters.iter().filter(|(cluster, _)| is_left(cluster));
+    Reports {
+        joined: left(&reports.joined),
+        unread: left(&reports.unread),
         clusters: clusters
             .map(|(cluster, report)| (cluster.clone(), report.clone()))
             .collect(),
@@ -258,7 +261,7 @@ impl World<'_> {
             return (state == State::Down)
                 .then(|| format!("the east-west gateway of {cluster} is reported down"));
         }
-        let wanted = self.left.gateways_of(self.workspace.0);
+        let wanted = self.left.resolved.gateways_of(self.workspace.0);
         let wanted = wanted.filter(|(_, gateway)| gateway.value.mode == RoutedGatewayMode::EastWest);
         let unreported: Vec<String> = wanted
             .filter(|(_, gateway)| !self.left.runs(&gateway.value, cluster))

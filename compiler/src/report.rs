@@ -1,6 +1,7 @@
 //! What clusters say they have: services and gateways, never endpoints; and what their proxies run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,11 @@ pub struct Reports {
     /// Clusters that have joined at some time. One of these without a report is unknown, which is never empty: what
     /// concerns it is withheld.
     pub joined: BTreeSet<ClusterName>,
-    pub clusters: BTreeMap<ClusterName, ClusterReport>,
+    /// Clusters that have said something which cannot be read: they may offer more than their report tells, so that
+    /// nothing may be taken for gone.
+    pub unread: BTreeSet<ClusterName>,
+    /// Shared, so that one that has not changed is told from one that has at a glance.
+    pub clusters: BTreeMap<ClusterName, Arc<ClusterReport>>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,30 +1,47 @@
 //! First pass: what users wrote, made into who owns what. One bad object becomes a finding, never a missing neighbour.
+//!
+//! The pass is a function of a key (a workspace, a group, a service, a gateway); `Resolver` computes those that a change
+//! touches, and `resolve` is that for a change of everything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use crate::effective;
-use crate::finding::{Code, Finding, Origin, Traced};
-use crate::intent::{Binding, Cluster, Failover, Intent, Resource, Spec, Subset};
-use crate::name::{ClusterName, Fqn, Kind, Label, ServiceId};
-use crate::routes::{RoutedGateway, ServiceRule};
+use crate::claims::{Index, SelectorIndex};
+use crate::finding::{Finding, Traced};
+use crate::intent::{Cluster, Failover, Intent, Subset};
+use crate::name::{ClusterName, Fqn, Label, ServiceId, WorkloadId};
+use crate::persistent::Map;
+use crate::routes::{RoutedGateway, ServiceRule, identical};
 use crate::selector::Selector;
 
 mod application;
+mod cluster;
 mod gateway;
 mod reference;
+mod resolver;
 mod route;
 mod rules;
+mod setting;
+mod tree;
 mod workspace;
 
-/// Intent without its conflicts: every name in the world has at most one owner.
+pub use resolver::{Changed, Edit, Resolver};
+
+/// Intent without its conflicts: every name in the world has at most one owner. A copy costs nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolved {
-    pub clusters: BTreeMap<ClusterName, Traced<Cluster>>,
-    pub workspaces: BTreeMap<Fqn, Traced<ResolvedWorkspace>>,
+    pub clusters: Map<ClusterName, Arc<Traced<Cluster>>>,
+    pub workspaces: Map<Fqn, Arc<Traced<ResolvedWorkspace>>>,
     /// The route of a service, by owner and service.
-    pub routes: BTreeMap<(Fqn, ServiceId), Traced<ResolvedRoute>>,
+    pub routes: Map<(Fqn, ServiceId), Arc<Traced<ResolvedRoute>>>,
     /// Gateways by their name: without hosts that somebody else holds, with a refusal for each rule that cannot be had.
-    pub gateways: BTreeMap<Fqn, Traced<RoutedGateway>>,
+    pub gateways: Map<Fqn, Arc<Traced<RoutedGateway>>>,
+    /// The selectors that workspaces hold.
+    held: SelectorIndex,
+    /// The gateways of a workspace; that of an API stands elsewhere.
+    gateways_by_workspace: Index<Fqn>,
+    gateways_by_workload: Index<WorkloadId>,
+    gateways_by_backend: Index<ServiceId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,25 +65,12 @@ pub struct ResolvedRoute {
 
 /// Conflicts are findings: errors are what a write is refused for, warnings are shown.
 pub fn resolve(intent: &Intent) -> (Resolved, Vec<Finding>) {
-    let mut findings = Vec::new();
-    let tree = standing(intent, &mut findings);
-    let mut resolved = Resolved {
-        clusters: clusters(&tree),
-        ..Resolved::default()
-    };
-    resolved.workspaces = workspace::workspaces(&tree, &resolved.clusters, &mut findings);
-    let groups = workspace::groups(&tree, &resolved.workspaces, &mut findings);
-    workspace::failover(intent, &groups, &mut resolved.workspaces);
-    effective::check(intent, &mut findings);
-    resolved.routes = route::routes(&tree, &groups, &mut findings);
-    application::check(&tree, &mut findings);
-    resolved.gateways = gateway::gateways(&tree, &resolved.workspaces, &mut findings);
-    subjects(&tree, &mut findings);
-    reference::check(&tree, &mut findings);
-    findings.extend(tree.values().flat_map(|resource| not_enforced(resource)));
-    findings.sort();
-    findings.dedup();
-    (resolved, findings)
+    let mut resolver = Resolver::default();
+    resolver.update(intent.values().cloned().map(Edit::Put));
+    (
+        resolver.resolved().clone(),
+        resolver.findings().cloned().collect(),
+    )
 }
 
 impl Resolved {
@@ -75,17 +79,68 @@ impl Resolved {
         if !self.clusters.contains_key(cluster) {
             return None;
         }
-        self.workspaces
-            .iter()
-            .find(|(_, workspace)| workspace.value.owns(cluster, namespace))
-            .map(|(name, _)| name)
+        self.held.matching(cluster, namespace).next()
+    }
+
+    /// The workspaces that own namespaces of that name in some cluster, in the order of their names.
+    pub(crate) fn owners_somewhere(&self, namespace: &Label) -> BTreeSet<&Fqn> {
+        self.held.matching_somewhere(namespace).collect()
+    }
+
+    pub(crate) fn gateways_of(
+        &self,
+        workspace: &Fqn,
+    ) -> impl Iterator<Item = (&Fqn, &Traced<RoutedGateway>)> {
+        self.gateways_at(self.gateways_by_workspace.of(workspace))
+    }
+
+    pub(crate) fn gateways_on(
+        &self,
+        workload: &WorkloadId,
+    ) -> impl Iterator<Item = (&Fqn, &Traced<RoutedGateway>)> {
+        self.gateways_at(self.gateways_by_workload.of(workload))
+    }
+
+    /// The gateways that send to a service of that name, whoever owns it.
+    pub(crate) fn gateways_to(&self, id: &ServiceId) -> impl Iterator<Item = (&Fqn, &Traced<RoutedGateway>)> {
+        self.gateways_at(self.gateways_by_backend.of(id))
+    }
+
+    fn gateways_at<'a>(
+        &'a self,
+        names: impl Iterator<Item = &'a Fqn>,
+    ) -> impl Iterator<Item = (&'a Fqn, &'a Traced<RoutedGateway>)> {
+        names.filter_map(|name| Some((name, &**self.gateways.get(name)?)))
+    }
+
+    fn insert_gateway(&mut self, name: &Fqn, gateway: Traced<RoutedGateway>) {
+        self.remove_gateway(name);
+        let is = &gateway.value;
+        self.gateways_by_workspace.insert(&is.workspace, name);
+        self.gateways_by_workload.insert(&is.workload, name);
+        for id in is.backends() {
+            self.gateways_by_backend.insert(id, name);
+        }
+        self.gateways.insert(name.clone(), Arc::new(gateway));
+    }
+
+    fn remove_gateway(&mut self, name: &Fqn) {
+        let Some(was) = self.gateways.remove(name) else {
+            return;
+        };
+        self.gateways_by_workspace.remove(&was.value.workspace, name);
+        self.gateways_by_workload.remove(&was.value.workload, name);
+        for id in was.value.backends() {
+            self.gateways_by_backend.remove(id, name);
+        }
     }
 
     /// The services that a workspace has routes for.
     pub(crate) fn routes_of<'a>(&'a self, workspace: &'a Fqn) -> impl Iterator<Item = &'a ServiceId> {
         self.routes
-            .keys()
-            .filter(move |(owner, _)| owner == workspace)
+            .from_first(|(owner, _): &(Fqn, ServiceId)| owner < workspace)
+            .map(|(key, _)| key)
+            .take_while(move |(owner, _)| owner == workspace)
             .map(|(_, id)| id)
     }
 
@@ -132,64 +187,14 @@ impl ResolvedWorkspace {
     }
 }
 
-/// The resources whose ancestors all exist. The others have no effect.
-type Tree<'a> = BTreeMap<&'a Fqn, &'a Resource>;
-
-fn standing<'a>(intent: &'a Intent, findings: &mut Vec<Finding>) -> Tree<'a> {
-    let mut tree = Tree::new();
-    for (name, resource) in intent {
-        let missing = name.lineage().skip(1).find(|above| !intent.contains_key(above));
-        match missing {
-            None => {
-                tree.insert(name, resource);
-            }
-            Some(missing) => findings.push(Finding::error(
-                name,
-                "",
-                Code::ParentMissing,
-                format!("{missing} does not exist; create it before, or in the same change as, what stands below it"),
-            )),
-        }
-    }
-    tree
+/// Equal with all origins: rules that swap places keep their value and change their field.
+pub(crate) fn same_route(was: &Traced<ResolvedRoute>, is: &Traced<ResolvedRoute>) -> bool {
+    was.is_identical(is) && identical(&was.value.rules, &is.value.rules)
 }
 
-fn clusters(tree: &Tree<'_>) -> BTreeMap<ClusterName, Traced<Cluster>> {
-    tree.iter()
-        .filter_map(|(name, resource)| {
-            let Spec::Cluster(cluster) = &resource.spec else {
-                return None;
-            };
-            let leaf = name.leaf().parse().ok()?;
-            let origin = Origin::new((*name).clone(), "spec");
-            Some((leaf, Traced::new(cluster.clone(), origin)))
-        })
-        .collect()
-}
-
-/// Every subject of a binding is a user that exists.
-fn subjects(tree: &Tree<'_>, findings: &mut Vec<Finding>) {
-    for (name, resource) in tree {
-        let Spec::Binding(Binding { subjects, .. }) = &resource.spec else {
-            continue;
-        };
-        let unknown = |subject: &&Fqn| subject.kind() != Kind::User || !tree.contains_key(subject);
-        findings.extend(subjects.iter().filter(unknown).map(|subject| {
-            Finding::error(
-                name,
-                "spec.subjects",
-                Code::UnknownSubject,
-                format!("{subject} is not a user that exists; create the user first, or correct the name"),
-            )
-        }));
-    }
-}
-
-fn not_enforced(resource: &Resource) -> impl Iterator<Item = Finding> {
-    resource.gaps.iter().map(|gap| {
-        let message = format!("accepted, not yet enforced: {}", gap.reason);
-        Finding::warning(&resource.name, gap.field.clone(), Code::NotEnforced, message)
-    })
+/// Equal with all origins.
+pub(crate) fn same_gateway(was: &Traced<RoutedGateway>, is: &Traced<RoutedGateway>) -> bool {
+    was.is_identical(is) && identical(was.value.rules(), is.value.rules())
 }
 
 /// `a, b and c`, for messages.

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::name::{ClusterName, Label};
+use crate::name::{ClusterName, Label, ServiceId};
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a namespace selector; use cluster/namespace, where each side is a name, prefix* or *")]
@@ -48,6 +48,33 @@ impl Selector {
     /// Whether everything that matches `other` matches this one as well.
     pub fn covers(&self, other: &Selector) -> bool {
         self.cluster.covers(&other.cluster) && self.namespace.covers(&other.namespace)
+    }
+
+    /// Cluster and namespace as they are written, with their wildcards.
+    pub(crate) fn sides(&self) -> (String, String) {
+        (self.cluster.to_string(), self.namespace.to_string())
+    }
+
+    /// No service in a namespace that it matches comes before this one.
+    pub(crate) fn first_service(&self) -> ServiceId {
+        let namespace = match &self.namespace {
+            Pattern::Exact(name) => Ok(name.clone()),
+            // A prefix may be empty or end in '-', which no name does; no character of a name is less than '0'.
+            Pattern::Prefix(prefix) => prefix.parse().or_else(|_| format!("{prefix}0").parse()),
+        };
+        let least: Result<Label, _> = "0".parse();
+        ServiceId {
+            namespace: namespace.expect("invariant: a prefix was checked when it was parsed"),
+            name: least.expect("invariant: a digit is a name"),
+        }
+    }
+
+    /// What all namespaces that it matches begin with.
+    pub(crate) fn namespace_prefix(&self) -> &str {
+        match &self.namespace {
+            Pattern::Exact(name) => name.as_str(),
+            Pattern::Prefix(prefix) => prefix,
+        }
     }
 
     /// The namespace that it names, unless by a wildcard.

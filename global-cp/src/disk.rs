@@ -6,11 +6,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 use tombolo_compiler::name::ClusterName;
+use tombolo_runtime::incarnation;
 use tombolo_runtime::last_good::{self, LastGoodError};
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_runtime::telemetry::chain;
@@ -65,21 +66,10 @@ impl Disk {
         Ok(disk)
     }
 
-    /// The number of this life: the time in milliseconds, or one more than the last when the clock went back.
-    ///
     /// # Errors
     /// When it cannot be written, without which the next life could not be told from this one.
     pub(crate) fn next_incarnation(&self) -> Result<u64, DiskError> {
-        let path = self.dir.join("incarnation");
-        let before = readable(last_good::load(&path))
-            .and_then(|bytes| String::from_utf8(bytes).ok()?.parse::<u64>().ok())
-            .unwrap_or(0);
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
-        let incarnation = now.max(before.saturating_add(1));
-        last_good::save(&path, incarnation.to_string().as_bytes()).map_err(DiskError::Incarnation)?;
-        Ok(incarnation)
+        incarnation::next(&self.dir.join("incarnation")).map_err(DiskError::Incarnation)
     }
 
     /// A file that is damaged is reported and left out: what it concerned is then unknown, which is never empty.
@@ -176,19 +166,6 @@ fn readable(loaded: Result<Option<Vec<u8>>, LastGoodError>) -> Option<Vec<u8>> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_incarnation_grows_even_when_the_clock_goes_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let disk = Disk::open(folder.path()).unwrap();
-        let first = disk.next_incarnation().unwrap();
-        assert!(first > 0);
-        let future = first + 1_000_000_000;
-        last_good::save(&folder.path().join("incarnation"), future.to_string().as_bytes()).unwrap();
-        assert_eq!(disk.next_incarnation().unwrap(), future + 1);
-        fs::write(folder.path().join("incarnation"), "nonsense").unwrap();
-        assert!(disk.next_incarnation().unwrap() >= first);
-    }
 
     #[test]
     fn damaged_files_are_left_out_alone() {

@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tombolo_compiler::finding::{Code, Finding};
-use tombolo_compiler::intent::Intent;
 use tombolo_compiler::name::ClusterName;
 use tombolo_compiler::observe::Agent;
 use tombolo_compiler::plan::{Changed, Planner};
 use tombolo_compiler::report::{ClusterReport, Reports};
-use tombolo_compiler::resolve::{Resolved, resolve};
+use tombolo_compiler::resolve::{Edit, Resolver};
 use tombolo_compiler::routes::{Slice, SliceKey};
 use tombolo_proto::codec::encode;
 use tombolo_proto::held::{Stamp, Version};
@@ -44,15 +43,14 @@ pub(crate) struct Mesh {
     /// Removals of intent that wait for an operator. What they would end still serves, so until then slices carry the
     /// version before them, and nobody takes the removals for done.
     braked: BTreeSet<String>,
-    intent: Intent,
+    resolver: Resolver,
+    /// Something of the intent cannot be read: as long as that is so, nothing is known to be gone.
+    intent_unread: bool,
     joined: BTreeSet<ClusterName>,
     reports: Reports,
     agents: BTreeMap<ClusterName, Agent>,
     /// What clusters of which not everything is known yet have said so far.
-    partial: BTreeMap<ClusterName, ClusterReport>,
-    resolved: Arc<Resolved>,
-    /// Of `resolved`.
-    findings: Vec<Finding>,
+    partial: BTreeMap<ClusterName, Arc<ClusterReport>>,
     planner: Planner,
     slices: BTreeMap<ClusterName, Published>,
     upward: Upward,
@@ -64,6 +62,8 @@ pub(crate) struct Mesh {
 struct Dirty {
     intent: bool,
     reports: bool,
+    /// Of what resolution says, or of the brake.
+    findings: bool,
 }
 
 /// One cluster's slice as it goes out.
@@ -90,13 +90,12 @@ impl Mesh {
             source,
             version: None,
             braked: BTreeSet::new(),
-            intent: Intent::new(),
+            resolver: Resolver::default(),
+            intent_unread: false,
             joined: BTreeSet::new(),
             reports: Reports::default(),
             agents: BTreeMap::new(),
             partial: BTreeMap::new(),
-            resolved: Arc::default(),
-            findings: Vec::new(),
             planner: Planner::new(),
             slices: BTreeMap::new(),
             upward: Upward::default(),
@@ -112,31 +111,41 @@ impl Mesh {
         if !news.known {
             return;
         }
+        self.dirty.findings |= self.version.is_none() || self.braked != news.braked;
         self.dirty.intent |= self.version.is_none() || !news.changes.is_empty() || self.braked != news.braked;
         self.version = news.version;
+        self.intent_unread = news.has_unread;
         self.braked = news.braked;
+        let mut edits = Vec::new();
         for (name, change) in news.changes {
             match change {
-                Change::Put(Wanted::Resource(resource), _) => {
-                    self.intent.insert(resource.name.clone(), resource);
-                }
+                Change::Put(Wanted::Resource(resource), _) => edits.push(Edit::Put(resource)),
                 Change::Put(Wanted::Joined(cluster), _) => {
                     self.joined.insert(cluster);
                 }
                 Change::Removed => match WantedName::parse(&name) {
-                    Ok(WantedName::Resource(name)) => drop(self.intent.remove(&name)),
+                    Ok(WantedName::Resource(name)) => edits.push(Edit::Remove(name)),
                     Ok(WantedName::Joined(cluster)) => drop(self.joined.remove(&cluster)),
                     // It was refused when it came.
                     Err(_) => {}
                 },
             }
         }
+        self.dirty.findings |= self.resolver.update(edits).findings;
     }
 
     pub(crate) fn report(&mut self, cluster: &ClusterName, news: News<Reported>) {
         if news.known && !self.reports.clusters.contains_key(cluster) {
             let report = self.partial.remove(cluster).unwrap_or_default();
             self.reports.clusters.insert(cluster.clone(), report);
+            self.dirty.reports = true;
+        }
+        if news.has_unread != self.reports.unread.contains(cluster) {
+            if news.has_unread {
+                self.reports.unread.insert(cluster.clone());
+            } else {
+                self.reports.unread.remove(cluster);
+            }
             self.dirty.reports = true;
         }
         let report = match self.reports.clusters.get_mut(cluster) {
@@ -168,17 +177,16 @@ impl Mesh {
             return None;
         }
         if dirty.intent {
-            let (resolved, findings) = resolve(&self.intent);
-            self.resolved = Arc::new(resolved);
-            self.findings = findings;
             // A cluster that is not wanted any more must not withhold anything for ever.
-            let wanted = |cluster: &&ClusterName| self.resolved.clusters.contains_key(*cluster);
-            self.reports.joined = self.joined.iter().filter(wanted).cloned().collect();
+            let wanted = self.joined.iter().filter(|cluster| self.is_wanted(cluster));
+            self.reports.joined = wanted.cloned().collect();
         }
-        let changed = self.planner.update(self.resolved.clone(), &self.reports);
+        let changed = self.planner.update(self.resolver.resolved(), &self.reports);
         let recomputed = changed.recomputed;
         self.publish(&changed);
-        self.publish_findings();
+        if dirty.findings || changed.findings {
+            self.publish_findings();
+        }
         Some(recomputed)
     }
 
@@ -192,7 +200,7 @@ impl Mesh {
                 sequence: published.sequence,
             },
             set: published.set.clone(),
-            complete: published.complete,
+            complete: published.complete && !self.intent_unread,
         })
     }
 
@@ -222,11 +230,16 @@ impl Mesh {
     /// Nothing that this central does not mention exists.
     fn knows_all(&self) -> bool {
         self.version.is_some()
+            && !self.reports.unread.iter().any(|cluster| self.is_wanted(cluster))
             && self
                 .reports
                 .joined
                 .iter()
                 .all(|cluster| self.reports.clusters.contains_key(cluster))
+    }
+
+    fn is_wanted(&self, cluster: &ClusterName) -> bool {
+        self.resolver.resolved().clusters.contains_key(cluster)
     }
 
     fn publish(&mut self, changed: &Changed) {
@@ -241,8 +254,10 @@ impl Mesh {
     }
 
     fn publish_findings(&mut self) {
-        let mut findings = self.planner.findings();
-        findings.extend_from_slice(&self.findings);
+        // Both are sorted, so that no finding after these can be among the first of all.
+        let planned = self.planner.findings().take(FINDINGS_MAX + 1);
+        let resolved = self.resolver.findings().take(FINDINGS_MAX + 1);
+        let mut findings: Vec<Finding> = planned.chain(resolved).cloned().collect();
         findings.extend(self.removals_held());
         findings.sort();
         findings.dedup();
@@ -260,7 +275,7 @@ impl Mesh {
 impl Mesh {
     /// The brake is the operator's to release, so it shows where operators look.
     fn removals_held(&self) -> Option<Finding> {
-        let organization = self.intent.keys().next()?.organization();
+        let organization = self.resolver.intent().keys().next()?.organization();
         let first: Vec<&str> = self
             .braked
             .iter()
@@ -328,20 +343,119 @@ impl Upward {
     }
 }
 
-/// Takes one change into a cluster's report; returns whether routes could depend on it.
-fn fold(report: &mut ClusterReport, name: &str, change: &Change<Reported>) -> bool {
-    match change {
-        Change::Put(Reported::Service(id, service), _) => {
-            report.services.insert(id.clone(), service.clone()).as_ref() != Some(service)
-        }
-        Change::Put(Reported::Gateway(id, gateway), _) => {
-            report.gateways.insert(id.clone(), gateway.clone()).as_ref() != Some(gateway)
-        }
-        Change::Put(Reported::Receipt, _) => false,
+/// Takes one change into a cluster's report, which the planner shares until something differs; returns whether routes
+/// could depend on it.
+fn fold(report: &mut Arc<ClusterReport>, name: &str, change: &Change<Reported>) -> bool {
+    let (service, gateway) = match change {
+        Change::Put(Reported::Service(id, service), _) => (Some((id.clone(), Some(service))), None),
+        Change::Put(Reported::Gateway(id, gateway), _) => (None, Some((id.clone(), Some(gateway)))),
+        Change::Put(Reported::Receipt, _) => (None, None),
         Change::Removed => match ReportName::parse(name) {
-            Ok(ReportName::Service(id)) => report.services.remove(&id).is_some(),
-            Ok(ReportName::Gateway(id)) => report.gateways.remove(&id).is_some(),
-            Ok(ReportName::Receipt) | Err(_) => false,
+            Ok(ReportName::Service(id)) => (Some((id, None)), None),
+            Ok(ReportName::Gateway(id)) => (None, Some((id, None))),
+            Ok(ReportName::Receipt) | Err(_) => (None, None),
         },
+    };
+    let services = service.filter(|(id, service)| report.services.get(id) != *service);
+    let gateways = gateway.filter(|(id, gateway)| report.gateways.get(id) != *gateway);
+    if let Some((id, service)) = &services {
+        set(&mut Arc::make_mut(report).services, id, *service);
+    }
+    if let Some((id, gateway)) = &gateways {
+        set(&mut Arc::make_mut(report).gateways, id, *gateway);
+    }
+    services.is_some() || gateways.is_some()
+}
+
+fn set<K: Ord + Clone, V: Clone>(map: &mut BTreeMap<K, V>, key: &K, value: Option<&V>) {
+    match value {
+        Some(value) => drop(map.insert(key.clone(), value.clone())),
+        None => drop(map.remove(key)),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::mirror::{Item, Mirror};
+
+    const WORKSPACE: &str = "organizations/acme/tenants/a/workspaces/w";
+
+    /// As a last-good file of another version of this software may be: one entry of a kind that is not known here.
+    fn stored<T: Item>(entries: &[(&str, serde_json::Value)], unknown: Option<&str>) -> Mirror<T> {
+        let mut stored = serde_json::Map::new();
+        for (name, body) in entries {
+            stored.insert((*name).to_owned(), json!({"good": body.to_string()}));
+        }
+        if let Some(name) = unknown {
+            stored.insert(name.to_owned(), json!({"good": r#"{"of": "a later version"}"#}));
+        }
+        let stamp = json!({"epoch": 1, "revision": 7, "source": "x", "sequence": 0});
+        let file = json!({"stamp": stamp, "complete": true, "known": true, "entries": stored, "braked": []});
+        Mirror::from_bytes(file.to_string().as_bytes()).unwrap()
+    }
+
+    fn intent(unknown: Option<&str>) -> Mirror<Wanted> {
+        let documents = [
+            json!({"name": "organizations/acme", "spec": {}}),
+            json!({"name": "organizations/acme/clusters/alone", "spec": {"region": "us"}}),
+            json!({"name": "organizations/acme/clusters/east", "spec": {"region": "us"}}),
+            json!({"name": "organizations/acme/clusters/west", "spec": {"region": "us"}}),
+            json!({"name": "organizations/acme/tenants/a", "spec": {}}),
+            json!({"name": WORKSPACE, "spec": {"namespaces": ["east/shop", "west/shop"]}}),
+        ];
+        let entries = documents.map(|document| (document["name"].as_str().unwrap().to_owned(), document));
+        let entries: Vec<(&str, serde_json::Value)> = entries
+            .iter()
+            .map(|(name, document)| (name.as_str(), document.clone()))
+            .collect();
+        stored(&entries, unknown)
+    }
+
+    fn report(unknown: Option<&str>) -> Mirror<Reported> {
+        let service = json!({"service": {"ports": [{"name": "http", "port": 80}], "state": "up"}});
+        stored(&[("services/shop/web", service)], unknown)
+    }
+
+    /// Holds invariant 5: what cannot be read is not gone, so no slice that it may concern says that it is all there is.
+    #[test]
+    fn invariant_5_what_cannot_be_read_makes_the_slices_that_it_concerns_incomplete() {
+        for (unread_intent, unread_report, incomplete) in [
+            (None, None, vec![]),
+            (
+                Some(format!("{WORKSPACE}/newkinds/x")),
+                None,
+                vec!["alone", "east", "west"],
+            ),
+            (
+                Some(format!("{WORKSPACE}/trafficgroups/g")),
+                None,
+                vec!["alone", "east", "west"],
+            ),
+            // Of the same workspace are east and west, and nobody else needs to know what east offers.
+            (None, Some("services/shop/reviews"), vec!["east", "west"]),
+            (None, Some("newthings/shop/reviews"), vec!["east", "west"]),
+        ] {
+            let mut mesh = Mesh::new(Source {
+                name: "a".to_owned(),
+                incarnation: 1,
+            });
+            mesh.intent(intent(unread_intent.as_deref()).news().unwrap());
+            for name in ["alone", "east", "west"] {
+                let unread = unread_report.filter(|_| name == "east");
+                mesh.report(&name.parse().unwrap(), report(unread).news().unwrap());
+            }
+            mesh.settle();
+            let found: Vec<&str> = ["alone", "east", "west"]
+                .into_iter()
+                .filter(|name| !mesh.publication(&name.parse().unwrap()).unwrap().complete)
+                .collect();
+            assert_eq!(found, incomplete, "{unread_intent:?} {unread_report:?}");
+            let everything_is_told = unread_report.is_none();
+            assert_eq!(mesh.upward().complete, everything_is_told, "{unread_report:?}");
+        }
     }
 }

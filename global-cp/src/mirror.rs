@@ -27,6 +27,8 @@ pub(crate) struct Mirror<T> {
     /// It was complete at some time: what it does not name is known not to exist.
     known: bool,
     entries: BTreeMap<String, Entry>,
+    /// Of the entries those of which nothing was ever read: they exist, and what they say is not known.
+    unread: BTreeSet<String>,
     /// Removals that wait for an operator.
     braked: BTreeSet<String>,
     /// The last version of which everything was taken, removals too.
@@ -46,6 +48,8 @@ pub(crate) struct News<T> {
     /// What may be claimed: while removals wait for an operator, the version before them.
     pub(crate) version: Option<Version>,
     pub(crate) known: bool,
+    /// Something exists of which nothing could ever be read.
+    pub(crate) has_unread: bool,
     /// Removals that wait for an operator.
     pub(crate) braked: BTreeSet<String>,
     pub(crate) changes: BTreeMap<String, Change<T>>,
@@ -119,6 +123,7 @@ impl<T> Default for Mirror<T> {
             complete: false,
             known: false,
             entries: BTreeMap::new(),
+            unread: BTreeSet::new(),
             braked: BTreeSet::new(),
             settled: None,
             pending: BTreeMap::new(),
@@ -139,6 +144,7 @@ impl<T: Item> Mirror<T> {
         for name in applied.removed {
             self.braked.remove(&name);
             self.entries.remove(&name);
+            self.unread.remove(&name);
             self.pending.insert(name, Change::Removed);
         }
         if applied.complete {
@@ -160,6 +166,7 @@ impl<T: Item> Mirror<T> {
         usable.then(|| News {
             version: self.version(),
             known: self.known,
+            has_unread: !self.unread.is_empty(),
             braked: self.braked.clone(),
             changes: std::mem::take(&mut self.pending),
         })
@@ -249,6 +256,7 @@ impl<T: Item> Mirror<T> {
             complete: stored.complete,
             known: stored.known,
             entries: BTreeMap::new(),
+            unread: BTreeSet::new(),
             braked: stored.braked,
             settled: stored
                 .settled
@@ -271,12 +279,16 @@ impl<T: Item> Mirror<T> {
                     good: Some(resource.clone()),
                     fault: None,
                 };
+                self.unread.remove(&name);
                 self.entries.insert(name.clone(), entry);
                 self.pending.insert(name, Change::Put(item, resource));
                 Ok(())
             }
             Err(reason) => {
                 let good = self.entries.remove(&name).and_then(|before| before.good);
+                if good.is_none() {
+                    self.unread.insert(name.clone());
+                }
                 let fault = Some(reason.clone());
                 self.entries.insert(name.clone(), Entry { held, good, fault });
                 Err(Rejection { name, reason })
@@ -310,6 +322,9 @@ impl<T: Item> Mirror<T> {
                     entry.fault.get_or_insert(reason);
                 }
             }
+        }
+        if entry.good.is_none() {
+            self.unread.insert(name.clone());
         }
         self.entries.insert(name, entry);
     }
@@ -513,6 +528,9 @@ mod tests {
             assert_eq!(put_of(&mirror.news().unwrap(), |n| n.0), [("b", 2)], "{entry}");
             assert_eq!(mirror.rejections().len(), 1, "{entry}");
             assert_eq!(mirror.held().names.len(), 2, "{entry}");
+            assert!(mirror.news().unwrap().has_unread, "{entry}");
+            mirror.apply(step(2, &[("a", "1")], &[], true));
+            assert!(!mirror.news().unwrap().has_unread, "{entry}, said again");
         }
     }
 

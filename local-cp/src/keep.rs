@@ -4,13 +4,14 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 use tombolo_compiler::view::View;
 use tombolo_proto::frame::Rejection;
+use tombolo_runtime::incarnation;
 use tombolo_runtime::last_good::{LastGoodError, load, save, set_aside_unreadable};
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_runtime::telemetry::chain;
@@ -75,19 +76,10 @@ impl Keep {
         loaded.ok().flatten().unwrap_or_default()
     }
 
-    /// A number greater than that of every earlier life of this edge: the time in milliseconds, unless the clock has
-    /// gone back.
-    ///
     /// # Errors
     /// When it cannot be stored.
     pub(crate) fn next_incarnation(&self) -> Result<u64, LastGoodError> {
-        let path = self.dir.join("incarnation");
-        let before = read(&path).and_then(|bytes| serde_json::from_slice::<u64>(&bytes).ok());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        let next = now_ms.max(before.map_or(0, |before| before.saturating_add(1)));
-        save(&path, next.to_string().as_bytes())?;
-        Ok(next)
+        incarnation::next(&self.dir.join("incarnation"))
     }
 
     pub(crate) async fn save_slices(self, slices: watch::Receiver<Option<Adopted>>, shutdown: Shutdown) {
@@ -177,17 +169,6 @@ async fn save_latest<T: Clone + Send + Sync + 'static>(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_incarnation_grows_although_the_clock_goes_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let keep = Keep::new(dir.path());
-        let first = keep.next_incarnation().unwrap();
-        assert!(keep.next_incarnation().unwrap() > first);
-        let ahead = u64::MAX / 2;
-        save(&dir.path().join("incarnation"), ahead.to_string().as_bytes()).unwrap();
-        assert_eq!(keep.next_incarnation().unwrap(), ahead + 1);
-    }
 
     #[tokio::test]
     async fn what_was_kept_is_loaded_and_what_is_damaged_is_not() {

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use tombolo_compiler::finding::{Finding, Severity};
 use tombolo_compiler::intent::{Intent, Resource, Role};
 use tombolo_compiler::name::Fqn;
+use tombolo_compiler::resolve::{Edit, Resolver};
 use uuid::Uuid;
 
 use crate::iam::{Action, Bindings, Decision, Principal, decide};
 use crate::managed::{FORCE, Manager};
 use crate::quota::{self, OverQuota};
-use crate::snapshot::{Judged, Snapshot, Stored, below};
+use crate::snapshot::{Snapshot, Stored, below};
 
 /// How many names, or findings, a refusal's sentence lists.
 const NAMED_MAX: usize = 10;
@@ -52,7 +53,8 @@ pub(crate) struct Prepared {
     pub(crate) base: Arc<Snapshot>,
     /// In the order of the names, parents first.
     pub(crate) steps: Vec<Step>,
-    pub(crate) judged: Judged,
+    /// The tree that results.
+    pub(crate) judged: Resolver,
 }
 
 #[derive(Clone, Debug)]
@@ -128,6 +130,14 @@ impl Step {
         match self {
             Step::Create(resource) => &resource.name,
             Step::Update(stored, _) | Step::Delete(stored) | Step::Keep(stored) => stored.name(),
+        }
+    }
+
+    fn edit(&self) -> Option<Edit> {
+        match self {
+            Step::Create(resource) | Step::Update(_, resource) => Some(Edit::Put(resource.clone())),
+            Step::Delete(stored) => Some(Edit::Remove(stored.name().clone())),
+            Step::Keep(_) => None,
         }
     }
 
@@ -207,23 +217,17 @@ pub(crate) fn prepare(
         .map(|change| step(base, change))
         .collect::<Result<_, _>>()?;
 
-    let mut intent = (*base.judged.intent).clone();
-    for step in &steps {
-        match step {
-            Step::Create(resource) | Step::Update(_, resource) => {
-                intent.insert(resource.name.clone(), resource.clone());
-            }
-            Step::Delete(stored) => {
-                intent.remove(stored.name());
-            }
-            Step::Keep(_) => {}
-        }
+    let edits: Vec<Edit> = steps.iter().filter_map(Step::edit).collect();
+    let private = base.private_after(&edits);
+    let mut judged = base.judged.clone();
+    judged.update(edits);
+    let intent = judged.intent();
+    steps.iter().try_for_each(|step| check_place(intent, step))?;
+    if let Some(private) = private {
+        check_administrator(base, &private)?;
     }
-    steps.iter().try_for_each(|step| check_place(&intent, step))?;
-    check_administrator(base, &intent)?;
     let created = steps.iter().filter(|step| matches!(step, Step::Create(_)));
-    quota::check(&intent, created.map(Step::name)).map_err(Refusal::OverQuota)?;
-    let judged = Judged::of(intent);
+    quota::check(intent, created.map(Step::name)).map_err(Refusal::OverQuota)?;
     check_findings(base, principal, &judged, &steps)?;
     Ok(Prepared {
         base: base.clone(),
@@ -357,10 +361,9 @@ fn check_administrator(base: &Snapshot, intent: &Intent) -> Result<(), Refusal> 
 fn check_findings(
     base: &Snapshot,
     principal: &Principal,
-    judged: &Judged,
+    judged: &Resolver,
     steps: &[Step],
 ) -> Result<(), Refusal> {
-    let before: BTreeSet<&Finding> = base.judged.findings.iter().collect();
     let changed = steps.iter().filter(|step| !matches!(step, Step::Keep(_)));
     let changed: BTreeSet<&Fqn> = changed.map(Step::name).collect();
     let refuses = |finding: &Finding| {
@@ -368,9 +371,8 @@ fn check_findings(
         finding.severity == Severity::Error || by_its_writer
     };
     let new: Vec<Finding> = judged
-        .findings
-        .iter()
-        .filter(|finding| refuses(finding) && !before.contains(finding))
+        .findings_since(&base.judged)
+        .filter(|finding| refuses(finding))
         .cloned()
         .collect();
     let written: BTreeSet<&Fqn> = steps.iter().map(Step::name).collect();
@@ -537,7 +539,7 @@ mod tests {
         let changes = [delete(PAY), delete(SHOP), delete(&binding)];
         let prepared = prepare(&base, &root, &changes).unwrap();
         assert_eq!(prepared.steps.len(), 3);
-        assert_eq!(prepared.judged.intent.len(), 4);
+        assert_eq!(prepared.judged.intent().len(), 4);
 
         let group = format!("{SHOP}/trafficgroups/web");
         let route =

@@ -19,7 +19,7 @@ use tombolo_proto::session::Applied;
 /// Everything that is known of the clusters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mesh {
-    pub(crate) clusters: BTreeMap<ClusterName, ClusterReport>,
+    pub(crate) clusters: BTreeMap<ClusterName, Arc<ClusterReport>>,
     pub(crate) heard: BTreeMap<ClusterName, Heard>,
     /// What the centrals found when they planned.
     pub(crate) findings: BTreeSet<Finding>,
@@ -261,7 +261,7 @@ pub(crate) fn merge(centrals: &BTreeMap<String, Arc<CentralReport>>) -> Mesh {
     }
     for (cluster, (rank, report)) in believed {
         let (told, heard) = tell(report, &cluster, rank.live);
-        mesh.clusters.insert(cluster.clone(), told);
+        mesh.clusters.insert(cluster.clone(), Arc::new(told));
         mesh.heard.insert(cluster, heard);
     }
     mesh

@@ -25,7 +25,7 @@ const NOTE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) async fn run(store: Store, mesh: watch::Receiver<Arc<Mesh>>, mut shutdown: Shutdown) {
     let mut due = interval(NOTE_INTERVAL);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut noted: BTreeMap<ClusterName, ClusterReport> = BTreeMap::new();
+    let mut noted: BTreeMap<ClusterName, Arc<ClusterReport>> = BTreeMap::new();
     loop {
         tokio::select! {
             _ = due.tick() => {}

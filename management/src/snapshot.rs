@@ -1,15 +1,14 @@
 //! The intent at one version, in memory: what reads answer from, writes start from, and the feed publishes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
-use tombolo_compiler::finding::Finding;
 use tombolo_compiler::intent::{Intent, Resource};
 use tombolo_compiler::name::{ClusterName, Fqn, Kind};
-use tombolo_compiler::resolve::{Resolved, resolve};
+use tombolo_compiler::persistent::Map;
+use tombolo_compiler::resolve::{Edit, Resolver};
 use tombolo_proto::codec;
 use tombolo_proto::held::{Stamp, Version};
 use tombolo_proto::resource::Set;
@@ -36,25 +35,21 @@ pub(crate) struct Stored {
     pub(crate) managed: Option<Managed>,
 }
 
-pub(crate) type Tree = BTreeMap<Fqn, Arc<Stored>>;
+pub(crate) type Tree = Map<Fqn, Arc<Stored>>;
 
+/// A copy costs nothing, so that a change costs what it changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     pub(crate) version: Version,
-    pub(crate) tree: Arc<Tree>,
-    pub(crate) judged: Judged,
+    pub(crate) tree: Tree,
+    /// The tree as intent, and what `resolve` says of it.
+    pub(crate) judged: Resolver,
+    /// Of the intent what never leaves management: all that decides who may do what, and little beside it.
+    private: Intent,
     pub(crate) bindings: Arc<Bindings>,
     /// By uid, clusters that were heard of at some time.
     joined: Arc<BTreeSet<Uuid>>,
     published: Arc<Set>,
-}
-
-/// A tree of resources and what `resolve` says of it.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Judged {
-    pub(crate) intent: Arc<Intent>,
-    pub(crate) resolved: Arc<Resolved>,
-    pub(crate) findings: Arc<[Finding]>,
 }
 
 /// What lies between two versions.
@@ -87,24 +82,14 @@ impl Stored {
     }
 }
 
-impl Judged {
-    pub(crate) fn of(intent: Intent) -> Judged {
-        let (resolved, findings) = resolve(&intent);
-        Judged {
-            intent: Arc::new(intent),
-            resolved: Arc::new(resolved),
-            findings: findings.into(),
-        }
-    }
-}
-
 impl Snapshot {
     /// Before the organization exists.
     pub(crate) fn empty() -> Snapshot {
         Snapshot {
             version: Version::default(),
-            tree: Arc::default(),
-            judged: Judged::default(),
+            tree: Tree::new(),
+            judged: Resolver::default(),
+            private: Intent::new(),
             bindings: Arc::default(),
             joined: Arc::default(),
             published: Arc::default(),
@@ -153,35 +138,51 @@ impl Snapshot {
     }
 
     /// The next version. `judged` is what the caller knows already of the tree that results.
-    pub(crate) fn advance(&self, version: Version, delta: Delta, judged: Option<Judged>) -> Snapshot {
-        let mut tree = (*self.tree).clone();
-        let mut intent_changed = Vec::new();
-        for name in delta.removed {
-            tree.remove(&name);
-            intent_changed.push(name);
-        }
-        for stored in delta.put {
-            intent_changed.push(stored.name().clone());
-            tree.insert(stored.name().clone(), Arc::new(stored));
-        }
-        let mut joined = self.joined.clone();
-        if !delta.joined.is_empty() {
-            Arc::make_mut(&mut joined).extend(delta.joined);
-        }
-        let judged = judged.unwrap_or_else(|| match intent_changed.is_empty() {
-            true => self.judged.clone(),
-            false => Judged::of(intent_of(&tree)),
-        });
+    pub(crate) fn advance(&self, version: Version, delta: Delta, judged: Option<Resolver>) -> Snapshot {
         let mut next = Snapshot {
             version,
-            bindings: Arc::new(Bindings::of(&judged.intent)),
-            tree: Arc::new(tree),
-            judged,
-            joined,
-            published: self.published.clone(),
+            ..self.clone()
         };
-        next.published = next.publish(&self.published, &intent_changed);
+        let mut edits = Vec::new();
+        for name in delta.removed {
+            next.tree.remove(&name);
+            edits.push(Edit::Remove(name));
+        }
+        for stored in delta.put {
+            edits.push(Edit::Put(stored.resource.clone()));
+            next.tree.insert(stored.name().clone(), Arc::new(stored));
+        }
+        if !delta.joined.is_empty() {
+            Arc::make_mut(&mut next.joined).extend(delta.joined);
+        }
+        let changed: Vec<Fqn> = edits.iter().map(|edit| edit.name().clone()).collect();
+        if let Some(private) = self.private_after(&edits) {
+            next.bindings = Arc::new(Bindings::of(&private));
+            next.private = private;
+        }
+        match judged {
+            Some(judged) => next.judged = judged,
+            None => drop(next.judged.update(edits)),
+        }
+        next.published = next.publish(&self.published, &changed);
         next
+    }
+
+    /// What decides who may do what, if some of that is among the edits.
+    pub(crate) fn private_after(&self, edits: &[Edit]) -> Option<Intent> {
+        let mut edits = edits
+            .iter()
+            .filter(|edit| !edit.name().kind().is_published())
+            .peekable();
+        edits.peek()?;
+        let mut private = self.private.clone();
+        for edit in edits {
+            match edit {
+                Edit::Put(resource) => private.insert(resource.name.clone(), resource.clone()),
+                Edit::Remove(name) => private.remove(name),
+            };
+        }
+        Some(private)
     }
 
     pub(crate) fn publication(&self) -> Publication {
@@ -207,7 +208,7 @@ impl Snapshot {
         }
         let joined = self.joined_clusters();
         let stale: Vec<String> = set
-            .range("joined/".to_owned().."joined0".to_owned())
+            .starting_with("joined/")
             .filter(|(name, _)| !joined.contains(&name["joined/".len()..]))
             .map(|(name, _)| name.clone())
             .collect();
@@ -232,20 +233,8 @@ pub(crate) fn etag(uid: Uuid, revision: u64) -> String {
 }
 
 /// Everything whose name continues `node`, which may be a resource or a collection.
-pub(crate) fn below<'a, T>(
-    tree: &'a BTreeMap<Fqn, T>,
-    node: &str,
-) -> impl Iterator<Item = &'a T> + use<'a, T> {
-    let prefix = format!("{node}/");
-    tree.range::<str, _>((Bound::Excluded(prefix.as_str()), Bound::Unbounded))
-        .take_while(move |(name, _)| name.as_str().starts_with(&prefix))
-        .map(|(_, value)| value)
-}
-
-fn intent_of(tree: &Tree) -> Intent {
-    tree.iter()
-        .map(|(name, stored)| (name.clone(), stored.resource.clone()))
-        .collect()
+pub(crate) fn below<'a, T>(tree: &'a Map<Fqn, T>, node: &str) -> impl Iterator<Item = &'a T> + use<'a, T> {
+    tree.starting_with(&format!("{node}/")).map(|(_, value)| value)
 }
 
 fn put<T: serde::Serialize>(set: &mut Arc<Set>, name: &str, noun: &T) {

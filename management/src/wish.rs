@@ -27,7 +27,7 @@ pub(crate) struct Rollback {
     pub(crate) node: Fqn,
     pub(crate) revision: u64,
     /// Of that revision: the node, all below, and the principals that bindings there name.
-    pub(crate) past: Arc<Tree>,
+    pub(crate) past: Tree,
 }
 
 impl Wish {

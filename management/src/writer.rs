@@ -108,7 +108,7 @@ enum Job {
         caller: Caller,
         wish: Wish,
         /// Made on what was the latest when the request came; holds if that still is.
-        prepared: Prepared,
+        prepared: Box<Prepared>,
         queued: Instant,
         done: oneshot::Sender<Result<Committed, WriteError>>,
     },
@@ -165,7 +165,7 @@ impl Writes {
         self.send(Job::Write {
             caller,
             wish,
-            prepared,
+            prepared: Box::new(prepared),
             queued: Instant::now(),
             done,
         })?;
@@ -289,7 +289,7 @@ impl Writer {
                 let result = if queued.elapsed() > QUEUED_TIME_MAX {
                     Err(WriteError::Busy)
                 } else {
-                    in_time(Box::pin(self.write(&caller, &wish, prepared))).await
+                    in_time(Box::pin(self.write(&caller, &wish, *prepared))).await
                 };
                 self.observe(result.as_ref().err());
                 // A caller that is gone has lost its answer, not its write.

@@ -1,10 +1,10 @@
 //! Named resources with content hashes, and the digest of a set of them.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
+use tombolo_compiler::persistent::Map;
 
 /// Longer than any name of the resource model, short enough that a list of names stays small.
 pub const NAME_BYTES_MAX: usize = 512;
@@ -29,8 +29,8 @@ pub struct Resource {
     body: Bytes,
 }
 
-/// All that a publisher has, by name.
-pub type Set = BTreeMap<String, Resource>;
+/// All that a publisher has, by name. A copy costs nothing, and two sets are compared by what they do not share.
+pub type Set = Map<String, Resource>;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadResource {

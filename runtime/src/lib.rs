@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod authority;
 pub mod backoff;
+pub mod incarnation;
 pub mod last_good;
 pub mod plane_id;
 pub mod shutdown;

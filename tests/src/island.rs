@@ -216,11 +216,15 @@ async fn keep_planned(
     for sequence in 1.. {
         let mut reports = Reports {
             joined: others.keys().cloned().chain([cluster.clone()]).collect(),
-            clusters: others.clone(),
+            clusters: others
+                .iter()
+                .map(|(cluster, report)| (cluster.clone(), Arc::new(report.clone())))
+                .collect(),
+            ..Reports::default()
         };
         let heard = hearing.borrow_and_update().items.clone();
         if !heard.is_empty() {
-            reports.clusters.insert(cluster.clone(), report(&heard));
+            reports.clusters.insert(cluster.clone(), Arc::new(report(&heard)));
         }
         let (mut plans, _) = plan(&resolved, &reports);
         let slice = plans.remove(&cluster).expect("the intent has no such cluster");

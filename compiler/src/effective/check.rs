@@ -1,8 +1,5 @@
 //! What is wrong with settings. Nothing here changes what counts: of two that contradict each other the stricter does.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-
 use super::decide::{Layer, Path, Relaxation};
 use super::{EffectiveSecurity, EffectiveTraffic, paths};
 use crate::finding::{Code, Finding};
@@ -11,52 +8,57 @@ use crate::name::{Fqn, Kind, ServiceId};
 use crate::selector::Selector;
 use crate::setting::{Security, Traffic};
 
-/// All findings about settings.
-pub(crate) fn check(intent: &Intent, findings: &mut Vec<Finding>) {
-    let mut services: BTreeMap<(Fqn, &ServiceId), &Fqn> = BTreeMap::new();
-    let mut groups: BTreeMap<(Fqn, Kind), Vec<(&Fqn, &Group)>> = BTreeMap::new();
-    for (name, resource) in intent {
-        match &resource.spec {
-            Spec::Organization(_) | Spec::Workspace(_) => {
-                let path = paths::of_node::<Traffic>(intent, name);
-                let itself = path.iter().position(|layer| layer.resource == *name);
-                if let Some(at) = itself {
-                    findings.extend(relaxed(EffectiveTraffic::relaxations(&path[..=at])));
-                    findings.extend(path.get(at + 1).and_then(|setting| shadowed(name, setting)));
-                }
+/// What is wrong with one resource, as far as settings go. Depends on its lineage with the settings there, and on what
+/// stands beside it.
+pub(crate) fn check(intent: &Intent, name: &Fqn, spec: &Spec, findings: &mut Vec<Finding>) {
+    match spec {
+        Spec::Organization(_) | Spec::Workspace(_) => {
+            let path = paths::of_node::<Traffic>(intent, name);
+            let itself = path.iter().position(|layer| layer.resource == *name);
+            if let Some(at) = itself {
+                findings.extend(relaxed(EffectiveTraffic::relaxations(&path[..=at])));
+                findings.extend(path.get(at + 1).and_then(|setting| shadowed(name, setting)));
             }
-            Spec::TrafficGroup(group) | Spec::SecurityGroup(group) => {
-                if let Some(workspace) = name.parent().filter(|_| paths::is_set(intent, name)) {
-                    let others = groups.entry((workspace, name.kind())).or_default();
-                    findings.extend(
-                        others
-                            .iter()
-                            .filter_map(|other| overlapping((name, group), *other)),
-                    );
-                    others.push((name, group));
-                }
-            }
-            Spec::TrafficSetting(_) => {
-                let path = attached::<Traffic>(intent, name);
-                findings.extend(relaxed(EffectiveTraffic::relaxations(&path)));
-            }
-            Spec::SecuritySetting(_) => {
-                let path = attached::<Security>(intent, name);
-                findings.extend(relaxed(EffectiveSecurity::relaxations(&path)));
-            }
-            Spec::ServiceSecuritySetting(setting) => {
-                let Some(group) = name.parent() else { continue };
-                let mut path = paths::of_node::<Security>(intent, &group);
-                path.push(paths::service_layer(name, &setting.settings));
-                findings.extend(relaxed(EffectiveSecurity::relaxations(&path)));
-                findings.extend(not_in_group(intent, name, &group, &setting.service));
-                match services.entry((group, &setting.service)) {
-                    Entry::Vacant(entry) => drop(entry.insert(name)),
-                    Entry::Occupied(first) => findings.push(twice(name, &setting.service, first.get())),
-                }
-            }
-            _ => {}
         }
+        Spec::TrafficGroup(group) | Spec::SecurityGroup(group) => {
+            if let Some(workspace) = name.parent().filter(|_| paths::is_set(intent, name)) {
+                let others = paths::children(intent, &workspace, name.kind());
+                let before = others.filter(|other| *other < name && paths::is_set(intent, other));
+                findings.extend(
+                    before.filter_map(|other| overlapping((name, group), (other, group_of(intent, other)?))),
+                );
+            }
+        }
+        Spec::TrafficSetting(_) => {
+            let path = attached::<Traffic>(intent, name);
+            findings.extend(relaxed(EffectiveTraffic::relaxations(&path)));
+        }
+        Spec::SecuritySetting(_) => {
+            let path = attached::<Security>(intent, name);
+            findings.extend(relaxed(EffectiveSecurity::relaxations(&path)));
+        }
+        Spec::ServiceSecuritySetting(setting) => {
+            let Some(group) = name.parent() else { return };
+            let mut path = paths::of_node::<Security>(intent, &group);
+            path.push(paths::service_layer(name, &setting.settings));
+            findings.extend(relaxed(EffectiveSecurity::relaxations(&path)));
+            findings.extend(not_in_group(intent, name, &group, &setting.service));
+            let mut others = paths::children(intent, &group, Kind::ServiceSecuritySetting);
+            let is_for_it = |other: &&Fqn| match intent.get(*other).map(|other| &other.spec) {
+                Some(Spec::ServiceSecuritySetting(other)) => other.service == setting.service,
+                _ => false,
+            };
+            let first = others.find(is_for_it).filter(|first| *first != name);
+            findings.extend(first.map(|first| twice(name, &setting.service, first)));
+        }
+        _ => {}
+    }
+}
+
+fn group_of<'a>(intent: &'a Intent, name: &Fqn) -> Option<&'a Group> {
+    match &intent.get(name)?.spec {
+        Spec::TrafficGroup(group) | Spec::SecurityGroup(group) => Some(group),
+        _ => None,
     }
 }
 

@@ -1,7 +1,6 @@
 //! Which settings bear on a node or a service, in their order.
 
 use std::borrow::Cow;
-use std::ops::Bound;
 
 use super::decide::{Layer, Path};
 use crate::intent::{Group, Intent, Resource, Spec};
@@ -207,9 +206,7 @@ pub(super) fn children<'a>(
 }
 
 fn within<'a>(intent: &'a Intent, prefix: &str) -> impl Iterator<Item = (&'a Fqn, &'a Resource)> + use<'a> {
-    let prefix = prefix.to_owned();
     intent
-        .range::<str, _>((Bound::Excluded(prefix.as_str()), Bound::Unbounded))
+        .starting_with(prefix)
         .map(|(name, resource)| (name, &**resource))
-        .take_while(move |(name, _)| name.as_str().starts_with(&prefix))
 }

@@ -54,7 +54,12 @@ impl Asked<'_> {
             .collect()
     }
 
-    pub(super) fn advice(&self, entry: &Entry, trace: &Trace, findings: &[Finding]) -> Vec<Advice> {
+    pub(super) fn advice<'f>(
+        &self,
+        entry: &Entry,
+        trace: &Trace,
+        findings: impl IntoIterator<Item = &'f Finding>,
+    ) -> Vec<Advice> {
         if let Some(withheld) = self.withheld(entry) {
             return vec![withheld];
         }
@@ -158,7 +163,11 @@ impl Asked<'_> {
         Advice::about(told, [owner])
     }
 
-    fn for_ingress(&self, workload: &WorkloadId, findings: &[Finding]) -> Vec<Advice> {
+    fn for_ingress<'f>(
+        &self,
+        workload: &WorkloadId,
+        findings: impl IntoIterator<Item = &'f Finding>,
+    ) -> Vec<Advice> {
         let host = self.request.host();
         let holders = self.gateways_with_host();
         let mut advice: Vec<Advice> = holders
@@ -166,7 +175,7 @@ impl Asked<'_> {
             .take(GATEWAYS_MAX)
             .map(|(name, gateway)| self.serves(name, gateway, workload))
             .collect();
-        let losers = findings.iter().filter(|finding| {
+        let losers = findings.into_iter().filter(|finding| {
             let what = finding
                 .claim
                 .as_ref()
@@ -237,7 +246,9 @@ impl Asked<'_> {
             Entry::Ingress(_) | Entry::EastWest(_) => {
                 let holders = self.gateways_with_host().into_iter();
                 let owners = holders.filter_map(|(_, gateway)| {
-                    self.inputs.resolved.workspaces.get_key_value(&gateway.workspace)
+                    let workspaces = &self.inputs.resolved.workspaces;
+                    let (name, workspace) = workspaces.get_key_value(&gateway.workspace)?;
+                    Some((name, &**workspace))
                 });
                 owners.collect()
             }

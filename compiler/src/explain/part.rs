@@ -97,7 +97,8 @@ impl<'a> Asked<'a> {
         let host = self.request.host().parse::<Hostname>().ok();
         let mut serving: Vec<(&Fqn, &RoutedGateway)> = Vec::new();
         let mut others: BTreeMap<u16, &Fqn> = BTreeMap::new();
-        for (name, gateway) in self.inputs.gateways_on(workload) {
+        for (name, gateway) in self.inputs.resolved.gateways_on(workload) {
+            let gateway = &gateway.value;
             let RoutedGatewayMode::Ingress { port, hosts, .. } = &gateway.mode else {
                 continue;
             };

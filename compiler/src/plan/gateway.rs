@@ -19,7 +19,7 @@ pub(super) fn plan(name: &Fqn, inputs: &Inputs<'_>) -> Planned {
         return planned;
     }
     let routed = match &gateway.value.mode {
-        RoutedGatewayMode::EastWest => gateway.clone(),
+        RoutedGatewayMode::EastWest => Traced::clone(gateway),
         RoutedGatewayMode::Ingress { port, hosts, rules } => {
             let rules = rules
                 .iter()

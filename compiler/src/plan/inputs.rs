@@ -1,34 +1,54 @@
 //! What a key is planned from, with the few questions that all keys ask.
 
 use std::collections::BTreeSet;
-use std::ops::Bound;
 
 use super::remote;
 use crate::finding::Traced;
-use crate::name::{ClusterName, Fqn, HostPort, Label, ServiceId, WorkloadId};
+use crate::name::{ClusterName, Fqn, HostPort, Label, ServiceId};
 use crate::report::{ClusterReport, Reports, ServiceReport, State};
 use crate::resolve::{Resolved, ResolvedWorkspace};
 use crate::routes::RoutedGateway;
+use crate::selector::Selector;
 
 pub(crate) struct Inputs<'a> {
     pub(crate) resolved: &'a Resolved,
     reports: &'a Reports,
     /// Clusters that have joined and have not been heard of: what they offer is not known, which is not nothing.
     pub(crate) unknown: BTreeSet<&'a ClusterName>,
+    /// Clusters of which something that concerns them is not known.
+    incomplete: BTreeSet<&'a ClusterName>,
 }
 
 impl<'a> Inputs<'a> {
     pub(crate) fn new(resolved: &'a Resolved, reports: &'a Reports) -> Inputs<'a> {
-        let unknown = reports
+        let unknown: BTreeSet<&ClusterName> = reports
             .joined
             .iter()
             .filter(|cluster| resolved.clusters.contains_key(*cluster))
             .filter(|cluster| !reports.clusters.contains_key(*cluster))
             .collect();
+        let doubtful: BTreeSet<&ClusterName> = unknown
+            .iter()
+            .copied()
+            .chain(
+                reports
+                    .unread
+                    .iter()
+                    .filter(|cluster| resolved.clusters.contains_key(*cluster)),
+            )
+            .collect();
+        let mut incomplete = doubtful.clone();
+        if !doubtful.is_empty() {
+            let workspaces = resolved.workspaces.iter();
+            let concerned = workspaces
+                .filter(|(_, workspace)| doubtful.iter().any(|cluster| workspace.value.reaches(cluster)));
+            incomplete.extend(concerned.flat_map(|(name, _)| resolved.clusters_of(name)));
+        }
         Inputs {
             resolved,
             reports,
             unknown,
+            incomplete,
         }
     }
 
@@ -39,13 +59,14 @@ impl<'a> Inputs<'a> {
             .contains_key(cluster)
             .then(|| self.reports.clusters.get(cluster))
             .flatten()
+            .map(|report| &**report)
     }
 
     pub(crate) fn reports(&self) -> impl Iterator<Item = (&'a ClusterName, &'a ClusterReport)> {
         self.resolved
             .clusters
             .keys()
-            .filter_map(|cluster| Some((cluster, self.reports.clusters.get(cluster)?)))
+            .filter_map(|cluster| Some((cluster, &**self.reports.clusters.get(cluster)?)))
     }
 
     pub(crate) fn owner(
@@ -54,7 +75,8 @@ impl<'a> Inputs<'a> {
         namespace: &Label,
     ) -> Option<(&'a Fqn, &'a Traced<ResolvedWorkspace>)> {
         let owner = self.resolved.owner(cluster, namespace)?;
-        self.resolved.workspaces.get_key_value(owner)
+        let (name, workspace) = self.resolved.workspaces.get_key_value(owner)?;
+        Some((name, workspace))
     }
 
     /// Whether a namespace of a cluster is known by name: from the cluster's report, or from a selector that names it.
@@ -63,9 +85,10 @@ impl<'a> Inputs<'a> {
             let mut ids = report.services.keys().chain(report.gateways.keys());
             ids.any(|id| id.namespace == *namespace)
         });
+        // What names it also owns it.
         let named = || {
-            let workspaces = self.resolved.workspaces.values();
-            let mut selectors = workspaces.flat_map(|workspace| &workspace.value.namespaces);
+            let owner = self.owner(cluster, namespace);
+            let mut selectors = owner.into_iter().flat_map(|(_, owner)| &owner.value.namespaces);
             selectors.any(|selector| {
                 selector.exact_namespace() == Some(namespace) && selector.matches_cluster(cluster)
             })
@@ -92,13 +115,7 @@ impl<'a> Inputs<'a> {
 
     /// Whether all that concerns a cluster is known.
     pub(crate) fn is_complete(&self, cluster: &ClusterName) -> bool {
-        let withheld = || {
-            self.resolved
-                .workspaces
-                .values()
-                .any(|workspace| workspace.value.reaches(cluster) && self.is_withheld(&workspace.value))
-        };
-        !self.unknown.contains(cluster) && (self.unknown.is_empty() || !withheld())
+        !self.incomplete.contains(cluster)
     }
 
     /// Whether a workspace's gateway runs on a workload of that cluster: one that the cluster reports, in a namespace
@@ -117,19 +134,6 @@ impl<'a> Inputs<'a> {
         reaches && reported() && allowed()
     }
 
-    /// The gateways that stand in a workspace.
-    pub(crate) fn gateways_of(
-        &self,
-        workspace: &Fqn,
-    ) -> impl Iterator<Item = (&'a Fqn, &'a Traced<RoutedGateway>)> {
-        let prefix = format!("{workspace}/");
-        let workspace = workspace.clone();
-        self.resolved
-            .gateways
-            .range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded))
-            .take_while(move |(name, _)| name.is_within(&workspace))
-    }
-
     /// The east-west listeners through which others reach a workspace's services in a cluster, and whether any is up.
     pub(crate) fn doors(&self, workspace: &Fqn, cluster: &ClusterName) -> (BTreeSet<HostPort>, State) {
         remote::doors(self, workspace, cluster)
@@ -141,7 +145,9 @@ impl<'a> Inputs<'a> {
         name: &'b Label,
     ) -> impl Iterator<Item = (&'a Fqn, &'a Traced<RoutedGateway>)> + use<'a, 'b> {
         let gateways = self.resolved.gateways.iter();
-        gateways.filter(move |(fqn, _)| fqn.leaf() == name.as_str())
+        gateways
+            .filter(move |(fqn, _)| fqn.leaf() == name.as_str())
+            .map(|(fqn, gateway)| (fqn, &**gateway))
     }
 
     /// The services that a workspace offers, and those that it has routes for.
@@ -149,21 +155,22 @@ impl<'a> Inputs<'a> {
         let Some((name, resolved)) = self.resolved.workspaces.get_key_value(workspace) else {
             return BTreeSet::new();
         };
-        let offered = self.reports().flat_map(|(cluster, report)| {
-            let ids = report.services.keys();
-            ids.filter(move |id| resolved.value.owns(cluster, &id.namespace))
-        });
-        self.resolved.routes_of(name).chain(offered).cloned().collect()
+        let mut ids: BTreeSet<ServiceId> = self.resolved.routes_of(name).cloned().collect();
+        for selector in &resolved.value.namespaces {
+            let reports = self.reports();
+            for (_, report) in reports.filter(|(cluster, _)| selector.matches_cluster(cluster)) {
+                ids.extend(offered(report, selector).cloned());
+            }
+        }
+        ids
     }
+}
 
-    pub(crate) fn gateways_on(
-        &self,
-        workload: &WorkloadId,
-    ) -> impl Iterator<Item = (&'a Fqn, &'a RoutedGateway)> {
-        self.resolved
-            .gateways
-            .iter()
-            .map(|(name, gateway)| (name, &gateway.value))
-            .filter(|(_, gateway)| gateway.workload == *workload)
-    }
+/// The services of a cluster in the namespaces that a selector matches, without looking at the others.
+fn offered<'a>(report: &'a ClusterReport, selector: &'a Selector) -> impl Iterator<Item = &'a ServiceId> {
+    let services = report
+        .services
+        .range(selector.first_service()..)
+        .map(|(id, _)| id);
+    services.take_while(|id| selector.matches_namespace(&id.namespace))
 }

@@ -1,13 +1,13 @@
 //! The keys of the pass, and which of them a change touches.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::inputs::Inputs;
-use crate::finding::Traced;
 use crate::name::{ClusterName, Fqn, Label, ServiceId, WorkloadId};
 use crate::report::ClusterReport;
-use crate::resolve::{Resolved, ResolvedRoute};
-use crate::routes::{RoutedGateway, RoutedGatewayMode, SliceKey, identical};
+use crate::resolve::{Resolved, same_gateway, same_route};
+use crate::routes::{RoutedGateway, RoutedGatewayMode, SliceKey};
 use crate::selector::Selector;
 
 /// What one step of the pass computes, for all clusters at once.
@@ -54,11 +54,9 @@ pub(super) fn dirty(before: &Inputs<'_>, after: &Inputs<'_>) -> BTreeSet<PlanKey
     let mut touched = Touched::default();
     touched.clusters(before, after);
     touched.reports(before, after);
-    if !std::ptr::eq(before.resolved, after.resolved) {
-        touched.workspaces(before, after);
-        touched.routes(before, after);
-        touched.gateways(before, after);
-    }
+    touched.workspaces(before, after);
+    touched.routes(before, after);
+    touched.gateways(before, after);
     for inputs in [before, after] {
         touched.expand(inputs);
     }
@@ -189,15 +187,9 @@ impl Touched {
 
     fn workspaces(&mut self, before: &Inputs<'_>, after: &Inputs<'_>) {
         let (was, is) = (&before.resolved.workspaces, &after.resolved.workspaces);
-        for name in was.keys().chain(is.keys()).collect::<BTreeSet<_>>() {
-            let (was, is) = (was.get(name), is.get(name));
-            if let (Some(was), Some(is)) = (was, is)
-                && was.is_identical(is)
-            {
-                continue;
-            }
-            self.workspaces.insert(name.clone());
-            for (workspace, inputs) in [(was, before), (is, after)] {
+        for differs in was.diff(is, |was, is| Arc::ptr_eq(was, is) || was.is_identical(is)) {
+            self.workspaces.insert(differs.key.clone());
+            for (workspace, inputs) in [(differs.before, before), (differs.after, after)] {
                 let Some(workspace) = workspace else { continue };
                 self.keys
                     .extend(named(inputs.resolved, &workspace.value.namespaces));
@@ -220,45 +212,33 @@ impl Touched {
             for workload in report.gateways.keys().filter(|id| owned(&id.namespace)) {
                 self.workloads.insert(workload.clone());
                 let dedicated = inputs
+                    .resolved
                     .gateways_on(workload)
-                    .filter(|(_, gateway)| gateway.mode == RoutedGatewayMode::EastWest);
+                    .filter(|(_, gateway)| gateway.value.mode == RoutedGatewayMode::EastWest);
                 self.workspaces
-                    .extend(dedicated.map(|(_, gateway)| gateway.workspace.clone()));
+                    .extend(dedicated.map(|(_, gateway)| gateway.value.workspace.clone()));
             }
         }
     }
 
     fn routes(&mut self, before: &Inputs<'_>, after: &Inputs<'_>) {
         let (was, is) = (&before.resolved.routes, &after.resolved.routes);
-        for key in was.keys().chain(is.keys()).collect::<BTreeSet<_>>() {
-            let identical = match (was.get(key), is.get(key)) {
-                (Some(was), Some(is)) => same_route(was, is),
-                _ => false,
-            };
-            if !identical {
-                let (workspace, id) = key.clone();
-                let using = after.gateways_of(&workspace);
-                let using = using.filter(|(_, gateway)| sends_to(&gateway.value, &id));
-                self.keys
-                    .extend(using.map(|(name, _)| PlanKey::Gateway(name.clone())));
-                self.keys.insert(PlanKey::Service(workspace, id));
-            }
+        for differs in was.diff(is, |was, is| Arc::ptr_eq(was, is) || same_route(was, is)) {
+            let (workspace, id) = differs.key.clone();
+            let using = after.resolved.gateways_of(&workspace);
+            let using = using.filter(|(_, gateway)| sends_to(&gateway.value, &id));
+            self.keys
+                .extend(using.map(|(name, _)| PlanKey::Gateway(name.clone())));
+            self.keys.insert(PlanKey::Service(workspace, id));
         }
     }
 
     fn gateways(&mut self, before: &Inputs<'_>, after: &Inputs<'_>) {
         let (was, is) = (&before.resolved.gateways, &after.resolved.gateways);
-        for name in was.keys().chain(is.keys()).collect::<BTreeSet<_>>() {
-            let (was, is) = (was.get(name), is.get(name));
-            let identical = match (was, is) {
-                (Some(was), Some(is)) => same_gateway(was, is),
-                _ => false,
-            };
-            if identical {
-                continue;
-            }
-            self.keys.insert(PlanKey::Gateway(name.clone()));
-            let doors = [was, is].into_iter().flatten().map(|gateway| &gateway.value);
+        for differs in was.diff(is, |was, is| Arc::ptr_eq(was, is) || same_gateway(was, is)) {
+            self.keys.insert(PlanKey::Gateway(differs.key.clone()));
+            let doors = [differs.before, differs.after].into_iter().flatten();
+            let doors = doors.map(|gateway| &gateway.value);
             let doors = doors.filter(|gateway| gateway.mode == RoutedGatewayMode::EastWest);
             self.workspaces
                 .extend(doors.map(|gateway| gateway.workspace.clone()));
@@ -267,7 +247,7 @@ impl Touched {
 
     fn expand(&mut self, inputs: &Inputs<'_>) {
         for workspace in &self.workspaces {
-            let gateways = inputs.gateways_of(workspace);
+            let gateways = inputs.resolved.gateways_of(workspace);
             self.keys
                 .extend(gateways.map(|(name, _)| PlanKey::Gateway(name.clone())));
             self.keys.extend(services_of(workspace, inputs));
@@ -279,26 +259,17 @@ impl Touched {
             self.keys
                 .extend(owners.map(|(owner, _)| PlanKey::Service(owner.clone(), id.clone())));
         }
-        for (name, gateway) in &inputs.resolved.gateways {
-            let gateway = &gateway.value;
-            let touched = self.workloads.contains(&gateway.workload)
-                || gateway.backends().any(|id| self.services.contains(id));
-            if touched {
-                self.keys.insert(PlanKey::Gateway(name.clone()));
-            }
-        }
+        let resolved = inputs.resolved;
+        let on = self
+            .workloads
+            .iter()
+            .flat_map(|workload| resolved.gateways_on(workload));
+        let to = self.services.iter().flat_map(|id| resolved.gateways_to(id));
+        self.keys
+            .extend(on.chain(to).map(|(name, _)| PlanKey::Gateway(name.clone())));
     }
 }
 
 fn sends_to(gateway: &RoutedGateway, id: &ServiceId) -> bool {
     gateway.backends().any(|backend| backend == id)
-}
-
-/// Equal with all origins: rules that swap places keep their value and change their field.
-fn same_route(was: &Traced<ResolvedRoute>, is: &Traced<ResolvedRoute>) -> bool {
-    was.is_identical(is) && identical(&was.value.rules, &is.value.rules)
-}
-
-fn same_gateway(was: &Traced<RoutedGateway>, is: &Traced<RoutedGateway>) -> bool {
-    was.is_identical(is) && identical(was.value.rules(), is.value.rules())
 }

@@ -1,7 +1,6 @@
 //! The pass with a memory of its last result, so that a change costs what it touches.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use super::inputs::Inputs;
 use super::{PlanKey, Planned, Plans, key, plan_key};
@@ -14,9 +13,11 @@ use crate::routes::SliceKey;
 /// Always holds what `plan` would say of the inputs it was last given.
 #[derive(Clone, Debug, Default)]
 pub struct Planner {
-    resolved: Arc<Resolved>,
+    resolved: Resolved,
     reports: Reports,
     planned: BTreeMap<PlanKey, Planned>,
+    /// With how many keys have found each.
+    findings: BTreeMap<Finding, usize>,
     slices: Plans,
 }
 
@@ -28,6 +29,8 @@ pub struct Changed {
     pub slices: BTreeMap<ClusterName, BTreeSet<SliceKey>>,
     /// How many keys were computed.
     pub recomputed: usize,
+    /// Whether other findings are there than before.
+    pub findings: bool,
 }
 
 impl Planner {
@@ -35,13 +38,14 @@ impl Planner {
         Planner::default()
     }
 
-    pub fn update(&mut self, resolved: Arc<Resolved>, reports: &Reports) -> Changed {
+    pub fn update(&mut self, resolved: &Resolved, reports: &Reports) -> Changed {
         let before = Inputs::new(&self.resolved, &self.reports);
-        let after = Inputs::new(&resolved, reports);
+        let after = Inputs::new(resolved, reports);
         let dirty = key::dirty(&before, &after);
         let mut changed = Changed {
             slices: BTreeMap::new(),
             recomputed: dirty.len(),
+            findings: false,
         };
         for cluster in resolved.clusters.keys() {
             let complete = after.is_complete(cluster);
@@ -67,7 +71,7 @@ impl Planner {
         changed
             .slices
             .retain(|cluster, _| resolved.clusters.contains_key(cluster));
-        self.resolved = resolved;
+        self.resolved = resolved.clone();
         self.adopt(reports);
         changed
     }
@@ -77,13 +81,8 @@ impl Planner {
     }
 
     /// Sorted, each once.
-    pub fn findings(&self) -> Vec<Finding> {
-        let findings: BTreeSet<&Finding> = self
-            .planned
-            .values()
-            .flat_map(|planned| &planned.findings)
-            .collect();
-        findings.into_iter().cloned().collect()
+    pub fn findings(&self) -> impl Iterator<Item = &Finding> {
+        self.findings.keys()
     }
 
     fn replace(&mut self, key: PlanKey, planned: Planned, changed: &mut Changed) {
@@ -107,15 +106,38 @@ impl Planner {
             let keys = changed.slices.entry(cluster.clone()).or_default();
             keys.insert(slice_key.clone());
         }
+        changed.findings |= self.find(&old.findings, &planned.findings);
         if planned != Planned::default() {
             self.planned.insert(key, planned);
         }
+    }
+
+    /// Takes what one key has found instead of something else; returns whether that is not the same.
+    fn find(&mut self, was: &[Finding], is: &[Finding]) -> bool {
+        if was == is {
+            return false;
+        }
+        for finding in is {
+            *self.findings.entry(finding.clone()).or_default() += 1;
+        }
+        for finding in was {
+            if let Some(keys) = self.findings.get_mut(finding) {
+                *keys -= 1;
+                if *keys == 0 {
+                    self.findings.remove(finding);
+                }
+            }
+        }
+        true
     }
 
     /// Copies what differs, cluster by cluster.
     fn adopt(&mut self, reports: &Reports) {
         if self.reports.joined != reports.joined {
             self.reports.joined = reports.joined.clone();
+        }
+        if self.reports.unread != reports.unread {
+            self.reports.unread = reports.unread.clone();
         }
         self.reports
             .clusters

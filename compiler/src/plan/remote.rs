@@ -42,6 +42,7 @@ pub(super) fn doors(
         return (BTreeSet::new(), State::Down);
     };
     let dedicated: BTreeSet<_> = inputs
+        .resolved
         .gateways_of(workspace)
         .map(|(_, gateway)| &gateway.value)
         .filter(|gateway| gateway.mode == RoutedGatewayMode::EastWest && inputs.runs(gateway, cluster))

@@ -1,106 +1,328 @@
-//! Gateways: who may use which workload, who holds which host, and rules that stay within their workspace.
+//! Gateways and APIs: who may use which workload, who holds which port and host of it, and rules that stay within their
+//! workspace.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
 
-use super::{ResolvedWorkspace, Tree, application, listed, rules};
+use super::resolver::{Part, Resolver, Update};
+use super::{Resolved, ResolvedWorkspace, application, listed, rules, same_gateway};
 use crate::finding::{Claim, Code, Finding, Origin, Traced};
 use crate::http::{Edits, Effect, HttpRule, ServiceBackend};
 use crate::intent::{Connections, GatewayMode, Ingress, Spec};
 use crate::name::{Fqn, Hostname, Kind, ServiceId, WorkloadId};
 use crate::routes::{GatewayAction, GatewayRule, RoutedGateway, RoutedGatewayMode};
 
-type Workspaces = BTreeMap<Fqn, Traced<ResolvedWorkspace>>;
-
-/// A host that is held, and where.
-struct Held {
-    host: Hostname,
-    gateway: Fqn,
+/// What a gateway or an API has of a workload: a port for some hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Listener {
     workspace: Fqn,
     workload: WorkloadId,
     port: u16,
+    protocol: Protocol,
+    hosts: BTreeSet<Hostname>,
 }
 
-pub(super) fn gateways(
-    tree: &Tree<'_>,
-    workspaces: &Workspaces,
-    findings: &mut Vec<Finding>,
-) -> BTreeMap<Fqn, Traced<RoutedGateway>> {
-    let mut claims: Vec<Held> = Vec::new();
-    let mut gateways: BTreeMap<Fqn, Traced<RoutedGateway>> = BTreeMap::new();
-    for (name, resource) in tree {
-        let (workspace, workload) = match &resource.spec {
-            Spec::Gateway(gateway) => (name.ancestor(Kind::Workspace), &gateway.workload),
-            Spec::Api(api) => (application::workspace_of(tree, name), &api.workload),
-            _ => continue,
-        };
-        let Some((workspace, resolved)) =
-            workspace.and_then(|workspace| workspaces.get_key_value(&workspace))
-        else {
-            continue;
-        };
-        if !may_use(name, workload, workspace, workspaces, findings) {
-            continue;
-        }
-        let wanted = Wanted {
-            gateway: name,
-            workspace,
-            workload,
-        };
-        let mut claim = |port, hosts, field, findings: &mut Vec<Finding>| {
-            let (hosts, owners) = wanted.claim(port, hosts, field, &mut claims, findings);
-            for owner in owners {
-                if let Some(winner) = gateways.get_mut(&owner) {
-                    winner.won_over(name);
-                }
-            }
-            hosts
-        };
-        let mode = match &resource.spec {
-            Spec::Api(api) => {
-                let hosts = api.openapi.servers.iter().map(|server| server.host.clone());
-                Some(RoutedGatewayMode::Ingress {
-                    port: api.port.get(),
-                    hosts: claim(api.port.get(), &hosts.collect(), "spec.openapi.servers", findings),
-                    rules: application::rules(name, api, workspace, &resolved.value, findings),
-                })
-            }
-            Spec::Gateway(gateway) => match &gateway.mode {
-                GatewayMode::EastWest => Some(RoutedGatewayMode::EastWest),
-                GatewayMode::Ingress(ingress) => Some(RoutedGatewayMode::Ingress {
-                    port: ingress.port,
-                    hosts: claim(ingress.port, &ingress.hosts, "spec.hosts", findings),
-                    rules: ingress_rules(name, ingress, workspace, &resolved.value, findings),
-                }),
-                GatewayMode::Passthrough(passthrough) => {
-                    if let Connections::Tls(hosts) = &passthrough.connections {
-                        claim(passthrough.port, hosts, "spec.hosts", findings);
-                    }
-                    let backends = &passthrough.backend_refs;
-                    own_backends(
-                        name,
-                        "spec.backendRefs",
-                        backends,
-                        workspace,
-                        &resolved.value,
-                        findings,
-                    );
-                    None
-                }
-                GatewayMode::Egress(_) | GatewayMode::Transit => None,
-            },
-            _ => None,
-        };
-        // What no plane enforces is checked and has no route; `enforcement` tells it.
-        let Some(mode) = mode else { continue };
-        let routed = RoutedGateway {
-            workload: workload.clone(),
-            workspace: workspace.clone(),
-            mode,
-        };
-        let origin = Origin::new((*name).clone(), "spec");
-        gateways.insert((*name).clone(), Traced::new(routed, origin));
+/// What a port is for; one that is for one thing is for no other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http,
+    Tls,
+    /// Every connection, so that nobody else has the port.
+    Tcp,
+    Egress,
+}
+
+/// What a resource asks for.
+struct Wants<'a> {
+    workload: &'a WorkloadId,
+    port: Option<(u16, Protocol)>,
+    hosts: BTreeSet<Hostname>,
+    /// Where the hosts stand.
+    field: &'static str,
+}
+
+/// Of two that want one port for different things, or one host, the one whose name sorts first holds it. So what one of
+/// them holds depends on those before it only, and a change moves on towards the last name.
+pub(super) fn update(update: &mut Update<'_>) {
+    let mut dirty = dirty(update);
+    while let Some(name) = dirty.pop_first() {
+        update.recomputed += 1;
+        let mut findings = Vec::new();
+        let workspace = workspace(update.to, &name, &mut findings);
+        let listener = workspace
+            .as_ref()
+            .and_then(|workspace| listener(update.to, &name, workspace, &mut findings));
+        let routed = workspace
+            .and_then(|workspace| routed(update.to, &name, workspace, listener.as_ref(), &mut findings));
+        dirty.extend(hold(update.to, &name, listener));
+        update.tell(Part::Claims, &name, findings);
+        store(update, &name, routed);
     }
-    gateways
+    for winner in update.take_contested(&[Kind::Gateway, Kind::Api]) {
+        if let Some(held) = update.to.resolved.gateways.get(&winner) {
+            let held = held.value.clone();
+            store(update, &winner, Some(held));
+        }
+    }
+}
+
+/// Those that were written, and those whose workspace, or the owner of whose workload, holds other namespaces.
+fn dirty(update: &mut Update<'_>) -> BTreeSet<Fqn> {
+    let mut dirty = BTreeSet::new();
+    let wanted = &mut update.to.wanted;
+    for touch in [Kind::Gateway, Kind::Api]
+        .into_iter()
+        .flat_map(|kind| update.touched.of(kind))
+    {
+        if let Some(was) = wants(touch.was()) {
+            wanted.workloads.remove(&was.workload.namespace, &touch.name);
+            if let Some((port, _)) = was.port {
+                wanted.ports.remove(&(was.workload.clone(), port), &touch.name);
+            }
+            for host in &was.hosts {
+                wanted.hosts.remove(host, &touch.name);
+            }
+        }
+        if let Some(is) = wants(touch.is()) {
+            wanted.workloads.insert(&is.workload.namespace, &touch.name);
+            if let Some((port, _)) = is.port {
+                wanted.ports.insert(&(is.workload.clone(), port), &touch.name);
+            }
+            for host in &is.hosts {
+                wanted.hosts.insert(host, &touch.name);
+            }
+        }
+        dirty.insert(touch.name.clone());
+    }
+    let tree = &update.to.tree;
+    for (workspace, selectors) in &update.moved {
+        dirty.extend(tree.below(workspace, Kind::Gateway).cloned());
+        for selector in selectors {
+            let workloads = wanted.workloads.starting_with(selector.namespace_prefix());
+            let matching = workloads.filter(|(namespace, _)| selector.matches_namespace(namespace));
+            dirty.extend(matching.map(|(_, gateway)| gateway.clone()));
+        }
+    }
+    let flipped = update.touched.of(Kind::Workspace).filter(|touch| touch.flipped());
+    let workspaces = update.moved.keys().chain(flipped.map(|touch| &touch.name));
+    let served = workspaces.flat_map(|workspace| wanted.named_by.of(workspace));
+    let applications = update.touched.of(Kind::Application).map(|touch| &touch.name);
+    for application in applications
+        .chain(served)
+        .filter(|name| name.kind() == Kind::Application)
+    {
+        dirty.extend(tree.below(application, Kind::Api).cloned());
+    }
+    dirty
+}
+
+fn wants(spec: Option<&Spec>) -> Option<Wants<'_>> {
+    Some(match spec? {
+        Spec::Api(api) => Wants {
+            workload: &api.workload,
+            port: Some((api.port.get(), Protocol::Http)),
+            hosts: api
+                .openapi
+                .servers
+                .iter()
+                .map(|server| server.host.clone())
+                .collect(),
+            field: "spec.openapi.servers",
+        },
+        Spec::Gateway(gateway) => {
+            let (port, hosts) = match &gateway.mode {
+                GatewayMode::Ingress(ingress) => {
+                    (Some((ingress.port, Protocol::Http)), ingress.hosts.clone())
+                }
+                GatewayMode::Passthrough(passthrough) => match &passthrough.connections {
+                    Connections::Tls(hosts) => (Some((passthrough.port, Protocol::Tls)), hosts.clone()),
+                    Connections::Tcp => (Some((passthrough.port, Protocol::Tcp)), BTreeSet::new()),
+                },
+                // Its hosts are those of others, outside of the mesh.
+                GatewayMode::Egress(egress) => (Some((egress.port, Protocol::Egress)), BTreeSet::new()),
+                GatewayMode::EastWest | GatewayMode::Transit => (None, BTreeSet::new()),
+            };
+            Wants {
+                workload: &gateway.workload,
+                port,
+                hosts,
+                field: "spec.hosts",
+            }
+        }
+        _ => return None,
+    })
+}
+
+/// The workspace that it stands for, if that may use the workload.
+fn workspace(resolver: &Resolver, name: &Fqn, findings: &mut Vec<Finding>) -> Option<Fqn> {
+    let wants = wants(resolver.tree.spec(name))?;
+    let workspace = match name.kind() {
+        Kind::Api => application::workspace_of(&resolver.tree, name)?,
+        _ => name.ancestor(Kind::Workspace)?,
+    };
+    let usable = may_use(name, wants.workload, &workspace, &resolver.resolved, findings);
+    usable.then_some(workspace)
+}
+
+/// What the resource gets of what it wants, given what those before it hold; the rest becomes findings.
+fn listener(
+    resolver: &Resolver,
+    name: &Fqn,
+    workspace: &Fqn,
+    findings: &mut Vec<Finding>,
+) -> Option<Listener> {
+    let wants = wants(resolver.tree.spec(name))?;
+    let (port, protocol) = wants.port?;
+    let mut listener = Listener {
+        workspace: workspace.clone(),
+        workload: wants.workload.clone(),
+        port,
+        protocol,
+        hosts: BTreeSet::new(),
+    };
+    if let Some(holder) = listener.port_holder(resolver, name) {
+        let claim = Claim {
+            what: format!("port {port} of workload {}, for {protocol},", wants.workload),
+            holder: holder.clone(),
+        };
+        findings.push(Finding::taken(name, "spec.port", Code::PortTaken, claim));
+        return None;
+    }
+    for host in wants.hosts {
+        match listener.host_holder(resolver, name, &host) {
+            None => drop(listener.hosts.insert(host)),
+            Some(holder) => {
+                let claim = Claim {
+                    what: format!("host {host}"),
+                    holder: holder.clone(),
+                };
+                findings.push(Finding::taken(name, wants.field, Code::HostTaken, claim));
+            }
+        }
+    }
+    Some(listener)
+}
+
+impl Listener {
+    fn port_holder<'a>(&self, resolver: &'a Resolver, name: &Fqn) -> Option<&'a Fqn> {
+        let others = resolver.wanted.ports.of(&(self.workload.clone(), self.port));
+        let mut before = others.take_while(|other| *other < name);
+        before.find(|other| {
+            let held = resolver.listeners.get(*other);
+            held.is_some_and(|held| held.protocol != self.protocol || self.protocol == Protocol::Tcp)
+        })
+    }
+
+    fn host_holder<'a>(&self, resolver: &'a Resolver, name: &Fqn, host: &Hostname) -> Option<&'a Fqn> {
+        let held = resolver.wanted.held_hosts.intersecting(host);
+        let before = held.map(|(_, other)| other).filter(|other| *other < name);
+        let holds = |other: &Fqn| {
+            resolver
+                .listeners
+                .get(other)
+                .is_some_and(|held| self.excludes(held))
+        };
+        before.filter(|other| holds(other)).min()
+    }
+
+    /// Whether the two may not have one host. One workspace may serve a host on several listeners; across workspaces a
+    /// host has one owner, wherever it is served.
+    fn excludes(&self, other: &Listener) -> bool {
+        let same_listener = self.workload == other.workload && self.port == other.port;
+        self.workspace != other.workspace || same_listener
+    }
+}
+
+/// Takes what a resource holds now; gives those after it to which that matters.
+fn hold(resolver: &mut Resolver, name: &Fqn, listener: Option<Listener>) -> BTreeSet<Fqn> {
+    let was = resolver.listeners.get(name).cloned();
+    let (before, after) = (was.as_deref(), listener.as_ref());
+    if before == after {
+        return BTreeSet::new();
+    }
+    let mut concerned = BTreeSet::new();
+    let place = |listener: &Listener| (listener.workload.clone(), listener.port);
+    let moved = before.map(place) != after.map(place);
+    if moved || before.map(|held| held.protocol) != after.map(|held| held.protocol) {
+        for place in [before, after].into_iter().flatten().map(place) {
+            concerned.extend(resolver.wanted.ports.of(&place).cloned());
+        }
+    }
+    let hosts = |listener: Option<&Listener>| listener.map_or_else(BTreeSet::new, |held| held.hosts.clone());
+    let (had, has) = (hosts(before), hosts(after));
+    let elsewhere = moved || before.map(|held| &held.workspace) != after.map(|held| &held.workspace);
+    let differs = |host: &&Hostname| elsewhere || had.contains(*host) != has.contains(*host);
+    for host in had.union(&has).filter(differs) {
+        let others = resolver.wanted.hosts.intersecting(host);
+        concerned.extend(others.map(|(_, other)| other.clone()));
+    }
+    for host in had.difference(&has) {
+        resolver.wanted.held_hosts.remove(host, name);
+    }
+    for host in has.difference(&had) {
+        resolver.wanted.held_hosts.insert(host, name);
+    }
+    match listener {
+        Some(listener) => drop(resolver.listeners.insert(name.clone(), Arc::new(listener))),
+        None => drop(resolver.listeners.remove(name)),
+    }
+    concerned.retain(|other| other > name);
+    concerned
+}
+
+fn store(update: &mut Update<'_>, name: &Fqn, gateway: Option<RoutedGateway>) {
+    let Some(gateway) = gateway else {
+        update.to.resolved.remove_gateway(name);
+        return;
+    };
+    let gateway = Traced::new(gateway, update.origin(name, "spec"));
+    let was = update.to.resolved.gateways.get(name);
+    if !was.is_some_and(|was| same_gateway(was, &gateway)) {
+        update.to.resolved.insert_gateway(name, gateway);
+    }
+}
+
+/// What planes are to do for it; of what none of them enforces there is nothing, and `enforcement` tells it.
+fn routed(
+    resolver: &Resolver,
+    name: &Fqn,
+    workspace: Fqn,
+    listener: Option<&Listener>,
+    findings: &mut Vec<Finding>,
+) -> Option<RoutedGateway> {
+    let spec = resolver.tree.spec(name)?;
+    let owned = &resolver.resolved.workspaces.get(&workspace)?.value;
+    let ingress = |listener: &Listener, rules| RoutedGatewayMode::Ingress {
+        port: listener.port,
+        hosts: listener.hosts.clone(),
+        rules,
+    };
+    let (workload, mode) = match spec {
+        Spec::Api(api) => {
+            let rules = application::rules(name, api, &workspace, owned, findings);
+            (&api.workload, ingress(listener?, rules))
+        }
+        Spec::Gateway(gateway) => match &gateway.mode {
+            GatewayMode::EastWest => (&gateway.workload, RoutedGatewayMode::EastWest),
+            GatewayMode::Ingress(wanted) => {
+                let rules = ingress_rules(name, wanted, &workspace, owned, findings);
+                (&gateway.workload, ingress(listener?, rules))
+            }
+            GatewayMode::Passthrough(passthrough) => {
+                let backends = &passthrough.backend_refs;
+                own_backends(name, "spec.backendRefs", backends, &workspace, owned, findings);
+                return None;
+            }
+            GatewayMode::Egress(_) | GatewayMode::Transit => return None,
+        },
+        _ => return None,
+    };
+    Some(RoutedGateway {
+        workload: workload.clone(),
+        workspace,
+        mode,
+    })
 }
 
 /// A workload in a namespace of its own workspace, or in one that nobody owns: shared infrastructure.
@@ -108,19 +330,14 @@ fn may_use(
     name: &Fqn,
     workload: &WorkloadId,
     workspace: &Fqn,
-    workspaces: &Workspaces,
+    resolved: &Resolved,
     findings: &mut Vec<Finding>,
 ) -> bool {
-    let namespace = &workload.namespace;
-    let mut owners = workspaces
-        .iter()
-        .filter(|(_, resolved)| resolved.value.owns_somewhere(namespace))
-        .map(|(owner, _)| owner)
-        .peekable();
-    let Some(first) = owners.peek().copied() else {
+    let owners = resolved.owners_somewhere(&workload.namespace);
+    let Some(first) = owners.first() else {
         return true;
     };
-    if owners.any(|owner| owner == workspace) {
+    if owners.contains(workspace) {
         return true;
     }
     let message = format!(
@@ -135,55 +352,14 @@ fn may_use(
     false
 }
 
-/// A listener that wants its hosts.
-struct Wanted<'a> {
-    gateway: &'a Fqn,
-    workspace: &'a Fqn,
-    workload: &'a WorkloadId,
-}
-
-impl Wanted<'_> {
-    /// The hosts that it gets, and the owners of those that it does not. Gateways come in the order of their names, so
-    /// the first name wins.
-    fn claim(
-        &self,
-        port: u16,
-        wanted: &BTreeSet<Hostname>,
-        field: &str,
-        claims: &mut Vec<Held>,
-        findings: &mut Vec<Finding>,
-    ) -> (BTreeSet<Hostname>, BTreeSet<Fqn>) {
-        let mut hosts = BTreeSet::new();
-        let mut owners = BTreeSet::new();
-        for host in wanted {
-            if let Some(held) = claims.iter().find(|held| self.collides(port, host, held)) {
-                let owner = &held.gateway;
-                let claim = Claim {
-                    what: format!("host {host}"),
-                    holder: owner.clone(),
-                };
-                findings.push(Finding::taken(self.gateway, field, Code::HostTaken, claim));
-                owners.insert(owner.clone());
-            } else {
-                hosts.insert(host.clone());
-            }
-        }
-        claims.extend(hosts.iter().map(|host| Held {
-            host: host.clone(),
-            gateway: self.gateway.clone(),
-            workspace: self.workspace.clone(),
-            workload: self.workload.clone(),
-            port,
-        }));
-        (hosts, owners)
-    }
-
-    /// One workspace may serve a host on several listeners; across workspaces a host has one owner, wherever it is
-    /// served.
-    fn collides(&self, port: u16, host: &Hostname, held: &Held) -> bool {
-        let same_listener = *self.workload == held.workload && port == held.port;
-        let elsewhere_in_own = *self.workspace == held.workspace && !same_listener;
-        host.intersects(&held.host) && !elsewhere_in_own
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Protocol::Http => "HTTP",
+            Protocol::Tls => "TLS",
+            Protocol::Tcp => "TCP",
+            Protocol::Egress => "requests that leave the mesh",
+        })
     }
 }
 

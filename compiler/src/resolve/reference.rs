@@ -1,41 +1,99 @@
-//! Names of other resources that a resource of the organization gives: whether they are, and may be, what they are
-//! taken for.
+//! Names of other resources that a resource gives: whether they are, and may be, what they are taken for.
 
-use super::Tree;
+use std::collections::BTreeSet;
+
+use super::application;
+use super::resolver::{Part, Update};
+use super::tree::Tree;
 use crate::finding::{Code, Finding};
-use crate::intent::Spec;
+use crate::intent::{Binding, Quota, Spec, WasmExtension};
 use crate::name::{Fqn, Kind};
 
-pub(super) fn check(tree: &Tree<'_>, findings: &mut Vec<Finding>) {
-    for (name, resource) in tree {
-        match &resource.spec {
-            Spec::Quota(quota) => {
-                findings.extend(quota.node.as_ref().and_then(|node| limited(tree, name, node)));
-            }
-            Spec::WasmExtension(extension) => {
-                let unknown = |tenant: &&Fqn| tenant.kind() != Kind::Tenant || !tree.contains_key(tenant);
-                findings.extend(extension.tenants.iter().filter(unknown).map(|tenant| {
-                    let message = format!(
-                        "{tenant} is not a tenant that exists; create the tenant first, or correct the name"
-                    );
-                    Finding::error(name, "spec.tenants", Code::UnknownTenant, message)
-                }));
-            }
-            _ => {}
+/// The kinds of which nothing else is to be found than what is wrong with the names in them.
+const KINDS: [Kind; 4] = [Kind::Application, Kind::Binding, Kind::Quota, Kind::WasmExtension];
+
+pub(super) fn update(update: &mut Update<'_>) {
+    let mut dirty = BTreeSet::new();
+    let named_by = &mut update.to.wanted.named_by;
+    for touch in KINDS.into_iter().flat_map(|kind| update.touched.of(kind)) {
+        for name in named(touch.was()) {
+            named_by.remove(name, &touch.name);
         }
+        for name in named(touch.is()) {
+            named_by.insert(name, &touch.name);
+        }
+        dirty.insert(touch.name.clone());
+    }
+    for touch in update.touched.all().filter(|touch| touch.flipped()) {
+        dirty.extend(named_by.of(&touch.name).cloned());
+    }
+    for name in dirty {
+        update.recomputed += 1;
+        let findings = update
+            .to
+            .tree
+            .spec(&name)
+            .map(|spec| check(&update.to.tree, &name, spec));
+        update.tell(Part::Claims, &name, findings.unwrap_or_default());
     }
 }
 
+/// All whose coming and going matters to a resource.
+fn named(spec: Option<&Spec>) -> Vec<&Fqn> {
+    match spec {
+        Some(Spec::Application(application)) => vec![&application.workspace],
+        Some(Spec::Binding(binding)) => binding.subjects.iter().collect(),
+        Some(Spec::Quota(quota)) => quota.node.iter().collect(),
+        Some(Spec::WasmExtension(extension)) => extension.tenants.iter().collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn check(tree: &Tree, name: &Fqn, spec: &Spec) -> Vec<Finding> {
+    match spec {
+        Spec::Application(application) => application::check(tree, name, application).into_iter().collect(),
+        Spec::Binding(binding) => subjects(tree, name, binding),
+        Spec::Quota(quota) => limited(tree, name, quota).into_iter().collect(),
+        Spec::WasmExtension(extension) => tenants(tree, name, extension),
+        _ => Vec::new(),
+    }
+}
+
+/// Every subject of a binding is a user that exists.
+fn subjects(tree: &Tree, name: &Fqn, binding: &Binding) -> Vec<Finding> {
+    let unknown = |subject: &&Fqn| subject.kind() != Kind::User || tree.get(subject).is_none();
+    let unknown = binding.subjects.iter().filter(unknown);
+    unknown
+        .map(|subject| {
+            let message =
+                format!("{subject} is not a user that exists; create the user first, or correct the name");
+            Finding::error(name, "spec.subjects", Code::UnknownSubject, message)
+        })
+        .collect()
+}
+
+fn tenants(tree: &Tree, name: &Fqn, extension: &WasmExtension) -> Vec<Finding> {
+    let unknown = |tenant: &&Fqn| tenant.kind() != Kind::Tenant || tree.get(tenant).is_none();
+    let unknown = extension.tenants.iter().filter(unknown);
+    unknown
+        .map(|tenant| {
+            let message =
+                format!("{tenant} is not a tenant that exists; create the tenant first, or correct the name");
+            Finding::error(name, "spec.tenants", Code::UnknownTenant, message)
+        })
+        .collect()
+}
+
 /// A quota of a node that is gone waits for it to come back.
-fn limited(tree: &Tree<'_>, quota: &Fqn, node: &Fqn) -> Option<Finding> {
-    let parent = quota.parent()?;
+fn limited(tree: &Tree, name: &Fqn, quota: &Quota) -> Option<Finding> {
+    let (node, parent) = (quota.node.as_ref()?, name.parent()?);
     if !node.is_within(&parent) {
         let message =
             format!("{node} does not stand below {parent}; a quota limits its own node or one below it");
-        return Some(Finding::error(quota, "spec.node", Code::OutOfReach, message));
+        return Some(Finding::error(name, "spec.node", Code::OutOfReach, message));
     }
-    (!tree.contains_key(node)).then(|| {
+    tree.get(node).is_none().then(|| {
         let message = format!("{node} does not exist; until it does, nothing is limited");
-        Finding::warning(quota, "spec.node", Code::OutOfReach, message)
+        Finding::warning(name, "spec.node", Code::OutOfReach, message)
     })
 }

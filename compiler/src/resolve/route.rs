@@ -1,67 +1,128 @@
 //! Service routes: one per service and workspace, each rule a split over subsets that exist, or a refusal.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use super::workspace::Groups;
-use super::{ResolvedRoute, Tree, listed, rules};
+use super::resolver::{Part, Update};
+use super::workspace::namespaces;
+use super::{ResolvedRoute, listed, rules, same_route};
 use crate::finding::{Claim, Code, Finding, Origin, Traced};
 use crate::http::{Edits, Effect, HttpRule, SubsetBackend};
 use crate::intent::{ServiceRoute, Spec, Subset};
 use crate::name::{Fqn, Kind, Label, ServiceId};
 use crate::routes::{ServiceAction, ServiceRule};
 
-type Routes = BTreeMap<(Fqn, ServiceId), Traced<ResolvedRoute>>;
+/// A service of a workspace.
+type Key = (Fqn, ServiceId);
 
-pub(super) fn routes(tree: &Tree<'_>, groups: &Groups<'_>, findings: &mut Vec<Finding>) -> Routes {
-    let mut routes = Routes::new();
-    for (name, resource) in tree {
-        let Spec::ServiceRoute(route) = &resource.spec else {
-            continue;
-        };
-        let parents = name.parent().zip(name.ancestor(Kind::Workspace));
-        let Some((group, workspace)) = parents else {
-            continue;
-        };
-        let namespaces = groups.get(&group).map_or(&[][..], Vec::as_slice);
-        let namespace = &route.service.namespace;
-        if !namespaces
-            .iter()
-            .any(|selector| selector.matches_namespace(namespace))
-        {
-            let message = format!(
-                "namespace {namespace} is not one of {group}: {}; route a service of those namespaces",
-                listed(namespaces)
-            );
-            findings.push(Finding::error(
-                name,
-                "spec.service",
-                Code::NamespaceNotOwned,
-                message,
-            ));
-            continue;
+pub(super) fn update(update: &mut Update<'_>, groups: &BTreeSet<Fqn>) {
+    let mut dirty: BTreeSet<Key> = BTreeSet::new();
+    let services = &mut update.to.wanted.services;
+    for touch in update.touched.of(Kind::ServiceRoute) {
+        if let Some(key) = key(&touch.name, touch.was()) {
+            services.remove(&key, &touch.name);
+            dirty.insert(key);
         }
-        // Checked even when it loses, so that its author hears of everything at once.
-        let resolved = resolved(name, route, findings);
-        let key = (workspace, route.service.clone());
-        match routes.get_mut(&key) {
-            None => {
-                let origin = Origin::new((*name).clone(), "spec");
-                routes.insert(key, Traced::new(resolved, origin));
-            }
-            Some(winner) => lose(name, &route.service, winner, findings),
+        if let Some(key) = key(&touch.name, touch.is()) {
+            services.insert(&key, &touch.name);
+            dirty.insert(key);
         }
     }
-    routes
+    for group in groups.iter().filter(|group| group.kind() == Kind::TrafficGroup) {
+        let routes = update.to.tree.below(group, Kind::ServiceRoute);
+        dirty.extend(routes.filter_map(|route| key(route, update.to.tree.spec(route))));
+    }
+    for key in dirty {
+        update.recomputed += 1;
+        service(update, key);
+    }
+    // One that has lost to it may have turned to a service that came later in the order.
+    for winner in update.take_contested(&[Kind::ServiceRoute]) {
+        let Some(key) = key(&winner, update.to.tree.spec(&winner)) else {
+            continue;
+        };
+        let held = update.to.resolved.routes.get(&key);
+        let held = held.filter(|held| {
+            held.origin
+                .as_ref()
+                .is_some_and(|origin| origin.resource == winner)
+        });
+        if let Some(held) = held {
+            let held = held.value.clone();
+            store(update, key, &winner, held);
+        }
+    }
 }
 
-fn lose(name: &Fqn, service: &ServiceId, winner: &mut Traced<ResolvedRoute>, findings: &mut Vec<Finding>) {
-    let Some(origin) = &mut winner.origin else { return };
-    origin.lost.push(name.clone());
-    let claim = Claim {
-        what: format!("service {service}"),
-        holder: origin.resource.clone(),
+fn key(route: &Fqn, spec: Option<&Spec>) -> Option<Key> {
+    let Some(Spec::ServiceRoute(spec)) = spec else {
+        return None;
     };
-    findings.push(Finding::taken(name, "spec.service", Code::ServiceTaken, claim));
+    Some((route.ancestor(Kind::Workspace)?, spec.service.clone()))
+}
+
+/// Of several routes for one service, the one whose name sorts first counts.
+fn service(update: &mut Update<'_>, key: Key) {
+    let routes: Vec<Fqn> = update.to.wanted.services.of(&key).cloned().collect();
+    let mut winner: Option<(Fqn, ResolvedRoute)> = None;
+    for name in &routes {
+        let Some(Spec::ServiceRoute(route)) = update.to.tree.spec(name) else {
+            continue;
+        };
+        let mut findings = Vec::new();
+        if is_of_group(update, name, route, &mut findings) {
+            // Checked even when it loses, so that its author hears of everything at once.
+            let resolved = resolved(name, route, &mut findings);
+            match &winner {
+                None => winner = Some((name.clone(), resolved)),
+                Some((winner, _)) => {
+                    let claim = Claim {
+                        what: format!("service {}", route.service),
+                        holder: winner.clone(),
+                    };
+                    findings.push(Finding::taken(name, "spec.service", Code::ServiceTaken, claim));
+                }
+            }
+        }
+        update.tell(Part::Claims, name, findings);
+    }
+    match winner {
+        None => drop(update.to.resolved.routes.remove(&key)),
+        Some((name, route)) => store(update, key, &name, route),
+    }
+}
+
+fn store(update: &mut Update<'_>, key: Key, name: &Fqn, route: ResolvedRoute) {
+    let route = Traced::new(route, update.origin(name, "spec"));
+    let was = update.to.resolved.routes.get(&key);
+    if !was.is_some_and(|was| same_route(was, &route)) {
+        update.to.resolved.routes.insert(key, Arc::new(route));
+    }
+}
+
+fn is_of_group(update: &Update<'_>, name: &Fqn, route: &ServiceRoute, findings: &mut Vec<Finding>) -> bool {
+    let Some(group) = name.parent() else {
+        return false;
+    };
+    // What is wrong with the group is told of the group.
+    let namespaces = namespaces(update.to, &group, &mut Vec::new());
+    let namespace = &route.service.namespace;
+    let is_of_group = namespaces
+        .iter()
+        .any(|selector| selector.matches_namespace(namespace));
+    if !is_of_group {
+        let message = format!(
+            "namespace {namespace} is not one of {group}: {}; route a service of those namespaces",
+            listed(&namespaces)
+        );
+        findings.push(Finding::error(
+            name,
+            "spec.service",
+            Code::NamespaceNotOwned,
+            message,
+        ));
+    }
+    is_of_group
 }
 
 fn resolved(name: &Fqn, route: &ServiceRoute, findings: &mut Vec<Finding>) -> ResolvedRoute {

@@ -1,65 +1,150 @@
 //! Who owns which namespaces: workspaces claim them, groups take parts of their workspace's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use super::{ResolvedWorkspace, Tree, listed};
+use super::cluster::ClusterChange;
+use super::resolver::{Part, Resolver, Update};
+use super::{Resolved, ResolvedWorkspace, listed};
 use crate::effective;
-use crate::finding::{Claim, Code, Finding, Origin, Traced};
-use crate::intent::{Cluster, Failover, Group, Intent, Spec, Workspace};
-use crate::name::{ClusterName, Fqn, Kind, Label};
+use crate::finding::{Claim, Code, Finding, Traced};
+use crate::intent::{Failover, Group, Spec, Workspace};
+use crate::name::{Fqn, Kind};
 use crate::selector::Selector;
-
-type Clusters = BTreeMap<ClusterName, Traced<Cluster>>;
-type Workspaces = BTreeMap<Fqn, Traced<ResolvedWorkspace>>;
-
-/// The namespaces of each group: its own, or all of its workspace's.
-pub(super) type Groups<'a> = BTreeMap<&'a Fqn, Vec<Selector>>;
 
 /// Of two workspaces whose selectors intersect, the one whose name sorts first keeps its selector: a rule that needs
 /// no memory of who came first, which management has by refusing the second write.
-pub(super) fn workspaces(tree: &Tree<'_>, clusters: &Clusters, findings: &mut Vec<Finding>) -> Workspaces {
-    let regions: BTreeSet<&Label> = clusters.values().map(|cluster| &cluster.value.region).collect();
-    let mut claims: Vec<(Selector, Fqn)> = Vec::new();
-    let mut workspaces = Workspaces::new();
-    for (name, resource) in tree {
-        match &resource.spec {
-            Spec::Organization(organization) => {
-                check_regions(name, "spec", &organization.failover, &regions, findings);
-            }
-            Spec::TrafficSetting(setting) => {
-                let halves = [
-                    ("spec.defaults", &setting.defaults),
-                    ("spec.mandates", &setting.mandates),
-                ];
-                for (half, traffic) in halves {
-                    let failover = traffic.failover.as_deref().unwrap_or_default();
-                    check_regions(name, half, failover, &regions, findings);
-                }
-            }
-            Spec::Workspace(workspace) => {
-                check_regions(name, "spec", &workspace.failover, &regions, findings);
-                let namespaces = claim(name, workspace, clusters, &mut claims, &mut workspaces, findings);
-                let resolved = ResolvedWorkspace {
+///
+/// So what a workspace holds depends on those before it only, and a change moves on towards the last name.
+pub(super) fn update(update: &mut Update<'_>, clusters: &ClusterChange) {
+    let mut dirty = dirty(update, clusters);
+    while let Some(name) = dirty.pop_first() {
+        update.recomputed += 1;
+        let was = update.to.resolved.workspaces.get(&name);
+        let held_before: BTreeSet<Selector> = was.map_or_else(BTreeSet::new, |was| {
+            was.value.namespaces.iter().cloned().collect()
+        });
+        let mut findings = Vec::new();
+        let is = match update.to.tree.spec(&name) {
+            Some(Spec::Workspace(workspace)) => {
+                let namespaces = claim(&name, workspace, &update.to.resolved, &mut findings);
+                Some(ResolvedWorkspace {
+                    failover: effective::failover(update.to.intent(), &name),
+                    failover_of_groups: failover_of_groups(update.to, &name, &namespaces),
                     namespaces,
-                    failover: Vec::new(),
-                    failover_of_groups: Vec::new(),
-                };
-                let origin = Origin::new((*name).clone(), "spec.namespaces");
-                workspaces.insert((*name).clone(), Traced::new(resolved, origin));
+                })
             }
-            _ => {}
+            _ => None,
+        };
+        let held: BTreeSet<Selector> = is.iter().flat_map(|is| is.namespaces.iter().cloned()).collect();
+        let moved: BTreeSet<Selector> = held_before.symmetric_difference(&held).cloned().collect();
+        for selector in &moved {
+            if held.contains(selector) {
+                update.to.resolved.held.insert(selector, &name);
+            } else {
+                update.to.resolved.held.remove(selector, &name);
+            }
+            let others = update.to.wanted.namespaces.intersecting(selector);
+            dirty.extend(others.filter(|other| **other > name).cloned());
+        }
+        if !moved.is_empty() {
+            update.moved.insert(name.clone(), moved);
+        }
+        update.tell(Part::Claims, &name, findings);
+        store(update, &name, is);
+    }
+    for winner in update.take_contested(&[Kind::Workspace]) {
+        if let Some(held) = update.to.resolved.workspaces.get(&winner) {
+            let held = held.value.clone();
+            store(update, &winner, Some(held));
         }
     }
-    workspaces
 }
 
-/// The selectors that the workspace holds; the others become findings.
+/// Workspaces that were written, and those to which other clusters or settings matter.
+fn dirty(update: &mut Update<'_>, clusters: &ClusterChange) -> BTreeSet<Fqn> {
+    let mut dirty = BTreeSet::new();
+    let wanted = &mut update.to.wanted.namespaces;
+    for touch in update.touched.of(Kind::Workspace) {
+        for selector in selectors(touch.was()) {
+            wanted.remove(selector, &touch.name);
+        }
+        for selector in selectors(touch.is()) {
+            wanted.insert(selector, &touch.name);
+        }
+        dirty.insert(touch.name.clone());
+    }
+    if !clusters.flipped.is_empty() {
+        let known = &update.to.resolved.clusters;
+        // One that is not known is told which ones are.
+        let concerns = |cluster: &str| clusters.flipped.contains(cluster) || !known.contains_key(cluster);
+        let names_one = |name: &Fqn| {
+            let named = selectors(update.to.tree.spec(name))
+                .iter()
+                .filter_map(Selector::exact_cluster);
+            named.into_iter().any(concerns)
+        };
+        let workspaces = update.to.resolved.workspaces.keys();
+        dirty.extend(workspaces.filter(|name| names_one(name)).cloned());
+    }
+    // Settings say where traffic of a workspace goes, and a group with a setting where that of some namespaces does.
+    let settings = update
+        .touched
+        .of(Kind::TrafficSetting)
+        .filter_map(|touch| touch.name.parent());
+    let organizations = update
+        .touched
+        .of(Kind::Organization)
+        .map(|touch| touch.name.clone());
+    let groups = update
+        .touched
+        .of(Kind::TrafficGroup)
+        .map(|touch| touch.name.clone());
+    for node in settings.chain(organizations).chain(groups) {
+        match node.ancestor(Kind::Workspace) {
+            Some(workspace) => drop(dirty.insert(workspace)),
+            None => {
+                let below = update.to.resolved.workspaces.starting_with(&format!("{node}/"));
+                dirty.extend(below.map(|(name, _)| name.clone()));
+            }
+        }
+    }
+    dirty
+}
+
+fn store(update: &mut Update<'_>, name: &Fqn, workspace: Option<ResolvedWorkspace>) {
+    let Some(workspace) = workspace else {
+        update.to.resolved.workspaces.remove(name);
+        return;
+    };
+    let resolved = Traced::new(workspace, update.origin(name, "spec.namespaces"));
+    let same = update
+        .to
+        .resolved
+        .workspaces
+        .get(name)
+        .is_some_and(|was| was.is_identical(&resolved));
+    if !same {
+        update
+            .to
+            .resolved
+            .workspaces
+            .insert(name.clone(), Arc::new(resolved));
+    }
+}
+
+fn selectors(spec: Option<&Spec>) -> &[Selector] {
+    match spec {
+        Some(Spec::Workspace(workspace)) => &workspace.namespaces,
+        _ => &[],
+    }
+}
+
+/// The selectors that the workspace holds, given what those before it hold; the others become findings.
 fn claim(
     name: &Fqn,
     workspace: &Workspace,
-    clusters: &Clusters,
-    claims: &mut Vec<(Selector, Fqn)>,
-    winners: &mut Workspaces,
+    resolved: &Resolved,
     findings: &mut Vec<Finding>,
 ) -> Vec<Selector> {
     let mut held = Vec::new();
@@ -67,102 +152,81 @@ fn claim(
         let field = format!("spec.namespaces[{at}]");
         let unknown = selector
             .exact_cluster()
-            .filter(|cluster| !clusters.contains_key(*cluster));
+            .filter(|cluster| !resolved.clusters.contains_key(*cluster));
         if let Some(cluster) = unknown {
-            let known = listed(clusters.keys());
+            let known = listed(resolved.clusters.keys());
             let message =
                 format!("cluster {cluster} does not exist; use one of: {known}, or create the cluster first");
             findings.push(Finding::error(name, field, Code::UnknownCluster, message));
             continue;
         }
-        let taken = claims
-            .iter()
-            .find(|(held, owner)| owner != name && held.intersects(selector));
-        if let Some((_, owner)) = taken {
-            let claim = Claim {
-                what: format!("namespace selector {selector}"),
-                holder: owner.clone(),
-            };
-            findings.push(Finding::taken(name, field, Code::NamespaceTaken, claim));
-            if let Some(winner) = winners.get_mut(owner) {
-                winner.won_over(name);
+        let before = resolved.held.intersecting(selector).filter(|owner| *owner < name);
+        match before.min() {
+            None => held.push(selector.clone()),
+            Some(owner) => {
+                let claim = Claim {
+                    what: format!("namespace selector {selector}"),
+                    holder: owner.clone(),
+                };
+                findings.push(Finding::taken(name, field, Code::NamespaceTaken, claim));
             }
-            continue;
         }
-        claims.push((selector.clone(), name.clone()));
-        held.push(selector.clone());
     }
     held
 }
 
-/// Where traffic goes when neither its cluster nor its region can serve it, as settings say.
-pub(super) fn failover(intent: &Intent, groups: &Groups<'_>, workspaces: &mut Workspaces) {
-    for (name, workspace) in workspaces.iter_mut() {
-        workspace.value.failover = effective::failover(intent, name);
-    }
-    for (group, namespaces) in groups {
-        let workspace = group
-            .parent()
-            .and_then(|workspace| workspaces.get_mut(&workspace));
-        if let Some(workspace) = workspace.filter(|_| effective::sets_failover(intent, group)) {
-            let failover = effective::failover(intent, group);
-            workspace
-                .value
-                .failover_of_groups
-                .push((namespaces.clone(), failover));
-        }
-    }
+fn failover_of_groups(
+    resolver: &Resolver,
+    workspace: &Fqn,
+    owned: &[Selector],
+) -> Vec<(Vec<Selector>, Vec<Failover>)> {
+    let groups = resolver.tree.below(workspace, Kind::TrafficGroup);
+    let setting = groups.filter(|group| effective::sets_failover(resolver.intent(), group));
+    setting
+        .filter_map(|name| {
+            let Some(Spec::TrafficGroup(group)) = resolver.tree.spec(name) else {
+                return None;
+            };
+            // What is wrong with the group is told of the group.
+            let namespaces = taken(name, group, workspace, owned, &mut Vec::new());
+            Some((namespaces, effective::failover(resolver.intent(), name)))
+        })
+        .collect()
 }
 
-fn check_regions(
-    name: &Fqn,
-    half: &str,
-    failover: &[Failover],
-    regions: &BTreeSet<&Label>,
-    findings: &mut Vec<Finding>,
-) {
-    for (at, entry) in failover.iter().enumerate() {
-        let from = std::iter::once((format!("{half}.failover[{at}].from"), &entry.from));
-        let to = entry
-            .to
-            .iter()
-            .enumerate()
-            .map(|(to, region)| (format!("{half}.failover[{at}].to[{to}]"), region));
-        for (field, region) in from.chain(to).filter(|(_, region)| !regions.contains(region)) {
-            let message = format!(
-                "no cluster is in region {region}; the regions of the clusters are: {}",
-                listed(regions.iter())
-            );
-            findings.push(Finding::warning(name, field, Code::UnknownRegion, message));
+/// Groups whose namespaces may be others than before: a selector outside the workspace's has no effect, and a group that is
+/// left with none has no namespace.
+pub(super) fn update_groups(update: &mut Update<'_>) -> BTreeSet<Fqn> {
+    let kinds = [Kind::TrafficGroup, Kind::GatewayGroup, Kind::SecurityGroup];
+    let mut dirty = BTreeSet::new();
+    for kind in kinds {
+        dirty.extend(update.touched.of(kind).map(|touch| touch.name.clone()));
+        for workspace in update.moved.keys() {
+            dirty.extend(update.to.tree.below(workspace, kind).cloned());
         }
     }
+    for name in &dirty {
+        update.recomputed += 1;
+        let mut findings = Vec::new();
+        namespaces(update.to, name, &mut findings);
+        update.tell(Part::Claims, name, findings);
+    }
+    dirty
 }
 
-/// A selector outside the workspace's has no effect; a group that is left with none has no namespace.
-pub(super) fn groups<'a>(
-    tree: &Tree<'a>,
-    workspaces: &Workspaces,
-    findings: &mut Vec<Finding>,
-) -> Groups<'a> {
-    let mut groups = Groups::new();
-    for (name, resource) in tree {
-        let (Spec::TrafficGroup(group) | Spec::GatewayGroup(group) | Spec::SecurityGroup(group)) =
-            &resource.spec
-        else {
-            continue;
-        };
-        let workspace = name.ancestor(Kind::Workspace);
-        let Some((workspace, resolved)) =
-            workspace.and_then(|workspace| workspaces.get_key_value(&workspace))
-        else {
-            continue;
-        };
-        groups.insert(
-            name,
-            taken(name, group, workspace, &resolved.value.namespaces, findings),
-        );
-    }
-    groups
+/// The namespaces of a group: its own, or all of its workspace's.
+pub(super) fn namespaces(resolver: &Resolver, group: &Fqn, findings: &mut Vec<Finding>) -> Vec<Selector> {
+    let Some(Spec::TrafficGroup(spec) | Spec::GatewayGroup(spec) | Spec::SecurityGroup(spec)) =
+        resolver.tree.spec(group)
+    else {
+        return Vec::new();
+    };
+    let workspace = group.ancestor(Kind::Workspace);
+    let workspace = workspace.and_then(|workspace| resolver.resolved.workspaces.get_key_value(&workspace));
+    let Some((workspace, resolved)) = workspace else {
+        return Vec::new();
+    };
+    taken(group, spec, workspace, &resolved.value.namespaces, findings)
 }
 
 fn taken(

@@ -222,15 +222,23 @@ impl Case {
                 Some((cluster, optional(&folder.join(&name))))
             })
             .collect();
-        let mut clusters: BTreeMap<ClusterName, ClusterReport> = views
+        let mut clusters: BTreeMap<ClusterName, Arc<ClusterReport>> = views
             .iter()
-            .map(|(cluster, view)| (cluster.clone(), view.report()))
+            .map(|(cluster, view)| (cluster.clone(), Arc::new(view.report())))
             .collect();
-        clusters.extend(file.clusters);
+        clusters.extend(
+            file.clusters
+                .into_iter()
+                .map(|(cluster, report)| (cluster, Arc::new(report))),
+        );
         let joined = file.joined.into_iter().chain(clusters.keys().cloned()).collect();
         Case {
             intent,
-            reports: Reports { joined, clusters },
+            reports: Reports {
+                joined,
+                clusters,
+                ..Reports::default()
+            },
             views,
             proxies: optional(&folder.join("proxies.yaml")),
             requests: optional(&folder.join("requests.yaml")),

@@ -1,6 +1,6 @@
 //! Small random meshes: few names, so that they collide, and much that is wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::collection::{btree_map, vec};
@@ -8,9 +8,9 @@ use proptest::prelude::{Just, Strategy, any, prop_oneof};
 use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
 use tombolo_compiler::intent::{Intent, Resource};
-use tombolo_compiler::name::{ClusterName, ServiceId};
+use tombolo_compiler::name::{ClusterName, Fqn, ServiceId};
 use tombolo_compiler::report::Reports;
-use tombolo_compiler::view::View;
+use tombolo_compiler::view::{LocalService, View};
 
 pub(crate) const CLUSTERS: [&str; 3] = ["east", "north", "west"];
 pub(crate) const NAMESPACES: [&str; 3] = ["cart", "mesh", "shop"];
@@ -26,6 +26,7 @@ const WORKSPACES: [&str; 3] = [
 pub(crate) struct World {
     pub(crate) intent: Intent,
     pub(crate) joined: Vec<ClusterName>,
+    pub(crate) unread: BTreeSet<ClusterName>,
     pub(crate) views: BTreeMap<ClusterName, View>,
 }
 
@@ -34,8 +35,14 @@ pub(crate) struct World {
 pub(crate) enum Edit {
     Write(Box<Resource>),
     Delete(usize),
+    /// What only people read.
+    Describe(usize, &'static str),
+    /// One service of a cluster that is heard of.
+    Service(ClusterName, ServiceId, Option<LocalService>),
     View(ClusterName, Option<View>),
     Join(ClusterName),
+    /// Whether it says something that cannot be read.
+    Unread(ClusterName, bool),
 }
 
 impl World {
@@ -44,8 +51,9 @@ impl World {
         Reports {
             joined: self.joined.iter().cloned().collect(),
             clusters: reports
-                .map(|(cluster, view)| (cluster.clone(), view.report()))
+                .map(|(cluster, view)| (cluster.clone(), Arc::new(view.report())))
                 .collect(),
+            unread: self.unread.clone(),
         }
     }
 
@@ -55,8 +63,20 @@ impl World {
                 self.intent.insert(resource.name.clone(), Arc::from(resource));
             }
             Edit::Delete(at) => {
-                let name = self.intent.keys().nth(at % self.intent.len().max(1)).cloned();
-                name.and_then(|name| self.intent.remove(&name));
+                self.name_at(at).and_then(|name| self.intent.remove(&name));
+            }
+            Edit::Describe(at, text) => {
+                if let Some(resource) = self.name_at(at).and_then(|name| self.intent.get_mut(&name)) {
+                    text.clone_into(&mut Arc::make_mut(resource).description);
+                }
+            }
+            Edit::Service(cluster, id, service) => {
+                let services = self.views.get_mut(&cluster).map(|view| &mut view.services);
+                match (services, service) {
+                    (Some(services), Some(service)) => drop(services.insert(id, service)),
+                    (Some(services), None) => drop(services.remove(&id)),
+                    (None, _) => {}
+                }
             }
             Edit::View(cluster, Some(view)) => {
                 self.views.insert(cluster, view);
@@ -65,17 +85,25 @@ impl World {
                 self.views.remove(&cluster);
             }
             Edit::Join(cluster) => self.joined.push(cluster),
+            Edit::Unread(cluster, true) => drop(self.unread.insert(cluster)),
+            Edit::Unread(cluster, false) => drop(self.unread.remove(&cluster)),
         }
+    }
+
+    fn name_at(&self, at: usize) -> Option<Fqn> {
+        self.intent.keys().nth(at % self.intent.len().max(1)).cloned()
     }
 }
 
 pub(crate) fn worlds() -> impl Strategy<Value = World> {
     let documents = vec(resources(), 0..40);
     let views = btree_map(clusters(), views(), 0..4);
-    (skeleton(), documents, views, vec(clusters(), 0..2)).prop_map(|(skeleton, documents, views, joined)| {
+    let some = || vec(clusters(), 0..2);
+    (skeleton(), documents, views, some(), some()).prop_map(|(skeleton, documents, views, joined, unread)| {
         let mut world = World {
             views,
             joined,
+            unread: unread.into_iter().collect(),
             ..World::default()
         };
         for resource in skeleton.into_iter().chain(documents) {
@@ -89,8 +117,16 @@ pub(crate) fn edits() -> impl Strategy<Value = Edit> {
     prop_oneof![
         4 => resources().prop_map(|resource| Edit::Write(Box::new(resource))),
         2 => any::<usize>().prop_map(Edit::Delete),
+        1 => (any::<usize>(), select(vec!["old", "new"])).prop_map(|(at, text)| Edit::Describe(at, text)),
+        2 => (clusters(), select(&SERVICES[..]), proptest::option::weighted(0.8, service())).prop_map(
+            |(cluster, id, service)| {
+                let service = service.map(|service| serde_json::from_value(service).unwrap());
+                Edit::Service(cluster, id.parse().unwrap(), service)
+            }
+        ),
         3 => (clusters(), proptest::option::weighted(0.8, views())).prop_map(|(c, view)| Edit::View(c, view)),
         1 => clusters().prop_map(Edit::Join),
+        1 => (clusters(), any::<bool>()).prop_map(|(cluster, is)| Edit::Unread(cluster, is)),
     ]
 }
 
@@ -161,6 +197,18 @@ fn resources() -> impl Strategy<Value = Resource> {
             resource("/bindings/b", &json!({"role": "writer", "subjects": [format!("organizations/acme/users/{user}")]}))
         }),
         1 => Just(resource("/users/ana", &json!({}))),
+        1 => select(vec!["v", "w"]).prop_map(|workspace| {
+            let workspace = format!("organizations/acme/tenants/a/workspaces/{workspace}");
+            resource("/tenants/a/applications/x", &json!({"workspace": workspace}))
+        }),
+        2 => (select(&SERVICES[..]), select(vec!["a.example.com", "z.example.com"])).prop_map(|(service, host)| {
+            let id: ServiceId = service.parse().unwrap();
+            let servers = json!([{"url": format!("https://{host}")}]);
+            let openapi = json!({"openapi": "3.1.0", "info": {"title": "x", "version": "1"}, "servers": servers,
+                "paths": {"/x": {"get": {"responses": {}}}}});
+            resource("/tenants/a/applications/x/apis/v1", &json!({"openapi": openapi, "workload": "mesh/gateway",
+                "port": 8080, "backendRefs": [{"namespace": id.namespace, "name": id.name}]}))
+        }),
     ]
 }
 
@@ -171,6 +219,7 @@ fn selectors() -> impl Strategy<Value = Vec<&'static str>> {
         "west/shop",
         "*/shop",
         "e*/s*",
+        "ea*/shop",
         "*/cart",
         "west/*",
         "mars/shop",
@@ -253,14 +302,36 @@ fn gateway() -> impl Strategy<Value = Value> {
             let id: ServiceId = service.parse().unwrap();
             json!({"namespace": id.namespace, "name": id.name, "port": port})
         });
-    let hosts = subsequence(vec!["a.example.com", "b.example.com", "*.example.com"], 1..3);
+    let hosts = subsequence(
+        vec![
+            "a.example.com",
+            "b.example.com",
+            "*.example.com",
+            "x.a.example.com",
+            "*.a.example.com",
+        ],
+        1..4,
+    );
     let ingress = (
         select(vec![8080, 8081, 15443]),
         hosts,
         vec(rule(weighted(backend)), 1..4),
     );
+    let unopened = (
+        select(vec![8080, 8443]),
+        proptest::option::of(Just(vec!["a.example.com"])),
+    );
     let mode = prop_oneof![
         1 => Just(json!({"type": "eastwest"})),
+        1 => unopened.prop_map(|(port, hosts)| {
+            let backends = json!([{"namespace": "shop", "name": "web"}]);
+            let mut spec = json!({"type": "ingress", "protocol": "tcp", "port": port, "backendRefs": backends});
+            if let Some(hosts) = hosts {
+                spec["protocol"] = "tls".into();
+                spec["hosts"] = hosts.into();
+            }
+            spec
+        }),
         4 => ingress.prop_map(|(port, hosts, rules)| {
             json!({"type": "ingress", "port": port, "hosts": hosts, "rules": rules})
         }),
@@ -273,7 +344,16 @@ fn gateway() -> impl Strategy<Value = Value> {
 
 /// Instances and gateways get addresses of their own when a view is looked at in a cluster; see `main.rs`.
 pub(crate) fn views() -> impl Strategy<Value = View> {
-    let state = || select(vec!["up", "down"]);
+    let gateway = (proptest::option::weighted(0.8, Just(15443)), state())
+        .prop_map(|(port, state)| json!({"bind": "127.0.0.1", "eastWestPort": port, "state": state}));
+    let services = btree_map(select(&SERVICES[..]), service(), 0..4);
+    let gateways = btree_map(select(&WORKLOADS[..]), gateway, 0..3);
+    (services, gateways).prop_map(|(services, gateways)| {
+        serde_json::from_value(json!({"services": services, "gateways": gateways})).unwrap()
+    })
+}
+
+fn service() -> impl Strategy<Value = Value> {
     let instance = (
         select(vec![json!({}), json!({"version": "1"}), json!({"version": "2"})]),
         state(),
@@ -284,13 +364,10 @@ pub(crate) fn views() -> impl Strategy<Value = View> {
         json!({"name": "grpc", "port": 90, "protocol": "grpc", "health": "tcp"}),
         json!({"name": "sql", "port": 5432, "protocol": "tcp"}),
     ];
-    let service = (subsequence(ports, 0..4), vec(instance, 0..3))
-        .prop_map(|(ports, instances)| json!({"ports": ports, "instances": instances}));
-    let gateway = (proptest::option::weighted(0.8, Just(15443)), state())
-        .prop_map(|(port, state)| json!({"bind": "127.0.0.1", "eastWestPort": port, "state": state}));
-    let services = btree_map(select(&SERVICES[..]), service, 0..4);
-    let gateways = btree_map(select(&WORKLOADS[..]), gateway, 0..3);
-    (services, gateways).prop_map(|(services, gateways)| {
-        serde_json::from_value(json!({"services": services, "gateways": gateways})).unwrap()
-    })
+    (subsequence(ports, 0..4), vec(instance, 0..3))
+        .prop_map(|(ports, instances)| json!({"ports": ports, "instances": instances}))
+}
+
+fn state() -> impl Strategy<Value = &'static str> {
+    select(vec!["up", "down"])
 }

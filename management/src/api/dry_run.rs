@@ -21,23 +21,19 @@ pub(crate) fn answer(caller: &Caller, prepared: &Prepared, mesh: &Mesh) -> Respo
     let reports = Reports {
         joined: base.joined_clusters(),
         clusters: mesh.clusters.clone(),
+        ..Reports::default()
     };
-    let (before, _) = plan::plan(&base.judged.resolved, &reports);
-    let (after, findings) = plan::plan(&prepared.judged.resolved, &reports);
+    let (before, _) = plan::plan(base.judged.resolved(), &reports);
+    let (after, findings) = plan::plan(prepared.judged.resolved(), &reports);
     let may_read = |name: &Fqn| caller.may_read(base, name);
     let (routes, routes_hidden) = readable(plan::diff(&before, &after), may_read);
     let changes: Vec<Value> = prepared.steps.iter().map(change).collect();
-    let concerned = |finding: &&Finding| {
-        let mut steps = prepared.steps.iter();
-        steps.any(|step| *step.name() == finding.resource)
-    };
-    let findings: Vec<&Finding> = prepared
-        .judged
-        .findings
+    let written: BTreeSet<&Fqn> = prepared.steps.iter().map(Step::name).collect();
+    let resolved = written.iter().flat_map(|name| prepared.judged.findings_of(name));
+    let planned = findings
         .iter()
-        .chain(&findings)
-        .filter(concerned)
-        .collect();
+        .filter(|finding| written.contains(&finding.resource));
+    let findings: Vec<&Finding> = resolved.chain(planned).collect();
     Json(json!({
         "dryRun": true,
         "revision": base.version.revision,

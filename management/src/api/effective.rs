@@ -24,7 +24,7 @@ pub(crate) fn effective(
     let snapshot = app.writes.snapshot();
     app.allow_read(&snapshot, caller, node, Verb::Get)?;
     let service: Option<ServiceId> = params.service.as_deref().map(str::parse).transpose()?;
-    let intent = &snapshot.judged.intent;
+    let intent = snapshot.judged.intent();
     let effective = match &service {
         None => of_node(intent, node),
         Some(service) => of_service(intent, node, service),

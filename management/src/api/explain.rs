@@ -33,13 +33,14 @@ pub(crate) async fn ask(State(app): State<App>, caller: Caller, body: Body) -> R
     let reports = Reports {
         joined: snapshot.joined_clusters(),
         clusters: mesh.clusters.clone(),
+        ..Reports::default()
     };
     let judged = &snapshot.judged;
     let may_read = |name: &Fqn| caller.may_read(&snapshot, name);
     let explanation = explain(
-        &judged.resolved,
+        judged.resolved(),
         &reports,
-        &judged.findings,
+        judged.findings(),
         &from,
         &request,
         &may_read,

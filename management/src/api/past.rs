@@ -1,6 +1,7 @@
 //! The past of a node: read, listed, compared, compiled again, and brought back as a new change.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -170,7 +171,12 @@ pub(crate) async fn compiled(
         .map(|(name, stored)| (name.clone(), stored.resource.clone()))
         .collect();
     let (resolved, _) = resolve(&intent);
-    let (plans, findings) = plan::plan(&resolved, &Reports { joined, clusters });
+    let reports = Reports {
+        joined,
+        clusters,
+        ..Reports::default()
+    };
+    let (plans, findings) = plan::plan(&resolved, &reports);
     let snapshot = app.writes.snapshot();
     let may_read = |owner: &Fqn| may_read_past(&caller.principal, &snapshot, &tree, owner);
     let (routes, hidden) = routes(&plans, name, may_read);
@@ -228,13 +234,16 @@ pub(crate) async fn rollback(app: &App, caller: &Caller, node: &Fqn, revision: u
         // Who is bound stands outside of the tenant; only the write looks at it.
         let mut tx = app.store.read_published().await?;
         let part = Part::Names(&principals);
-        past.tree
-            .extend(app.store.tree_at(&mut tx, part, revision).await?);
+        let principals = app.store.tree_at(&mut tx, part, revision).await?;
+        let principals = principals
+            .iter()
+            .map(|(name, stored)| (name.clone(), stored.clone()));
+        past.tree.extend(principals);
     }
     Ok(Wish::Rollback(Rollback {
         node: node.clone(),
         revision,
-        past: past.tree.into(),
+        past: past.tree,
     }))
 }
 
@@ -296,7 +305,7 @@ async fn reports(
     revision: u64,
 ) -> Result<
     (
-        BTreeMap<ClusterName, ClusterReport>,
+        BTreeMap<ClusterName, Arc<ClusterReport>>,
         BTreeMap<ClusterName, ReportSource>,
     ),
     Problem,

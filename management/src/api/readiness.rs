@@ -34,8 +34,9 @@ pub(crate) fn get(app: &App, caller: &Caller, name: &Fqn) -> Result<Response, Pr
     let reports = Reports {
         joined: snapshot.joined_clusters(),
         clusters: mesh.clusters.clone(),
+        ..Reports::default()
     };
-    let services = readiness(&snapshot.judged.resolved, &reports, &silent, name);
+    let services = readiness(snapshot.judged.resolved(), &reports, &silent, name);
     let answer = json!({"name": name, "revision": snapshot.version.revision, "items": services});
     Ok(Json(answer).into_response())
 }

@@ -32,7 +32,7 @@ pub(crate) async fn list(
         _ => return Err(Problem::bad_request("ask for one of host, service and namespace")),
     };
     let snapshot = app.writes.snapshot();
-    let mut touches = search(&snapshot.judged.intent, &sought);
+    let mut touches = search(snapshot.judged.intent(), &sought);
     let all = touches.len();
     touches.retain(|touch| caller.may_read(&snapshot, &touch.resource));
     let hidden = all - touches.len();

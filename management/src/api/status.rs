@@ -86,7 +86,7 @@ fn status_of(snapshot: &Snapshot, mesh: &Mesh, name: &Fqn, revision: u64) -> Sta
     let clusters: Vec<ClusterName> = if everywhere && name.kind().is_published() {
         snapshot.clusters().into_keys().collect()
     } else {
-        concerned(&snapshot.judged.resolved, name).into_iter().collect()
+        concerned(snapshot.judged.resolved(), name).into_iter().collect()
     };
     let joined = snapshot.joined_clusters();
     let shows_all = matches!(name.kind(), Kind::Organization | Kind::Cluster)
@@ -102,12 +102,12 @@ fn status_of(snapshot: &Snapshot, mesh: &Mesh, name: &Fqn, revision: u64) -> Sta
             (cluster, heard)
         })
         .collect();
+    let planned = mesh.findings.iter().filter(|finding| finding.resource == *name);
     let mut findings: Vec<Finding> = snapshot
         .judged
-        .findings
+        .findings_of(name)
         .iter()
-        .chain(&mesh.findings)
-        .filter(|finding| finding.resource == *name)
+        .chain(planned)
         .cloned()
         .collect();
     findings.sort();

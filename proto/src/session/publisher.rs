@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{ASSEMBLED_BYTES_MAX, ProtocolError, Publication, chunks, exchange, name_bytes, resource_bytes};
 use crate::frame::{Complete, Frame, Heartbeat, Hello, Update};
-use crate::resource::{ContentHash, Digest, Resource};
+use crate::resource::{ContentHash, Digest, Resource, Set};
 
 #[derive(Debug, Default)]
 pub(super) struct Publisher {
@@ -23,6 +23,10 @@ struct Mirror {
     digest: Digest,
     /// A Complete was sent in this round: from then on, the peer holds nothing that we do not know of.
     completed: bool,
+    /// What was sent last: with all that is in it the peer agrees, so that only what differs from it need be looked at.
+    sent: Option<Arc<Set>>,
+    /// The peer holds what is in `sent` and nothing else.
+    exact: bool,
 }
 
 enum Change {
@@ -64,6 +68,8 @@ impl Publisher {
             digest: Digest::of(&hello.names),
             names: hello.names,
             completed: false,
+            sent: None,
+            exact: false,
         });
         let mut frames = self.sync();
         if frames.is_empty() {
@@ -133,17 +139,22 @@ impl Mirror {
     /// the listing of a Complete does it.
     fn update(&mut self, publication: &Publication) -> Vec<Frame> {
         let whole = publication.complete && self.completed;
-        let put: Vec<Resource> = publication
-            .set
-            .values()
+        let (candidates, gone) = self.since_last(&publication.set);
+        let put: Vec<Resource> = candidates
+            .into_iter()
             .filter(|resource| self.names.get(resource.name()) != Some(&resource.hash()))
             .cloned()
             .collect();
-        let removed = if whole {
-            self.foreign(publication)
-        } else {
-            Vec::new()
+        let removed = match (whole, self.exact) {
+            (true, true) => gone,
+            (true, false) => self.foreign(publication),
+            (false, _) => {
+                self.exact &= gone.is_empty();
+                Vec::new()
+            }
         };
+        self.exact |= whole;
+        self.sent = Some(publication.set.clone());
         if put.is_empty() && removed.is_empty() {
             return Vec::new();
         }
@@ -174,10 +185,26 @@ impl Mirror {
         parts.into_iter().enumerate().map(frame).collect()
     }
 
+    /// What the peer may not have of a set, and what it has of the last one that is not in this one.
+    fn since_last<'a>(&self, set: &'a Set) -> (Vec<&'a Resource>, Vec<String>) {
+        let Some(sent) = &self.sent else {
+            return (set.values().collect(), Vec::new());
+        };
+        let (mut put, mut gone) = (Vec::new(), Vec::new());
+        for differs in sent.diff(set, |was, is| was.hash() == is.hash()) {
+            match differs.after {
+                Some(_) => put.extend(set.get(differs.key)),
+                None => gone.push(differs.key.clone()),
+            }
+        }
+        (put, gone)
+    }
+
     fn complete(&mut self, publication: &Publication) -> Vec<Frame> {
         let removed = self.foreign(publication);
         self.forget(&removed);
         self.completed = true;
+        self.exact = true;
         let parts = chunks(publication.set.keys().cloned(), |name| name_bytes(name));
         let last = parts.len() - 1;
         let frame = |(index, names)| {

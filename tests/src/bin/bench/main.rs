@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 mod api;
 mod audit;
 mod control;
+mod intent;
 mod load;
 mod probe;
 mod propagation;
@@ -28,12 +29,14 @@ Benches:
   audit        pages of ten million audit records by every filter, what appending costs, and verifying
   proxy        CPU per request and memory of our proxy, beside Envoy in the same rounds
   propagation  from the API's answer to the new route answering in every proxy of the demo's topology
+  intent       many resources: resolving all, and one change until the clusters' routes are planned
 
 Options:
-  --rounds N   proxy, api: how many rounds, each with both sides (default 7)
+  --rounds N   proxy, api: how many rounds, each with both sides; intent: how many times all is resolved (default 7)
   --requests N proxy: requests in a round, for each proxy (default 30000)
-  --samples N  propagation: how many changes; audit: how many writes (default 500)
+  --samples N  propagation, intent: how many changes; audit: how many writes (default 500)
   --records N  audit: how many records (default 10000000)
+  --resources N intent: how many resources (default 100000)
 ";
 
 fn main() -> ExitCode {
@@ -66,6 +69,7 @@ fn run(args: &[String]) -> Result<()> {
                 "audit" => audit::run(&options).await,
                 "proxy" => proxy::run(&options).await,
                 "propagation" => propagation::run(&options).await,
+                "intent" => Box::pin(intent::run(&options)).await,
                 other => bail!("no bench is named {other:?}; see --help"),
             }
         };
@@ -95,6 +99,7 @@ struct Options {
     requests: usize,
     samples: usize,
     records: usize,
+    resources: usize,
 }
 
 impl Options {
@@ -104,6 +109,7 @@ impl Options {
             requests: 30_000,
             samples: 500,
             records: 10_000_000,
+            resources: 100_000,
         };
         for pair in args.chunks(2) {
             let [flag, value] = pair else {
@@ -118,6 +124,7 @@ impl Options {
                 "--requests" => options.requests = value,
                 "--samples" => options.samples = value,
                 "--records" => options.records = value,
+                "--resources" => options.resources = value,
                 _ => bail!("unknown option {flag}; see --help"),
             }
         }
