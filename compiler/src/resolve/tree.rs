@@ -16,7 +16,7 @@ pub(super) struct Tree {
     orphans: Set<Fqn>,
 }
 
-/// Resources that came, went or changed, or that have an effect since, or none any more.
+/// Resources that came, went or say something else, or that have an effect since, or none any more.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
     by_kind: BTreeMap<Kind, Vec<Touch>>,
@@ -95,7 +95,7 @@ impl Tree {
         for name in self.concerned(&before, &edited) {
             let (was, is) = (before.get(&name).cloned(), self.stand(&name, &mut touched));
             let same = match (&was, &is) {
-                (Some(was), Some(is)) => Arc::ptr_eq(was, is) || was == is,
+                (Some(was), Some(is)) => Arc::ptr_eq(was, is) || says_the_same(was, is),
                 (None, None) => true,
                 _ => false,
             };
@@ -141,6 +141,11 @@ impl Tree {
         touched.orphans.insert(name.clone(), finding);
         None
     }
+}
+
+/// Whether nothing is made of one that is not made of the other: what only people read changes nothing.
+fn says_the_same(was: &Resource, is: &Resource) -> bool {
+    was.spec == is.spec && was.gaps == is.gaps
 }
 
 /// All names below a node, whether they have an effect or not.

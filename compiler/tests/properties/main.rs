@@ -19,6 +19,7 @@ use tombolo_compiler::routes::{RoutedService, Slice, SliceItem, SliceKey};
 use tombolo_compiler::view::View;
 
 mod claims;
+mod cost;
 mod explain;
 mod mandates;
 mod readiness;
@@ -46,6 +47,11 @@ proptest! {
     #[test]
     fn incremental_plans_equal_those_from_scratch(world in worlds(), edits in vec(edits(), 1..6)) {
         incremental_equals_scratch(world, edits);
+    }
+
+    #[test]
+    fn a_change_costs_what_it_concerns(world in worlds(), edits in vec(edits(), 1..6)) {
+        costs_what_it_concerns(world, edits);
     }
 
     #[test]
@@ -141,6 +147,28 @@ proptest! {
 
 fn two_orders() -> impl Strategy<Value = (Vec<usize>, Vec<usize>)> {
     (vec(any::<usize>(), 7), vec(any::<usize>(), 7))
+}
+
+fn costs_what_it_concerns(mut world: World, edits: Vec<Edit>) {
+    let (mut resolver, mut planner) = (Resolver::default(), Planner::new());
+    resolver.update(resolver::changes(&Intent::new(), &world.intent));
+    planner.update(resolver.resolved(), &world.reports());
+    for edit in edits {
+        let before = world.clone();
+        world.apply(edit.clone());
+        let most = cost::most(&edit, &before, &world);
+        let resolved = resolver.update(resolver::changes(&before.intent, &world.intent));
+        let planned = planner.update(resolver.resolved(), &world.reports());
+        let (resolved, planned) = (resolved.recomputed, planned.recomputed);
+        assert!(
+            most.resolved.is_none_or(|most| resolved <= most),
+            "{resolved} of {most:?} keys resolved for {edit:?}"
+        );
+        assert!(
+            most.planned.is_none_or(|most| planned <= most),
+            "{planned} of {most:?} keys planned for {edit:?}"
+        );
+    }
 }
 
 fn incremental_equals_scratch(mut world: World, edits: Vec<Edit>) {
