@@ -44,6 +44,9 @@ pub(crate) struct ApplyArgs {
     /// Also update what `tombolo sync` or another manager keeps; it will find the change.
     #[arg(long, env = "TOMBOLO_FORCE")]
     force: bool,
+    /// Keep security that no plane enforces yet; it protects nothing until one does.
+    #[arg(long, env = "TOMBOLO_ALLOW_UNENFORCED")]
+    allow_unenforced: bool,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -68,6 +71,7 @@ pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<Verdict> {
         dry_run: args.dry_run,
         overwrite: args.overwrite,
         force: args.force,
+        allow_unenforced: args.allow_unenforced,
     };
     let answer = post(&client, &args.files, flags).await?;
     print(args.output.output, &answer, describe)?;
@@ -85,6 +89,7 @@ pub(crate) struct Flags {
     pub(crate) dry_run: bool,
     pub(crate) overwrite: bool,
     pub(crate) force: bool,
+    pub(crate) allow_unenforced: bool,
 }
 
 /// Sends the documents of `files` as one transaction.
@@ -96,6 +101,7 @@ pub(crate) async fn post(client: &Client, files: &[PathBuf], flags: Flags) -> an
         &[
             ("dry_run", flag(flags.dry_run)),
             ("overwrite", flag(flags.overwrite)),
+            ("allowUnenforced", flag(flags.allow_unenforced)),
         ],
     );
     let extras = Extras {

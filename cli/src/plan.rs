@@ -27,6 +27,9 @@ pub(crate) struct PlanArgs {
         value_name = "FILE|DIR|-"
     )]
     files: Vec<PathBuf>,
+    /// As for `tombolo apply`: keep security that no plane enforces yet.
+    #[arg(long, env = "TOMBOLO_ALLOW_UNENFORCED")]
+    allow_unenforced: bool,
     /// Exit with 2 if anything would change.
     #[arg(long, env = "TOMBOLO_DETAILED_EXITCODE")]
     detailed_exitcode: bool,
@@ -42,6 +45,7 @@ pub(crate) async fn run(args: PlanArgs) -> anyhow::Result<Verdict> {
         dry_run: true,
         overwrite: true,
         force: false,
+        allow_unenforced: args.allow_unenforced,
     };
     let answer = post(&client, &args.files, flags).await?;
     print(args.output.output, &answer, describe)?;

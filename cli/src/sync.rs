@@ -55,6 +55,9 @@ pub(crate) struct SyncArgs {
     /// Take over what somebody else manages.
     #[arg(long, env = "TOMBOLO_FORCE")]
     force: bool,
+    /// Keep security that no plane enforces yet; it protects nothing until one does.
+    #[arg(long, env = "TOMBOLO_ALLOW_UNENFORCED")]
+    allow_unenforced: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -87,6 +90,7 @@ pub(crate) async fn run(args: SyncArgs) -> anyhow::Result<Verdict> {
             manager: &manager,
             force: args.force,
             dry_run: args.dry_run,
+            allow_unenforced: args.allow_unenforced,
         };
         let wanted = |difference: &&Difference| args.prune || !difference.state.is_deletion();
         let wanted: Vec<&Difference> = drift.differences.iter().filter(wanted).collect();
@@ -118,6 +122,7 @@ struct Hand<'a> {
     manager: &'a str,
     force: bool,
     dry_run: bool,
+    allow_unenforced: bool,
 }
 
 /// All that the server has at and below the node. A node that is not there yet has nothing.
@@ -155,11 +160,14 @@ async fn below(client: &Client, node: &Fqn) -> anyhow::Result<BTreeMap<Fqn, Held
 async fn apply(client: &Client, hand: &Hand<'_>, differences: &[&Difference]) -> anyhow::Result<Vec<u64>> {
     let batches = batches(differences, CHANGES_MAX, BYTES_MAX);
     let mut revisions = Vec::new();
-    let path = if hand.dry_run {
-        "changes?dry_run=true"
-    } else {
-        "changes"
-    };
+    let flag = |set: bool| set.then(|| "true".to_owned());
+    let path = query(
+        "changes",
+        &[
+            ("dry_run", flag(hand.dry_run)),
+            ("allowUnenforced", flag(hand.allow_unenforced)),
+        ],
+    );
     if hand.dry_run && batches.len() > 1 {
         bail!("these are more changes than one transaction holds, and a dry run has only one: use --check");
     }
@@ -172,7 +180,7 @@ async fn apply(client: &Client, hand: &Hand<'_>, differences: &[&Difference]) ->
             headers,
             ..Extras::default()
         };
-        let sent = client.send(Method::POST, path, extras).await;
+        let sent = client.send(Method::POST, &path, extras).await;
         let answer = sent.with_context(|| match (all, hand.dry_run) {
             (_, true) => "the server would not accept it".to_owned(),
             (1, false) => "nothing was changed".to_owned(),

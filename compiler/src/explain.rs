@@ -7,6 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::finding::{Finding, Origin};
@@ -104,7 +105,7 @@ pub struct Step {
     pub tried: Vec<Tried>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Stage {
     /// Whose proxy it is.
@@ -154,7 +155,7 @@ pub enum Outcome {
 }
 
 /// One of the upstreams that a request may go to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Destination {
     /// As metrics and logs name it: `tenant/workspace/namespace/service:port[/subset]`.
@@ -166,7 +167,7 @@ pub struct Destination {
 }
 
 /// The endpoints of an upstream in one cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Location {
     /// From 0; equal ones share.
@@ -177,7 +178,7 @@ pub struct Location {
     pub hosts: Hosts,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Hosts {
     /// Of the proxy's own cluster, as its edge sees them.
@@ -188,7 +189,7 @@ pub enum Hosts {
     Gateways(Vec<Host>),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Host {
     pub address: crate::name::HostPort,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{ClusterName, Fqn};
@@ -77,14 +78,14 @@ impl<T: PartialEq> PartialEq for Traced<T> {
 impl<T: Eq> Eq for Traced<T> {}
 
 /// An error refuses the write that would cause it; a warning is shown on the resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Severity {
     Error,
     Warning,
 }
 
 /// Something about one resource that its author should know.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     pub resource: Fqn,
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -102,7 +103,7 @@ pub struct Finding {
 }
 
 /// A name of the world that two resources want and one has.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Claim {
     /// Such as `host shop.example.com`.
@@ -111,7 +112,7 @@ pub struct Claim {
 }
 
 /// Stable words for programs; the message is for people.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub enum Code {
     /// The resource below which it stands does not exist.
     ParentMissing,

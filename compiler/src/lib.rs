@@ -21,6 +21,7 @@ pub mod report;
 pub mod resolve;
 pub mod roll_up;
 pub mod routes;
+pub mod schema;
 pub mod search;
 pub mod selector;
 pub mod setting;

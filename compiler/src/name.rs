@@ -5,14 +5,15 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The longest name of a resource, in bytes; six levels of 63-byte labels with their collections fit.
-const FQN_BYTES_MAX: usize = 512;
+pub(crate) const FQN_BYTES_MAX: usize = 512;
 /// RFC 1035: the longest label of a domain name. Names of ours become labels, so they obey it too.
-const LABEL_BYTES_MAX: usize = 63;
+pub(crate) const LABEL_BYTES_MAX: usize = 63;
 /// RFC 1035: the longest domain name in its text form.
-const HOSTNAME_BYTES_MAX: usize = 253;
+pub(crate) const HOSTNAME_BYTES_MAX: usize = 253;
 
 /// The leaf of a resource that its node has at most once.
 pub const ATTACHED: &str = "default";
@@ -46,7 +47,7 @@ pub enum BadName {
 }
 
 /// What a resource is; the collection in its path decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Kind {
     Organization,
     Cluster,

@@ -1,9 +1,10 @@
 //! Folds heartbeats into what may be said of a cluster's agent. All history lives here; the passes see plain values.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Whether a cluster's edge can be heard. Losing it moves no traffic: peers check the data path themselves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Agent {
     /// It has never been heard since this observer started; what is known comes from disk.

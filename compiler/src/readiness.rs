@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{ClusterName, Fqn, Label, ServiceId};
@@ -12,7 +13,7 @@ use crate::resolve::{Resolved, ResolvedWorkspace, listed};
 use crate::routes::{RoutedGatewayMode, SliceItem};
 
 /// One service of a workspace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Readiness {
     pub service: ServiceId,
     /// Where it is offered today.
@@ -22,7 +23,7 @@ pub struct Readiness {
 }
 
 /// What becomes of a service without a cluster or a region.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Loss {
     pub lost: Lost,
@@ -33,7 +34,7 @@ pub struct Loss {
     pub missing: Vec<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Lost {
     Cluster(ClusterName),
@@ -41,7 +42,7 @@ pub enum Lost {
 }
 
 /// In the order of trouble.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Verdict {
     /// Every cluster that is left can reach it.

@@ -3,6 +3,7 @@
 //!
 //! Every kind calls such fields the same, so that a kind which is new is found as well.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -21,7 +22,7 @@ pub enum Sought {
 }
 
 /// One field of one resource that touches it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 pub struct Touch {
     pub resource: Fqn,
     pub kind: Kind,
@@ -32,7 +33,7 @@ pub struct Touch {
     pub how: How,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum How {
     /// It stands there as it was asked for.

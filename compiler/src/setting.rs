@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 mod call_rule;
@@ -21,8 +22,9 @@ pub use security::{
 pub use traffic::{Egress, LoadBalancing, Outliers, Reachability, Resilience, Traffic, TrafficSetting};
 
 /// A setting as it attaches to a node: `S` is what it decides about.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, bound = "S: Default + serde::de::DeserializeOwned")]
+#[schemars(bound = "S: Default + JsonSchema")]
 pub struct Setting<S> {
     /// Counts below this node where nothing nearer says otherwise.
     #[serde(default)]

@@ -3,7 +3,7 @@
 use crate::name::text_newtype;
 
 /// Longer than any that a person writes, and short enough for a log line.
-const URL_BYTES_MAX: usize = 2048;
+pub(crate) const URL_BYTES_MAX: usize = 2048;
 /// SHA-256 in hexadecimal.
 const DIGEST_BYTES: usize = 64;
 

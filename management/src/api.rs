@@ -36,6 +36,7 @@ mod explain;
 mod past;
 mod readiness;
 mod resources;
+mod schemas;
 mod search;
 mod status;
 mod target;
@@ -76,6 +77,8 @@ pub(crate) fn router(app: App, health: Health) -> Router {
         .route("/v1/changes", post(changes::write))
         .route("/v1/explain", post(explain::ask))
         .route("/v1/search", get(search::list))
+        .route("/v1/schemas", get(schemas::list))
+        .route("/v1/schemas/{kind}", get(schemas::get))
         .route("/v1/audit", get(audits::list))
         .route("/v1/audit:verify", get(audits::verify))
         .route("/v1/audit:key", get(audits::key))

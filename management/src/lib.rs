@@ -26,6 +26,7 @@ mod snapshot;
 mod store;
 mod token;
 mod wish;
+mod unenforced;
 mod writer;
 
 pub use outbound::OutboundError;

@@ -3,6 +3,7 @@
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tombolo_compiler::enforcement::Gap;
 use tombolo_compiler::finding::{Code, Finding};
 use tombolo_compiler::name::{BadName, Fqn};
 use tombolo_runtime::telemetry::chain;
@@ -12,6 +13,7 @@ use crate::change::{Refusal, Told};
 use crate::document::{BadBody, BadDocument};
 use crate::iam::Principal;
 use crate::store::StoreError;
+use crate::unenforced::Unenforced;
 use crate::writer::WriteError;
 
 /// For a caller to wait before it tries again.
@@ -258,6 +260,24 @@ impl From<BadDocument> for Problem {
             resource: error.resource,
             code: None,
         }];
+        problem
+    }
+}
+
+impl From<Unenforced> for Problem {
+    fn from(error: Unenforced) -> Problem {
+        let mut problem = Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "not-enforced",
+            error.to_string(),
+        );
+        let item = |(name, gap): (Fqn, Gap)| Item {
+            pointer: pointer(&gap.field),
+            detail: gap.reason.to_owned(),
+            resource: Some(name.to_string()),
+            code: Some(Code::NotEnforced),
+        };
+        problem.errors = error.0.into_iter().map(item).collect();
         problem
     }
 }

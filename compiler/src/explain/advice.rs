@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::part::Asked;
@@ -15,7 +16,7 @@ use crate::routes::{RoutedGateway, RoutedGatewayMode};
 /// More of these help nobody.
 const GATEWAYS_MAX: usize = 5;
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Advice {
     /// A sentence without a full stop.
     pub told: String,

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{HeaderName, HttpMatch, Method, PathMatch, QueryParamMatch, RedirectTo};
 
 /// What a proxy sees of a request before it reads the body.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "RequestDocument", into = "RequestDocument")]
 pub struct Request {
     method: String,
@@ -29,7 +30,7 @@ pub enum Scheme {
 }
 
 /// The written form.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RequestDocument {
     #[serde(default = "get")]

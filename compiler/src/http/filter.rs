@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{HeaderName, HttpMatch, Path, PathMatch};
@@ -10,7 +11,7 @@ use crate::name::Hostname;
 use crate::proxy::DESTINATION_HEADER;
 
 /// One entry of `filters`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "FilterDocument", into = "FilterDocument")]
 pub enum HttpFilter {
     RequestHeaderModifier(HeaderEdits),
@@ -20,7 +21,7 @@ pub enum HttpFilter {
 }
 
 /// `type`, and the field of that name.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct FilterDocument {
     r#type: FilterType,
@@ -34,7 +35,7 @@ struct FilterDocument {
     url_rewrite: Option<UrlRewrite>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 enum FilterType {
     RequestHeaderModifier,
     ResponseHeaderModifier,
@@ -44,7 +45,7 @@ enum FilterType {
 }
 
 /// Changes to headers: removals first, then what is set in place of all lines of that name, then lines that are added.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "EditsDocument", into = "EditsDocument")]
 pub struct HeaderEdits {
     pub remove: BTreeSet<HeaderName>,
@@ -52,7 +53,7 @@ pub struct HeaderEdits {
     pub add: BTreeMap<HeaderName, String>,
 }
 
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct EditsDocument {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -63,7 +64,7 @@ struct EditsDocument {
     remove: Vec<HeaderName>,
 }
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct HeaderLine {
     name: HeaderName,
@@ -71,7 +72,7 @@ struct HeaderLine {
 }
 
 /// Answers with the URL to ask instead. What is left out stays as the client asked for it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Redirect {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -87,7 +88,7 @@ pub struct Redirect {
     pub status_code: RedirectStatus,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RedirectScheme {
     Http,
@@ -106,7 +107,7 @@ pub enum RedirectStatus {
 }
 
 /// What the backend is asked for instead. Matches, also those of the service's own route, see the request as it came.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UrlRewrite {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -120,7 +121,7 @@ pub struct UrlRewrite {
 #[serde(try_from = "Hostname", into = "Hostname")]
 pub struct ExactHostname(Hostname);
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "PathModifierDocument", into = "PathModifierDocument")]
 pub enum PathModifier {
     Full(Path),
@@ -128,7 +129,7 @@ pub enum PathModifier {
     Prefix(Path),
 }
 
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct PathModifierDocument {
     r#type: PathModifierType,
@@ -138,7 +139,7 @@ struct PathModifierDocument {
     replace_prefix_match: Option<Path>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 enum PathModifierType {
     ReplaceFullPath,
     ReplacePrefixMatch,

@@ -1,5 +1,6 @@
 //! Applications and their APIs: an OpenAPI document that becomes the routes of a gateway.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::openapi::OpenApi;
@@ -7,7 +8,7 @@ use crate::http::ServiceBackend;
 use crate::name::{Fqn, WorkloadId};
 
 /// What a team offers, as its users know it: the APIs below it are served by one workspace.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Application {
     /// A workspace of the same tenant, whose services answer.
@@ -16,7 +17,7 @@ pub struct Application {
 
 /// One version of an interface. The hosts and the base path are those of the document's servers, and each of its
 /// operations becomes a route; a request that is no operation finds none.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Api {
     /// OpenAPI 3.0 or 3.1.

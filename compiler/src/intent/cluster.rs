@@ -1,11 +1,12 @@
 //! Clusters: the failure domains of the mesh.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{Label, TrustDomain};
 
 /// A failure domain with an edge of its own. It appears here before it joins.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Cluster {
     pub region: Label,

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::name::{HostPort, Hostname};
 
 /// Hosts outside of the mesh: for everybody when it stands at the organization, else for its workspace.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(try_from = "ExternalServiceDocument")]
 pub struct ExternalService {
     pub hosts: BTreeSet<Hostname>,
@@ -17,7 +18,7 @@ pub struct ExternalService {
 }
 
 /// What is spoken on a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ExternalProtocol {
     Http,
@@ -25,7 +26,7 @@ pub enum ExternalProtocol {
     Tcp,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ExternalServiceDocument {
     hosts: BTreeSet<Hostname>,
@@ -34,7 +35,7 @@ struct ExternalServiceDocument {
     addresses: BTreeSet<HostPort>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ExternalPort {
     port: std::num::NonZeroU16,

@@ -1,7 +1,9 @@
 //! Gateways: what a gateway workload lets through.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 
 use super::host_policy::{Authorization, Cors, HostPolicy, Jwt, RateLimit, Redirect};
@@ -68,8 +70,11 @@ pub struct Egress {
 }
 
 /// The written form of a gateway, flat so that errors point at the field.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[schemars(
+    description = "One listener of a gateway workload, in every cluster that has a workload of that name."
+)]
 struct GatewayDocument {
     workload: WorkloadId,
     r#type: GatewayType,
@@ -89,7 +94,7 @@ struct GatewayDocument {
     redirect: Option<Redirect>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum GatewayType {
     Ingress,
@@ -98,7 +103,7 @@ enum GatewayType {
     Transit,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Protocol {
     Http,
@@ -128,6 +133,16 @@ impl GatewayMode {
             GatewayMode::Egress(egress) => Some((egress.port, Some(&egress.hosts))),
             GatewayMode::EastWest | GatewayMode::Transit => None,
         }
+    }
+}
+
+impl JsonSchema for Gateway {
+    fn schema_name() -> Cow<'static, str> {
+        "Gateway".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        GatewayDocument::json_schema(generator)
     }
 }
 

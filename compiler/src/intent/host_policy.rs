@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::http::{HeaderName, PathMatch, Span, StatusCode};
@@ -20,13 +21,13 @@ pub struct HostPolicy {
 }
 
 /// Every request carries a valid bearer token of one of these issuers.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Jwt {
     pub issuers: Vec<JwtIssuer>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct JwtIssuer {
     /// The token's `iss`, to the letter.
@@ -40,7 +41,7 @@ pub struct JwtIssuer {
 
 /// A request that one of `deny` matches is refused; of the others, those that one of `allow` matches pass. An empty
 /// `allow` lets nobody through.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Authorization {
     pub allow: Vec<AccessRule>,
@@ -49,7 +50,7 @@ pub struct Authorization {
 }
 
 /// All parts that are given must hold; a rule with none matches every request.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccessRule {
     /// Blocks of addresses, one of which the client is in.
@@ -65,7 +66,7 @@ pub struct AccessRule {
 }
 
 /// Which pages of other origins a browser lets read the answers, in the words of the Gateway API.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Cors {
     /// Such as `https://app.example.com`, or `*`.
@@ -83,7 +84,7 @@ pub struct Cors {
 }
 
 /// Requests beyond it are answered with 429.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimit {
     pub requests: std::num::NonZeroU32,
@@ -92,7 +93,7 @@ pub struct RateLimit {
     pub by: Option<RateLimitKey>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum RateLimitKey {
     /// The address that the request comes from.
@@ -102,7 +103,7 @@ pub enum RateLimitKey {
 }
 
 /// Where every request for the host is sent instead, with its path and query. What is left out stays as it was.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Redirect {
     pub scheme: Option<Scheme>,
@@ -112,14 +113,14 @@ pub struct Redirect {
     pub status_code: Option<StatusCode>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Scheme {
     Http,
     Https,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Method {
     Get,

@@ -1,9 +1,10 @@
 //! Users: who holds tokens.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A person or a program that holds tokens.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct User {
     #[serde(default, skip_serializing_if = "String::is_empty")]

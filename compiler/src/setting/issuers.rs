@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common;
 use crate::intent::JwtIssuer;
 
 /// By the `iss` of their tokens. Written as a list.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "Vec<JwtIssuer>", into = "Vec<JwtIssuer>")]
 pub struct Issuers(BTreeMap<String, JwtIssuer>);
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{CallRule, Issuers, Setting};
@@ -11,7 +12,7 @@ use crate::name::{Label, ServiceId};
 pub type SecuritySetting = Setting<Security>;
 
 /// Below a security group, for one service in its namespaces. Nothing stands below it, so it has no mandates.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSecuritySetting {
     pub service: ServiceId,
@@ -20,7 +21,7 @@ pub struct ServiceSecuritySetting {
 }
 
 /// What is left out says nothing, and leaves it to the nodes above.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Security {
     pub mtls: Option<Mtls>,
@@ -35,7 +36,7 @@ pub struct Security {
 }
 
 /// Of connections between workloads. Later is stricter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Mtls {
     Disabled,
@@ -44,7 +45,7 @@ pub enum Mtls {
     Strict,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Authentication {
     pub tokens: Option<Tokens>,
@@ -53,15 +54,16 @@ pub struct Authentication {
 }
 
 /// Whether a request needs a token (JWT). One that is there is always checked. Later is stricter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Tokens {
     Optional,
     Required,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "WorkloadAuthorization")]
 pub struct Authorization {
     pub callers: Option<Callers>,
     /// A request must match one of these. None is let in when the list is empty; `[{}]` lets in all.
@@ -71,7 +73,7 @@ pub struct Authorization {
 }
 
 /// How far away a caller may be, the called service being at the centre. Later is stricter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Callers {
     /// Also from outside of the mesh, and without an identity.
@@ -84,7 +86,7 @@ pub enum Callers {
     Nobody,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Waf {
     pub mode: Option<WafMode>,
@@ -95,7 +97,7 @@ pub struct Waf {
 }
 
 /// Later is stricter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum WafMode {
     Off,

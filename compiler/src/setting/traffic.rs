@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Setting;
@@ -13,7 +14,7 @@ use crate::name::Hostname;
 pub type TrafficSetting = Setting<Traffic>;
 
 /// What is left out says nothing, and leaves it to the nodes above.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Traffic {
     pub reachability: Option<Reachability>,
@@ -26,7 +27,7 @@ pub struct Traffic {
 }
 
 /// How far a workload reaches, itself being at the centre; the nearer, the stricter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Reachability {
     Organization,
@@ -37,7 +38,7 @@ pub enum Reachability {
 }
 
 /// Which hosts outside of the mesh a workload may send to.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Egress {
     Any,
@@ -45,7 +46,7 @@ pub enum Egress {
     Hosts(BTreeSet<Hostname>),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum LoadBalancing {
     RoundRobin,
@@ -59,7 +60,7 @@ pub enum LoadBalancing {
     Source,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Resilience {
     /// Of a whole request with its retries, where its route names none. A mandate is the longest.
@@ -74,7 +75,7 @@ pub struct Resilience {
 }
 
 /// When an instance is left out for a while because of what it answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Outliers {
     /// Answers of 500 and above, or none at all, in a row.

@@ -12,6 +12,7 @@ use crate::audit::Verb;
 use crate::change::Step;
 use crate::document;
 use crate::problem::Problem;
+use crate::unenforced;
 use crate::wish::Wish;
 use crate::writer::{Caller, Committed};
 
@@ -23,6 +24,9 @@ pub(crate) struct ChangesParams {
     /// Resources without an ETag replace what is there.
     #[serde(default)]
     overwrite: bool,
+    /// Security that no plane enforces yet is kept.
+    #[serde(default, rename = "allowUnenforced")]
+    allow_unenforced: bool,
 }
 
 pub(crate) async fn write(
@@ -32,7 +36,11 @@ pub(crate) async fn write(
     body: Body,
 ) -> Result<Response, Problem> {
     let documents = document::parse(body.format, &body.bytes)?;
-    let wish = Wish::Changes(document::changes(documents, params.overwrite)?);
+    let changes = document::changes(documents, params.overwrite)?;
+    if !params.allow_unenforced {
+        unenforced::check(&changes)?;
+    }
+    let wish = Wish::Changes(changes);
     let actor = caller.principal.clone();
     let of_write = |error| Problem::of_write(error, &actor, Verb::Change);
     if params.dry_run {

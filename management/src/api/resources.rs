@@ -21,6 +21,7 @@ use crate::iam::Action;
 use crate::problem::Problem;
 use crate::snapshot::{Stored, Tree};
 use crate::store::resource::Window;
+use crate::unenforced;
 use crate::writer::{Caller, Committed};
 
 const PAGE_SIZE_DEFAULT: usize = 100;
@@ -48,6 +49,9 @@ pub(crate) struct GetParams {
 pub(crate) struct WriteParams {
     #[serde(default)]
     dry_run: bool,
+    /// Security that no plane enforces yet is kept.
+    #[serde(default, rename = "allowUnenforced")]
+    allow_unenforced: bool,
 }
 
 pub(crate) async fn get_or_list(
@@ -191,6 +195,9 @@ async fn write(
     params: &WriteParams,
     answer: impl FnOnce(&Committed) -> Response,
 ) -> Result<Response, Problem> {
+    if !params.allow_unenforced {
+        unenforced::check(std::slice::from_ref(&change))?;
+    }
     let actor = caller.principal.clone();
     let of_write = |error| Problem::of_write(error, &actor, verb);
     if params.dry_run {

@@ -11,6 +11,7 @@ mod central;
 mod concurrency;
 mod explain;
 mod feed;
+mod kinds;
 mod managed;
 mod outage;
 mod past;

@@ -1,8 +1,9 @@
 //! Settings over HTTP: what counts, who may ask, and that a mandate holds against whoever writes below it.
 
+use http::Method;
 use serde_json::{Value, json};
 
-use crate::support::{ACME, Management, two_teams};
+use crate::support::{ACME, Answer, Api, Management, two_teams};
 
 const PAY: &str = "organizations/acme/tenants/pay";
 const SHOP: &str = "organizations/acme/tenants/pay/workspaces/shop";
@@ -16,6 +17,21 @@ fn field<'a>(answer: &'a Value, field: &str) -> &'a Value {
     fields.iter().find(|row| row["field"] == field).unwrap()
 }
 
+/// No plane enforces them yet, so whoever writes them must insist.
+async fn insist(api: &Api, method: Method, path: &str, etag: &str, document: Value) -> Answer {
+    let path = format!("{path}?allowUnenforced=true");
+    let headers = [("if-match", etag)];
+    api.send(method, &path, &headers, document.to_string()).await
+}
+
+async fn create(api: &Api, document: Value) -> Value {
+    let name = document["name"].as_str().unwrap();
+    let collection = name.strip_suffix("/default").unwrap().to_owned();
+    let answer = insist(api, Method::POST, &collection, "*", document).await;
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    answer.json()
+}
+
 /// Holds invariant 7.
 #[tokio::test]
 async fn invariant_7_who_would_relax_a_mandate_is_refused_and_told_of_it() {
@@ -23,11 +39,12 @@ async fn invariant_7_who_would_relax_a_mandate_is_refused_and_told_of_it() {
     two_teams(&management).await;
     let ann = management.user("ann", &[(SHOP, "writer")]).await;
     let mandate = setting(ACME, &json!({"mandates": {"mtls": "strict"}}));
-    management.admin.create(mandate).await;
+    create(&management.admin, mandate).await;
 
     let before = management.traces().await;
     let relaxing = setting(SHOP, &json!({"defaults": {"mtls": "permissive"}}));
-    let answer = ann.post(&format!("{SHOP}/securitysettings"), relaxing).await;
+    let settings = format!("{SHOP}/securitysettings");
+    let answer = insist(&ann, Method::POST, &settings, "*", relaxing).await;
     answer.refused(
         422,
         "organizations/acme/securitysettings/default mandates in spec.mandates.mtls",
@@ -38,7 +55,7 @@ async fn invariant_7_who_would_relax_a_mandate_is_refused_and_told_of_it() {
     assert_eq!(management.traces().await, before, "nothing of it was written");
 
     let elsewhere = json!({"name": format!("{SHOP}/securitysettings/mine")});
-    let answer = ann.post(&format!("{SHOP}/securitysettings"), elsewhere).await;
+    let answer = ann.post(&settings, elsewhere).await;
     answer.refused(400, "that is named \"default\", not \"mine\"");
     management.stop().await;
 }
@@ -49,14 +66,10 @@ async fn a_mandate_is_tightened_over_the_heads_of_those_below() {
     let management = Management::start().await;
     two_teams(&management).await;
     let ann = management.user("ann", &[(SHOP, "writer")]).await;
-    let weak = ann
-        .create(setting(SHOP, &json!({"defaults": {"mtls": "disabled"}})))
-        .await;
+    let weak = create(&ann, setting(SHOP, &json!({"defaults": {"mtls": "disabled"}}))).await;
 
-    management
-        .admin
-        .create(setting(ACME, &json!({"mandates": {"mtls": "strict"}})))
-        .await;
+    let mandate = setting(ACME, &json!({"mandates": {"mtls": "strict"}}));
+    create(&management.admin, mandate).await;
     let effective = ann.get(&format!("{SHOP}:effective")).await.json();
     let mtls = field(&effective, "security.mtls");
     assert_eq!(mtls["value"], "strict");
@@ -76,7 +89,8 @@ async fn a_mandate_is_tightened_over_the_heads_of_those_below() {
     let mut touched = weak.clone();
     touched["description"] = "under review".into();
     let etag = weak["etag"].as_str().unwrap();
-    let answer = ann.put(etag, touched).await;
+    let name = weak["name"].as_str().unwrap();
+    let answer = insist(&ann, Method::PUT, name, etag, touched).await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     management.stop().await;
 }
@@ -86,10 +100,12 @@ async fn who_may_read_a_node_may_ask_what_counts_for_it_and_nobody_else() {
     let management = Management::start().await;
     two_teams(&management).await;
     let ann = management.user("ann", &[(SHOP, "reader")]).await;
-    management
+    let written = management
         .admin
-        .apply(&format!(
-            "
+        .apply_raw(
+            "changes?allowUnenforced=true",
+            &format!(
+                "
 name: {PAY}/trafficsettings/default
 spec: {{defaults: {{failover: [{{from: us-east, to: [us-west]}}], resilience: {{timeout: 5s}}}}}}
 ---
@@ -98,8 +114,10 @@ name: {SHOP}/securitygroups/sec
 name: {SHOP}/securitygroups/sec/servicesecuritysettings/web
 spec: {{service: shop/web, settings: {{mtls: strict}}}}
 "
-        ))
+            ),
+        )
         .await;
+    assert_eq!(written.status, 200, "{}", written.text);
 
     let shop = ann.get(&format!("{SHOP}:effective")).await.json();
     assert_eq!(
