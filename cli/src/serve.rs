@@ -1,6 +1,7 @@
 //! `tombolo management|central|edge|proxy`: serves one plane until SIGTERM or SIGINT.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,6 +53,9 @@ pub(crate) struct ManagementArgs {
     /// A file with the database's URL, so that it stands in no process list and no environment.
     #[arg(long, env = "TOMBOLO_DATABASE_URL_FILE", conflicts_with = "database_url")]
     database_url_file: Option<PathBuf>,
+    /// How many requests one user may send per second; more are answered with 429.
+    #[arg(long, env = "TOMBOLO_REQUESTS_MAX", default_value = "10000")]
+    requests_max: NonZeroU32,
     /// A file of YAML whose keys are these flags; the environment comes before it, and flags before both.
     #[arg(long, env = "TOMBOLO_CONFIG")]
     config: Option<PathBuf>,
@@ -284,6 +288,7 @@ impl TryFrom<ManagementArgs> for tombolo_management::Config {
             data_dir: args.data.data_dir,
             database_url: args.database_url.or(from_file),
             audit: args.audit.try_into()?,
+            requests_max: args.requests_max,
         })
     }
 }

@@ -1,14 +1,14 @@
-//! The REST API. The router below is its table of contents; the body of each request is decided by the pure modules.
+//! The REST API. `endpoint` is its table of contents; the body of each request is decided by the pure modules.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{delete, get, post};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tombolo_compiler::name::Fqn;
@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use crate::audit::{Outcome, Record, Verb};
 use crate::denial::Denials;
+use crate::limit::{Allowance, Limits};
 use crate::mesh::Mesh;
 use crate::metrics::ApiMetrics;
 use crate::problem::Problem;
@@ -26,13 +27,16 @@ use crate::questions::Questions;
 use crate::store::Store;
 use crate::writer::Writes;
 
+mod answer;
 mod audits;
 mod body;
 mod caller;
 mod changes;
 mod dry_run;
 mod effective;
+mod endpoint;
 mod explain;
+mod openapi;
 mod past;
 mod readiness;
 mod resources;
@@ -41,6 +45,7 @@ mod search;
 mod status;
 mod target;
 mod tokens;
+mod watching;
 
 pub(crate) use body::Params;
 
@@ -59,6 +64,7 @@ pub(crate) struct App {
     /// To the edges.
     pub(crate) questions: Questions,
     pub(crate) metrics: ApiMetrics,
+    pub(crate) limits: Limits,
     /// Ends those who wait.
     pub(crate) shutdown: Shutdown,
 }
@@ -69,36 +75,13 @@ pub(crate) struct RequestInfo {
     pub(crate) id: String,
     /// The address that it came from.
     pub(crate) source: String,
+    /// What is left to the principal, once it is known.
+    pub(crate) allowance: Arc<OnceLock<Allowance>>,
 }
 
 pub(crate) fn router(app: App, health: Health) -> Router {
     let registry = app.metrics.registry().clone();
-    Router::new()
-        .route("/v1/changes", post(changes::write))
-        .route("/v1/explain", post(explain::ask))
-        .route("/v1/search", get(search::list))
-        .route("/v1/schemas", get(schemas::list))
-        .route("/v1/schemas/{kind}", get(schemas::get))
-        .route("/v1/audit", get(audits::list))
-        .route("/v1/audit:verify", get(audits::verify))
-        .route("/v1/audit:key", get(audits::key))
-        .route("/v1/audit:tail", get(audits::tail))
-        .route("/v1/audit:export", get(audits::export))
-        .route(
-            "/v1/organizations/{organization}/users/{user}/tokens",
-            get(tokens::list).post(tokens::issue),
-        )
-        .route(
-            "/v1/organizations/{organization}/users/{user}/tokens/{id}",
-            delete(tokens::revoke),
-        )
-        .route(
-            "/v1/{*target}",
-            get(resources::get_or_list)
-                .post(resources::create)
-                .put(resources::update)
-                .delete(resources::delete),
-        )
+    endpoint::router(&endpoint::table())
         .fallback(no_such_page)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(app.clone(), frame))
@@ -129,6 +112,7 @@ async fn frame(
     let info = RequestInfo {
         id: request_id(&request),
         source: peer.ip().to_string(),
+        allowance: Arc::default(),
     };
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let span = tracing::info_span!(
@@ -138,6 +122,7 @@ async fn frame(
         revision = tracing::field::Empty
     );
     request.extensions_mut().insert(info.clone());
+    let seen = request.headers().get(header::IF_NONE_MATCH).cloned();
     let started = Instant::now();
     let _in_flight = app.metrics.begin();
     let response = next.run(request).instrument(span.clone()).await;
@@ -155,6 +140,15 @@ async fn frame(
             rendered
         }
     };
+    if method == Method::GET && seen.is_some_and(|seen| is_seen(&seen, &response)) {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        *response.body_mut() = Body::empty();
+        response.headers_mut().remove(header::CONTENT_TYPE);
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
+    if let Some(allowance) = info.allowance.get() {
+        allowance.tell(response.headers_mut());
+    }
     if let Ok(id) = HeaderValue::from_str(&info.id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
@@ -171,6 +165,19 @@ async fn frame(
         );
     });
     response
+}
+
+/// Whether the answer has one of the ETags that the caller has seen (RFC 9110, section 13.1.2).
+fn is_seen(seen: &HeaderValue, response: &Response) -> bool {
+    let etag = response
+        .headers()
+        .get(header::ETAG)
+        .and_then(|etag| etag.to_str().ok());
+    let seen = seen.to_str().unwrap_or_default().split(',').map(str::trim);
+    etag.is_some_and(|etag| {
+        seen.map(|seen| seen.trim_start_matches("W/"))
+            .any(|seen| seen == "*" || seen == etag)
+    })
 }
 
 fn request_id(request: &Request) -> String {

@@ -12,6 +12,7 @@ mod feed;
 mod history;
 pub mod iam;
 mod keeper;
+mod limit;
 mod managed;
 mod mesh;
 mod metrics;
@@ -25,8 +26,8 @@ mod server;
 mod snapshot;
 mod store;
 mod token;
-mod wish;
 mod unenforced;
+mod wish;
 mod writer;
 
 pub use outbound::OutboundError;

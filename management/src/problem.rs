@@ -16,6 +16,37 @@ use crate::store::StoreError;
 use crate::unenforced::Unenforced;
 use crate::writer::WriteError;
 
+/// By status, the stable words of all problems.
+pub(crate) const PROBLEMS: &[(u16, &[&str])] = &[
+    (400, &["malformed", "named-twice"]),
+    (401, &["unauthenticated"]),
+    (403, &["denied"]),
+    (404, &["not-found"]),
+    (405, &["method"]),
+    (
+        409,
+        &[
+            "exists",
+            "has-children",
+            "claimed",
+            "in-use",
+            "no-administrator",
+            "over-quota",
+            "cannot-roll-back",
+            "managed",
+        ],
+    ),
+    (410, &["gone"]),
+    (412, &["stale"]),
+    (413, &["too-large"]),
+    (415, &["media-type"]),
+    (422, &["invalid", "not-enforced"]),
+    (428, &["etag-required"]),
+    (429, &["too-fast"]),
+    (500, &["internal"]),
+    (503, &["unavailable"]),
+];
+
 /// For a caller to wait before it tries again.
 const RETRY_AFTER_S: u16 = 1;
 
@@ -103,6 +134,12 @@ impl Problem {
         problem
     }
 
+    pub(crate) fn too_fast(per_second: u32) -> Problem {
+        let detail =
+            format!("more than {per_second} requests in a second; wait, and ask for many things at once");
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-fast", detail)
+    }
+
     /// The write of `name`, or of many, was refused or failed.
     pub(crate) fn of_write(error: WriteError, actor: &Principal, verb: Verb) -> Problem {
         match error {
@@ -135,7 +172,10 @@ impl Problem {
                 HeaderValue::from_static("Bearer realm=\"tombolo\""),
             );
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(
+            self.status,
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS
+        ) {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER_S.into());
         }
         (self.status, headers, text).into_response()

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::embedded::{EmbeddedError, EmbeddedPostgres};
 use crate::feed::Feed;
 use crate::iam::Principal;
 use crate::keeper::Keeper;
+use crate::limit::Limits;
 use crate::metrics::ApiMetrics;
 use crate::outbound::{Outbound, OutboundError};
 use crate::report_history;
@@ -53,6 +55,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub database_url: Option<String>,
     pub audit: AuditConfig,
+    /// Of one principal, per second.
+    pub requests_max: NonZeroU32,
 }
 
 /// How the audit record is kept.
@@ -209,6 +213,7 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
         mesh: feed.mesh(),
         questions: feed.questions(),
         metrics: metrics.clone(),
+        limits: Limits::new(config.requests_max),
         shutdown: shutdown.clone(),
     };
 

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
@@ -54,6 +55,7 @@ impl Console {
             data_dir: planes.join("data"),
             database_url: Some(Postgres::start().create_database().await),
             audit: AuditConfig::default(),
+            requests_max: NonZeroU32::MAX,
         };
         let running = start(config).await.expect("management does not start");
         Console { running, dir }

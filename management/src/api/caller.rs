@@ -3,12 +3,14 @@
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
+use tokio::time::Instant;
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
 use super::{App, RequestInfo, verb_of};
 use crate::audit::{self, Verb};
 use crate::iam::{Action, Decision, Principal, decide};
+use crate::limit::Limits;
 use crate::managed::Hand;
 use crate::problem::Problem;
 use crate::snapshot::Snapshot;
@@ -72,6 +74,18 @@ impl Bearer {
     }
 }
 
+impl RequestInfo {
+    /// Takes one request of the principal's allowance, of which every answer tells what is left.
+    fn charge(&self, limits: &Limits, principal: Uuid) -> Result<(), Problem> {
+        let allowance = limits.take(principal, Instant::now());
+        let allowance = self.allowance.get_or_init(|| allowance);
+        match allowance.allowed {
+            true => Ok(()),
+            false => Err(Problem::too_fast(allowance.limit)),
+        }
+    }
+}
+
 impl App {
     /// Looks the token up.
     pub(crate) async fn identify(&self, bearer: Bearer) -> Result<Caller, Problem> {
@@ -85,6 +99,7 @@ impl App {
         if !holder.is_valid(audit::now()) {
             return Err(bearer.refuse("the token was revoked or has expired; ask for a new one"));
         }
+        bearer.info.charge(&self.limits, holder.user_uid)?;
         let name = match self.user(&self.writes.snapshot(), holder.user_uid) {
             Some(name) => Some(name),
             // Another replica may have created it a moment ago.

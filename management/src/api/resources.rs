@@ -13,7 +13,7 @@ use tombolo_compiler::name::{Fqn, Label};
 use super::body::Body;
 use super::caller::Bearer;
 use super::target::{Collection, PastQuestion, Target};
-use super::{App, Params, dry_run, effective, past, readiness, status};
+use super::{App, Params, dry_run, effective, past, readiness, status, watching};
 use crate::audit::Verb;
 use crate::change::{Change, ChangeVerb, IfMatch};
 use crate::document::{self, Document};
@@ -42,6 +42,9 @@ pub(crate) struct GetParams {
     pub(crate) below: bool,
     /// Of `:effective`.
     pub(crate) service: Option<String>,
+    /// Of a collection: what changes from now on, or since `revision`.
+    #[serde(default)]
+    watch: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -59,8 +62,13 @@ pub(crate) async fn get_or_list(
     bearer: Bearer,
     Path(path): Path<String>,
     Params(params): Params<GetParams>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let target = target(&path)?;
+    if let (Target::Collection(collection), true) = (&target, params.watch) {
+        let caller = app.identify(bearer).await?;
+        return watching::watch(&app, caller, collection.clone(), &params, &headers).await;
+    }
     // The present is read in the statement that looks up the token; all else asks who calls first.
     let revision = match (&target, params.revision) {
         (Target::Resource(name), None) => return get(&app, bearer, name).await,

@@ -51,6 +51,27 @@ pub(crate) enum BadTarget {
     Question(String),
 }
 
+/// What a question about a name means.
+type Asked = fn(Fqn) -> Target;
+
+/// What may stand behind a name, and which kinds it may be asked of; `None`: of every kind.
+pub(crate) const QUESTIONS: &[(&str, Option<Kind>, Asked)] = &[
+    ("status", None, Target::Status),
+    ("receipt", None, Target::Receipt),
+    ("effective", None, Target::Effective),
+    ("tree", None, Target::Tree),
+    ("history", None, |name| Target::Past(PastQuestion::History, name)),
+    ("diff", None, |name| Target::Past(PastQuestion::Diff, name)),
+    ("compiled", None, |name| {
+        Target::Past(PastQuestion::Compiled, name)
+    }),
+    ("rollback", None, |name| {
+        Target::Past(PastQuestion::Rollback, name)
+    }),
+    ("readiness", Some(Kind::Workspace), Target::Readiness),
+    ("adopt", Some(Kind::Organization), Target::Adopt),
+];
+
 impl Target {
     /// The name that a denial is about.
     pub(crate) fn name(&self) -> Option<&Fqn> {
@@ -89,18 +110,12 @@ impl FromStr for Target {
     fn from_str(path: &str) -> Result<Target, BadTarget> {
         if let Some((name, question)) = path.rsplit_once(':') {
             let name: Fqn = name.parse()?;
-            return match question {
-                "status" => Ok(Target::Status(name)),
-                "receipt" => Ok(Target::Receipt(name)),
-                "effective" => Ok(Target::Effective(name)),
-                "readiness" if name.kind() == Kind::Workspace => Ok(Target::Readiness(name)),
-                "tree" => Ok(Target::Tree(name)),
-                "adopt" if name.kind() == Kind::Organization => Ok(Target::Adopt(name)),
-                "history" => Ok(Target::Past(PastQuestion::History, name)),
-                "diff" => Ok(Target::Past(PastQuestion::Diff, name)),
-                "compiled" => Ok(Target::Past(PastQuestion::Compiled, name)),
-                "rollback" => Ok(Target::Past(PastQuestion::Rollback, name)),
-                _ => Err(BadTarget::Question(question.to_owned())),
+            let known = QUESTIONS
+                .iter()
+                .find(|(word, kind, _)| *word == question && kind.is_none_or(|kind| kind == name.kind()));
+            return match known {
+                Some((_, _, target)) => Ok(target(name)),
+                None => Err(BadTarget::Question(question.to_owned())),
             };
         }
         if path.split('/').count().is_multiple_of(2) {

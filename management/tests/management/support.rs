@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -82,6 +82,7 @@ impl Management {
             data_dir: dir.path().join("data"),
             database_url: Some(url),
             audit: AuditConfig::default(),
+            requests_max: 100_000.try_into().unwrap(),
         };
         Management {
             running: None,
@@ -207,13 +208,7 @@ impl Api {
         self.try_send(method, path, headers, body).await.unwrap()
     }
 
-    pub(crate) async fn try_send(
-        &self,
-        method: Method,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: impl Into<Body>,
-    ) -> anyhow::Result<Answer> {
+    fn request(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> http::request::Builder {
         let path = if path.starts_with('/') {
             path.to_owned()
         } else {
@@ -231,14 +226,48 @@ impl Api {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
+        request
+    }
+
+    pub(crate) async fn try_send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Body>,
+    ) -> anyhow::Result<Answer> {
+        let request = self.request(method, path, headers);
         let response = self.client.request(request.body(body.into())?).await?;
         let (parts, body) = response.into_parts();
-        let bytes = to_bytes(Body::new(body), usize::MAX).await?;
+        // Events have no end to wait for: `stream` reads them.
+        let is_endless = parts
+            .headers
+            .get("content-type")
+            .is_some_and(|media| media == "text/event-stream");
+        let bytes = match is_endless {
+            true => Bytes::new(),
+            false => to_bytes(Body::new(body), usize::MAX).await?,
+        };
         Ok(Answer {
             status: parts.status,
             headers: parts.headers,
             text: String::from_utf8(bytes.to_vec())?,
         })
+    }
+
+    /// The body of a successful answer, as it comes.
+    pub(crate) async fn stream(&self, path: &str, headers: &[(&str, &str)]) -> Body {
+        let request = self
+            .request(Method::GET, path, headers)
+            .body(Body::empty())
+            .unwrap();
+        let response = self.client.request(request).await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        Body::new(response.into_body())
+    }
+
+    pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.send(Method::GET, path, headers, "").await
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

@@ -2,6 +2,7 @@
 //! how fast an export is verified. A real management on a private Postgres, with row-level security as in production and
 //! Postgres' own defaults.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -76,6 +77,7 @@ impl World {
             data_dir: dir.path().join("data"),
             database_url: Some(postgres.url().to_owned()),
             audit: AuditConfig::default(),
+            requests_max: NonZeroU32::MAX,
         };
         let running = start(config.clone()).await?;
         let admin = running

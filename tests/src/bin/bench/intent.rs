@@ -2,6 +2,7 @@
 //! request to what the feed sends to a central, and from there to the routes of the clusters that it concerns.
 
 use std::fs;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -243,6 +244,7 @@ impl Management {
             data_dir: dir.path().join("data"),
             database_url: Some(postgres.url().to_owned()),
             audit: AuditConfig::default(),
+            requests_max: NonZeroU32::MAX,
         };
         let running = start(config.clone()).await?;
         let token = running

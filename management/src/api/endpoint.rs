@@ -1,0 +1,512 @@
+//! The endpoints, as one value: the router serves this table and the OpenAPI document tells it, so that neither can have
+//! one that the other has not. Who may use an endpoint and what it leaves in the audit chain are part of its row.
+
+use std::collections::BTreeSet;
+
+use axum::Router;
+use axum::http::Method;
+use axum::routing::{MethodRouter, delete, get, post, put};
+use tombolo_compiler::name::Kind;
+
+use super::{App, audits, changes, explain, openapi, resources, schemas, search, tokens};
+use crate::audit::Verb;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    pub(crate) method: Method,
+    pub(crate) place: Place,
+    /// For programs that are generated from the document; unique together with the kind.
+    pub(crate) id: &'static str,
+    pub(crate) summary: &'static str,
+    pub(crate) access: Access,
+    /// What a request that succeeds is recorded as; `None` where nothing changes.
+    pub(crate) audit: Option<Verb>,
+    /// Names of `openapi::parameter`.
+    pub(crate) parameters: &'static [&'static str],
+    pub(crate) takes: Option<Shape>,
+    /// By status, what a request that succeeds is answered with.
+    pub(crate) answers: &'static [(u16, Shape)],
+    serve: fn() -> MethodRouter<App>,
+}
+
+/// Where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    At(&'static str),
+    /// At the name of every resource, with this after it.
+    Resource(&'static str),
+    /// As before, of these kinds only.
+    ResourceOf(&'static [Kind], &'static str),
+    /// At every collection.
+    Collection,
+}
+
+/// Who may use it. Nobody does without being known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Whoever `iam` allows it to, on the node in question; denials are on record.
+    Decided,
+    /// Every caller, who sees what it may read.
+    Filtered,
+    /// Every caller: there is nothing to hide.
+    Known,
+}
+
+/// What a body looks like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Nothing,
+    /// The kind that the path names.
+    Resource,
+    /// A page of that kind, or its changes as events.
+    Page,
+    /// One of `openapi::components`.
+    Named(&'static str),
+    /// The plan of a write, with `dry_run`.
+    OrDryRun(&'static Shape),
+    /// Text of one of these media types, sent as it is read.
+    Stream(&'static [&'static str]),
+}
+
+/// The nodes that settings attach to.
+const SETTABLE: &[Kind] = &[
+    Kind::Organization,
+    Kind::Tenant,
+    Kind::Workspace,
+    Kind::TrafficGroup,
+    Kind::SecurityGroup,
+];
+const WRITE: &[&str] = &["dry_run", "allowUnenforced", "Tombolo-Manager", "Tombolo-Force"];
+const WRITE_OF_SEEN: &[&str] = &[
+    "dry_run",
+    "allowUnenforced",
+    "If-Match",
+    "Tombolo-Manager",
+    "Tombolo-Force",
+];
+
+pub(crate) fn table() -> Vec<Endpoint> {
+    vec![
+        Endpoint {
+            method: Method::GET,
+            place: Place::Resource(""),
+            id: "get",
+            summary: "The resource, with its ETag.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &["revision", "If-None-Match"],
+            takes: None,
+            answers: &[(200, Shape::Resource), (304, Shape::Nothing)],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
+            method: Method::PUT,
+            place: Place::Resource(""),
+            id: "update",
+            summary: "Replaces the resource.",
+            access: Access::Decided,
+            audit: Some(Verb::Update),
+            parameters: WRITE_OF_SEEN,
+            takes: Some(Shape::Resource),
+            answers: &[(200, Shape::OrDryRun(&Shape::Resource))],
+            serve: || put(resources::update),
+        },
+        Endpoint {
+            method: Method::DELETE,
+            place: Place::Resource(""),
+            id: "delete",
+            summary: "Deletes the resource, below which nothing may stand.",
+            access: Access::Decided,
+            audit: Some(Verb::Delete),
+            parameters: WRITE_OF_SEEN,
+            takes: None,
+            answers: &[(200, Shape::OrDryRun(&Shape::Named("Deleted")))],
+            serve: || delete(resources::delete),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::Collection,
+            id: "list",
+            summary: "Those resources that the caller may read, in the order of their names, or what changes among them.",
+            access: Access::Filtered,
+            audit: None,
+            parameters: &["pageSize", "pageToken", "watch", "revision"],
+            takes: None,
+            answers: &[(200, Shape::Page)],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::Collection,
+            id: "create",
+            summary: "Creates a resource.",
+            access: Access::Decided,
+            audit: Some(Verb::Create),
+            parameters: WRITE,
+            takes: Some(Shape::Resource),
+            answers: &[(201, Shape::Resource), (200, Shape::Named("DryRun"))],
+            serve: || post(resources::create),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::Resource(":status"),
+            id: "status",
+            summary: "What became of the resource in each cluster that it concerns.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("StatusOfName"))],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::Resource(":receipt"),
+            id: "receipt",
+            summary: "The status at a revision; waits until it is settled.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &["revision", "wait"],
+            takes: None,
+            answers: &[(200, Shape::Named("StatusOfName"))],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::ResourceOf(SETTABLE, ":effective"),
+            id: "effective",
+            summary: "The settings that count for a node, or for a service of it, with who decided each.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &["service"],
+            takes: None,
+            answers: &[(200, Shape::Named("Effective"))],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::Resource(":tree"),
+            id: "tree",
+            summary: "The resource and all below it that the caller may read, in the order of their names.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &["pageSize", "pageToken"],
+            takes: None,
+            answers: &[(200, Shape::Named("Tree"))],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::Resource(":history"),
+            id: "history",
+            summary: "The revisions that changed the resource, newest first.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &["below", "pageSize", "pageToken"],
+            takes: None,
+            answers: &[(200, Shape::Named("History"))],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::Resource(":diff"),
+            id: "diff",
+            summary: "What differs between two revisions, of the resource and of all below it.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &["from", "to"],
+            takes: None,
+            answers: &[(200, Shape::Named("Differences"))],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::Resource(":compiled"),
+            id: "compiled",
+            summary: "The routes of each cluster at a revision, compiled again.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &["revision"],
+            takes: None,
+            answers: &[(200, Shape::Named("Compiled"))],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::ResourceOf(&[Kind::Workspace], ":readiness"),
+            id: "readiness",
+            summary: "Whether the services of a workspace would survive the loss of a cluster or a region.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("ReadinessOfName"))],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::Resource(":rollback"),
+            id: "rollback",
+            summary: "Makes the resource, and all below it, as it was at a revision.",
+            access: Access::Decided,
+            audit: Some(Verb::Change),
+            parameters: &["dry_run", "Tombolo-Manager", "Tombolo-Force"],
+            takes: Some(Shape::Named("RollbackWish")),
+            answers: &[(200, Shape::OrDryRun(&Shape::Named("Changed")))],
+            serve: || post(resources::create),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::ResourceOf(&[Kind::Organization], ":adopt"),
+            id: "adopt",
+            summary: "Takes a restored database for the truth, as a new epoch.",
+            access: Access::Decided,
+            audit: Some(Verb::Adopt),
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("Adopted"))],
+            serve: || post(resources::create),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::At("/v1/changes"),
+            id: "change",
+            summary: "Writes many resources in one transaction, all or nothing.",
+            access: Access::Decided,
+            audit: Some(Verb::Change),
+            parameters: &[
+                "dry_run",
+                "overwrite",
+                "allowUnenforced",
+                "Tombolo-Manager",
+                "Tombolo-Force",
+            ],
+            takes: Some(Shape::Named("ChangeSet")),
+            answers: &[(200, Shape::OrDryRun(&Shape::Named("Changed")))],
+            serve: || post(changes::write),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::At("/v1/explain"),
+            id: "explain",
+            summary: "Where a request goes from somewhere in the mesh, and why.",
+            access: Access::Filtered,
+            audit: None,
+            parameters: &[],
+            takes: Some(Shape::Named("Question")),
+            answers: &[(200, Shape::Named("Explanation"))],
+            serve: || post(explain::ask),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::At("/v1/search"),
+            id: "search",
+            summary: "Every resource that touches a host, a service or a namespace; one of the three is asked for.",
+            access: Access::Filtered,
+            audit: None,
+            parameters: &["host", "service", "namespace"],
+            takes: None,
+            answers: &[(200, Shape::Named("Found"))],
+            serve: || get(search::list),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::At("/v1/schemas"),
+            id: "listSchemas",
+            summary: "The kinds of resources.",
+            access: Access::Known,
+            audit: None,
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("Schemas"))],
+            serve: || get(schemas::list),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::At("/v1/schemas/{kind}"),
+            id: "getSchema",
+            summary: "The JSON schema of a kind, with an example.",
+            access: Access::Known,
+            audit: None,
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("JsonSchema"))],
+            serve: || get(schemas::get),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::At("/v1/openapi.json"),
+            id: "getOpenApi",
+            summary: "This document.",
+            access: Access::Known,
+            audit: None,
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("OpenApiDocument"))],
+            serve: || get(openapi::get),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::At("/v1/audit"),
+            id: "listAudit",
+            summary: "The audit records that the caller may read, newest first.",
+            access: Access::Filtered,
+            audit: None,
+            parameters: &[
+                "since",
+                "until",
+                "actor",
+                "name",
+                "kind",
+                "verb",
+                "outcome",
+                "text",
+                "pageSize",
+                "pageToken",
+            ],
+            takes: None,
+            answers: &[(200, Shape::Named("AuditPage"))],
+            serve: || get(audits::list),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::At("/v1/audit:tail"),
+            id: "tailAudit",
+            summary: "New audit records that the caller may read, as server-sent events.",
+            access: Access::Filtered,
+            audit: None,
+            parameters: &[
+                "since",
+                "until",
+                "actor",
+                "name",
+                "kind",
+                "verb",
+                "outcome",
+                "text",
+                "Last-Event-ID",
+            ],
+            takes: None,
+            answers: &[(200, Shape::Stream(&["text/event-stream"]))],
+            serve: || get(audits::tail),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::At("/v1/audit:export"),
+            id: "exportAudit",
+            summary: "The audit records that the caller may read, oldest first, as a file.",
+            access: Access::Filtered,
+            audit: None,
+            parameters: &[
+                "since", "until", "actor", "name", "kind", "verb", "outcome", "text", "format", "after",
+            ],
+            takes: None,
+            answers: &[(200, Shape::Stream(&["application/jsonl", "text/csv"]))],
+            serve: || get(audits::export),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::At("/v1/audit:key"),
+            id: "listAuditKeys",
+            summary: "The public keys that sign statements about the audit record.",
+            access: Access::Known,
+            audit: None,
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("AuditKeys"))],
+            serve: || get(audits::key),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::At("/v1/audit:verify"),
+            id: "verifyAudit",
+            summary: "Whether the audit chains add up.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("AuditVerdict"))],
+            serve: || get(audits::verify),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::At("/v1/organizations/{organization}/users/{user}/tokens"),
+            id: "listTokens",
+            summary: "The tokens of a user, without their text.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("TokenList"))],
+            serve: || get(tokens::list),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::At("/v1/organizations/{organization}/users/{user}/tokens"),
+            id: "issueToken",
+            summary: "Issues a token, whose text is shown this once.",
+            access: Access::Decided,
+            audit: Some(Verb::IssueToken),
+            parameters: &[],
+            takes: Some(Shape::Named("TokenWish")),
+            answers: &[(201, Shape::Named("IssuedToken"))],
+            serve: || post(tokens::issue),
+        },
+        Endpoint {
+            method: Method::DELETE,
+            place: Place::At("/v1/organizations/{organization}/users/{user}/tokens/{id}"),
+            id: "revokeToken",
+            summary: "Revokes a token, at once.",
+            access: Access::Decided,
+            audit: Some(Verb::RevokeToken),
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("RevokedToken"))],
+            serve: || delete(tokens::revoke),
+        },
+    ]
+}
+
+/// Serves every endpoint of the table. Those that share a path and a method share what serves them, which tells them
+/// apart by the name.
+pub(crate) fn router(table: &[Endpoint]) -> Router<App> {
+    let mut served = BTreeSet::new();
+    let mut router = Router::new();
+    for endpoint in table {
+        let route = endpoint.place.route();
+        if served.insert((route, endpoint.method.as_str().to_owned())) {
+            router = router.route(route, (endpoint.serve)());
+        }
+    }
+    router
+}
+
+impl Place {
+    fn route(self) -> &'static str {
+        match self {
+            Place::At(path) => path,
+            // A name has as many segments as it has nodes above it, which no pattern of the router can say.
+            Place::Resource(_) | Place::ResourceOf(..) | Place::Collection => "/v1/{*target}",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::target::QUESTIONS;
+    use super::*;
+
+    #[test]
+    fn every_question_that_a_name_takes_has_a_row() {
+        let rows = table();
+        for (question, ..) in QUESTIONS {
+            let told = rows.iter().any(|row| match row.place {
+                Place::Resource(suffix) | Place::ResourceOf(_, suffix) => {
+                    suffix.strip_prefix(':') == Some(*question)
+                }
+                Place::At(_) | Place::Collection => false,
+            });
+            assert!(told, ":{question} is answered, and no row of the table tells it");
+        }
+    }
+}
