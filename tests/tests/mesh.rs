@@ -121,6 +121,41 @@ fn a_service_that_dies_is_answered_by_the_other_cluster_without_any_configuratio
     });
 }
 
+/// The question goes down both hops, and what the edge knows comes back; with the edge away the answer says so.
+#[test]
+fn an_explanation_has_its_last_word_from_the_edge() {
+    on_mesh(async |mesh| {
+        let east = Part::Edge(EAST);
+        let instance = mesh.application(EAST, "v1")?.address().to_string();
+        eventually(DEADLINE, || async {
+            let edge = &explained(mesh).await?["edge"];
+            let places = &edge["answer"]["outcome"]["forward"]["targets"][0]["places"];
+            ensure!(
+                places[0]["hosts"]["instances"][0]["address"] == json!(instance),
+                "{edge}"
+            );
+            ensure!(places[1]["cluster"] == "us-west", "{edge}");
+            Ok(())
+        })
+        .await;
+        mesh.kill(east)?;
+        eventually(DEADLINE, || async {
+            let answer = explained(mesh).await?;
+            let away = answer["edge"]["away"].as_str().unwrap_or_default();
+            ensure!(away.contains("does not hear the edge of us-east"), "{answer}");
+            let places = &answer["outcome"]["forward"]["targets"][0]["places"];
+            ensure!(
+                places[0]["hosts"] == json!({"reported": "up"}),
+                "what was reported still tells: {answer}"
+            );
+            Ok(())
+        })
+        .await;
+        mesh.start_part(east)?;
+        mesh.ready(east).await
+    });
+}
+
 #[test]
 fn invariant_2_centrals_from_an_old_backup_move_nothing_backwards() {
     on_mesh(async |mesh| {
@@ -459,6 +494,14 @@ async fn ask(address: SocketAddr, host: &str) -> Result<String> {
     let request = Request::get("/").header("host", host).body(Full::default())?;
     let reply = client::send(address, request).await?.expect(StatusCode::OK)?;
     Ok(reply.header("x-answered-by"))
+}
+
+async fn explained(mesh: &Mesh) -> Result<Value> {
+    let question = json!({"from": "us-east/shop/web", "request": {"url": format!("http://{REVIEWS_HOST}/")}});
+    let reply = mesh
+        .call(mesh.admin_token(), Method::POST, "explain", Some(&question))
+        .await?;
+    Ok(serde_json::from_slice(&reply.expect(StatusCode::OK)?.body)?)
 }
 
 async fn answered_by(address: SocketAddr, host: &str, wanted: &str) {
