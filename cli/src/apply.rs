@@ -24,6 +24,7 @@ use crate::wait::{Waited, wait};
   tombolo apply -f mesh/                          every .yaml, .yml and .json file of a folder
   tombolo apply -f route.yaml --dry-run           what would change, down to the routes of each cluster
   tombolo apply -f route.yaml --overwrite --wait  returns when every proxy concerned runs it
+  tombolo apply -f mesh/ --plan 17-5f2c…          what `tombolo plan` has shown, or nothing
   tombolo get tenants/pay -o yaml | sed s/old/new/ | tombolo apply -f -")]
 pub(crate) struct ApplyArgs {
     /// A file, a folder, or `-` for standard input; can be given many times.
@@ -47,6 +48,17 @@ pub(crate) struct ApplyArgs {
     /// Keep security that no plane enforces yet; it protects nothing until one does.
     #[arg(long, env = "TOMBOLO_ALLOW_UNENFORCED")]
     allow_unenforced: bool,
+    /// Do what this plan says, or nothing: refused if the same files would do something else by now.
+    #[arg(long, env = "TOMBOLO_PLAN", value_name = "PLAN", conflicts_with = "dry_run")]
+    plan: Option<String>,
+    /// Go past approval policies, for this reason. For administrators of the organization, and on record.
+    #[arg(
+        long,
+        env = "TOMBOLO_BREAK_GLASS",
+        value_name = "REASON",
+        conflicts_with = "dry_run"
+    )]
+    break_glass: Option<String>,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -65,15 +77,24 @@ pub(crate) struct WaitArgs {
     pub(crate) timeout: Duration,
 }
 
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ConfirmArgs {
+    /// The plan that the server has asked about, because it withdraws many routes at once.
+    #[arg(long, env = "TOMBOLO_CONFIRM", value_name = "PLAN")]
+    pub(crate) confirm: Option<String>,
+}
+
 pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
-    let flags = Flags {
-        dry_run: args.dry_run,
-        overwrite: args.overwrite,
-        force: args.force,
-        allow_unenforced: args.allow_unenforced,
-    };
-    let answer = post(&client, &args.files, flags).await?;
+    let flag = |set: bool| set.then(|| "true".to_owned());
+    let parameters = [
+        ("dry_run", flag(args.dry_run)),
+        ("overwrite", flag(args.overwrite)),
+        ("allowUnenforced", flag(args.allow_unenforced)),
+        ("plan", args.plan),
+        ("breakGlass", args.break_glass),
+    ];
+    let answer = post(&client, &args.files, &query("changes", &parameters), args.force).await?;
     print(args.output.output, &answer, describe)?;
     if args.dry_run || !args.wait.wait {
         return Ok(Verdict::Good);
@@ -83,33 +104,20 @@ pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<Verdict> {
     Ok(judge(waited, args.wait.timeout))
 }
 
-/// How the server is to take a transaction.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Flags {
-    pub(crate) dry_run: bool,
-    pub(crate) overwrite: bool,
-    pub(crate) force: bool,
-    pub(crate) allow_unenforced: bool,
-}
-
-/// Sends the documents of `files` as one transaction.
-pub(crate) async fn post(client: &Client, files: &[PathBuf], flags: Flags) -> anyhow::Result<Value> {
+/// Sends the documents of `files` together.
+pub(crate) async fn post(
+    client: &Client,
+    files: &[PathBuf],
+    path: &str,
+    force: bool,
+) -> anyhow::Result<Value> {
     let (body, sources) = documents::read(files)?.into_body();
-    let flag = |set: bool| set.then(|| "true".to_owned());
-    let path = query(
-        "changes",
-        &[
-            ("dry_run", flag(flags.dry_run)),
-            ("overwrite", flag(flags.overwrite)),
-            ("allowUnenforced", flag(flags.allow_unenforced)),
-        ],
-    );
     let extras = Extras {
         body: Some(body),
-        headers: forced(flags.force),
+        headers: forced(force),
         ..Extras::default()
     };
-    let sent = client.send(Method::POST, &path, extras).await;
+    let sent = client.send(Method::POST, path, extras).await;
     let answer = sent.map_err(|error| match error.downcast::<Problem>() {
         Ok(problem) => anyhow!(problem.locate(&sources)),
         Err(error) => error,

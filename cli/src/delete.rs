@@ -6,8 +6,8 @@ use clap::Args;
 use hyper::Method;
 
 use crate::Verdict;
-use crate::apply::{WaitArgs, forced, judge, revision};
-use crate::client::{Client, Extras, ServerArgs};
+use crate::apply::{ConfirmArgs, WaitArgs, forced, judge, revision};
+use crate::client::{Client, Extras, ServerArgs, query};
 use crate::wait::wait;
 
 /// Deletes a resource, as it is when the command looks at it.
@@ -20,6 +20,8 @@ pub(crate) struct DeleteArgs {
     /// Also what `tombolo sync` or another manager keeps; it will find it missing.
     #[arg(long, env = "TOMBOLO_FORCE")]
     force: bool,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -35,7 +37,8 @@ pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<Verdict> {
         headers: forced(args.force),
         ..Extras::default()
     };
-    let answer = client.send(Method::DELETE, name.as_str(), extras).await?;
+    let path = query(name.as_str(), &[("confirm", args.confirm.confirm)]);
+    let answer = client.send(Method::DELETE, &path, extras).await?;
     eprintln!("deleted {name}");
     if !args.wait.wait {
         return Ok(Verdict::Good);

@@ -91,7 +91,7 @@ enum Verdict {
     Good,
     /// What was asked for is not so: a broken audit chain, a change that proxies refuse.
     Bad,
-    /// Of `plan --detailed-exitcode`.
+    /// Of `plan`: there is something to do.
     Changes,
 }
 

@@ -1,23 +1,38 @@
-//! `tombolo plan`: what `apply` would change, down to the routes of each cluster.
+//! `tombolo plan`: what `apply` would do, down to the routes of each cluster and to who serves and reaches whom.
 
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 use tombolo_compiler::name::Fqn;
 
 use crate::Verdict;
-use crate::apply::{Flags, post};
-use crate::client::{Client, ServerArgs};
-use crate::output::{OutputArgs, items, print, table, text};
+use crate::apply::post;
+use crate::client::{Client, ServerArgs, query};
+use crate::difference;
+use crate::output::{Output, items, print, print_text, table, text};
 
-/// Says what `tombolo apply --overwrite` would change, and changes nothing.
+mod behaviour;
+mod markdown;
+mod review;
+
+/// Says what `tombolo apply --overwrite` would do, and does nothing.
+///
+/// Exits with 0 when there is nothing to do, with 2 when there is, and with 1 when it cannot be done. What it shows last
+/// is the name of the plan, to which `tombolo apply --plan` holds the write.
 #[derive(Args, Debug)]
-#[command(after_help = "Examples:
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:
   tombolo plan -f mesh/
-  tombolo plan -f mesh/ --detailed-exitcode   0: nothing, 1: error, 2: changes")]
+  tombolo plan -f mesh/ -o markdown >> \"$GITHUB_STEP_SUMMARY\"   in CI: a summary for people
+  tombolo plan -f mesh/ -o json | jq -r .plan                    in CI: the plan for `tombolo apply --plan`"
+)]
 pub(crate) struct PlanArgs {
+    #[command(subcommand)]
+    review: Option<review::PlanCommand>,
     /// A file, a folder, or `-` for standard input; can be given many times.
     #[arg(
         short = 'f',
@@ -30,30 +45,44 @@ pub(crate) struct PlanArgs {
     /// As for `tombolo apply`: keep security that no plane enforces yet.
     #[arg(long, env = "TOMBOLO_ALLOW_UNENFORCED")]
     allow_unenforced: bool,
-    /// Exit with 2 if anything would change.
-    #[arg(long, env = "TOMBOLO_DETAILED_EXITCODE")]
-    detailed_exitcode: bool,
-    #[command(flatten)]
-    output: OutputArgs,
+    /// How to print.
+    #[arg(short = 'o', long, env = "TOMBOLO_PLAN_OUTPUT", default_value = "table")]
+    output: PlanOutput,
     #[command(flatten)]
     server: ServerArgs,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PlanOutput {
+    Table,
+    Json,
+    Yaml,
+    Markdown,
+}
+
 pub(crate) async fn run(args: PlanArgs) -> anyhow::Result<Verdict> {
+    if let Some(command) = args.review {
+        return review::run(command).await;
+    }
     let client = Client::new(args.server)?;
-    let flags = Flags {
-        dry_run: true,
-        overwrite: true,
-        force: false,
-        allow_unenforced: args.allow_unenforced,
-    };
-    let answer = post(&client, &args.files, flags).await?;
-    print(args.output.output, &answer, describe)?;
-    let changes = !changed_names(&answer)?.is_empty();
-    Ok(if args.detailed_exitcode && changes {
-        Verdict::Changes
-    } else {
-        Verdict::Good
+    let parameters = [
+        ("overwrite", Some("true".to_owned())),
+        (
+            "allowUnenforced",
+            args.allow_unenforced.then(|| "true".to_owned()),
+        ),
+    ];
+    let path = query("plans", &parameters);
+    let answer = post(&client, &args.files, &path, false).await?;
+    match args.output {
+        PlanOutput::Table => print(Output::Table, &answer, describe)?,
+        PlanOutput::Json => print(Output::Json, &answer, describe)?,
+        PlanOutput::Yaml => print(Output::Yaml, &answer, describe)?,
+        PlanOutput::Markdown => print_text(&markdown::summary(&answer))?,
+    }
+    Ok(match changed_names(&answer)?.is_empty() {
+        true => Verdict::Good,
+        false => Verdict::Changes,
     })
 }
 
@@ -71,11 +100,16 @@ fn is_kept(change: &Value) -> bool {
 
 /// The answer of a transaction, real or dry.
 pub(crate) fn describe(answer: &Value) -> String {
-    let changes = items(&answer["changes"]).iter().filter(|change| !is_kept(change));
-    let rows = changes.map(|change| ["action", "name"].map(|field| text(&change[field])));
+    let changes = || items(&answer["changes"]).iter().filter(|change| !is_kept(change));
+    let rows = changes().map(|change| ["action", "name"].map(|field| text(&change[field])));
     let mut described = table(["ACTION", "RESOURCE"], rows);
     if described.is_empty() {
         described = "nothing changes\n".to_owned();
+    }
+    let updates = changes().filter(|change| !change["before"].is_null() && !change["after"].is_null());
+    let fields: String = updates.map(difference::describe).collect();
+    if !fields.is_empty() {
+        described = format!("{described}\n{fields}");
     }
     let clusters = answer["routes"].as_object().into_iter().flatten();
     let rows = clusters.flat_map(|(cluster, routes)| {
@@ -90,6 +124,10 @@ pub(crate) fn describe(answer: &Value) -> String {
         described =
             format!("{described}\nroutes that you may not read and that would change too: {hidden}\n");
     }
+    let behaviour = behaviour::describe(&answer["behaviour"]);
+    if !behaviour.is_empty() {
+        described = format!("{described}\n{behaviour}");
+    }
     let findings = items(&answer["findings"]).iter();
     let findings: String = findings
         .map(|finding| {
@@ -102,6 +140,9 @@ pub(crate) fn describe(answer: &Value) -> String {
         .collect();
     if !findings.is_empty() {
         described = format!("{described}\nfindings:\n{findings}");
+    }
+    if let Some(plan) = answer["plan"].as_str() {
+        described = format!("{described}\nplan: {plan}\n");
     }
     described
 }
@@ -119,27 +160,33 @@ mod tests {
             "changes": [
                 {"name": "organizations/acme/tenants/a", "action": "create"},
                 {"name": "organizations/acme/tenants/b", "action": "unchanged"},
+                {"name": "organizations/acme/tenants/c", "action": "update",
+                    "before": {"description": "x"}, "after": {"description": "y"}},
             ],
             "routes": {
                 "us-east": [{"route": "namespaces/shop", "action": "create"}],
                 "us-west": [{"route": "namespaces/shop", "action": "delete"}, {"route": "cluster", "action": "update"}],
             },
             "routesHidden": 2,
+            "plan": "17-5f2c",
             "findings": [{"resource": "organizations/acme/tenants/a", "message": "no cluster has it"}],
         });
         assert_eq!(
             describe(&answer),
             "ACTION  RESOURCE\n\
-             create  organizations/acme/tenants/a\n\n\
+             create  organizations/acme/tenants/a\n\
+             update  organizations/acme/tenants/c\n\n\
+             ~ organizations/acme/tenants/c\n    description: \"x\" → \"y\"\n\n\
              CLUSTER  ACTION  ROUTE\n\
              us-east  create  namespaces/shop\n\
              us-west  delete  namespaces/shop\n\
              us-west  update  cluster\n\n\
              routes that you may not read and that would change too: 2\n\n\
-             findings:\n  organizations/acme/tenants/a: no cluster has it\n"
+             findings:\n  organizations/acme/tenants/a: no cluster has it\n\n\
+             plan: 17-5f2c\n"
         );
         let names = changed_names(&answer).unwrap();
-        assert_eq!(names.len(), 1);
+        assert_eq!(names.len(), 2);
         assert_eq!(
             describe(&json!({"changes": [], "routes": {}})),
             "nothing changes\n"

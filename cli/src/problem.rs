@@ -15,6 +15,8 @@ pub(crate) struct Problem {
     pub(crate) errors: Vec<ProblemError>,
     /// `urn:tombolo:request:ID`
     pub(crate) instance: String,
+    /// `urn:tombolo:problem:WORD`
+    pub(crate) r#type: String,
 }
 
 /// One of the things that are wrong.
@@ -57,14 +59,20 @@ impl Problem {
     }
 
     fn advice(&self) -> Option<&'static str> {
-        Some(match self.status {
-            401 => "give a token with --token, TOMBOLO_TOKEN or TOMBOLO_TOKEN_FILE",
-            403 => "ask an administrator for a role on that node, or use another token",
-            412 => "somebody else changed it meanwhile: `tombolo get` it again, or use --overwrite",
-            428 => "keep the `etag` of `tombolo get -o yaml` in the document, or use --overwrite",
-            503 => "the server cannot reach its database: nothing was changed, try again",
-            _ => return None,
-        })
+        Some(
+            match (self.status, self.r#type.rsplit(':').next().unwrap_or_default()) {
+                (412, "plan-moved") => "look at what `tombolo plan` says now, and apply that plan",
+                (409, "confirm") => {
+                    "look at it with --dry-run; if it is meant, send it again with --confirm PLAN (apply: --plan PLAN)"
+                }
+                (401, _) => "give a token with --token, TOMBOLO_TOKEN or TOMBOLO_TOKEN_FILE",
+                (403, _) => "ask an administrator for a role on that node, or use another token",
+                (412, _) => "somebody else changed it meanwhile: `tombolo get` it again, or use --overwrite",
+                (428, _) => "keep the `etag` of `tombolo get -o yaml` in the document, or use --overwrite",
+                (503, _) => "the server cannot reach its database: nothing was changed, try again",
+                _ => return None,
+            },
+        )
     }
 }
 
@@ -159,6 +167,12 @@ mod tests {
                 r#"{"title":"precondition required","detail":"a exists"}"#,
                 "428 precondition required: a exists\n  what to do: keep the `etag` of `tombolo get -o yaml` in \
                  the document, or use --overwrite",
+            ),
+            (
+                412,
+                r#"{"title":"Precondition Failed","type":"urn:tombolo:problem:plan-moved","detail":"the plan is stale"}"#,
+                "412 Precondition Failed: the plan is stale\n  what to do: look at what `tombolo plan` says now, and \
+                 apply that plan",
             ),
             (
                 502,

@@ -52,6 +52,7 @@ pub struct Gap {
 /// The table.
 pub const TABLE: &[Row] = &[
     by(Kind::Organization, "failover", Plane::Proxy),
+    by(Kind::Organization, "confirmWithdrawalPercent", Plane::Management),
     by(Kind::Cluster, "region", Plane::Proxy),
     by(Kind::Cluster, "zone", Plane::Proxy),
     nowhere(Kind::Cluster, "network", Concern::Function, NETWORKS),
@@ -199,6 +200,13 @@ pub const TABLE: &[Row] = &[
     ),
     by(Kind::Quota, "node", Plane::Management),
     by(Kind::Quota, "limits", Plane::Management),
+    by(Kind::ApprovalPolicy, "kinds", Plane::Management),
+    by(Kind::ApprovalPolicy, "approver", Plane::Management),
+    by(Kind::ApprovalPolicy, "expiresAfterHours", Plane::Management),
+    by(Kind::Invariant, "neverFromOutside", Plane::Management),
+    by(Kind::Invariant, "onlyServedBy", Plane::Management),
+    by(Kind::Invariant, "noFailover", Plane::Management),
+    by(Kind::Invariant, "noPlaintextBetweenTenants", Plane::Management),
 ];
 
 const NETWORKS: &str = "every cluster sends to every gateway that is reported, whatever its network";

@@ -13,12 +13,14 @@ use crate::persistent::Map;
 use crate::setting::{SecuritySetting, ServiceSecuritySetting, TrafficSetting};
 
 mod application;
+mod approval_policy;
 mod binding;
 mod cluster;
 mod external_service;
 mod gateway;
 mod group;
 mod host_policy;
+mod invariant;
 mod network_reachability;
 mod openapi;
 mod organization;
@@ -30,6 +32,7 @@ mod wasm_extension;
 mod workspace;
 
 pub use self::application::{Api, Application};
+pub use self::approval_policy::{ApprovalPolicy, PLAN_EXPIRY_HOURS};
 pub use self::binding::{Binding, Role};
 pub use self::cluster::Cluster;
 pub use self::external_service::{BadExternalService, ExternalProtocol, ExternalService};
@@ -39,9 +42,10 @@ pub use self::host_policy::{
     AccessRule, AddressBlock, Authorization, BadAddressBlock, Cors, HostPolicy, Jwt, JwtIssuer, Method,
     RateLimit, RateLimitKey, Redirect, Scheme,
 };
+pub use self::invariant::{Invariant, NoFailover, OnlyServedBy, Place};
 pub use self::network_reachability::NetworkReachability;
 pub use self::openapi::{BadOpenApi, OpenApi, PathTemplate, Server};
-pub use self::organization::{Failover, Organization};
+pub use self::organization::{BadPercent, Failover, Organization, Percent};
 pub use self::quota::Quota;
 pub use self::service_route::{ServiceRoute, Subset};
 pub use self::tenant::Tenant;
@@ -58,6 +62,8 @@ pub struct Resource {
     pub name: Fqn,
     pub description: String,
     pub labels: BTreeMap<String, String>,
+    /// It cannot be deleted before this is taken back.
+    pub deletion_protection: bool,
     pub spec: Spec,
     /// What of it no plane enforces.
     pub gaps: Vec<Gap>,
@@ -88,6 +94,8 @@ pub enum Spec {
     TrafficSetting(TrafficSetting),
     SecuritySetting(SecuritySetting),
     ServiceSecuritySetting(ServiceSecuritySetting),
+    Invariant(Invariant),
+    ApprovalPolicy(ApprovalPolicy),
 }
 
 /// Why a document is not a resource.
@@ -116,6 +124,8 @@ struct Envelope {
     name: String,
     description: Option<String>,
     labels: Option<BTreeMap<String, String>>,
+    #[serde(rename = "deletionProtection")]
+    deletion_protection: Option<bool>,
     #[serde(default = "empty_object")]
     spec: Value,
 }
@@ -123,6 +133,8 @@ struct Envelope {
 /// The document as it is kept: the envelope with its kind, and nothing that was left out.
 #[derive(Serialize)]
 struct Written<'a> {
+    #[serde(rename = "deletionProtection", skip_serializing_if = "Option::is_none")]
+    deletion_protection: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<&'a str>,
     kind: String,
@@ -154,6 +166,7 @@ impl Resource {
             });
         }
         let written = Written {
+            deletion_protection: envelope.deletion_protection,
             description: envelope.description.as_deref(),
             kind: kind.to_string(),
             labels: envelope.labels.as_ref(),
@@ -168,6 +181,7 @@ impl Resource {
             name,
             description: envelope.description.unwrap_or_default(),
             labels: envelope.labels.unwrap_or_default(),
+            deletion_protection: envelope.deletion_protection.unwrap_or_default(),
             spec,
             gaps,
             written: written.into(),
@@ -203,6 +217,8 @@ impl Spec {
             Kind::TrafficSetting => Spec::TrafficSetting(parse(spec, "/spec")?),
             Kind::SecuritySetting => Spec::SecuritySetting(parse(spec, "/spec")?),
             Kind::ServiceSecuritySetting => Spec::ServiceSecuritySetting(parse(spec, "/spec")?),
+            Kind::Invariant => Spec::Invariant(parse(spec, "/spec")?),
+            Kind::ApprovalPolicy => Spec::ApprovalPolicy(parse(spec, "/spec")?),
         })
     }
 }

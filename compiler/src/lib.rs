@@ -3,6 +3,7 @@
 //! Every pass is a pure, total, deterministic function; `lower(plan(resolve(intent), reports), view)` is the
 //! specification of the whole system. There is no clock, no environment, no I/O and no wire format in this crate.
 
+pub mod behaviour;
 mod claims;
 pub mod effective;
 pub mod enforcement;
@@ -10,6 +11,7 @@ pub mod explain;
 pub mod finding;
 pub mod http;
 pub mod intent;
+pub mod invariant;
 pub mod lower;
 pub mod name;
 pub mod observe;

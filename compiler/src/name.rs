@@ -70,10 +70,12 @@ pub enum Kind {
     TrafficSetting,
     SecuritySetting,
     ServiceSecuritySetting,
+    Invariant,
+    ApprovalPolicy,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 22] = [
         Kind::Organization,
         Kind::Cluster,
         Kind::User,
@@ -94,6 +96,8 @@ impl Kind {
         Kind::TrafficSetting,
         Kind::SecuritySetting,
         Kind::ServiceSecuritySetting,
+        Kind::Invariant,
+        Kind::ApprovalPolicy,
     ];
 
     /// The path segment before the resource's own name.
@@ -119,6 +123,8 @@ impl Kind {
             Kind::TrafficSetting => "trafficsettings",
             Kind::SecuritySetting => "securitysettings",
             Kind::ServiceSecuritySetting => "servicesecuritysettings",
+            Kind::Invariant => "invariants",
+            Kind::ApprovalPolicy => "approvalpolicies",
         }
     }
 
@@ -136,6 +142,8 @@ impl Kind {
                 Kind::Quota,
                 Kind::TrafficSetting,
                 Kind::SecuritySetting,
+                Kind::Invariant,
+                Kind::ApprovalPolicy,
             ],
             Kind::Tenant => &[
                 Kind::Workspace,
@@ -144,6 +152,7 @@ impl Kind {
                 Kind::Quota,
                 Kind::TrafficSetting,
                 Kind::SecuritySetting,
+                Kind::ApprovalPolicy,
             ],
             Kind::Workspace => &[
                 Kind::TrafficGroup,
@@ -154,11 +163,22 @@ impl Kind {
                 Kind::Quota,
                 Kind::TrafficSetting,
                 Kind::SecuritySetting,
+                Kind::ApprovalPolicy,
             ],
-            Kind::TrafficGroup => &[Kind::ServiceRoute, Kind::Binding, Kind::TrafficSetting],
-            Kind::GatewayGroup => &[Kind::Gateway, Kind::Binding],
+            Kind::TrafficGroup => &[
+                Kind::ServiceRoute,
+                Kind::Binding,
+                Kind::TrafficSetting,
+                Kind::ApprovalPolicy,
+            ],
+            Kind::GatewayGroup => &[Kind::Gateway, Kind::Binding, Kind::ApprovalPolicy],
             Kind::Application => &[Kind::Api, Kind::Binding],
-            Kind::SecurityGroup => &[Kind::Binding, Kind::SecuritySetting, Kind::ServiceSecuritySetting],
+            Kind::SecurityGroup => &[
+                Kind::Binding,
+                Kind::SecuritySetting,
+                Kind::ServiceSecuritySetting,
+                Kind::ApprovalPolicy,
+            ],
             Kind::Cluster => &[Kind::Binding],
             Kind::User
             | Kind::Gateway
@@ -171,7 +191,9 @@ impl Kind {
             | Kind::Quota
             | Kind::TrafficSetting
             | Kind::SecuritySetting
-            | Kind::ServiceSecuritySetting => &[],
+            | Kind::ServiceSecuritySetting
+            | Kind::Invariant
+            | Kind::ApprovalPolicy => &[],
         }
     }
 
@@ -182,7 +204,10 @@ impl Kind {
 
     /// Whether central needs it: what is about writing, and not about traffic, never leaves the management plane.
     pub fn is_published(self) -> bool {
-        !matches!(self, Kind::User | Kind::Binding | Kind::Quota)
+        !matches!(
+            self,
+            Kind::User | Kind::Binding | Kind::Quota | Kind::Invariant | Kind::ApprovalPolicy
+        )
     }
 
     fn from_collection(parent: Option<Kind>, collection: &str) -> Option<Kind> {

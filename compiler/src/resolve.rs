@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use crate::claims::{Index, SelectorIndex};
 use crate::finding::{Finding, Traced};
 use crate::intent::{Cluster, Failover, Intent, Subset};
@@ -16,6 +18,7 @@ use crate::selector::Selector;
 
 mod application;
 mod cluster;
+mod difference;
 mod gateway;
 mod reference;
 mod resolver;
@@ -25,6 +28,7 @@ mod setting;
 mod tree;
 mod workspace;
 
+pub use difference::{ResolvedChange, difference};
 pub use resolver::{Changed, Edit, Resolver};
 
 /// Intent without its conflicts: every name in the world has at most one owner. A copy costs nothing.
@@ -44,7 +48,7 @@ pub struct Resolved {
     gateways_by_backend: Index<ServiceId>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ResolvedWorkspace {
     /// Without those that somebody else holds.
     pub namespaces: Vec<Selector>,
@@ -54,7 +58,7 @@ pub struct ResolvedWorkspace {
 }
 
 /// A service route whose rules are in the order in which they are tried.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ResolvedRoute {
     /// The first of each name.
     pub subsets: Vec<Subset>,
@@ -133,6 +137,29 @@ impl Resolved {
         for id in was.value.backends() {
             self.gateways_by_backend.remove(id, name);
         }
+    }
+
+    /// As if there were no workspaces but those within `node`.
+    pub fn only(&self, node: &Fqn) -> Resolved {
+        let mut only = Resolved {
+            clusters: self.clusters.clone(),
+            ..Resolved::default()
+        };
+        for (name, workspace) in self.workspaces.iter().filter(|(name, _)| name.is_within(node)) {
+            for selector in &workspace.value.namespaces {
+                only.held.insert(selector, name);
+            }
+            only.workspaces.insert(name.clone(), workspace.clone());
+        }
+        for (key, route) in self.routes.iter().filter(|((owner, _), _)| owner.is_within(node)) {
+            only.routes.insert(key.clone(), route.clone());
+        }
+        for (name, gateway) in &self.gateways {
+            if gateway.value.workspace.is_within(node) {
+                only.insert_gateway(name, (**gateway).clone());
+            }
+        }
+        only
     }
 
     /// The services that a workspace has routes for.

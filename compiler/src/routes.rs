@@ -178,6 +178,16 @@ impl SliceItem {
     }
 }
 
+impl GatewayAction {
+    /// What requests are sent to; nothing unless they are split.
+    pub fn targets(&self) -> &[(ServiceId, Option<u16>, u32)] {
+        match self {
+            GatewayAction::Split(targets) => targets,
+            GatewayAction::Redirect(_) | GatewayAction::Refuse(_) => &[],
+        }
+    }
+}
+
 impl RoutedGateway {
     /// Of an east-west gateway: none.
     pub fn rules(&self) -> &[Traced<GatewayRule>] {

@@ -5,6 +5,7 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use crate::behaviour::{HostMove, Reach, ServiceMove};
 use crate::name::{FQN_BYTES_MAX, Kind};
 use crate::readiness::Readiness;
 use crate::roll_up::Status;
@@ -32,6 +33,9 @@ pub fn components() -> Map<String, Value> {
     generator.subschema_for::<explain::Destination>();
     generator.subschema_for::<explain::Stage>();
     generator.subschema_for::<explain::request::Request>();
+    generator.subschema_for::<HostMove>();
+    generator.subschema_for::<Reach>();
+    generator.subschema_for::<ServiceMove>();
     generator.subschema_for::<Readiness>();
     generator.subschema_for::<Touch>();
     let mut components = generator.take_definitions(true);
@@ -76,6 +80,8 @@ pub fn example(kind: Kind) -> Value {
         Kind::ExternalService => include_str!("schema/examples/external_service.json"),
         Kind::NetworkReachability => include_str!("schema/examples/network_reachability.json"),
         Kind::Quota => include_str!("schema/examples/quota.json"),
+        Kind::Invariant => include_str!("schema/examples/invariant.json"),
+        Kind::ApprovalPolicy => include_str!("schema/examples/approval_policy.json"),
         Kind::TrafficSetting => include_str!("schema/examples/traffic_setting.json"),
         Kind::SecuritySetting => include_str!("schema/examples/security_setting.json"),
         Kind::ServiceSecuritySetting => include_str!("schema/examples/service_security_setting.json"),
@@ -102,6 +108,8 @@ fn spec(kind: Kind, generator: &mut SchemaGenerator) -> Schema {
         Kind::ExternalService => intent::ExternalService::json_schema(generator),
         Kind::NetworkReachability => intent::NetworkReachability::json_schema(generator),
         Kind::Quota => intent::Quota::json_schema(generator),
+        Kind::Invariant => intent::Invariant::json_schema(generator),
+        Kind::ApprovalPolicy => intent::ApprovalPolicy::json_schema(generator),
         Kind::TrafficSetting => setting::TrafficSetting::json_schema(generator),
         Kind::SecuritySetting => setting::SecuritySetting::json_schema(generator),
         Kind::ServiceSecuritySetting => setting::ServiceSecuritySetting::json_schema(generator),

@@ -17,7 +17,9 @@ use tombolo_runtime::shutdown::Shutdown;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use crate::approval::Leave;
 use crate::audit::{Outcome, Record, Verb};
+use crate::change_plan::PlanId;
 use crate::denial::Denials;
 use crate::limit::{Allowance, Limits};
 use crate::mesh::Mesh;
@@ -25,10 +27,13 @@ use crate::metrics::ApiMetrics;
 use crate::problem::Problem;
 use crate::questions::Questions;
 use crate::store::Store;
+use crate::wish::{Order, Wish};
 use crate::writer::Writes;
 
 mod answer;
+mod approvals;
 mod audits;
+mod behaviour;
 mod body;
 mod caller;
 mod changes;
@@ -38,6 +43,7 @@ mod endpoint;
 mod explain;
 mod openapi;
 mod past;
+mod plans;
 mod readiness;
 mod resources;
 mod schemas;
@@ -67,6 +73,18 @@ pub(crate) struct App {
     pub(crate) limits: Limits,
     /// Ends those who wait.
     pub(crate) shutdown: Shutdown,
+}
+
+impl App {
+    /// A wish to be written, that asks for a confirmation where it takes one.
+    fn order(&self, wish: Wish, plan: Option<PlanId>) -> Order {
+        Order {
+            wish,
+            plan,
+            mesh: Some(self.mesh.borrow().clone()),
+            leave: Leave::None,
+        }
+    }
 }
 
 /// What every request has, known caller or not.

@@ -104,6 +104,9 @@ pub enum Verb {
     AddKey,
     /// Retention has dropped a month of the record.
     Prune,
+    SubmitPlan,
+    ApprovePlan,
+    RejectPlan,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -255,6 +258,9 @@ impl fmt::Display for Verb {
             Verb::Adopt => "adopt",
             Verb::AddKey => "add-key",
             Verb::Prune => "prune",
+            Verb::SubmitPlan => "submit-plan",
+            Verb::ApprovePlan => "approve-plan",
+            Verb::RejectPlan => "reject-plan",
         })
     }
 }

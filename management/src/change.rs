@@ -10,7 +10,9 @@ use tombolo_compiler::name::Fqn;
 use tombolo_compiler::resolve::{Edit, Resolver};
 use uuid::Uuid;
 
-use crate::iam::{Action, Bindings, Decision, Principal, decide};
+use crate::change_plan::PlanId;
+use crate::guard::{self, BrokenInvariants, Withdrawal};
+use crate::iam::{Action, Bindings, Decision, Principal, decide, role_name};
 use crate::managed::{FORCE, Manager};
 use crate::quota::{self, OverQuota};
 use crate::snapshot::{Snapshot, Stored, below};
@@ -96,6 +98,12 @@ pub(crate) enum Refusal {
         "{name} is managed by {by}, which would undo this; change it there, or force it (--force, or {FORCE}: true)"
     )]
     Managed { name: Fqn, by: Manager },
+    #[error(
+        "{name} is protected against deletion; write it with `deletionProtection: false` first, as a change of its own"
+    )]
+    Protected { name: Fqn },
+    #[error("{0}")]
+    InvariantBroken(BrokenInvariants),
     #[error(transparent)]
     OverQuota(OverQuota),
     /// A name of the world that somebody else holds.
@@ -106,6 +114,22 @@ pub(crate) enum Refusal {
     InUse(Told),
     #[error("{0}")]
     Invalid(Told),
+    #[error(
+        "the plan {given} is stale: on revision {}, the change would do something else; look at the new plan {found}",
+        .found.revision
+    )]
+    PlanMoved { given: PlanId, found: PlanId },
+    #[error(
+        "changes of {node} and below need the approval of another person with the role {} there ({policy}); make a plan with \
+         `tombolo plan submit`, or POST it to /v1/plans?submit=true",
+        role_name(*.approver)
+    )]
+    NeedsApproval { policy: Fqn, node: Fqn, approver: Role },
+    #[error("{}; to do it, send it again with ?confirm={plan}", listed_withdrawals(.withdrawals))]
+    WithdrawsMuch {
+        withdrawals: Vec<Withdrawal>,
+        plan: PlanId,
+    },
     #[error("{node} cannot be rolled back to revision {revision}: {}", .reasons.join("; "))]
     CannotRollBack {
         node: Fqn,
@@ -217,6 +241,7 @@ pub(crate) fn prepare(
         .map(|change| step(base, change))
         .collect::<Result<_, _>>()?;
 
+    guard::check_protection(&steps)?;
     let edits: Vec<Edit> = steps.iter().filter_map(Step::edit).collect();
     let private = base.private_after(&edits);
     let mut judged = base.judged.clone();
@@ -229,6 +254,8 @@ pub(crate) fn prepare(
     let created = steps.iter().filter(|step| matches!(step, Step::Create(_)));
     quota::check(intent, created.map(Step::name)).map_err(Refusal::OverQuota)?;
     check_findings(base, principal, &judged, &steps)?;
+    let may_read = |name: &Fqn| decide(principal, Action::Read, name, &base.bindings).is_allowed();
+    guard::check_invariants(base, &judged, may_read)?;
     Ok(Prepared {
         base: base.clone(),
         steps,
@@ -398,6 +425,11 @@ fn check_findings(
     } else {
         Err(Refusal::Invalid(Told::of(new, may_read)))
     }
+}
+
+fn listed_withdrawals(withdrawals: &[Withdrawal]) -> String {
+    let withdrawals: Vec<String> = withdrawals.iter().map(Withdrawal::to_string).collect();
+    withdrawals.join("; ")
 }
 
 fn listed(names: &[Fqn]) -> String {

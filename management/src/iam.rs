@@ -129,6 +129,14 @@ pub fn decide(principal: &Principal, action: Action, node: &Fqn, bindings: &Bind
     }
 }
 
+/// Whether the principal holds that role, or a greater one, on the node.
+pub(crate) fn holds(principal: &Principal, role: Role, node: &Fqn, bindings: &Bindings) -> bool {
+    match principal {
+        Principal::System => true,
+        Principal::User { name, .. } => bindings.role_on(name, node, role).is_some(),
+    }
+}
+
 /// The one table of rights.
 pub fn required_role(action: Action, kind: Kind) -> Role {
     match (action, kind) {
@@ -158,7 +166,9 @@ pub fn required_role(action: Action, kind: Kind) -> Role {
             | Kind::Binding
             | Kind::WasmExtension
             | Kind::NetworkReachability
-            | Kind::Quota,
+            | Kind::Quota
+            | Kind::Invariant
+            | Kind::ApprovalPolicy,
         ) => Role::Admin,
     }
 }
@@ -192,7 +202,7 @@ impl fmt::Display for Action {
     }
 }
 
-fn role_name(role: Role) -> &'static str {
+pub(crate) fn role_name(role: Role) -> &'static str {
     match role {
         Role::Reader => "reader",
         Role::Writer => "writer",
@@ -338,6 +348,8 @@ mod tests {
                     | Kind::WasmExtension
                     | Kind::NetworkReachability
                     | Kind::Quota
+                    | Kind::Invariant
+                    | Kind::ApprovalPolicy
             );
             let expected = if admin { Role::Admin } else { Role::Writer };
             assert_eq!(writes, [expected; 3], "{kind}");

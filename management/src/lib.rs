@@ -2,13 +2,16 @@
 //! owns tenancy, IAM and audit, and knows nothing of what proxies run but what is reported.
 
 mod api;
+mod approval;
 pub mod audit;
 mod change;
+mod change_plan;
 pub mod delivery;
 mod denial;
 mod document;
 pub mod embedded;
 mod feed;
+mod guard;
 mod history;
 pub mod iam;
 mod keeper;

@@ -34,10 +34,16 @@ pub(crate) const PROBLEMS: &[(u16, &[&str])] = &[
             "over-quota",
             "cannot-roll-back",
             "managed",
+            "protected",
+            "confirm",
+            "invariant-broken",
+            "needs-approval",
+            "needs-no-approval",
+            "closed",
         ],
     ),
-    (410, &["gone"]),
-    (412, &["stale"]),
+    (410, &["gone", "expired"]),
+    (412, &["stale", "plan-moved"]),
     (413, &["too-large"]),
     (415, &["media-type"]),
     (422, &["invalid", "not-enforced"]),
@@ -150,6 +156,16 @@ impl Problem {
         }
     }
 
+    /// Adds sentences, each of which says one more thing that is to be known.
+    pub(crate) fn with_details(mut self, details: impl IntoIterator<Item = String>) -> Problem {
+        let item = |detail| Item {
+            detail,
+            ..Item::default()
+        };
+        self.errors.extend(details.into_iter().map(item));
+        self
+    }
+
     /// The whole answer, for the request of that id.
     pub(crate) fn render(&self, request_id: &str) -> Response {
         let body = Body {
@@ -221,10 +237,15 @@ impl From<Refusal> for Problem {
             Refusal::HasChildren { .. } => (StatusCode::CONFLICT, "has-children"),
             Refusal::NoAdministrator => (StatusCode::CONFLICT, "no-administrator"),
             Refusal::Managed { .. } => (StatusCode::CONFLICT, "managed"),
+            Refusal::NeedsApproval { .. } => (StatusCode::CONFLICT, "needs-approval"),
+            Refusal::Protected { .. } => (StatusCode::CONFLICT, "protected"),
+            Refusal::InvariantBroken(_) => (StatusCode::CONFLICT, "invariant-broken"),
+            Refusal::WithdrawsMuch { .. } => (StatusCode::CONFLICT, "confirm"),
             Refusal::OverQuota(_) => (StatusCode::CONFLICT, "over-quota"),
             Refusal::Claimed(_) => (StatusCode::CONFLICT, "claimed"),
             Refusal::InUse(_) => (StatusCode::CONFLICT, "in-use"),
             Refusal::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            Refusal::PlanMoved { .. } => (StatusCode::PRECONDITION_FAILED, "plan-moved"),
             Refusal::CannotRollBack { .. } => (StatusCode::CONFLICT, "cannot-roll-back"),
         };
         let problem = Problem::new(status, code, refusal.to_string());

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
@@ -44,13 +45,21 @@ pub(crate) async fn run(store: Store, mesh: watch::Receiver<Arc<Mesh>>, mut shut
     }
 }
 
+/// By which a report is kept and named.
+pub(crate) fn report_hash(report: &ClusterReport) -> [u8; 32] {
+    Sha256::digest(document(report).to_string()).into()
+}
+
+fn document(report: &ClusterReport) -> Value {
+    serde_json::to_value(report).expect("invariant: a report has string keys and whole numbers")
+}
+
 async fn note(store: &Store, cluster: &ClusterName, report: &ClusterReport) -> Result<(), StoreError> {
-    let body = serde_json::to_value(report).expect("invariant: a report has string keys and whole numbers");
     let noted = ReportedThen {
         cluster: cluster.to_string(),
         since: audit::now(),
-        hash: Sha256::digest(body.to_string()).to_vec(),
-        body,
+        hash: report_hash(report).to_vec(),
+        body: document(report),
     };
     let mut tx = store.begin_as(&Principal::System).await?;
     store.note_report(&mut tx, noted).await?;

@@ -18,6 +18,7 @@ pub(crate) mod audit;
 pub(crate) mod history;
 pub(crate) mod joined;
 pub(crate) mod organization;
+pub(crate) mod plan;
 pub(crate) mod realm;
 pub(crate) mod report;
 pub(crate) mod report_history;
@@ -205,6 +206,35 @@ enum Reports {
     Central,
     Document,
     ReceivedAt,
+}
+
+#[derive(Clone, Copy, Iden)]
+enum Plans {
+    Table,
+    Id,
+    Organization,
+    Node,
+    Author,
+    AuthorUid,
+    Description,
+    Plan,
+    Documents,
+    CreatedAt,
+    ExpiresAt,
+    State,
+}
+
+#[derive(Clone, Copy, Iden)]
+enum PlanVotes {
+    Table,
+    PlanId,
+    Organization,
+    Node,
+    Voter,
+    VoterUid,
+    Approves,
+    Comment,
+    Time,
 }
 
 #[derive(Clone, Copy, Iden)]

@@ -7,10 +7,14 @@ use std::sync::Arc;
 use tombolo_compiler::intent::{Resource, Spec};
 use tombolo_compiler::name::Fqn;
 
+use crate::approval::{self, Leave};
 use crate::change::{Change, ChangeVerb, IfMatch, Prepared, Refusal, prepare};
+use crate::change_plan::PlanId;
+use crate::guard;
 use crate::history::differences;
-use crate::iam::Principal;
+use crate::mesh::Mesh;
 use crate::snapshot::{Snapshot, Tree};
+use crate::writer::Caller;
 
 /// Of one rollback: beyond this many resources the transaction would keep other writes waiting.
 const ROLLBACK_CHANGES_MAX: usize = 2000;
@@ -19,6 +23,17 @@ const ROLLBACK_CHANGES_MAX: usize = 2000;
 pub(crate) enum Wish {
     Changes(Vec<Change>),
     Rollback(Rollback),
+}
+
+/// A wish to be written, and what it is held to.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    pub(crate) wish: Wish,
+    /// The plan that the caller has seen: what would do something else is refused, and what it would do is meant.
+    pub(crate) plan: Option<PlanId>,
+    /// What clusters report, for the question whether a write that withdraws much is meant. It is not asked without.
+    pub(crate) mesh: Option<Arc<Mesh>>,
+    pub(crate) leave: Leave,
 }
 
 /// A node and all below it, as they were at a revision.
@@ -31,22 +46,74 @@ pub(crate) struct Rollback {
 }
 
 impl Wish {
-    /// Decides it on `base`.
-    pub(crate) fn prepare(&self, base: &Arc<Snapshot>, principal: &Principal) -> Result<Prepared, Refusal> {
+    /// Whether the caller may write that on `base`, and what becomes of it.
+    pub(crate) fn prepare(&self, base: &Arc<Snapshot>, caller: &Caller) -> Result<Prepared, Refusal> {
         let changes = match self {
             Wish::Changes(changes) => Cow::Borrowed(changes.as_slice()),
             Wish::Rollback(rollback) => Cow::Owned(rollback.changes(base)?),
         };
-        prepare(base, principal, &changes)
+        caller.hand.claim(prepare(base, &caller.principal, &changes)?)
     }
 
+    fn reason(&self) -> Option<String> {
+        match self {
+            Wish::Changes(_) => None,
+            Wish::Rollback(rollback) => Some(format!(
+                "{} rolled back to revision {}",
+                rollback.node, rollback.revision
+            )),
+        }
+    }
+}
+
+impl Order {
+    /// Decides it on `base`.
+    pub(crate) fn prepare(&self, base: &Arc<Snapshot>, caller: &Caller) -> Result<Prepared, Refusal> {
+        let prepared = self.wish.prepare(base, caller)?;
+        self.hold(&prepared)?;
+        approval::check(&prepared, &caller.principal, &self.leave)?;
+        Ok(prepared)
+    }
+
+    /// To the plan; or asks, where there is none, whether what withdraws much is meant.
+    pub(crate) fn hold(&self, prepared: &Prepared) -> Result<(), Refusal> {
+        match (&self.plan, &self.mesh) {
+            (Some(given), _) => {
+                let found = PlanId::of(prepared);
+                match given.agrees(&found) {
+                    true => Ok(()),
+                    false => Err(Refusal::PlanMoved {
+                        given: given.clone(),
+                        found,
+                    }),
+                }
+            }
+            (None, Some(mesh)) => guard::check_withdrawals(prepared, mesh),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+impl Order {
     /// What the audit records say beside who and what.
     pub(crate) fn reason(&self) -> String {
-        match self {
-            Wish::Changes(_) => String::new(),
-            Wish::Rollback(rollback) => {
-                format!("{} rolled back to revision {}", rollback.node, rollback.revision)
-            }
+        let reasons: Vec<String> = self
+            .wish
+            .reason()
+            .into_iter()
+            .chain(self.leave.reason())
+            .collect();
+        reasons.join("; ")
+    }
+}
+
+impl From<Wish> for Order {
+    fn from(wish: Wish) -> Order {
+        Order {
+            wish,
+            plan: None,
+            mesh: None,
+            leave: Leave::None,
         }
     }
 }
@@ -142,6 +209,8 @@ mod tests {
 
     use super::*;
     use crate::change::Step;
+    use crate::iam::Principal;
+    use crate::managed::Hand;
     use crate::snapshot::{Delta, Stored, etag};
 
     const ACME: &str = "organizations/acme";
@@ -189,9 +258,14 @@ mod tests {
             revision: 5,
             past: past.tree.clone(),
         });
-        let root = Principal::User {
-            name: format!("{ACME}/users/root").parse().unwrap(),
-            uid: Uuid::from_u128(2),
+        let root = Caller {
+            principal: Principal::User {
+                name: format!("{ACME}/users/root").parse().unwrap(),
+                uid: Uuid::from_u128(2),
+            },
+            source: String::new(),
+            request_id: String::new(),
+            hand: Hand::default(),
         };
         wish.prepare(now, &root)
     }

@@ -24,7 +24,7 @@ use crate::realm::RealmChange;
 use crate::snapshot::{Delta, Snapshot, Stored, etag};
 use crate::store::organization::Head;
 use crate::store::{self, Store, StoreError, Tx};
-use crate::wish::Wish;
+use crate::wish::{Order, Wish};
 
 /// How late a replica may learn what another one has committed.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -106,7 +106,7 @@ pub(crate) struct Writer {
 enum Job {
     Write {
         caller: Caller,
-        wish: Wish,
+        order: Order,
         /// Made on what was the latest when the request came; holds if that still is.
         prepared: Box<Prepared>,
         queued: Instant,
@@ -136,9 +136,9 @@ impl Writes {
     }
 
     /// Decides before the queue. Before a refusal, what other replicas have committed is looked at.
-    async fn prepare(&self, caller: &Caller, wish: &Wish) -> Result<Prepared, WriteError> {
+    async fn prepare(&self, caller: &Caller, order: &Order) -> Result<Prepared, WriteError> {
         let base = self.snapshot();
-        let refusal = match decide(&base, caller, wish) {
+        let refusal = match order.prepare(&base, caller) {
             Ok(prepared) => return Ok(prepared),
             Err(refusal) => refusal,
         };
@@ -147,7 +147,7 @@ impl Writes {
             return Err(refusal.into());
         }
         let latest = self.catch_up().await?;
-        Ok(decide(&latest, caller, wish)?)
+        Ok(order.prepare(&latest, caller)?)
     }
 
     /// Decides on what the database holds now, as a write would, and writes nothing.
@@ -156,15 +156,20 @@ impl Writes {
         if self.store.version().await? != base.version {
             base = self.catch_up().await?;
         }
-        Ok(decide(&base, caller, wish)?)
+        Ok(wish.prepare(&base, caller)?)
     }
 
-    pub(crate) async fn write(&self, caller: Caller, wish: Wish) -> Result<Committed, WriteError> {
-        let prepared = self.prepare(&caller, &wish).await?;
+    pub(crate) async fn write(
+        &self,
+        caller: Caller,
+        order: impl Into<Order>,
+    ) -> Result<Committed, WriteError> {
+        let order = order.into();
+        let prepared = self.prepare(&caller, &order).await?;
         let (done, answer) = oneshot::channel();
         self.send(Job::Write {
             caller,
-            wish,
+            order,
             prepared: Box::new(prepared),
             queued: Instant::now(),
             done,
@@ -281,7 +286,7 @@ impl Writer {
         match job {
             Job::Write {
                 caller,
-                wish,
+                order,
                 prepared,
                 queued,
                 done,
@@ -289,7 +294,7 @@ impl Writer {
                 let result = if queued.elapsed() > QUEUED_TIME_MAX {
                     Err(WriteError::Busy)
                 } else {
-                    in_time(Box::pin(self.write(&caller, &wish, *prepared))).await
+                    in_time(Box::pin(self.write(&caller, &order, *prepared))).await
                 };
                 self.observe(result.as_ref().err());
                 // A caller that is gone has lost its answer, not its write.
@@ -322,7 +327,7 @@ impl Writer {
     async fn write(
         &mut self,
         caller: &Caller,
-        wish: &Wish,
+        order: &Order,
         prepared: Prepared,
     ) -> Result<Committed, WriteError> {
         let mut tx = self.store.begin_as(&caller.principal).await?;
@@ -332,7 +337,7 @@ impl Writer {
         let prepared = if Arc::ptr_eq(&base, &prepared.base) {
             prepared
         } else {
-            decide(&base, caller, wish)?
+            order.prepare(&base, caller)?
         };
         if prepared.changes_nothing() {
             return Ok(Committed {
@@ -341,7 +346,7 @@ impl Writer {
             });
         }
         let (tx, version, delta) =
-            write_steps(&self.store, tx, &head, caller, &prepared, &wish.reason()).await?;
+            write_steps(&self.store, tx, &head, caller, &prepared, &order.reason()).await?;
         store::commit(tx).await.map_err(WriteError::Uncertain)?;
         let next = Arc::new(base.advance(version, delta, Some(prepared.judged)));
         self.snapshots.send_replace(next.clone());
@@ -494,11 +499,6 @@ impl Writer {
             _ => {}
         }
     }
-}
-
-/// Whether the caller may write that on `base`, and what becomes of it.
-fn decide(base: &Arc<Snapshot>, caller: &Caller, wish: &Wish) -> Result<Prepared, Refusal> {
-    caller.hand.claim(wish.prepare(base, &caller.principal)?)
 }
 
 /// What is dropped here is rolled back, or its connection closed: half of it never becomes visible.

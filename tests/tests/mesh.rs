@@ -450,7 +450,7 @@ fn a_day_at_the_command_line() {
         let (good, bad) = (file("good.yaml"), file("bad.yaml"));
         fs::write(&good, format!("name: {group}\ndescription: before\n"))?;
         fs::write(&bad, format!("name: {group}\nspec: {{colour: red}}\n"))?;
-        let plan = run(&["plan", "-f", &good], 0).await?;
+        let plan = run(&["plan", "-f", &good], 2).await?;
         ensure!(plan.contains("create") && plan.contains(&group), "{plan}");
         run(&["get", &group], 1).await?;
         run(&["apply", "-f", &good, "--wait", "--timeout", "20s"], 0).await?;

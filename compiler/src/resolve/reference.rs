@@ -7,10 +7,17 @@ use super::resolver::{Part, Update};
 use super::tree::Tree;
 use crate::finding::{Code, Finding};
 use crate::intent::{Binding, Quota, Spec, WasmExtension};
+use crate::invariant::misnamed;
 use crate::name::{Fqn, Kind};
 
 /// The kinds of which nothing else is to be found than what is wrong with the names in them.
-const KINDS: [Kind; 4] = [Kind::Application, Kind::Binding, Kind::Quota, Kind::WasmExtension];
+const KINDS: [Kind; 5] = [
+    Kind::Application,
+    Kind::Binding,
+    Kind::Invariant,
+    Kind::Quota,
+    Kind::WasmExtension,
+];
 
 pub(super) fn update(update: &mut Update<'_>) {
     let mut dirty = BTreeSet::new();
@@ -55,6 +62,10 @@ fn check(tree: &Tree, name: &Fqn, spec: &Spec) -> Vec<Finding> {
         Spec::Binding(binding) => subjects(tree, name, binding),
         Spec::Quota(quota) => limited(tree, name, quota).into_iter().collect(),
         Spec::WasmExtension(extension) => tenants(tree, name, extension),
+        Spec::Invariant(invariant) => misnamed(invariant)
+            .map(|message| Finding::error(name, "spec", Code::OutOfReach, message))
+            .into_iter()
+            .collect(),
         _ => Vec::new(),
     }
 }

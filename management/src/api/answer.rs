@@ -4,11 +4,32 @@
 use serde_json::{Map, Value, json};
 use tombolo_compiler::name::Kind;
 
+/// What every plan that is kept tells.
+const KEPT: &[&str] = &[
+    "id",
+    "node",
+    "author",
+    "description",
+    "plan",
+    "state",
+    "createTime",
+    "expireTime",
+    "votes",
+];
+
 /// By name.
 pub(crate) fn schemas() -> Map<String, Value> {
     let schemas = [
         ("Problem", problem()),
         ("DryRun", dry_run()),
+        ("Plan", planned(json!({}), &[])),
+        ("SubmittedPlan", submitted_plan()),
+        ("KeptPlan", kept_plan()),
+        (
+            "PlanList",
+            closed(json!({"items": list(reference("KeptPlan"))}), &["items"]),
+        ),
+        ("Opinion", closed(json!({ "comment": text() }), &[])),
         ("ChangeSet", change_set()),
         ("Changed", changed()),
         (
@@ -160,6 +181,11 @@ fn problem() -> Value {
 }
 
 fn dry_run() -> Value {
+    planned(json!({"dryRun": {"type": "boolean", "const": true}}), &["dryRun"])
+}
+
+/// What a change would do, with what else is told of it.
+fn planned(more: Value, required: &[&str]) -> Value {
     let change = closed(
         json!({"name": text(), "action": action(), "before": {"type": "object"}, "after": {"type": "object"}}),
         &["name", "action"],
@@ -169,24 +195,90 @@ fn dry_run() -> Value {
         json!({"route": text(), "action": action(), "before": any, "after": any}),
         &["route", "action", "before", "after"],
     );
+    let mut fields = json!({
+        "plan": {"type": "string", "description": "Its name: the revision that it was made on, and its hash."},
+        "revision": count(),
+        "changes": list(change),
+        "routes": {"type": "object", "additionalProperties": list(route)},
+        "routesHidden": count(),
+        "behaviour": behaviour(),
+        "findings": list(reference("Finding")),
+    });
+    let always = [
+        "plan",
+        "revision",
+        "changes",
+        "routes",
+        "routesHidden",
+        "behaviour",
+        "findings",
+    ];
+    if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+        fields.extend(more);
+    }
+    closed(fields, &[&always[..], required].concat())
+}
+
+/// What a change means to those who send and serve, from what clusters report at that moment.
+fn behaviour() -> Value {
+    let by_cluster = |of: Value| json!({"type": "object", "additionalProperties": of});
+    let proxies = closed(json!({"atMost": {"type": ["integer", "null"]}}), &["atMost"]);
     closed(
         json!({
-            "dryRun": {"type": "boolean", "const": true},
-            "revision": count(),
-            "changes": list(change),
-            "routes": {"type": "object", "additionalProperties": list(route)},
-            "routesHidden": count(),
-            "findings": list(reference("Finding")),
+            "hosts": list(reference("HostMove")),
+            "services": list(reference("ServiceMove")),
+            "newlyReachable": list(reference("Reach")),
+            "noLongerReachable": list(reference("Reach")),
+            "hidden": count(),
+            "more": count(),
+            "proxies": by_cluster(proxies),
+            "reports": by_cluster(json!({"type": ["object", "null"]})),
         }),
         &[
-            "dryRun",
-            "revision",
-            "changes",
-            "routes",
-            "routesHidden",
-            "findings",
+            "hosts",
+            "services",
+            "newlyReachable",
+            "noLongerReachable",
+            "hidden",
+            "more",
+            "proxies",
+            "reports",
         ],
     )
+}
+
+/// The fields of a plan that is kept.
+fn kept() -> Value {
+    let vote = closed(
+        json!({"voter": text(), "approves": {"type": "boolean"}, "comment": text(), "time": time()}),
+        &["voter", "approves", "comment", "time"],
+    );
+    json!({
+        "id": uuid(),
+        "node": text(),
+        "author": text(),
+        "description": text(),
+        "plan": text(),
+        "state": {"type": "string", "enum": ["open", "rejected", "applied"]},
+        "createTime": time(),
+        "expireTime": time(),
+        "votes": list(vote),
+    })
+}
+
+fn kept_plan() -> Value {
+    let mut fields = kept();
+    fields["documents"] = list(json!({"type": "object"}));
+    closed(fields, KEPT)
+}
+
+fn submitted_plan() -> Value {
+    let mut fields = kept();
+    fields["approvals"] = list(closed(
+        json!({"policy": text(), "node": text(), "approver": text()}),
+        &["policy", "node", "approver"],
+    ));
+    planned(fields, &[KEPT, &["approvals"]].concat())
 }
 
 fn change_set() -> Value {

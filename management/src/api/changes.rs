@@ -2,19 +2,21 @@
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::body::Body;
+use super::plans::{self, Taking};
 use super::{App, Params, dry_run};
+use crate::approval::Leave;
 use crate::audit::Verb;
 use crate::change::Step;
-use crate::document;
 use crate::problem::Problem;
-use crate::unenforced;
-use crate::wish::Wish;
 use crate::writer::{Caller, Committed};
+
+const REASON_BYTES_MAX: usize = 500;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,32 +25,58 @@ pub(crate) struct ChangesParams {
     dry_run: bool,
     /// Resources without an ETag replace what is there.
     #[serde(default)]
-    overwrite: bool,
+    pub(crate) overwrite: bool,
     /// Security that no plane enforces yet is kept.
     #[serde(default, rename = "allowUnenforced")]
-    allow_unenforced: bool,
+    pub(crate) allow_unenforced: bool,
+    /// The plan that the write is held to. It has seen what it replaces, so that it needs no ETag.
+    plan: Option<String>,
+    /// The plan of a write that was asked to be confirmed.
+    confirm: Option<String>,
+    /// Why the write goes past approval policies. For administrators of the organization, and on record.
+    #[serde(rename = "breakGlass")]
+    break_glass: Option<String>,
 }
 
 pub(crate) async fn write(
     State(app): State<App>,
     caller: Caller,
     Params(params): Params<ChangesParams>,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let documents = document::parse(body.format, &body.bytes)?;
-    let changes = document::changes(documents, params.overwrite)?;
-    if !params.allow_unenforced {
-        unenforced::check(&changes)?;
-    }
-    let wish = Wish::Changes(changes);
-    let actor = caller.principal.clone();
-    let of_write = |error| Problem::of_write(error, &actor, Verb::Change);
+    let plan = plans::required(&headers, params.plan.as_deref().or(params.confirm.as_deref()))?;
+    let taking = Taking {
+        overwrite: params.overwrite || plan.is_some(),
+        allow_unenforced: params.allow_unenforced,
+    };
+    let wish = plans::wish(&app, &caller, &body, taking).await?;
     if params.dry_run {
-        let prepared = app.writes.dry_run(&caller, &wish).await.map_err(of_write)?;
+        let prepared = app.writes.dry_run(&caller, &wish).await;
+        let prepared = prepared.map_err(|error| Problem::of_write(error, &caller.principal, Verb::Change))?;
         return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
     }
-    let committed = app.writes.write(caller, wish).await.map_err(of_write)?;
-    Ok(answer(&committed))
+    let mut order = app.order(wish, plan);
+    if let Some(reason) = params.break_glass {
+        order.leave = Leave::BreakGlass {
+            reason: reason_of(reason)?,
+        };
+    }
+    match app.writes.write(caller.clone(), order).await {
+        Ok(committed) => Ok(answer(&committed)),
+        Err(error) => Err(plans::refused(&app, &caller, error).await),
+    }
+}
+
+/// A reason that says nothing is none.
+fn reason_of(reason: String) -> Result<String, Problem> {
+    match reason.trim().is_empty() || reason.len() > REASON_BYTES_MAX || reason.contains('\0') {
+        true => {
+            let detail = format!("breakGlass: say why, in at most {REASON_BYTES_MAX} bytes");
+            Err(Problem::bad_request(detail))
+        }
+        false => Ok(reason),
+    }
 }
 
 /// What a transaction did.

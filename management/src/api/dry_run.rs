@@ -5,44 +5,46 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use tombolo_compiler::finding::Finding;
 use tombolo_compiler::name::{ClusterName, Fqn};
-use tombolo_compiler::plan::{self, SliceChange};
+use tombolo_compiler::plan::SliceChange;
 use tombolo_compiler::report::Reports;
 use tombolo_compiler::routes::{SliceItem, SliceKey};
 
+use super::behaviour;
 use crate::change::{Prepared, Step};
+use crate::change_plan::ChangePlan;
 use crate::mesh::Mesh;
 use crate::writer::Caller;
 
-/// Routes of resources that the caller may not read are counted and not shown.
 pub(crate) fn answer(caller: &Caller, prepared: &Prepared, mesh: &Mesh) -> Response {
+    let mut described = describe(caller, prepared, mesh);
+    described["dryRun"] = true.into();
+    Json(described).into_response()
+}
+
+/// The plan of a change. What the caller may not read of it is counted and not shown.
+pub(crate) fn describe(caller: &Caller, prepared: &Prepared, mesh: &Mesh) -> Value {
     let base = &prepared.base;
     let reports = Reports {
         joined: base.joined_clusters(),
         clusters: mesh.clusters.clone(),
         ..Reports::default()
     };
-    let (before, _) = plan::plan(base.judged.resolved(), &reports);
-    let (after, findings) = plan::plan(prepared.judged.resolved(), &reports);
+    let plan = ChangePlan::of(prepared, &reports);
     let may_read = |name: &Fqn| caller.may_read(base, name);
-    let (routes, routes_hidden) = readable(plan::diff(&before, &after), may_read);
+    let (routes, routes_hidden) = readable(plan.routes, may_read);
+    let clusters = routes.keys().collect();
+    let behaviour = behaviour::tell(&plan.behaviour, mesh, &clusters, may_read);
     let changes: Vec<Value> = prepared.steps.iter().map(change).collect();
-    let written: BTreeSet<&Fqn> = prepared.steps.iter().map(Step::name).collect();
-    let resolved = written.iter().flat_map(|name| prepared.judged.findings_of(name));
-    let planned = findings
-        .iter()
-        .filter(|finding| written.contains(&finding.resource));
-    let findings: Vec<&Finding> = resolved.chain(planned).collect();
-    Json(json!({
-        "dryRun": true,
+    json!({
+        "plan": plan.id.to_string(),
         "revision": base.version.revision,
         "changes": changes,
         "routes": routes,
         "routesHidden": routes_hidden,
-        "findings": findings,
-    }))
-    .into_response()
+        "behaviour": behaviour,
+        "findings": plan.findings,
+    })
 }
 
 /// What the caller may read of the routes that change, by cluster, and how many others change.

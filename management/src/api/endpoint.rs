@@ -8,7 +8,7 @@ use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, post, put};
 use tombolo_compiler::name::Kind;
 
-use super::{App, audits, changes, explain, openapi, resources, schemas, search, tokens};
+use super::{App, approvals, audits, changes, explain, openapi, plans, resources, schemas, search, tokens};
 use crate::audit::Verb;
 
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub(crate) struct Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     At(&'static str),
+    /// At a plan that waits, with this after it.
+    Plan(&'static str),
     /// At the name of every resource, with this after it.
     Resource(&'static str),
     /// As before, of these kinds only.
@@ -80,6 +82,7 @@ const WRITE: &[&str] = &["dry_run", "allowUnenforced", "Tombolo-Manager", "Tombo
 const WRITE_OF_SEEN: &[&str] = &[
     "dry_run",
     "allowUnenforced",
+    "confirm",
     "If-Match",
     "Tombolo-Manager",
     "Tombolo-Force",
@@ -250,7 +253,7 @@ pub(crate) fn table() -> Vec<Endpoint> {
             summary: "Makes the resource, and all below it, as it was at a revision.",
             access: Access::Decided,
             audit: Some(Verb::Change),
-            parameters: &["dry_run", "Tombolo-Manager", "Tombolo-Force"],
+            parameters: &["dry_run", "confirm", "Tombolo-Manager", "Tombolo-Force"],
             takes: Some(Shape::Named("RollbackWish")),
             answers: &[(200, Shape::OrDryRun(&Shape::Named("Changed")))],
             serve: || post(resources::create),
@@ -278,12 +281,88 @@ pub(crate) fn table() -> Vec<Endpoint> {
                 "dry_run",
                 "overwrite",
                 "allowUnenforced",
+                "plan",
+                "confirm",
+                "breakGlass",
+                "If-Plan",
                 "Tombolo-Manager",
                 "Tombolo-Force",
             ],
             takes: Some(Shape::Named("ChangeSet")),
             answers: &[(200, Shape::OrDryRun(&Shape::Named("Changed")))],
             serve: || post(changes::write),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::At("/v1/plans"),
+            id: "plan",
+            summary: "What a change would do; with `submit` it is kept for others to approve.",
+            access: Access::Decided,
+            audit: Some(Verb::SubmitPlan),
+            parameters: &["overwrite", "allowUnenforced", "submit", "description"],
+            takes: Some(Shape::Named("ChangeSet")),
+            answers: &[(200, Shape::Named("Plan")), (201, Shape::Named("SubmittedPlan"))],
+            serve: || post(plans::make),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::At("/v1/plans"),
+            id: "listPlans",
+            summary: "The plans that wait for an approval, newest first.",
+            access: Access::Filtered,
+            audit: None,
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("PlanList"))],
+            serve: || get(approvals::list),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::Plan(""),
+            id: "getPlan",
+            summary: "A plan that was kept, with what it was made of.",
+            access: Access::Decided,
+            audit: None,
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("KeptPlan"))],
+            serve: || get(approvals::get),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::Plan(":approve"),
+            id: "approvePlan",
+            summary: "Approves what the plan comes to.",
+            access: Access::Decided,
+            audit: Some(Verb::ApprovePlan),
+            parameters: &[],
+            takes: Some(Shape::Named("Opinion")),
+            answers: &[(200, Shape::Named("KeptPlan"))],
+            serve: || post(approvals::act),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::Plan(":reject"),
+            id: "rejectPlan",
+            summary: "Rejects the plan, for good.",
+            access: Access::Decided,
+            audit: Some(Verb::RejectPlan),
+            parameters: &[],
+            takes: Some(Shape::Named("Opinion")),
+            answers: &[(200, Shape::Named("KeptPlan"))],
+            serve: || post(approvals::act),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::Plan(":apply"),
+            id: "applyPlan",
+            summary: "Does what the plan says, once it has the approvals that it needs.",
+            access: Access::Decided,
+            audit: Some(Verb::Change),
+            parameters: &[],
+            takes: Some(Shape::Named("Opinion")),
+            answers: &[(200, Shape::Named("Changed"))],
+            serve: || post(approvals::act),
         },
         Endpoint {
             method: Method::POST,
@@ -485,6 +564,7 @@ impl Place {
     fn route(self) -> &'static str {
         match self {
             Place::At(path) => path,
+            Place::Plan(_) => "/v1/plans/{id}",
             // A name has as many segments as it has nodes above it, which no pattern of the router can say.
             Place::Resource(_) | Place::ResourceOf(..) | Place::Collection => "/v1/{*target}",
         }
@@ -504,7 +584,7 @@ mod tests {
                 Place::Resource(suffix) | Place::ResourceOf(_, suffix) => {
                     suffix.strip_prefix(':') == Some(*question)
                 }
-                Place::At(_) | Place::Collection => false,
+                Place::At(_) | Place::Plan(_) | Place::Collection => false,
             });
             assert!(told, ":{question} is answered, and no row of the table tells it");
         }

@@ -113,6 +113,7 @@ fn places<'a>(endpoint: &Endpoint, nodes: &'a [Node]) -> Vec<(String, Option<&'a
     };
     match endpoint.place {
         Place::At(path) => vec![(path.to_owned(), None)],
+        Place::Plan(suffix) => vec![(format!("/v1/plans/{{id}}{suffix}"), None)],
         Place::Resource(suffix) => each(suffix, &|_| true),
         Place::ResourceOf(kinds, suffix) => each(suffix, &|node| kinds.contains(&node.kind())),
         Place::Collection => nodes.iter().map(|node| (node.collection(), Some(node))).collect(),
@@ -199,10 +200,13 @@ fn shape_schema(shape: Shape, kind: Option<Kind>) -> Value {
     }
 }
 
+/// Operations that can be held to a plan or bring their ETags in the body.
+const WITH_A_PLAN: &[&str] = &["change", "rollback", "approvePlan", "rejectPlan", "applyPlan"];
+
 /// Whether that problem can happen there: what is about bodies and states concerns writes only.
 fn concerns(endpoint: &Endpoint, status: u16) -> bool {
     match status {
-        412 | 428 => endpoint.parameters.contains(&"If-Match") || endpoint.id == "change",
+        412 | 428 => endpoint.parameters.contains(&"If-Match") || WITH_A_PLAN.contains(&endpoint.id),
         409 | 422 => endpoint.audit.is_some(),
         413 | 415 => endpoint.takes.is_some(),
         _ => true,
@@ -251,6 +255,27 @@ fn parameter(name: &str) -> Value {
             "query",
             json!({"type": "boolean", "default": false}),
             "Replace what is there, whatever it is now.",
+        ),
+        "plan" | "confirm" => (
+            "query",
+            json!({"type": "string"}),
+            "The plan that the write is held to: it does what that says, or nothing.",
+        ),
+        "If-Plan" => ("header", json!({"type": "string"}), "As the parameter `plan`."),
+        "breakGlass" => (
+            "query",
+            json!({"type": "string"}),
+            "Why the write goes past approval policies; for administrators of the organization, and on record.",
+        ),
+        "submit" => (
+            "query",
+            json!({"type": "boolean", "default": false}),
+            "Keep the plan, for others to approve.",
+        ),
+        "description" => (
+            "query",
+            json!({"type": "string"}),
+            "For those who are to approve it.",
         ),
         "allowUnenforced" => (
             "query",

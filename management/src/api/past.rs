@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -16,9 +16,9 @@ use tombolo_compiler::report::{ClusterReport, Reports};
 use tombolo_compiler::resolve::resolve;
 
 use super::body::Body;
-use super::resources::{GetParams, page, page_size, represent};
+use super::resources::{GetParams, WriteParams, page, page_size, represent};
 use super::target::Collection;
-use super::{App, changes, dry_run};
+use super::{App, changes, dry_run, plans};
 use crate::audit::Verb;
 use crate::document;
 use crate::history::{Difference, Entry, Place, differences, may_read_past};
@@ -205,18 +205,23 @@ pub(crate) async fn roll_back(
     caller: Caller,
     name: &Fqn,
     body: &Body,
-    dry_run: bool,
+    params: &WriteParams,
 ) -> Result<Response, Problem> {
     let wish: RollbackWish = serde_json::from_value(document::parse_one(body.format, &body.bytes)?)
         .map_err(|error| Problem::bad_request(format!("{error}; send the revision to roll back to")))?;
+    let plan = plans::required(&HeaderMap::new(), params.confirm.as_deref())?;
     let wish = rollback(app, &caller, name, wish.revision).await?;
     let actor = caller.principal.clone();
     let of_write = |error| Problem::of_write(error, &actor, Verb::Change);
-    if dry_run {
+    if params.dry_run {
         let prepared = app.writes.dry_run(&caller, &wish).await.map_err(of_write)?;
         return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
     }
-    let committed = app.writes.write(caller, wish).await.map_err(of_write)?;
+    let committed = app
+        .writes
+        .write(caller, app.order(wish, plan))
+        .await
+        .map_err(of_write)?;
     Ok(changes::answer(&committed))
 }
 

@@ -13,7 +13,7 @@ use tombolo_compiler::name::{Fqn, Label};
 use super::body::Body;
 use super::caller::Bearer;
 use super::target::{Collection, PastQuestion, Target};
-use super::{App, Params, dry_run, effective, past, readiness, status, watching};
+use super::{App, Params, dry_run, effective, past, plans, readiness, status, watching};
 use crate::audit::Verb;
 use crate::change::{Change, ChangeVerb, IfMatch};
 use crate::document::{self, Document};
@@ -51,10 +51,12 @@ pub(crate) struct GetParams {
 #[serde(deny_unknown_fields)]
 pub(crate) struct WriteParams {
     #[serde(default)]
-    dry_run: bool,
+    pub(crate) dry_run: bool,
     /// Security that no plane enforces yet is kept.
     #[serde(default, rename = "allowUnenforced")]
-    allow_unenforced: bool,
+    pub(crate) allow_unenforced: bool,
+    /// The plan of a write that was asked to be confirmed.
+    pub(crate) confirm: Option<String>,
 }
 
 pub(crate) async fn get_or_list(
@@ -105,7 +107,7 @@ pub(crate) async fn create(
         Target::Collection(collection) => collection,
         Target::Adopt(name) => return adopt(&app, caller, &name).await,
         Target::Past(PastQuestion::Rollback, name) => {
-            return past::roll_back(&app, caller, &name, &body, params.dry_run).await;
+            return past::roll_back(&app, caller, &name, &body, &params).await;
         }
         other => {
             let detail = match other.name() {
@@ -216,11 +218,9 @@ async fn write(
             .map_err(of_write)?;
         return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
     }
-    let committed = app
-        .writes
-        .write(caller, vec![change].into())
-        .await
-        .map_err(of_write)?;
+    let plan = plans::required(&HeaderMap::new(), params.confirm.as_deref())?;
+    let order = app.order(vec![change].into(), plan);
+    let committed = app.writes.write(caller, order).await.map_err(of_write)?;
     tracing::Span::current().record("revision", committed.snapshot.version.revision);
     Ok(answer(&committed))
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod access;
+mod approvals;
 mod audit_keeping;
 mod audit_streams;
 mod audits;
@@ -16,6 +17,7 @@ mod kinds;
 mod managed;
 mod outage;
 mod past;
+mod plans;
 mod programs;
 mod replicas;
 mod second_wall;

@@ -1,0 +1,370 @@
+//! `/v1/plans/<id>`: plans that wait for the approval of another person.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::TimeDelta;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tombolo_compiler::intent::PLAN_EXPIRY_HOURS;
+use tombolo_compiler::name::Fqn;
+use uuid::Uuid;
+
+use super::body::Body;
+use super::plans::Taking;
+use super::{App, changes, plans};
+use crate::approval::{Leave, Required, required};
+use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
+use crate::change::{Prepared, Step};
+use crate::change_plan::PlanId;
+use crate::document;
+use crate::iam::{Action, Principal, holds, role_name};
+use crate::problem::Problem;
+use crate::store::plan::{PlanState, StoredPlan, Vote};
+use crate::store::{self, StoreError, Tx};
+use crate::wish::Order;
+use crate::writer::Caller;
+
+/// Of a description or a comment.
+const TEXT_BYTES_MAX: usize = 2000;
+
+/// What is kept of a plan beside what it comes to.
+pub(crate) struct Submission {
+    pub(crate) documents: Vec<Value>,
+    pub(crate) description: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Opinion {
+    #[serde(default)]
+    comment: String,
+}
+
+/// Keeps a plan, and tells who may approve it.
+pub(crate) async fn submit(
+    app: &App,
+    caller: &Caller,
+    prepared: &Prepared,
+    mut described: Value,
+    submission: Submission,
+) -> Result<Response, Problem> {
+    let Principal::User { name, uid } = &caller.principal else {
+        return Err(Problem::bad_request("only users submit plans"));
+    };
+    if prepared.changes_nothing() {
+        return Err(Problem::bad_request(
+            "there is nothing to do, and so nothing to approve",
+        ));
+    }
+    check_text("description", &submission.description)?;
+    let policies = required(&prepared.base, &prepared.steps);
+    let hours = policies.iter().map(|policy| policy.expires_after_hours).min();
+    let created_at = audit::now();
+    let plan = StoredPlan {
+        id: Uuid::now_v7(),
+        node: common_node(&prepared.steps).unwrap_or_else(|| app.organization.clone()),
+        author: name.clone(),
+        author_uid: *uid,
+        description: submission.description,
+        plan: PlanId::of(prepared),
+        documents: submission.documents,
+        created_at,
+        expires_at: created_at + TimeDelta::hours(hours.unwrap_or(PLAN_EXPIRY_HOURS).into()),
+        state: PlanState::Open,
+        votes: Vec::new(),
+    };
+    let mut tx = app.store.begin_as(&Principal::System).await?;
+    app.store.insert_plan(&mut tx, &plan).await?;
+    record(app, &mut tx, caller, Verb::SubmitPlan, &plan, &plan.description).await?;
+    store::commit(tx).await?;
+    for (field, value) in told(&plan) {
+        described[field] = value;
+    }
+    described["approvals"] = policies.iter().map(policy).collect();
+    let location = [(header::LOCATION, format!("/v1/plans/{}", plan.id))];
+    Ok((StatusCode::CREATED, location, Json(described)).into_response())
+}
+
+/// Those that wait and that the caller may read, newest first.
+pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Json<Value>, Problem> {
+    let mut tx = app.store.read_as(&caller.principal).await?;
+    let plans = app.store.open_plans(&mut tx, audit::now()).await?;
+    let snapshot = app.writes.snapshot();
+    let items: Vec<Value> = plans
+        .iter()
+        .filter(|plan| caller.may_read(&snapshot, &plan.node))
+        .map(|plan| told(plan).into_iter().collect())
+        .collect();
+    Ok(Json(json!({ "items": items })))
+}
+
+pub(crate) async fn get(
+    State(app): State<App>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let plan = find(&app, &caller, &id, Verb::Get).await?;
+    let mut shown: Value = told(&plan).into_iter().collect();
+    shown["documents"] = plan.documents.clone().into();
+    Ok(Json(shown))
+}
+
+/// `:approve`, `:reject` and `:apply`.
+pub(crate) async fn act(
+    State(app): State<App>,
+    caller: Caller,
+    Path(path): Path<String>,
+    body: Body,
+) -> Result<Response, Problem> {
+    let Some((id, verb)) = path.rsplit_once(':') else {
+        let detail = format!("/v1/plans/{path}: POST :approve, :reject or :apply");
+        return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail));
+    };
+    let opinion: Opinion = serde_json::from_value(document::parse_one(body.format, &body.bytes)?)
+        .map_err(|error| Problem::bad_request(error.to_string()))?;
+    check_text("comment", &opinion.comment)?;
+    match verb {
+        "approve" => vote(&app, &caller, id, opinion, true).await,
+        "reject" => vote(&app, &caller, id, opinion, false).await,
+        "apply" => apply(&app, &caller, id).await,
+        _ => Err(Problem::not_found(format!("the question {verb:?} about a plan"))),
+    }
+}
+
+/// An approval is good for what the plan comes to, and the plan must still come to that.
+async fn vote(
+    app: &App,
+    caller: &Caller,
+    id: &str,
+    opinion: Opinion,
+    approves: bool,
+) -> Result<Response, Problem> {
+    let verb = if approves {
+        Verb::ApprovePlan
+    } else {
+        Verb::RejectPlan
+    };
+    let mut plan = find(app, caller, id, verb).await?;
+    check_open(&plan)?;
+    let Principal::User { name, uid } = &caller.principal else {
+        return Err(Problem::bad_request("only users approve plans"));
+    };
+    let deny = |because: &str| Problem::denied(because, &caller.principal, verb, &plan.node);
+    if approves && *uid == plan.author_uid {
+        return Err(deny(
+            "nobody approves their own plan; ask somebody else who holds the role",
+        ));
+    }
+    let policies = policies_of(app, caller, &plan).await?;
+    let snapshot = app.writes.snapshot();
+    let may = |policy: &Required| {
+        holds(
+            &caller.principal,
+            policy.approver,
+            &policy.node,
+            &snapshot.bindings,
+        )
+    };
+    let withdraws = !approves && *uid == plan.author_uid;
+    if !withdraws && !policies.iter().any(may) {
+        let wanted: Vec<String> = policies
+            .iter()
+            .map(|policy| format!("{} on {}", role_name(policy.approver), policy.node))
+            .collect();
+        return Err(match wanted.is_empty() {
+            true => Problem::new(
+                StatusCode::CONFLICT,
+                "needs-no-approval",
+                "no approval policy asks for an approval of this plan; apply it",
+            ),
+            false => deny(&format!("it needs somebody who is {}", wanted.join(" or "))),
+        });
+    }
+    let vote = Vote {
+        voter: name.clone(),
+        voter_uid: *uid,
+        approves,
+        comment: opinion.comment,
+        time: audit::now(),
+    };
+    let mut tx = app.store.begin_as(&Principal::System).await?;
+    app.store.insert_vote(&mut tx, &plan, &vote).await?;
+    if !approves
+        && !app
+            .store
+            .close_plan(&mut tx, plan.id, PlanState::Rejected)
+            .await?
+    {
+        return Err(closed(&plan));
+    }
+    record(app, &mut tx, caller, verb, &plan, &vote.comment).await?;
+    store::commit(tx).await?;
+    if !approves {
+        plan.state = PlanState::Rejected;
+    }
+    plan.votes.retain(|before| before.voter_uid != vote.voter_uid);
+    plan.votes.push(vote);
+    let shown: Value = told(&plan).into_iter().collect();
+    Ok(Json(shown).into_response())
+}
+
+async fn apply(app: &App, caller: &Caller, id: &str) -> Result<Response, Problem> {
+    let plan = find(app, caller, id, Verb::Change).await?;
+    check_open(&plan)?;
+    let wish = plans::wish_of(app, caller, plan.documents.clone(), Taking::PLANNED).await?;
+    let approvers = plan.votes.iter().filter(|vote| vote.approves);
+    let leave = Leave::Approved {
+        plan: plan.id,
+        author: plan.author_uid,
+        approvers: approvers
+            .map(|vote| Principal::User {
+                name: vote.voter.clone(),
+                uid: vote.voter_uid,
+            })
+            .collect(),
+    };
+    let order = Order {
+        leave,
+        ..app.order(wish, Some(plan.plan.clone()))
+    };
+    let committed = match app.writes.write(caller.clone(), order).await {
+        Ok(committed) => committed,
+        Err(error) => return Err(plans::refused(app, caller, error).await),
+    };
+    // Should this be lost, the plan stays open, and comes to nothing when it is applied again: what it says is done.
+    let mut tx = app.store.begin_as(&Principal::System).await?;
+    app.store.close_plan(&mut tx, plan.id, PlanState::Applied).await?;
+    store::commit(tx).await?;
+    Ok(changes::answer(&committed))
+}
+
+/// The policies that a plan comes under now, if it still comes to what it said.
+async fn policies_of(app: &App, caller: &Caller, plan: &StoredPlan) -> Result<Vec<Required>, Problem> {
+    // Decided with the author's rights: whoever approves need not be able to write it.
+    let author = Caller {
+        principal: Principal::User {
+            name: plan.author.clone(),
+            uid: plan.author_uid,
+        },
+        ..caller.clone()
+    };
+    let wish = plans::wish_of(app, &author, plan.documents.clone(), Taking::PLANNED).await?;
+    let order = Order {
+        plan: Some(plan.plan.clone()),
+        ..wish.into()
+    };
+    let prepared = app.writes.dry_run(&author, &order.wish).await;
+    let prepared = prepared.and_then(|prepared| order.hold(&prepared).map(|()| prepared).map_err(Into::into));
+    match prepared {
+        Ok(prepared) => Ok(required(&prepared.base, &prepared.steps)),
+        Err(error) => Err(plans::refused(app, caller, error).await),
+    }
+}
+
+async fn find(app: &App, caller: &Caller, id: &str, verb: Verb) -> Result<StoredPlan, Problem> {
+    let missing = || Problem::not_found(format!("plan {id}"));
+    let id: Uuid = id.parse().map_err(|_| missing())?;
+    // Also one that the caller may not read: to try it is a denial, and belongs on record.
+    let mut tx = app.store.read_as(&Principal::System).await?;
+    let plan = app.store.find_plan(&mut tx, id).await?.ok_or_else(missing)?;
+    let snapshot = app.writes.snapshot();
+    app.allow(&snapshot, caller, Action::Read, &plan.node, verb)
+        .map_err(|denied| {
+            let mut problem = missing();
+            problem.denied = denied.denied;
+            problem
+        })?;
+    Ok(plan)
+}
+
+fn check_open(plan: &StoredPlan) -> Result<(), Problem> {
+    if plan.state != PlanState::Open {
+        return Err(closed(plan));
+    }
+    if plan.expires_at <= audit::now() {
+        let detail = format!("plan {} expired at {}; make it again", plan.id, plan.expires_at);
+        return Err(Problem::new(StatusCode::GONE, "expired", detail));
+    }
+    Ok(())
+}
+
+fn closed(plan: &StoredPlan) -> Problem {
+    let detail = format!("plan {} is not open any more; make it again", plan.id);
+    Problem::new(StatusCode::CONFLICT, "closed", detail)
+}
+
+fn check_text(field: &str, text: &str) -> Result<(), Problem> {
+    match text.len() > TEXT_BYTES_MAX || text.contains('\0') {
+        true => Err(Problem::bad_request(format!(
+            "{field}: longer than {TEXT_BYTES_MAX} bytes, or with a NUL character"
+        ))),
+        false => Ok(()),
+    }
+}
+
+/// The nearest node that all of it is at or below.
+fn common_node(steps: &[Step]) -> Option<Fqn> {
+    let mut names = steps.iter().map(Step::name);
+    let first = names.next()?;
+    let rest: Vec<&Fqn> = names.collect();
+    first
+        .lineage()
+        .find(|node| rest.iter().all(|name| name.is_within(node)))
+}
+
+fn told(plan: &StoredPlan) -> Vec<(String, Value)> {
+    let votes: Vec<Value> = plan
+        .votes
+        .iter()
+        .map(|vote| {
+            json!({"voter": vote.voter, "approves": vote.approves, "comment": vote.comment, "time": vote.time})
+        })
+        .collect();
+    [
+        ("id", json!(plan.id)),
+        ("node", json!(plan.node)),
+        ("author", json!(plan.author)),
+        ("description", json!(plan.description)),
+        ("plan", json!(plan.plan.to_string())),
+        ("state", json!(plan.state.as_str())),
+        ("createTime", json!(plan.created_at)),
+        ("expireTime", json!(plan.expires_at)),
+        ("votes", votes.into()),
+    ]
+    .map(|(field, value)| (field.to_owned(), value))
+    .into()
+}
+
+fn policy(required: &Required) -> Value {
+    json!({"policy": required.policy, "node": required.node, "approver": role_name(required.approver)})
+}
+
+async fn record(
+    app: &App,
+    tx: &mut Tx,
+    caller: &Caller,
+    verb: Verb,
+    plan: &StoredPlan,
+    comment: &str,
+) -> Result<(), StoreError> {
+    let mut head = app.store.lock_head(tx).await?;
+    let comment = if comment.is_empty() {
+        String::new()
+    } else {
+        format!(": {comment}")
+    };
+    let actor = caller.principal.to_string();
+    let record = Record {
+        source: caller.source.clone(),
+        request_id: caller.request_id.clone(),
+        reason: format!("plan {} ({}){comment}", plan.id, plan.plan),
+        after: (verb == Verb::SubmitPlan).then(|| json!({"documents": plan.documents})),
+        ..Record::new(actor, verb, plan.node.to_string(), Outcome::Done)
+    };
+    let (sealed, end) = seal(Chain::Writes, head.audit, record);
+    head.audit = end;
+    app.store.insert_audit(tx, &[sealed]).await?;
+    app.store.set_head(tx, &head).await
+}

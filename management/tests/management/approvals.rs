@@ -1,0 +1,215 @@
+//! Approval by another person: who may give it, for what, and what goes past it.
+
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::support::{ACME, Answer, Api, Management, two_teams};
+
+const PAY: &str = "organizations/acme/tenants/pay";
+const SHOP: &str = "organizations/acme/tenants/pay/workspaces/shop";
+
+struct Team {
+    management: Management,
+    ann: Api,
+    ben: Api,
+    rob: Api,
+}
+
+/// Two administrators of a tenant where a second one must approve, and a reader.
+async fn team() -> Team {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let ann = management.user("ann", &[(PAY, "admin")]).await;
+    let ben = management.user("ben", &[(PAY, "admin")]).await;
+    let rob = management.user("rob", &[(PAY, "reader")]).await;
+    let policy = json!({"name": format!("{PAY}/approvalpolicies/two"), "spec": {"approver": "admin"}});
+    management.admin.create(policy).await;
+    Team {
+        management,
+        ann,
+        ben,
+        rob,
+    }
+}
+
+fn change(text: &str) -> Value {
+    json!({"name": SHOP, "description": text, "spec": {"namespaces": ["*/shop"]}})
+}
+
+async fn submit(api: &Api, document: Value) -> String {
+    let answer = api.post("plans?submit=true", document).await;
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    answer.json()["id"].as_str().unwrap().to_owned()
+}
+
+async fn act(api: &Api, id: &str, verb: &str) -> Answer {
+    api.post(&format!("plans/{id}:{verb}"), json!({"comment": "seen"}))
+        .await
+}
+
+#[tokio::test]
+async fn a_change_below_a_policy_waits_for_another_person() {
+    let team = team().await;
+    let before = team.management.traces().await;
+    team.ann
+        .post("changes?overwrite=true", change("alone"))
+        .await
+        .refused(409, "make a plan with `tombolo plan submit`");
+    team.ann
+        .send(
+            Method::PUT,
+            SHOP,
+            &[("if-match", "*")],
+            change("alone").to_string(),
+        )
+        .await
+        .refused(409, "need the approval of another person");
+    team.ann
+        .post(&format!("{PAY}:rollback"), json!({"revision": 2}))
+        .await
+        .refused(409, "need the approval of another person");
+    team.ann
+        .delete(&format!("{PAY}/approvalpolicies/two"), "*")
+        .await
+        .refused(409, "need the approval of another person");
+    assert_eq!(team.management.traces().await, before);
+
+    let id = submit(&team.ann, change("together")).await;
+    act(&team.ann, &id, "apply")
+        .await
+        .refused(409, "need the approval");
+    act(&team.ann, &id, "approve")
+        .await
+        .refused(403, "nobody approves their own plan");
+    act(&team.rob, &id, "approve")
+        .await
+        .refused(403, "it needs somebody who is admin on");
+    let stranger = team.management.user("stranger", &[]).await;
+    act(&stranger, &id, "approve")
+        .await
+        .refused(404, "not yours to see");
+    assert_eq!(stranger.get("plans").await.json()["items"], json!([]));
+    assert_eq!(team.rob.get("plans").await.json()["items"][0]["id"], json!(id));
+
+    let approved = act(&team.ben, &id, "approve").await;
+    assert_eq!(approved.status, 200, "{}", approved.text);
+    let applied = act(&team.ann, &id, "apply").await;
+    assert_eq!(applied.status, 200, "{}", applied.text);
+    assert_eq!(team.ann.get(SHOP).await.json()["description"], "together");
+    let audit = team
+        .ann
+        .get(&format!("audit?name={SHOP}&outcome=done&pageSize=3"))
+        .await
+        .json();
+    let told: Vec<(&str, &str)> = audit["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|record| {
+            (
+                record["verb"].as_str().unwrap(),
+                record["actor"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    let (ann, ben) = (format!("{ACME}/users/ann"), format!("{ACME}/users/ben"));
+    assert_eq!(
+        told,
+        [
+            ("update", ann.as_str()),
+            ("approve-plan", ben.as_str()),
+            ("submit-plan", ann.as_str())
+        ]
+    );
+    let reason = audit["items"][0]["reason"].as_str().unwrap();
+    assert_eq!(reason, format!("plan {id}, approved by {ben}"));
+    act(&team.ann, &id, "apply")
+        .await
+        .refused(409, "is not open any more");
+    team.management.stop().await;
+}
+
+#[tokio::test]
+async fn an_approval_is_good_for_what_was_approved_and_as_long_as_the_role_is_held() {
+    let team = team().await;
+    let root = &team.management.admin;
+    let id = submit(&team.ann, change("first")).await;
+    assert_eq!(act(&team.ben, &id, "approve").await.status, 200);
+    // Somebody goes past the policy: the plan is about something else now.
+    root.post("changes?overwrite=true&breakGlass=fire", change("between"))
+        .await;
+    act(&team.ann, &id, "apply").await.refused(412, "is stale");
+    act(&team.ben, &id, "approve").await.refused(412, "is stale");
+
+    let id = submit(&team.ann, change("second")).await;
+    assert_eq!(act(&team.ben, &id, "approve").await.status, 200);
+    let binding = json!({"changes": [{"op": "delete", "name": format!("{PAY}/bindings/ben-admin")}]});
+    let gone = root
+        .post("changes?overwrite=true&breakGlass=ben+has+left", binding)
+        .await;
+    assert_eq!(gone.status, 200, "{}", gone.text);
+    act(&team.ann, &id, "apply")
+        .await
+        .refused(409, "need the approval");
+
+    assert_eq!(
+        act(&team.ann, &id, "reject").await.status,
+        200,
+        "she takes it back"
+    );
+    act(&team.ann, &id, "apply")
+        .await
+        .refused(409, "is not open any more");
+
+    let id = submit(&team.ann, change("third")).await;
+    team.management
+        .sql("UPDATE plans SET expires_at = now() - interval '1 second'")
+        .await;
+    act(root, &id, "approve").await.refused(410, "expired");
+    assert_eq!(root.get("plans").await.json()["items"], json!([]));
+    team.management.stop().await;
+}
+
+#[tokio::test]
+async fn breaking_the_glass_is_for_administrators_and_says_why() {
+    let team = team().await;
+    let before = team.management.traces().await;
+    team.ann
+        .post("changes?overwrite=true&breakGlass=hurry", change("x"))
+        .await
+        .refused(403, "needs the role admin on organizations/acme");
+    team.management
+        .admin
+        .post("changes?overwrite=true&breakGlass=", change("x"))
+        .await
+        .refused(400, "say why");
+    assert_eq!(team.management.traces().await, before);
+    let done = team
+        .management
+        .admin
+        .post("changes?overwrite=true&breakGlass=fire", change("x"))
+        .await;
+    assert_eq!(done.status, 200, "{}", done.text);
+    let audit = team
+        .management
+        .admin
+        .get(&format!("audit?name={SHOP}&pageSize=1"))
+        .await
+        .json();
+    assert_eq!(audit["items"][0]["reason"], "break glass: fire");
+    // Where no policy asks, there is nothing to approve.
+    let media = json!({"name": format!("{ACME}/tenants/media"), "description": "x"});
+    let id = submit(&team.management.admin, media).await;
+    act(&team.management.admin, &id, "apply").await;
+    let seen = team
+        .management
+        .admin
+        .get(&format!("{ACME}/tenants/media"))
+        .await
+        .json();
+    assert_eq!(
+        seen["description"], "x",
+        "a plan that needs no approval is applied without"
+    );
+    team.management.stop().await;
+}
