@@ -69,7 +69,7 @@ pub(crate) struct ApplyArgs {
 
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct WaitArgs {
-    /// Return when every proxy that it concerns has proven that it runs it.
+    /// Return when every proxy that it concerns has proven that it runs it; Envoy can only say that it has accepted it.
     #[arg(long, env = "TOMBOLO_WAIT")]
     pub(crate) wait: bool,
     /// How long to wait for that.

@@ -9,6 +9,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use tombolo_compiler::name::{ClusterName, Label};
 use tombolo_dataplane::{AccessLog, ProxyConfig, Role};
+use tombolo_local_cp::Plaintext;
 use tombolo_management::AuditConfig;
 use tombolo_management::delivery::{S3, S3Credentials, Target};
 use tombolo_runtime::shutdown::Shutdown;
@@ -156,9 +157,13 @@ pub(crate) struct EdgeArgs {
     /// A folder of YAML with the services, instances and gateways of the cluster; watched.
     #[arg(long, env = "TOMBOLO_STATIC_DIR")]
     static_dir: PathBuf,
-    /// Where proxies connect. It is plain text: keep it on loopback or on a private network.
+    /// Where proxies connect, in plain text: on loopback, or with --allow-plaintext anywhere.
     #[arg(long, env = "TOMBOLO_XDS_LISTEN", default_value = "127.0.0.1:15010")]
     xds_listen: SocketAddr,
+    /// Serve proxies, and let gateways listen for other clusters, also on addresses that others can reach. None of that
+    /// is encrypted or authenticated yet, so the network must be trusted.
+    #[arg(long, env = "TOMBOLO_ALLOW_PLAINTEXT")]
+    allow_plaintext: bool,
     /// Health, metrics and what each proxy runs. It has no authentication: keep it private.
     #[arg(long, env = "TOMBOLO_ADMIN", default_value = "127.0.0.1:15014")]
     admin: SocketAddr,
@@ -326,6 +331,11 @@ impl From<EdgeArgs> for tombolo_local_cp::Config {
             identity: args.identity.identity,
             static_dir: args.static_dir,
             xds_listen: args.xds_listen,
+            plaintext: if args.allow_plaintext {
+                Plaintext::Anywhere
+            } else {
+                Plaintext::LoopbackOnly
+            },
             admin: args.admin,
             data_dir: args.data.data_dir,
         }

@@ -1,6 +1,7 @@
 //! Puts the edge together: platform and feed in, snapshots, xDS and reports out. Each loop owns its state; they share
 //! the latest values by `watch`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ use crate::feed::{Adopted, Feed};
 use crate::fleet::Fleet;
 use crate::keep::Keep;
 use crate::metrics::{Metrics, gauge};
+use crate::plaintext::Plaintext;
 use crate::platform::static_dir::StaticDir;
 use crate::platform::{Platform, Seen};
 use crate::report::{self, Reporter};
@@ -47,6 +49,8 @@ pub struct Config {
     /// The folder of the platform `static`.
     pub static_dir: PathBuf,
     pub xds_listen: SocketAddr,
+    /// Where proxies may be served, and where gateways may listen for other clusters.
+    pub plaintext: Plaintext,
     pub admin: SocketAddr,
     pub data_dir: PathBuf,
 }
@@ -77,6 +81,11 @@ pub enum EdgeError {
         #[source]
         source: io::Error,
     },
+    #[error(
+        "{addr} is not on loopback, and proxies are served in plain text: use 127.0.0.1, or --allow-plaintext on a \
+         network that you trust"
+    )]
+    Plaintext { addr: SocketAddr },
     #[error(transparent)]
     Admin(#[from] AdminError),
     #[error(transparent)]
@@ -105,6 +114,10 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), EdgeError> {
 /// # Errors
 /// When the identity, the data folder or a port cannot be used.
 pub async fn start(config: Config, parent: Shutdown) -> Result<Running, EdgeError> {
+    if !config.plaintext.allows(&config.xds_listen) {
+        let addr = config.xds_listen;
+        return Err(EdgeError::Plaintext { addr });
+    }
     let identity = Arc::new(identity(&config)?);
     std::fs::create_dir_all(&config.data_dir).map_err(|source| EdgeError::DataDir {
         dir: config.data_dir.clone(),
@@ -140,7 +153,13 @@ pub async fn start(config: Config, parent: Shutdown) -> Result<Running, EdgeErro
     tasks.spawn("platform", platform.run(seen_out, shutdown.clone()));
     tasks.spawn(
         "view",
-        take_view(seen.clone(), views_out, metrics.clone(), shutdown.clone()),
+        take_view(
+            seen.clone(),
+            views_out,
+            config.plaintext,
+            metrics.clone(),
+            shutdown.clone(),
+        ),
     );
     let compose = Compose {
         cluster: config.cluster.clone(),
@@ -255,9 +274,11 @@ async fn serve_xds(
 async fn take_view(
     mut seen: watch::Receiver<Seen>,
     views: watch::Sender<Option<Arc<View>>>,
+    plaintext: Plaintext,
     metrics: Metrics,
     mut shutdown: Shutdown,
 ) {
+    let mut told = BTreeSet::new();
     loop {
         tokio::select! {
             Ok(()) = seen.changed() => {}
@@ -266,7 +287,18 @@ async fn take_view(
         let now = seen.borrow_and_update().clone();
         metrics.platform_faults.set(gauge(now.faults.len()));
         views.send_if_modified(|held| {
-            let next = now.listing.over(held.as_ref());
+            let next = now.listing.over(held.as_ref()).map(|view| {
+                let (view, withheld) = plaintext.hold(view);
+                for gateway in withheld.difference(&told) {
+                    tracing::warn!(
+                        %gateway,
+                        "not listening for other clusters, because that is in plain text and not on loopback: \
+                         use --allow-plaintext on a network that you trust"
+                    );
+                }
+                told = withheld;
+                view
+            });
             let differs = next != *held;
             *held = next;
             differs

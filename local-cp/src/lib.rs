@@ -10,6 +10,7 @@ mod feed;
 mod fleet;
 mod keep;
 mod metrics;
+mod plaintext;
 mod platform;
 mod report;
 mod snapshot;
@@ -17,3 +18,4 @@ mod snapshot;
 mod testing;
 
 pub use edge::{Config, EdgeError, Running, run, start};
+pub use plaintext::Plaintext;

@@ -20,7 +20,7 @@ use tombolo_compiler::routes::{
     GatewayAction, GatewayRule, Locality, NamespaceOwner, RoutedGateway, RoutedGatewayMode, RoutedService,
     ServiceAction, ServiceRule, SliceItem, SliceKey,
 };
-use tombolo_local_cp::{Config, EdgeError, Running, start};
+use tombolo_local_cp::{Config, EdgeError, Plaintext, Running, start};
 use tombolo_runtime::authority::Authority;
 use tombolo_runtime::plane_id::{Plane, PlaneId};
 use tombolo_runtime::shutdown::{Shutdown, Trigger};
@@ -78,6 +78,7 @@ impl Cluster {
             centrals: self.central.iter().map(Above::target).collect(),
             identity: self.dir.path().join("identity"),
             static_dir: self.dir.path().join("platform"),
+            plaintext: Plaintext::LoopbackOnly,
             xds_listen: any,
             admin: any,
             data_dir: self.dir.path().join("data"),
@@ -520,4 +521,24 @@ async fn an_edge_does_not_start_with_another_clusters_identity() {
             .contains("is spiffe://acme/plane/edge/us-east and not an edge's of cluster us-west"),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn an_edge_serves_nobody_beyond_loopback_in_plain_text_unless_it_is_told_to() {
+    let cluster = Cluster::new("").await;
+    let config = Config {
+        xds_listen: SocketAddr::from(([0, 0, 0, 0], 0)),
+        ..cluster.config()
+    };
+    let (_trigger, shutdown) = Shutdown::new();
+    let error = start(config.clone(), shutdown.clone()).await.unwrap_err();
+    assert!(matches!(error, EdgeError::Plaintext { .. }));
+    assert!(error.to_string().contains("--allow-plaintext"), "{error}");
+
+    let trusted = Config {
+        plaintext: Plaintext::Anywhere,
+        ..config
+    };
+    let running = start(trusted, shutdown).await.unwrap();
+    drop(running);
 }
