@@ -61,21 +61,26 @@ pub(crate) fn required(base: &Snapshot, steps: &[Step]) -> Vec<Required> {
 pub(crate) fn check(prepared: &Prepared, principal: &Principal, leave: &Leave) -> Result<(), Refusal> {
     let base = &prepared.base;
     let mut required = required(base, &prepared.steps);
+    if *principal == Principal::System {
+        return Ok(());
+    }
     match leave {
-        _ if required.is_empty() || *principal == Principal::System => return Ok(()),
+        // Also where nothing is in the way: it is on record as broken glass.
         Leave::BreakGlass { .. } => {
-            let organization = required[0].node.organization();
+            let Some(organization) = prepared.steps.first().map(|step| step.name().organization()) else {
+                return Ok(());
+            };
             if holds(principal, Role::Admin, &organization, &base.bindings) {
                 return Ok(());
             }
             return Err(Refusal::Denied {
                 because: format!(
-                    "{principal} needs the role admin on {organization} to go past {}",
-                    required[0].policy
+                    "{principal} needs the role admin on {organization} to go past approval policies"
                 ),
                 name: organization,
             });
         }
+        _ if required.is_empty() => return Ok(()),
         Leave::Approved {
             author, approvers, ..
         } => {

@@ -98,10 +98,10 @@ impl Order {
     /// What the audit records say beside who and what.
     pub(crate) fn reason(&self) -> String {
         let reasons: Vec<String> = self
-            .wish
+            .leave
             .reason()
             .into_iter()
-            .chain(self.leave.reason())
+            .chain(self.wish.reason())
             .collect();
         reasons.join("; ")
     }

@@ -41,6 +41,9 @@ pub(crate) struct SubmitArgs {
     /// What those who approve it should know.
     #[arg(long, env = "TOMBOLO_DESCRIPTION")]
     description: Option<String>,
+    /// As for `tombolo apply`: keep security that no plane enforces yet.
+    #[arg(long, env = "TOMBOLO_ALLOW_UNENFORCED")]
+    allow_unenforced: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -133,6 +136,10 @@ async fn submit(args: SubmitArgs) -> anyhow::Result<Verdict> {
     let parameters = [
         ("submit", Some("true".to_owned())),
         ("description", args.description),
+        (
+            "allowUnenforced",
+            args.allow_unenforced.then(|| "true".to_owned()),
+        ),
     ];
     let answer = post(&client, &args.files, &query("plans", &parameters), false).await?;
     print(args.output.output, &answer, submitted)?;

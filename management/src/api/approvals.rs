@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tombolo_compiler::intent::PLAN_EXPIRY_HOURS;
 use tombolo_compiler::name::Fqn;
+use tombolo_runtime::telemetry::chain;
 use uuid::Uuid;
 
 use super::body::Body;
@@ -16,15 +17,16 @@ use super::plans::Taking;
 use super::{App, changes, plans};
 use crate::approval::{Leave, Required, required};
 use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
-use crate::change::{Prepared, Step};
+use crate::change::{Prepared, Refusal, Step};
 use crate::change_plan::PlanId;
 use crate::document;
 use crate::iam::{Action, Principal, holds, role_name};
 use crate::problem::Problem;
+use crate::store::organization::Head;
 use crate::store::plan::{PlanState, StoredPlan, Vote};
 use crate::store::{self, StoreError, Tx};
 use crate::wish::Order;
-use crate::writer::Caller;
+use crate::writer::{Caller, Committed, WriteError};
 
 /// Of a description or a comment.
 const TEXT_BYTES_MAX: usize = 2000;
@@ -76,8 +78,19 @@ pub(crate) async fn submit(
         votes: Vec::new(),
     };
     let mut tx = app.store.begin_as(&Principal::System).await?;
+    // First of all, for what is inserted holds on to its row, and two who did would wait for each other.
+    let head = app.store.lock_head(&mut tx).await?;
     app.store.insert_plan(&mut tx, &plan).await?;
-    record(app, &mut tx, caller, Verb::SubmitPlan, &plan, &plan.description).await?;
+    record(
+        app,
+        &mut tx,
+        head,
+        caller,
+        Verb::SubmitPlan,
+        &plan,
+        &plan.description,
+    )
+    .await?;
     store::commit(tx).await?;
     for (field, value) in told(&plan) {
         described[field] = value;
@@ -157,7 +170,11 @@ async fn vote(
             "nobody approves their own plan; ask somebody else who holds the role",
         ));
     }
-    let policies = policies_of(app, caller, &plan).await?;
+    let withdraws = !approves && *uid == plan.author_uid;
+    let policies = match withdraws {
+        true => Vec::new(),
+        false => policies_of(app, caller, &plan).await?,
+    };
     let snapshot = app.writes.snapshot();
     let may = |policy: &Required| {
         holds(
@@ -167,7 +184,6 @@ async fn vote(
             &snapshot.bindings,
         )
     };
-    let withdraws = !approves && *uid == plan.author_uid;
     if !withdraws && !policies.iter().any(may) {
         let wanted: Vec<String> = policies
             .iter()
@@ -190,16 +206,17 @@ async fn vote(
         time: audit::now(),
     };
     let mut tx = app.store.begin_as(&Principal::System).await?;
+    let head = app.store.lock_head(&mut tx).await?;
     app.store.insert_vote(&mut tx, &plan, &vote).await?;
     if !approves
         && !app
             .store
-            .close_plan(&mut tx, plan.id, PlanState::Rejected)
+            .move_plan(&mut tx, plan.id, PlanState::Open, PlanState::Rejected)
             .await?
     {
         return Err(closed(&plan));
     }
-    record(app, &mut tx, caller, verb, &plan, &vote.comment).await?;
+    record(app, &mut tx, head, caller, verb, &plan, &vote.comment).await?;
     store::commit(tx).await?;
     if !approves {
         plan.state = PlanState::Rejected;
@@ -229,15 +246,36 @@ async fn apply(app: &App, caller: &Caller, id: &str) -> Result<Response, Problem
         leave,
         ..app.order(wish, Some(plan.plan.clone()))
     };
-    let committed = match app.writes.write(caller.clone(), order).await {
-        Ok(committed) => committed,
-        Err(error) => return Err(plans::refused(app, caller, error).await),
-    };
-    // Should this be lost, the plan stays open, and comes to nothing when it is applied again: what it says is done.
-    let mut tx = app.store.begin_as(&Principal::System).await?;
-    app.store.close_plan(&mut tx, plan.id, PlanState::Applied).await?;
-    store::commit(tx).await?;
+    // A task, for whoever hangs up must not leave it half done.
+    let applied = tokio::spawn(apply_once(app.clone(), caller.clone(), plan, order)).await;
+    let committed = applied.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     Ok(changes::answer(&committed))
+}
+
+/// Closes the plan before the write, so that of a rejection and this one wins, and an approval is good for one write.
+/// Should management end in between, the plan has to be made again.
+async fn apply_once(app: App, caller: Caller, plan: StoredPlan, order: Order) -> Result<Committed, Problem> {
+    if !move_plan(&app, &plan, PlanState::Open, PlanState::Applied).await? {
+        return Err(closed(&plan));
+    }
+    match app.writes.write(caller.clone(), order).await {
+        Ok(committed) => Ok(committed),
+        // It may be done: who looks finds out, and the plan stays closed.
+        Err(error @ WriteError::Uncertain(_)) => Err(plans::refused(&app, &caller, error).await),
+        Err(error) => {
+            if let Err(kept) = move_plan(&app, &plan, PlanState::Applied, PlanState::Open).await {
+                tracing::warn!(plan = %plan.id, error = chain(&kept), "a plan that was not applied stays closed");
+            }
+            Err(plans::refused(&app, &caller, error).await)
+        }
+    }
+}
+
+async fn move_plan(app: &App, plan: &StoredPlan, from: PlanState, to: PlanState) -> Result<bool, StoreError> {
+    let mut tx = app.store.begin_as(&Principal::System).await?;
+    let moved = app.store.move_plan(&mut tx, plan.id, from, to).await?;
+    store::commit(tx).await?;
+    Ok(moved)
 }
 
 /// The policies that a plan comes under now, if it still comes to what it said.
@@ -259,6 +297,18 @@ async fn policies_of(app: &App, caller: &Caller, plan: &StoredPlan) -> Result<Ve
     let prepared = prepared.and_then(|prepared| order.hold(&prepared).map(|()| prepared).map_err(Into::into));
     match prepared {
         Ok(prepared) => Ok(required(&prepared.base, &prepared.steps)),
+        Err(WriteError::Refused(refusal)) if !matches!(refusal, Refusal::PlanMoved { .. }) => {
+            // Why is for the author, who may read other things than the caller.
+            let detail = format!(
+                "plan {}: {} could not make this change any more; make it again",
+                plan.id, plan.author
+            );
+            Err(Problem::new(
+                StatusCode::PRECONDITION_FAILED,
+                "plan-moved",
+                detail,
+            ))
+        }
         Err(error) => Err(plans::refused(app, caller, error).await),
     }
 }
@@ -344,12 +394,12 @@ fn policy(required: &Required) -> Value {
 async fn record(
     app: &App,
     tx: &mut Tx,
+    mut head: Head,
     caller: &Caller,
     verb: Verb,
     plan: &StoredPlan,
     comment: &str,
 ) -> Result<(), StoreError> {
-    let mut head = app.store.lock_head(tx).await?;
     let comment = if comment.is_empty() {
         String::new()
     } else {

@@ -155,7 +155,7 @@ async fn moved(app: &App, caller: &Caller, since: u64) -> Result<Vec<String>, Pr
     let filter = HistoryFilter {
         node: app.organization.clone(),
         below: true,
-        since: since + 1,
+        since: since.saturating_add(1).min(i64::MAX as u64),
         after: None,
     };
     let mut tx = app.store.read_published().await?;

@@ -93,7 +93,7 @@ fn status_of(snapshot: &Snapshot, mesh: &Mesh, name: &Fqn, revision: u64) -> Sta
         || clusters.iter().all(|cluster| !joined.contains(cluster));
     let heard: BTreeMap<ClusterName, Heard> = clusters
         .into_iter()
-        .filter(|cluster| shows_all || joined.contains(cluster))
+        .filter(|cluster| shows_all || joined.contains(cluster) || mesh.heard.contains_key(cluster))
         .map(|cluster| {
             let heard = mesh.heard.get(&cluster).cloned().unwrap_or(Heard {
                 agent: Agent::Unknown,

@@ -122,20 +122,21 @@ impl Store {
     }
 
     /// Whether it was open.
-    pub(crate) async fn close_plan(
+    pub(crate) async fn move_plan(
         &self,
         tx: &mut Tx,
         id: Uuid,
-        state: PlanState,
+        from: PlanState,
+        to: PlanState,
     ) -> Result<bool, StoreError> {
         let statement = Query::update()
             .table(Plans::Table)
-            .value(Plans::State, state.as_str())
+            .value(Plans::State, to.as_str())
             .and_where(Expr::col(Plans::Id).eq(id))
             .and_where(Expr::col(Plans::Organization).eq(self.organization.as_str()))
-            .and_where(Expr::col(Plans::State).eq(PlanState::Open.as_str()))
+            .and_where(Expr::col(Plans::State).eq(from.as_str()))
             .to_owned();
-        Ok(execute(tx, "close a plan", &statement).await? == 1)
+        Ok(execute(tx, "move a plan", &statement).await? == 1)
     }
 
     pub(crate) async fn find_plan(
