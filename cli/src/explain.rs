@@ -250,10 +250,10 @@ mod tests {
             "STEP         WHAT                                     DECIDED BY\n\
              entry        hidden\n             not this: path / is not /a               organizations/acme/r spec.rules[1]\n\
              serviceRule  90 % to subset v1 and 10 % to subset v2  organizations/acme/r spec.rules[0] (over organizations/acme/s)\n\n\
-             UPSTREAM                     SHARE  PRIORITY  CLUSTER  ENDPOINTS\n\
-             pay/shop/shop/reviews:80/v1  90 %   0         us-east  its instances, reported up\n\
-             pay/shop/shop/reviews:80/v1  90 %   1         us-west  gateway 10.0.0.1:15443 (down)\n\
-             pay/shop/shop/reviews:80/v2  10 %                      nowhere: 503\n\n\
+             UPSTREAM                                 SHARE  PRIORITY  CLUSTER  ENDPOINTS\n\
+             pay/shop/shop/reviews:80/v1{version=v1}  90 %   0         us-east  its instances, reported up\n\
+             pay/shop/shop/reviews:80/v1{version=v1}  90 %   1         us-west  gateway 10.0.0.1:15443 (down)\n\
+             pay/shop/shop/reviews:80/v2{version=v2}  10 %                      nowhere: 503\n\n\
              the edge could not be asked, so instances are as reported: no central hears it\n\n\
              what would have to change:\n  deploy some\n\n\
              steps over resources that you may not read: 1\n"

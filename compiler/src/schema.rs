@@ -189,9 +189,11 @@ mod tests {
         for kind in Kind::ALL {
             let document = document(kind);
             let spec = &document["properties"]["spec"];
-            let fields: Vec<&String> = spec["properties"]
-                .as_object()
-                .into_iter()
+            // A spec of alternatives has the fields of all of them.
+            let alternatives = spec["oneOf"].as_array().into_iter().flatten();
+            let fields: Vec<&String> = alternatives
+                .chain([spec])
+                .filter_map(|spec| spec["properties"].as_object())
                 .flat_map(Map::keys)
                 .collect();
             let rows: Vec<&str> = TABLE
