@@ -385,10 +385,14 @@ fn a_central_with_truncated_files_says_so_and_nothing_moves() {
                 .filter(|path| path.is_file())
                 .collect()
         };
-        mesh.kill(central)?;
         let dir = mesh.data_dir(central);
         let intent = dir.join("intent");
-        ensure!(intent.is_file(), "no intent in {}", dir.display());
+        eventually(DEADLINE, || async {
+            ensure!(intent.is_file(), "no intent in {}", dir.display());
+            Ok(())
+        })
+        .await;
+        mesh.kill(central)?;
         for file in files(&dir).into_iter().chain(files(&dir.join("reports"))) {
             let bytes = fs::read(&file)?;
             fs::write(&file, &bytes[..bytes.len() / 2])?;

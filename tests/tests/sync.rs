@@ -169,12 +169,17 @@ async fn what_was_never_in_the_folder_is_left_alone_and_the_rest_goes_when_asked
 #[tokio::test]
 async fn more_than_one_transaction_holds_is_applied_in_several() {
     let stage = Stage::start().await;
-    let groups: String = (0..1100)
-        .map(|number| format!("---\nname: {PAY}/workspaces/a/trafficgroups/g{number}\n"))
-        .collect();
+    // In two files, for one may hold 1,024 documents.
+    for (file, numbers) in [("some.yaml", 0..550), ("more.yaml", 550..1100)] {
+        let groups: Vec<String> = numbers
+            .map(|number| format!("name: {PAY}/workspaces/a/trafficgroups/g{number}\n"))
+            .collect();
+        stage.write(file, &groups.join("---\n"));
+    }
     let head = format!("name: {PAY}\n---\nname: {PAY}/workspaces/a\nspec: {{namespaces: ['*/a']}}\n");
-    stage.write("all.yaml", &format!("{head}{groups}"));
+    stage.write("all.yaml", &head);
     let said = stage.run(&format!("{SYNC} -o json")).await;
+    assert_eq!(said.code, Some(0), "{}", said.text);
     let answer: Value = serde_json::from_str(&said.text).unwrap();
     assert_eq!(
         answer["revisions"].as_array().unwrap().len(),
@@ -182,7 +187,9 @@ async fn more_than_one_transaction_holds_is_applied_in_several() {
         "two transactions"
     );
     assert!(stage.drift().await.is_empty());
-    stage.write("all.yaml", &head);
+    for file in ["some.yaml", "more.yaml"] {
+        fs::remove_file(stage.console.folder().join("mesh").join(file)).unwrap();
+    }
     says(&stage.run(&format!("{SYNC} --prune")).await, 0, "1100 applied");
     assert!(stage.drift().await.is_empty());
     stage.console.stop().await;
