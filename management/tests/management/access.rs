@@ -232,7 +232,12 @@ async fn tokens_are_shown_once_and_revoked_at_once() {
     assert_eq!(management.count(stored).await, 0);
 
     let elsewhere = Api::new(other.addr, ann.token.as_deref());
-    assert_eq!(elsewhere.get(ACME).await.status, 200);
+    // The other replica may not have heard of the binding yet.
+    eventually(DEADLINE, || async {
+        ensure!(elsewhere.get(ACME).await.status == 200);
+        Ok(())
+    })
+    .await;
     let revoked = management
         .admin
         .send(Method::DELETE, &format!("{path}/{id}"), &[], "")
