@@ -1,5 +1,6 @@
 //! Approval by another person: who may give it, for what, and what goes past it.
 
+use futures::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
 
@@ -126,6 +127,26 @@ async fn a_change_below_a_policy_waits_for_another_person() {
     act(&team.ann, &id, "apply")
         .await
         .refused(409, "is not open any more");
+    team.management.stop().await;
+}
+
+#[tokio::test]
+async fn of_many_at_once_all_are_kept_and_an_approval_is_good_for_one_write() {
+    let team = team().await;
+    let texts: Vec<String> = (0..24).map(|number| format!("plan {number}")).collect();
+    let ids = join_all(texts.iter().map(|text| submit(&team.ann, change(text)))).await;
+    assert_eq!(act(&team.ben, &ids[0], "approve").await.status, 200);
+    let applied = join_all((0..4).map(|_| act(&team.ann, &ids[0], "apply"))).await;
+    let (done, refused): (Vec<&Answer>, Vec<&Answer>) =
+        applied.iter().partition(|answer| answer.status == 200);
+    assert_eq!(done.len(), 1, "{applied:?}");
+    for answer in refused {
+        answer.refused(409, "is not open any more");
+    }
+    // What the others say is stale by now: nobody can apply them, and their author can take them back.
+    act(&team.ann, &ids[1], "apply").await.refused(412, "is stale");
+    let taken_back = act(&team.ann, &ids[1], "reject").await;
+    assert_eq!(taken_back.status, 200, "{}", taken_back.text);
     team.management.stop().await;
 }
 
