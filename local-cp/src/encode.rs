@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::address::Address as PbAddressKind;
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
@@ -37,7 +38,7 @@ pub(crate) enum Kind {
 /// Everything that one proxy should hold, encoded, by type and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Resources {
-    by_kind: BTreeMap<Kind, BTreeMap<String, Encoded>>,
+    by_kind: BTreeMap<Kind, BTreeMap<String, Arc<Encoded>>>,
 }
 
 /// One resource as it goes on the wire.
@@ -78,11 +79,12 @@ impl Kind {
 
 impl Resources {
     pub(crate) fn get(&self, kind: Kind, name: &str) -> Option<&Encoded> {
-        self.by_kind.get(&kind)?.get(name)
+        self.by_kind.get(&kind)?.get(name).map(Arc::as_ref)
     }
 
     pub(crate) fn of(&self, kind: Kind) -> impl Iterator<Item = (&String, &Encoded)> {
-        self.by_kind.get(&kind).into_iter().flatten()
+        let all = self.by_kind.get(&kind).into_iter().flatten();
+        all.map(|(name, encoded)| (name, encoded.as_ref()))
     }
 }
 
@@ -109,22 +111,27 @@ impl Origins {
     }
 }
 
-/// Encodes all that a proxy runs.
+#[cfg(test)]
 pub(crate) fn encode(config: &ProxyConfig) -> Resources {
-    let clusters = encode_all(&config.clusters, |name, upstream| {
-        sealed(
-            cluster::encode(name, &upstream.value),
-            BTreeSet::new(),
-            whole(upstream),
-        )
-    });
-    let endpoints = encode_all(&config.endpoints, |name, endpoints| {
-        sealed(
-            endpoint::encode(name, &endpoints.value),
-            BTreeSet::new(),
-            whole(endpoints),
-        )
-    });
+    encode_since(&ProxyConfig::default(), &Resources::default(), config)
+}
+
+/// Encodes all that a proxy runs, but takes from `held`, which `old` was encoded to, what has not changed.
+pub(crate) fn encode_since(old: &ProxyConfig, held: &Resources, config: &ProxyConfig) -> Resources {
+    let clusters = encode_changed(
+        &old.clusters,
+        held.by_kind.get(&Kind::Cluster),
+        &config.clusters,
+        cluster::encode,
+    );
+    let endpoints = encode_changed(
+        &old.endpoints,
+        held.by_kind.get(&Kind::Endpoints),
+        &config.endpoints,
+        endpoint::encode,
+    );
+    // Always made again, as is a listener, which shares them: the origins within a table may be newer although its
+    // value is the same.
     let tables = encode_all(&config.route_tables, |name, table| {
         let (body, pieces) = route::encode(name, &table.value);
         sealed(
@@ -160,13 +167,35 @@ pub(crate) fn encode(config: &ProxyConfig) -> Resources {
     }
 }
 
+/// Of a type whose resources depend on nothing but their value.
+fn encode_changed<T: PartialEq, B: Name + Message>(
+    old: &BTreeMap<String, Traced<T>>,
+    held: Option<&BTreeMap<String, Arc<Encoded>>>,
+    values: &BTreeMap<String, Traced<T>>,
+    encode: fn(&str, &T) -> B,
+) -> BTreeMap<String, Arc<Encoded>> {
+    let unchanged = |name: &str, value: &Traced<T>| {
+        let same = old.get(name)?.is_identical(value);
+        same.then(|| held?.get(name).cloned())?
+    };
+    values
+        .iter()
+        .map(|(name, value)| {
+            let encoded = unchanged(name, value).unwrap_or_else(|| {
+                Arc::new(sealed(encode(name, &value.value), BTreeSet::new(), whole(value)))
+            });
+            (name.clone(), encoded)
+        })
+        .collect()
+}
+
 fn encode_all<T>(
     values: &BTreeMap<String, Traced<T>>,
     encode: impl Fn(&str, &Traced<T>) -> Encoded,
-) -> BTreeMap<String, Encoded> {
+) -> BTreeMap<String, Arc<Encoded>> {
     values
         .iter()
-        .map(|(name, value)| (name.clone(), encode(name, value)))
+        .map(|(name, value)| (name.clone(), Arc::new(encode(name, value))))
         .collect()
 }
 

@@ -23,7 +23,7 @@ use tonic::{Request as GrpcRequest, Response as GrpcResponse, Status, Streaming}
 use super::node::{Introduction, introduce};
 use super::session::{AdsAction, AdsEvent, Session, Target};
 use super::wire::Request;
-use crate::encode::{Resources, encode};
+use crate::encode::{Resources, encode_since};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
@@ -174,7 +174,7 @@ impl Ads {
 struct Lowering {
     lower: Lower,
     node: ProxyNode,
-    config: Option<ProxyConfig>,
+    config: ProxyConfig,
     resources: Arc<Resources>,
     findings: Arc<[Finding]>,
 }
@@ -184,7 +184,7 @@ impl Lowering {
         Lowering {
             lower,
             node,
-            config: None,
+            config: ProxyConfig::default(),
             resources: Arc::default(),
             findings: Arc::default(),
         }
@@ -195,11 +195,10 @@ impl Lowering {
         if *self.findings != *findings {
             self.findings = findings.into();
         }
-        if self.config.as_ref() != Some(&config) {
-            self.resources = Arc::new(encode(&config));
+        if self.config != config {
+            self.resources = Arc::new(encode_since(&self.config, &self.resources, &config));
+            self.config = config;
         }
-        // Also when it is equal: its origins, which equality leaves out, may be newer.
-        self.config = Some(config);
         Target {
             version: snapshot.version,
             resources: self.resources.clone(),

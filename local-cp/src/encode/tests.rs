@@ -51,6 +51,27 @@ fn the_same_configuration_gives_the_same_versions() {
 }
 
 #[test]
+fn what_changed_is_encoded_as_from_scratch_and_nothing_else_is() {
+    let old = config(&["a", "b", "gone"]);
+    let held = encode(&old);
+    let mut new = config(&["a", "b", "added"]);
+    new.clusters.get_mut("a").unwrap().origin = Some(origin("elsewhere"));
+    new.endpoints.get_mut("b").unwrap().value.priorities.clear();
+    let (since, scratch) = (encode_since(&old, &held, &new), encode(&new));
+    for kind in Kind::ALL {
+        let all = |resources: &Resources| -> Vec<_> {
+            let of = resources.of(kind);
+            of.map(|(name, encoded)| (name.clone(), encoded.clone(), encoded.origins.clone()))
+                .collect()
+        };
+        assert_eq!(all(&since), all(&scratch), "{kind:?}");
+    }
+    let kept = |kind, name: &str| std::ptr::eq(held.get(kind, name).unwrap(), since.get(kind, name).unwrap());
+    assert!(kept(Kind::Cluster, "b") && kept(Kind::Endpoints, "a"));
+    assert!(!kept(Kind::Cluster, "a") && !kept(Kind::Endpoints, "b"));
+}
+
+#[test]
 fn listeners_and_tables_need_their_clusters() {
     let resources = encode(&config(&["a", "b"]));
     for kind in [Kind::Listener, Kind::Routes] {
