@@ -1,5 +1,6 @@
-//! What an organization of many resources costs: to resolve all of it, and to bring one changed resource from the
-//! request to what the feed sends to a central, and from there to the routes of the clusters that it concerns.
+//! What an organization of many resources costs: to resolve all of it, to bring one changed resource from the request to
+//! what the feed sends to a central and from there to the routes of the clusters that it concerns, and to ask which
+//! settings count for a group, and where a request goes.
 
 use std::fs;
 use std::num::NonZeroU32;
@@ -14,6 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tombolo_compiler::explain::{Outcome, explain};
 use tombolo_compiler::intent::Resource;
 use tombolo_compiler::name::Fqn;
 use tombolo_compiler::plan::Planner;
@@ -58,6 +60,14 @@ struct Sample {
     planned: f64,
     /// Of that, resolving and planning.
     computed: f64,
+}
+
+/// How long answers take, in milliseconds.
+struct Questions {
+    /// Which settings count, over the API.
+    effective: Sorted,
+    /// Where a request goes, with all that clusters report, without the API.
+    explained: Sorted,
 }
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
@@ -136,8 +146,19 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         "at most {:.0} MiB with management and central in one process",
         peak_mib()?
     );
+    let mut effective = Vec::new();
+    let mut explained = Vec::new();
+    for nth in 0..options.samples {
+        let workspace = nth * 131 % workspaces;
+        effective.push(mesh.effective(workspace).await?);
+        explained.push(central.explain(workspace, nth % ROUTES_MIN)?);
+    }
     mesh.stop().await?;
-    report(&samples, &full, rss_mib)
+    let questions = Questions {
+        effective: Sorted::new(effective).context("nothing was asked")?,
+        explained: Sorted::new(explained).context("nothing was asked")?,
+    };
+    report(&samples, &full, rss_mib, &questions)
 }
 
 async fn sample(
@@ -200,6 +221,26 @@ impl Central {
             }
         }
         Ok(())
+    }
+
+    /// Explains a request for a service of the workspace, sent by another service of it.
+    fn explain(&self, workspace: usize, service: usize) -> Result<f64> {
+        let (from, request) = population::question(workspace, service)?;
+        let started = Instant::now();
+        let explanation = explain(
+            self.resolver.resolved(),
+            &self.reports,
+            self.resolver.findings(),
+            &from,
+            &request,
+            &|_| true,
+        );
+        let taken = started.elapsed().as_secs_f64() * 1e3;
+        anyhow::ensure!(
+            matches!(explanation.trace.outcome, Outcome::Forward { .. }),
+            "a request from {from} goes nowhere: {explanation:?}"
+        );
+        Ok(taken)
     }
 }
 
@@ -307,6 +348,18 @@ impl Management {
         let request = self.request("GET", name.as_str(), None, &Value::Null)?;
         let reply = self.api.send(request).await?.expect(StatusCode::OK)?;
         Ok(reply.header("etag"))
+    }
+
+    /// Of a traffic group, in milliseconds.
+    async fn effective(&mut self, workspace: usize) -> Result<f64> {
+        let group = format!(
+            "{}/trafficgroups/web:effective",
+            population::workspace_name(workspace)
+        );
+        let request = self.request("GET", &group, None, &Value::Null)?;
+        let started = Instant::now();
+        self.api.send(request).await?.expect(StatusCode::OK)?;
+        Ok(started.elapsed().as_secs_f64() * 1e3)
     }
 
     /// When the answer was there.
@@ -428,14 +481,14 @@ fn peak_mib() -> Result<f64> {
     }
 }
 
-fn report(samples: &[Sample], full: &Sorted, rss_mib: f64) -> Result<()> {
+fn report(samples: &[Sample], full: &Sorted, rss_mib: f64, questions: &Questions) -> Result<()> {
     let sorted = |figure: &dyn Fn(&Sample) -> f64| {
         Sorted::new(samples.iter().map(figure)).context("no changes were made")
     };
     let planned = sorted(&|sample| sample.planned)?;
     println!();
     println!(
-        "{:44}{:>10}{:>10}{:>10}{:>10}",
+        "{:48}{:>10}{:>10}{:>10}{:>10}",
         "milliseconds", "median", "90 %", "99 %", "most"
     );
     for (name, figures) in [
@@ -449,9 +502,14 @@ fn report(samples: &[Sample], full: &Sorted, rss_mib: f64) -> Result<()> {
             &sorted(&|sample| sample.computed)?,
         ),
         ("from the request to the clusters' routes", &planned),
+        (
+            "the effective settings of a group, over the API",
+            &questions.effective,
+        ),
+        ("explaining one request, computed", &questions.explained),
     ] {
         println!(
-            "{name:44}{:>10.2}{:>10.2}{:>10.2}{:>10.2}",
+            "{name:48}{:>10.2}{:>10.2}{:>10.2}{:>10.2}",
             figures.median(),
             figures.quantile(0.9),
             figures.quantile(0.99),
@@ -460,10 +518,13 @@ fn report(samples: &[Sample], full: &Sorted, rss_mib: f64) -> Result<()> {
     }
     println!();
     println!(
-        "bench intent: resolve_s={:.2} rss_mib={rss_mib:.0} delta_ms={:.2} delta_p99_ms={:.2} samples={}",
+        "bench intent: resolve_s={:.2} rss_mib={rss_mib:.0} delta_ms={:.2} delta_p99_ms={:.2} \
+         effective_ms={:.2} explain_ms={:.2} samples={}",
         full.median(),
         planned.median(),
         planned.quantile(0.99),
+        questions.effective.median(),
+        questions.explained.median(),
         planned.len(),
     );
     Ok(())

@@ -8,12 +8,20 @@ use std::{env, fs};
 use anyhow::{Context, Result, ensure};
 use sqlx::postgres::PgConnectOptions;
 
+/// What a write's audit records are inserted with.
+const INSERT_AUDIT: &str = include_str!("../../../../../management/src/store/audit/insert.sql");
+
 /// What the transaction puts into the rows: as long as what management puts there.
 #[derive(Clone, Debug)]
 pub(crate) struct Sample {
     pub(crate) principal: String,
     pub(crate) document: String,
     pub(crate) record: String,
+    /// The words of a record, as an array of integers.
+    pub(crate) words: String,
+    /// By what pages of the record are found: actor, class, and the nodes from the second to the fifth, as far as the
+    /// resource's name goes.
+    pub(crate) keys: [Option<i32>; 6],
 }
 
 #[derive(Clone, Debug)]
@@ -32,7 +40,7 @@ impl Pgbench {
         let program = Path::new(&binaries).join("pgbench");
         ensure!(program.is_file(), "{} is missing", program.display());
         let script = dir.join("write.sql");
-        fs::write(&script, statements(prefix)).context("cannot write the script")?;
+        fs::write(&script, statements(prefix, &sample)).context("cannot write the script")?;
         Ok(Pgbench {
             program,
             script,
@@ -79,7 +87,8 @@ impl Pgbench {
 }
 
 /// Keep it beside `Writer::write`; the bench fails when the two touch different rows.
-fn statements(prefix: &str) -> String {
+fn statements(prefix: &str, sample: &Sample) -> String {
+    let insert_audit = insert_audit(prefix, sample);
     format!(
         "BEGIN;
 SELECT set_config('tombolo.principal', :principal, true);
@@ -89,12 +98,39 @@ UPDATE resources SET document = :document::jsonb, etag = md5(:revision::text), r
 INSERT INTO history (organization, name, revision, uid, action, actor, time, document, etag, created_at)
     VALUES ('acme', '{prefix}' || :client_id::text, :revision + 1, :principal::uuid, 'update',
         'organizations/acme/users/writer', now(), :document::jsonb, md5(:revision::text), now());
-INSERT INTO audit (organization, chain, sequence, record, previous, hash, time, actor, verb, name, outcome)
-    VALUES ('acme', 'writes', :audit_sequence + 1, convert_to(:record, 'UTF8'), :audit_hash::bytea, :audit_hash::bytea,
-        now(), 'organizations/acme/users/writer', 'update', '{prefix}' || :client_id::text, 'done');
+{insert_audit};
 UPDATE organizations SET epoch = :epoch, revision = :revision + 1, audit_sequence = :audit_sequence + 1,
     audit_hash = :audit_hash::bytea WHERE name = 'acme';
 COMMIT;
 "
     )
+}
+
+/// Management's statement, with the values of one record in the places of its parameters.
+fn insert_audit(prefix: &str, sample: &Sample) -> String {
+    let Sample { words, keys, .. } = sample;
+    let mut values = vec![
+        "'acme'".to_owned(),
+        "ARRAY['writes']".to_owned(),
+        "ARRAY[:audit_sequence + 1]".to_owned(),
+        "ARRAY[convert_to(:record, 'UTF8')]".to_owned(),
+        "ARRAY[:audit_hash::bytea]".to_owned(),
+        "ARRAY[:audit_hash::bytea]".to_owned(),
+        "ARRAY[now()]".to_owned(),
+        "ARRAY['organizations/acme/users/writer']".to_owned(),
+        "ARRAY['update']".to_owned(),
+        "ARRAY['TrafficGroup']".to_owned(),
+        format!("ARRAY['{prefix}' || :client_id::text]"),
+        "ARRAY['done']".to_owned(),
+    ];
+    let key = |key: Option<i32>| key.map_or("NULL".to_owned(), |key| key.to_string());
+    values.extend(keys.map(|given| format!("ARRAY[{}]", key(given))));
+    values.push(format!("ARRAY['{words}']"));
+    let statement = INSERT_AUDIT.lines().filter(|line| !line.starts_with("--"));
+    let statement = statement.collect::<Vec<_>>().join("\n");
+    // From the last on: `$1` begins `$19`.
+    let numbered = values.iter().enumerate().rev();
+    numbered.fold(statement, |statement, (index, value)| {
+        statement.replace(&format!("${}", index + 1), value)
+    })
 }

@@ -238,18 +238,26 @@ async fn copy(url: &str) -> Result<String> {
 async fn sample(url: &str) -> Result<Sample> {
     let mut connection = PgConnection::connect(url).await?;
     let row = sqlx::query(
-        "SELECT uid::text, (SELECT document::text FROM resources WHERE name LIKE '%/trafficgroups/g0'), \
-         (SELECT avg(length(record))::int FROM audit WHERE name LIKE '%/trafficgroups/g%') \
-         FROM resources WHERE name LIKE '%/users/writer'",
+        "SELECT r.uid::text, (SELECT document::text FROM resources WHERE name LIKE '%/trafficgroups/g0'), \
+         (SELECT avg(length(record))::int FROM audit WHERE name LIKE '%/trafficgroups/g%'), \
+         w.words::text, a.actor_key, a.class_key, a.node2_key, a.node3_key, a.node4_key, a.node5_key \
+         FROM resources r, audit a JOIN audit_words w USING (organization, chain, sequence) \
+         WHERE r.name LIKE '%/users/writer' AND a.name LIKE '%/trafficgroups/g0'",
     )
     .fetch_one(&mut connection)
     .await?;
     // The record of an update also holds what was before.
     let record_bytes = usize::try_from(row.try_get::<i32, _>(2)?)? * 3 / 2;
+    let mut keys = [None; 6];
+    for (nth, key) in keys.iter_mut().enumerate() {
+        *key = row.try_get(4 + nth)?;
+    }
     Ok(Sample {
         principal: row.try_get(0)?,
         document: row.try_get(1)?,
         record: "r".repeat(record_bytes),
+        words: row.try_get(3)?,
+        keys,
     })
 }
 

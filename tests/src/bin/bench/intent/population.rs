@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use tombolo_compiler::explain::Viewpoint;
+use tombolo_compiler::explain::request::Request;
 use tombolo_compiler::name::ClusterName;
 use tombolo_compiler::report::{ClusterReport, Reports};
 
@@ -108,6 +110,15 @@ pub(crate) fn reports(resources: usize) -> Result<Reports> {
             .collect(),
         ..Reports::default()
     })
+}
+
+/// Where a request for that service goes that the workspace's first service sends.
+pub(crate) fn question(workspace: usize, service: usize) -> Result<(Viewpoint, Request)> {
+    let [cluster, _] = clusters_of(workspace);
+    let from = format!("{}/{}/s00", cluster_name(cluster), namespace(workspace, 0));
+    let url = format!("http://s{service:02}.{}:8080/beta", namespace(workspace, service));
+    let request = json!({"url": url, "headers": {"x-beta": "yes"}});
+    Ok((from.parse()?, serde_json::from_value(request)?))
 }
 
 fn workspace_documents(workspace: usize, routes: usize) -> impl Iterator<Item = Value> {
