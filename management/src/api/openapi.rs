@@ -27,8 +27,10 @@ struct Node {
 pub(crate) fn document(table: &[Endpoint]) -> Value {
     let nodes = nodes();
     let mut paths: Map<String, Value> = Map::new();
+    let mut shared = Shared::default();
     for endpoint in table {
         for (path, node) in places(endpoint, &nodes) {
+            shared.add(endpoint, &path, node.map(Node::kind));
             let operation = operation(endpoint, &path, node, &nodes);
             paths.entry(path).or_insert_with(|| json!({}))[method(&endpoint.method)] = operation;
         }
@@ -48,9 +50,87 @@ pub(crate) fn document(table: &[Endpoint]) -> Value {
         "components": {
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "schemas": components,
-            "responses": problems(),
+            "parameters": shared.parameters,
+            "requestBodies": shared.bodies,
+            "responses": shared.responses,
         },
     })
+}
+
+/// What many operations have in common, told once and referred to by name.
+#[derive(Debug)]
+struct Shared {
+    parameters: Map<String, Value>,
+    bodies: Map<String, Value>,
+    responses: Map<String, Value>,
+}
+
+impl Default for Shared {
+    fn default() -> Shared {
+        Shared {
+            parameters: Map::new(),
+            bodies: Map::new(),
+            responses: problems(),
+        }
+    }
+}
+
+impl Shared {
+    fn add(&mut self, endpoint: &Endpoint, path: &str, kind: Option<Kind>) {
+        for name in in_path(path) {
+            let told = || json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}});
+            self.parameters.entry(path_parameter(name)).or_insert_with(told);
+        }
+        for name in endpoint.parameters {
+            let told = || parameter(name);
+            self.parameters.entry(*name).or_insert_with(told);
+        }
+        if let Some(shape) = endpoint.takes {
+            let told = || {
+                let schema = shape_schema(shape, kind);
+                let content =
+                    json!({"application/json": {"schema": schema}, "application/yaml": {"schema": schema}});
+                json!({"required": true, "content": content})
+            };
+            self.bodies.entry(shape_name(shape, kind)).or_insert_with(told);
+        }
+        for (_, shape) in endpoint.answers {
+            let told = || answered(*shape, kind);
+            self.responses
+                .entry(shape_name(*shape, kind))
+                .or_insert_with(told);
+        }
+    }
+}
+
+/// The parameters in a path.
+fn in_path(path: &str) -> impl Iterator<Item = &str> {
+    path.split('{').skip(1).filter_map(|rest| rest.split('}').next())
+}
+
+/// What the document calls it: `kind` is also the name of a parameter of queries.
+fn path_parameter(name: &str) -> String {
+    format!("{name}InPath")
+}
+
+/// What a body of this shape is called.
+fn shape_name(shape: Shape, kind: Option<Kind>) -> String {
+    let of_kind = |more: &str| format!("{}{more}", kind.unwrap_or(Kind::Organization));
+    match shape {
+        Shape::Nothing => "NotModified".to_owned(),
+        Shape::Resource => of_kind(""),
+        Shape::Page => of_kind("Page"),
+        Shape::Named(name) => name.to_owned(),
+        Shape::OrDryRun(shape) => format!("{}OrDryRun", shape_name(*shape, kind)),
+        // `event-stream`, `jsonl.csv`.
+        Shape::Stream(types) => {
+            let types: Vec<&str> = types
+                .iter()
+                .filter_map(|media| media.rsplit('/').next())
+                .collect();
+            types.join(".")
+        }
+    }
 }
 
 /// Every place of every kind, parents first.
@@ -126,21 +206,19 @@ fn operation(endpoint: &Endpoint, path: &str, node: Option<&Node>, nodes: &[Node
         None => endpoint.id.to_owned(),
     };
     let kind = node.map(Node::kind);
-    let in_path = path.split('{').skip(1).filter_map(|rest| rest.split('}').next());
-    let parameters: Vec<Value> = in_path
-        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
-        .chain(endpoint.parameters.iter().map(|name| parameter(name)))
+    let shared = |of: &str, name: &str| json!({"$ref": format!("#/components/{of}/{name}")});
+    let parameters: Vec<Value> = in_path(path)
+        .map(path_parameter)
+        .chain(endpoint.parameters.iter().map(|name| (*name).to_owned()))
+        .map(|name| shared("parameters", &name))
         .collect();
     let mut responses: Map<String, Value> = endpoint
         .answers
         .iter()
-        .map(|(status, shape)| (status.to_string(), answered(*shape, kind)))
+        .map(|(status, shape)| (status.to_string(), shared("responses", &shape_name(*shape, kind))))
         .collect();
     for (status, _) in PROBLEMS.iter().filter(|(status, _)| concerns(endpoint, *status)) {
-        responses.insert(
-            status.to_string(),
-            json!({"$ref": format!("#/components/responses/{status}")}),
-        );
+        responses.insert(status.to_string(), shared("responses", &status.to_string()));
     }
     let mut operation = json!({
         "operationId": id,
@@ -154,11 +232,7 @@ fn operation(endpoint: &Endpoint, path: &str, node: Option<&Node>, nodes: &[Node
         operation["x-audit"] = json!(verb);
     }
     if let Some(shape) = endpoint.takes {
-        let schema = shape_schema(shape, kind);
-        operation["requestBody"] = json!({
-            "required": true,
-            "content": {"application/json": {"schema": schema}, "application/yaml": {"schema": schema}},
-        });
+        operation["requestBody"] = shared("requestBodies", &shape_name(shape, kind));
     }
     operation
 }
