@@ -48,6 +48,9 @@ pub(crate) struct DemoArgs {
     /// its parents, because Postgres does not run as root.
     #[arg(long, env = "TOMBOLO_DEMO_DIR")]
     dir: Option<PathBuf>,
+    /// Serves the web admin from this folder; `cargo xtask demo` builds it and says where it is.
+    #[arg(long, env = "TOMBOLO_WEB_DIR", value_name = "DIR")]
+    web_dir: Option<PathBuf>,
 }
 
 /// # Errors
@@ -61,7 +64,7 @@ pub(crate) async fn run(args: DemoArgs) -> anyhow::Result<()> {
         .clone()
         .unwrap_or_else(|| std::env::temp_dir().join(format!("tombolo-demo-{}", std::process::id())));
     let made = make_root(&root)?;
-    let mut mesh = Mesh::new(Topology::new(root.clone())?);
+    let mut mesh = Mesh::new(Topology::new(root.clone(), args.web_dir.clone())?);
     let mut ended = pin!(async {
         tokio::select! {
             () = shutdown.wait() => {}
@@ -223,6 +226,9 @@ fn invite(mesh: &Mesh) {
     println!("The mesh stays up until Ctrl-C.\n");
     let program =
         std::env::current_exe().map_or_else(|_| "tombolo".to_owned(), |path| path.display().to_string());
+    if mesh.topology.web_dir.is_some() {
+        println!("  http://{api}/    # the web admin; sign in with TOMBOLO_TOKEN below");
+    }
     println!("  alias tombolo={program}");
     println!("  export TOMBOLO_SERVER=http://{api} TOMBOLO_ORGANIZATION={ORGANIZATION}");
     println!("  export TOMBOLO_TOKEN={}", mesh.tokens.admin);

@@ -57,6 +57,9 @@ pub(crate) struct ManagementArgs {
     /// How many requests one user may send per second; more are answered with 429.
     #[arg(long, env = "TOMBOLO_REQUESTS_MAX", default_value = "10000")]
     requests_max: NonZeroU32,
+    /// Serves the web admin from this folder, as `npm run build` in web/ leaves it in web/dist.
+    #[arg(long, env = "TOMBOLO_WEB_DIR", value_name = "DIR")]
+    web_dir: Option<PathBuf>,
     /// A file of YAML whose keys are these flags; the environment comes before it, and flags before both.
     #[arg(long, env = "TOMBOLO_CONFIG")]
     config: Option<PathBuf>,
@@ -294,6 +297,7 @@ impl TryFrom<ManagementArgs> for tombolo_management::Config {
             database_url: args.database_url.or(from_file),
             audit: args.audit.try_into()?,
             requests_max: args.requests_max,
+            web_dir: args.web_dir,
         })
     }
 }

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tombolo_compiler::name::Fqn;
@@ -26,6 +26,7 @@ use crate::mesh::Mesh;
 use crate::metrics::ApiMetrics;
 use crate::problem::Problem;
 use crate::questions::Questions;
+use crate::site::Site;
 use crate::store::Store;
 use crate::wish::{Order, Wish};
 use crate::writer::Writes;
@@ -58,6 +59,12 @@ pub(crate) use body::Params;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Of an id that a caller brings.
 const REQUEST_ID_BYTES_MAX: usize = 64;
+/// What `/` says to a person without the web admin.
+const WITHOUT_ADMIN: &str = "\
+This is the management plane of Tombolo. Its REST API is below /v1/: docs/api.md tells how it is used, and
+GET /v1/openapi.json, with a token, is its description for programs. The web admin is not served here: docs/web.md tells
+how to build it and to name it with --web-dir.
+";
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -71,6 +78,8 @@ pub(crate) struct App {
     pub(crate) questions: Questions,
     pub(crate) metrics: ApiMetrics,
     pub(crate) limits: Limits,
+    /// The web admin.
+    pub(crate) site: Option<Arc<Site>>,
     /// Ends those who wait.
     pub(crate) shutdown: Shutdown,
 }
@@ -100,14 +109,26 @@ pub(crate) struct RequestInfo {
 pub(crate) fn router(app: App, health: Health) -> Router {
     let registry = app.metrics.registry().clone();
     endpoint::router(&endpoint::table())
-        .fallback(no_such_page)
+        .fallback(page)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(app.clone(), frame))
         .with_state(app)
         .merge(admin::router(health, registry))
 }
 
-async fn no_such_page(request: Request) -> Problem {
+/// What is not of the API: a page of the web admin, if there is one.
+async fn page(State(app): State<App>, request: Request) -> Response {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let path = request.uri().path();
+    match &app.site {
+        Some(site) if reads => site.get(path),
+        None if reads && path == "/" => Some(WITHOUT_ADMIN.into_response()),
+        _ => None,
+    }
+    .unwrap_or_else(|| no_such_page(&request).into_response())
+}
+
+fn no_such_page(request: &Request) -> Problem {
     let detail = format!(
         "{} is not part of this API; resources are below /v1/",
         request.uri().path()

@@ -26,6 +26,7 @@ mod quota;
 mod realm;
 mod report_history;
 mod server;
+mod site;
 mod snapshot;
 mod store;
 mod token;
@@ -35,4 +36,5 @@ mod writer;
 
 pub use outbound::OutboundError;
 pub use server::{AuditConfig, Config, ManagementError, Running, run, start};
+pub use site::SiteError;
 pub use store::StoreError;

@@ -32,6 +32,7 @@ use crate::limit::Limits;
 use crate::metrics::ApiMetrics;
 use crate::outbound::{Outbound, OutboundError};
 use crate::report_history;
+use crate::site::{Site, SiteError};
 use crate::snapshot::Snapshot;
 use crate::store::{self, Store, StoreError};
 use crate::token::{self, Order, Token};
@@ -57,6 +58,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// Of one principal, per second.
     pub requests_max: NonZeroU32,
+    /// The files of the web admin, as its build leaves them; none by default.
+    pub web_dir: Option<PathBuf>,
 }
 
 /// How the audit record is kept.
@@ -96,6 +99,8 @@ pub enum ManagementError {
     },
     #[error("the organization's name cannot be used")]
     Organization(#[from] BadName),
+    #[error(transparent)]
+    Site(#[from] SiteError),
     #[error(transparent)]
     AuditKey(#[from] KeyError),
     #[error("cannot send audit checkpoints out")]
@@ -147,6 +152,7 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
             organization: config.organization,
         });
     }
+    let site = config.web_dir.as_deref().map(Site::load).transpose()?;
     let (embedded, url) = match &config.database_url {
         Some(url) => (None, url.clone()),
         None => {
@@ -214,6 +220,7 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
         questions: feed.questions(),
         metrics: metrics.clone(),
         limits: Limits::new(config.requests_max),
+        site: site.map(Arc::new),
         shutdown: shutdown.clone(),
     };
 

@@ -2,8 +2,9 @@
 
 use std::env;
 use std::fs;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -38,6 +39,11 @@ pub struct Said {
 
 impl Console {
     pub async fn start() -> Console {
+        Console::serving(None).await
+    }
+
+    /// With the web admin in this folder.
+    pub async fn serving(web_dir: Option<PathBuf>) -> Console {
         install_crypto();
         let dir = tempfile::tempdir().expect("cannot create a temporary folder");
         let planes = dir.path().join("planes");
@@ -56,13 +62,23 @@ impl Console {
             database_url: Some(Postgres::start().create_database().await),
             audit: AuditConfig::default(),
             requests_max: NonZeroU32::MAX,
+            web_dir,
         };
         let running = start(config).await.expect("management does not start");
         Console { running, dir }
     }
 
+    pub fn api(&self) -> SocketAddr {
+        self.running.api_addr()
+    }
+
+    /// Of an administrator.
+    pub fn token(&self) -> &str {
+        self.running.bootstrap_token().unwrap_or_default()
+    }
+
     /// The folder in which scripts run.
-    pub fn folder(&self) -> std::path::PathBuf {
+    pub fn folder(&self) -> PathBuf {
         self.dir.path().join("work")
     }
 
@@ -93,11 +109,8 @@ impl Console {
             .env_clear()
             .env("PATH", path)
             .env("HOME", self.dir.path())
-            .env("TOMBOLO_SERVER", format!("http://{}", self.running.api_addr()))
-            .env(
-                "TOMBOLO_TOKEN",
-                self.running.bootstrap_token().unwrap_or_default(),
-            )
+            .env("TOMBOLO_SERVER", format!("http://{}", self.api()))
+            .env("TOMBOLO_TOKEN", self.token())
             .kill_on_drop(true)
             .output();
         timeout(SCRIPT_TIME_MAX, shell)

@@ -55,16 +55,18 @@ pub(super) const CLUSTERS: [Cluster; 3] = [
 pub(super) struct Topology {
     pub(super) root: PathBuf,
     pub(super) api: SocketAddr,
+    /// The built web admin, if it is to be served.
+    pub(super) web_dir: Option<PathBuf>,
 }
 
 impl Topology {
-    pub(super) fn new(root: PathBuf) -> anyhow::Result<Topology> {
+    pub(super) fn new(root: PathBuf, web_dir: Option<PathBuf>) -> anyhow::Result<Topology> {
         let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let listener = TcpListener::bind((loopback, API_PORT)).or_else(|_| TcpListener::bind((loopback, 0)));
         let api = listener
             .and_then(|listener| listener.local_addr())
             .context("find a free port for the API")?;
-        Ok(Topology { root, api })
+        Ok(Topology { root, api, web_dir })
     }
 
     pub(super) fn logs(&self) -> PathBuf {
@@ -99,7 +101,10 @@ impl Topology {
         recipe
             .env
             .push(("TOMBOLO_DATABASE_URL".to_owned(), database_url.to_owned()));
-        recipe
+        match &self.web_dir {
+            Some(dir) => recipe.flag("web-dir", &dir.display()),
+            None => recipe,
+        }
     }
 
     pub(super) fn central(&self, name: &str) -> Recipe {

@@ -83,6 +83,7 @@ impl Management {
             database_url: Some(url),
             audit: AuditConfig::default(),
             requests_max: 100_000.try_into().unwrap(),
+            web_dir: None,
         };
         Management {
             running: None,

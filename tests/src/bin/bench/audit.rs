@@ -78,6 +78,7 @@ impl World {
             database_url: Some(postgres.url().to_owned()),
             audit: AuditConfig::default(),
             requests_max: NonZeroU32::MAX,
+            web_dir: None,
         };
         let running = start(config.clone()).await?;
         let admin = running

@@ -286,6 +286,7 @@ impl Management {
             database_url: Some(postgres.url().to_owned()),
             audit: AuditConfig::default(),
             requests_max: NonZeroU32::MAX,
+            web_dir: None,
         };
         let running = start(config.clone()).await?;
         let token = running
