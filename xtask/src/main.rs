@@ -9,6 +9,7 @@ mod assets;
 mod cargo;
 mod check;
 mod test;
+mod web;
 
 use assets::Assets;
 
@@ -18,8 +19,8 @@ The task runner of Tombolo.
 Usage: cargo xtask <VERB> [ARGS]
 
 Verbs:
-  demo [ARGS]        build `tombolo` and play the demo; ARGS go to `tombolo demo`
-  test [ARGS]        run every test of the workspace; ARGS go to `cargo test`
+  demo [ARGS]        build `tombolo`, and the web admin if Node is there, and play the demo; ARGS go to `tombolo demo`
+  test [ARGS]        run every test of the workspace and of the web admin; ARGS go to `cargo test`
   check              formatting, lints, licences and bans, walls between the crates
   bench NAME [ARGS]  build in release mode and run one benchmark
   assets             only fetch what the others need: Postgres, Envoy, cargo-deny
@@ -79,12 +80,17 @@ fn help() -> Result<()> {
 
 fn demo(args: &[String]) -> Result<()> {
     let postgres = assets::postgres()?;
+    let web = web::build();
+    if let Err(why) = &web {
+        eprintln!("the web admin is left out: {why:#}");
+    }
     cargo::run(&["build", "--workspace", "--bin", "tombolo"])?;
     cargo::exec(
         cargo::command_in_target("debug/tombolo")?
             .arg("demo")
             .args(args)
-            .env(assets::POSTGRES_ENV, postgres),
+            .env(assets::POSTGRES_ENV, postgres)
+            .envs(web.ok().map(|dir| (web::DIR_ENV, dir))),
     )
 }
 

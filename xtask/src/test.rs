@@ -6,7 +6,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 
 use crate::assets::Assets;
-use crate::cargo;
+use crate::{cargo, web};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Tally {
@@ -25,11 +25,23 @@ pub(crate) fn run(assets: &Assets, args: &[String]) -> Result<()> {
     let selects = ["-p", "--package", "--workspace"]
         .iter()
         .any(|flag| own.contains(flag));
-    if !selects || own.contains(&"tombolo-tests") {
-        // The tests of the whole start this binary as a user would.
-        cargo::run(&["build", "--workspace", "--bin", "tombolo"])?;
-    }
     let mut command = cargo::command();
+    let mut tally = Tally::default();
+    if !selects || own.contains(&"tombolo-tests") {
+        // The tests of the whole start this binary as a user would, and serve the web admin.
+        cargo::run(&["build", "--workspace", "--bin", "tombolo"])?;
+        match web::require_node() {
+            Ok(()) => {
+                command.env(web::DIR_ENV, web::build()?);
+                if let Err(error) = web::test() {
+                    eprintln!("{error:#}");
+                    tally.failed += 1;
+                }
+            }
+            Err(missing) if web::in_ci() => return Err(missing.context("the web admin cannot be tested")),
+            Err(missing) => eprintln!("the web admin is not tested: {missing:#}"),
+        }
+    }
     command.args(["test", "--no-fail-fast"]);
     if !selects {
         command.arg("--workspace");
@@ -41,7 +53,6 @@ pub(crate) fn run(assets: &Assets, args: &[String]) -> Result<()> {
         .spawn()
         .context("cannot run cargo test")?;
 
-    let mut tally = Tally::default();
     let output = child.stdout.take().context("cargo test has no output")?;
     for line in BufReader::new(output).split(b'\n') {
         let line = line.context("cannot read the output of cargo test")?;

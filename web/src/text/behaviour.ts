@@ -1,0 +1,49 @@
+/** The behaviour part of a plan as sentences, the same that `tombolo plan` prints. */
+import type { Plan } from "../api/client";
+import { leaf } from "../api/name";
+
+type Behaviour = Plan["behaviour"];
+type Host = Behaviour["hosts"][number];
+type Service = Behaviour["services"][number];
+type Reach = Behaviour["newlyReachable"][number];
+
+/** A sentence for each thing that differs; none when nothing does. */
+export function sentences(behaviour: Behaviour): string[] {
+  return [
+    ...behaviour.hosts.map((moved) => `host ${moved.host}: ${places(moved.before)} → ${places(moved.after)}`),
+    ...behaviour.services.map(service),
+    ...behaviour.newlyReachable.map((reach) => `${source(reach.from)} can newly reach ${reach.to}`),
+    ...behaviour.noLongerReachable.map((reach) => `${source(reach.from)} can no longer reach ${reach.to}`),
+    ...(behaviour.more > 0 ? [`and ${behaviour.more} more`] : []),
+    ...(behaviour.hidden > 0 ? [`that you may not read: ${behaviour.hidden} more`] : []),
+    ...Object.entries(behaviour.proxies).map(([cluster, { atMost }]) => proxies(cluster, atMost)),
+  ];
+}
+
+function places(places: Host["before"]): string {
+  return listed(places.map((place) => `${leaf(place.gateway)} in ${place.cluster} to ${listed(place.services)}`));
+}
+
+function service(moved: Service): string {
+  return `service ${moved.service} from ${moved.cluster}: ${spread(moved.before)} → ${spread(moved.after)}`;
+}
+
+function spread(spread: Service["before"]): string {
+  if (!spread) return "not routed";
+  const tiers = Object.values(spread.failover).flat();
+  const failover = tiers.length > 0 ? `, failover to ${tiers.join(" then ")}` : "";
+  return `${spread.rules.join(" | ")}${failover}`;
+}
+
+function source(from: Reach["from"]): string {
+  return "namespace" in from ? from.namespace.join("/") : `whoever reaches ${from.outside}`;
+}
+
+function proxies(cluster: string, atMost: unknown): string {
+  if (typeof atMost !== "number") return `${cluster}: its edge has not told how many proxies it has`;
+  return `${cluster}: at most ${atMost} ${atMost === 1 ? "proxy is" : "proxies are"} given something else`;
+}
+
+function listed(names: string[]): string {
+  return names.length === 0 ? "nowhere" : names.join(", ");
+}
