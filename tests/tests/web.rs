@@ -13,9 +13,6 @@ use tombolo_tests::console::Console;
 
 /// The folder with the built admin; `cargo xtask test` builds it and says where it is.
 const WEB_DIR: &str = "TOMBOLO_WEB_DIR";
-const CHROMIUM: &str = "TOMBOLO_CHROMIUM";
-/// As Debian installs it.
-const CHROMIUM_DEFAULT: &str = "/usr/bin/chromium";
 /// A dozen steps, of a second each where nothing else runs.
 const BROWSING_TIME_MAX: Duration = Duration::from_secs(240);
 
@@ -68,30 +65,16 @@ name: organizations/acme/tenants/held/approvalpolicies/two-persons
 spec: {approver: admin}
 ";
 
-/// What the browser needs beside management.
-#[derive(Debug)]
-struct Parts {
-    web_dir: PathBuf,
-    chromium: PathBuf,
-}
-
-impl Parts {
-    /// The error says what is missing and how to get it.
-    fn find() -> Result<Parts, String> {
-        let given = |name| env::var_os(name).map(PathBuf::from);
-        let web_dir = given(WEB_DIR).unwrap_or_else(|| web().join("dist"));
-        if !web_dir.join("index.html").is_file() || !web().join("node_modules/playwright-core").is_dir() {
-            return Err("the web admin is not built: run `npm ci && npm run build` in web/".to_owned());
-        }
-        let chromium = given(CHROMIUM).unwrap_or_else(|| CHROMIUM_DEFAULT.into());
-        if !chromium.is_file() {
-            return Err(format!(
-                "there is no {}: install chromium, or set {CHROMIUM} to its path",
-                chromium.display()
-            ));
-        }
-        Ok(Parts { web_dir, chromium })
+/// The built admin; the error says what is missing and how to get it.
+fn built() -> Result<PathBuf, &'static str> {
+    let dir = env::var_os(WEB_DIR).map_or_else(|| web().join("dist"), PathBuf::from);
+    if !dir.join("index.html").is_file() {
+        return Err("the web admin is not built: run `npm ci && npm run build` in web/");
     }
+    if !web().join("e2e/node_modules/playwright-core").is_dir() {
+        return Err("there is no browser to use the web admin with: run `npm ci` in web/e2e/");
+    }
+    Ok(dir)
 }
 
 fn web() -> PathBuf {
@@ -109,15 +92,15 @@ async fn token(console: &Console, user: &str) -> String {
 
 #[tokio::test]
 async fn people_browse_change_approve_and_are_refused() {
-    let parts = match Parts::find() {
-        Ok(parts) => parts,
+    let web_dir = match built() {
+        Ok(dir) => dir,
         Err(missing) if env::var_os("CI").is_some_and(|value| value == "true") => panic!("{missing}"),
         Err(missing) => {
             eprintln!("NOT RUN: {missing}");
             return;
         }
     };
-    let console = Console::serving(Some(parts.web_dir)).await;
+    let console = Console::serving(Some(web_dir)).await;
     fs::write(console.folder().join("mesh.yaml"), MESH).unwrap();
     let said = console
         .run(&["tombolo apply -f mesh.yaml"])
@@ -131,7 +114,6 @@ async fn people_browse_change_approve_and_are_refused() {
         .env("TOMBOLO_TOKEN", console.token())
         .env("TOMBOLO_READER_TOKEN", token(&console, "rita").await)
         .env("TOMBOLO_OTHER_TOKEN", token(&console, "otto").await)
-        .env(CHROMIUM, parts.chromium)
         .kill_on_drop(true)
         .output();
     let output = timeout(BROWSING_TIME_MAX, browsing).await;

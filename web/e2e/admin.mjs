@@ -1,6 +1,7 @@
 // The web admin in a real browser, against the management that tests/tests/web.rs has started and filled. Each step waits
 // for what a person would see; the first that does not come fails the run and tells what was on the screen instead.
 import { mkdirSync } from "node:fs";
+import bundled from "@sparticuz/chromium";
 import { chromium } from "playwright-core";
 
 const { TOMBOLO_URL, TOMBOLO_CHROMIUM, TOMBOLO_SCREENSHOTS } = process.env;
@@ -15,7 +16,11 @@ const PAY = "organizations/acme/tenants/pay";
 const ROUTE = `${PAY}/workspaces/checkout/trafficgroups/web/serviceroutes/cart`;
 const HELD = "organizations/acme/tenants/held";
 
-const browser = await chromium.launch({ executablePath: TOMBOLO_CHROMIUM, args: ["--no-sandbox"] });
+/** Neither as root nor without a display does a browser start otherwise. */
+const ARGS = ["--no-sandbox", "--disable-gpu"];
+
+const executablePath = TOMBOLO_CHROMIUM || (await bundled.executablePath());
+const browser = await chromium.launch({ executablePath, args: ARGS });
 const complaints = [];
 let page;
 let pictures = 0;

@@ -1,8 +1,9 @@
-//! Building and testing the web admin, which takes Node. Its packages are those of `web/package-lock.json`.
+//! Building and testing the web admin, which takes Node. Its packages are those of `web/package-lock.json`,
+//! and the browser's those of `web/e2e/package-lock.json`.
 
 use std::env;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
@@ -38,18 +39,26 @@ pub(crate) fn require_node() -> Result<()> {
 /// Installs what is not installed yet and builds; the folder is what management serves.
 pub(crate) fn build() -> Result<PathBuf> {
     require_node()?;
-    if !is_installed() {
-        eprintln!("web admin: fetching its packages (npm ci)");
-        npm(&["ci", "--no-audit", "--no-fund", "--loglevel=error"])?;
-    }
+    let web = folder();
+    install(&web, "the web admin's packages")?;
     eprintln!("web admin: building (npm run build)");
-    npm(&["run", "--silent", "build", "--", "--logLevel", "warn"])?;
-    Ok(folder().join("dist"))
+    npm(&web, &["run", "--silent", "build", "--", "--logLevel", "warn"])?;
+    Ok(web.join("dist"))
 }
 
-/// Runs what needs no browser.
+/// Runs what needs no browser, and installs the browser for what does.
 pub(crate) fn test() -> Result<()> {
-    npm(&["run", "--silent", "test"])
+    npm(&folder(), &["run", "--silent", "test"])?;
+    install(&folder().join("e2e"), "a browser (70 MB)")
+}
+
+/// Unless it is done.
+fn install(folder: &Path, what: &str) -> Result<()> {
+    if is_installed(folder) {
+        return Ok(());
+    }
+    eprintln!("web admin: fetching {what} (npm ci)");
+    npm(folder, &["ci", "--no-audit", "--no-fund", "--loglevel=error"])
 }
 
 /// As `v20.20.2`.
@@ -59,9 +68,9 @@ fn version(text: &str) -> Option<[u32; 2]> {
 }
 
 /// npm writes its own lock when it has installed all of ours.
-fn is_installed() -> bool {
+fn is_installed(folder: &Path) -> bool {
     let written =
-        |path: &str| -> Option<SystemTime> { fs::metadata(folder().join(path)).ok()?.modified().ok() };
+        |path: &str| -> Option<SystemTime> { fs::metadata(folder.join(path)).ok()?.modified().ok() };
     let (wanted, installed) = (
         written("package-lock.json"),
         written("node_modules/.package-lock.json"),
@@ -69,15 +78,20 @@ fn is_installed() -> bool {
     installed.is_some() && installed >= wanted
 }
 
-fn npm(args: &[&str]) -> Result<()> {
+fn npm(folder: &Path, args: &[&str]) -> Result<()> {
     let status = Command::new("npm")
         .args(args)
-        .current_dir(folder())
+        .current_dir(folder)
         // Its output is progress, and ours may be read by a program.
         .stdout(std::io::stderr())
         .status()
         .context("cannot run npm")?;
-    ensure!(status.success(), "`npm {}` failed in web/", args.join(" "));
+    ensure!(
+        status.success(),
+        "`npm {}` failed in {}",
+        args.join(" "),
+        folder.display()
+    );
     Ok(())
 }
 
