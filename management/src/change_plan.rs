@@ -124,42 +124,25 @@ mod tests {
     use std::sync::Arc;
 
     use chrono::Utc;
-    use tombolo_compiler::intent::Resource;
-    use tombolo_compiler::name::Fqn;
+    use tombolo_compiler::intent::{Intent, Resource};
     use tombolo_compiler::plan::Plans;
+    use tombolo_compiler::resolve::resolve;
     use tombolo_compiler::routes::{SliceItem, SliceKey};
     use tombolo_proto::held::Version;
+    use tombolo_tests::edits::{self, Edits};
     use uuid::Uuid;
 
     use super::*;
     use crate::change::{Change, ChangeVerb, IfMatch, prepare};
+    use crate::document;
     use crate::iam::Principal;
     use crate::snapshot::{Delta, Snapshot, Stored, etag};
 
     const ACME: &str = "organizations/acme";
-    const WORKSPACES: [&str; 3] = [
-        "tenants/a/workspaces/v",
-        "tenants/a/workspaces/w",
-        "tenants/b/workspaces/w",
-    ];
     /// Of the property below, which the project promises for this many.
     const SEQUENCES: u64 = 1000;
-
-    /// Marsaglia's xorshift: a sequence is its seed, so that one that fails can be run again.
-    struct Random(u64);
-
-    impl Random {
-        fn below(&mut self, limit: usize) -> usize {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            usize::try_from(self.0 >> 33).unwrap() % limit
-        }
-
-        fn one_of<'a>(&mut self, all: &[&'a str]) -> &'a str {
-            all[self.below(all.len())]
-        }
-    }
+    /// Of one sequence.
+    const WRITES: usize = 8;
 
     fn resource(name: &str, spec: &Value) -> Arc<Resource> {
         let document = json!({"name": format!("{ACME}{name}"), "spec": spec});
@@ -167,59 +150,26 @@ mod tests {
     }
 
     fn reports() -> Reports {
-        let report = |services: &[&str]| {
-            let services: serde_json::Map<String, Value> = services
-                .iter()
-                .map(|id| {
-                    let labels = json!([{"version": "1"}, {"version": "2"}]);
-                    let ports = json!([{"name": "http", "port": 80}]);
-                    (
-                        (*id).to_owned(),
-                        json!({"ports": ports, "labelSets": labels, "state": "up"}),
-                    )
-                })
-                .collect();
-            let gateways = json!({"mesh/gateway": {"eastWest": ["127.0.0.1:15443"], "state": "up"}});
-            serde_json::from_value(json!({"services": services, "gateways": gateways})).unwrap()
-        };
         Reports {
-            joined: BTreeSet::new(),
-            clusters: [
-                (
-                    "east".parse().unwrap(),
-                    report(&["shop/web", "shop/reviews", "cart/basket"]),
-                ),
-                ("west".parse().unwrap(), report(&["shop/web", "cart/basket"])),
-            ]
-            .into(),
+            clusters: serde_json::from_value(edits::reports()).unwrap(),
             ..Reports::default()
         }
     }
 
     fn start() -> Arc<Snapshot> {
-        let root = json!({"role": "admin", "subjects": [format!("{ACME}/users/root")]});
+        let root = json!({"role": "admin", "subjects": [format!("{ACME}/users/admin")]});
         let mut all = vec![
             resource("", &json!({})),
-            resource("/users/root", &json!({})),
-            resource("/bindings/root", &root),
-            resource("/clusters/east", &json!({"region": "r1"})),
-            resource("/clusters/west", &json!({"region": "r2"})),
-            resource("/tenants/a", &json!({})),
-            resource("/tenants/b", &json!({})),
+            resource("/users/admin", &json!({})),
+            resource("/bindings/admin", &root),
         ];
-        for (workspace, namespaces) in WORKSPACES.into_iter().zip(["*/cart", "*/shop", "*/mesh"]) {
-            all.push(resource(
-                &format!("/{workspace}"),
-                &json!({"namespaces": [namespaces]}),
-            ));
-            all.push(resource(&format!("/{workspace}/trafficgroups/g"), &json!({})));
-            all.push(resource(&format!("/{workspace}/gatewaygroups/g"), &json!({})));
-        }
+        let tree = edits::tree().into_iter();
+        all.extend(tree.map(|document| Arc::new(Resource::from_json(document).unwrap())));
         let steps = all.into_iter().map(Step::Create);
         applied(&Snapshot::empty(), &steps.collect::<Vec<_>>())
     }
 
-    /// The tree after the steps, resolved from its rows alone, as another replica would.
+    /// The tree after the steps, from its rows, as another replica would have it.
     fn applied(base: &Snapshot, steps: &[Step]) -> Arc<Snapshot> {
         let revision = base.version.revision + 1;
         let mut delta = Delta::default();
@@ -247,56 +197,35 @@ mod tests {
         Arc::new(base.advance(version, delta, None))
     }
 
-    fn change(random: &mut Random, base: &Snapshot) -> Change {
-        let workspace = random.one_of(&WORKSPACES);
-        let leaf = random.one_of(&["p", "q"]);
-        let service = random.one_of(&["shop/web", "shop/reviews", "cart/basket"]);
-        let (namespace, name) = service.split_once('/').unwrap();
-        let weight = random.below(101);
-        let resource = match random.below(8) {
-            0 => {
-                let namespaces = ["*/cart", "*/shop", "east/shop", "*/mesh", "west/*"];
-                resource(
-                    &format!("/{workspace}"),
-                    &json!({"namespaces": [random.one_of(&namespaces)]}),
-                )
-            }
-            1 => resource("/clusters/west", &json!({"region": random.one_of(&["r1", "r2"])})),
-            2..4 => resource(
-                &format!("/{workspace}/trafficgroups/g/serviceroutes/{leaf}"),
-                &json!({"service": service, "subsets": [
-                    {"name": "v1", "labels": {"version": "1"}}, {"name": "v2", "labels": {"version": "2"}}],
-                    "rules": [{"backendRefs": [
-                        {"subset": "v1", "weight": weight}, {"subset": "v2", "weight": 100 - weight}]}]}),
-            ),
-            4..6 => resource(
-                &format!("/{workspace}/gatewaygroups/g/gateways/{leaf}"),
-                &json!({"workload": "mesh/gateway", "type": "ingress", "port": 8080,
-                    "hosts": [random.one_of(&["a.example.com", "b.example.com", "*.example.com"])],
-                    "rules": [{"backendRefs": [{"namespace": namespace, "name": name}]}]}),
-            ),
-            _ => {
-                let names: Vec<&Fqn> = base
-                    .tree
-                    .keys()
-                    .filter(|name| name.as_str().contains("/tenants/"))
-                    .collect();
-                return Change {
-                    name: names[random.below(names.len())].clone(),
-                    verb: ChangeVerb::Delete(IfMatch::Any),
-                    uid: None,
-                };
-            }
-        };
-        Change {
-            name: resource.name.clone(),
-            verb: ChangeVerb::Apply(resource, IfMatch::Any),
-            uid: None,
-        }
+    /// By name, as the API writes it.
+    fn documents(snapshot: &Snapshot) -> BTreeMap<Fqn, String> {
+        let tree = snapshot.tree.values();
+        tree.map(|stored| (stored.name().clone(), stored.resource.to_json().to_string()))
+            .collect()
     }
 
+    /// Those before with what the plan says of them.
+    fn planned_documents(prepared: &Prepared) -> BTreeMap<Fqn, String> {
+        let mut documents = documents(&prepared.base);
+        for step in &prepared.steps {
+            match step {
+                Step::Keep(_) => {}
+                Step::Delete(_) => drop(documents.remove(step.name())),
+                Step::Create(after) | Step::Update(_, after) => {
+                    documents.insert(step.name().clone(), after.to_json().to_string());
+                }
+            }
+        }
+        documents
+    }
+
+    /// The routes of each cluster, from the rows alone and without the memory of any state before.
     fn slices(snapshot: &Snapshot) -> Plans {
-        plan(snapshot.judged.resolved(), &reports()).0
+        let tree = snapshot.tree.iter();
+        let intent: Intent = tree
+            .map(|(name, stored)| (name.clone(), stored.resource.clone()))
+            .collect();
+        plan(&resolve(&intent).0, &reports()).0
     }
 
     fn bytes(item: &SliceItem) -> String {
@@ -304,31 +233,22 @@ mod tests {
     }
 
     /// Where the plan says that a route changes, its bytes are those of the plan; elsewhere it moves no proxy.
-    fn assert_routes(planned: &ChangePlan, before: &Plans, after: &Plans, seed: u64) {
-        for (cluster, slice) in after {
+    fn assert_routes(planned: &ChangePlan, before: &Plans, after: &Plans, at: &str) {
+        for cluster in planned.routes.keys().chain(before.keys()).chain(after.keys()) {
             let changes = planned.routes.get(cluster).map(Vec::as_slice).unwrap_or_default();
             let planned: BTreeMap<&SliceKey, Option<&SliceItem>> = changes
                 .iter()
                 .map(|change| (&change.key, change.after.as_ref()))
                 .collect();
-            let held = before.get(cluster).map(|slice| &slice.items);
-            let keys = held
-                .into_iter()
-                .flat_map(BTreeMap::keys)
-                .chain(slice.items.keys());
+            let [held, found] = [before, after].map(|plans| plans.get(cluster).map(|slice| &slice.items));
+            let keys = [held, found].into_iter().flatten().flat_map(BTreeMap::keys);
             for key in keys.chain(planned.keys().copied()).collect::<BTreeSet<_>>() {
-                let found = slice.items.get(key);
+                let found = found.and_then(|items| items.get(key));
                 match planned.get(key) {
-                    Some(expected) => assert_eq!(
-                        found.map(bytes),
-                        expected.map(bytes),
-                        "seed {seed} {cluster} {key}"
-                    ),
-                    None => assert_eq!(
-                        found,
-                        held.and_then(|held| held.get(key)),
-                        "seed {seed} {cluster} {key}"
-                    ),
+                    Some(expected) => {
+                        assert_eq!(found.map(bytes), expected.map(bytes), "{at} {cluster} {key}");
+                    }
+                    None => assert_eq!(found, held.and_then(|held| held.get(key)), "{at} {cluster} {key}"),
                 }
             }
         }
@@ -336,46 +256,37 @@ mod tests {
 
     #[test]
     fn a_plan_equals_what_is_applied_to_the_byte() {
-        let mut written = 0;
+        let (start, mut written) = (start(), 0);
+        let slices_of_start = slices(&start);
         for seed in 1..=SEQUENCES {
-            let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-            let mut base = start();
-            for _ in 0..12 {
-                let changes: Vec<Change> = (0..=random.below(2))
-                    .map(|_| change(&mut random, &base))
-                    .collect();
+            let (mut edits, mut base) = (Edits::new(seed), start.clone());
+            let mut before = slices_of_start.clone();
+            for number in 0..WRITES {
+                let at = format!("seed {seed}, write {number}");
+                let names: Vec<&str> = base.tree.keys().map(Fqn::as_str).collect();
+                let changes = document::changes(vec![edits.next(&names)], true).unwrap();
                 // What cannot be written has no plan; the write is refused by the same function.
                 let Ok(prepared) = prepare(&base, &Principal::System, &changes) else {
                     continue;
                 };
                 let planned = ChangePlan::of(&prepared, &reports());
                 let next = applied(&base, &prepared.steps);
-                for step in &prepared.steps {
-                    let expected = match step {
-                        Step::Delete(_) => None,
-                        Step::Create(resource) | Step::Update(_, resource) => {
-                            Some(resource.to_json().to_string())
-                        }
-                        Step::Keep(stored) => Some(stored.resource.to_json().to_string()),
-                    };
-                    let found = next
-                        .get(step.name())
-                        .map(|stored| stored.resource.to_json().to_string());
-                    assert_eq!(found, expected, "seed {seed}");
-                }
-                let (before, after) = (slices(&base), slices(&next));
-                assert_routes(&planned, &before, &after, seed);
-                assert_eq!(planned.behaviour, behaviour(&before, &after), "seed {seed}");
-                assert!(
-                    prepared.judged.findings().eq(next.judged.findings()),
-                    "seed {seed}"
-                );
-                written += usize::from(!prepared.changes_nothing());
-                base = next;
+                assert_eq!(documents(&next), planned_documents(&prepared), "{at}");
+                let after = slices(&next);
+                assert_routes(&planned, &before, &after, &at);
+                assert_eq!(planned.behaviour, behaviour(&before, &after), "{at}");
+                assert!(prepared.judged.findings().eq(next.judged.findings()), "{at}");
+                written += u64::from(!prepared.changes_nothing());
+                let done = Prepared {
+                    judged: next.judged.clone(),
+                    ..prepared
+                };
+                assert_eq!(planned.id, PlanId::of(&done), "{at}");
+                (base, before) = (next, after);
             }
         }
         assert!(
-            written > 1000,
+            written > SEQUENCES,
             "only {written} of the random writes were good: they test nothing"
         );
     }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 pub mod ads;
 pub mod client;
 pub mod console;
+pub mod edits;
 pub mod envoy;
 pub mod feed;
 pub mod island;

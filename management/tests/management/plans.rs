@@ -1,10 +1,21 @@
 //! Plans: what a change would do, and a write that is held to what somebody has seen.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::ensure;
 use http::Method;
 use serde_json::{Value, json};
+use tombolo_compiler::name::ClusterName;
+use tombolo_compiler::report::{ClusterReport, ReportItem};
+use tombolo_tests::edits::{self, Edits};
+use tombolo_tests::eventually;
 
+use crate::central::Central;
+use crate::central::erased::Noun;
 use crate::support::{ACME, Answer, Api, Management, two_teams};
 
+const DEADLINE: Duration = Duration::from_secs(30);
 const PAY: &str = "organizations/acme/tenants/pay";
 const SHOP: &str = "organizations/acme/tenants/pay/workspaces/shop";
 
@@ -153,16 +164,104 @@ async fn a_plan_equals_what_is_applied_over_http() {
     management.stop().await;
 }
 
-async fn compiled(admin: &Api) -> Value {
-    let routes = admin.get(&format!("{ACME}:compiled")).await.json()["routes"].clone();
-    let mut routes = without_origins(routes);
-    // A cluster without a route is not in the answer; for a plan it is one without changes.
-    for cluster in ["us-east", "us-west"] {
-        if routes[cluster].is_null() {
-            routes[cluster] = json!({});
+/// As [`documents`], with what the plan says of them.
+fn planned_documents(mut documents: BTreeMap<String, String>, plan: &Value) -> BTreeMap<String, String> {
+    for change in plan["changes"].as_array().unwrap() {
+        let name = change["name"].as_str().unwrap();
+        match (&change["action"], &change["after"]) {
+            (action, _) if action == "unchanged" => {}
+            (_, Value::Null) => drop(documents.remove(name)),
+            (_, after) => drop(documents.insert(name.to_owned(), after.to_string())),
         }
     }
-    routes
+    documents
+}
+
+/// All that is stored, by name, without what the server says of it.
+async fn documents(admin: &Api) -> BTreeMap<String, String> {
+    let tree = admin.get(&format!("{ACME}:tree?pageSize=500")).await.json();
+    let all = tree["items"].as_array().unwrap().iter();
+    all.map(|document| {
+        let mut document = document.clone();
+        for field in ["uid", "etag", "revision", "createTime", "updateTime"] {
+            document.as_object_mut().unwrap().remove(field);
+        }
+        (
+            document["name"].as_str().unwrap().to_owned(),
+            document.to_string(),
+        )
+    })
+    .collect()
+}
+
+/// Of the clusters of the random sequences, as a central passes them on.
+fn reports() -> BTreeMap<String, ReportItem> {
+    let clusters: BTreeMap<ClusterName, ClusterReport> = serde_json::from_value(edits::reports()).unwrap();
+    let items = clusters.iter().flat_map(|(cluster, report)| {
+        let items = report.items().into_iter();
+        items.map(move |(name, item)| (format!("clusters/{cluster}/{name}"), item))
+    });
+    items.collect()
+}
+
+#[tokio::test]
+async fn a_random_plan_equals_what_is_applied_over_http() {
+    const SEQUENCES: u64 = 30;
+    const WRITES: usize = 6;
+    let management = Management::start().await;
+    let admin = &management.admin;
+    let made = admin.post("changes", edits::tree().into()).await;
+    assert_eq!(made.status, 200, "{}", made.text);
+    let mut central = Central::connect(&management, "a").await;
+    let reports = reports();
+    let nouns: Vec<(&str, &dyn Noun)> = reports
+        .iter()
+        .map(|(name, item)| (name.as_str(), item as _))
+        .collect();
+    central.report(&nouns);
+    eventually(DEADLINE, async || {
+        let found = compiled(admin).await["east"].to_string();
+        ensure!(found.contains("services/shop/web"), "{found}");
+        Ok(())
+    })
+    .await;
+    let start = json!({"rollback": {"name": ACME, "revision": made.json()["revision"]}});
+    let mut written = 0;
+    for seed in 1..=SEQUENCES {
+        let back = admin.post("plans", start.clone()).await.json();
+        let back = apply(admin, back["plan"].as_str().unwrap(), &start).await;
+        assert_eq!(back.status, 200, "{}", back.text);
+        let mut edits = Edits::new(seed);
+        for number in 0..WRITES {
+            let at = format!("seed {seed}, write {number}");
+            let before = documents(admin).await;
+            let names: Vec<&str> = before.keys().map(String::as_str).collect();
+            let change = edits.next(&names);
+            let planned = admin.post("plans?overwrite=true", change.clone()).await;
+            if planned.status != 200 {
+                let refused = admin.post("changes?overwrite=true", change).await;
+                assert_eq!(refused.json()["detail"], planned.json()["detail"], "{at}");
+                continue;
+            }
+            let (plan, routes) = (planned.json(), compiled(admin).await);
+            let applied = apply(admin, plan["plan"].as_str().unwrap(), &change).await;
+            assert_eq!(applied.status, 200, "{at}: {}", applied.text);
+            assert_eq!(documents(admin).await, planned_documents(before, &plan), "{at}");
+            let found = compiled(admin).await.to_string();
+            assert_eq!(found, patched(routes, &plan).to_string(), "{at}");
+            written += 1;
+        }
+    }
+    assert!(
+        written > SEQUENCES,
+        "only {written} of the random writes were good: they test nothing"
+    );
+    management.stop().await;
+}
+
+async fn compiled(admin: &Api) -> Value {
+    let routes = admin.get(&format!("{ACME}:compiled")).await.json()["routes"].clone();
+    without_empty(without_origins(routes))
 }
 
 /// An origin that differs moves no proxy, and is not in a plan.
@@ -185,8 +284,10 @@ fn without_origins(mut value: Value) -> Value {
 /// The routes as the plan says that they will be.
 fn patched(mut routes: Value, plan: &Value) -> Value {
     for (cluster, changes) in plan["routes"].as_object().unwrap() {
+        let slices = routes.as_object_mut().unwrap();
         for change in changes.as_array().unwrap() {
-            let slice = routes[cluster].as_object_mut().unwrap();
+            let slice = slices.entry(cluster).or_insert_with(|| json!({}));
+            let slice = slice.as_object_mut().unwrap();
             let key = change["route"].as_str().unwrap();
             match &change["after"] {
                 Value::Null => drop(slice.remove(key)),
@@ -194,5 +295,14 @@ fn patched(mut routes: Value, plan: &Value) -> Value {
             }
         }
     }
+    without_empty(routes)
+}
+
+/// A cluster without a route is not in an answer, however it has come to have none.
+fn without_empty(mut routes: Value) -> Value {
+    routes
+        .as_object_mut()
+        .unwrap()
+        .retain(|_, routes| *routes != json!({}));
     routes
 }
