@@ -1,24 +1,31 @@
 //! The client of the management plane's REST API.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH};
-use hyper::{Method, Request, Response, Uri};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH};
+use hyper::http::response::Parts;
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tombolo_compiler::name::Fqn;
+use uuid::Uuid;
 
 use crate::problem::Problem;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a request whose connection was lost is sent again: a server that is restarted is back by then.
+const REPEAT_TIME: Duration = Duration::from_secs(10);
+const REPEAT_INTERVAL: Duration = Duration::from_millis(200);
+/// With it, a write that is sent again is not done again.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// More than any answer that a person or a script has use for.
 const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -60,6 +67,20 @@ pub(crate) struct Extras<'a> {
     pub(crate) headers: Vec<(&'static str, &'a str)>,
     /// How long the server itself may wait before it answers.
     pub(crate) patience: Duration,
+    /// The server tells the answer once, so that the request must not be sent again.
+    pub(crate) is_secret: bool,
+}
+
+impl ServerArgs {
+    /// For who has no command line.
+    pub(crate) fn new(server: &str, token: Option<&str>) -> ServerArgs {
+        ServerArgs {
+            server: server.to_owned(),
+            token: token.map(str::to_owned),
+            token_file: None,
+            organization: None,
+        }
+    }
 }
 
 impl Client {
@@ -127,7 +148,8 @@ impl Client {
     /// `path` is below `/v1/`, with its query.
     ///
     /// # Errors
-    /// When the server cannot be reached, or refuses; the latter is a [`Problem`].
+    /// When the server cannot be reached, or refuses; the latter is a [`Problem`]. A connection that is lost is no error
+    /// yet: the request is sent again.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -152,33 +174,41 @@ impl Client {
         if extras.body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
+        let is_repeatable = method == Method::GET || !extras.is_secret;
+        if method != Method::GET && is_repeatable {
+            request = request.header(IDEMPOTENCY_KEY, Uuid::now_v7().to_string());
+        }
         let body = extras.body.map_or_else(String::new, |body| body.to_string());
         let request = request
             .body(Full::from(body))
             .context("make the request: check the token for characters that no header may hold")?;
-
         let timeout = ANSWER_TIMEOUT + extras.patience;
-        let unreachable = || {
-            format!(
-                "cannot reach the server {}: is management running there? check --server or TOMBOLO_SERVER",
-                self.server
-            )
-        };
-        let exchange = async {
-            let answer = self.http.request(request).await.with_context(unreachable)?;
-            let (head, body) = answer.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-            let body = body
-                .map_err(|error| anyhow::anyhow!(error))
-                .context("read the server's answer")?;
-            anyhow::Ok((head, body.to_bytes()))
-        };
-        let (head, body) = tokio::time::timeout(timeout, exchange).await.with_context(|| {
+        let late = || {
             format!(
                 "{} did not answer {method} {path} within {timeout:?}",
                 self.server
             )
-        })??;
+        };
+
+        let mut lost: Option<Instant> = None;
+        let (head, body) = loop {
+            let exchange = tokio::time::timeout(timeout, self.exchange(request.clone())).await;
+            let failure = match exchange.with_context(late)? {
+                Ok(answer) if lost.is_some() && is_still_running(&answer) => None,
+                Ok(answer) => break answer,
+                // Who was never reached has done nothing: there may be nobody to be reached.
+                Err(failure) if !is_repeatable || (lost.is_none() && failure.is_unreached()) => {
+                    return Err(self.told(failure));
+                }
+                Err(failure) => Some(failure),
+            };
+            let since = *lost.get_or_insert_with(Instant::now);
+            if since.elapsed() >= REPEAT_TIME {
+                let failure = failure.map(|failure| self.told(failure));
+                return Err(failure.unwrap_or_else(|| anyhow!("{} is still working on it", self.server)));
+            }
+            tokio::time::sleep(REPEAT_INTERVAL).await;
+        };
         if !head.status.is_success() {
             return Err(Problem::from_answer(head.status, &body).into());
         }
@@ -193,6 +223,42 @@ impl Client {
             },
         })
     }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<(Parts, Bytes), Failure> {
+        let answer = self.http.request(request).await.map_err(Failure::Request)?;
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+        Ok((head, body.map_err(Failure::Body)?.to_bytes()))
+    }
+
+    fn told(&self, failure: Failure) -> anyhow::Error {
+        match failure {
+            Failure::Request(error) => anyhow!(error).context(format!(
+                "cannot reach the server {}: is management running there? check --server or TOMBOLO_SERVER",
+                self.server
+            )),
+            Failure::Body(error) => anyhow!(error).context("read the server's answer"),
+        }
+    }
+}
+
+/// How an exchange ended without an answer.
+enum Failure {
+    Request(hyper_util::client::legacy::Error),
+    Body(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Failure {
+    /// Whether there was not even a connection.
+    fn is_unreached(&self) -> bool {
+        matches!(self, Failure::Request(error) if error.is_connect())
+    }
+}
+
+/// The request of before the connection was lost is not done yet.
+fn is_still_running((head, body): &(Parts, Bytes)) -> bool {
+    let problem = || Problem::from_answer(head.status, body);
+    head.status == StatusCode::CONFLICT && problem().r#type == "urn:tombolo:problem:still-running"
 }
 
 impl Client {
@@ -265,14 +331,14 @@ fn encode(value: &str) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(crate) mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     pub(crate) fn args(server: &str, organization: Option<&str>) -> ServerArgs {
         ServerArgs {
-            server: server.to_owned(),
-            token: None,
-            token_file: None,
             organization: organization.map(str::to_owned),
+            ..ServerArgs::new(server, None)
         }
     }
 
@@ -331,5 +397,72 @@ pub(crate) mod tests {
         let error = client.get("organizations/acme").await.unwrap_err();
         let expected = format!("cannot reach the server http://{address}: is management running there?");
         assert!(error.to_string().starts_with(&expected), "{error}");
+    }
+
+    /// Answers each connection with what stands there; without it, the connection is lost once the request is read. Gives
+    /// the requests.
+    pub(crate) async fn server(
+        answers: Vec<Option<&'static str>>,
+    ) -> (String, tokio::task::JoinHandle<Vec<String>>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serving = tokio::spawn(async move {
+            let mut requests = Vec::new();
+            for answer in answers {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = Vec::new();
+                while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                    assert!(stream.read_buf(&mut request).await.unwrap() > 0);
+                }
+                requests.push(String::from_utf8(request).unwrap());
+                if let Some(answer) = answer {
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                }
+            }
+            requests
+        });
+        (format!("http://{address}"), serving)
+    }
+
+    pub(crate) const DONE: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+    const RUNNING: &str = "HTTP/1.1 409 Conflict\r\nconnection: close\r\ncontent-length: 44\r\n\r\n\
+        {\"type\":\"urn:tombolo:problem:still-running\"}";
+
+    #[tokio::test]
+    async fn a_write_whose_connection_is_lost_is_sent_again_with_its_key() {
+        let (server, serving) = server(vec![None, Some(RUNNING), Some(DONE)]).await;
+        let client = Client::new(args(&server, None)).unwrap();
+        let answer = client
+            .send(Method::DELETE, "organizations/acme", Extras::default())
+            .await;
+        assert_eq!(answer.unwrap().body, serde_json::json!({}));
+        let requests = serving.await.unwrap();
+        assert_eq!(requests.len(), 3);
+        assert!(
+            requests.iter().all(|request| *request == requests[0]),
+            "{requests:?}"
+        );
+        assert!(requests[0].contains("idempotency-key: "), "{requests:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_told_once_is_asked_once() {
+        let (server, serving) = server(vec![None]).await;
+        let client = Client::new(args(&server, None)).unwrap();
+        let extras = Extras {
+            is_secret: true,
+            ..Extras::default()
+        };
+        let answer = client
+            .send(Method::POST, "organizations/acme/users/ann/tokens", extras)
+            .await;
+        assert!(
+            answer
+                .unwrap_err()
+                .to_string()
+                .starts_with("cannot reach the server")
+        );
+        let requests = serving.await.unwrap();
+        assert!(!requests[0].contains("idempotency-key"), "{requests:?}");
     }
 }

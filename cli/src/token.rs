@@ -31,6 +31,7 @@ pub(crate) async fn run(command: TokenCommand) -> anyhow::Result<()> {
     let path = format!("{}/tokens", client.name(&args.user)?);
     let extras = Extras {
         body: Some(json!({})),
+        is_secret: true,
         ..Extras::default()
     };
     let answer = client.send(Method::POST, &path, extras).await?;

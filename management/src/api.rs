@@ -21,11 +21,13 @@ use crate::approval::Leave;
 use crate::audit::{Outcome, Record, Verb};
 use crate::change_plan::PlanId;
 use crate::denial::Denials;
+use crate::idempotency::InFlight;
 use crate::limit::{Allowance, Limits};
 use crate::mesh::Mesh;
 use crate::metrics::ApiMetrics;
 use crate::problem::Problem;
 use crate::questions::Questions;
+use crate::reply::Reply;
 use crate::site::Site;
 use crate::store::Store;
 use crate::wish::{Order, Wish};
@@ -42,6 +44,7 @@ mod dry_run;
 mod effective;
 mod endpoint;
 mod explain;
+mod idempotency;
 mod openapi;
 mod past;
 mod plans;
@@ -80,6 +83,8 @@ pub(crate) struct App {
     pub(crate) limits: Limits,
     /// The web admin.
     pub(crate) site: Option<Arc<Site>>,
+    /// Writes with a key that are being worked on.
+    pub(crate) in_flight: InFlight,
     /// Ends those who wait.
     pub(crate) shutdown: Shutdown,
 }
@@ -92,6 +97,7 @@ impl App {
             plan,
             mesh: Some(self.mesh.borrow().clone()),
             leave: Leave::None,
+            reply: Reply::Changes,
         }
     }
 }
@@ -111,6 +117,7 @@ pub(crate) fn router(app: App, health: Health) -> Router {
     endpoint::router(&endpoint::table())
         .fallback(page)
         .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(app.clone(), idempotency::once))
         .layer(middleware::from_fn_with_state(app.clone(), frame))
         .with_state(app)
         .merge(admin::router(health, registry))

@@ -130,6 +130,8 @@ pub(crate) enum Refusal {
         withdrawals: Vec<Withdrawal>,
         plan: PlanId,
     },
+    #[error("the Idempotency-Key {key} was the key of another request; use a new one for each new request")]
+    KeyReused { key: String },
     #[error("{node} cannot be rolled back to revision {revision}: {}", .reasons.join("; "))]
     CannotRollBack {
         node: Fqn,

@@ -27,6 +27,7 @@ use crate::denial::Denials;
 use crate::embedded::{EmbeddedError, EmbeddedPostgres};
 use crate::feed::Feed;
 use crate::iam::Principal;
+use crate::idempotency::{self, InFlight};
 use crate::keeper::Keeper;
 use crate::limit::Limits;
 use crate::metrics::ApiMetrics;
@@ -221,6 +222,7 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
         metrics: metrics.clone(),
         limits: Limits::new(config.requests_max),
         site: site.map(Arc::new),
+        in_flight: InFlight::default(),
         shutdown: shutdown.clone(),
     };
 
@@ -232,6 +234,10 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
     tasks.spawn(
         "report-history",
         report_history::run(store.clone(), feed.mesh(), shutdown.clone()),
+    );
+    tasks.spawn(
+        "idempotency-keys",
+        idempotency::prune(store.clone(), shutdown.clone()),
     );
     tasks.spawn("audit-keeper", keeper.run(shutdown.clone()));
     tasks.spawn("feed", feed.run(feed_listener, shutdown.clone()));

@@ -16,6 +16,7 @@ use crate::iam::Principal;
 
 pub(crate) mod audit;
 pub(crate) mod history;
+pub(crate) mod idempotency;
 pub(crate) mod joined;
 pub(crate) mod organization;
 pub(crate) mod plan;
@@ -147,6 +148,20 @@ enum History {
     Time,
     Document,
     Etag,
+    CreatedAt,
+}
+
+#[derive(Clone, Copy, Iden)]
+enum IdempotencyKeys {
+    Table,
+    Organization,
+    Principal,
+    Key,
+    Request,
+    Status,
+    Location,
+    Etag,
+    Body,
     CreatedAt,
 }
 

@@ -8,11 +8,13 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
 use crate::audit::{self, Chain, Record, Verb, seal};
+use crate::reply::Answer;
 use crate::store::token::{Holder, TokenRow};
 use crate::store::{self, Store, StoreError, Tx};
 use crate::writer::Caller;
@@ -129,21 +131,23 @@ pub(crate) async fn issue(
     Ok(row.into())
 }
 
-/// Whether there was such a token.
+/// What it is answered, if there was such a token.
 pub(crate) async fn revoke(
     store: &Store,
     caller: &Caller,
     user: &Fqn,
     user_uid: Uuid,
     id: Uuid,
-) -> Result<bool, StoreError> {
+) -> Result<Option<Answer>, StoreError> {
     let mut tx = store.begin_as(&caller.principal).await?;
     if !store.revoke_token(&mut tx, user_uid, id, audit::now()).await? {
-        return Ok(false);
+        return Ok(None);
     }
     record(store, &mut tx, caller, Verb::RevokeToken, user, id).await?;
+    let answer = Answer::ok(&json!({ "id": id }));
+    store.keep_answer(&mut tx, caller, &answer).await?;
     store::commit(tx).await?;
-    Ok(true)
+    Ok(Some(answer))
 }
 
 async fn record(

@@ -13,6 +13,7 @@ use crate::change_plan::PlanId;
 use crate::guard;
 use crate::history::differences;
 use crate::mesh::Mesh;
+use crate::reply::Reply;
 use crate::snapshot::{Snapshot, Tree};
 use crate::writer::Caller;
 
@@ -34,6 +35,8 @@ pub(crate) struct Order {
     /// What clusters report, for the question whether a write that withdraws much is meant. It is not asked without.
     pub(crate) mesh: Option<Arc<Mesh>>,
     pub(crate) leave: Leave,
+    /// How it is answered.
+    pub(crate) reply: Reply,
 }
 
 /// A node and all below it, as they were at a revision.
@@ -114,6 +117,7 @@ impl From<Wish> for Order {
             plan: None,
             mesh: None,
             leave: Leave::None,
+            reply: Reply::Changes,
         }
     }
 }
@@ -266,6 +270,7 @@ mod tests {
             source: String::new(),
             request_id: String::new(),
             hand: Hand::default(),
+            keyed: None,
         };
         wish.prepare(now, &root)
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
+use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tombolo_compiler::name::{ClusterName, Fqn};
@@ -19,8 +20,10 @@ use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
 use crate::change::{Change, Prepared, Refusal, Step, authorize_one, prepare};
 use crate::history::{Entry, Event};
 use crate::iam::{Action, Principal};
+use crate::idempotency::{Kept, Keyed};
 use crate::managed::Hand;
 use crate::realm::RealmChange;
+use crate::reply::Answer;
 use crate::snapshot::{Delta, Snapshot, Stored, etag};
 use crate::store::organization::Head;
 use crate::store::{self, Store, StoreError, Tx};
@@ -45,14 +48,16 @@ pub(crate) struct Caller {
     pub(crate) source: String,
     pub(crate) request_id: String,
     pub(crate) hand: Hand,
+    /// What it calls its write, if it wants that to be done at most once.
+    pub(crate) keyed: Option<Keyed>,
 }
 
 /// What was committed, or was there already.
 #[derive(Clone, Debug)]
 pub(crate) struct Committed {
     /// The latest after the write.
-    pub(crate) snapshot: Arc<Snapshot>,
-    pub(crate) steps: Vec<Step>,
+    pub(crate) revision: u64,
+    pub(crate) answer: Answer,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +127,7 @@ enum Job {
     Adopt {
         caller: Caller,
         organization: Fqn,
-        done: oneshot::Sender<Result<Version, WriteError>>,
+        done: oneshot::Sender<Result<Committed, WriteError>>,
     },
 }
 
@@ -184,7 +189,7 @@ impl Writes {
     }
 
     /// Declares the database as it is the truth, under a new epoch.
-    pub(crate) async fn adopt(&self, caller: Caller, organization: Fqn) -> Result<Version, WriteError> {
+    pub(crate) async fn adopt(&self, caller: Caller, organization: Fqn) -> Result<Committed, WriteError> {
         let (done, answer) = oneshot::channel();
         self.send(Job::Adopt {
             caller,
@@ -334,26 +339,32 @@ impl Writer {
         let head = self.store.lock_head(&mut tx).await?;
         let base = self.catch_up(&head).await?;
         self.check_heard(head.version)?;
+        let kept = self.store.kept_answer(&mut tx, caller).await?;
+        if let Some(answer) = caller.open(kept)? {
+            let revision = head.version.revision;
+            return Ok(Committed { revision, answer });
+        }
         let prepared = if Arc::ptr_eq(&base, &prepared.base) {
             prepared
         } else {
             order.prepare(&base, caller)?
         };
         if prepared.changes_nothing() {
-            return Ok(Committed {
-                snapshot: base,
-                steps: prepared.steps,
-            });
+            let answer = order.reply.answer(&base, &prepared.steps);
+            self.store.keep_answer(&mut tx, caller, &answer).await?;
+            store::commit(tx).await.map_err(WriteError::Uncertain)?;
+            let revision = head.version.revision;
+            return Ok(Committed { revision, answer });
         }
-        let (tx, version, delta) =
+        let (mut tx, version, delta) =
             write_steps(&self.store, tx, &head, caller, &prepared, &order.reason()).await?;
+        let next = base.advance(version, delta, Some(prepared.judged));
+        let answer = order.reply.answer(&next, &prepared.steps);
+        self.store.keep_answer(&mut tx, caller, &answer).await?;
         store::commit(tx).await.map_err(WriteError::Uncertain)?;
-        let next = Arc::new(base.advance(version, delta, Some(prepared.judged)));
-        self.snapshots.send_replace(next.clone());
-        Ok(Committed {
-            snapshot: next,
-            steps: prepared.steps,
-        })
+        self.snapshots.send_replace(Arc::new(next));
+        let revision = version.revision;
+        Ok(Committed { revision, answer })
     }
 
     async fn join(&mut self, central: &str, cluster: &ClusterName) -> Result<(), WriteError> {
@@ -398,10 +409,15 @@ impl Writer {
         Ok(())
     }
 
-    async fn adopt(&mut self, caller: &Caller, organization: &Fqn) -> Result<Version, WriteError> {
+    async fn adopt(&mut self, caller: &Caller, organization: &Fqn) -> Result<Committed, WriteError> {
         let mut tx = self.store.begin_as(&caller.principal).await?;
         let mut head = self.store.lock_head(&mut tx).await?;
         let found = head.version;
+        let kept = self.store.kept_answer(&mut tx, caller).await?;
+        if let Some(answer) = caller.open(kept)? {
+            let revision = found.revision;
+            return Ok(Committed { revision, answer });
+        }
         let base = load_since(&self.store, &Snapshot::empty()).await?;
         authorize_one(&base, &caller.principal, Action::Adopt, organization)?;
         let held = self.snapshots.borrow().version.max(*self.heard.borrow());
@@ -419,12 +435,15 @@ impl Writer {
         head.audit = end;
         self.store.insert_audit(&mut tx, &[sealed]).await?;
         self.store.set_head(&mut tx, &head).await?;
+        let Version { epoch, revision } = head.version;
+        let answer = Answer::ok(&json!({"name": organization, "epoch": epoch, "revision": revision}));
+        self.store.keep_answer(&mut tx, caller, &answer).await?;
         store::commit(tx).await.map_err(WriteError::Uncertain)?;
         let judged = base.judged.clone();
         let next = base.advance(head.version, Delta::default(), Some(judged));
         self.snapshots.send_replace(Arc::new(next));
         tracing::warn!(%found, %held, version = %head.version, "the database was adopted");
-        Ok(head.version)
+        Ok(Committed { revision, answer })
     }
 
     /// Whoever publishes less than a central holds forks the intent.
@@ -636,12 +655,21 @@ pub(crate) async fn create_organization(
         source: String::new(),
         request_id: String::new(),
         hand: Hand::default(),
+        keyed: None,
     };
     let prepared = prepare(&Arc::new(Snapshot::empty()), &caller.principal, changes)?;
     Ok(Some((prepared, caller)))
 }
 
 impl Caller {
+    /// The answer that its request was given before.
+    pub(crate) fn open(&self, kept: Option<Kept>) -> Result<Option<Answer>, Refusal> {
+        match (&self.keyed, kept) {
+            (Some(keyed), Some(kept)) => keyed.open(kept).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// Of what it has done, now.
     pub(crate) fn record(&self, verb: Verb, name: &str) -> Record {
         Record {
@@ -649,12 +677,5 @@ impl Caller {
             request_id: self.request_id.clone(),
             ..Record::new(self.principal.to_string(), verb, name, Outcome::Done)
         }
-    }
-}
-
-impl Committed {
-    /// The resource after the write.
-    pub(crate) fn get(&self, name: &Fqn) -> Option<&Arc<Stored>> {
-        self.snapshot.get(name)
     }
 }

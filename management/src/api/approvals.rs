@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use chrono::TimeDelta;
 use serde::Deserialize;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::body::Body;
 use super::plans::Taking;
-use super::{App, changes, plans};
+use super::{App, plans};
 use crate::approval::{Leave, Required, required};
 use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
 use crate::change::{Prepared, Refusal, Step};
@@ -22,6 +22,7 @@ use crate::change_plan::PlanId;
 use crate::document;
 use crate::iam::{Action, Principal, holds, role_name};
 use crate::problem::Problem;
+use crate::reply::Answer;
 use crate::store::organization::Head;
 use crate::store::plan::{PlanState, StoredPlan, Vote};
 use crate::store::{self, StoreError, Tx};
@@ -80,6 +81,10 @@ pub(crate) async fn submit(
     let mut tx = app.store.begin_as(&Principal::System).await?;
     // First of all, for what is inserted holds on to its row, and two who did would wait for each other.
     let head = app.store.lock_head(&mut tx).await?;
+    let kept = app.store.kept_answer(&mut tx, caller).await?;
+    if let Some(answer) = caller.open(kept)? {
+        return Ok(answer.into_response());
+    }
     app.store.insert_plan(&mut tx, &plan).await?;
     record(
         app,
@@ -91,13 +96,18 @@ pub(crate) async fn submit(
         &plan.description,
     )
     .await?;
-    store::commit(tx).await?;
     for (field, value) in told(&plan) {
         described[field] = value;
     }
     described["approvals"] = policies.iter().map(policy).collect();
-    let location = [(header::LOCATION, format!("/v1/plans/{}", plan.id))];
-    Ok((StatusCode::CREATED, location, Json(described)).into_response())
+    let answer = Answer {
+        status: StatusCode::CREATED.as_u16(),
+        location: Some(format!("/v1/plans/{}", plan.id)),
+        ..Answer::ok(&described)
+    };
+    app.store.keep_answer(&mut tx, caller, &answer).await?;
+    store::commit(tx).await?;
+    Ok(answer.into_response())
 }
 
 /// Those that wait and that the caller may read, newest first.
@@ -207,6 +217,10 @@ async fn vote(
     };
     let mut tx = app.store.begin_as(&Principal::System).await?;
     let head = app.store.lock_head(&mut tx).await?;
+    let kept = app.store.kept_answer(&mut tx, caller).await?;
+    if let Some(answer) = caller.open(kept)? {
+        return Ok(answer.into_response());
+    }
     app.store.insert_vote(&mut tx, &plan, &vote).await?;
     if !approves
         && !app
@@ -217,14 +231,15 @@ async fn vote(
         return Err(closed(&plan));
     }
     record(app, &mut tx, head, caller, verb, &plan, &vote.comment).await?;
-    store::commit(tx).await?;
     if !approves {
         plan.state = PlanState::Rejected;
     }
     plan.votes.retain(|before| before.voter_uid != vote.voter_uid);
     plan.votes.push(vote);
-    let shown: Value = told(&plan).into_iter().collect();
-    Ok(Json(shown).into_response())
+    let answer = Answer::ok(&told(&plan).into_iter().collect());
+    app.store.keep_answer(&mut tx, caller, &answer).await?;
+    store::commit(tx).await?;
+    Ok(answer.into_response())
 }
 
 async fn apply(app: &App, caller: &Caller, id: &str) -> Result<Response, Problem> {
@@ -249,7 +264,7 @@ async fn apply(app: &App, caller: &Caller, id: &str) -> Result<Response, Problem
     // A task, for whoever hangs up must not leave it half done.
     let applied = tokio::spawn(apply_once(app.clone(), caller.clone(), plan, order)).await;
     let committed = applied.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-    Ok(changes::answer(&committed))
+    Ok(committed.into_response())
 }
 
 /// Closes the plan before the write, so that of a rejection and this one wins, and an approval is good for one write.

@@ -1,9 +1,9 @@
 //! Extractors that answer with problem details: the body within its limit, and the query.
 
-use axum::body::to_bytes;
+use axum::body::{Bytes, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, header};
 use serde::de::DeserializeOwned;
 
 use crate::document::{BODY_BYTES_MAX, BadBody, Format};
@@ -25,28 +25,39 @@ impl<S: Send + Sync> FromRequest<S> for Body {
 
     async fn from_request(request: Request, _state: &S) -> Result<Body, Problem> {
         let (parts, body) = request.into_parts();
-        let header = |name| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let length: Option<usize> = header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
-        if length.is_some_and(|length| length > BODY_BYTES_MAX) {
-            return Err(BadBody::TooLarge.into());
-        }
-        let format = Format::from_content_type(header(header::CONTENT_TYPE).unwrap_or_default())?;
-        let bytes = to_bytes(body, BODY_BYTES_MAX).await;
-        let bytes = bytes.map_err(|error| {
-            let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-            while let Some(error) = cause {
-                if error.is::<http_body_util::LengthLimitError>() {
-                    return BadBody::TooLarge;
-                }
-                cause = error.source();
-            }
-            BadBody::CutOff
-        })?;
-        Ok(Body {
-            format,
-            bytes: bytes.into(),
-        })
+        check_length(&parts.headers)?;
+        let format = Format::from_content_type(text(&parts.headers, &header::CONTENT_TYPE))?;
+        let bytes = read(&parts.headers, body).await?.into();
+        Ok(Body { format, bytes })
     }
+}
+
+/// The whole of a body, within its limit.
+pub(crate) async fn read(headers: &HeaderMap, body: axum::body::Body) -> Result<Bytes, BadBody> {
+    check_length(headers)?;
+    let bytes = to_bytes(body, BODY_BYTES_MAX).await;
+    bytes.map_err(|error| {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(error) = cause {
+            if error.is::<http_body_util::LengthLimitError>() {
+                return BadBody::TooLarge;
+            }
+            cause = error.source();
+        }
+        BadBody::CutOff
+    })
+}
+
+fn check_length(headers: &HeaderMap) -> Result<(), BadBody> {
+    match text(headers, &header::CONTENT_LENGTH).parse::<usize>() {
+        Ok(length) if length > BODY_BYTES_MAX => Err(BadBody::TooLarge),
+        _ => Ok(()),
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
+    let value = headers.get(name).and_then(|value| value.to_str().ok());
+    value.unwrap_or_default()
 }
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {

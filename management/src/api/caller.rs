@@ -59,6 +59,10 @@ impl FromRequestParts<App> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Caller, Problem> {
+        // Who sends a key is known already.
+        if let Some(caller) = parts.extensions.get::<Caller>() {
+            return Ok(caller.clone());
+        }
         let bearer = Bearer::from_request_parts(parts, app).await?;
         app.identify(bearer).await
     }
@@ -115,6 +119,7 @@ impl App {
             source: bearer.info.source,
             request_id: bearer.info.id,
             hand: bearer.hand,
+            keyed: None,
         })
     }
 

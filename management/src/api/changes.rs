@@ -1,20 +1,17 @@
 //! `POST /v1/changes`: many resources in one transaction.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::body::Body;
 use super::plans::{self, Taking};
 use super::{App, Params, dry_run};
 use crate::approval::Leave;
 use crate::audit::Verb;
-use crate::change::Step;
 use crate::problem::Problem;
-use crate::writer::{Caller, Committed};
+use crate::writer::Caller;
 
 const REASON_BYTES_MAX: usize = 500;
 
@@ -63,7 +60,7 @@ pub(crate) async fn write(
         };
     }
     match app.writes.write(caller.clone(), order).await {
-        Ok(committed) => Ok(answer(&committed)),
+        Ok(committed) => Ok(committed.into_response()),
         Err(error) => Err(plans::refused(&app, &caller, error).await),
     }
 }
@@ -77,21 +74,4 @@ fn reason_of(reason: String) -> Result<String, Problem> {
         }
         false => Ok(reason),
     }
-}
-
-/// What a transaction did.
-pub(crate) fn answer(committed: &Committed) -> Response {
-    let revision = committed.snapshot.version.revision;
-    tracing::Span::current().record("revision", revision);
-    let changes: Vec<Value> = committed.steps.iter().map(|step| told(step, committed)).collect();
-    Json(json!({"revision": revision, "changes": changes})).into_response()
-}
-
-fn told(step: &Step, committed: &Committed) -> Value {
-    let mut told = json!({"name": step.name(), "action": step.action()});
-    if let Some(stored) = committed.get(step.name()) {
-        told["etag"] = stored.etag.clone().into();
-        told["revision"] = stored.revision.into();
-    }
-    told
 }

@@ -78,12 +78,19 @@ const SETTABLE: &[Kind] = &[
     Kind::TrafficGroup,
     Kind::SecurityGroup,
 ];
-const WRITE: &[&str] = &["dry_run", "allowUnenforced", "Tombolo-Manager", "Tombolo-Force"];
+const WRITE: &[&str] = &[
+    "dry_run",
+    "allowUnenforced",
+    "Idempotency-Key",
+    "Tombolo-Manager",
+    "Tombolo-Force",
+];
 const WRITE_OF_SEEN: &[&str] = &[
     "dry_run",
     "allowUnenforced",
     "confirm",
     "If-Match",
+    "Idempotency-Key",
     "Tombolo-Manager",
     "Tombolo-Force",
 ];
@@ -253,7 +260,13 @@ pub(crate) fn table() -> Vec<Endpoint> {
             summary: "Makes the resource, and all below it, as it was at a revision.",
             access: Access::Decided,
             audit: Some(Verb::Change),
-            parameters: &["dry_run", "confirm", "Tombolo-Manager", "Tombolo-Force"],
+            parameters: &[
+                "Idempotency-Key",
+                "dry_run",
+                "confirm",
+                "Tombolo-Manager",
+                "Tombolo-Force",
+            ],
             takes: Some(Shape::Named("RollbackWish")),
             answers: &[(200, Shape::OrDryRun(&Shape::Named("Changed")))],
             serve: || post(resources::create),
@@ -265,7 +278,7 @@ pub(crate) fn table() -> Vec<Endpoint> {
             summary: "Takes a restored database for the truth, as a new epoch.",
             access: Access::Decided,
             audit: Some(Verb::Adopt),
-            parameters: &[],
+            parameters: &["Idempotency-Key"],
             takes: None,
             answers: &[(200, Shape::Named("Adopted"))],
             serve: || post(resources::create),
@@ -278,6 +291,7 @@ pub(crate) fn table() -> Vec<Endpoint> {
             access: Access::Decided,
             audit: Some(Verb::Change),
             parameters: &[
+                "Idempotency-Key",
                 "dry_run",
                 "overwrite",
                 "allowUnenforced",
@@ -299,7 +313,13 @@ pub(crate) fn table() -> Vec<Endpoint> {
             summary: "What a change would do; with `submit` it is kept for others to approve.",
             access: Access::Decided,
             audit: Some(Verb::SubmitPlan),
-            parameters: &["overwrite", "allowUnenforced", "submit", "description"],
+            parameters: &[
+                "Idempotency-Key",
+                "overwrite",
+                "allowUnenforced",
+                "submit",
+                "description",
+            ],
             takes: Some(Shape::Named("ChangeSet")),
             answers: &[(200, Shape::Named("Plan")), (201, Shape::Named("SubmittedPlan"))],
             serve: || post(plans::make),
@@ -335,7 +355,7 @@ pub(crate) fn table() -> Vec<Endpoint> {
             summary: "Approves what the plan comes to.",
             access: Access::Decided,
             audit: Some(Verb::ApprovePlan),
-            parameters: &[],
+            parameters: &["Idempotency-Key"],
             takes: Some(Shape::Named("Opinion")),
             answers: &[(200, Shape::Named("KeptPlan"))],
             serve: || post(approvals::act),
@@ -347,7 +367,7 @@ pub(crate) fn table() -> Vec<Endpoint> {
             summary: "Rejects the plan, for good.",
             access: Access::Decided,
             audit: Some(Verb::RejectPlan),
-            parameters: &[],
+            parameters: &["Idempotency-Key"],
             takes: Some(Shape::Named("Opinion")),
             answers: &[(200, Shape::Named("KeptPlan"))],
             serve: || post(approvals::act),
@@ -359,7 +379,7 @@ pub(crate) fn table() -> Vec<Endpoint> {
             summary: "Does what the plan says, once it has the approvals that it needs.",
             access: Access::Decided,
             audit: Some(Verb::Change),
-            parameters: &[],
+            parameters: &["Idempotency-Key"],
             takes: Some(Shape::Named("Opinion")),
             answers: &[(200, Shape::Named("Changed"))],
             serve: || post(approvals::act),
@@ -538,7 +558,7 @@ pub(crate) fn table() -> Vec<Endpoint> {
             summary: "Revokes a token, at once.",
             access: Access::Decided,
             audit: Some(Verb::RevokeToken),
-            parameters: &[],
+            parameters: &["Idempotency-Key"],
             takes: None,
             answers: &[(200, Shape::Named("RevokedToken"))],
             serve: || delete(tokens::revoke),
@@ -575,6 +595,15 @@ impl Place {
 mod tests {
     use super::super::target::QUESTIONS;
     use super::*;
+
+    #[test]
+    fn every_write_takes_an_idempotency_key() {
+        for row in table() {
+            // What a token is answered is a secret, and secrets are not kept.
+            let can = row.audit.is_some() && row.id != "issueToken";
+            assert_eq!(row.parameters.contains(&"Idempotency-Key"), can, "{}", row.id);
+        }
+    }
 
     #[test]
     fn every_question_that_a_name_takes_has_a_row() {

@@ -361,6 +361,11 @@ fn parameter(name: &str) -> Value {
             json!({"type": "string"}),
             "The ETag of the state that was seen, or `*`.",
         ),
+        "Idempotency-Key" => (
+            "header",
+            json!({"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"}),
+            "What the caller calls this write in all its tries: it is done once, and each try is given the first answer.",
+        ),
         "Tombolo-Manager" => (
             "header",
             json!({"type": "string"}),

@@ -18,7 +18,7 @@ use tombolo_compiler::resolve::resolve;
 use super::body::Body;
 use super::resources::{GetParams, WriteParams, page, page_size, represent};
 use super::target::Collection;
-use super::{App, changes, dry_run, plans};
+use super::{App, dry_run, plans};
 use crate::audit::Verb;
 use crate::document;
 use crate::history::{Difference, Entry, Place, differences, may_read_past};
@@ -222,7 +222,7 @@ pub(crate) async fn roll_back(
         .write(caller, app.order(wish, plan))
         .await
         .map_err(of_write)?;
-    Ok(changes::answer(&committed))
+    Ok(committed.into_response())
 }
 
 /// What is to be known of the past for a rollback.

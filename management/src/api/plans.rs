@@ -22,7 +22,7 @@ use crate::unenforced;
 use crate::wish::Wish;
 use crate::writer::{Caller, WriteError};
 
-const IF_PLAN: HeaderName = HeaderName::from_static("if-plan");
+pub(crate) const IF_PLAN: HeaderName = HeaderName::from_static("if-plan");
 /// How many of the changes since a plan was made are named.
 const MOVED_MAX: usize = 20;
 

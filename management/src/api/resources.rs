@@ -19,10 +19,12 @@ use crate::change::{Change, ChangeVerb, IfMatch};
 use crate::document::{self, Document};
 use crate::iam::Action;
 use crate::problem::Problem;
+use crate::reply::Reply;
 use crate::snapshot::{Stored, Tree};
 use crate::store::resource::Window;
 use crate::unenforced;
-use crate::writer::{Caller, Committed};
+use crate::wish::Order;
+use crate::writer::Caller;
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: usize = 500;
@@ -129,17 +131,7 @@ pub(crate) async fn create(
         verb: ChangeVerb::Create(document.resource),
         uid: None,
     };
-    write(&app, caller, change, Verb::Create, &params, |committed| {
-        let stored = committed.get(&name);
-        let location = [(header::LOCATION, format!("/v1/{name}"))];
-        (
-            StatusCode::CREATED,
-            location,
-            represent(stored.map(AsRef::as_ref)),
-        )
-            .into_response()
-    })
-    .await
+    write(&app, caller, change, Verb::Create, &params, Reply::Created(name)).await
 }
 
 pub(crate) async fn update(
@@ -161,10 +153,7 @@ pub(crate) async fn update(
         verb: ChangeVerb::Update(document.resource, if_match(&headers)),
         uid: document.uid,
     };
-    write(&app, caller, change, Verb::Update, &params, |committed| {
-        represent(committed.get(&name).map(AsRef::as_ref))
-    })
-    .await
+    write(&app, caller, change, Verb::Update, &params, Reply::Updated(name)).await
 }
 
 pub(crate) async fn delete(
@@ -180,10 +169,7 @@ pub(crate) async fn delete(
         verb: ChangeVerb::Delete(if_match(&headers)),
         uid: None,
     };
-    write(&app, caller, change, Verb::Delete, &params, |committed| {
-        Json(json!({"name": name, "revision": committed.snapshot.version.revision})).into_response()
-    })
-    .await
+    write(&app, caller, change, Verb::Delete, &params, Reply::Deleted(name)).await
 }
 
 /// Makes a restored database the truth again: all that was written before it was restored, and is not in it, is
@@ -191,10 +177,9 @@ pub(crate) async fn delete(
 async fn adopt(app: &App, caller: Caller, name: &Fqn) -> Result<Response, Problem> {
     app.allow(&app.writes.snapshot(), &caller, Action::Adopt, name, Verb::Adopt)?;
     let actor = caller.principal.clone();
-    let version = app.writes.adopt(caller, name.clone()).await;
-    let version = version.map_err(|error| Problem::of_write(error, &actor, Verb::Adopt))?;
-    tracing::Span::current().record("revision", version.revision);
-    Ok(Json(json!({"name": name, "epoch": version.epoch, "revision": version.revision})).into_response())
+    let adopted = app.writes.adopt(caller, name.clone()).await;
+    let adopted = adopted.map_err(|error| Problem::of_write(error, &actor, Verb::Adopt))?;
+    Ok(adopted.into_response())
 }
 
 async fn write(
@@ -203,7 +188,7 @@ async fn write(
     change: Change,
     verb: Verb,
     params: &WriteParams,
-    answer: impl FnOnce(&Committed) -> Response,
+    reply: Reply,
 ) -> Result<Response, Problem> {
     if !params.allow_unenforced {
         unenforced::check(std::slice::from_ref(&change))?;
@@ -219,10 +204,12 @@ async fn write(
         return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
     }
     let plan = plans::required(&HeaderMap::new(), params.confirm.as_deref())?;
-    let order = app.order(vec![change].into(), plan);
+    let order = Order {
+        reply,
+        ..app.order(vec![change].into(), plan)
+    };
     let committed = app.writes.write(caller, order).await.map_err(of_write)?;
-    tracing::Span::current().record("revision", committed.snapshot.version.revision);
-    Ok(answer(&committed))
+    Ok(committed.into_response())
 }
 
 /// From the database, under the caller's own rights, and decided by the first wall all the same.

@@ -38,6 +38,10 @@ pub(crate) async fn issue(
     body: Body,
 ) -> Result<Response, Problem> {
     let (user, user_uid) = find(&app, &caller, &organization, &user, Verb::IssueToken)?;
+    if caller.keyed.is_some() {
+        let detail = "Idempotency-Key: a token is shown once, and its text is not kept to be shown again; leave it out";
+        return Err(Problem::bad_request(detail));
+    }
     let wish: Wish = serde_json::from_value(document::parse_one(body.format, &body.bytes)?)
         .map_err(|error| Problem::bad_request(error.to_string()))?;
     if wish.description.len() > DESCRIPTION_BYTES_MAX {
@@ -90,15 +94,14 @@ pub(crate) async fn revoke(
     State(app): State<App>,
     caller: Caller,
     Path((organization, user, id)): Path<(String, String, String)>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let (user, user_uid) = find(&app, &caller, &organization, &user, Verb::RevokeToken)?;
     let missing = || Problem::not_found(format!("token {id} of {user}"));
     let uuid: Uuid = id.parse().map_err(|_| missing())?;
-    if !token::revoke(&app.store, &caller, &user, user_uid, uuid).await? {
-        return Err(missing());
-    }
+    let revoked = token::revoke(&app.store, &caller, &user, user_uid, uuid).await?;
+    let answer = revoked.ok_or_else(missing)?;
     tracing::info!(%user, %uuid, "revoked a token");
-    Ok(Json(json!({"id": uuid})))
+    Ok(answer.into_response())
 }
 
 fn find(

@@ -13,6 +13,7 @@ mod concurrency;
 mod contract;
 mod explain;
 mod feed;
+mod idempotency;
 mod kinds;
 mod managed;
 mod outage;
