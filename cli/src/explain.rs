@@ -8,7 +8,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use tombolo_compiler::explain::Viewpoint;
 
-use crate::client::{Client, Extras, ServerArgs};
+use crate::client::{Client, Extras, ServerArgs, query};
 use crate::output::{OutputArgs, items, print, table, text};
 
 /// Says where a request goes from somewhere in the mesh, which rule decided each step, and what would have to change
@@ -16,7 +16,8 @@ use crate::output::{OutputArgs, items, print, table, text};
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   tombolo explain --from us-east/shop/frontend 'GET http://reviews.shop/books/1' -H 'x-variant: two'
-  tombolo explain --from us-east/gateway/web 'https://shop.example.com/' -o json")]
+  tombolo explain --from us-east/gateway/web 'https://shop.example.com/' -o json
+  tombolo explain --from us-east/gateway/web 'https://shop.example.com/' --at 17")]
 pub(crate) struct ExplainArgs {
     /// CLUSTER/NAMESPACE/SERVICE for an application beside its sidecar, or CLUSTER/gateway/NAME for outside the mesh.
     #[arg(long, env = "TOMBOLO_FROM")]
@@ -26,6 +27,9 @@ pub(crate) struct ExplainArgs {
     /// `NAME: VALUE`; can be given many times.
     #[arg(short = 'H', long = "header", env = "TOMBOLO_HEADER", value_name = "HEADER")]
     headers: Vec<String>,
+    /// At this revision, with what clusters reported then.
+    #[arg(long, env = "TOMBOLO_AT", value_name = "REVISION")]
+    at: Option<u64>,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -35,15 +39,27 @@ pub(crate) struct ExplainArgs {
 pub(crate) async fn run(args: ExplainArgs) -> anyhow::Result<()> {
     let client = Client::new(args.server)?;
     let question = question(&args.from, &args.request, &args.headers)?;
+    let answer = ask(&client, question, args.at).await?;
+    print(args.output.output, &answer, describe)
+}
+
+/// What happens with a request, now or at a revision.
+///
+/// # Errors
+/// As [`Client::send`].
+pub(crate) async fn ask(client: &Client, question: Value, revision: Option<u64>) -> anyhow::Result<Value> {
     let extras = Extras {
         body: Some(question),
         ..Extras::default()
     };
-    let answer = client.send(Method::POST, "explain", extras).await?.body;
-    print(args.output.output, &answer, describe)
+    let path = query(
+        "explain",
+        &[("revision", revision.map(|revision| revision.to_string()))],
+    );
+    Ok(client.send(Method::POST, &path, extras).await?.body)
 }
 
-fn question(from: &Viewpoint, request: &str, headers: &[String]) -> anyhow::Result<Value> {
+pub(crate) fn question(from: &Viewpoint, request: &str, headers: &[String]) -> anyhow::Result<Value> {
     let (method, url) = match request.trim().split_once(char::is_whitespace) {
         Some((method, url)) => (method, url.trim()),
         None => ("GET", request.trim()),
@@ -112,7 +128,7 @@ fn origin(origin: &Value) -> String {
     decided
 }
 
-fn outcome(outcome: &Value, who: &str) -> String {
+pub(crate) fn outcome(outcome: &Value, who: &str) -> String {
     if outcome["hidden"] == true {
         return format!("{who}the outcome is decided by resources that you may not read\n");
     }

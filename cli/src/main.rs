@@ -8,6 +8,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 mod apply;
 mod audit;
+mod bisect;
 mod client;
 mod cluster;
 mod config;
@@ -65,6 +66,7 @@ enum Command {
     Rollback(history::RollbackArgs),
     Effective(effective::EffectiveArgs),
     Explain(explain::ExplainArgs),
+    Bisect(bisect::BisectArgs),
     Search(search::SearchArgs),
     Readiness(readiness::ReadinessArgs),
     Sync(sync::SyncArgs),
@@ -146,6 +148,7 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Search(args) => search::run(args).await.map(|()| Verdict::Good),
         Command::Readiness(args) => readiness::run(args).await,
         Command::Explain(args) => explain::run(args).await.map(|()| Verdict::Good),
+        Command::Bisect(args) => bisect::run(args).await.map(|()| Verdict::Good),
         Command::Audit(command) => audit::run(command).await,
         Command::Cluster(command) => cluster::run(command).await.map(|()| Verdict::Good),
         Command::Identity(command) => identity::run(command).map(|()| Verdict::Good),

@@ -56,6 +56,7 @@ mod status;
 mod target;
 mod tokens;
 mod watching;
+mod world;
 
 pub(crate) use body::Params;
 

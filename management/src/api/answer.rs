@@ -342,6 +342,8 @@ fn explanation() -> Value {
             "revision": count(),
             "from": text(),
             "request": reference("Request"),
+            "reports": report_sources(),
+            "written": written(),
         }),
         &["advice", "adviceHidden", "revision", "from", "request"],
     )
@@ -441,8 +443,15 @@ fn history_entry() -> Value {
 }
 
 fn differences() -> Value {
+    closed(
+        json!({"name": text(), "from": count(), "to": count(), "changes": list(difference())}),
+        &["name", "from", "to", "changes"],
+    )
+}
+
+fn difference() -> Value {
     let state = json!({"type": "object"});
-    let change = closed(
+    closed(
         json!({
             "name": text(),
             "action": action(),
@@ -451,24 +460,37 @@ fn differences() -> Value {
             "recreated": {"type": "boolean"},
         }),
         &["name", "action"],
-    );
-    closed(
-        json!({"name": text(), "from": count(), "to": count(), "changes": list(change)}),
-        &["name", "from", "to", "changes"],
     )
 }
 
-fn compiled() -> Value {
-    let by_cluster = |of: Value| json!({"type": "object", "additionalProperties": of});
-    let report = closed(
+/// What a revision has done.
+fn written() -> Value {
+    closed(
+        json!({"actor": text(), "time": time(), "changes": list(difference()), "changesHidden": count()}),
+        &["actor", "time", "changes", "changesHidden"],
+    )
+}
+
+fn by_cluster(of: Value) -> Value {
+    let mut schema = json!({"type": "object"});
+    schema["additionalProperties"] = of;
+    schema
+}
+
+/// With which reports a revision was compiled again.
+fn report_sources() -> Value {
+    by_cluster(closed(
         json!({"source": {"type": "string", "enum": ["stored", "present"]}, "since": time(), "hash": text()}),
-        &["source"],
-    );
+        &["source", "hash"],
+    ))
+}
+
+fn compiled() -> Value {
     closed(
         json!({
             "name": text(),
             "revision": count(),
-            "reports": by_cluster(report),
+            "reports": report_sources(),
             "routes": by_cluster(json!({"type": "object"})),
             "routesHidden": count(),
             "findings": list(reference("Finding")),

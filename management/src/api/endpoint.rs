@@ -391,7 +391,7 @@ pub(crate) fn table() -> Vec<Endpoint> {
             summary: "Where a request goes from somewhere in the mesh, and why.",
             access: Access::Filtered,
             audit: None,
-            parameters: &[],
+            parameters: &["revision"],
             takes: Some(Shape::Named("Question")),
             answers: &[(200, Shape::Named("Explanation"))],
             serve: || post(explain::ask),

@@ -11,9 +11,11 @@ use tombolo_compiler::finding::Origin;
 use tombolo_compiler::name::{ClusterName, Fqn};
 use tombolo_compiler::report::Reports;
 
-use super::App;
 use super::body::Body;
+use super::world::World;
+use super::{App, Params};
 use crate::document;
+use crate::history::may_read_past;
 use crate::problem::Problem;
 use crate::writer::Caller;
 
@@ -24,15 +26,37 @@ struct Question {
     request: Request,
 }
 
-pub(crate) async fn ask(State(app): State<App>, caller: Caller, body: Body) -> Result<Response, Problem> {
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ExplainParams {
+    /// Of the past, where no edge can be asked.
+    revision: Option<u64>,
+}
+
+pub(crate) async fn ask(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<ExplainParams>,
+    body: Body,
+) -> Result<Response, Problem> {
     let question = document::parse_one(body.format, &body.bytes)?;
-    let Question { from, request } =
+    let question: Question =
         serde_json::from_value(question).map_err(|error| Problem::bad_request(error.to_string()))?;
+    let mut answer = match params.revision {
+        Some(revision) => explain_past(&app, &caller, &question, revision).await?,
+        None => explain_present(&app, &caller, &question).await,
+    };
+    answer["from"] = json!(question.from);
+    answer["request"] = json!(question.request);
+    Ok(Json(answer).into_response())
+}
+
+async fn explain_present(app: &App, caller: &Caller, question: &Question) -> Value {
+    let Question { from, request } = question;
     let snapshot = app.writes.snapshot();
-    let mesh = app.mesh.borrow().clone();
     let reports = Reports {
         joined: snapshot.joined_clusters(),
-        clusters: mesh.clusters.clone(),
+        clusters: app.mesh.borrow().clusters.clone(),
         ..Reports::default()
     };
     let judged = &snapshot.judged;
@@ -41,8 +65,8 @@ pub(crate) async fn ask(State(app): State<App>, caller: Caller, body: Body) -> R
         judged.resolved(),
         &reports,
         judged.findings(),
-        &from,
-        &request,
+        from,
+        request,
         &may_read,
     );
     let mut answer = shown(&explanation, may_read);
@@ -51,7 +75,7 @@ pub(crate) async fn ask(State(app): State<App>, caller: Caller, body: Body) -> R
             entry,
             request: request.clone(),
         };
-        answer["edge"] = match ask_edge(&app, &from.cluster, &asked).await {
+        answer["edge"] = match ask_edge(app, &from.cluster, &asked).await {
             Ok(told) => {
                 let mut shown = shown_trace(&told.trace, may_read);
                 shown["version"] = json!(told.version);
@@ -61,9 +85,41 @@ pub(crate) async fn ask(State(app): State<App>, caller: Caller, body: Body) -> R
         };
     }
     answer["revision"] = json!(snapshot.version.revision);
-    answer["from"] = json!(from);
-    answer["request"] = json!(request);
-    Ok(Json(answer).into_response())
+    answer
+}
+
+/// With what clusters reported when the revision ended, and what that revision had done.
+async fn explain_past(
+    app: &App,
+    caller: &Caller,
+    question: &Question,
+    revision: u64,
+) -> Result<Value, Problem> {
+    let mut world = World::at(app, revision).await?;
+    let snapshot = app.writes.snapshot();
+    let mut answer = {
+        let may_read = |name: &Fqn| may_read_past(&caller.principal, &snapshot, &world.tree, name);
+        let Question { from, request } = question;
+        let explanation = explain(
+            &world.resolved,
+            &world.reports,
+            &world.findings,
+            from,
+            request,
+            &may_read,
+        );
+        let mut answer = shown(&explanation, may_read);
+        answer["reports"] = json!(world.sources(|cluster| {
+            let cluster: Result<Fqn, _> = format!("{}/clusters/{cluster}", app.organization).parse();
+            cluster.is_ok_and(|cluster| may_read(&cluster))
+        }));
+        answer
+    };
+    answer["revision"] = json!(revision);
+    if let Some(written) = world.written(app, caller).await? {
+        answer["written"] = written;
+    }
+    Ok(answer)
 }
 
 /// Which instances there are is known to the edge only.

@@ -1,23 +1,19 @@
 //! The past of a node: read, listed, compared, compiled again, and brought back as a new change.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tombolo_compiler::intent::Intent;
 use tombolo_compiler::name::{ClusterName, Fqn, Kind};
 use tombolo_compiler::plan::{self, Plans, SliceChange};
-use tombolo_compiler::report::{ClusterReport, Reports};
-use tombolo_compiler::resolve::resolve;
 
 use super::body::Body;
 use super::resources::{GetParams, WriteParams, page, page_size, represent};
 use super::target::Collection;
+use super::world::World;
 use super::{App, dry_run, plans};
 use crate::audit::Verb;
 use crate::document;
@@ -33,13 +29,6 @@ use crate::writer::Caller;
 #[serde(deny_unknown_fields)]
 struct RollbackWish {
     revision: u64,
-}
-
-/// Where the reports of a cluster came from with which a revision was compiled.
-#[derive(Debug, PartialEq, Eq)]
-enum ReportSource {
-    Stored { since: DateTime<Utc>, hash: Vec<u8> },
-    Present,
 }
 
 /// One moment of the database, and the part of the past that is asked for.
@@ -94,6 +83,7 @@ pub(crate) async fn history(
         node: name.clone(),
         below: params.below,
         since,
+        until: None,
         after,
     };
     // One more tells whether there is another page.
@@ -157,42 +147,19 @@ pub(crate) async fn compiled(
     let lineage: Vec<Fqn> = name.lineage().collect();
     open(app, caller, name, revision, Part::Names(&lineage)).await?;
     // Routes come of all tenants' resources; what of them is shown is decided below.
-    let mut tx = app.store.read_published().await?;
-    let tree = app.store.tree_at(&mut tx, Part::All, revision).await?;
-    let joined = app.store.joined_at(&mut tx, revision).await?;
-    let (clusters, sources) = reports(app, &mut tx, revision).await?;
-    let joined = tree
-        .values()
-        .filter(|stored| stored.resource.kind() == Kind::Cluster && joined.contains(&stored.uid))
-        .filter_map(|stored| stored.name().leaf().parse().ok())
-        .collect();
-    let intent: Intent = tree
-        .iter()
-        .map(|(name, stored)| (name.clone(), stored.resource.clone()))
-        .collect();
-    let (resolved, _) = resolve(&intent);
-    let reports = Reports {
-        joined,
-        clusters,
-        ..Reports::default()
-    };
-    let (plans, findings) = plan::plan(&resolved, &reports);
+    let world = World::at(app, revision).await?;
+    let (plans, findings) = plan::plan(&world.resolved, &world.reports);
     let snapshot = app.writes.snapshot();
-    let may_read = |owner: &Fqn| may_read_past(&caller.principal, &snapshot, &tree, owner);
+    let may_read = |owner: &Fqn| may_read_past(&caller.principal, &snapshot, &world.tree, owner);
     let (routes, hidden) = routes(&plans, name, may_read);
     let findings: Vec<_> = findings
         .iter()
         .filter(|finding| finding.resource.is_within(name) && may_read(&finding.resource))
         .collect();
-    let sources: BTreeMap<_, Value> = sources
-        .iter()
-        .filter(|(cluster, _)| resolved.clusters.contains_key(*cluster))
-        .map(|(cluster, source)| (cluster, source.to_json()))
-        .collect();
     Ok(Json(json!({
         "name": name,
         "revision": revision,
-        "reports": sources,
+        "reports": world.sources(|_| true),
         "routes": routes,
         "routesHidden": hidden,
         "findings": findings,
@@ -271,7 +238,7 @@ async fn open(
     Ok(Past { tx, tree })
 }
 
-async fn check_revision(app: &App, tx: &mut Tx, revision: u64) -> Result<(), Problem> {
+pub(super) async fn check_revision(app: &App, tx: &mut Tx, revision: u64) -> Result<(), Problem> {
     let latest = app.store.head(tx).await?.version.revision;
     if revision > latest {
         let detail = format!("revision {revision} is not written yet; the latest is {latest}");
@@ -302,48 +269,6 @@ async fn readable_since(app: &App, tx: &mut Tx, caller: &Caller, name: &Fqn) -> 
     first.ok_or_else(|| Problem::not_found(name))
 }
 
-/// What each cluster reported when the revision ended, or reports now while it is the latest. A cluster of which
-/// nothing was kept then is taken as it is now.
-async fn reports(
-    app: &App,
-    tx: &mut Tx,
-    revision: u64,
-) -> Result<
-    (
-        BTreeMap<ClusterName, Arc<ClusterReport>>,
-        BTreeMap<ClusterName, ReportSource>,
-    ),
-    Problem,
-> {
-    let mut clusters = app.mesh.borrow().clusters.clone();
-    let mut sources: BTreeMap<ClusterName, ReportSource> = clusters
-        .keys()
-        .map(|cluster| (cluster.clone(), ReportSource::Present))
-        .collect();
-    let Some(ended) = app.store.ended_at(tx, revision).await? else {
-        return Ok((clusters, sources));
-    };
-    for then in app.store.reports_at(tx, ended).await? {
-        let (Ok(cluster), Ok(report)) = (
-            then.cluster.parse::<ClusterName>(),
-            serde_json::from_value(then.body),
-        ) else {
-            tracing::warn!(
-                cluster = then.cluster,
-                "left out a stored report that cannot be read"
-            );
-            continue;
-        };
-        clusters.insert(cluster.clone(), report);
-        let source = ReportSource::Stored {
-            since: then.since,
-            hash: then.hash,
-        };
-        sources.insert(cluster, source);
-    }
-    Ok((clusters, sources))
-}
-
 /// The routes of each cluster in which the node has a part, and how many of them the caller may not read.
 fn routes(
     plans: &Plans,
@@ -372,16 +297,4 @@ fn routes(
         }
     }
     (routes, hidden)
-}
-
-impl ReportSource {
-    fn to_json(&self) -> Value {
-        match self {
-            ReportSource::Stored { since, hash } => {
-                let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-                json!({"source": "stored", "since": since, "hash": hash})
-            }
-            ReportSource::Present => json!({"source": "present"}),
-        }
-    }
 }

@@ -156,6 +156,7 @@ async fn moved(app: &App, caller: &Caller, since: u64) -> Result<Vec<String>, Pr
         node: app.organization.clone(),
         below: true,
         since: since.saturating_add(1).min(i64::MAX as u64),
+        until: None,
         after: None,
     };
     let mut tx = app.store.read_published().await?;

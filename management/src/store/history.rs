@@ -35,6 +35,8 @@ pub(crate) struct HistoryFilter {
     pub(crate) below: bool,
     /// Not what was before this revision.
     pub(crate) since: u64,
+    /// Nor what came after this one.
+    pub(crate) until: Option<u64>,
     /// Only what stands behind this place.
     pub(crate) after: Option<Place>,
 }
@@ -111,6 +113,9 @@ impl Store {
             .order_by(History::Revision, Order::Desc)
             .order_by(History::Name, Order::Asc)
             .limit(limit);
+        if let Some(until) = filter.until {
+            statement.and_where(Expr::col(History::Revision).lte(until.cast_signed()));
+        }
         let itself = Expr::col(History::Name).eq(filter.node.as_str());
         match filter.below {
             true => statement.cond_where(Cond::any().add(itself).add(below(&filter.node))),

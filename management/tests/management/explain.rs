@@ -281,3 +281,60 @@ async fn readiness_tells_before_the_loss_what_it_would_be() {
         .refused(404, "of a workspace :readiness");
     management.stop().await;
 }
+
+#[tokio::test]
+async fn a_revision_is_explained_with_what_it_did() {
+    let management = Management::start().await;
+    let _central = mesh(&management).await;
+    let admin = &management.admin;
+    let question = json!({"from": "us-east/shop/web", "request": {"url": "http://reviews/"}});
+    let at = async |api: &Api, revision: u64| {
+        let answer = api
+            .post(&format!("explain?revision={revision}"), question.clone())
+            .await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        answer.json()
+    };
+    let upstream = |answer: &Value| answer["outcome"]["forward"]["targets"][0]["upstream"].clone();
+    let name = format!("{PAY}/workspaces/shop/trafficgroups/web/serviceroutes/reviews");
+    let mut route = admin.get(&name).await.json();
+    route["spec"]["rules"] = json!([{"backendRefs": [{"subset": "v2"}]}]);
+    let changed = admin.put("*", route.clone()).await.json()["revision"]
+        .as_u64()
+        .unwrap();
+    let hidden = json!({"name": format!("{ACME}/tenants/later")});
+    admin.create(hidden).await;
+
+    let (before, after) = (at(admin, changed - 1).await, at(admin, changed).await);
+    assert_eq!(upstream(&before), "pay/shop/shop/reviews:80/v1{version=v1}");
+    assert_eq!(upstream(&after), "pay/shop/shop/reviews:80/v2{version=v2}");
+    let written = &after["written"];
+    assert_eq!(written["actor"], format!("{ACME}/users/admin"));
+    assert_eq!(written["changes"][0]["name"], name);
+    assert_eq!(written["changes"][0]["after"]["spec"], route["spec"]);
+    assert_eq!(
+        written["changes"][0]["before"]["spec"]["rules"][1]["backendRefs"][0]["subset"],
+        "v1"
+    );
+    assert!(after["reports"]["us-east"]["hash"].is_string(), "{after}");
+    assert!(after["edge"].is_null(), "no edge knows the past");
+
+    // Whoever may read less is told less, and nobody what is not theirs.
+    let rob = management.user("rob", &[(PAY, "reader")]).await;
+    let told = at(&rob, changed).await;
+    assert_eq!(upstream(&told), upstream(&after));
+    assert_eq!(told["written"], *written);
+    assert!(at(&rob, changed + 1).await["written"].is_null());
+    let stranger = management.user("stranger", &[]).await;
+    let told = at(&stranger, changed).await;
+    assert!(
+        told["written"].is_null() && told["reports"] == json!({}),
+        "{told}"
+    );
+    assert!(!told.to_string().contains(PAY), "{told}");
+    admin
+        .post("explain?revision=999", question)
+        .await
+        .refused(404, "revision 999 is not written yet");
+    management.stop().await;
+}
