@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tombolo_compiler::name::Fqn;
 
 use crate::Verdict;
-use crate::apply::forced;
+use crate::apply::{ConfirmArgs, forced};
 use crate::client::{Client, Extras, ServerArgs, query};
 use crate::output::{OutputArgs, items, print, table, text};
 use crate::problem::Problem;
@@ -36,7 +36,8 @@ const LOOKED_UP_MAX: usize = 20;
 #[command(after_help = "Examples:
   tombolo sync mesh/pay --node organizations/acme/tenants/payments
   tombolo sync mesh/pay --node organizations/acme/tenants/payments --check     0: in sync, 2: drift
-  tombolo sync mesh/pay --node organizations/acme/tenants/payments --prune")]
+  tombolo sync mesh/pay --node organizations/acme/tenants/payments --prune
+  tombolo sync mesh/pay --node organizations/acme/tenants/payments --submit    a plan of it, for others to approve")]
 pub(crate) struct SyncArgs {
     /// Every .yaml, .yml and .json file in it and in the folders below.
     folder: PathBuf,
@@ -44,7 +45,7 @@ pub(crate) struct SyncArgs {
     #[arg(long, env = "TOMBOLO_NODE")]
     node: String,
     /// Only say what differs.
-    #[arg(long, env = "TOMBOLO_CHECK", conflicts_with_all = ["dry_run", "prune", "force"])]
+    #[arg(long, env = "TOMBOLO_CHECK", conflicts_with_all = ["dry_run", "prune", "force", "confirm"])]
     check: bool,
     /// Have the server decide all of it, and change nothing.
     #[arg(long, env = "TOMBOLO_DRY_RUN")]
@@ -58,6 +59,14 @@ pub(crate) struct SyncArgs {
     /// Keep security that no plane enforces yet; it protects nothing until one does.
     #[arg(long, env = "TOMBOLO_ALLOW_UNENFORCED")]
     allow_unenforced: bool,
+    #[command(flatten)]
+    confirm: ConfirmArgs,
+    /// Change nothing, and keep a plan of all of it, for others to approve (`tombolo plan approve`).
+    #[arg(long, env = "TOMBOLO_SUBMIT", conflicts_with_all = ["check", "dry_run", "confirm"])]
+    submit: bool,
+    /// What those who approve the plan should know.
+    #[arg(long, env = "TOMBOLO_DESCRIPTION", requires = "submit")]
+    description: Option<String>,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -84,20 +93,22 @@ pub(crate) async fn run(args: SyncArgs) -> anyhow::Result<Verdict> {
             foreign.name
         );
     }
-    let mut revisions = Vec::new();
-    if !args.check {
-        let hand = Hand {
-            manager: &manager,
-            force: args.force,
-            dry_run: args.dry_run,
-            allow_unenforced: args.allow_unenforced,
-        };
-        let wanted = |difference: &&Difference| args.prune || !difference.state.is_deletion();
-        let wanted: Vec<&Difference> = drift.differences.iter().filter(wanted).collect();
-        revisions = apply(&client, &hand, &wanted).await?;
-    }
+    let end = match (args.check, args.dry_run, args.submit) {
+        (true, ..) => End::Say,
+        (_, true, _) => End::Try,
+        (.., true) => End::Submit(args.description),
+        _ => End::Apply(args.confirm.confirm),
+    };
+    let wanted = |difference: &&Difference| args.prune || !difference.state.is_deletion();
+    let wanted: Vec<&Difference> = drift.differences.iter().filter(wanted).collect();
+    let hand = Hand {
+        manager: &manager,
+        force: args.force,
+        allow_unenforced: args.allow_unenforced,
+    };
+    let done = hand.work(&client, &end, &wanted).await?;
     let is_applied = |difference: &Difference| {
-        !args.check && !args.dry_run && (args.prune || !difference.state.is_deletion())
+        matches!(end, End::Apply(_)) && (args.prune || !difference.state.is_deletion())
     };
     for difference in &mut drift.differences {
         difference.applied = is_applied(difference);
@@ -107,7 +118,8 @@ pub(crate) async fn run(args: SyncArgs) -> anyhow::Result<Verdict> {
         "manager": manager,
         "drift": drift.differences,
         "others": drift.others,
-        "revisions": revisions,
+        "revisions": done.revisions,
+        "submitted": done.submitted,
     });
     print(args.output.output, &answer, people)?;
     Ok(if args.check && !drift.differences.is_empty() {
@@ -117,12 +129,30 @@ pub(crate) async fn run(args: SyncArgs) -> anyhow::Result<Verdict> {
     })
 }
 
-/// As whom changes are sent, and whether in earnest.
+/// What becomes of the differences.
+enum End {
+    /// They are told.
+    Say,
+    /// The server decides them, and keeps nothing.
+    Try,
+    /// They are planned, with that description, for others to approve.
+    Submit(Option<String>),
+    /// They are mended, by the plan that was asked about if one is given.
+    Apply(Option<String>),
+}
+
+/// As whom changes are sent.
 struct Hand<'a> {
     manager: &'a str,
     force: bool,
-    dry_run: bool,
     allow_unenforced: bool,
+}
+
+#[derive(Default)]
+struct Done {
+    revisions: Vec<u64>,
+    /// The plan that waits.
+    submitted: Option<Value>,
 }
 
 /// All that the server has at and below the node. A node that is not there yet has nothing.
@@ -156,44 +186,57 @@ async fn below(client: &Client, node: &Fqn) -> anyhow::Result<BTreeMap<Fqn, Held
     }
 }
 
-/// Each request is a transaction of its own; what fits into one is all or nothing. Gives the revisions that were drawn.
-async fn apply(client: &Client, hand: &Hand<'_>, differences: &[&Difference]) -> anyhow::Result<Vec<u64>> {
-    let batches = batches(differences, CHANGES_MAX, BYTES_MAX);
-    let mut revisions = Vec::new();
-    let flag = |set: bool| set.then(|| "true".to_owned());
-    let path = query(
-        "changes",
-        &[
-            ("dry_run", flag(hand.dry_run)),
-            ("allowUnenforced", flag(hand.allow_unenforced)),
-        ],
-    );
-    if hand.dry_run && batches.len() > 1 {
-        bail!("these are more changes than one transaction holds, and a dry run has only one: use --check");
-    }
-    let all = batches.len();
-    for (done, batch) in batches.into_iter().enumerate() {
-        let mut headers = vec![("tombolo-manager", hand.manager)];
-        headers.extend(forced(hand.force));
-        let extras = Extras {
-            body: Some(json!({ "changes": batch })),
-            headers,
-            ..Extras::default()
-        };
-        let sent = client.send(Method::POST, &path, extras).await;
-        let answer = sent.with_context(|| match (all, hand.dry_run) {
-            (_, true) => "the server would not accept it".to_owned(),
-            (1, false) => "nothing was changed".to_owned(),
-            (all, false) => format!(
-                "transaction {} of {all} was not applied, those before it were",
-                done + 1
+impl Hand<'_> {
+    /// Each request is a transaction of its own; what fits into one is all or nothing.
+    async fn work(&self, client: &Client, end: &End, differences: &[&Difference]) -> anyhow::Result<Done> {
+        let batches = batches(differences, CHANGES_MAX, BYTES_MAX);
+        let flag = |set: bool| set.then(|| "true".to_owned());
+        let unenforced = ("allowUnenforced", flag(self.allow_unenforced));
+        let path = match end {
+            End::Say => return Ok(Done::default()),
+            End::Try => query("changes", &[("dry_run", flag(true)), unenforced]),
+            End::Submit(description) => query(
+                "plans",
+                &[
+                    ("submit", flag(true)),
+                    ("description", description.clone()),
+                    unenforced,
+                ],
             ),
-        })?;
-        if !hand.dry_run {
-            revisions.extend(answer.body["revision"].as_u64());
+            End::Apply(confirm) => query("changes", &[("confirm", confirm.clone()), unenforced]),
+        };
+        let all = batches.len();
+        let is_one_plan = !matches!(end, End::Apply(None));
+        if is_one_plan && all > 1 {
+            bail!(
+                "these are {all} transactions, and a dry run or a plan is of one: sync a node further down, or use --check"
+            );
         }
+        let mut done = Done::default();
+        for (number, batch) in (1..).zip(batches) {
+            let mut headers = vec![("tombolo-manager", self.manager)];
+            headers.extend(forced(self.force));
+            let extras = Extras {
+                body: Some(json!({ "changes": batch })),
+                headers,
+                ..Extras::default()
+            };
+            let sent = client.send(Method::POST, &path, extras).await;
+            let answer = sent.with_context(|| match end {
+                End::Say | End::Try | End::Submit(_) => "the server would not accept it".to_owned(),
+                End::Apply(_) if all == 1 => "nothing was changed".to_owned(),
+                End::Apply(_) => {
+                    format!("transaction {number} of {all} was not applied, those before it were")
+                }
+            })?;
+            match end {
+                End::Say | End::Try => {}
+                End::Submit(_) => done.submitted = Some(answer.body),
+                End::Apply(_) => done.revisions.extend(answer.body["revision"].as_u64()),
+            }
+        }
+        Ok(done)
     }
-    Ok(revisions)
 }
 
 /// Says who changed or deleted what the folder manages, as far as the caller may read the audit log.
@@ -241,6 +284,13 @@ fn people(answer: &Value) -> String {
             "what the folder does not hold any more is deleted with --prune".to_owned(),
         ),
         (
+            answer["submitted"].is_object(),
+            format!(
+                "plan {} waits: see `tombolo plan show`",
+                text(&answer["submitted"]["id"])
+            ),
+        ),
+        (
             answer["others"] != 0,
             format!(
                 "{} more below {node} were never in the folder and are left alone",
@@ -259,6 +309,7 @@ fn people(answer: &Value) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::client::tests::{DONE, server};
 
     #[test]
     fn people_read_what_differs_what_was_done_and_what_is_left() {
@@ -279,5 +330,39 @@ mod tests {
         );
         let nothing = json!({"node": node, "others": 0, "drift": []});
         assert_eq!(people(&nothing), format!("{node} is in sync\n"));
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_about_is_confirmed_in_one_transaction() {
+        let (server, serving) = server(vec![Some(DONE)]).await;
+        let client = Client::new(ServerArgs::new(&server, None)).unwrap();
+        let hand = Hand {
+            manager: "sync/organizations/acme",
+            force: false,
+            allow_unenforced: false,
+        };
+        let end = End::Apply(Some("17-5f2c".to_owned()));
+        let folder = [
+            ("organizations/acme/tenants/a", 1),
+            ("organizations/acme/tenants/b", CHANGES_MAX),
+        ];
+        let mut differences = Vec::new();
+        for (tenant, workspaces) in folder {
+            let names = (0..workspaces).map(|number| format!("{tenant}/workspaces/w{number}"));
+            let wanted: BTreeMap<Fqn, _> = names
+                .map(|name| drift::resource(json!({"name": name, "spec": {"namespaces": ["*/x"]}})).unwrap())
+                .map(|resource| (resource.name.clone(), resource))
+                .collect();
+            differences.extend(compare(&wanted, &BTreeMap::new(), hand.manager).differences);
+        }
+        let all: Vec<&Difference> = differences.iter().collect();
+        let refused = hand.work(&client, &end, &all).await.err().unwrap().to_string();
+        assert!(refused.starts_with("these are 2 transactions"), "{refused}");
+        hand.work(&client, &end, &all[..1]).await.unwrap();
+        let requests = serving.await.unwrap();
+        assert!(
+            requests[0].starts_with("POST /v1/changes?confirm=17-5f2c HTTP/1.1"),
+            "{requests:?}"
+        );
     }
 }

@@ -37,9 +37,14 @@ pub(crate) struct Required {
 
 /// The policies that a write comes under, as they are before it.
 pub(crate) fn required(base: &Snapshot, steps: &[Step]) -> Vec<Required> {
+    let changed = steps.iter().filter(|step| !matches!(step, Step::Keep(_)));
+    required_of(base, changed.map(Step::name))
+}
+
+/// The policies that changes of these come under.
+pub(crate) fn required_of<'a>(base: &Snapshot, names: impl IntoIterator<Item = &'a Fqn>) -> Vec<Required> {
     let mut required = BTreeMap::new();
-    for step in steps.iter().filter(|step| !matches!(step, Step::Keep(_))) {
-        let name = step.name();
+    for name in names {
         for node in name.lineage() {
             for (policy, spec) in policies_at(base, &node) {
                 // What stands below a policy is nothing, so that the policy itself is below its own node.

@@ -237,6 +237,8 @@ enum Plans {
     CreatedAt,
     ExpiresAt,
     State,
+    Manager,
+    Force,
 }
 
 #[derive(Clone, Copy, Iden)]

@@ -194,3 +194,46 @@ async fn more_than_one_transaction_holds_is_applied_in_several() {
     assert!(stage.drift().await.is_empty());
     stage.console.stop().await;
 }
+
+#[tokio::test]
+async fn a_folder_can_be_submitted_for_approval_and_is_applied_as_its_manager() {
+    let stage = Stage::start().await;
+    stage.write("pay.yaml", &format!("name: {PAY}\n"));
+    says(&stage.run(SYNC).await, 0, "1 applied");
+    let policy = format!("name: {PAY}/approvalpolicies/two\nspec: {{approver: admin}}\n");
+    fs::write(stage.console.folder().join("policy.yaml"), policy).unwrap();
+    says(&stage.run("tombolo apply -f policy.yaml").await, 0, "create");
+    stage.write(
+        "a.yaml",
+        &format!("name: {PAY}/workspaces/a\nspec: {{namespaces: ['*/a']}}\n"),
+    );
+    let refused = stage.run(SYNC).await;
+    says(&refused, 1, "need the approval of another person");
+
+    let submitted = stage
+        .run(&format!(
+            "{SYNC} --submit --description 'the new workspace' -o json"
+        ))
+        .await;
+    assert_eq!(submitted.code, Some(0), "{}", submitted.text);
+    let submitted: Value = serde_json::from_str(&submitted.text).unwrap();
+    let id = submitted["submitted"]["id"].as_str().unwrap();
+    assert_eq!(stage.drift().await, ["a missing -"], "it is only planned");
+    let shown = stage.run(&format!("tombolo plan show {id} -o json")).await;
+    says(&shown, 0, "the new workspace");
+
+    let binding = "name: organizations/acme/users/ben\n---\nname: organizations/acme/bindings/ben\n\
+        spec: {role: admin, subjects: [organizations/acme/users/ben]}\n";
+    fs::write(stage.console.folder().join("ben.yaml"), binding).unwrap();
+    says(&stage.run("tombolo apply -f ben.yaml").await, 0, "create");
+    let ben = "TOMBOLO_TOKEN=$(tombolo token create organizations/acme/users/ben) tombolo";
+    says(
+        &stage.run(&format!("{ben} plan approve {id}")).await,
+        0,
+        "approved by",
+    );
+    // Whoever applies it, it is applied as the folder.
+    says(&stage.run(&format!("{ben} plan apply {id}")).await, 0, "create");
+    assert!(stage.drift().await.is_empty());
+    stage.console.stop().await;
+}

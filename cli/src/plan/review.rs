@@ -148,8 +148,20 @@ async fn submit(args: SubmitArgs) -> anyhow::Result<Verdict> {
 
 async fn list(args: ListArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
-    let answer = client.get("plans").await?.body;
-    print(args.output.output, &answer, listed)?;
+    let mut found: Vec<Value> = Vec::new();
+    let mut page_token = None;
+    loop {
+        let page = client
+            .get(&query("plans", &[("pageToken", page_token)]))
+            .await?
+            .body;
+        found.extend(items(&page).iter().cloned());
+        page_token = page["nextPageToken"].as_str().map(str::to_owned);
+        if page_token.is_none() {
+            break;
+        }
+    }
+    print(args.output.output, &json!({ "items": found }), listed)?;
     Ok(Verdict::Good)
 }
 

@@ -25,10 +25,7 @@ pub(crate) fn schemas() -> Map<String, Value> {
         ("Plan", planned(json!({}), &[])),
         ("SubmittedPlan", submitted_plan()),
         ("KeptPlan", kept_plan()),
-        (
-            "PlanList",
-            closed(json!({"items": list(reference("KeptPlan"))}), &["items"]),
-        ),
+        ("PlanList", page(reference("KeptPlan"), &["items"])),
         ("Opinion", closed(json!({ "comment": text() }), &[])),
         ("ChangeSet", change_set()),
         ("Changed", changed()),

@@ -14,9 +14,10 @@ use uuid::Uuid;
 
 use super::body::Body;
 use super::plans::Taking;
-use super::{App, plans};
-use crate::approval::{Leave, Required, required};
-use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
+use super::resources::page_size;
+use super::{App, Params, plans};
+use crate::approval::{Leave, Required, required, required_of};
+use crate::audit::{self, Chain, Record, Verb, seal};
 use crate::change::{Prepared, Refusal, Step};
 use crate::change_plan::PlanId;
 use crate::document;
@@ -26,16 +27,25 @@ use crate::reply::Answer;
 use crate::store::organization::Head;
 use crate::store::plan::{PlanState, StoredPlan, Vote};
 use crate::store::{self, StoreError, Tx};
-use crate::wish::Order;
+use crate::wish::{Order, Wish};
 use crate::writer::{Caller, Committed, WriteError};
 
 /// Of a description or a comment.
 const TEXT_BYTES_MAX: usize = 2000;
+/// Of one author: more are a pipeline that nobody reads, and each of them is kept for days.
+const OPEN_PLANS_MAX: u64 = 100;
 
 /// What is kept of a plan beside what it comes to.
 pub(crate) struct Submission {
     pub(crate) documents: Vec<Value>,
     pub(crate) description: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct ListParams {
+    page_size: Option<usize>,
+    page_token: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -72,7 +82,7 @@ pub(crate) async fn submit(
         author_uid: *uid,
         description: submission.description,
         plan: PlanId::of(prepared),
-        documents: submission.documents,
+        hand: caller.hand.clone(),
         created_at,
         expires_at: created_at + TimeDelta::hours(hours.unwrap_or(PLAN_EXPIRY_HOURS).into()),
         state: PlanState::Open,
@@ -85,17 +95,17 @@ pub(crate) async fn submit(
     if let Some(answer) = caller.open(kept)? {
         return Ok(answer.into_response());
     }
-    app.store.insert_plan(&mut tx, &plan).await?;
-    record(
-        app,
-        &mut tx,
-        head,
-        caller,
-        Verb::SubmitPlan,
-        &plan,
-        &plan.description,
-    )
-    .await?;
+    if app.store.count_open_plans(&mut tx, *uid, created_at).await? >= OPEN_PLANS_MAX {
+        return Err(too_many(name));
+    }
+    app.store
+        .insert_plan(&mut tx, &plan, &submission.documents)
+        .await?;
+    let record = Record {
+        after: Some(json!({"documents": submission.documents})),
+        ..record(caller, Verb::SubmitPlan, &plan, &plan.description)
+    };
+    keep_record(app, &mut tx, head, record).await?;
     for (field, value) in told(&plan) {
         described[field] = value;
     }
@@ -111,16 +121,51 @@ pub(crate) async fn submit(
 }
 
 /// Those that wait and that the caller may read, newest first.
-pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Json<Value>, Problem> {
+pub(crate) async fn list(
+    State(app): State<App>,
+    caller: Caller,
+    Params(params): Params<ListParams>,
+) -> Result<Json<Value>, Problem> {
+    let page_size = page_size(params.page_size)?;
+    let mut behind: Option<Uuid> = match &params.page_token {
+        None => None,
+        Some(token) => Some(
+            token
+                .parse()
+                .map_err(|_| Problem::bad_request(format!("pageToken {token:?} is not from this list")))?,
+        ),
+    };
     let mut tx = app.store.read_as(&caller.principal).await?;
-    let plans = app.store.open_plans(&mut tx, audit::now()).await?;
-    let snapshot = app.writes.snapshot();
-    let items: Vec<Value> = plans
+    let (now, snapshot) = (audit::now(), app.writes.snapshot());
+    let mut shown: Vec<StoredPlan> = Vec::new();
+    // One more than a page tells whether there is another one.
+    while shown.len() <= page_size {
+        let plans = app
+            .store
+            .open_plans(&mut tx, now, behind, page_size as u64 + 1)
+            .await?;
+        let is_last = plans.len() <= page_size;
+        behind = plans.last().map(|plan| plan.id);
+        shown.extend(
+            plans
+                .into_iter()
+                .filter(|plan| caller.may_read(&snapshot, &plan.node)),
+        );
+        if is_last {
+            break;
+        }
+    }
+    let has_more = shown.len() > page_size;
+    shown.truncate(page_size);
+    let items: Vec<Value> = shown
         .iter()
-        .filter(|plan| caller.may_read(&snapshot, &plan.node))
         .map(|plan| told(plan).into_iter().collect())
         .collect();
-    Ok(Json(json!({ "items": items })))
+    let mut page = json!({ "items": items });
+    if let Some(last) = shown.last().filter(|_| has_more) {
+        page["nextPageToken"] = json!(last.id);
+    }
+    Ok(Json(page))
 }
 
 pub(crate) async fn get(
@@ -130,7 +175,7 @@ pub(crate) async fn get(
 ) -> Result<Json<Value>, Problem> {
     let plan = find(&app, &caller, &id, Verb::Get).await?;
     let mut shown: Value = told(&plan).into_iter().collect();
-    shown["documents"] = plan.documents.clone().into();
+    shown["documents"] = documents(&app, &plan).await?.into();
     Ok(Json(shown))
 }
 
@@ -181,9 +226,11 @@ async fn vote(
         ));
     }
     let withdraws = !approves && *uid == plan.author_uid;
-    let policies = match withdraws {
-        true => Vec::new(),
-        false => policies_of(app, caller, &plan).await?,
+    let policies = match (approves, withdraws) {
+        (true, _) => policies_of(app, caller, &plan).await?,
+        (false, true) => Vec::new(),
+        // What it would come to now is nothing to whoever does not want it.
+        (false, false) => policies_above(app, caller, &plan).await?,
     };
     let snapshot = app.writes.snapshot();
     let may = |policy: &Required| {
@@ -230,7 +277,8 @@ async fn vote(
     {
         return Err(closed(&plan));
     }
-    record(app, &mut tx, head, caller, verb, &plan, &vote.comment).await?;
+    let record = record(caller, verb, &plan, &vote.comment);
+    keep_record(app, &mut tx, head, record).await?;
     if !approves {
         plan.state = PlanState::Rejected;
     }
@@ -245,7 +293,12 @@ async fn vote(
 async fn apply(app: &App, caller: &Caller, id: &str) -> Result<Response, Problem> {
     let plan = find(app, caller, id, Verb::Change).await?;
     check_open(&plan)?;
-    let wish = plans::wish_of(app, caller, plan.documents.clone(), Taking::PLANNED).await?;
+    let documents = documents(app, &plan).await?;
+    let caller = &Caller {
+        hand: plan.hand.clone(),
+        ..caller.clone()
+    };
+    let wish = plans::wish_of(app, caller, documents, Taking::PLANNED).await?;
     let approvers = plan.votes.iter().filter(|vote| vote.approves);
     let leave = Leave::Approved {
         plan: plan.id,
@@ -301,9 +354,10 @@ async fn policies_of(app: &App, caller: &Caller, plan: &StoredPlan) -> Result<Ve
             name: plan.author.clone(),
             uid: plan.author_uid,
         },
+        hand: plan.hand.clone(),
         ..caller.clone()
     };
-    let wish = plans::wish_of(app, &author, plan.documents.clone(), Taking::PLANNED).await?;
+    let wish = plans::wish_of(app, &author, documents(app, plan).await?, Taking::PLANNED).await?;
     let order = Order {
         plan: Some(plan.plan.clone()),
         ..wish.into()
@@ -326,6 +380,21 @@ async fn policies_of(app: &App, caller: &Caller, plan: &StoredPlan) -> Result<Ve
         }
         Err(error) => Err(plans::refused(app, caller, error).await),
     }
+}
+
+/// The policies that a plan comes under by what it names, whether it could be made or not.
+async fn policies_above(app: &App, caller: &Caller, plan: &StoredPlan) -> Result<Vec<Required>, Problem> {
+    let wish = plans::wish_of(app, caller, documents(app, plan).await?, Taking::PLANNED).await;
+    let names: Vec<Fqn> = match wish {
+        Ok(Wish::Changes(changes)) => changes.into_iter().map(|change| change.name).collect(),
+        Ok(Wish::Rollback(_)) | Err(_) => vec![plan.node.clone()],
+    };
+    Ok(required_of(&app.writes.snapshot(), &names))
+}
+
+async fn documents(app: &App, plan: &StoredPlan) -> Result<Vec<Value>, StoreError> {
+    let mut tx = app.store.read_as(&Principal::System).await?;
+    app.store.plan_documents(&mut tx, plan.id).await
 }
 
 async fn find(app: &App, caller: &Caller, id: &str, verb: Verb) -> Result<StoredPlan, Problem> {
@@ -406,28 +475,27 @@ fn policy(required: &Required) -> Value {
     json!({"policy": required.policy, "node": required.node, "approver": role_name(required.approver)})
 }
 
-async fn record(
-    app: &App,
-    tx: &mut Tx,
-    mut head: Head,
-    caller: &Caller,
-    verb: Verb,
-    plan: &StoredPlan,
-    comment: &str,
-) -> Result<(), StoreError> {
+fn too_many(author: &Fqn) -> Problem {
+    let detail = format!(
+        "{author} has {OPEN_PLANS_MAX} open plans already; apply those that are approved, or take some back \
+         (`tombolo plan list`, `tombolo plan reject`)"
+    );
+    Problem::new(StatusCode::CONFLICT, "over-quota", detail)
+}
+
+fn record(caller: &Caller, verb: Verb, plan: &StoredPlan, comment: &str) -> Record {
     let comment = if comment.is_empty() {
         String::new()
     } else {
         format!(": {comment}")
     };
-    let actor = caller.principal.to_string();
-    let record = Record {
-        source: caller.source.clone(),
-        request_id: caller.request_id.clone(),
+    Record {
         reason: format!("plan {} ({}){comment}", plan.id, plan.plan),
-        after: (verb == Verb::SubmitPlan).then(|| json!({"documents": plan.documents})),
-        ..Record::new(actor, verb, plan.node.to_string(), Outcome::Done)
-    };
+        ..caller.record(verb, plan.node.as_str())
+    }
+}
+
+async fn keep_record(app: &App, tx: &mut Tx, mut head: Head, record: Record) -> Result<(), StoreError> {
     let (sealed, end) = seal(Chain::Writes, head.audit, record);
     head.audit = end;
     app.store.insert_audit(tx, &[sealed]).await?;

@@ -70,7 +70,7 @@ pub(crate) async fn history(
     name: &Fqn,
     params: &GetParams,
 ) -> Result<Response, Problem> {
-    let page_size = page_size(params)?;
+    let page_size = page_size(params.page_size)?;
     let after: Option<Place> = params
         .page_token
         .as_ref()

@@ -229,7 +229,7 @@ async fn list(
     collection: &Collection,
     params: &GetParams,
 ) -> Result<Response, Problem> {
-    let page_size = page_size(params)?;
+    let page_size = page_size(params.page_size)?;
     let sha256 = bearer.sha256();
     let mut window = Window {
         collection: collection.path(),
@@ -278,7 +278,7 @@ pub(crate) fn page(
         .take_while(|(name, _)| name.as_str().starts_with(&prefix))
         .filter(|(name, _)| collection.holds(name) && may_read(name))
         .map(|(_, stored)| stored.as_ref());
-    Ok(page_of(readable, page_size(params)?))
+    Ok(page_of(readable, page_size(params.page_size)?))
 }
 
 /// The first of them, and where the next page begins when there are more.
@@ -305,8 +305,8 @@ fn start(collection: &Collection, params: &GetParams) -> Result<String, Problem>
     Ok(format!("{path}/{leaf}"))
 }
 
-pub(crate) fn page_size(params: &GetParams) -> Result<usize, Problem> {
-    let page_size = params.page_size.unwrap_or(PAGE_SIZE_DEFAULT);
+pub(crate) fn page_size(given: Option<usize>) -> Result<usize, Problem> {
+    let page_size = given.unwrap_or(PAGE_SIZE_DEFAULT);
     match (1..=PAGE_SIZE_MAX).contains(&page_size) {
         true => Ok(page_size),
         false => Err(Problem::bad_request(format!(
@@ -318,7 +318,7 @@ pub(crate) fn page_size(params: &GetParams) -> Result<usize, Problem> {
 /// A node and all that stands below it, in the order of the names. As with lists, what the caller may not read is left out;
 /// who may not read the node itself is told what they would be told if it did not exist.
 fn tree(app: &App, caller: &Caller, node: &Fqn, params: &GetParams) -> Result<Response, Problem> {
-    let page_size = page_size(params)?;
+    let page_size = page_size(params.page_size)?;
     let snapshot = app.writes.snapshot();
     app.allow_read(&snapshot, caller, node, Verb::List)?;
     snapshot.get(node).ok_or_else(|| Problem::not_found(node))?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sea_query::{Expr, ExprTrait, OnConflict, Order, Query, SelectStatement};
+use sea_query::{Cond, Expr, ExprTrait, OnConflict, Order, Query, SelectStatement};
 use serde_json::Value;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
@@ -12,11 +12,9 @@ use uuid::Uuid;
 
 use super::{PlanVotes, Plans, Store, StoreError, Tx, execute, fetch};
 use crate::change_plan::PlanId;
+use crate::managed::{Hand, Manager};
 
-/// Of one list; whoever has more open plans than this reads none of them.
-const LISTED_MAX: u64 = 500;
-
-/// A plan as it was submitted, with the votes on it.
+/// A plan as it was submitted, without its documents, with the votes on it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct StoredPlan {
     pub(crate) id: Uuid,
@@ -25,8 +23,8 @@ pub(crate) struct StoredPlan {
     pub(crate) author_uid: Uuid,
     pub(crate) description: String,
     pub(crate) plan: PlanId,
-    /// As they were sent.
-    pub(crate) documents: Vec<Value>,
+    /// As whom it was planned, and is to be applied.
+    pub(crate) hand: Hand,
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) expires_at: DateTime<Utc>,
     pub(crate) state: PlanState,
@@ -60,10 +58,17 @@ impl PlanState {
 }
 
 impl Store {
-    pub(crate) async fn insert_plan(&self, tx: &mut Tx, plan: &StoredPlan) -> Result<(), StoreError> {
+    /// With its documents as they were sent.
+    pub(crate) async fn insert_plan(
+        &self,
+        tx: &mut Tx,
+        plan: &StoredPlan,
+        documents: &[Value],
+    ) -> Result<(), StoreError> {
+        let manager = plan.hand.manager.as_ref();
         let statement = Query::insert()
             .into_table(Plans::Table)
-            .columns(COLUMNS.into_iter().chain([Plans::Organization]))
+            .columns(COLUMNS.into_iter().chain([Plans::Documents, Plans::Organization]))
             .values_panic([
                 plan.id.into(),
                 plan.node.as_str().into(),
@@ -71,10 +76,12 @@ impl Store {
                 plan.author_uid.into(),
                 plan.description.as_str().into(),
                 plan.plan.to_string().into(),
-                Value::from(plan.documents.clone()).into(),
                 plan.created_at.into(),
                 plan.expires_at.into(),
                 plan.state.as_str().into(),
+                manager.map(|manager| manager.as_str().to_owned()).into(),
+                plan.hand.force.into(),
+                Value::from(documents.to_vec()).into(),
                 self.organization.as_str().into(),
             ])
             .to_owned();
@@ -151,20 +158,65 @@ impl Store {
         Ok(self.plans_of(connection, &statement).await?.pop())
     }
 
-    /// Those that wait, newest first.
+    /// What it was made of, as that was sent.
+    pub(crate) async fn plan_documents(
+        &self,
+        connection: &mut PgConnection,
+        id: Uuid,
+    ) -> Result<Vec<Value>, StoreError> {
+        let statement = Query::select()
+            .column(Plans::Documents)
+            .from(Plans::Table)
+            .and_where(Expr::col(Plans::Organization).eq(self.organization.as_str()))
+            .and_where(Expr::col(Plans::Id).eq(id))
+            .to_owned();
+        let rows = fetch(connection, "read the documents of a plan", &statement).await?;
+        match rows.first().map(|row| column(row, "documents")).transpose()? {
+            Some(Value::Array(documents)) => Ok(documents),
+            _ => Err(StoreError::Corrupt {
+                table: "plans",
+                name: id.to_string(),
+                reason: "its documents are no list".to_owned(),
+            }),
+        }
+    }
+
+    /// Those that wait, newest first, from behind that one on.
     pub(crate) async fn open_plans(
         &self,
         connection: &mut PgConnection,
         now: DateTime<Utc>,
+        behind: Option<Uuid>,
+        limit: u64,
     ) -> Result<Vec<StoredPlan>, StoreError> {
-        let statement = self
-            .select_plans()
-            .and_where(Expr::col(Plans::State).eq(PlanState::Open.as_str()))
-            .and_where(Expr::col(Plans::ExpiresAt).gt(now))
+        let mut statement = self.select_plans();
+        statement
+            .cond_where(is_open(now))
             .order_by(Plans::Id, Order::Desc)
-            .limit(LISTED_MAX)
-            .to_owned();
+            .limit(limit);
+        if let Some(behind) = behind {
+            statement.and_where(Expr::col(Plans::Id).lt(behind));
+        }
         self.plans_of(connection, &statement).await
+    }
+
+    /// How many of an author's plans wait.
+    pub(crate) async fn count_open_plans(
+        &self,
+        connection: &mut PgConnection,
+        author: Uuid,
+        now: DateTime<Utc>,
+    ) -> Result<u64, StoreError> {
+        let statement = Query::select()
+            .expr(Expr::col(Plans::Id).count())
+            .from(Plans::Table)
+            .and_where(Expr::col(Plans::Organization).eq(self.organization.as_str()))
+            .and_where(Expr::col(Plans::AuthorUid).eq(author))
+            .cond_where(is_open(now))
+            .to_owned();
+        let rows = fetch(connection, "count the open plans of a user", &statement).await?;
+        let count: Option<i64> = rows.first().map(|row| column(row, "count")).transpose()?;
+        Ok(count.unwrap_or_default().cast_unsigned())
     }
 
     fn select_plans(&self) -> SelectStatement {
@@ -208,18 +260,25 @@ impl Store {
     }
 }
 
-const COLUMNS: [Plans; 10] = [
+const COLUMNS: [Plans; 11] = [
     Plans::Id,
     Plans::Node,
     Plans::Author,
     Plans::AuthorUid,
     Plans::Description,
     Plans::Plan,
-    Plans::Documents,
     Plans::CreatedAt,
     Plans::ExpiresAt,
     Plans::State,
+    Plans::Manager,
+    Plans::Force,
 ];
+
+fn is_open(now: DateTime<Utc>) -> Cond {
+    Cond::all()
+        .add(Expr::col(Plans::State).eq(PlanState::Open.as_str()))
+        .add(Expr::col(Plans::ExpiresAt).gt(now))
+}
 
 fn plan(row: &PgRow) -> Result<StoredPlan, StoreError> {
     let id: Uuid = column(row, "id")?;
@@ -234,9 +293,8 @@ fn plan(row: &PgRow) -> Result<StoredPlan, StoreError> {
     };
     let text: String = column(row, "plan")?;
     let state: String = column(row, "state")?;
-    let Value::Array(documents) = column(row, "documents")? else {
-        return Err(corrupt("its documents are no list".to_owned()));
-    };
+    let manager: Option<String> = column(row, "manager")?;
+    let manager = manager.map(|manager| Manager::parse(&manager)).transpose();
     Ok(StoredPlan {
         id,
         node: name("node")?,
@@ -244,7 +302,10 @@ fn plan(row: &PgRow) -> Result<StoredPlan, StoreError> {
         author_uid: column(row, "author_uid")?,
         description: column(row, "description")?,
         plan: text.parse().map_err(|error| corrupt(format!("{error}")))?,
-        documents,
+        hand: Hand {
+            manager: manager.map_err(|error| corrupt(error.to_string()))?,
+            force: column(row, "force")?,
+        },
         created_at: column(row, "created_at")?,
         expires_at: column(row, "expires_at")?,
         state: match state.as_str() {

@@ -234,3 +234,85 @@ async fn breaking_the_glass_is_for_administrators_and_says_why() {
     );
     team.management.stop().await;
 }
+
+#[tokio::test]
+async fn plans_that_wait_are_listed_page_by_page_and_an_author_has_so_many() {
+    let team = team().await;
+    let root = &team.management.admin;
+    let mut ids = Vec::new();
+    for text in ["first", "second", "third"] {
+        ids.push(submit(&team.ann, change(text)).await);
+    }
+    // One that she may not read stands between hers.
+    submit(
+        root,
+        json!({"name": format!("{ACME}/tenants/media"), "description": "x"}),
+    )
+    .await;
+    ids.push(submit(&team.ann, change("fourth")).await);
+    ids.reverse();
+    let (mut found, mut token) = (Vec::new(), String::new());
+    loop {
+        let page = team.ann.get(&format!("plans?pageSize=2{token}")).await.json();
+        let items = page["items"].as_array().unwrap();
+        assert!((1..=2).contains(&items.len()), "{page}");
+        assert!(items.iter().all(|item| item["documents"].is_null()), "{page}");
+        found.extend(items.iter().map(|item| item["id"].as_str().unwrap().to_owned()));
+        let Some(next) = page["nextPageToken"].as_str() else {
+            break;
+        };
+        token = format!("&pageToken={next}");
+    }
+    assert_eq!(found, ids);
+    team.ann
+        .get("plans?pageToken=x")
+        .await
+        .refused(400, "is not from this list");
+
+    team.management
+        .sql(
+            "INSERT INTO plans (id, organization, node, author, author_uid, description, plan, documents, created_at,
+                expires_at, state)
+            SELECT gen_random_uuid(), organization, node, author, author_uid, description, plan, documents, created_at,
+                expires_at, state
+            FROM plans, generate_series(1, 96) WHERE description = '' AND documents::text LIKE '%fourth%'",
+        )
+        .await;
+    let refused = team.ann.post("plans?submit=true", change("too many")).await;
+    refused.refused(409, "users/ann has 100 open plans already");
+    submit(&team.ben, change("another's")).await;
+    assert_eq!(act(&team.ann, &ids[0], "reject").await.status, 200);
+    submit(&team.ann, change("one less")).await;
+    team.management.stop().await;
+}
+
+#[tokio::test]
+async fn whoever_may_approve_rejects_what_is_stale_as_well() {
+    let team = team().await;
+    let root = &team.management.admin;
+    let stale = submit(&team.ann, change("first")).await;
+    let done = root
+        .post("changes?overwrite=true&breakGlass=fire", change("between"))
+        .await;
+    assert_eq!(done.status, 200, "{}", done.text);
+    act(&team.ben, &stale, "approve").await.refused(412, "is stale");
+    act(&team.rob, &stale, "reject")
+        .await
+        .refused(403, "it needs somebody who is admin on");
+    let rejected = act(&team.ben, &stale, "reject").await;
+    assert_eq!(rejected.status, 200, "{}", rejected.text);
+    assert_eq!(rejected.json()["state"], "rejected");
+
+    // Also what could not be made any more, because its author is gone.
+    let orphan = submit(&team.ann, change("second")).await;
+    for name in [format!("{PAY}/bindings/ann-admin"), format!("{ACME}/users/ann")] {
+        let gone = json!({"changes": [{"op": "delete", "name": name}]});
+        let gone = root.post("changes?overwrite=true&breakGlass=left", gone).await;
+        assert_eq!(gone.status, 200, "{}", gone.text);
+    }
+    act(&team.ben, &orphan, "approve")
+        .await
+        .refused(412, "could not make this change any more");
+    assert_eq!(act(&team.ben, &orphan, "reject").await.status, 200);
+    team.management.stop().await;
+}
