@@ -9,7 +9,8 @@ use tombolo_compiler::name::{ClusterName, Kind, Label};
 use tombolo_runtime::plane_id::{Plane, PlaneId};
 
 use crate::client::{Client, Extras, ServerArgs};
-use crate::identity::issue;
+use crate::identity::{self, issue};
+use crate::output::{OutputArgs, print, text};
 use crate::problem::Problem;
 
 #[derive(Debug, Subcommand)]
@@ -37,6 +38,8 @@ pub(crate) struct AddArgs {
     #[arg(long, env = "TOMBOLO_OUT")]
     out: PathBuf,
     #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
     server: ServerArgs,
 }
 
@@ -45,11 +48,16 @@ pub(crate) async fn run(command: ClusterCommand) -> anyhow::Result<()> {
     let client = Client::new(args.server.clone())?;
     let organization = client.organization()?.to_owned();
     let id = PlaneId::new(&organization, Plane::Edge, args.cluster.as_str())?;
-    register(&client, &args).await?;
-    issue(&args.authority, &id, &args.out)
+    let mut added = register(&client, &args).await?;
+    added["identity"] = issue(&args.authority, &id, &args.out)?;
+    print(args.output.output, &added, |added| {
+        let [action, name] = ["action", "name"].map(|field| text(&added[field]));
+        format!("{action} {name}\n{}", identity::told(&added["identity"]))
+    })
 }
 
-async fn register(client: &Client, args: &AddArgs) -> anyhow::Result<()> {
+/// Gives what was done to which resource.
+async fn register(client: &Client, args: &AddArgs) -> anyhow::Result<Value> {
     let name = client.name(&format!("{}/{}", Kind::Cluster.collection(), args.cluster))?;
     let mut spec = json!({"region": args.region});
     if let Some(zone) = &args.zone {
@@ -60,24 +68,20 @@ async fn register(client: &Client, args: &AddArgs) -> anyhow::Result<()> {
         Err(error) if is_not_found(&error) => None,
         Err(error) => return Err(error),
     };
-    let said = match existing {
-        Some(document) if document["spec"] == spec => {
-            eprintln!("{name} is registered already");
-            return Ok(());
-        }
+    let action = match existing {
+        Some(document) if document["spec"] == spec => "unchanged",
         Some(mut document) => {
             document["spec"] = spec;
             apply(client, document).await?;
-            "changed"
+            "update"
         }
         None => {
             let document = json!({"kind": Kind::Cluster.to_string(), "name": name, "spec": spec});
             apply(client, document).await?;
-            "registered"
+            "create"
         }
     };
-    eprintln!("{said} {name}");
-    Ok(())
+    Ok(json!({"action": action, "name": name}))
 }
 
 /// Creates it, or updates what its own `etag` says.

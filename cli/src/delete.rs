@@ -8,6 +8,7 @@ use hyper::Method;
 use crate::Verdict;
 use crate::apply::{ConfirmArgs, WaitArgs, forced, judge, revision};
 use crate::client::{Client, Extras, ServerArgs, query};
+use crate::output::{OutputArgs, print};
 use crate::wait::wait;
 
 /// Deletes a resource, as it is when the command looks at it.
@@ -25,6 +26,8 @@ pub(crate) struct DeleteArgs {
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
     server: ServerArgs,
 }
 
@@ -39,7 +42,7 @@ pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<Verdict> {
     };
     let path = query(name.as_str(), &[("confirm", args.confirm.confirm)]);
     let answer = client.send(Method::DELETE, &path, extras).await?;
-    eprintln!("deleted {name}");
+    print(args.output.output, &answer.body, |_| format!("deleted {name}\n"))?;
     if !args.wait.wait {
         return Ok(Verdict::Good);
     }

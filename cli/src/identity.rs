@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
+use serde_json::{Value, json};
 use tombolo_runtime::authority::Authority;
 use tombolo_runtime::plane_id::{Plane, PlaneId};
+
+use crate::output::{OutputArgs, print, text};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum IdentityCommand {
@@ -33,6 +36,8 @@ pub(crate) struct IssueArgs {
     /// The folder for cert.pem, key.pem and ca.pem.
     #[arg(long, env = "TOMBOLO_OUT")]
     out: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -50,13 +55,19 @@ pub(crate) fn run(command: IdentityCommand) -> anyhow::Result<()> {
         PlaneArg::Edge => Plane::Edge,
     };
     let id = PlaneId::new(&args.organization, plane, &args.name)?;
-    issue(&args.authority, &id, &args.out)
+    let issued = issue(&args.authority, &id, &args.out)?;
+    print(args.output.output, &issued, told)
 }
 
-pub(crate) fn issue(authority: &Path, id: &PlaneId, out: &Path) -> anyhow::Result<()> {
+/// Gives what was issued, and where to.
+pub(crate) fn issue(authority: &Path, id: &PlaneId, out: &Path) -> anyhow::Result<Value> {
     let authority = Authority::create_or_open(authority, &id.organization)
         .with_context(|| format!("open the authority in {}", authority.display()))?;
     authority.issue(id, out).with_context(|| format!("issue {id}"))?;
-    eprintln!("wrote the identity {id} to {}", out.display());
-    Ok(())
+    Ok(json!({"identity": id.to_string(), "folder": out}))
+}
+
+pub(crate) fn told(issued: &Value) -> String {
+    let [identity, folder] = ["identity", "folder"].map(|field| text(&issued[field]));
+    format!("wrote the identity {identity} to {folder}\n")
 }

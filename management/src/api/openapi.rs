@@ -228,8 +228,8 @@ fn operation(endpoint: &Endpoint, path: &str, node: Option<&Node>, nodes: &[Node
         "responses": responses,
         "x-access": access(endpoint.access),
     });
-    if let Some(verb) = endpoint.audit {
-        operation["x-audit"] = json!(verb);
+    if !endpoint.audit.is_empty() {
+        operation["x-audit"] = json!(endpoint.audit);
     }
     if let Some(shape) = endpoint.takes {
         operation["requestBody"] = shared("requestBodies", &shape_name(shape, kind));
@@ -281,7 +281,7 @@ const WITH_A_PLAN: &[&str] = &["change", "rollback", "approvePlan", "rejectPlan"
 fn concerns(endpoint: &Endpoint, status: u16) -> bool {
     match status {
         412 | 428 => endpoint.parameters.contains(&"If-Match") || WITH_A_PLAN.contains(&endpoint.id),
-        409 | 422 => endpoint.audit.is_some(),
+        409 | 422 => !endpoint.audit.is_empty(),
         413 | 415 => endpoint.takes.is_some(),
         _ => true,
     }

@@ -334,6 +334,163 @@ async fn what_is_answered_is_what_the_document_says() {
     }
 }
 
+#[tokio::test]
+async fn a_write_that_succeeds_is_recorded_as_the_document_says() {
+    let (management, document) = with_examples().await;
+    let admin = &management.admin;
+    let tenant =
+        |leaf: &str, text: &str| json!({"name": format!("{ACME}/tenants/{leaf}"), "description": text});
+    let kept = async |leaf: &str| {
+        let kept = admin.post("plans?submit=true", tenant(leaf, "")).await;
+        kept.json()["id"].as_str().unwrap().to_owned()
+    };
+    let policy = json!({"name": format!("{ACME}/tenants/guarded/approvalpolicies/two"), "spec": {"approver": "admin"}});
+    admin
+        .post("changes", json!([tenant("guarded", ""), policy]))
+        .await;
+    let ben = management.user("ben", &[(ACME, "admin")]).await;
+    let guarded = admin
+        .post("plans?submit=true&overwrite=true", tenant("guarded", "x"))
+        .await
+        .json();
+    let guarded = guarded["id"].as_str().unwrap();
+    let (rejected, applied) = (kept("rejected").await, kept("applied").await);
+    let tokens = format!("{ACME}/users/ben/tokens");
+    let token = admin.get(&tokens).await.json()["items"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let revision = admin.post("changes", tenant("back", "then")).await.json()["revision"].clone();
+    admin.post("changes?overwrite=true", tenant("back", "now")).await;
+    let of = |leaf: &str, suffix: &str| format!("{ACME}/tenants/{leaf}{suffix}");
+    let nothing = json!({});
+    let writes = [
+        (
+            "createTenant",
+            admin,
+            Method::POST,
+            format!("{ACME}/tenants"),
+            tenant("one", ""),
+        ),
+        (
+            "updateTenant",
+            admin,
+            Method::PUT,
+            of("one", ""),
+            tenant("one", "x"),
+        ),
+        (
+            "deleteTenant",
+            admin,
+            Method::DELETE,
+            of("one", ""),
+            nothing.clone(),
+        ),
+        (
+            "change",
+            admin,
+            Method::POST,
+            "changes".to_owned(),
+            tenant("two", ""),
+        ),
+        (
+            "rollbackTenant",
+            admin,
+            Method::POST,
+            of("back", ":rollback"),
+            json!({ "revision": revision }),
+        ),
+        (
+            "plan",
+            admin,
+            Method::POST,
+            "plans?submit=true".to_owned(),
+            tenant("planned", ""),
+        ),
+        (
+            "approvePlan",
+            &ben,
+            Method::POST,
+            format!("plans/{guarded}:approve"),
+            nothing.clone(),
+        ),
+        (
+            "rejectPlan",
+            admin,
+            Method::POST,
+            format!("plans/{rejected}:reject"),
+            nothing.clone(),
+        ),
+        (
+            "applyPlan",
+            admin,
+            Method::POST,
+            format!("plans/{applied}:apply"),
+            nothing.clone(),
+        ),
+        ("issueToken", admin, Method::POST, tokens.clone(), nothing.clone()),
+        (
+            "revokeToken",
+            admin,
+            Method::DELETE,
+            format!("{tokens}/{token}"),
+            nothing.clone(),
+        ),
+        (
+            "adoptOrganization",
+            admin,
+            Method::POST,
+            format!("{ACME}:adopt"),
+            nothing,
+        ),
+    ];
+    let operations: Map<String, Value> = document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|methods| methods.as_object().unwrap().values())
+        .map(|operation| {
+            (
+                operation["operationId"].as_str().unwrap().to_owned(),
+                operation.clone(),
+            )
+        })
+        .collect();
+    // Of what is the same for each kind, one is enough.
+    let of_one_kind = |id: &&String| {
+        !Kind::ALL
+            .iter()
+            .any(|kind| *kind != Kind::Tenant && id.ends_with(&kind.to_string()))
+    };
+    let told: Vec<&String> = operations
+        .keys()
+        .filter(|id| !operations[*id]["x-audit"].is_null())
+        .filter(|id| of_one_kind(id) || id.as_str() == "adoptOrganization")
+        .collect();
+    for id in told {
+        assert!(
+            writes.iter().any(|(write, ..)| write == id),
+            "{id} is not tried here"
+        );
+    }
+    for (id, api, method, path, body) in writes {
+        let last = async || {
+            let newest = admin.get("audit?outcome=done&pageSize=1").await.json();
+            newest["items"][0].clone()
+        };
+        let before = last().await;
+        let answer = api
+            .send(method, &path, &[("if-match", "*")], body.to_string())
+            .await;
+        assert!(answer.status.is_success(), "{id}: {}", answer.text);
+        let record = last().await;
+        assert_ne!(record, before, "{id} leaves no record");
+        let verbs = operations[id]["x-audit"].as_array().unwrap();
+        assert!(verbs.contains(&record["verb"]), "{id}: {record}");
+    }
+    management.stop().await;
+}
+
 /// The name of what stands elsewhere in the document.
 fn referred(reference: &Value) -> Option<&str> {
     reference["$ref"].as_str()?.rsplit('/').next()
