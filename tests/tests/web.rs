@@ -55,6 +55,11 @@ name: organizations/acme/users/rita
 ---
 name: organizations/acme/users/otto
 ---
+name: organizations/acme/users/gina
+---
+name: organizations/acme/tenants/held/bindings/guests
+spec: {role: reader, subjects: [organizations/acme/users/gina]}
+---
 name: organizations/acme/bindings/readers
 spec: {role: reader, subjects: [organizations/acme/users/rita]}
 ---
@@ -114,6 +119,7 @@ async fn people_browse_change_approve_and_are_refused() {
         .env("TOMBOLO_TOKEN", console.token())
         .env("TOMBOLO_READER_TOKEN", token(&console, "rita").await)
         .env("TOMBOLO_OTHER_TOKEN", token(&console, "otto").await)
+        .env("TOMBOLO_GUEST_TOKEN", token(&console, "gina").await)
         .kill_on_drop(true)
         .output();
     let output = timeout(BROWSING_TIME_MAX, browsing).await;

@@ -9,6 +9,7 @@ const TOKENS = {
   admin: process.env.TOMBOLO_TOKEN,
   reader: process.env.TOMBOLO_READER_TOKEN,
   other: process.env.TOMBOLO_OTHER_TOKEN,
+  guest: process.env.TOMBOLO_GUEST_TOKEN,
 };
 /** For one thing to appear: a machine that builds beside us is slow. */
 const PATIENCE_MS = 20_000;
@@ -133,6 +134,19 @@ try {
     await see(page.getByRole("region", { name: "Votes" }), "approves");
     await page.getByRole("button", { name: "Apply" }).click();
     await see(page.getByRole("heading", { level: 1 }), "applied");
+    await see(page.getByRole("region", { name: "Receipt", exact: true }), "live");
+  });
+
+  await step("who has a role on a part starts there", async () => {
+    await page.context().close();
+    page = await newPage();
+    await page.goto(TOMBOLO_URL);
+    await page.getByLabel("Token").fill(TOKENS.guest);
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await page.getByLabel("Start at").fill(HELD);
+    await page.getByRole("button", { name: "Sign in" }).click();
+    await see(page.getByRole("heading", { level: 1 }), "held");
+    await absent(page.getByRole("link", { name: /checkout/ }));
   });
 
   await step("a reader reads, and is told why not more", async () => {

@@ -16,6 +16,7 @@ type Schema<Name extends keyof components["schemas"]> = components["schemas"][Na
 export type Resource = Answer<"treeOrganization">["items"][number];
 export type Plan = Schema<"Plan">;
 export type KeptPlan = Schema<"KeptPlan">;
+export type Changed = Schema<"Changed">;
 export type Finding = Schema<"Finding">;
 export type Status = Schema<"Status">;
 export type AuditRecord = Schema<"AuditRecord">;
@@ -67,7 +68,7 @@ export const api = {
   submit: (wish: unknown, query: QueryOf<"plan">) =>
     send<Schema<"SubmittedPlan">>("plans", { method: "POST", body: wish, query: { ...query, submit: true } }),
   apply: (wish: unknown, query: QueryOf<"change">, headers: Record<string, string>) =>
-    send<Schema<"Changed">>("changes", { method: "POST", body: wish, query, headers }),
+    send<Changed>("changes", { method: "POST", body: wish, query, headers }),
 };
 
 /** Of `:tree`, all pages up to this many resources: more would be a wall, and the search finds them. */

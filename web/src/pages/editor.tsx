@@ -3,7 +3,7 @@ import { useCallback, useEffect, useRef, useState } from "react";
 import type { Problem } from "../api/problem";
 import { Proposal } from "../parts/proposal";
 import { guardLeaving } from "../router";
-import { lineOf, read, type Mistake } from "../text/document";
+import { mistakesIn, read, type Mistake } from "../text/document";
 
 interface Props {
   start: string;
@@ -37,19 +37,16 @@ export function Editor({ start, etag, onCancel, onDone }: Props) {
     setMistakes("mistakes" in got ? got.mistakes : []);
     setWish("mistakes" in got ? null : { ...got.fields, ...(etag && { etag }) });
   };
+  const name = String((wish as { name?: string } | null)?.name ?? "");
   const refused = useCallback(
-    (problem: Problem | null) =>
-      setMistakes(
-        (problem?.details.errors ?? []).map(({ pointer, detail }) => ({ line: lineOf(text, pointer ?? ""), detail })),
-      ),
-    [text],
+    (problem: Problem | null) => setMistakes(mistakesIn(text, name, problem?.details.errors ?? [])),
+    [text, name],
   );
   const show = (line: number) => {
     const before = text.split("\n").slice(0, line - 1).join("\n").length + (line > 1 ? 1 : 0);
     field.current?.focus();
     field.current?.setSelectionRange(before, before + (text.split("\n")[line - 1]?.length ?? 0));
   };
-  const name = String((wish as { name?: string } | null)?.name ?? "");
   return (
     <>
       <div className="editor">

@@ -1,10 +1,11 @@
 /** Plans that wait for the approval of another person. */
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { useState } from "react";
-import { api, type KeptPlan } from "../api/client";
+import { api, type Changed, type KeptPlan } from "../api/client";
 import { leaf } from "../api/name";
 import { Asked } from "../parts/asked";
 import { Planned } from "../parts/planned";
+import { Receipts } from "../parts/proposal";
 import { Refusal } from "../parts/refusal";
 import { Link, pathOf } from "../router";
 import { ago } from "../text/time";
@@ -66,6 +67,7 @@ export function PlanPage({ id }: { id: string }) {
 }
 
 function PlanView({ plan }: { plan: KeptPlan }) {
+  const [applied, setApplied] = useState<Changed | null>(null);
   return (
     <>
       <h1>
@@ -91,9 +93,10 @@ function PlanView({ plan }: { plan: KeptPlan }) {
       {plan.state === "open" && (
         <>
           <WouldDo plan={plan} />
-          <Voting plan={plan} />
+          <Voting plan={plan} onApplied={setApplied} />
         </>
       )}
+      {applied && <Receipts changed={applied} />}
     </>
   );
 }
@@ -128,12 +131,12 @@ function WouldDo({ plan }: { plan: KeptPlan }) {
 
 type Act = "approve" | "reject" | "apply";
 
-function Voting({ plan }: { plan: KeptPlan }) {
+function Voting({ plan, onApplied }: { plan: KeptPlan; onApplied: (changed: Changed) => void }) {
   const queries = useQueryClient();
   const [comment, setComment] = useState("");
   const act = useMutation({
     mutationFn: async (act: Act) => {
-      if (act === "apply") await api.applyKept(plan.id, comment);
+      if (act === "apply") onApplied(await api.applyKept(plan.id, comment));
       else await api.vote(plan.id, act, comment);
     },
     onSettled: () => queries.invalidateQueries(),

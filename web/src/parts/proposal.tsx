@@ -1,7 +1,7 @@
 /** A wish on its way to being done: planned, looked at, applied or submitted, and followed until the proxies run it. */
 import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
-import { useEffect, useState } from "react";
-import { api, ask } from "../api/client";
+import { useEffect, useState, type ReactNode } from "react";
+import { api, ask, type Changed } from "../api/client";
 import { Problem } from "../api/problem";
 import { go, guardLeaving } from "../router";
 import { isSettled } from "../text/outcome";
@@ -50,20 +50,12 @@ export function Proposal({ wish, onRefused, onCancel, onDone }: Props) {
   });
 
   if (apply.data) {
-    const changed = apply.data.changes.filter((change) => change.action !== "unchanged");
-    const followed = changed.filter((change) => change.action !== "delete").slice(0, FOLLOWED_MAX);
     return (
-      <section className="proposal" aria-label="Receipt">
-        <p role="status">
-          <strong>Applied as revision {apply.data.revision}.</strong>
-        </p>
-        {followed.map((change) => (
-          <Receipt key={change.name} name={change.name} revision={apply.data.revision} />
-        ))}
+      <Receipts changed={apply.data}>
         <button type="button" onClick={onDone}>
           Done
         </button>
-      </section>
+      </Receipts>
     );
   }
   const cancel = (
@@ -150,8 +142,23 @@ function Submit({ wish, allowUnenforced }: { wish: unknown; allowUnenforced: boo
   );
 }
 
-/** Which clusters run that revision, as it comes to run. */
-export function Receipt({ name, revision }: { name: string; revision: number }) {
+/** Of what was applied, which clusters run it, as it comes to run. */
+export function Receipts({ changed, children }: { changed: Changed; children?: ReactNode }) {
+  const followed = changed.changes.filter(({ action }) => action === "create" || action === "update");
+  return (
+    <section className="proposal" aria-label="Receipt">
+      <p role="status">
+        <strong>Applied as revision {changed.revision}.</strong>
+      </p>
+      {followed.slice(0, FOLLOWED_MAX).map(({ name }) => (
+        <Receipt key={name} name={name} revision={changed.revision} />
+      ))}
+      {children}
+    </section>
+  );
+}
+
+function Receipt({ name, revision }: { name: string; revision: number }) {
   const receipt = useQuery({
     queryKey: ["receipt", name, revision],
     queryFn: ({ signal }) => ask("receipt", name, { revision, wait: RECEIPT_WAIT }, signal),

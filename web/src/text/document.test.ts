@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { lineOf, read, textOf } from "./document";
+import { lineOf, mistakesIn, read, textOf } from "./document";
 
 const ROUTE = `name: organizations/acme/tenants/a
 spec:
@@ -29,6 +29,18 @@ test.each([
   ["", 0],
 ])("%s stands in line %i", (pointer, line) => {
   expect(lineOf(ROUTE, pointer)).toBe(line);
+});
+
+test("what is wrong with other resources is marked at no line of this one", () => {
+  const errors = [
+    { detail: "too heavy", pointer: "/spec/rules/0/backendRefs/0/weight" },
+    { detail: "taken", pointer: "/spec/service", resource: "organizations/acme/tenants/a" },
+    { detail: "not one of ours", pointer: "/spec/service", resource: "organizations/acme/tenants/b" },
+  ];
+  expect(mistakesIn(ROUTE, "organizations/acme/tenants/a", errors)).toEqual([
+    { line: 7, detail: "too heavy" },
+    { line: 3, detail: "taken" },
+  ]);
 });
 
 test.each([

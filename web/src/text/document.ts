@@ -1,5 +1,6 @@
 /** A resource as the text that a person edits, and back. */
-import { LineCounter, parseDocument, stringify, type Document } from "yaml";
+import { LineCounter, parseDocument, stringify } from "yaml";
+import type { ProblemDetails } from "../api/problem";
 
 /** What the server writes into a resource, and takes from nobody. */
 const OF_THE_SERVER = ["kind", "uid", "etag", "revision", "createTime", "updateTime", "managedBy", "managedRevision"];
@@ -10,7 +11,7 @@ export interface Mistake {
   detail: string;
 }
 
-export type Read = { fields: Record<string, unknown>; document: Document } | { mistakes: Mistake[] };
+export type Read = { fields: Record<string, unknown> } | { mistakes: Mistake[] };
 
 /** Without what the server writes. */
 export function textOf(resource: object): string {
@@ -34,7 +35,14 @@ export function read(text: string): Read {
   if (typeof fields !== "object" || fields === null || Array.isArray(fields)) {
     return { mistakes: [{ line: 1, detail: "a resource has fields; it begins with `name:`" }] };
   }
-  return { fields: fields as Record<string, unknown>, document };
+  return { fields: fields as Record<string, unknown> };
+}
+
+/** What a refusal says about this document: of what it does to other resources, the refusal itself tells. */
+export function mistakesIn(text: string, name: string, errors: NonNullable<ProblemDetails["errors"]>): Mistake[] {
+  return errors
+    .filter(({ resource }) => resource === undefined || resource === name)
+    .map(({ pointer, detail }) => ({ line: lineOf(text, pointer ?? ""), detail }));
 }
 
 /** The line of what a JSON pointer (RFC 6901) points at in the text; of the nearest thing above it when that is not there. */
