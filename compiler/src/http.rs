@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::name::Label;
 
 mod filter;
+mod rewrite;
 
 pub use filter::{
-    BadFilter, BadFilters, Edits, Effect, ExactHostname, HeaderEdits, HttpFilter, PathModifier, PathRewrite,
-    Redirect, RedirectScheme, RedirectStatus, RedirectTo, UrlRewrite,
+    BadFilter, BadFilters, Edits, Effect, ExactHostname, HeaderEdits, HttpFilter, Redirect, RedirectScheme,
+    RedirectStatus, RedirectTo, UrlRewrite,
 };
+pub use rewrite::{PathModifier, PathRewrite};
 
 /// A time span as users write it: `150ms`, `2s`, `1m`; whole milliseconds, at most a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
