@@ -135,9 +135,8 @@ fn ingresses(slice: &Slice) -> impl Iterator<Item = (&Fqn, &BTreeSet<Hostname>, 
         let RoutedGatewayMode::Ingress { hosts, rules, .. } = &gateway.value.mode else {
             return None;
         };
-        let services = rules.iter().flat_map(|rule| rule.value.action.targets());
-        let sent = services.filter(|(_, _, weight)| *weight > 0);
-        Some((name, hosts, sent.map(|(service, ..)| service.clone()).collect()))
+        let services = rules.iter().flat_map(|rule| rule.value.services());
+        Some((name, hosts, services.cloned().collect()))
     })
 }
 

@@ -84,6 +84,12 @@ pub const TABLE: &[Row] = &[
     nowhere(Kind::Gateway, "backendRefs", Concern::Function, UNOPENED),
     by(Kind::Gateway, "port", Plane::Proxy),
     by(Kind::Gateway, "hosts", Plane::Proxy),
+    nowhere(
+        Kind::Gateway,
+        "rules/*/sessionPersistence",
+        Concern::Function,
+        SESSIONS,
+    ),
     by(Kind::Gateway, "rules", Plane::Proxy),
     nowhere(
         Kind::Gateway,
@@ -117,6 +123,12 @@ pub const TABLE: &[Row] = &[
     ),
     by(Kind::ServiceRoute, "service", Plane::Proxy),
     by(Kind::ServiceRoute, "subsets", Plane::Proxy),
+    nowhere(
+        Kind::ServiceRoute,
+        "rules/*/sessionPersistence",
+        Concern::Function,
+        SESSIONS,
+    ),
     by(Kind::ServiceRoute, "rules", Plane::Proxy),
     by(Kind::Binding, "role", Plane::Management),
     by(Kind::Binding, "subjects", Plane::Management),
@@ -215,6 +227,8 @@ const EGRESS: &str = "no proxy knows hosts outside of the mesh yet, so none is k
 const BALANCING: &str = "every proxy prefers the less busy instances, whatever a setting says";
 const RESILIENCE: &str = "a proxy knows the timeouts and retries of routes only, and limits nothing";
 const UNGUARDED: &str = "no proxy asks who calls yet, so everybody would pass";
+const SESSIONS: &str =
+    "a request goes to any instance that can take it, whoever answered the last one of its session";
 const UNOPENED: &str = "no gateway forwards connections unopened yet; nothing listens for them";
 
 /// What no plane enforces of a spec of that kind. A field that is empty or `false` asks for nothing.
@@ -341,6 +355,11 @@ mod tests {
                 Kind::Api,
                 json!({"validateRequests": true}),
                 vec!["spec.validateRequests"],
+            ),
+            (
+                Kind::ServiceRoute,
+                json!({"rules": [{}, {"sessionPersistence": {"type": "Cookie"}}]}),
+                vec!["spec.rules[*].sessionPersistence"],
             ),
             (Kind::ExternalService, json!({}), vec!["spec"]),
             (Kind::Quota, json!({"limits": {"Gateway": 1}}), vec![]),

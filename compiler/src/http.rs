@@ -8,14 +8,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::Label;
 
+mod fault;
 mod filter;
+mod matches;
+mod mirror;
+mod pattern;
 mod rewrite;
+mod session;
 
+pub use fault::{Abort, Delay, Fault};
 pub use filter::{
     BadFilter, BadFilters, Edits, Effect, ExactHostname, HeaderEdits, HttpFilter, Redirect, RedirectScheme,
     RedirectStatus, RedirectTo, UrlRewrite,
 };
+pub use matches::{
+    CookieMatch, CookieName, HeaderMatch, HttpMatch, MatchName, Method, NamedMatch, PathMatch,
+    QueryParamMatch, QueryPart, ValueMatch,
+};
+pub use mirror::{BadShare, MirrorBackend, RequestMirror, Share};
+pub(crate) use pattern::PATTERN_BYTES_MAX;
+pub use pattern::{BadPattern, PathPattern, ValuePattern};
 pub use rewrite::{PathModifier, PathRewrite};
+pub use session::{LifetimeType, SessionPersistence, SessionType};
 
 /// A time span as users write it: `150ms`, `2s`, `1m`; whole milliseconds, at most a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -41,6 +55,26 @@ pub enum BadRule {
         "{0:?} cannot stand in a query; write it as in the URL, escaped, without '&', '=', '#' and spaces"
     )]
     Query(String),
+    #[error("{0:?} is not the name of a cookie; use letters, digits and !#$%&'*+-.^_`|~")]
+    CookieName(String),
+    #[error(
+        "{0:?} cannot be the value of a cookie: leave out quotes, commas, semicolons, backslashes and spaces"
+    )]
+    CookieValue(String),
+    #[error("a fault has a delay, an abort, or both")]
+    NoFault,
+    #[error("a delay of no time is none; leave it out, or give it a duration")]
+    NoDelay,
+    #[error("no request can be answered with {0}; use a status code from 200 to 599")]
+    Abort(u16),
+    #[error("{0:?} names no cookie and no header; use at most 128 letters, digits and !#$%&'*+-.^_`|~")]
+    SessionName(String),
+    #[error("cookieConfig is of sessions by cookie, and this one is by header; leave it out")]
+    HeaderWithCookie,
+    #[error("a permanent cookie ends some time; give it an absoluteTimeout")]
+    EndlessCookie,
+    #[error(transparent)]
+    Pattern(#[from] BadPattern),
 }
 
 impl Span {
@@ -99,7 +133,7 @@ impl fmt::Display for Span {
 pub struct HttpRule<B> {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub matches: Vec<HttpMatch>,
-    /// At most one of each type.
+    /// At most one of each type; several mirrors.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<HttpFilter>,
     /// None where a filter redirects.
@@ -109,67 +143,25 @@ pub struct HttpRule<B> {
     pub timeouts: Option<Timeouts>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
-}
-
-/// All of its parts must hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct HttpMatch {
+    /// What goes wrong on purpose; a gateway's counts before its service's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathMatch>,
+    pub fault: Option<Fault>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub method: Option<Method>,
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub headers: BTreeSet<HeaderMatch>,
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub query_params: BTreeSet<QueryParamMatch>,
+    pub session_persistence: Option<SessionPersistence>,
 }
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Method {
-    Get,
-    Head,
-    Post,
-    Put,
-    Delete,
-    Options,
-    Trace,
-    Patch,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(tag = "type", content = "value", deny_unknown_fields)]
-pub enum PathMatch {
-    Exact(Path),
-    /// By whole segments: `/a` matches `/a` and `/a/b`, not `/ab`.
-    PathPrefix(Path),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct HeaderMatch {
-    pub name: HeaderName,
-    /// Compared byte by byte.
-    pub value: String,
-}
-
-/// The first parameter of that name decides.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct QueryParamMatch {
-    pub name: QueryPart,
-    pub value: QueryPart,
-}
-
-/// The name or the value of a query parameter as it stands in the URL: escaped, and compared byte by byte.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct QueryPart(String);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Path(String);
+
+/// A path without patterns: what settings and policies know, so that two of them always meet in a third.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type", content = "value", deny_unknown_fields)]
+pub enum PlainPath {
+    Exact(Path),
+    /// By whole segments: `/a` matches `/a` and `/a/b`, not `/ab`.
+    PathPrefix(Path),
+}
 
 /// Lower-case, as HTTP/2 has it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -307,48 +299,6 @@ impl HeaderName {
     }
 }
 
-impl Method {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Method::Get => "GET",
-            Method::Head => "HEAD",
-            Method::Post => "POST",
-            Method::Put => "PUT",
-            Method::Delete => "DELETE",
-            Method::Options => "OPTIONS",
-            Method::Trace => "TRACE",
-            Method::Patch => "PATCH",
-        }
-    }
-}
-
-impl QueryPart {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl TryFrom<String> for QueryPart {
-    type Error = BadRule;
-
-    fn try_from(text: String) -> Result<Self, BadRule> {
-        let plain = text
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'&' && byte != b'#' && byte != b'=');
-        if plain && !text.is_empty() {
-            Ok(QueryPart(text))
-        } else {
-            Err(BadRule::Query(text))
-        }
-    }
-}
-
-impl From<QueryPart> for String {
-    fn from(part: QueryPart) -> String {
-        part.0
-    }
-}
-
 impl StatusCode {
     pub fn as_u16(self) -> u16 {
         self.0
@@ -386,9 +336,7 @@ impl TryFrom<String> for HeaderName {
     type Error = BadRule;
 
     fn try_from(text: String) -> Result<Self, BadRule> {
-        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        let valid = !text.is_empty() && text.bytes().all(token);
-        if valid {
+        if is_token(&text) {
             Ok(HeaderName(text.to_ascii_lowercase()))
         } else {
             Err(BadRule::Header(text))
@@ -438,143 +386,15 @@ impl From<Attempts> for u32 {
     }
 }
 
-impl HttpMatch {
-    /// What both match; `None` when no request can match both.
-    pub fn and(&self, other: &HttpMatch) -> Option<HttpMatch> {
-        let path = match (&self.path, &other.path) {
-            (None, path) | (path, None) => path.clone(),
-            (Some(a), Some(b)) => Some(a.and(b)?),
-        };
-        let method = match (self.method, other.method) {
-            (None, method) | (method, None) => method,
-            (Some(a), Some(b)) => (a == b).then_some(Some(a))?,
-        };
-        let headers: BTreeSet<HeaderMatch> = self.headers.union(&other.headers).cloned().collect();
-        let names: BTreeSet<&HeaderName> = headers.iter().map(|header| &header.name).collect();
-        let query_params: BTreeSet<QueryParamMatch> =
-            self.query_params.union(&other.query_params).cloned().collect();
-        let params: BTreeSet<&QueryPart> = query_params.iter().map(|param| &param.name).collect();
-        let possible = names.len() == headers.len() && params.len() == query_params.len();
-        possible.then_some(HttpMatch {
-            path,
-            method,
-            headers,
-            query_params,
-        })
-    }
-
-    /// Whether every request matches it.
-    pub fn is_catch_all(&self) -> bool {
-        let any_path = match &self.path {
-            None => true,
-            Some(PathMatch::PathPrefix(path)) => path.0 == "/",
-            Some(PathMatch::Exact(_)) => false,
-        };
-        any_path && self.method.is_none() && self.headers.is_empty() && self.query_params.is_empty()
-    }
-
-    /// Sorts as the Gateway API prefers: an exact path, then the longest prefix, then a method, then the most headers,
-    /// then the most query parameters. Ties keep the order in which they were written, so sort stably.
-    pub fn precedence(&self) -> impl Ord + use<> {
-        let (exact, length) = match &self.path {
-            Some(PathMatch::Exact(path)) => (true, path.0.len()),
-            Some(PathMatch::PathPrefix(path)) => (false, path.0.trim_end_matches('/').len()),
-            None => (false, 0),
-        };
-        std::cmp::Reverse((
-            exact,
-            length,
-            self.method.is_some(),
-            self.headers.len(),
-            self.query_params.len(),
-        ))
-    }
-}
-
-impl PathMatch {
-    /// Whether it takes that path, without its query.
-    pub(crate) fn admits(&self, path: &str) -> bool {
-        match self {
-            PathMatch::Exact(exact) => exact.as_str() == path,
-            PathMatch::PathPrefix(prefix) => prefix.is_prefix_of(path),
-        }
-    }
-
-    fn and(&self, other: &PathMatch) -> Option<PathMatch> {
-        match (self, other) {
-            (PathMatch::Exact(a), PathMatch::Exact(b)) => (a == b).then(|| self.clone()),
-            (PathMatch::Exact(path), PathMatch::PathPrefix(prefix))
-            | (PathMatch::PathPrefix(prefix), PathMatch::Exact(path)) => prefix
-                .is_prefix_of(path.as_str())
-                .then(|| PathMatch::Exact(path.clone())),
-            (PathMatch::PathPrefix(a), PathMatch::PathPrefix(b)) => {
-                let narrow = if a.is_prefix_of(b.as_str()) { b } else { a };
-                let wide = if a.is_prefix_of(b.as_str()) { a } else { b };
-                wide.is_prefix_of(narrow.as_str())
-                    .then(|| PathMatch::PathPrefix(narrow.clone()))
-            }
-        }
-    }
-}
-
-impl Path {
-    fn is_prefix_of(&self, path: &str) -> bool {
-        let prefix = self.0.trim_end_matches('/');
-        path.strip_prefix(prefix)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    }
+/// RFC 9110, section 5.6.2.
+fn is_token(text: &str) -> bool {
+    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !text.is_empty() && text.bytes().all(token)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn exact(path: &str) -> PathMatch {
-        PathMatch::Exact(Path(path.to_owned()))
-    }
-
-    fn prefix(path: &str) -> PathMatch {
-        PathMatch::PathPrefix(Path(path.to_owned()))
-    }
-
-    #[test]
-    fn two_paths_together() {
-        for (a, b, both) in [
-            (exact("/a"), exact("/a"), Some(exact("/a"))),
-            (exact("/a"), exact("/b"), None),
-            (prefix("/a"), exact("/a/b"), Some(exact("/a/b"))),
-            (prefix("/a"), exact("/ab"), None),
-            (prefix("/"), prefix("/a"), Some(prefix("/a"))),
-            (prefix("/a/"), prefix("/a"), Some(prefix("/a"))),
-            (prefix("/a"), prefix("/b"), None),
-        ] {
-            assert_eq!(a.and(&b), both, "{a:?} and {b:?}");
-            assert_eq!(b.and(&a).is_some(), both.is_some(), "{b:?} and {a:?}");
-        }
-    }
-
-    #[test]
-    fn two_matches_together() {
-        let parse = |document: &serde_json::Value| -> HttpMatch {
-            serde_json::from_value(document.clone()).expect("a match of this test")
-        };
-        let query = |value: &str| serde_json::json!({"queryParams": [{"name": "q", "value": value}]});
-        let (get, post) = (
-            serde_json::json!({"method": "GET"}),
-            serde_json::json!({"method": "POST"}),
-        );
-        for (a, b, possible) in [
-            (&get, &get, true),
-            (&get, &post, false),
-            (&get, &query("1"), true),
-            (&query("1"), &query("1"), true),
-            (&query("1"), &query("2"), false),
-        ] {
-            let both = parse(a).and(&parse(b));
-            assert_eq!(both.is_some(), possible, "{a} and {b}");
-            assert_eq!(parse(b).and(&parse(a)), both, "{b} and {a}");
-        }
-    }
 
     #[test]
     fn spans_are_written_with_their_unit() {

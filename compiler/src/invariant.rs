@@ -64,7 +64,10 @@ fn from_outside(place: &Place, resolved: &Resolved) -> Vec<(Fqn, String)> {
         let RoutedGatewayMode::Ingress { hosts, .. } = &gateway.mode else {
             continue;
         };
-        if let Some(service) = sent_to(gateway).find(|service| is_there(place, gateway, service, resolved)) {
+        if let Some(service) = gateway
+            .backends()
+            .find(|service| is_there(place, gateway, service, resolved))
+        {
             let hosts: Vec<&str> = hosts.iter().map(|host| host.as_str()).collect();
             let example = format!(
                 "{name} lets requests for {} from outside come to {service}",
@@ -91,14 +94,6 @@ fn is_there(place: &Place, gateway: &RoutedGateway, service: &ServiceId, resolve
             })
         }
     }
-}
-
-fn sent_to(gateway: &RoutedGateway) -> impl Iterator<Item = &ServiceId> {
-    let targets = gateway
-        .rules()
-        .iter()
-        .flat_map(|rule| rule.value.action.targets());
-    targets.map(|(service, ..)| service)
 }
 
 fn served_elsewhere(only: &OnlyServedBy, resolved: &Resolved) -> Vec<(Fqn, String)> {

@@ -96,6 +96,7 @@ impl Lowered {
         let listener = crate::proxy::Listener {
             bind,
             route_table: name.to_owned(),
+            filters: table.value.filters(),
         };
         let origin = table.origin.clone();
         let listener = Traced {

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::finding::Traced;
-use crate::http::{Edits, HttpMatch, Path, RedirectTo, Span};
+use crate::http::{Edits, Fault, HttpMatch, Path, RedirectTo, Share, Span};
 use crate::name::{ClusterName, HostPort, Label, WorkloadId};
 
 /// Which service and subset a request is for; read by the destination's east-west gateway (ADR 0002).
@@ -42,6 +42,14 @@ pub struct ProxyConfig {
 pub struct Listener {
     pub bind: SocketAddr,
     pub route_table: String,
+    /// What its routes ask for, and nothing else: a filter that comes or goes may move connections.
+    pub filters: BTreeSet<Filter>,
+}
+
+/// What a listener needs so that some of its routes can do what they say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum Filter {
+    Fault,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -50,6 +58,20 @@ pub struct RouteTable {
     pub ignore_port: bool,
     /// Each may be another user's.
     pub hosts: Vec<Traced<VirtualHost>>,
+}
+
+impl RouteTable {
+    /// Those that its routes need.
+    pub(crate) fn filters(&self) -> BTreeSet<Filter> {
+        let routes = self.hosts.iter().flat_map(|host| &host.value.routes);
+        let forwards = routes.filter_map(|route| match &route.value.action {
+            RouteAction::Forward(forward) => Some(forward),
+            RouteAction::Redirect(_) | RouteAction::Respond { .. } => None,
+        });
+        forwards
+            .filter_map(|forward| forward.fault.map(|_| Filter::Fault))
+            .collect()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -87,6 +109,16 @@ pub struct Forward {
     pub timeout: Span,
     pub retry: RetryPolicy,
     pub edits: Box<Edits>,
+    /// Copies of requests, whose answers are thrown away.
+    pub mirrors: Vec<Mirror>,
+    pub fault: Option<Fault>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Mirror {
+    /// Name of an upstream of the same configuration.
+    pub cluster: String,
+    pub share: Share,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::finding::Traced;
-use crate::http::{Edits, HttpMatch, RedirectTo, Retry, Span};
+use crate::http::{Edits, Fault, HttpMatch, RedirectTo, Retry, Share, Span};
 use crate::intent::Subset;
 use crate::name::{BadName, ClusterName, Fqn, HostPort, Hostname, Label, ServiceId, WorkloadId};
 use crate::report::{ServicePort, State};
@@ -88,6 +88,8 @@ pub struct ServiceRule {
     pub timeout: Option<Span>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    #[serde(default, skip_serializing_if = "Conduct::is_empty")]
+    pub conduct: Conduct,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,6 +100,35 @@ pub enum ServiceAction {
     Redirect(RedirectTo),
     /// 503 with this reason: what stands for a rule that cannot be had.
     Refuse(String),
+}
+
+/// What a rule does beside sending a request to its backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conduct {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<Mirror>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<Fault>,
+}
+
+/// Where copies of requests go, in the cluster where they are made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirror {
+    /// Of the same workspace.
+    pub service: ServiceId,
+    pub target: MirrorTarget,
+    pub share: Share,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum MirrorTarget {
+    /// `None`: its only one.
+    Port(Option<u16>),
+    /// Of the rule's own service, at the port that was asked for.
+    Subset(Label),
 }
 
 /// Another cluster that offers the service.
@@ -150,6 +181,8 @@ pub struct GatewayRule {
     pub timeout: Option<Span>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry: Option<Retry>,
+    #[serde(default, skip_serializing_if = "Conduct::is_empty")]
+    pub conduct: Conduct,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +211,21 @@ impl SliceItem {
     }
 }
 
+impl Conduct {
+    pub fn is_empty(&self) -> bool {
+        *self == Conduct::default()
+    }
+}
+
+impl GatewayRule {
+    /// The services that get its requests, or copies of them.
+    pub fn services(&self) -> impl Iterator<Item = &ServiceId> {
+        let targets = self.action.targets().iter().filter(|(.., share)| *share > 0);
+        let mirrors = self.conduct.mirrors.iter().map(|mirror| &mirror.service);
+        targets.map(|(id, ..)| id).chain(mirrors)
+    }
+}
+
 impl GatewayAction {
     /// What requests are sent to; nothing unless they are split.
     pub fn targets(&self) -> &[(ServiceId, Option<u16>, u32)] {
@@ -197,13 +245,13 @@ impl RoutedGateway {
         }
     }
 
-    /// The services that its rules send to.
+    /// The services that its rules send to, also those that get no share and those that get copies.
     pub(crate) fn backends(&self) -> impl Iterator<Item = &ServiceId> {
-        let targets = self.rules().iter().flat_map(|rule| match &rule.value.action {
-            GatewayAction::Split(targets) => targets.as_slice(),
-            GatewayAction::Redirect(_) | GatewayAction::Refuse(_) => &[],
-        });
-        targets.map(|(id, ..)| id)
+        self.rules().iter().flat_map(|rule| {
+            let targets = rule.value.action.targets().iter().map(|(id, ..)| id);
+            let mirrors = rule.value.conduct.mirrors.iter().map(|mirror| &mirror.service);
+            targets.chain(mirrors)
+        })
     }
 }
 

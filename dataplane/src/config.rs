@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
+use crate::pattern::Pattern;
 use crate::retry::RetryPolicy;
 use crate::rewrite::PathRewrite;
 use crate::router::RouteTable;
@@ -117,7 +118,9 @@ pub(crate) struct RouteMatcher {
     pub(crate) path: PathMatcher,
     pub(crate) headers: Vec<HeaderMatcher>,
     /// Name and value as they stand in the URL; the first parameter of a name decides.
-    pub(crate) query: Vec<(Box<str>, Box<str>)>,
+    pub(crate) query: Vec<(Box<str>, ValueMatcher)>,
+    /// The first cookie of a name decides.
+    pub(crate) cookies: Vec<(Box<str>, ValueMatcher)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -126,12 +129,23 @@ pub(crate) enum PathMatcher {
     Prefix(Box<str>),
     /// `/a` matches `/a` and `/a/b`, not `/ab`.
     Segments(Box<str>),
+    /// Without its query.
+    Regex(Pattern),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ValueMatcher {
+    Exact(Box<str>),
+    Regex(Pattern),
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum HeaderMatcher {
     Method(Vec<Method>),
+    /// The path with its query.
+    Target(Pattern),
     Exact(HeaderName, HeaderValue),
+    Regex(HeaderName, Pattern),
     Present(HeaderName),
     Absent(HeaderName),
 }
@@ -165,6 +179,23 @@ pub(crate) struct Forward {
     pub(crate) host: Option<HeaderValue>,
     pub(crate) path: Option<PathRewrite>,
     pub(crate) response_edits: HeaderEdits,
+    pub(crate) mirrors: Vec<Mirror>,
+    pub(crate) fault: Option<Fault>,
+}
+
+/// What goes wrong on purpose, each for so many of a million requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) delay: Option<(Duration, u32)>,
+    pub(crate) abort: Option<(StatusCode, u32)>,
+}
+
+/// Where copies of requests go.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Mirror {
+    pub(crate) cluster: Arc<str>,
+    /// So many of a million requests.
+    pub(crate) millionths: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -39,6 +39,7 @@ pub(crate) enum Flag {
     UpstreamReset,
     UpstreamTimeout,
     ClientGone,
+    FaultInjected,
 }
 
 /// What only the access log needs; absent when it is off.
@@ -181,6 +182,7 @@ impl Flag {
             Self::UpstreamReset => "UR",
             Self::UpstreamTimeout => "UT",
             Self::ClientGone => "DC",
+            Self::FaultInjected => "FI",
         }
     }
 }

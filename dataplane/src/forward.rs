@@ -11,18 +11,19 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::{Body, Incoming};
 
-use crate::balance::Tried;
+use crate::balance::{Draw, Tried};
 use crate::body::{Deadline, RequestEnd, ResponseBody, UpstreamBody};
-use crate::config::{Action, Forward, HeaderEdits, Protocol};
+use crate::config::{Action, Fault, Forward, HeaderEdits, Protocol};
 use crate::exchange::{Exchange, Flag, REQUEST_ID};
 use crate::listener::Connection;
+use crate::mirror;
 use crate::pool::{Freshness, HostPool, Lease, SendFailure};
 use crate::retry::{Outcome, RetryPolicy};
 use crate::rewrite::{Asked, PathRewrite};
 use crate::router::normalize_path;
 use crate::snapshot::LiveCluster;
 use crate::upload::{RequestBody, Upload};
-use crate::worker::{Random, WorkerCluster};
+use crate::worker::{Random, Worker, WorkerCluster};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -40,16 +41,22 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 /// Listeners have no TLS of their own yet.
 const SCHEME: &str = "http";
 
+/// What Envoy says as well.
+const FAULT_BODY: &str = "fault filter abort";
+/// What the shares of mirrors and faults are parts of.
+pub(crate) const MILLION: u32 = 1_000_000;
+
 /// A request as it is sent upstream, by whichever attempt.
-struct Head {
+#[derive(Clone)]
+pub(crate) struct Head {
     method: Method,
     target: PathAndQuery,
     authority: HeaderValue,
-    headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
 }
 
 /// Why an attempt brought no response.
-enum Failure {
+pub(crate) enum Failure {
     /// The route's policy decides.
     Attempt { outcome: Outcome, detail: String },
     /// The route's timeout is over.
@@ -105,6 +112,11 @@ pub(crate) async fn serve(connection: Rc<Connection>, request: Request<Incoming>
             return lead(exchange, redirect.status, &redirect.location(asked));
         }
     };
+    if let Some(fault) = &forward.fault
+        && let Some(status) = suffered(fault, &exchange.connection().worker).await
+    {
+        return respond(exchange, status, FAULT_BODY.into(), Flag::FaultInjected);
+    }
     add_forwarded(&mut parts.headers, exchange.connection());
     strip_hop_by_hop(&mut parts.headers);
     join_cookies(&mut parts.headers);
@@ -127,6 +139,16 @@ pub(crate) async fn serve(connection: Rc<Connection>, request: Request<Incoming>
     }
 }
 
+/// Waits and gives up as a fault wants it: the status to answer with.
+async fn suffered(fault: &Fault, worker: &Worker) -> Option<StatusCode> {
+    let happens = |millionths: u32| worker.random.below(MILLION) < millionths;
+    if let Some((delay, _)) = fault.delay.filter(|(_, millionths)| happens(*millionths)) {
+        tokio::time::sleep(delay).await;
+    }
+    let abort = fault.abort.filter(|(_, millionths)| happens(*millionths));
+    abort.map(|(status, _)| status)
+}
+
 /// Tries hosts until one answers, the policy gives up, or the time is over.
 async fn forward_to(
     exchange: &mut Exchange,
@@ -138,7 +160,7 @@ async fn forward_to(
     let worker = Rc::clone(&exchange.connection().worker);
     let target = match forward.targets.as_slice() {
         [only] => only,
-        _ => forward.target(crate::balance::Draw::below(&worker.random, forward.total_weight)),
+        _ => forward.target(worker.random.below(forward.total_weight)),
     };
     let Some(cluster) = worker.view().clusters.get(&target.cluster).map(Rc::clone) else {
         return Err(no_healthy_upstream(format!("unknown cluster {}", target.cluster)));
@@ -151,13 +173,19 @@ async fn forward_to(
     edits.apply(&mut head.headers);
 
     let policy = forward.retry.as_ref().filter(|policy| policy.retries_max > 0);
+    let mirrors = mirror::drawn(&forward.mirrors, &worker.random);
     let upload = if body.is_end_stream() {
         None
     } else {
-        Some(Upload::new(body, policy.is_some()))
+        Some(Upload::new(body, policy.is_some() || !mirrors.is_empty()))
     };
+    mirror::send(&worker, &mirrors, &head, upload.as_ref(), forward.timeout);
+    // What a fault has made it wait is not of the route's time.
+    let started = forward
+        .fault
+        .map_or_else(|| exchange.started(), |_| Instant::now());
     let request_end = upload.as_ref().map_or_else(
-        || RequestEnd::At(exchange.started()),
+        || RequestEnd::At(started),
         |u| RequestEnd::WhenUploaded(Rc::clone(u)),
     );
     let deadline = Deadline {
@@ -176,7 +204,8 @@ async fn forward_to(
         } else {
             std::mem::take(&mut head.headers)
         };
-        let request = head.request(headers, upload.as_ref(), cluster.live.config.protocol);
+        let body = upload.as_ref().map_or(RequestBody::Empty, Upload::attempt);
+        let request = head.request(headers, body, cluster.live.config.protocol);
         let per_try = policy.and_then(|policy| policy.per_try_timeout);
         let result = bounded_attempt(&pool, &cluster, request, upload.as_ref(), &deadline, per_try).await;
         let (outcome, refusal) = match result {
@@ -253,7 +282,8 @@ async fn bounded_attempt(
     }
 }
 
-async fn attempt(
+/// Sends a request to a host, on another connection if the first one had been closed.
+pub(crate) async fn attempt(
     pool: &Rc<HostPool>,
     cluster: &LiveCluster,
     mut request: Request<RequestBody>,
@@ -422,10 +452,10 @@ fn failed(outcome: Outcome, detail: &str) -> Refusal {
 }
 
 impl Head {
-    fn request(
+    pub(crate) fn request(
         &self,
         mut headers: HeaderMap,
-        upload: Option<&Rc<Upload>>,
+        body: RequestBody,
         protocol: Protocol,
     ) -> Request<RequestBody> {
         let mut uri = http::uri::Parts::default();
@@ -442,7 +472,7 @@ impl Head {
                 uri.authority = Authority::try_from(self.authority.as_bytes()).ok();
             }
         }
-        let mut request = Request::new(upload.map_or(RequestBody::Empty, Upload::attempt));
+        let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
         *request.headers_mut() = headers;

@@ -40,6 +40,8 @@ mod io;
 mod last_good;
 mod listener;
 mod metrics;
+mod mirror;
+mod pattern;
 mod pool;
 mod retry;
 mod rewrite;

@@ -4,9 +4,11 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use http::HeaderMap;
+use http::header::{COOKIE, HeaderName};
 use http::request::Parts;
 
-use crate::config::{HeaderMatcher, PathMatcher, Route, RouteMatcher};
+use crate::config::{HeaderMatcher, PathMatcher, Route, RouteMatcher, ValueMatcher};
 
 /// A route configuration, indexed by domain.
 #[derive(Clone, Debug)]
@@ -98,13 +100,17 @@ impl RouteTable {
 
 impl RouteMatcher {
     fn matches(&self, path: &str, request: &Parts) -> bool {
-        let query = request.uri.query().unwrap_or_default();
+        let query = request.uri.query();
         self.path.matches(path)
-            && self.headers.iter().all(|header| header.matches(request))
-            && self
-                .query
-                .iter()
-                .all(|(name, value)| first_param(query, name) == Some(value))
+            && self.headers.iter().all(|header| header.matches(path, request))
+            && self.query.iter().all(|(name, wanted)| {
+                let given = first_param(query.unwrap_or_default(), name);
+                given.is_some_and(|given| wanted.matches(given.as_bytes()))
+            })
+            && self.cookies.iter().all(|(name, wanted)| {
+                let given = first_cookie(&request.headers, name);
+                given.is_some_and(|given| wanted.matches(given))
+            })
     }
 }
 
@@ -116,35 +122,44 @@ impl PathMatcher {
             Self::Segments(prefix) => path
                 .strip_prefix(&**prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            Self::Regex(pattern) => pattern.matches(path.as_bytes()),
+        }
+    }
+}
+
+impl ValueMatcher {
+    fn matches(&self, given: &[u8]) -> bool {
+        match self {
+            Self::Exact(wanted) => given == wanted.as_bytes(),
+            Self::Regex(pattern) => pattern.matches(given),
         }
     }
 }
 
 impl HeaderMatcher {
-    fn matches(&self, request: &Parts) -> bool {
+    fn matches(&self, path: &str, request: &Parts) -> bool {
         match self {
             Self::Method(methods) => methods.contains(&request.method),
+            Self::Target(pattern) => match request.uri.query() {
+                None => pattern.matches(path.as_bytes()),
+                Some(query) => pattern.matches(format!("{path}?{query}").as_bytes()),
+            },
             Self::Present(name) => request.headers.contains_key(name),
             Self::Absent(name) => !request.headers.contains_key(name),
-            Self::Exact(name, value) => {
-                let mut values = request.headers.get_all(name).iter();
-                match (values.next(), values.next()) {
-                    (Some(only), None) => only == value,
-                    (None, _) => false,
-                    // Several lines of one header are one value, as in Envoy.
-                    (Some(_), Some(_)) => {
-                        let all: Vec<&[u8]> = request
-                            .headers
-                            .get_all(name)
-                            .iter()
-                            .map(http::HeaderValue::as_bytes)
-                            .collect();
-                        all.join(&b","[..]) == value.as_bytes()
-                    }
-                }
-            }
+            Self::Exact(name, value) => any_line(&request.headers, name, |line| line == value.as_bytes()),
+            Self::Regex(name, pattern) => any_line(&request.headers, name, |line| pattern.matches(line)),
         }
     }
+}
+
+/// Each line of a header is looked at by itself, as in Envoy; only cookies are one line, however HTTP/2 sends them.
+fn any_line(headers: &HeaderMap, name: &HeaderName, matches: impl Fn(&[u8]) -> bool) -> bool {
+    let mut lines = headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
+    if *name != COOKIE {
+        return lines.any(matches);
+    }
+    let lines: Vec<&[u8]> = lines.collect();
+    !lines.is_empty() && matches(&lines.join(&b"; "[..]))
 }
 
 /// The value of the first parameter of that name; empty when it has no `=`.
@@ -152,6 +167,23 @@ fn first_param<'a>(query: &'a str, name: &str) -> Option<&'a str> {
     query.split('&').find_map(|param| {
         let (given, value) = param.split_once('=').unwrap_or((param, ""));
         (given == name).then_some(value)
+    })
+}
+
+/// The value of the first cookie of that name, without quotes around it, as Envoy reads them.
+fn first_cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let lines = headers.get_all(COOKIE).iter().map(http::HeaderValue::as_bytes);
+    let mut cookies = lines.flat_map(|line| line.split(|byte| *byte == b';'));
+    cookies.find_map(|cookie| {
+        let start = cookie.iter().position(|byte| *byte != b' ')?;
+        let end = cookie.iter().position(|byte| *byte == b'=')?;
+        let given = cookie.get(start..end)?;
+        let value = &cookie[end + 1..];
+        let value = match value {
+            [b'"', quoted @ .., b'"'] => quoted,
+            plain => plain,
+        };
+        (given == name.as_bytes()).then_some(value)
     })
 }
 
@@ -241,6 +273,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Action, HeaderEdits};
+    use crate::pattern::Pattern;
 
     fn route(path: PathMatcher, headers: Vec<HeaderMatcher>, answer: &'static str) -> Route {
         Route {
@@ -248,6 +281,7 @@ mod tests {
                 path,
                 headers,
                 query: vec![],
+                cookies: vec![],
             },
             edits: HeaderEdits::default(),
             action: Action::Respond {
@@ -359,7 +393,7 @@ mod tests {
 
     #[test]
     fn the_first_route_that_matches_wins() {
-        let name = http::HeaderName::from_static("x-user");
+        let name = HeaderName::from_static("x-user");
         let mut table = RouteTable::new(Ports::Ignored);
         table
             .add(
@@ -408,7 +442,7 @@ mod tests {
             ("/segment", get(&[]), None),
             ("/x", get(&["anna"]), Some("anna")),
             ("/x", get(&["bert"]), Some("some user")),
-            ("/x", get(&["anna", "bert"]), Some("some user")),
+            ("/x", get(&["bert", "anna"]), Some("anna")),
             (
                 "/m",
                 Request::put("/m").body(()).unwrap(),
@@ -425,7 +459,7 @@ mod tests {
     #[test]
     fn the_first_parameter_of_a_name_decides() {
         let mut by_query = route(PathMatcher::Prefix("/".into()), vec![], "found");
-        by_query.matcher.query = vec![("q".into(), "1".into())];
+        by_query.matcher.query = vec![("q".into(), ValueMatcher::Exact("1".into()))];
         let mut table = RouteTable::new(Ports::Ignored);
         table.add(&["*".to_owned()], vec![by_query]).unwrap();
         for (uri, found) in [
@@ -439,6 +473,89 @@ mod tests {
         ] {
             let request = Request::get(uri).body(()).unwrap();
             assert_eq!(answer(&table, "a", "/", request).is_some(), found, "{uri}");
+        }
+    }
+
+    #[test]
+    fn the_first_cookie_of_a_name_decides() {
+        let mut by_cookie = route(PathMatcher::Prefix("/".into()), vec![], "found");
+        by_cookie.matcher.cookies = vec![("User".into(), ValueMatcher::Exact("anna".into()))];
+        let mut table = RouteTable::new(Ports::Ignored);
+        table.add(&["*".to_owned()], vec![by_cookie]).unwrap();
+        for (lines, found) in [
+            (&["User=anna"][..], true),
+            (&["theme=dark;  User=\"anna\"; User=bert"], true),
+            (&["theme=dark", "User=anna"], true),
+            (&["User=bert; User=anna"], false),
+            (&["user=anna"], false),
+            (&["User=anna "], false),
+            (&["User"], false),
+            (&["; =; User=\""], false),
+            (&[], false),
+        ] {
+            let request = lines
+                .iter()
+                .fold(Request::get("/"), |request, line| request.header("cookie", *line));
+            let request = request.body(()).unwrap();
+            assert_eq!(answer(&table, "a", "/", request).is_some(), found, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn patterns_match_the_whole_of_what_they_look_at() {
+        let pattern = |text: &str| Pattern::new(text).unwrap();
+        let header = HeaderName::from_static("x-a");
+        for (matcher, uri, expected) in [
+            (
+                route(PathMatcher::Regex(pattern("/a.*")), vec![], "found"),
+                "/ab?c",
+                true,
+            ),
+            (
+                route(PathMatcher::Regex(pattern("/a")), vec![], "found"),
+                "/a?c",
+                true,
+            ),
+            (
+                route(PathMatcher::Regex(pattern("/a")), vec![], "found"),
+                "/ab",
+                false,
+            ),
+            (
+                route(
+                    PathMatcher::Prefix("/".into()),
+                    vec![HeaderMatcher::Target(pattern(r"/a(?:\?.*)?"))],
+                    "found",
+                ),
+                "/a?b",
+                true,
+            ),
+            (
+                route(
+                    PathMatcher::Prefix("/".into()),
+                    vec![HeaderMatcher::Regex(header.clone(), pattern("2|3"))],
+                    "found",
+                ),
+                "/",
+                true,
+            ),
+            (
+                route(
+                    PathMatcher::Prefix("/".into()),
+                    vec![HeaderMatcher::Regex(header.clone(), pattern("1,2"))],
+                    "found",
+                ),
+                "/",
+                false,
+            ),
+        ] {
+            let mut table = RouteTable::new(Ports::Ignored);
+            let shown = format!("{:?} {uri}", matcher.matcher);
+            table.add(&["*".to_owned()], vec![matcher]).unwrap();
+            let request = Request::get(uri).header("x-a", "1").header("x-a", "2");
+            let request = request.body(()).unwrap();
+            let path = request.uri().path().to_owned();
+            assert_eq!(answer(&table, "a", &path, request).is_some(), expected, "{shown}");
         }
     }
 

@@ -2,6 +2,7 @@
 //! send it again.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -10,6 +11,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::oneshot;
 
 /// A body up to this size can be sent again; of a larger one nothing is kept, and it is sent once.
 const KEPT_MAX_BYTES: usize = 64 * 1024;
@@ -22,6 +24,11 @@ pub(crate) enum RequestBody {
         upload: Rc<Upload>,
         attempt: u32,
         next: usize,
+    },
+    /// All of a body that has come.
+    Kept {
+        chunks: VecDeque<Bytes>,
+        trailers: Option<HeaderMap>,
     },
 }
 
@@ -47,6 +54,7 @@ struct State {
     end: End,
     attempt: u32,
     waiter: Option<Waker>,
+    copies: Vec<oneshot::Sender<RequestBody>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +72,7 @@ enum End {
 }
 
 impl Upload {
-    /// `replay` says whether the route retries at all.
+    /// `replay` says whether it may be sent more than once.
     pub(crate) fn new(incoming: Incoming, replay: bool) -> Rc<Self> {
         let replay = if replay { Replay::Kept } else { Replay::Lost };
         let state = State {
@@ -76,6 +84,7 @@ impl Upload {
             end: End::Open,
             attempt: 0,
             waiter: None,
+            copies: Vec::new(),
         };
         Rc::new(Self {
             state: RefCell::new(state),
@@ -91,6 +100,17 @@ impl Upload {
             attempt: state.attempt,
             next: 0,
         }
+    }
+
+    /// The whole body, as soon as it has come and if it could be kept; else an error.
+    pub(crate) fn copied(&self) -> oneshot::Receiver<RequestBody> {
+        let (sender, receiver) = oneshot::channel();
+        let mut state = self.state.borrow_mut();
+        state.copies.push(sender);
+        if !matches!(state.end, End::Open) || state.replay == Replay::Lost {
+            state.hand_out();
+        }
+        receiver
     }
 
     /// Whether another attempt would send the same bytes.
@@ -151,6 +171,7 @@ impl State {
             }
             Poll::Ready(Some(Err(error))) => {
                 self.end = End::Broken;
+                self.hand_out();
                 return Poll::Ready(Some(Err(UploadError::Client(error))));
             }
             Poll::Ready(Some(Ok(frame))) => frame,
@@ -184,6 +205,7 @@ impl State {
         if self.kept_bytes > KEPT_MAX_BYTES {
             self.replay = Replay::Lost;
             self.kept = Vec::new();
+            self.hand_out();
             *next = 0;
         } else {
             self.kept.push(chunk.clone());
@@ -191,9 +213,22 @@ impl State {
         }
     }
 
+    /// Gives whoever waits for a copy what was kept, or nothing.
+    fn hand_out(&mut self) {
+        let whole = matches!(self.end, End::Complete(_)) && self.replay == Replay::Kept;
+        for copy in std::mem::take(&mut self.copies).into_iter().filter(|_| whole) {
+            // Whoever waited may have given up.
+            let _ = copy.send(RequestBody::Kept {
+                chunks: self.kept.iter().cloned().collect(),
+                trailers: self.trailers.clone(),
+            });
+        }
+    }
+
     fn complete(&mut self) {
         if !matches!(self.end, End::Complete(_)) {
             self.end = End::Complete(Instant::now());
+            self.hand_out();
         }
         if let Some(waiter) = self.waiter.take() {
             waiter.wake();
@@ -216,6 +251,10 @@ impl Body for RequestBody {
                 attempt,
                 next,
             } => upload.state.borrow_mut().poll(*attempt, next, cx),
+            Self::Kept { chunks, trailers } => {
+                let frame = chunks.pop_front().map(Frame::data);
+                Poll::Ready(frame.or_else(|| trailers.take().map(Frame::trailers)).map(Ok))
+            }
         }
     }
 
@@ -226,6 +265,7 @@ impl Body for RequestBody {
                 let state = upload.state.borrow();
                 matches!(state.end, End::Complete(_)) && *next >= state.kept.len() && state.trailers.is_none()
             }
+            Self::Kept { chunks, trailers } => chunks.is_empty() && trailers.is_none(),
         }
     }
 
@@ -233,7 +273,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             // The length, when the client gave one, is in the headers.
-            Self::Upload { .. } => SizeHint::default(),
+            Self::Upload { .. } | Self::Kept { .. } => SizeHint::default(),
         }
     }
 }

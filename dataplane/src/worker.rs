@@ -46,6 +46,7 @@ pub(crate) struct Worker {
     counters: RefCell<HashMap<CountersKey, Arc<RouteCounters>>>,
     listener_counters: RefCell<HashMap<Arc<str>, Arc<ListenerCounters>>>,
     connections: Cell<usize>,
+    copies: Cell<usize>,
     disconnected: Notify,
 }
 
@@ -71,6 +72,9 @@ pub(crate) struct Random(Cell<u64>);
 
 /// Counts a connection for as long as it lives.
 pub(crate) struct ConnectionCount(Rc<Worker>);
+
+/// Counts a copy of a request until it is done.
+pub(crate) struct CopyCount(Rc<Worker>);
 
 /// Runs a worker until its commands end; call it on a thread of its own.
 pub(crate) fn run(
@@ -99,6 +103,7 @@ pub(crate) fn run(
         counters: RefCell::default(),
         listener_counters: RefCell::default(),
         connections: Cell::new(0),
+        copies: Cell::new(0),
         disconnected: Notify::new(),
     });
     tokio::task::LocalSet::new().block_on(&runtime, worker.run(commands));
@@ -222,6 +227,15 @@ impl Worker {
         ConnectionCount(Rc::clone(self))
     }
 
+    /// A place for one more copy of a request, unless there are so many.
+    pub(crate) fn copying(self: &Rc<Self>, copies_max: usize) -> Option<CopyCount> {
+        let copies = self.copies.get();
+        (copies < copies_max).then(|| {
+            self.copies.set(copies + 1);
+            CopyCount(Rc::clone(self))
+        })
+    }
+
     /// This worker's counters for a listener and a cluster; they outlive configurations.
     pub(crate) fn counters(&self, listener: &Arc<str>, cluster: &Arc<str>) -> Arc<RouteCounters> {
         let key = (Arc::clone(listener), Arc::clone(cluster));
@@ -258,6 +272,12 @@ impl Drop for ConnectionCount {
     fn drop(&mut self) {
         self.0.connections.set(self.0.connections.get() - 1);
         self.0.disconnected.notify_waiters();
+    }
+}
+
+impl Drop for CopyCount {
+    fn drop(&mut self) {
+        self.0.copies.set(self.0.copies.get() - 1);
     }
 }
 

@@ -65,6 +65,8 @@ pub(crate) fn forward(targets: Vec<Target>, retry: RetryPolicy) -> RouteAction {
         timeout: Span::from_ms(15_000),
         retry,
         edits: Box::default(),
+        mirrors: Vec::new(),
+        fault: None,
     })
 }
 
@@ -91,6 +93,7 @@ pub(crate) fn config(clusters: &[&str]) -> ProxyConfig {
     let listener = Listener {
         bind: "127.0.0.1:8080".parse().unwrap(),
         route_table: "in".to_owned(),
+        filters: std::collections::BTreeSet::new(),
     };
     ProxyConfig {
         listeners: [("in".to_owned(), Traced::untraced(listener))].into(),

@@ -17,8 +17,8 @@ use tombolo_compiler::http::Edits;
 use tombolo_compiler::name::Fqn;
 use tombolo_compiler::report::{Receipt, ReportItem};
 use tombolo_compiler::routes::{
-    GatewayAction, GatewayRule, Locality, NamespaceOwner, RoutedGateway, RoutedGatewayMode, RoutedService,
-    ServiceAction, ServiceRule, SliceItem, SliceKey,
+    Conduct, GatewayAction, GatewayRule, Locality, NamespaceOwner, RoutedGateway, RoutedGatewayMode,
+    RoutedService, ServiceAction, ServiceRule, SliceItem, SliceKey,
 };
 use tombolo_local_cp::{Config, EdgeError, Plaintext, Running, start};
 use tombolo_runtime::authority::Authority;
@@ -161,6 +161,7 @@ fn slice(port: u16) -> BTreeMap<String, Bytes> {
         edits: Edits::default(),
         timeout: None,
         retry: None,
+        conduct: Conduct::default(),
     };
     let service = RoutedService {
         id: "shop/web".parse().unwrap(),
@@ -176,6 +177,7 @@ fn slice(port: u16) -> BTreeMap<String, Bytes> {
         edits: Edits::default(),
         timeout: None,
         retry: None,
+        conduct: Conduct::default(),
     };
     let mode = RoutedGatewayMode::Ingress {
         port,

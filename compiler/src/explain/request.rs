@@ -6,7 +6,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::http::{HeaderName, HttpMatch, Method, PathMatch, QueryParamMatch, RedirectTo};
+use crate::http::{HeaderName, HttpMatch, Method, PathMatch, RedirectTo, ValueMatch};
 
 /// What a proxy sees of a request before it reads the body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -19,7 +19,7 @@ pub struct Request {
     /// Without the query.
     path: String,
     query: Option<String>,
-    /// Several lines of one header are one value, joined by commas.
+    /// One line of each name.
     headers: BTreeMap<HeaderName, String>,
 }
 
@@ -66,13 +66,11 @@ pub enum Mismatch<'a> {
         wanted: Method,
         given: &'a str,
     },
-    Header {
-        name: &'a HeaderName,
-        wanted: &'a str,
-        given: Option<&'a str>,
-    },
-    Query {
-        wanted: &'a QueryParamMatch,
+    /// Of a header, a query parameter or a cookie.
+    Value {
+        what: &'static str,
+        name: &'a str,
+        wanted: &'a ValueMatch,
         given: Option<&'a str>,
     },
 }
@@ -158,6 +156,20 @@ impl Request {
         })
     }
 
+    /// The value of the first cookie of that name, without quotes around it.
+    pub fn cookie(&self, name: &str) -> Option<&str> {
+        let cookies = self
+            .headers
+            .iter()
+            .find(|(header, _)| header.as_str() == "cookie");
+        let mut cookies = cookies?.1.split(';');
+        cookies.find_map(|cookie| {
+            let (given, value) = cookie.trim_start_matches(' ').split_once('=')?;
+            let quoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+            (given == name).then_some(quoted.unwrap_or(value))
+        })
+    }
+
     pub fn headers(&self) -> &BTreeMap<HeaderName, String> {
         &self.headers
     }
@@ -187,9 +199,8 @@ impl HttpMatch {
     /// # Errors
     /// The part that does not hold.
     pub fn admits<'a>(&'a self, request: &'a Request) -> Result<(), Mismatch<'a>> {
-        if let Some(wanted) = &self.path
-            && !wanted.admits(&request.path)
-        {
+        let path = self.path.iter().flat_map(PathMatch::parts);
+        if let Some(wanted) = path.into_iter().find(|part| !part.admits(&request.path)) {
             return Err(Mismatch::Path {
                 wanted,
                 given: &request.path,
@@ -203,21 +214,29 @@ impl HttpMatch {
                 given: &request.method,
             });
         }
-        let header = self.headers.iter().find_map(|header| {
-            let given = request.headers.get(&header.name).map(String::as_str);
-            (given != Some(header.value.as_str())).then_some(Mismatch::Header {
-                name: &header.name,
-                wanted: &header.value,
-                given,
-            })
+        let headers = self.headers.iter().map(|matched| {
+            let given = request.headers.get(&matched.name).map(String::as_str);
+            ("header", matched.name.as_str(), &matched.value, given)
         });
-        let query = || {
-            self.query_params.iter().find_map(|wanted| {
-                let given = request.query_param(wanted.name.as_str());
-                (given != Some(wanted.value.as_str())).then_some(Mismatch::Query { wanted, given })
-            })
-        };
-        header.or_else(query).map_or(Ok(()), Err)
+        let params = self.query_params.iter().map(|matched| {
+            let name = matched.name.as_str();
+            ("query parameter", name, &matched.value, request.query_param(name))
+        });
+        let cookies = self.cookies.iter().map(|matched| {
+            let name = matched.name.as_str();
+            ("cookie", name, &matched.value, request.cookie(name))
+        });
+        let mut values = headers.chain(params).chain(cookies);
+        let mismatch = values.find(|(_, _, wanted, given)| !given.is_some_and(|given| wanted.admits(given)));
+        match mismatch {
+            None => Ok(()),
+            Some((what, name, wanted, given)) => Err(Mismatch::Value {
+                what,
+                name,
+                wanted,
+                given,
+            }),
+        }
     }
 }
 
@@ -269,40 +288,44 @@ impl fmt::Display for Request {
 impl fmt::Display for Mismatch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Mismatch::Path {
-                wanted: PathMatch::Exact(path),
-                given,
-            } => write!(f, "path {given} is not {}", path.as_str()),
-            Mismatch::Path {
-                wanted: PathMatch::PathPrefix(path),
-                given,
-            } => write!(f, "path {given} is not {} or below it", path.as_str()),
+            Mismatch::Path { wanted, given } => match wanted {
+                PathMatch::Exact(path) => write!(f, "path {given} is not {}", path.as_str()),
+                PathMatch::PathPrefix(path) => {
+                    write!(f, "path {given} is not {} or below it", path.as_str())
+                }
+                PathMatch::RegularExpression(pattern) => {
+                    write!(f, "path {given} does not match {}", pattern.as_str())
+                }
+                PathMatch::All(_) => write!(f, "path {given} does not match all that is wanted"),
+            },
             Mismatch::Method { wanted, given } => write!(f, "method {given} is not {}", wanted.as_str()),
-            Mismatch::Query {
-                wanted,
-                given: Some(given),
-            } => write!(
-                f,
-                "query parameter {} is {given:?}, not {:?}",
-                wanted.name.as_str(),
-                wanted.value.as_str()
-            ),
-            Mismatch::Query { wanted, given: None } => write!(
-                f,
-                "query parameter {} is not there; {:?} is wanted",
-                wanted.name.as_str(),
-                wanted.value.as_str()
-            ),
-            Mismatch::Header {
+            Mismatch::Value {
+                what,
                 name,
                 wanted,
-                given: Some(given),
-            } => write!(f, "header {} is {given:?}, not {wanted:?}", name.as_str()),
-            Mismatch::Header {
-                name,
-                wanted,
-                given: None,
-            } => write!(f, "header {} is not there; {wanted:?} is wanted", name.as_str()),
+                given,
+            } => match (wanted, given) {
+                (ValueMatch::Exact(wanted), Some(given)) => {
+                    write!(f, "{what} {name} is {given:?}, not {wanted:?}")
+                }
+                (ValueMatch::Exact(wanted), None) => {
+                    write!(f, "{what} {name} is not there; {wanted:?} is wanted")
+                }
+                (ValueMatch::RegularExpression(pattern), Some(given)) => {
+                    write!(
+                        f,
+                        "{what} {name} is {given:?}, which does not match {}",
+                        pattern.as_str()
+                    )
+                }
+                (ValueMatch::RegularExpression(pattern), None) => {
+                    write!(
+                        f,
+                        "{what} {name} is not there; what matches {} is wanted",
+                        pattern.as_str()
+                    )
+                }
+            },
         }
     }
 }
@@ -418,7 +441,8 @@ mod tests {
 
     #[test]
     fn a_match_takes_a_request_or_says_what_is_wrong() {
-        let given = request("http://a/a/b?c&d=1&d=2", &[("x-a", "1")]);
+        let cookies = "theme=dark; User=\"anna\";User=bert; flag";
+        let given = request("http://a/a/b?c&d=1&d=2", &[("x-a", "1"), ("cookie", cookies)]);
         for (matches, expected) in [
             (json!({}), None),
             (json!({"path": {"type": "Exact", "value": "/a/b"}}), None),
@@ -452,6 +476,35 @@ mod tests {
             (
                 json!({"queryParams": [{"name": "e", "value": "2"}]}),
                 Some("query parameter e is not there; \"2\" is wanted"),
+            ),
+            (
+                json!({"path": {"type": "RegularExpression", "value": "/a/."}}),
+                None,
+            ),
+            (
+                json!({"path": {"type": "RegularExpression", "value": "/a"}}),
+                Some("path /a/b does not match /a"),
+            ),
+            (
+                json!({"headers": [{"type": "RegularExpression", "name": "x-a", "value": "[2-9]"}]}),
+                Some("header x-a is \"1\", which does not match [2-9]"),
+            ),
+            (
+                json!({"queryParams": [{"type": "RegularExpression", "name": "e", "value": ".*"}]}),
+                Some("query parameter e is not there; what matches .* is wanted"),
+            ),
+            (
+                json!({"queryParams": [{"type": "RegularExpression", "name": "c", "value": ""}]}),
+                None,
+            ),
+            (json!({"cookies": [{"name": "User", "value": "anna"}]}), None),
+            (
+                json!({"cookies": [{"name": "User", "value": "bert"}]}),
+                Some("cookie User is \"anna\", not \"bert\""),
+            ),
+            (
+                json!({"cookies": [{"name": "flag", "value": ""}]}),
+                Some("cookie flag is not there; \"\" is wanted"),
             ),
         ] {
             let matcher: HttpMatch = serde_json::from_value(matches.clone()).unwrap();

@@ -10,7 +10,10 @@ use crate::lower::{EAST_WEST, OUTBOUND, lower, named_service};
 use crate::name::{ClusterName, Fqn, Label, ServiceId, WorkloadId};
 use crate::proxy::{ProxyConfig, ProxyNode, Route, RouteAction};
 use crate::resolve::listed;
-use crate::routes::{GatewayAction, RoutedGateway, RoutedService, ServiceAction, Slice, SliceItem, SliceKey};
+use crate::routes::{
+    Conduct, GatewayAction, MirrorTarget, RoutedGateway, RoutedService, ServiceAction, Slice, SliceItem,
+    SliceKey,
+};
 use crate::view::View;
 
 /// What the proxy at `entry` does with `request`.
@@ -133,6 +136,7 @@ impl<'a> Tracer<'a> {
                 listed(shares)
             }
         };
+        let told = told + &besides(&rule.value.conduct);
         self.push(Stage::GatewayRule, told, rule.origin.clone(), tried);
         let GatewayAction::Split(split) = &rule.value.action else {
             return;
@@ -161,7 +165,8 @@ impl<'a> Tracer<'a> {
     fn service_rule(&mut self, id: &ServiceId, service: &'a RoutedService) {
         let (tried, matched) = first(&service.rules, |rule| &rule.matches, self.request);
         if let Some(rule) = matched {
-            let told = format!("of service {id}: {}", split_in_words(&rule.value.action));
+            let besides = besides(&rule.value.conduct);
+            let told = format!("of service {id}: {}{besides}", split_in_words(&rule.value.action));
             self.push(Stage::ServiceRule, told, rule.origin.clone(), tried);
         }
     }
@@ -297,6 +302,27 @@ fn first<'a, R>(
         });
     }
     (tried, None)
+}
+
+/// What a rule does with a request beside sending it somewhere.
+fn besides(conduct: &Conduct) -> String {
+    let copies = conduct.mirrors.iter().map(|mirror| {
+        let to = match &mirror.target {
+            MirrorTarget::Port(_) => format!("service {}", mirror.service),
+            MirrorTarget::Subset(subset) => format!("subset {subset}"),
+        };
+        format!("; copies of {} % go to {to}", f64::from(mirror.share))
+    });
+    let fault = conduct.fault.as_ref();
+    let delay = fault.and_then(|fault| fault.delay).map(|delay| {
+        let percent = f64::from(delay.percent);
+        format!("; {percent} % wait {} on purpose", delay.duration)
+    });
+    let abort = fault.and_then(|fault| fault.abort).map(|abort| {
+        let (percent, status) = (f64::from(abort.percent), abort.status_code.as_u16());
+        format!("; {percent} % are answered with {status} on purpose")
+    });
+    copies.chain(delay).chain(abort).collect()
 }
 
 fn split_in_words(action: &ServiceAction) -> String {

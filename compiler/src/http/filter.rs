@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::mirror::RequestMirror;
 use super::rewrite::{PathModifier, PathRewrite};
 use super::{HeaderName, HttpMatch};
 use crate::name::Hostname;
@@ -19,6 +20,7 @@ pub enum HttpFilter {
     ResponseHeaderModifier(HeaderEdits),
     RequestRedirect(Redirect),
     UrlRewrite(UrlRewrite),
+    RequestMirror(RequestMirror),
 }
 
 /// `type`, and the field of that name.
@@ -34,6 +36,8 @@ struct FilterDocument {
     request_redirect: Option<Redirect>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     url_rewrite: Option<UrlRewrite>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    request_mirror: Option<RequestMirror>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +47,7 @@ enum FilterType {
     RequestRedirect,
     #[serde(rename = "URLRewrite")]
     UrlRewrite,
+    RequestMirror,
 }
 
 /// Changes to headers: removals first, then what is set in place of all lines of that name, then lines that are added.
@@ -139,6 +144,14 @@ pub enum BadFilter {
     Wildcard(Hostname),
     #[error("status code {0} is not a redirect; use 301, 302, 303, 307 or 308")]
     Status(u16),
+    #[error(
+        "backendRef of a mirror names a service by namespace and name, or a subset of the route's own service"
+    )]
+    MirrorBackend,
+    #[error("{0}/{1} is no fraction of at most 1 that comes to a millionth or more")]
+    Fraction(u32, u32),
+    #[error("a mirror takes one part of the requests: write percent or fraction, not both")]
+    PercentAndFraction,
 }
 
 /// What the filters of one rule add up to, or of a gateway's rule and then the service's.
@@ -173,7 +186,7 @@ pub struct RedirectTo {
 /// What a rule does with a request beside sending it somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    Pass(Box<Edits>),
+    Pass(Box<Edits>, Vec<RequestMirror>),
     Redirect(Box<RedirectTo>),
 }
 
@@ -182,7 +195,7 @@ pub enum Effect {
 pub enum BadFilters {
     #[error("there are two filters of type {0}; write one")]
     Twice(&'static str),
-    #[error("a redirect answers by itself: it goes with no other filter and no backendRefs")]
+    #[error("a redirect answers by itself: it goes with no other filter, no fault and no backendRefs")]
     RedirectAndMore,
     #[error(
         "ReplacePrefixMatch needs a prefix to replace: each match of the rule must be a PathPrefix, of one value"
@@ -212,6 +225,7 @@ impl HttpFilter {
             HttpFilter::ResponseHeaderModifier(_) => "ResponseHeaderModifier",
             HttpFilter::RequestRedirect(_) => "RequestRedirect",
             HttpFilter::UrlRewrite(_) => "URLRewrite",
+            HttpFilter::RequestMirror(_) => "RequestMirror",
         }
     }
 }
@@ -223,10 +237,13 @@ impl Effect {
     /// When they contradict each other, or a prefix is to be replaced and the matches have none.
     pub fn of(filters: &[HttpFilter], matches: &[HttpMatch]) -> Result<Effect, BadFilters> {
         let mut kinds = BTreeSet::new();
-        if let Some(twice) = filters.iter().find(|filter| !kinds.insert(filter.kind())) {
+        let is_mirror = |filter: &HttpFilter| matches!(filter, HttpFilter::RequestMirror(_));
+        let twice = |filter: &&HttpFilter| !kinds.insert(filter.kind()) && !is_mirror(filter);
+        if let Some(twice) = filters.iter().find(twice) {
             return Err(BadFilters::Twice(twice.kind()));
         }
         let mut edits = Edits::default();
+        let mut mirrors = Vec::new();
         for filter in filters {
             match filter {
                 HttpFilter::RequestHeaderModifier(headers) => edits.request_headers = headers.clone(),
@@ -235,6 +252,7 @@ impl Effect {
                     edits.host = rewrite.hostname.clone();
                     edits.path = PathRewrite::of(rewrite.path.as_ref(), matches)?;
                 }
+                HttpFilter::RequestMirror(mirror) => mirrors.push(mirror.clone()),
                 HttpFilter::RequestRedirect(_) if filters.len() > 1 => {
                     return Err(BadFilters::RedirectAndMore);
                 }
@@ -249,7 +267,7 @@ impl Effect {
                 }
             }
         }
-        Ok(Effect::Pass(Box::new(edits)))
+        Ok(Effect::Pass(Box::new(edits), mirrors))
     }
 }
 
@@ -316,35 +334,46 @@ impl TryFrom<FilterDocument> for HttpFilter {
     type Error = BadFilter;
 
     fn try_from(document: FilterDocument) -> Result<Self, BadFilter> {
-        let fields = (
-            document.request_header_modifier,
-            document.response_header_modifier,
-            document.request_redirect,
-            document.url_rewrite,
-        );
-        let wrong = |wanted, field| BadFilter::Field { wanted, field };
-        match (document.r#type, fields) {
-            (FilterType::RequestHeaderModifier, (Some(edits), None, None, None)) => {
-                Ok(HttpFilter::RequestHeaderModifier(edits))
-            }
-            (FilterType::ResponseHeaderModifier, (None, Some(edits), None, None)) => {
-                Ok(HttpFilter::ResponseHeaderModifier(edits))
-            }
-            (FilterType::RequestRedirect, (None, None, Some(redirect), None)) => {
-                Ok(HttpFilter::RequestRedirect(redirect))
-            }
-            (FilterType::UrlRewrite, (None, None, None, Some(rewrite))) => {
-                Ok(HttpFilter::UrlRewrite(rewrite))
-            }
-            (FilterType::RequestHeaderModifier, _) => {
-                Err(wrong("RequestHeaderModifier", "requestHeaderModifier"))
-            }
-            (FilterType::ResponseHeaderModifier, _) => {
-                Err(wrong("ResponseHeaderModifier", "responseHeaderModifier"))
-            }
-            (FilterType::RequestRedirect, _) => Err(wrong("RequestRedirect", "requestRedirect")),
-            (FilterType::UrlRewrite, _) => Err(wrong("URLRewrite", "urlRewrite")),
-        }
+        let FilterDocument {
+            r#type,
+            request_header_modifier: request,
+            response_header_modifier: response,
+            request_redirect: redirect,
+            url_rewrite: rewrite,
+            request_mirror: mirror,
+        } = document;
+        let given = [
+            request.is_some(),
+            response.is_some(),
+            redirect.is_some(),
+            rewrite.is_some(),
+            mirror.is_some(),
+        ];
+        let only = given.into_iter().filter(|given| *given).count() == 1;
+        let (filter, wanted, field) = match r#type {
+            FilterType::RequestHeaderModifier => (
+                request.map(HttpFilter::RequestHeaderModifier),
+                "RequestHeaderModifier",
+                "requestHeaderModifier",
+            ),
+            FilterType::ResponseHeaderModifier => (
+                response.map(HttpFilter::ResponseHeaderModifier),
+                "ResponseHeaderModifier",
+                "responseHeaderModifier",
+            ),
+            FilterType::RequestRedirect => (
+                redirect.map(HttpFilter::RequestRedirect),
+                "RequestRedirect",
+                "requestRedirect",
+            ),
+            FilterType::UrlRewrite => (rewrite.map(HttpFilter::UrlRewrite), "URLRewrite", "urlRewrite"),
+            FilterType::RequestMirror => (
+                mirror.map(HttpFilter::RequestMirror),
+                "RequestMirror",
+                "requestMirror",
+            ),
+        };
+        filter.filter(|_| only).ok_or(BadFilter::Field { wanted, field })
     }
 }
 
@@ -356,6 +385,7 @@ impl From<HttpFilter> for FilterDocument {
             response_header_modifier: None,
             request_redirect: None,
             url_rewrite: None,
+            request_mirror: None,
         };
         match filter {
             HttpFilter::RequestHeaderModifier(edits) => FilterDocument {
@@ -373,6 +403,10 @@ impl From<HttpFilter> for FilterDocument {
             HttpFilter::UrlRewrite(rewrite) => FilterDocument {
                 url_rewrite: Some(rewrite),
                 ..of(FilterType::UrlRewrite)
+            },
+            HttpFilter::RequestMirror(mirror) => FilterDocument {
+                request_mirror: Some(mirror),
+                ..of(FilterType::RequestMirror)
             },
         }
     }
@@ -491,6 +525,8 @@ mod tests {
                 "path": {"type": "ReplaceFullPath", "replaceFullPath": "/x"}}}),
             json!({"type": "URLRewrite", "urlRewrite": {
                 "hostname": "a.example.com", "path": {"type": "ReplacePrefixMatch", "replacePrefixMatch": "/"}}}),
+            json!({"type": "RequestMirror", "requestMirror": {
+                "backendRef": {"namespace": "shop", "name": "web", "port": 80}, "percent": 12.5}}),
         ] {
             let filter: HttpFilter = serde_json::from_value(document.clone()).unwrap();
             assert_eq!(serde_json::to_value(filter).unwrap(), document);
@@ -501,10 +537,7 @@ mod tests {
     fn a_filter_that_cannot_be_had_says_why() {
         let headers = |edits: Value| json!({"type": "RequestHeaderModifier", "requestHeaderModifier": edits});
         for (document, expected) in [
-            (
-                json!({"type": "RequestMirror"}),
-                "unknown variant `RequestMirror`",
-            ),
+            (json!({"type": "ExtensionRef"}), "unknown variant `ExtensionRef`"),
             (
                 json!({"type": "URLRewrite"}),
                 "a filter of type URLRewrite has the field urlRewrite and no other",

@@ -60,7 +60,7 @@ impl PathRewrite {
             .map(|matched| match &matched.path {
                 None => Some(Path::root()),
                 Some(PathMatch::PathPrefix(prefix)) => Some(prefix.clone()),
-                Some(PathMatch::Exact(_)) => None,
+                Some(_) => None,
             })
             .collect();
         let prefixes = prefixes.ok_or(BadFilters::NoPrefix)?;

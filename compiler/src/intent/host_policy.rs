@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::http::{HeaderName, PathMatch, Span, StatusCode};
+use crate::http::{HeaderName, PlainPath, Span, StatusCode};
 use crate::name::Hostname;
 use crate::url::HttpsUrl;
 
@@ -62,7 +62,7 @@ pub struct AccessRule {
     #[serde(default)]
     pub methods: BTreeSet<Method>,
     #[serde(default)]
-    pub paths: Vec<PathMatch>,
+    pub paths: Vec<PlainPath>,
 }
 
 /// Which pages of other origins a browser lets read the answers, in the words of the Gateway API.

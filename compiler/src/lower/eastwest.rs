@@ -9,7 +9,7 @@ use super::offered::{Offered, Port, of_workspace};
 use super::upstream::{Scope, destination, upstream};
 use super::{EAST_WEST_RETRY_ATTEMPTS, EAST_WEST_TIMEOUT, Lowered, Site, gateways};
 use crate::finding::Traced;
-use crate::http::{Edits, HeaderEdits, HeaderMatch, HeaderName, HttpMatch};
+use crate::http::{Edits, HeaderEdits, HeaderMatch, HeaderName, HttpMatch, ValueMatch};
 use crate::name::{Fqn, Label, WorkloadId};
 use crate::proxy::{Forward, RetryPolicy, Route, RouteAction, RouteTable, Target, VirtualHost};
 use crate::routes::RoutedGatewayMode;
@@ -82,7 +82,7 @@ fn route(
 ) -> Route {
     let header = HeaderMatch {
         name: HeaderName::destination(),
-        value: destination(offered.id, port, subset),
+        value: ValueMatch::Exact(destination(offered.id, port, subset)),
     };
     let target = Target {
         cluster: upstream(site, offered, port, subset, Scope::Local, lowered),
@@ -107,6 +107,8 @@ fn route(
                 },
                 ..Edits::default()
             }),
+            mirrors: Vec::new(),
+            fault: None,
         }),
     }
 }

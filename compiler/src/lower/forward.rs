@@ -1,12 +1,13 @@
 //! A rule of a service, made into the route that carries it out.
 
-use super::offered::{Offered, Port};
+use super::offered::{Offered, Port, one};
 use super::upstream::{Scope, destination, upstream};
 use super::{Lowered, REQUEST_TIMEOUT, Site, retry_policy};
-use crate::http::{Edits, HttpMatch, Retry, Span};
-use crate::name::Label;
-use crate::proxy::{Forward, Route, RouteAction, Target};
-use crate::routes::{ServiceAction, ServiceRule};
+use crate::http::{Edits, Fault, HttpMatch, Retry, Share, Span};
+use crate::name::{Fqn, Label};
+use crate::plan::port;
+use crate::proxy::{Forward, Mirror, Route, RouteAction, Target};
+use crate::routes::{Conduct, MirrorTarget, ServiceAction, ServiceRule};
 
 /// 503: what is asked for exists and cannot be had now.
 pub(super) const UNAVAILABLE: u16 = 503;
@@ -51,7 +52,15 @@ impl Destination<'_> {
         match &rule.action {
             ServiceAction::Refuse(reason) => refuse(reason),
             ServiceAction::Redirect(to) => RouteAction::Redirect(to.clone()),
-            ServiceAction::Split(split) => forward(self.targets(site, split, 1, lowered), wishes.or(rule)),
+            ServiceAction::Split(split) => {
+                let targets = self.targets(site, split, 1, lowered);
+                let mut wishes = wishes.or(rule);
+                if let Some(workspace) = self.offered.workspace {
+                    let own = mirrors(site, workspace, &rule.conduct, Some(self), lowered);
+                    wishes.mirrors.extend(own);
+                }
+                forward(targets, wishes)
+            }
         }
     }
 }
@@ -62,6 +71,8 @@ pub(super) struct Wishes<'a> {
     pub(super) timeout: Option<Span>,
     pub(super) retry: Option<&'a Retry>,
     pub(super) edits: Edits,
+    pub(super) mirrors: Vec<Mirror>,
+    pub(super) fault: Option<Fault>,
 }
 
 impl<'a> Wishes<'a> {
@@ -71,8 +82,54 @@ impl<'a> Wishes<'a> {
             timeout: self.timeout.or(rule.timeout),
             retry: self.retry.or(rule.retry.as_ref()),
             edits: self.edits.then(&rule.edits),
+            mirrors: self.mirrors,
+            fault: self.fault.or(rule.conduct.fault),
         }
     }
+}
+
+/// Where copies go: to instances of this cluster, because no other cluster is asked to bear them. A service that it does
+/// not have gets none.
+pub(super) fn mirrors(
+    site: &Site<'_>,
+    workspace: &Fqn,
+    conduct: &Conduct,
+    own: Option<&Destination<'_>>,
+    lowered: &mut Lowered,
+) -> Vec<Mirror> {
+    let mut found = Vec::new();
+    let some = conduct.mirrors.iter().filter(|mirror| mirror.share > Share::NONE);
+    for mirror in some {
+        let cluster = match (&mirror.target, own) {
+            (MirrorTarget::Subset(subset), Some(own)) => copies(site, own, Some(subset), lowered),
+            (MirrorTarget::Subset(_), None) => None,
+            (MirrorTarget::Port(wanted), _) => one(site, workspace, &mirror.service).and_then(|offered| {
+                let picked = port::pick(offered.id, &offered.service_ports(), *wanted).ok()?;
+                let ports = offered.ports();
+                let port = ports.iter().find(|port| port.port == picked)?;
+                let destination = Destination {
+                    offered: &offered,
+                    port,
+                };
+                copies(site, &destination, None, lowered)
+            }),
+        };
+        found.extend(cluster.map(|cluster| Mirror {
+            cluster,
+            share: mirror.share,
+        }));
+    }
+    found
+}
+
+fn copies(
+    site: &Site<'_>,
+    to: &Destination<'_>,
+    subset: Option<&Label>,
+    lowered: &mut Lowered,
+) -> Option<String> {
+    let is_here = to.offered.local.is_some() && to.port.name.is_some();
+    is_here.then(|| upstream(site, to.offered, to.port, subset, Scope::Local, lowered))
 }
 
 pub(super) fn forward(targets: Vec<Target>, wishes: Wishes<'_>) -> RouteAction {
@@ -81,6 +138,8 @@ pub(super) fn forward(targets: Vec<Target>, wishes: Wishes<'_>) -> RouteAction {
         timeout: wishes.timeout.unwrap_or(REQUEST_TIMEOUT),
         retry: retry_policy(wishes.retry),
         edits: Box::new(wishes.edits),
+        mirrors: wishes.mirrors,
+        fault: wishes.fault,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use super::forward::{Destination, Wishes, alternatives, forward, refuse};
+use super::forward::{Destination, Wishes, alternatives, forward, mirrors, refuse};
 use super::offered::{Port, one};
 use super::{Lowered, Site, gateways};
 use crate::finding::{Code, Finding, Origin, Traced};
@@ -125,6 +125,7 @@ fn product(
         offered: &backend.offered,
         port: &backend.port,
     };
+    let wishes = wishes(site, backend.offered.workspace, &rule.value, lowered);
     let mut routes = Vec::new();
     for outer in alternatives(&rule.value.matches) {
         for inner in backend.offered.rules().iter() {
@@ -136,7 +137,7 @@ fn product(
             if both.is_empty() {
                 continue;
             }
-            let action = destination.action(site, &inner.value, wishes(&rule.value), lowered);
+            let action = destination.action(site, &inner.value, wishes.clone(), lowered);
             let origin = decided_by(rule.origin.as_ref(), inner.origin.as_ref());
             routes.extend(both.into_iter().map(|matches| {
                 let value = Route {
@@ -151,8 +152,16 @@ fn product(
     routes
 }
 
-fn wishes(rule: &GatewayRule) -> Wishes<'_> {
+fn wishes<'a>(
+    site: &Site<'_>,
+    workspace: Option<&Fqn>,
+    rule: &'a GatewayRule,
+    lowered: &mut Lowered,
+) -> Wishes<'a> {
+    let copied = workspace.map(|workspace| mirrors(site, workspace, &rule.conduct, None, lowered));
     Wishes {
+        mirrors: copied.unwrap_or_default(),
+        fault: rule.conduct.fault,
         timeout: rule.timeout,
         retry: rule.retry.as_ref(),
         edits: rule.edits.clone(),
@@ -204,6 +213,7 @@ fn shared(
     if targets.is_empty() {
         refuse(&reason)
     } else {
-        forward(targets, wishes(rule))
+        let wishes = wishes(site, Some(workspace), rule, lowered);
+        forward(targets, wishes)
     }
 }

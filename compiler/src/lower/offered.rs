@@ -10,7 +10,7 @@ use crate::intent::Subset;
 use crate::name::{Fqn, Label, ServiceId};
 use crate::plan::port::is_routed;
 use crate::report::{Protocol, ServicePort};
-use crate::routes::{Remote, RoutedService, ServiceAction, ServiceRule, SliceItem, SliceKey};
+use crate::routes::{Conduct, Remote, RoutedService, ServiceAction, ServiceRule, SliceItem, SliceKey};
 use crate::view::{HealthCheck, LocalService};
 
 pub(super) struct Offered<'a> {
@@ -163,6 +163,7 @@ impl<'a> Offered<'a> {
             edits: Edits::default(),
             timeout: None,
             retry: None,
+            conduct: Conduct::default(),
         };
         let origin = self.owner.cloned();
         Cow::Owned(vec![Traced { value, origin }])

@@ -11,7 +11,7 @@ use crate::intent::{Failover, Subset};
 use crate::name::{ClusterName, Fqn, Label, ServiceId};
 use crate::report::{ServicePort, ServiceReport};
 use crate::resolve::{ResolvedRoute, ResolvedWorkspace, listed};
-use crate::routes::{Remote, RoutedService, ServiceAction, ServiceRule, SliceItem};
+use crate::routes::{Conduct, Remote, RoutedService, ServiceAction, ServiceRule, SliceItem};
 
 type Offers<'a> = [(&'a ClusterName, &'a ServiceReport)];
 
@@ -209,6 +209,7 @@ fn closed(mut rules: Vec<Traced<ServiceRule>>, workspace: Option<&Origin>) -> Ve
             edits: Edits::default(),
             timeout: None,
             retry: None,
+            conduct: Conduct::default(),
         };
         rules.push(Traced {
             value: rule,

@@ -6,12 +6,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::resolver::{Part, Resolver, Update};
+use super::rules::Mirrored;
 use super::{Resolved, ResolvedWorkspace, application, listed, rules, same_gateway};
 use crate::finding::{Claim, Code, Finding, Origin, Traced};
 use crate::http::{Edits, Effect, HttpRule, ServiceBackend};
 use crate::intent::{Connections, GatewayMode, Ingress, Spec};
 use crate::name::{Fqn, Hostname, Kind, ServiceId, WorkloadId};
-use crate::routes::{GatewayAction, GatewayRule, RoutedGateway, RoutedGatewayMode};
+use crate::routes::{Conduct, GatewayAction, GatewayRule, RoutedGateway, RoutedGatewayMode};
 
 /// What a gateway or an API has of a workload: a port for some hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -378,25 +379,38 @@ fn ingress_rules(
         )];
     }
     let rules = &ingress.rules;
-    let outcomes: Vec<(GatewayAction, Edits)> = rules
+    let outcomes: Vec<(GatewayAction, Edits, Conduct)> = rules
         .iter()
         .enumerate()
         .map(|(at, rule)| match rules::effect(name, at, rule, findings) {
-            Ok(Effect::Pass(edits)) => (action(name, at, rule, workspace, resolved, findings), *edits),
-            Ok(Effect::Redirect(to)) => (GatewayAction::Redirect(*to), Edits::default()),
-            Err(reason) => (GatewayAction::Refuse(reason), Edits::default()),
+            Ok(Effect::Pass(edits, mirrors)) => {
+                let action = action(name, at, rule, workspace, resolved, findings);
+                let owned = Mirrored::ByGateway {
+                    workspace,
+                    owned: resolved,
+                };
+                let conduct = rules::conduct(name, at, rule, &mirrors, &owned, findings);
+                (action, *edits, conduct)
+            }
+            Ok(Effect::Redirect(to)) => (GatewayAction::Redirect(*to), Edits::default(), Conduct::default()),
+            Err(reason) => (
+                GatewayAction::Refuse(reason),
+                Edits::default(),
+                Conduct::default(),
+            ),
         })
         .collect();
     rules::ordered(name, rules, findings)
         .into_iter()
         .map(|ordered| {
-            let (action, edits) = outcomes[ordered.at].clone();
+            let (action, edits, conduct) = outcomes[ordered.at].clone();
             let rule = GatewayRule {
                 matches: ordered.matches.into_iter().collect(),
                 action,
                 edits,
                 timeout: ordered.rule.timeouts.map(|timeouts| timeouts.request),
                 retry: ordered.rule.retry.clone(),
+                conduct,
             };
             let field = format!("spec.rules[{}]", ordered.at);
             Traced::new(rule, Origin::new(name.clone(), field))
@@ -412,6 +426,7 @@ pub(super) fn refuse_all(name: &Fqn, field: &str, reason: &str) -> Traced<Gatewa
         edits: Edits::default(),
         timeout: None,
         retry: None,
+        conduct: Conduct::default(),
     };
     Traced::new(rule, Origin::new(name.clone(), field))
 }

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::resolver::{Part, Update};
+use super::rules::Mirrored;
 use super::workspace::namespaces;
 use super::{ResolvedRoute, listed, rules, same_route};
 use crate::finding::{Claim, Code, Finding, Origin, Traced};
 use crate::http::{Edits, Effect, HttpRule, SubsetBackend};
 use crate::intent::{ServiceRoute, Spec, Subset};
 use crate::name::{Fqn, Kind, Label, ServiceId};
-use crate::routes::{ServiceAction, ServiceRule};
+use crate::routes::{Conduct, ServiceAction, ServiceRule};
 
 /// A service of a workspace.
 type Key = (Fqn, ServiceId);
@@ -72,7 +73,7 @@ fn service(update: &mut Update<'_>, key: Key) {
         let mut findings = Vec::new();
         if is_of_group(update, name, route, &mut findings) {
             // Checked even when it loses, so that its author hears of everything at once.
-            let resolved = resolved(name, route, &mut findings);
+            let resolved = resolved(update, name, route, &mut findings);
             match &winner {
                 None => winner = Some((name.clone(), resolved)),
                 Some((winner, _)) => {
@@ -125,29 +126,50 @@ fn is_of_group(update: &Update<'_>, name: &Fqn, route: &ServiceRoute, findings: 
     is_of_group
 }
 
-fn resolved(name: &Fqn, route: &ServiceRoute, findings: &mut Vec<Finding>) -> ResolvedRoute {
+fn resolved(
+    update: &Update<'_>,
+    name: &Fqn,
+    route: &ServiceRoute,
+    findings: &mut Vec<Finding>,
+) -> ResolvedRoute {
     let subsets = subsets(name, route, findings);
     let known: BTreeSet<&Label> = subsets.iter().map(|subset| &subset.name).collect();
-    let outcomes: Vec<(ServiceAction, Edits)> = route
+    let group = name.parent();
+    let namespaces = group.map(|group| namespaces(update.to, &group, &mut Vec::new()));
+    let mirrored = Mirrored::ByService {
+        service: &route.service,
+        subsets: &known,
+        namespaces: &namespaces.unwrap_or_default(),
+    };
+    let outcomes: Vec<(ServiceAction, Edits, Conduct)> = route
         .rules
         .iter()
         .enumerate()
         .map(|(at, rule)| match rules::effect(name, at, rule, findings) {
-            Ok(Effect::Pass(edits)) => (action(name, &route.service, at, rule, &known, findings), *edits),
-            Ok(Effect::Redirect(to)) => (ServiceAction::Redirect(*to), Edits::default()),
-            Err(reason) => (ServiceAction::Refuse(reason), Edits::default()),
+            Ok(Effect::Pass(edits, mirrors)) => {
+                let action = action(name, &route.service, at, rule, &known, findings);
+                let conduct = rules::conduct(name, at, rule, &mirrors, &mirrored, findings);
+                (action, *edits, conduct)
+            }
+            Ok(Effect::Redirect(to)) => (ServiceAction::Redirect(*to), Edits::default(), Conduct::default()),
+            Err(reason) => (
+                ServiceAction::Refuse(reason),
+                Edits::default(),
+                Conduct::default(),
+            ),
         })
         .collect();
     let rules = rules::ordered(name, &route.rules, findings)
         .into_iter()
         .map(|ordered| {
-            let (action, edits) = outcomes[ordered.at].clone();
+            let (action, edits, conduct) = outcomes[ordered.at].clone();
             let rule = ServiceRule {
                 matches: ordered.matches.into_iter().collect(),
                 action,
                 edits,
                 timeout: ordered.rule.timeouts.map(|timeouts| timeouts.request),
                 retry: ordered.rule.retry.clone(),
+                conduct,
             };
             let field = format!("spec.rules[{}]", ordered.at);
             Traced::new(rule, Origin::new(name.clone(), field))

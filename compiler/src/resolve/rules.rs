@@ -2,15 +2,32 @@
 
 use std::collections::BTreeSet;
 
+use super::{ResolvedWorkspace, listed};
 use crate::finding::{Code, Finding};
-use crate::http::{BadFilters, Effect, HttpMatch, HttpRule};
-use crate::name::Fqn;
+use crate::http::{BadFilters, Effect, HttpMatch, HttpRule, MirrorBackend, RequestMirror};
+use crate::name::{Fqn, Label, ServiceId};
+use crate::routes::{Conduct, Mirror, MirrorTarget};
+use crate::selector::Selector;
 
 /// Position in the resource, and its one match; `None` matches every request.
 pub(super) struct Ordered<'a, B> {
     pub(super) at: usize,
     pub(super) matches: Option<HttpMatch>,
     pub(super) rule: &'a HttpRule<B>,
+}
+
+/// Whose mirrors are looked at, and what they may name.
+pub(super) enum Mirrored<'a> {
+    ByGateway {
+        workspace: &'a Fqn,
+        owned: &'a ResolvedWorkspace,
+    },
+    ByService {
+        service: &'a ServiceId,
+        subsets: &'a BTreeSet<&'a Label>,
+        /// Of the route's group.
+        namespaces: &'a [Selector],
+    },
 }
 
 /// Splits rules by their matches and sorts them as the Gateway API does. Of two equal matches the one written first
@@ -50,13 +67,90 @@ pub(super) fn effect<B>(
     findings: &mut Vec<Finding>,
 ) -> Result<Effect, String> {
     let bad = match Effect::of(&rule.filters, &rule.matches) {
-        Ok(Effect::Redirect(_)) if !rule.backend_refs.is_empty() => BadFilters::RedirectAndMore,
+        Ok(Effect::Redirect(_)) if !rule.backend_refs.is_empty() || rule.fault.is_some() => {
+            BadFilters::RedirectAndMore
+        }
         Ok(effect) => return Ok(effect),
         Err(bad) => bad,
     };
     let field = format!("spec.rules[{at}].filters");
     findings.push(Finding::error(resource, field, Code::BadFilters, bad.to_string()));
     Err(format!("this route is not valid: {bad}"))
+}
+
+/// What the rule at that place does beside its backends. A mirror that cannot be had makes no copies: requests go on.
+pub(super) fn conduct<B>(
+    resource: &Fqn,
+    at: usize,
+    rule: &HttpRule<B>,
+    mirrors: &[RequestMirror],
+    mirrored: &Mirrored<'_>,
+    findings: &mut Vec<Finding>,
+) -> Conduct {
+    let mut found = Vec::new();
+    for mirror in mirrors {
+        match mirrored.target(&mirror.backend) {
+            Ok((service, target)) => found.push(Mirror {
+                service,
+                target,
+                share: mirror.share,
+            }),
+            Err((code, message)) => {
+                let field = format!("spec.rules[{at}].filters");
+                findings.push(Finding::error(resource, field, code, message));
+            }
+        }
+    }
+    Conduct {
+        mirrors: found,
+        fault: rule.fault,
+    }
+}
+
+impl Mirrored<'_> {
+    fn target(&self, backend: &MirrorBackend) -> Result<(ServiceId, MirrorTarget), (Code, String)> {
+        match (backend, self) {
+            (MirrorBackend::Service(id, port), _) => {
+                let (owned, owner, namespaces) = match self {
+                    Mirrored::ByGateway { workspace, owned } => (
+                        owned.owns_somewhere(&id.namespace),
+                        format!("those of {workspace}"),
+                        listed(&owned.namespaces),
+                    ),
+                    Mirrored::ByService { namespaces, .. } => (
+                        namespaces
+                            .iter()
+                            .any(|held| held.matches_namespace(&id.namespace)),
+                        "those of its group".to_owned(),
+                        listed(*namespaces),
+                    ),
+                };
+                if owned {
+                    return Ok((id.clone(), MirrorTarget::Port(*port)));
+                }
+                let message = format!(
+                    "no copies are sent to service {id}: its namespace is not one of {owner}: {namespaces}"
+                );
+                Err((Code::NamespaceNotOwned, message))
+            }
+            (MirrorBackend::Subset(subset), Mirrored::ByService { service, subsets, .. }) => {
+                if subsets.contains(subset) {
+                    return Ok(((*service).clone(), MirrorTarget::Subset(subset.clone())));
+                }
+                let message = format!(
+                    "no copies are sent to subset {subset}, which is not declared; declare it under spec.subsets, or use one of: {}",
+                    listed(*subsets)
+                );
+                Err((Code::UnknownSubset, message))
+            }
+            (MirrorBackend::Subset(subset), Mirrored::ByGateway { .. }) => {
+                let message = format!(
+                    "no copies are sent to subset {subset}: a gateway's mirror names a service; mirror to a subset in the route of its service"
+                );
+                Err((Code::UnknownSubset, message))
+            }
+        }
+    }
 }
 
 fn alternatives<B>(rule: &HttpRule<B>) -> Vec<Option<HttpMatch>> {

@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::http::{
-    ATTEMPTS_MAX, Attempts, ExactHostname, HeaderName, Path, QueryPart, RedirectStatus, Span, StatusCode,
+    ATTEMPTS_MAX, Attempts, CookieName, ExactHostname, HeaderName, PATTERN_BYTES_MAX, Path, PathPattern,
+    QueryPart, RedirectStatus, Share, Span, StatusCode,
 };
 use crate::intent::{AddressBlock, OpenApi};
 use crate::name::{
@@ -114,6 +115,26 @@ schema!(
     "description": "The path of a request, without its query.",
     "type": "string",
     "pattern": "^/[^?#\\s]*$"
+);
+schema!(
+    Share,
+    "description": "A part of the requests, in percent with up to four decimals.",
+    "type": "number",
+    "minimum": 0,
+    "maximum": 100
+);
+schema!(
+    PathPattern,
+    "description": "A regular expression that the whole path matches, without its query. Its letters are those of ASCII.",
+    "type": "string",
+    "maxLength": PATTERN_BYTES_MAX
+);
+schema!(
+    CookieName,
+    "description": "The name of a cookie.",
+    "type": "string",
+    "minLength": 1,
+    "pattern": "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
 );
 schema!(
     HeaderName,

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common;
-use crate::http::{Path, PathMatch};
+use crate::http::{Path, PlainPath};
 use crate::intent::Method;
 use crate::selector::Pattern;
 
@@ -23,7 +23,7 @@ pub struct CallRule {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub methods: BTreeSet<Method>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathMatch>,
+    pub path: Option<PlainPath>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,14 +106,14 @@ fn meet_option<T: Clone>(
     }
 }
 
-fn meet_paths(a: &PathMatch, b: &PathMatch) -> Option<PathMatch> {
+fn meet_paths(a: &PlainPath, b: &PlainPath) -> Option<PlainPath> {
     match (a, b) {
-        (PathMatch::Exact(a), PathMatch::Exact(b)) => (a == b).then(|| PathMatch::Exact(a.clone())),
-        (PathMatch::Exact(exact), PathMatch::PathPrefix(prefix))
-        | (PathMatch::PathPrefix(prefix), PathMatch::Exact(exact)) => {
-            is_below(exact.as_str(), prefix).then(|| PathMatch::Exact(exact.clone()))
+        (PlainPath::Exact(a), PlainPath::Exact(b)) => (a == b).then(|| PlainPath::Exact(a.clone())),
+        (PlainPath::Exact(exact), PlainPath::PathPrefix(prefix))
+        | (PlainPath::PathPrefix(prefix), PlainPath::Exact(exact)) => {
+            is_below(exact.as_str(), prefix).then(|| PlainPath::Exact(exact.clone()))
         }
-        (PathMatch::PathPrefix(a), PathMatch::PathPrefix(b)) => {
+        (PlainPath::PathPrefix(a), PlainPath::PathPrefix(b)) => {
             let narrower = if is_below(a.as_str(), b) {
                 a
             } else if is_below(b.as_str(), a) {
@@ -121,7 +121,7 @@ fn meet_paths(a: &PathMatch, b: &PathMatch) -> Option<PathMatch> {
             } else {
                 return None;
             };
-            Some(PathMatch::PathPrefix(without_slash(narrower)))
+            Some(PlainPath::PathPrefix(without_slash(narrower)))
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use tombolo_compiler::finding::Traced;
-use tombolo_compiler::http::{HttpMatch, PathMatch};
+use tombolo_compiler::http::{HttpMatch, PathMatch, ValueMatch};
 use tombolo_compiler::proxy::{
     Check, Endpoint, EndpointGroup, Endpoints, Forward, Health, Listener, ProxyConfig, RetryPolicy, Route,
     RouteAction, RouteTable, Target, Upstream, VirtualHost,
@@ -34,8 +34,16 @@ pub(crate) fn config(config: &ProxyConfig) -> Value {
 }
 
 fn listener(listener: &Listener) -> String {
-    let Listener { bind, route_table } = listener;
-    format!("{bind} uses {route_table}")
+    let Listener {
+        bind,
+        route_table,
+        filters,
+    } = listener;
+    let filters: String = filters
+        .iter()
+        .map(|filter| format!(", with {filter:?}"))
+        .collect();
+    format!("{bind} uses {route_table}{filters}")
 }
 
 fn route_table(table: &RouteTable) -> Value {
@@ -67,6 +75,8 @@ fn route(route: &Traced<Route>) -> Value {
                 timeout,
                 retry,
                 edits,
+                mirrors,
+                fault,
             } = forward;
             let mut value = json!({
                 "when": when,
@@ -76,6 +86,16 @@ fn route(route: &Traced<Route>) -> Value {
             });
             if !edits.is_empty() {
                 value["edits"] = json!(edits);
+            }
+            if !mirrors.is_empty() {
+                let copies = mirrors.iter().map(|mirror| {
+                    let percent = f64::from(mirror.share);
+                    format!("{percent} % {}", mirror.cluster)
+                });
+                value["copies"] = copies.collect();
+            }
+            if let Some(fault) = fault {
+                value["fault"] = json!(fault);
             }
             value
         }
@@ -89,20 +109,38 @@ fn match_text(matches: &HttpMatch) -> String {
         method,
         headers,
         query_params,
+        cookies,
     } = matches;
-    let path = match path {
-        None => "any path".to_owned(),
-        Some(PathMatch::Exact(path)) => format!("path = {}", path.as_str()),
-        Some(PathMatch::PathPrefix(path)) => format!("path in {}", path.as_str()),
-    };
+    let path = path.as_ref().map_or_else(|| "any path".to_owned(), path_text);
+    let method = method.map_or_else(String::new, |method| format!(" and {}", method.as_str()));
     let headers = headers
         .iter()
-        .map(|header| format!(" and {} = {}", header.name.as_str(), header.value));
-    let method = method.map_or_else(String::new, |method| format!(" and {}", method.as_str()));
-    let query = query_params
+        .map(|header| format!(" and {} {}", header.name.as_str(), value_text(&header.value, " ")));
+    let params = query_params
         .iter()
-        .map(|param| format!(" and ?{}={}", param.name.as_str(), param.value.as_str()));
-    path + &method + &headers.collect::<String>() + &query.collect::<String>()
+        .map(|param| format!(" and ?{}{}", param.name.as_str(), value_text(&param.value, "")));
+    let cookies = cookies.iter().map(|cookie| {
+        let value = value_text(&cookie.value, " ");
+        format!(" and cookie {} {value}", cookie.name.as_str())
+    });
+    path + &method + &headers.chain(params).chain(cookies).collect::<String>()
+}
+
+fn path_text(path: &PathMatch) -> String {
+    let parts = path.parts().into_iter().map(|part| match part {
+        PathMatch::Exact(path) => format!("path = {}", path.as_str()),
+        PathMatch::PathPrefix(path) => format!("path in {}", path.as_str()),
+        PathMatch::RegularExpression(pattern) => format!("path ~ {}", pattern.as_str()),
+        PathMatch::All(_) => unreachable!("it has parts"),
+    });
+    parts.collect::<Vec<_>>().join(" and ")
+}
+
+fn value_text(value: &ValueMatch, space: &str) -> String {
+    match value {
+        ValueMatch::Exact(value) => format!("={space}{value}"),
+        ValueMatch::RegularExpression(pattern) => format!("~{space}{}", pattern.as_str()),
+    }
 }
 
 fn target(target: &Target) -> String {

@@ -239,26 +239,70 @@ fn failover() -> impl Strategy<Value = Vec<Value>> {
 
 fn matches() -> impl Strategy<Value = Value> {
     let path = prop_oneof![
-        2 => Just(Value::Null),
-        3 => (select(vec!["Exact", "PathPrefix"]), select(vec!["/", "/a", "/a/b", "/b"]))
+        3 => Just(Value::Null),
+        4 => (select(vec!["Exact", "PathPrefix"]), select(vec!["/", "/a", "/a/b", "/b"]))
             .prop_map(|(kind, path)| json!({"type": kind, "value": path})),
+        2 => select(vec!["/a.*", "/[a-b](?:/.*)?", r"/\w", "(?i)/A/?|/b.*", "/[^/]*"])
+            .prop_map(|path| json!({"type": "RegularExpression", "value": path})),
     ];
-    let headers = subsequence(vec![("x-a", "1"), ("x-a", "2"), ("x-b", "1")], 0..3);
-    let one = (path, headers).prop_map(|(path, headers)| {
-        let headers: Vec<Value> = headers
-            .iter()
-            .map(|(name, value)| json!({"name": name, "value": value}))
-            .collect();
-        json!({"path": path, "headers": headers})
+    let headers = vec![
+        value("x-a", "1"),
+        value("x-a", "2"),
+        value("x-b", "1"),
+        pattern("x-a", "[12]"),
+        pattern("x-b", "2.*"),
+    ];
+    let params = vec![value("d", "e"), pattern("d", "e|f"), pattern("x-a", ".?")];
+    let cookies = vec![
+        value("user", "anna"),
+        value("user", "bert"),
+        pattern("user", "an+a|carl"),
+    ];
+    let parts = (
+        path,
+        subsequence(headers, 0..3),
+        sometimes(params),
+        sometimes(cookies),
+    );
+    let one = parts.prop_map(|(path, headers, params, cookies)| {
+        json!({"path": path, "headers": headers, "queryParams": params, "cookies": cookies})
     });
     vec(one, 0..3).prop_map(Value::from)
+}
+
+fn value(name: &str, value: &str) -> Value {
+    json!({"name": name, "value": value})
+}
+
+fn pattern(name: &str, value: &str) -> Value {
+    json!({"type": "RegularExpression", "name": name, "value": value})
+}
+
+/// Mostly none, so that much is still reached.
+fn sometimes(some: Vec<Value>) -> impl Strategy<Value = Vec<Value>> {
+    prop_oneof![
+        4 => Just(Vec::new()),
+        1 => subsequence(some, 1..2),
+    ]
 }
 
 fn rule(backends: impl Strategy<Value = Vec<Value>>) -> impl Strategy<Value = Value> {
     let timeouts = proptest::option::of(Just(json!({"request": "2s"})));
     let retry = proptest::option::of(Just(json!({"attempts": 3, "codes": [503]})));
-    (matches(), backends, timeouts, retry).prop_map(|(matches, backends, timeouts, retry)| {
-        json!({"matches": matches, "backendRefs": backends, "timeouts": timeouts, "retry": retry})
+    let mirrors = sometimes(vec![
+        json!({"backendRef": {"namespace": "shop", "name": "web"}}),
+        json!({"backendRef": {"namespace": "shop", "name": "reviews", "port": 90}, "percent": 50}),
+        json!({"backendRef": {"subset": "v2"}, "percent": 0.5}),
+    ]);
+    let filters = mirrors.prop_map(|mirrors| -> Vec<Value> {
+        let filters = mirrors.into_iter();
+        filters
+            .map(|mirror| json!({"type": "RequestMirror", "requestMirror": mirror}))
+            .collect()
+    });
+    let parts = (matches(), filters, backends, timeouts, retry);
+    parts.prop_map(|(matches, filters, backends, timeouts, retry)| {
+        json!({"matches": matches, "filters": filters, "backendRefs": backends, "timeouts": timeouts, "retry": retry})
     })
 }
 

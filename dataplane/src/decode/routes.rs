@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
-use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption, RuntimeFractionalPercent};
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
@@ -19,27 +19,39 @@ use envoy_types::pb::envoy::config::route::v3::retry_policy::{
     RetryBackOff, RetryHostPredicate, RetryPriority,
 };
 use envoy_types::pb::envoy::config::route::v3::route::Action as PbAction;
-use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier};
+use envoy_types::pb::envoy::config::route::v3::route_action::{
+    ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
+};
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher as PbHeaderMatcher, QueryParameterMatcher, RedirectAction,
-    RetryPolicy as PbRetryPolicy, Route as PbRoute, RouteAction, RouteConfiguration,
+    CookieMatcher, DirectResponseAction, HeaderMatcher as PbHeaderMatcher, QueryParameterMatcher,
+    RedirectAction, RetryPolicy as PbRetryPolicy, Route as PbRoute, RouteAction, RouteConfiguration,
     RouteMatch as PbRouteMatch, VirtualHost,
 };
+use envoy_types::pb::envoy::extensions::filters::common::fault::v3::FaultDelay;
+use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::fault_abort::ErrorType;
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault};
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
-use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
+use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
+use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
+use envoy_types::pb::google::protobuf::Any;
 use http::{Method, StatusCode};
 
 use super::fields::{
     At, Reason, any, done, duration, header_name, header_to_set, header_value, message, positive, required,
     same_name,
 };
+use super::listener::FAULT;
 use crate::config::{
-    Action, Forward, HeaderEdits, HeaderMatcher, PathMatcher, Redirect, Route, RouteMatcher, Target,
+    Action, Fault, Forward, HeaderEdits, HeaderMatcher, Mirror, PathMatcher, Redirect, Route, RouteMatcher,
+    Target, ValueMatcher,
 };
+use crate::pattern::Pattern;
 use crate::retry::{BackOff, RetryHosts, RetryOn, RetryPolicy, RetryPriorities};
 use crate::rewrite::PathRewrite;
 use crate::router::{Ports, RouteTable};
@@ -47,6 +59,8 @@ use crate::router::{Ports, RouteTable};
 /// Envoy's route timeout when none is given.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 const WEIGHT_MAX: u32 = 10_000;
+/// What shares of requests are counted in.
+const MILLION: u32 = 1_000_000;
 /// A worker draws hosts without a pause, and when all were tried it draws this often in vain.
 const DRAWS_MAX: u32 = 1000;
 
@@ -100,6 +114,9 @@ fn route(mut pb: PbRoute) -> Result<Route, Reason> {
             &remove,
             "response_headers_to_remove",
         )?;
+        if let Some(config) = pb.typed_per_filter_config.remove(FAULT) {
+            forward.fault = Some(fault(&config).at("typed_per_filter_config.fault")?);
+        }
     }
     done(&pb)?;
     Ok(Route {
@@ -114,9 +131,11 @@ fn route_match(mut pb: PbRouteMatch) -> Result<RouteMatcher, Reason> {
         PathSpecifier::Path(path) => PathMatcher::Exact(path.into()),
         PathSpecifier::Prefix(prefix) => PathMatcher::Prefix(prefix.into()),
         PathSpecifier::PathSeparatedPrefix(prefix) => PathMatcher::Segments(prefix.into()),
+        PathSpecifier::SafeRegex(regex) => PathMatcher::Regex(self::regex(regex).at("safe_regex")?),
         _ => {
             return Err(
-                "path_specifier: only path, prefix and path_separated_prefix are supported".to_owned(),
+                "path_specifier: only path, prefix, path_separated_prefix and safe_regex are supported"
+                    .to_owned(),
             );
         }
     };
@@ -128,27 +147,56 @@ fn route_match(mut pb: PbRouteMatch) -> Result<RouteMatcher, Reason> {
     for (index, param) in take(&mut pb.query_parameters).into_iter().enumerate() {
         query.push(query_param(param).at_index("query_parameters", index)?);
     }
+    let mut cookies = Vec::new();
+    for (index, matcher) in take(&mut pb.cookies).into_iter().enumerate() {
+        cookies.push(cookie(matcher).at_index("cookies", index)?);
+    }
     done(&pb)?;
-    Ok(RouteMatcher { path, headers, query })
+    Ok(RouteMatcher {
+        path,
+        headers,
+        query,
+        cookies,
+    })
 }
 
-fn query_param(mut pb: QueryParameterMatcher) -> Result<(Box<str>, Box<str>), Reason> {
+fn cookie(mut pb: CookieMatcher) -> Result<(Box<str>, ValueMatcher), Reason> {
     let name = take(&mut pb.name);
     if name.is_empty() {
         return Err("name: is required".to_owned());
     }
-    let Some(QueryParameterMatchSpecifier::StringMatch(mut string)) =
-        pb.query_parameter_match_specifier.take()
+    let wanted = value(required(pb.string_match.take()).at("string_match")?).at("string_match")?;
+    done(&pb)?;
+    Ok((name.into(), wanted))
+}
+
+fn value(mut string: StringMatcher) -> Result<ValueMatcher, Reason> {
+    let wanted = match string.match_pattern.take() {
+        Some(MatchPattern::Exact(value)) => ValueMatcher::Exact(value.into()),
+        Some(MatchPattern::SafeRegex(regex)) => ValueMatcher::Regex(self::regex(regex).at("safe_regex")?),
+        _ => return Err("match_pattern: only exact and safe_regex are supported".to_owned()),
+    };
+    done(&string)?;
+    Ok(wanted)
+}
+
+fn regex(mut pb: RegexMatcher) -> Result<Pattern, Reason> {
+    let text = take(&mut pb.regex);
+    done(&pb)?;
+    Pattern::new(&text).at("regex")
+}
+
+fn query_param(mut pb: QueryParameterMatcher) -> Result<(Box<str>, ValueMatcher), Reason> {
+    let name = take(&mut pb.name);
+    if name.is_empty() {
+        return Err("name: is required".to_owned());
+    }
+    let Some(QueryParameterMatchSpecifier::StringMatch(string)) = pb.query_parameter_match_specifier.take()
     else {
         return Err("query_parameter_match_specifier: only string_match is supported".to_owned());
     };
     done(&pb)?;
-    let pattern = string.match_pattern.take();
-    done(&string).at("string_match")?;
-    match pattern {
-        Some(MatchPattern::Exact(value)) => Ok((name.into(), value.into())),
-        _ => Err("string_match: only exact is supported".to_owned()),
-    }
+    Ok((name.into(), value(string).at("string_match")?))
 }
 
 fn header_match(mut pb: PbHeaderMatcher) -> Result<HeaderMatcher, Reason> {
@@ -185,14 +233,19 @@ fn header_match(mut pb: PbHeaderMatcher) -> Result<HeaderMatcher, Reason> {
         MatchPattern::SafeRegex(regex) if name == ":method" => {
             methods(&regex.regex).at("string_match.safe_regex")
         }
-        MatchPattern::SafeRegex(_) => {
-            Err("string_match.safe_regex: is supported for :method only".to_owned())
+        MatchPattern::SafeRegex(regex) => {
+            let pattern = self::regex(regex).at("string_match.safe_regex")?;
+            if name == ":path" {
+                Ok(HeaderMatcher::Target(pattern))
+            } else {
+                Ok(HeaderMatcher::Regex(header_name(&name).at("name")?, pattern))
+            }
         }
-        _ => Err("string_match: only exact, and safe_regex for :method, are supported".to_owned()),
+        _ => Err("string_match: only exact and safe_regex are supported".to_owned()),
     }
 }
 
-/// Alternatives such as `GET|HEAD`, the only regular expression of the contract.
+/// Alternatives such as `GET|HEAD`.
 fn methods(alternatives: &str) -> Result<HeaderMatcher, Reason> {
     let method = |name: &str| {
         let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
@@ -207,13 +260,7 @@ fn methods(alternatives: &str) -> Result<HeaderMatcher, Reason> {
 }
 
 fn direct_response(mut pb: DirectResponseAction) -> Result<Action, Reason> {
-    let status = take(&mut pb.status);
-    let status = u16::try_from(status)
-        .ok()
-        .and_then(|status| StatusCode::from_u16(status).ok());
-    let status = status
-        .filter(|status| status.as_u16() >= 200)
-        .ok_or_else(|| "status: must be 200 to 599".to_owned())?;
+    let status = answer_status(take(&mut pb.status)).at("status")?;
     let body = match pb.body.take() {
         None => Bytes::new(),
         Some(DataSource {
@@ -320,6 +367,10 @@ fn forward(mut pb: RouteAction) -> Result<Forward, Reason> {
         Some(rewrite) => Some(path_rewrite(rewrite).at("regex_rewrite")?),
         None => None,
     };
+    let mut mirrors = Vec::new();
+    for (index, policy) in take(&mut pb.request_mirror_policies).into_iter().enumerate() {
+        mirrors.push(mirror(policy).at_index("request_mirror_policies", index)?);
+    }
     done(&pb)?;
     Ok(Forward {
         targets,
@@ -329,7 +380,85 @@ fn forward(mut pb: RouteAction) -> Result<Forward, Reason> {
         host,
         path,
         response_edits: HeaderEdits::default(),
+        mirrors,
+        fault: None,
     })
+}
+
+fn fault(config: &Any) -> Result<Fault, Reason> {
+    let mut pb: HttpFault = any(config)?;
+    let delay = match pb.delay.take() {
+        Some(delay) => Some(self::delay(delay).at("delay")?),
+        None => None,
+    };
+    let abort = match pb.abort.take() {
+        Some(abort) => Some(self::abort(abort).at("abort")?),
+        None => None,
+    };
+    done(&pb)?;
+    Ok(Fault { delay, abort })
+}
+
+fn delay(mut pb: FaultDelay) -> Result<(Duration, u32), Reason> {
+    let Some(FaultDelaySecifier::FixedDelay(time)) = pb.fault_delay_secifier.take() else {
+        return Err("fault_delay_secifier: only fixed_delay is supported".to_owned());
+    };
+    let time = positive(time).at("fixed_delay")?;
+    let share = millionths(required(pb.percentage.take()).at("percentage")?).at("percentage")?;
+    done(&pb)?;
+    Ok((time, share))
+}
+
+fn abort(mut pb: FaultAbort) -> Result<(StatusCode, u32), Reason> {
+    let Some(ErrorType::HttpStatus(status)) = pb.error_type.take() else {
+        return Err("error_type: only http_status is supported".to_owned());
+    };
+    let status = answer_status(status).at("http_status")?;
+    let share = millionths(required(pb.percentage.take()).at("percentage")?).at("percentage")?;
+    done(&pb)?;
+    Ok((status, share))
+}
+
+fn answer_status(status: u32) -> Result<StatusCode, Reason> {
+    let status = u16::try_from(status)
+        .ok()
+        .and_then(|status| StatusCode::from_u16(status).ok());
+    status
+        .filter(|status| status.as_u16() >= 200)
+        .ok_or_else(|| "must be 200 to 599".to_owned())
+}
+
+fn mirror(mut pb: RequestMirrorPolicy) -> Result<Mirror, Reason> {
+    let cluster = cluster_name(take(&mut pb.cluster)).at("cluster")?;
+    let millionths = match pb.runtime_fraction.take() {
+        None => MILLION,
+        Some(fraction) => runtime_fraction(fraction).at("runtime_fraction")?,
+    };
+    if !take(&mut pb.disable_shadow_host_suffix_append) {
+        return Err("disable_shadow_host_suffix_append: false is not supported, only true".to_owned());
+    }
+    done(&pb)?;
+    Ok(Mirror { cluster, millionths })
+}
+
+fn runtime_fraction(mut pb: RuntimeFractionalPercent) -> Result<u32, Reason> {
+    let share = required(pb.default_value.take()).at("default_value")?;
+    done(&pb)?;
+    millionths(share).at("default_value")
+}
+
+fn millionths(share: FractionalPercent) -> Result<u32, Reason> {
+    let each = match DenominatorType::try_from(share.denominator) {
+        Ok(DenominatorType::Hundred) => 10_000,
+        Ok(DenominatorType::TenThousand) => 100,
+        Ok(DenominatorType::Million) => 1,
+        Err(_) => return Err("denominator: is unknown".to_owned()),
+    };
+    let millionths = share.numerator.saturating_mul(each);
+    if millionths > MILLION {
+        return Err("numerator: is more than all".to_owned());
+    }
+    Ok(millionths)
 }
 
 fn target(mut pb: ClusterWeight) -> Result<Target, Reason> {

@@ -22,7 +22,7 @@ use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecif
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route::Action as PbAction;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
-use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::{ConnectMatcher, PathSpecifier};
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, HeaderMatcher as PbHeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy as PbRetryPolicy, Route as PbRoute,
@@ -195,8 +195,12 @@ fn a_listener_is_as_the_contract_says() {
                 "http_connection_manager.merge_slashes: is not supported by this proxy",
             ),
             (
-                |l| manager(l, |m| m.http_filters.push(HttpFilter::default())),
-                "http_connection_manager.http_filters: exactly one, the router, is supported, got 2",
+                |l| manager(l, |m| m.http_filters.insert(0, HttpFilter::default())),
+                "http_connection_manager.http_filters[0].name: \"\" is not supported before the router, only \"envoy.filters.http.fault\"",
+            ),
+            (
+                |l| manager(l, |m| m.http_filters.clear()),
+                "http_connection_manager.http_filters: the router is required",
             ),
         ],
     );
@@ -504,14 +508,14 @@ fn routes_are_as_the_contract_says() {
             ),
             (
                 |r| {
-                    let path = PathSpecifier::SafeRegex(RegexMatcher::default());
+                    let path = PathSpecifier::ConnectMatcher(ConnectMatcher::default());
                     route(r).r#match.as_mut().unwrap().path_specifier = Some(path);
                 },
-                "virtual_hosts[0].routes[0].match.path_specifier: only path, prefix and path_separated_prefix are supported",
+                "virtual_hosts[0].routes[0].match.path_specifier: only path, prefix, path_separated_prefix and safe_regex are supported",
             ),
             (
-                |r| header(r, "x", regex("a.*")),
-                "virtual_hosts[0].routes[0].match.headers[0].string_match.safe_regex: is supported for :method only",
+                |r| header(r, "x", regex("(")),
+                "virtual_hosts[0].routes[0].match.headers[0].string_match.safe_regex.regex: is not a regular expression that can be had: error: unclosed group",
             ),
             (
                 |r| header(r, ":method", regex("GET|.*")),
@@ -523,7 +527,7 @@ fn routes_are_as_the_contract_says() {
             ),
             (
                 |r| header(r, "x", string(MatchPattern::Prefix("a".to_owned()))),
-                "virtual_hosts[0].routes[0].match.headers[0].string_match: only exact, and safe_regex for :method, are supported",
+                "virtual_hosts[0].routes[0].match.headers[0].string_match: only exact and safe_regex are supported",
             ),
             (
                 |r| route(r).action = None,

@@ -2,6 +2,7 @@
 
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType as FilterConfig;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener as PbListener};
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     CodecType, RouteSpecifier, ServerHeaderTransformation,
@@ -10,13 +11,15 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds,
 };
+use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
-use tombolo_compiler::proxy::Listener;
+use tombolo_compiler::proxy::{Filter as RouteFilter, Listener};
 
 use super::{address, ads, yes};
 
 const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
 const ROUTER: &str = "envoy.filters.http.router";
+pub(super) const FAULT: &str = "envoy.filters.http.fault";
 
 pub(super) fn encode(name: &str, listener: &Listener) -> PbListener {
     let filter = Filter {
@@ -37,11 +40,11 @@ pub(super) fn encode(name: &str, listener: &Listener) -> PbListener {
 }
 
 fn connection_manager(name: &str, listener: &Listener) -> HttpConnectionManager {
-    let router = HttpFilter {
-        name: ROUTER.to_owned(),
-        config_type: Some(HttpFilterConfig::TypedConfig(pack_any(Router::default()))),
-        ..HttpFilter::default()
-    };
+    // Each does nothing but where a route says so; the router is last.
+    let filters = listener.filters.iter().map(|filter| match filter {
+        RouteFilter::Fault => http_filter(FAULT, pack_any(HttpFault::default())),
+    });
+    let router = http_filter(ROUTER, pack_any(Router::default()));
     HttpConnectionManager {
         stat_prefix: name.to_owned(),
         codec_type: CodecType::Auto as i32,
@@ -49,12 +52,20 @@ fn connection_manager(name: &str, listener: &Listener) -> HttpConnectionManager 
             config_source: Some(ads()),
             route_config_name: listener.route_table.clone(),
         })),
-        http_filters: vec![router],
+        http_filters: filters.chain([router]).collect(),
         normalize_path: Some(yes()),
         // Appends to x-forwarded-for, and trusts nobody to have done so before.
         use_remote_address: Some(yes()),
         generate_request_id: Some(yes()),
         server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
         ..HttpConnectionManager::default()
+    }
+}
+
+fn http_filter(name: &str, config: Any) -> HttpFilter {
+    HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(HttpFilterConfig::TypedConfig(config)),
+        ..HttpFilter::default()
     }
 }

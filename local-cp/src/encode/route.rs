@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
-use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption, RuntimeFractionalPercent};
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
@@ -16,25 +16,37 @@ use envoy_types::pb::envoy::config::route::v3::retry_policy::{
     RetryBackOff, RetryHostPredicate, RetryPriority,
 };
 use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, HostRewriteSpecifier};
+use envoy_types::pb::envoy::config::route::v3::route_action::{
+    ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
+};
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy as PbRetryPolicy,
-    Route as PbRoute, RouteAction as PbRouteAction, RouteConfiguration, RouteMatch,
-    VirtualHost as PbVirtualHost, WeightedCluster,
+    CookieMatcher, DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction,
+    RetryPolicy as PbRetryPolicy, Route as PbRoute, RouteAction as PbRouteAction, RouteConfiguration,
+    RouteMatch, VirtualHost as PbVirtualHost, WeightedCluster,
 };
+use envoy_types::pb::envoy::extensions::filters::common::fault::v3::FaultDelay;
+use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::fault_abort::ErrorType;
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault};
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
+use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
+use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use envoy_types::util::pack_any;
 use tombolo_compiler::finding::Origin;
 use tombolo_compiler::http::{
-    HeaderEdits, HttpMatch, PathMatch, PathRewrite, QueryParamMatch, RedirectStatus, RedirectTo, Span,
+    Fault, HeaderEdits, HttpMatch, PathMatch, PathPattern, PathRewrite, RedirectStatus, RedirectTo, Share,
+    Span, ValueMatch,
 };
-use tombolo_compiler::proxy::{Forward, RetryPolicy, Route, RouteAction, RouteTable, Target, VirtualHost};
+use tombolo_compiler::proxy::{
+    Forward, Mirror, RetryPolicy, Route, RouteAction, RouteTable, Target, VirtualHost,
+};
 
+use super::listener::FAULT;
 use super::{destination_header, duration, header, number};
 
 /// RFC 9110, section 9.2.2: sending these twice does what sending them once does.
@@ -81,11 +93,18 @@ pub(super) fn clusters(table: &RouteTable) -> BTreeSet<String> {
     let routes = table.hosts.iter().flat_map(|host| &host.value.routes);
     routes
         .filter_map(|route| match &route.value.action {
-            RouteAction::Forward(forward) => Some(&forward.targets),
+            RouteAction::Forward(forward) => Some(forward),
             RouteAction::Redirect(_) | RouteAction::Respond { .. } => None,
         })
-        .flatten()
-        .map(|target| target.cluster.clone())
+        .flat_map(|forward| {
+            let mirrors = forward.mirrors.iter().map(|mirror| &mirror.cluster);
+            forward
+                .targets
+                .iter()
+                .map(|target| &target.cluster)
+                .chain(mirrors)
+        })
+        .cloned()
         .collect()
 }
 
@@ -142,44 +161,79 @@ fn encode_route(route: &Route) -> Vec<PbRoute> {
 }
 
 fn route_match(matches: &HttpMatch) -> RouteMatch {
-    let path = match &matches.path {
-        None => PathSpecifier::Prefix("/".to_owned()),
+    let parts = matches.path.as_ref().map(PathMatch::parts).unwrap_or_default();
+    let (patterns, plain): (Vec<_>, Vec<_>) = parts
+        .into_iter()
+        .partition(|part| matches!(part, PathMatch::RegularExpression(_)));
+    let mut patterns = patterns.into_iter();
+    // Of those that all hold, one stands where a path is matched, and the others look at the same path with its query.
+    let path = plain.first().copied().or_else(|| patterns.next());
+    let other_paths = patterns.filter_map(|part| match part {
+        PathMatch::RegularExpression(pattern) => Some(header_matcher(":path", before_query(pattern))),
+        PathMatch::Exact(_) | PathMatch::PathPrefix(_) | PathMatch::All(_) => None,
+    });
+    let method = matches.method.map(|method| {
+        let exact = MatchPattern::Exact(method.as_str().to_owned());
+        header_matcher(":method", exact)
+    });
+    let headers = matches
+        .headers
+        .iter()
+        .map(|matched| header_matcher(matched.name.as_str(), value(&matched.value)));
+    let query_parameters = matches.query_params.iter().map(|matched| QueryParameterMatcher {
+        name: matched.name.as_str().to_owned(),
+        query_parameter_match_specifier: Some(QueryParameterMatchSpecifier::StringMatch(string_matcher(
+            value(&matched.value),
+        ))),
+    });
+    let cookies = matches.cookies.iter().map(|matched| CookieMatcher {
+        name: matched.name.as_str().to_owned(),
+        string_match: Some(string_matcher(value(&matched.value))),
+        ..CookieMatcher::default()
+    });
+    RouteMatch {
+        path_specifier: Some(path_specifier(path)),
+        headers: method.into_iter().chain(other_paths).chain(headers).collect(),
+        query_parameters: query_parameters.collect(),
+        cookies: cookies.collect(),
+        ..RouteMatch::default()
+    }
+}
+
+fn path_specifier(path: Option<&PathMatch>) -> PathSpecifier {
+    match path {
+        None | Some(PathMatch::All(_)) => PathSpecifier::Prefix("/".to_owned()),
         Some(PathMatch::Exact(path)) => PathSpecifier::Path(path.as_str().to_owned()),
         // Envoy takes no trailing slash here, and with whole segments it means nothing.
         Some(PathMatch::PathPrefix(prefix)) => match prefix.as_str().trim_end_matches('/') {
             "" => PathSpecifier::Prefix("/".to_owned()),
             prefix => PathSpecifier::PathSeparatedPrefix(prefix.to_owned()),
         },
-    };
-    let exact = |name: &str, value: &str| header_matcher(name, MatchPattern::Exact(value.to_owned()));
-    let method = matches.method.map(|method| exact(":method", method.as_str()));
-    let headers = matches
-        .headers
-        .iter()
-        .map(|matched| exact(matched.name.as_str(), &matched.value));
-    RouteMatch {
-        path_specifier: Some(path),
-        headers: method.into_iter().chain(headers).collect(),
-        query_parameters: matches.query_params.iter().map(query_param).collect(),
-        ..RouteMatch::default()
+        Some(PathMatch::RegularExpression(pattern)) => PathSpecifier::SafeRegex(regex(pattern.canonical())),
     }
 }
 
-fn query_param(param: &QueryParamMatch) -> QueryParameterMatcher {
-    QueryParameterMatcher {
-        name: param.name.as_str().to_owned(),
-        query_parameter_match_specifier: Some(QueryParameterMatchSpecifier::StringMatch(StringMatcher {
-            match_pattern: Some(MatchPattern::Exact(param.value.as_str().to_owned())),
-            ..StringMatcher::default()
-        })),
+/// The pattern has no question mark, so that it cannot match into the query.
+fn before_query(pattern: &PathPattern) -> MatchPattern {
+    MatchPattern::SafeRegex(regex(&format!(r"(?:{})(?:\?.*)?", pattern.canonical())))
+}
+
+fn value(wanted: &ValueMatch) -> MatchPattern {
+    match wanted {
+        ValueMatch::Exact(value) => MatchPattern::Exact(value.clone()),
+        ValueMatch::RegularExpression(pattern) => MatchPattern::SafeRegex(regex(pattern.canonical())),
+    }
+}
+
+fn regex(text: &str) -> RegexMatcher {
+    RegexMatcher {
+        regex: text.to_owned(),
+        ..RegexMatcher::default()
     }
 }
 
 fn with_method(mut matches: RouteMatch) -> RouteMatch {
-    let pattern = MatchPattern::SafeRegex(RegexMatcher {
-        regex: IDEMPOTENT_METHODS.to_owned(),
-        ..RegexMatcher::default()
-    });
+    let pattern = MatchPattern::SafeRegex(regex(IDEMPOTENT_METHODS));
     matches.headers.push(header_matcher(":method", pattern));
     matches
 }
@@ -187,11 +241,15 @@ fn with_method(mut matches: RouteMatch) -> RouteMatch {
 fn header_matcher(name: &str, pattern: MatchPattern) -> HeaderMatcher {
     HeaderMatcher {
         name: name.to_owned(),
-        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
-            match_pattern: Some(pattern),
-            ..StringMatcher::default()
-        })),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(string_matcher(pattern))),
         ..HeaderMatcher::default()
+    }
+}
+
+fn string_matcher(pattern: MatchPattern) -> StringMatcher {
+    StringMatcher {
+        match_pattern: Some(pattern),
+        ..StringMatcher::default()
     }
 }
 
@@ -244,12 +302,9 @@ fn redirect(matches: RouteMatch, to: &RedirectTo) -> PbRoute {
 }
 
 fn regex_rewrite(rewrite: &PathRewrite) -> RegexMatchAndSubstitute {
-    let (regex, substitution) = rewrite.substitution();
+    let (pattern, substitution) = rewrite.substitution();
     RegexMatchAndSubstitute {
-        pattern: Some(RegexMatcher {
-            regex,
-            ..RegexMatcher::default()
-        }),
+        pattern: Some(regex(&pattern)),
         substitution,
     }
 }
@@ -281,13 +336,54 @@ fn forwarding(matches: RouteMatch, forward: &Forward, retry_policy: Option<PbRet
             retry_policy,
             host_rewrite_specifier: host,
             regex_rewrite: edits.path.as_ref().map(regex_rewrite),
+            request_mirror_policies: forward.mirrors.iter().map(mirror).collect(),
             ..PbRouteAction::default()
         })),
         request_headers_to_add: headers.into_iter().chain(lines(&edits.request_headers)).collect(),
         request_headers_to_remove: removed(&edits.request_headers),
         response_headers_to_add: lines(&edits.response_headers).collect(),
         response_headers_to_remove: removed(&edits.response_headers),
+        typed_per_filter_config: forward
+            .fault
+            .iter()
+            .map(|fault| (FAULT.to_owned(), pack_any(self::fault(fault))))
+            .collect(),
         ..PbRoute::default()
+    }
+}
+
+/// A copy asks for the same host as the request itself.
+fn mirror(mirror: &Mirror) -> RequestMirrorPolicy {
+    RequestMirrorPolicy {
+        cluster: mirror.cluster.clone(),
+        runtime_fraction: Some(RuntimeFractionalPercent {
+            default_value: Some(share(mirror.share)),
+            runtime_key: String::new(),
+        }),
+        disable_shadow_host_suffix_append: true,
+        ..RequestMirrorPolicy::default()
+    }
+}
+
+fn fault(fault: &Fault) -> HttpFault {
+    HttpFault {
+        delay: fault.delay.map(|delay| FaultDelay {
+            percentage: Some(share(delay.percent)),
+            fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(duration(delay.duration))),
+        }),
+        abort: fault.abort.map(|abort| FaultAbort {
+            percentage: Some(share(abort.percent)),
+            error_type: Some(ErrorType::HttpStatus(abort.status_code.as_u16().into())),
+            ..FaultAbort::default()
+        }),
+        ..HttpFault::default()
+    }
+}
+
+fn share(percent: Share) -> FractionalPercent {
+    FractionalPercent {
+        numerator: percent.as_millionths(),
+        denominator: DenominatorType::Million as i32,
     }
 }
 

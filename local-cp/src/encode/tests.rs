@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use tombolo_compiler::http::{HeaderMatch, HttpMatch, PathMatch};
+use tombolo_compiler::http::{HeaderMatch, HttpMatch, PathMatch, ValueMatch};
 use tombolo_compiler::proxy::{Check, RetryPolicy, Route, RouteAction, RouteTable, Upstream, VirtualHost};
 
 use super::*;
@@ -160,7 +160,7 @@ fn matches_are_spelled_as_envoy_wants_them() {
     ] {
         let header = HeaderMatch {
             name: "X-Canary".to_owned().try_into().unwrap(),
-            value: "yes".into(),
+            value: ValueMatch::Exact("yes".into()),
         };
         let matches = HttpMatch {
             path: given,
@@ -176,6 +176,34 @@ fn matches_are_spelled_as_envoy_wants_them() {
         assert_eq!(found.path_specifier, Some(expected));
         assert_eq!(found.headers[0].name, "x-canary");
     }
+}
+
+/// Envoy takes one pattern for the path; the others of a gateway's and a service's rule look at it with its query.
+#[test]
+fn several_patterns_of_a_path_all_hold() {
+    let matches = |pattern: &str| -> HttpMatch {
+        let path = serde_json::json!({"type": "RegularExpression", "value": pattern});
+        serde_json::from_value(serde_json::json!({"path": path})).unwrap()
+    };
+    let both = matches("/a.*").and(&matches("/.*b")).unwrap();
+    let action = RouteAction::Respond {
+        status: 503,
+        body: "no".into(),
+    };
+    let table: RouteConfiguration = decoded(&routes(vec![route(both, action)]), Kind::Routes, "t");
+    let found = table.virtual_hosts[0].routes[0].r#match.clone().unwrap();
+    let Some(PathSpecifier::SafeRegex(path)) = &found.path_specifier else {
+        panic!("{found:?}")
+    };
+    assert_eq!(path.regex, r"(?:/(?:[!->@-\~])*b)");
+    let [other] = found.headers.as_slice() else {
+        panic!("{found:?}")
+    };
+    assert_eq!(other.name, ":path");
+    assert!(
+        format!("{other:?}").contains(r"(?:(?:/a(?:[!->@-\\~])*))(?:\\?.*)?"),
+        "{other:?}"
+    );
 }
 
 #[test]

@@ -57,9 +57,36 @@ pub(crate) fn questions() -> impl Strategy<Value = Question> {
         "nobody.example.org:8081",
     ]);
     let path = select(vec![
-        "/", "/a", "/a/", "/a/b", "/ab", "/b/c?d=e", "/a?x-a=1", "/a%2Fb",
+        "/",
+        "/a",
+        "/A",
+        "/a/",
+        "/a/b",
+        "/ab",
+        "/b/c?d=e",
+        "/b?d=f&d=e",
+        "/a?x-a=1",
+        "/a?x-a",
+        "/a%2Fb",
     ]);
-    let headers = subsequence(vec![("x-a", "1"), ("x-b", "1"), ("x-c", "2")], 0..4);
+    let cookie = select(vec![
+        "user=anna",
+        "theme=dark; user=\"bert\"",
+        "user=carl;user=anna",
+        "User=anna; user",
+    ]);
+    let headers = (
+        subsequence(
+            vec![("x-a", "1"), ("x-b", "1"), ("x-b", "23"), ("x-c", "2")],
+            0..4,
+        ),
+        proptest::option::of(cookie),
+    );
+    let headers = headers.prop_map(|(headers, cookie)| {
+        let names: BTreeMap<&str, &str> = headers.into_iter().collect();
+        let cookie = cookie.map(|cookie| ("cookie", cookie));
+        names.into_iter().chain(cookie).collect()
+    });
     (0..64_usize, service, host, path, headers).prop_map(|(door, service, host, path, headers)| Question {
         door,
         service,

@@ -214,7 +214,7 @@ fn what_did_not_change_is_not_sent() {
     let mut listener = before.clone();
     listener.listeners.get_mut("in").unwrap().value = Listener {
         bind: "127.0.0.1:8081".parse().unwrap(),
-        route_table: "in".into(),
+        ..before.listeners["in"].value.clone()
     };
     for (after, sent) in [
         (before.clone(), &[][..]),

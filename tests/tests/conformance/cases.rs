@@ -1,0 +1,584 @@
+//! What both proxies do the same.
+
+use http::{Method, Version};
+use tombolo_tests::upstream::WISH;
+
+use crate::case::Expect::{
+    AnsweredBy, Bytes as BodyBytes, CopiedTo, Echo, Empty, Header, NoHeader, Saw, SawHeader, SawHost,
+    SawNone, SawSome, SawStart, Says, Share, Status, Trailer, Tries,
+};
+use crate::case::{Case, GET, Via};
+
+const TEN_MEGABYTES: usize = 10 << 20;
+
+pub(crate) const CASES: &[Case] = &[
+    Case {
+        name: "an exact path",
+        path: "/exact?with=query",
+        expect: &[
+            Status(200),
+            AnsweredBy(&["web-v2"]),
+            Saw("path", "/exact?with=query"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "below an exact path is another path",
+        path: "/exact/more",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a prefix matches itself and whole segments",
+        path: "/prefix/more",
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "a prefix does not match half a segment",
+        path: "/prefixed",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a header",
+        headers: &[("X-Variant", "two")],
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "another value of the header",
+        headers: &[("x-variant", "Two")],
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a method",
+        method: Method::POST,
+        path: "/method",
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "another method",
+        path: "/method",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a query parameter",
+        path: "/query?a=b&variant=two",
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "the first query parameter of a name decides",
+        path: "/query?variant=one&variant=two",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a query parameter is compared as it stands in the URL",
+        path: "/query?variant=tw%6F",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a path of a regular expression",
+        path: "/pattern/v12/item?with=query",
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "a regular expression matches the whole path",
+        path: "/pattern/v12/item/more",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a regular expression does not look at the query",
+        path: "/pattern/v12?/item",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "the regular expressions of a gateway and of its service both match",
+        via: Via::Gateway,
+        host: "PROXY.example.com",
+        path: "/pattern/v1/item?a=b",
+        expect: &[Status(200), AnsweredBy(&["web-v2"]), SawHeader("x-by", "pattern")],
+        ..GET
+    },
+    Case {
+        name: "the regular expression of a gateway alone matches",
+        via: Via::Gateway,
+        host: "PROXY.example.com",
+        path: "/pattern/w/item?a=b",
+        expect: &[Status(200), AnsweredBy(&["web-v1"]), SawHeader("x-by", "pattern")],
+        ..GET
+    },
+    Case {
+        name: "the regular expression of a gateway does not match the query",
+        via: Via::Gateway,
+        host: "PROXY.example.com",
+        path: "/pattern/v1?/item",
+        expect: &[Status(200), AnsweredBy(&["web-v1"]), SawNone("x-by")],
+        ..GET
+    },
+    Case {
+        name: "a header of a regular expression",
+        path: "/pattern",
+        headers: &[("x-variant", "two")],
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "each line of a header is looked at by itself",
+        path: "/pattern",
+        headers: &[("x-variant", "ten"), ("x-variant", "two")],
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "lines of one header are not one value",
+        path: "/pattern",
+        headers: &[("x-variant", "ten"), ("x-variant", "2")],
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a regular expression matches the whole header",
+        path: "/pattern",
+        headers: &[("x-variant", "two!")],
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a query parameter of a regular expression",
+        path: "/pattern?variant=ten",
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "a regular expression matches the whole query parameter",
+        path: "/pattern?variant=tens",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a cookie",
+        path: "/cookie",
+        headers: &[("cookie", "theme=dark; variant=two")],
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "a cookie in quotes",
+        path: "/cookie",
+        headers: &[("cookie", "variant=\"two\"")],
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "the first cookie of a name decides",
+        path: "/cookie",
+        headers: &[("cookie", "variant=one; variant=two")],
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a cookie on a line of its own",
+        version: Version::HTTP_2,
+        path: "/cookie",
+        headers: &[("cookie", "theme=dark"), ("cookie", "variant=two")],
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "a cookie of a regular expression",
+        path: "/cookie",
+        headers: &[("cookie", "Group=test-7")],
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "the name of a cookie has a case",
+        path: "/cookie",
+        headers: &[("cookie", "group=test-7")],
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a copy of a request",
+        path: "/mirror",
+        times: 5,
+        expect: &[Status(200), AnsweredBy(&["web-v1"]), CopiedTo("web-v2")],
+        ..GET
+    },
+    Case {
+        name: "a copy of a request with a body",
+        version: Version::HTTP_2,
+        method: Method::POST,
+        path: "/mirror",
+        headers: &[(WISH, "echo")],
+        body_bytes: 10_000,
+        expect: &[Status(200), AnsweredBy(&["web-v1"]), Echo, CopiedTo("web-v2")],
+        ..GET
+    },
+    Case {
+        name: "copies for a gateway and for its service",
+        via: Via::Gateway,
+        host: "PROXY.example.com",
+        path: "/mirror",
+        expect: &[
+            Status(200),
+            AnsweredBy(&["web-v1"]),
+            CopiedTo("web-v2"),
+            CopiedTo("far-local"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "no copy of no percent",
+        path: "/mirror/never",
+        times: 20,
+        expect: &[Status(200), AnsweredBy(&["web-v1"]), Tries(1)],
+        ..GET
+    },
+    Case {
+        name: "an error on purpose",
+        path: "/fault/abort",
+        times: 5,
+        expect: &[Status(429), Says("fault filter abort"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "a gateway's fault comes before its service's",
+        via: Via::Gateway,
+        host: "PROXY.example.com",
+        path: "/fault/abort/gateway",
+        expect: &[Status(451), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "a gateway's request meets the fault of its service",
+        via: Via::Gateway,
+        host: "PROXY.example.com",
+        path: "/fault/abort",
+        expect: &[Status(429), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "an error on purpose for some",
+        path: "/fault/half",
+        times: 1000,
+        // Six standard deviations of 1.6 %.
+        expect: &[Share("web-v1", (40, 60)), Share("", (40, 60))],
+        ..GET
+    },
+    Case {
+        name: "a delay on purpose is not of the timeout",
+        path: "/fault/delay",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "headers set, added and removed",
+        path: "/headers",
+        headers: &[("x-set", "old"), ("x-add", "some"), ("x-remove", "gone")],
+        expect: &[
+            Status(200),
+            SawHeader("x-set", "100%"),
+            SawHeader("x-add", "some,more"),
+            SawNone("gone"),
+            Header("x-route", "filtered"),
+            NoHeader("content-type"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "a prefix of the path is replaced",
+        path: "/rewrite/prefix/a?b=c",
+        expect: &[Status(200), Saw("path", "/new/a?b=c")],
+        ..GET
+    },
+    Case {
+        name: "a path that is the prefix is replaced",
+        path: "/rewrite/prefix",
+        expect: &[Status(200), Saw("path", "/new")],
+        ..GET
+    },
+    Case {
+        name: "a prefix of the path is taken away",
+        path: "/rewrite/root/a",
+        expect: &[Status(200), Saw("path", "/a")],
+        ..GET
+    },
+    Case {
+        name: "a path that is the prefix is taken away",
+        path: "/rewrite/root",
+        expect: &[Status(200), Saw("path", "/")],
+        ..GET
+    },
+    Case {
+        name: "the whole path and the host are replaced",
+        path: "/rewrite/whole/a?b=c",
+        expect: &[
+            Status(200),
+            Saw("path", "/whole?b=c"),
+            SawHost("other.example.com"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "a gateway's request meets the rewrite of its service",
+        via: Via::Gateway,
+        host: "PROXY.example.com",
+        path: "/rewrite/prefix/a",
+        expect: &[Status(200), Saw("path", "/new/a")],
+        ..GET
+    },
+    Case {
+        name: "a redirect to another scheme",
+        path: "/redirect/secure/a?b=c",
+        expect: &[
+            Status(301),
+            Header("location", "https://web.shop:8080/redirect/secure/a?b=c"),
+            Empty,
+        ],
+        ..GET
+    },
+    Case {
+        name: "a redirect to another host, port and path",
+        path: "/redirect/elsewhere/a?b=c",
+        expect: &[
+            Status(308),
+            Header("location", "http://elsewhere.example.com:8443/there?b=c"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "a redirect to another prefix",
+        path: "/redirect/prefix/a",
+        expect: &[Status(307), Header("location", "http://web.shop:8080/moved/a")],
+        ..GET
+    },
+    Case {
+        name: "weights",
+        path: "/split",
+        times: 1000,
+        // Six standard deviations of 1.3 %.
+        expect: &[Status(200), Share("web-v1", (72, 88)), Share("web-v2", (12, 28))],
+        ..GET
+    },
+    Case {
+        name: "a header comes before weights",
+        path: "/split",
+        headers: &[("x-variant", "two")],
+        times: 50,
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "a refused connection is tried on another host",
+        host: "pair.shop:8080",
+        times: 20,
+        dies: Some("pair-b"),
+        expect: &[Status(200), AnsweredBy(&["pair-a"])],
+        ..GET
+    },
+    Case {
+        name: "a refused connection is tried on another host for POST too",
+        method: Method::POST,
+        host: "pair.shop:8080",
+        headers: &[(WISH, "echo")],
+        body_bytes: 1000,
+        times: 20,
+        dies: Some("pair-a"),
+        expect: &[Status(200), AnsweredBy(&["pair-b"]), Echo],
+        ..GET
+    },
+    Case {
+        name: "a 503 is tried on another host for GET",
+        host: "pair.shop:8080",
+        headers: &[(WISH, "first=503")],
+        times: 10,
+        expect: &[Status(200), Tries(2)],
+        ..GET
+    },
+    Case {
+        name: "a 503 is final for POST",
+        method: Method::POST,
+        host: "pair.shop:8080",
+        headers: &[(WISH, "first=503")],
+        times: 10,
+        expect: &[Status(503), Tries(1)],
+        ..GET
+    },
+    Case {
+        name: "another error is final",
+        host: "pair.shop:8080",
+        headers: &[(WISH, "status=500")],
+        expect: &[Status(500), Tries(1)],
+        ..GET
+    },
+    Case {
+        name: "a request that takes too long",
+        path: "/slow",
+        headers: &[(WISH, "hang")],
+        expect: &[Status(504)],
+        ..GET
+    },
+    Case {
+        name: "a service that is not there, through a sidecar",
+        host: "nothing.shop:8080",
+        expect: &[Status(404)],
+        ..GET
+    },
+    Case {
+        name: "a host that is not there, through a gateway",
+        via: Via::Gateway,
+        host: "nothing.example.com",
+        expect: &[Status(404)],
+        ..GET
+    },
+    Case {
+        name: "a host of a gateway",
+        via: Via::Gateway,
+        host: "PROXY.example.com",
+        path: "/exact",
+        expect: &[Status(200), AnsweredBy(&["web-v2"])],
+        ..GET
+    },
+    Case {
+        name: "a host with a port",
+        via: Via::Gateway,
+        host: "PROXY.example.com:8080",
+        expect: &[
+            Status(200),
+            AnsweredBy(&["web-v1"]),
+            Saw("host", "PROXY.example.com:8080"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "a host in capitals",
+        via: Via::Gateway,
+        host: "PROXY.EXAMPLE.COM",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a rule that cannot be had answers with the reason",
+        path: "/broken",
+        expect: &[Status(503), Says("v3")],
+        ..GET
+    },
+    Case {
+        name: "HTTP/2 in, HTTP/1.1 out",
+        version: Version::HTTP_2,
+        path: "/exact",
+        expect: &[
+            Status(200),
+            AnsweredBy(&["web-v2"]),
+            Saw("version", "HTTP/1.1"),
+            Saw("host", "web.shop:8080"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "HTTP/1.1 in, HTTP/2 out",
+        host: "grpc.shop:9090",
+        expect: &[
+            Status(200),
+            Saw("version", "HTTP/2.0"),
+            Saw("host", "grpc.shop:9090"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "HTTP/2 in and out, with trailers",
+        version: Version::HTTP_2,
+        method: Method::POST,
+        host: "grpc.shop:9090",
+        headers: &[(WISH, "trailers"), ("te", "trailers")],
+        body_bytes: 100,
+        expect: &[Status(200), Saw("version", "HTTP/2.0"), Trailer("x-end", "yes")],
+        ..GET
+    },
+    Case {
+        name: "ten megabytes there and back",
+        method: Method::POST,
+        headers: &[(WISH, "echo")],
+        body_bytes: TEN_MEGABYTES,
+        expect: &[Status(200), BodyBytes(TEN_MEGABYTES), Echo],
+        ..GET
+    },
+    Case {
+        name: "ten megabytes there and back over HTTP/2",
+        version: Version::HTTP_2,
+        method: Method::POST,
+        host: "grpc.shop:9090",
+        headers: &[(WISH, "echo")],
+        body_bytes: TEN_MEGABYTES,
+        expect: &[Status(200), BodyBytes(TEN_MEGABYTES), Echo],
+        ..GET
+    },
+    Case {
+        name: "ten megabytes of answer",
+        headers: &[(WISH, "bytes=10485760")],
+        expect: &[Status(200), BodyBytes(TEN_MEGABYTES)],
+        ..GET
+    },
+    Case {
+        name: "a request gets an id and tells where it came from",
+        headers: &[("x-forwarded-for", "10.1.2.3")],
+        expect: &[
+            Status(200),
+            SawSome("x-request-id"),
+            // Envoy names its own address where a client is on loopback.
+            SawStart("x-forwarded-for", "10.1.2.3,"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "an application cannot name its destination",
+        headers: &[("x-tombolo-destination", "secrets.other:80")],
+        expect: &[Status(200), AnsweredBy(&["web-v1"]), SawNone("secrets.other:80")],
+        ..GET
+    },
+    Case {
+        name: "an outsider cannot name the destination either",
+        via: Via::Gateway,
+        host: "PROXY.example.com",
+        headers: &[("x-tombolo-destination", "secrets.other:80")],
+        expect: &[Status(200), AnsweredBy(&["web-v1"]), SawNone("secrets.other:80")],
+        ..GET
+    },
+    Case {
+        name: "the local service dies, another cluster answers",
+        host: "far.shop:8080",
+        times: 20,
+        dies: Some("far-local"),
+        expect: &[
+            Status(200),
+            AnsweredBy(&["far-gateway"]),
+            SawHeader("x-tombolo-destination", "far.shop:8080"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "hosts that are down or dead get nothing",
+        host: "half.shop:8080",
+        times: 50,
+        expect: &[Status(200), AnsweredBy(&["half-up"]), Tries(1)],
+        ..GET
+    },
+    Case {
+        name: "HEAD has no body",
+        method: Method::HEAD,
+        path: "/exact",
+        expect: &[Status(200), AnsweredBy(&["web-v2"]), Empty],
+        ..GET
+    },
+];
