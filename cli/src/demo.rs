@@ -5,6 +5,7 @@ mod measure;
 mod mesh;
 mod probe;
 mod process;
+mod review;
 mod sample;
 mod table;
 mod topology;

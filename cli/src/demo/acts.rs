@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::measure::{held_after, version_percent, who_answered};
 use super::mesh::Mesh;
+use super::review;
 use super::sample::Answer;
 use super::topology::{CENTRALS, CLUSTERS, Cluster, ORGANIZATION};
 use super::traffic::Sample;
@@ -21,8 +22,8 @@ const RELEASE: &str = include_str!("story/release.yaml");
 /// Bob's reach for what Ann owns.
 const LAND_GRAB: &str =
     "name: organizations/acme/tenants/banking/workspaces/mine\nspec: {namespaces: [\"us-east/shop\"]}\n";
-/// Of her route: with the rest of the shop, and in three acts.
-const ANNS_WRITES: usize = 4;
+/// Of her route: with the rest of the shop, in three acts, and the rollback.
+const ANNS_WRITES: usize = 5;
 /// Of her route: one to change it, one to read it.
 const BOBS_DENIALS: usize = 2;
 const ROUTE: &str =
@@ -69,12 +70,12 @@ impl Act {
 
     pub(super) fn title(self) -> &'static str {
         match self {
-            Act::Canary => "5 % of the requests go to v2",
-            Act::Testers => "testers go to v2 by a header",
+            Act::Canary => "5 % of the requests go to v2, as planned and with a receipt",
+            Act::Testers => "testers go to v2 by a header, as explained",
             Act::ServiceDies => "the service dies in us-east",
             Act::ClusterDies => "us-west dies as well: killed, then frozen",
             Act::PlanesDie => "management, Postgres and both centrals die; an edge and a proxy restart",
-            Act::PlanesReturn => "all come back, and a change is live everywhere",
+            Act::PlanesReturn => "all come back, a change is live everywhere, and is rolled back",
             Act::WrongTeam => "a member of the wrong team is denied",
             Act::Audit => "the audit log shows it all and verifies",
         }
@@ -95,9 +96,8 @@ impl Act {
 }
 
 async fn canary(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
-    let held_after = mesh.apply(&mesh.tokens.ann, CANARY).await?;
-    let enough = |samples: &[Sample]| samples.len() >= CANARY_SAMPLES_MIN;
-    let samples = mesh.until("enough traffic", Instant::now(), enough).await?;
+    let reviewed = review::change(mesh, ROUTE, CANARY).await?;
+    let samples = enough_traffic(mesh).await?;
     let percent = version_percent(&samples, "v2");
     ensure!(
         CANARY_PERCENT.contains(&percent),
@@ -105,30 +105,38 @@ async fn canary(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
     );
     Ok(Outcome {
         incidents: vec![],
-        held_after,
+        held_after: reviewed.held_after,
         note: format!("v2 answered {percent:.1} % of {}", samples.len()),
     })
 }
 
 async fn testers(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
     let held_after = mesh.apply(&mesh.tokens.ann, TESTERS).await?;
-    let samples = mesh
-        .until("enough traffic", Instant::now(), |samples| {
-            samples.len() >= CANARY_SAMPLES_MIN
-        })
-        .await?;
+    let [us_east, ..] = CLUSTERS;
+    let tester = review::explained_percent(mesh, us_east, &["x-group: testers"], "v2").await?;
+    let other = review::explained_percent(mesh, us_east, &[], "v2").await?;
+    println!("    explained: v2 answers {tester} % of the testers and {other} % of the others");
+    let samples = enough_traffic(mesh).await?;
     let (testers, others): (Vec<Sample>, Vec<Sample>) = samples.into_iter().partition(|sample| sample.tester);
     let (testers, others) = (version_percent(&testers, "v2"), version_percent(&others, "v2"));
-    ensure!(testers > 99.9, "v2 answered only {testers:.1} % of the testers");
     ensure!(
-        CANARY_PERCENT.contains(&others),
-        "v2 answered {others:.1} % of the others instead of 5 %"
+        tester == 100.0 && testers > 99.9,
+        "v2 answered {testers:.1} % of the testers; it was explained that it would {tester} %"
+    );
+    ensure!(
+        other == 5.0 && CANARY_PERCENT.contains(&others),
+        "v2 answered {others:.1} % of the others; it was explained that it would {other} %"
     );
     Ok(Outcome {
         incidents: vec![],
         held_after,
         note: format!("v2 answered every tester and {others:.1} % of the others"),
     })
+}
+
+async fn enough_traffic(mesh: &Mesh) -> anyhow::Result<Vec<Sample>> {
+    let enough = |samples: &[Sample]| samples.len() >= CANARY_SAMPLES_MIN;
+    mesh.until("enough traffic", Instant::now(), enough).await
 }
 
 async fn service_dies(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
@@ -236,23 +244,28 @@ async fn planes_return(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
     for name in CENTRALS {
         mesh.ready(&format!("central-{name}")).await?;
     }
-    let held_after = mesh.apply(&mesh.tokens.ann, RELEASE).await?;
+    let before = review::whole_routes(mesh, ROUTE).await?;
+    let reviewed = review::change(mesh, ROUTE, RELEASE).await?;
     let live = Instant::now();
-    let status = mesh
-        .json(&mesh.tokens.ann, &["status", ROUTE, "-o", "json"])
-        .await?;
-    ensure!(
-        status["status"]["outcome"] == "running",
-        "the receipt says {status}"
-    );
     sleep(WATCH).await;
     let samples = mesh.traffic()?.ledger.since(live);
     let percent = version_percent(&samples, "v2");
     ensure!(percent > 99.9, "v2 answered only {percent:.1} %");
+    review::roll_back(mesh, ROUTE, reviewed.before, &before).await?;
+    let mut others = enough_traffic(mesh).await?;
+    others.retain(|sample| !sample.tester);
+    let after = version_percent(&others, "v2");
+    ensure!(
+        CANARY_PERCENT.contains(&after),
+        "v2 answered {after:.1} % after the rollback instead of 5 %"
+    );
     Ok(Outcome {
         incidents: vec![],
-        held_after,
-        note: format!("v2 answered {percent:.0} % of {}", samples.len()),
+        held_after: reviewed.held_after,
+        note: format!(
+            "v2 answered {percent:.0} % of {}, and {after:.1} % of those who are no testers after the rollback",
+            samples.len()
+        ),
     })
 }
 

@@ -17,9 +17,10 @@ use tombolo_runtime::plane_id::{Plane, PlaneId};
 use super::process::{PROGRAM, Process, Recipe};
 use super::topology::{CENTRALS, CLUSTERS, Cluster, ORGANIZATION, Topology};
 use super::traffic::{Sample, Traffic};
+use crate::client::{Client, ServerArgs};
 
 /// How long any wanted state may take before an act has failed.
-const STATE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const STATE_TIMEOUT: Duration = Duration::from_secs(30);
 const STATE_POLL: Duration = Duration::from_millis(20);
 /// What management prints before the administrator's token, once.
 const TOKEN_LINE: &str = "bootstrap administrator token: ";
@@ -43,6 +44,7 @@ pub(super) struct Tokens {
 /// What a `tombolo` command printed and returned.
 pub(super) struct Printed {
     pub(super) success: bool,
+    pub(super) code: Option<i32>,
     pub(super) stdout: String,
     pub(super) stderr: String,
 }
@@ -209,9 +211,18 @@ impl Mesh {
         let output = child.wait_with_output().await.context("wait for the client")?;
         Ok(Printed {
             success: output.status.success(),
+            code: output.status.code(),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         })
+    }
+
+    /// For what no command asks.
+    pub(super) fn client(&self, token: &str) -> anyhow::Result<Client> {
+        Client::new(ServerArgs::new(
+            &format!("http://{}", self.topology.api),
+            Some(token),
+        ))
     }
 
     /// Applies documents and waits until every proxy concerned has proven that it runs them.
