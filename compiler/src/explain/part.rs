@@ -102,7 +102,8 @@ impl<'a> Asked<'a> {
             let RoutedGatewayMode::Ingress { port, hosts, .. } = &gateway.mode else {
                 continue;
             };
-            if hosts.is_empty() || !self.inputs.runs(gateway, self.cluster) {
+            let planned = self.inputs.runs(gateway, self.cluster) && !self.inputs.withholds(gateway);
+            if hosts.is_empty() || !planned {
                 continue;
             }
             let has = host

@@ -134,6 +134,12 @@ impl<'a> Inputs<'a> {
         reaches && reported() && allowed()
     }
 
+    /// Whether a gateway has no part in any slice yet, because of what its workspace offers.
+    pub(crate) fn withholds(&self, gateway: &RoutedGateway) -> bool {
+        let workspace = self.resolved.workspaces.get(&gateway.workspace);
+        workspace.is_none_or(|workspace| self.is_withheld(&workspace.value))
+    }
+
     /// The east-west listeners through which others reach a workspace's services in a cluster, and whether any is up.
     pub(crate) fn doors(&self, workspace: &Fqn, cluster: &ClusterName) -> (BTreeSet<HostPort>, State) {
         remote::doors(self, workspace, cluster)

@@ -41,7 +41,8 @@ pub(crate) fn most(edit: &Edit, before: &World, after: &World) -> Most {
     }
 }
 
-/// The service of each of its owners, the namespace if it is the first or the last there, and the gateways that send to it.
+/// The service of each of its owners, the namespace if it is the first or the last there, and the gateways that send to it,
+/// or a copy.
 fn service(id: &ServiceId, before: &World, after: &World) -> usize {
     if before.reports() == after.reports() {
         return 0;
@@ -124,9 +125,13 @@ fn sending<'a>(
     counts: impl Fn(&RoutedGateway) -> bool,
 ) -> BTreeSet<&'a Fqn> {
     let sends = |gateway: &RoutedGateway| {
-        gateway.rules().iter().any(|rule| match &rule.value.action {
-            GatewayAction::Split(targets) => targets.iter().any(|(id, ..)| to.contains(id)),
-            GatewayAction::Redirect(_) | GatewayAction::Refuse(_) => false,
+        gateway.rules().iter().any(|rule| {
+            let mut mirrors = rule.value.conduct.mirrors.iter();
+            let split = match &rule.value.action {
+                GatewayAction::Split(targets) => targets.iter().any(|(id, ..)| to.contains(id)),
+                GatewayAction::Redirect(_) | GatewayAction::Refuse(_) => false,
+            };
+            split || mirrors.any(|mirror| to.contains(&mirror.service))
         })
     };
     let gateways = resolved.gateways.iter();
