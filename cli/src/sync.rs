@@ -246,7 +246,13 @@ async fn name_culprits(client: &Client, drift: &mut Drift) {
         .iter_mut()
         .filter(|difference| matches!(difference.state, State::Missing | State::ChangedElsewhere));
     for difference in elsewhere.take(LOOKED_UP_MAX) {
-        let path = query("audit", &[("name", Some(difference.name.to_string()))]);
+        // Records of plans name it as well.
+        let verb = match difference.state {
+            State::Missing => "delete",
+            _ => "update",
+        };
+        let name = difference.name.to_string();
+        let path = query("audit", &[("name", Some(name)), ("verb", Some(verb.to_owned()))]);
         let Ok(answer) = client.get(&path).await else {
             return;
         };
