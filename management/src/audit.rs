@@ -107,6 +107,12 @@ pub enum Verb {
     SubmitPlan,
     ApprovePlan,
     RejectPlan,
+    Login,
+    Logout,
+    RevokeSession,
+    SetPassword,
+    /// Letting a command line in.
+    GrantDevice,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -261,6 +267,11 @@ impl fmt::Display for Verb {
             Verb::SubmitPlan => "submit-plan",
             Verb::ApprovePlan => "approve-plan",
             Verb::RejectPlan => "reject-plan",
+            Verb::Login => "login",
+            Verb::Logout => "logout",
+            Verb::RevokeSession => "revoke-session",
+            Verb::SetPassword => "set-password",
+            Verb::GrantDevice => "grant-device",
         })
     }
 }

@@ -17,6 +17,7 @@ pub mod iam;
 mod idempotency;
 mod keeper;
 mod limit;
+mod login;
 mod managed;
 mod mesh;
 mod metrics;
@@ -36,6 +37,7 @@ mod unenforced;
 mod wish;
 mod writer;
 
+pub use login::{LoginConfig, OidcConfig, OidcError};
 pub use outbound::OutboundError;
 pub use server::{AuditConfig, Config, ManagementError, Running, run, start};
 pub use site::SiteError;

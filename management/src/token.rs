@@ -68,6 +68,15 @@ impl Token {
         Sha256::digest(self.0).into()
     }
 
+    /// For another use, by whose name the hash differs from that of every other.
+    pub(crate) fn sha256_for(&self, purpose: &str) -> [u8; 32] {
+        Sha256::new()
+            .chain_update(purpose)
+            .chain_update(self.0)
+            .finalize()
+            .into()
+    }
+
     /// The only way to its text.
     pub(crate) fn reveal(&self) -> String {
         format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(self.0))

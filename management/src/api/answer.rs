@@ -125,6 +125,29 @@ pub(crate) fn schemas() -> Map<String, Value> {
             closed(json!({"description": text(), "expireTime": time()}), &[]),
         ),
         ("RevokedToken", closed(json!({ "id": uuid() }), &["id"])),
+        (
+            "LoginWish",
+            closed(json!({"user": text(), "password": text()}), &["user", "password"]),
+        ),
+        ("Session", session(json!({}), &[])),
+        ("OpenedSession", session(json!({ "user": text() }), &["user"])),
+        (
+            "SessionList",
+            closed(json!({"items": list(reference("Session"))}), &["items"]),
+        ),
+        ("RevokedSession", closed(json!({ "id": uuid() }), &["id"])),
+        ("WhoAmI", who_am_i()),
+        (
+            "PasswordWish",
+            closed(
+                json!({
+                    "password": text(),
+                    "current": {"type": "string", "description": "What it is now, to change one's own."},
+                }),
+                &["password"],
+            ),
+        ),
+        ("PasswordSet", closed(json!({ "user": text() }), &["user"])),
     ];
     schemas
         .into_iter()
@@ -573,6 +596,47 @@ fn token(more: Value, required: &[&str]) -> Value {
 }
 
 /// An object with these fields and no others.
+fn session(more: Value, required: &[&str]) -> Value {
+    let mut fields = json!({
+        "id": uuid(),
+        "method": {"type": "string", "enum": ["password", "oidc", "device"]},
+        "groups": list(text()),
+        "source": text(),
+        "agent": text(),
+        "createTime": time(),
+        "expireTime": time(),
+        "revokeTime": time(),
+    });
+    if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+        fields.extend(more);
+    }
+    let always = [
+        "id",
+        "method",
+        "groups",
+        "source",
+        "agent",
+        "createTime",
+        "expireTime",
+    ];
+    closed(fields, &[&always, required].concat())
+}
+
+fn who_am_i() -> Value {
+    let credential = closed(
+        json!({
+            "kind": {"type": "string", "enum": ["token", "session"]},
+            "id": uuid(),
+            "expireTime": time(),
+        }),
+        &["kind", "id"],
+    );
+    closed(
+        json!({"user": text(), "uid": uuid(), "groups": list(text()), "credential": credential}),
+        &["user", "uid", "groups", "credential"],
+    )
+}
+
 fn closed(properties: Value, required: &[&str]) -> Value {
     let mut schema = json!({"type": "object", "required": required, "additionalProperties": false});
     schema["properties"] = properties;

@@ -11,13 +11,13 @@ use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
 use super::body::Body;
-use super::{App, target};
+use super::{App, login, target};
 use crate::audit::{self, Verb};
 use crate::document;
 use crate::iam::Action;
 use crate::problem::Problem;
 use crate::store;
-use crate::token::{self, Order, Token, TokenInfo};
+use crate::token::{self, Order, TokenInfo};
 use crate::writer::Caller;
 
 /// Of a token's description.
@@ -51,14 +51,7 @@ pub(crate) async fn issue(
     if wish.expire_time.is_some_and(|at| at <= audit::now()) {
         return Err(Problem::bad_request("/expireTime: lies in the past"));
     }
-    let token = Token::generate().map_err(|error| {
-        tracing::error!(%error, "the system gives no randomness");
-        Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "cannot generate a token",
-        )
-    })?;
+    let token = login::generate()?;
     let order = Order {
         user,
         user_uid,
@@ -104,7 +97,7 @@ pub(crate) async fn revoke(
     Ok(answer.into_response())
 }
 
-fn find(
+pub(super) fn find(
     app: &App,
     caller: &Caller,
     organization: &str,

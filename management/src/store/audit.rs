@@ -6,7 +6,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
 use super::{DenialHeads, Store, StoreError, Tx, bounded, commit, execute, fetch};
-use crate::audit::{Chain, ChainHead, Found, Index, Mark, NODE_KEYS, Sealed, key};
+use crate::audit::{Chain, ChainHead, Found, Index, Mark, NODE_KEYS, Record, Sealed, key, seal};
 use crate::iam::Principal;
 
 mod page;
@@ -54,6 +54,15 @@ struct Columns {
 }
 
 impl Store {
+    /// Puts a record of something that changes no resource behind the others, in a transaction that holds nothing yet.
+    pub(crate) async fn append_record(&self, tx: &mut Tx, record: Record) -> Result<(), StoreError> {
+        let mut head = self.lock_head(tx).await?;
+        let (sealed, end) = seal(Chain::Writes, head.audit, record);
+        head.audit = end;
+        self.insert_audit(tx, &[sealed]).await?;
+        self.set_head(tx, &head).await
+    }
+
     pub(crate) async fn insert_audit(&self, tx: &mut Tx, sealed: &[Sealed]) -> Result<(), StoreError> {
         if sealed.is_empty() {
             return Ok(());

@@ -18,13 +18,29 @@ pub(crate) struct TokenRow {
     pub(crate) revoked_at: Option<DateTime<Utc>>,
 }
 
-/// Whose token it is that somebody has in hand.
+/// Whose token or session it is that somebody has in hand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
-    pub(crate) token: Uuid,
+    pub(crate) held: Held,
     pub(crate) user_uid: Uuid,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) revoked_at: Option<DateTime<Utc>>,
+}
+
+/// What a caller identifies itself with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    Token(Uuid),
+    /// With the groups that the provider named at its login.
+    Session(Uuid, Vec<String>),
+}
+
+impl Held {
+    pub(crate) fn id(&self) -> Uuid {
+        match self {
+            Held::Token(id) | Held::Session(id, _) => *id,
+        }
+    }
 }
 
 impl Store {
@@ -59,14 +75,14 @@ impl Store {
         Ok(())
     }
 
-    /// Asked for each request: a token that is revoked anywhere is refused everywhere at once.
-    pub(crate) async fn find_token(&self, sha256: [u8; 32]) -> Result<Option<Holder>, StoreError> {
+    /// Asked for each request: what is revoked anywhere is refused everywhere at once.
+    pub(crate) async fn find_credential(&self, sha256: [u8; 32]) -> Result<Option<Holder>, StoreError> {
         let statement = Query::select()
             .expr(Expr::col(Asterisk))
-            .from_function(Func::cust(ACT_BY_TOKEN).arg(sha256.to_vec()), Tokens::Table)
+            .from_function(Func::cust(ACT_BY_CREDENTIAL).arg(sha256.to_vec()), Tokens::Table)
             .to_owned();
         let mut connection = self.connection().await?;
-        let rows = fetch(&mut connection, "look up a token", &statement).await?;
+        let rows = fetch(&mut connection, "look up a credential", &statement).await?;
         rows.first().map(holder).transpose()
     }
 
@@ -104,8 +120,8 @@ impl Store {
     }
 }
 
-/// Knows whose token it is, and makes the transaction that user's.
-pub(super) const ACT_BY_TOKEN: &str = "act_by_token";
+/// Knows whose token or session it is, and makes the transaction that user's.
+pub(super) const ACT_BY_CREDENTIAL: &str = "act_by_credential";
 
 const COLUMNS: [Tokens; 6] = [
     Tokens::Id,
@@ -118,8 +134,13 @@ const COLUMNS: [Tokens; 6] = [
 
 pub(super) fn holder(row: &PgRow) -> Result<Holder, StoreError> {
     let read = || -> Result<Holder, sqlx::Error> {
+        let id = row.try_get("credential")?;
+        let groups: Option<Vec<String>> = row.try_get("groups")?;
         Ok(Holder {
-            token: row.try_get("token")?,
+            held: match groups {
+                None => Held::Token(id),
+                Some(groups) => Held::Session(id, groups),
+            },
             user_uid: row.try_get("user_uid")?,
             expires_at: row.try_get("expires_at")?,
             revoked_at: row.try_get("revoked_at")?,
