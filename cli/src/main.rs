@@ -12,6 +12,7 @@ mod bisect;
 mod client;
 mod cluster;
 mod config;
+mod credentials;
 mod delete;
 mod demo;
 mod difference;
@@ -21,6 +22,7 @@ mod explain;
 mod get;
 mod history;
 mod identity;
+mod login;
 mod output;
 mod plan;
 mod problem;
@@ -79,6 +81,9 @@ enum Command {
     /// The identities with which planes know each other.
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
+    Login(login::LoginArgs),
+    Logout(login::LogoutArgs),
+    Password(login::PasswordArgs),
     /// The tokens of users.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -152,6 +157,9 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Audit(command) => audit::run(command).await,
         Command::Cluster(command) => cluster::run(command).await.map(|()| Verdict::Good),
         Command::Identity(command) => identity::run(command).map(|()| Verdict::Good),
+        Command::Login(args) => login::login(args).await.map(|()| Verdict::Good),
+        Command::Logout(args) => login::logout(args).await.map(|()| Verdict::Good),
+        Command::Password(args) => login::password(args).await.map(|()| Verdict::Good),
         Command::Token(command) => token::run(command).await.map(|()| Verdict::Good),
         Command::Demo(args) => demo::run(args).await.map(|()| Verdict::Good),
         Command::Sample(args) => demo::run_sample(args).await.map(|()| Verdict::Good),
