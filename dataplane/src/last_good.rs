@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource as PbResource};
 use envoy_types::pb::google::protobuf::Any;
@@ -17,6 +18,10 @@ use crate::metrics::Metrics;
 
 /// Name of the file in the proxy's data folder.
 pub(crate) const FILE_NAME: &str = "last-good.xds";
+/// Changes come in bursts, over the whole machine at once, and each save costs two fsyncs: they wait until the
+/// change is live. A crash meanwhile loses what the edge sends again.
+const COLLECT_DELAY: Duration = Duration::from_millis(200);
+
 /// What a file holds, as far as this version reads it.
 #[derive(Debug, Default)]
 pub(crate) struct Loaded {
@@ -43,10 +48,7 @@ pub(crate) async fn keep(
     metrics: Arc<Metrics>,
 ) {
     while resources.changed().await.is_ok() {
-        // Nothing more comes once the sender is gone.
-        let mut sender = resources.clone();
-        let closed = async { while sender.changed().await.is_ok() {} };
-        let _ = tokio::time::timeout(last_good::COLLECT_DELAY, closed).await;
+        tokio::time::sleep(COLLECT_DELAY).await;
         let value = Arc::clone(&resources.borrow_and_update());
         let path = path.clone();
         let saved = tokio::task::spawn_blocking(move || last_good::save(&path, &encode(&value))).await;

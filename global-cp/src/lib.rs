@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 use tombolo_compiler::name::ClusterName;
 use tombolo_proto::link::{Inputs, server};
@@ -38,7 +37,7 @@ use disk::{Disk, Known};
 use edges::{Edges, KnownEdge};
 use mesh::{Mesh, Source};
 use metrics::CentralMetrics;
-use peer::Peer;
+use peer::{Peer, Wakes};
 use peers::{MANAGEMENT, Peers};
 use relay::Relay;
 use uplink::Uplink;
@@ -138,7 +137,7 @@ impl Central {
         let planner = Planner {
             mesh: Mesh::new(source),
             peers: parts.peers.clone(),
-            planner: parts.planner.clone(),
+            wakes: parts.wakes.clone(),
             metrics: parts.metrics.clone(),
             has_intent: health.condition("intent"),
         };
@@ -155,7 +154,10 @@ impl Central {
         tasks.spawn("feed-server", serving);
         tasks.spawn("uplink", parts.uplink.run(parts.uplink_inputs, shutdown.clone()));
         let failures = parts.metrics.save_failures.clone();
-        tasks.spawn("disk", disk.keep(parts.peers, failures, shutdown));
+        tasks.spawn(
+            "disk",
+            disk.keep(parts.peers, parts.wakes.disk, failures, shutdown),
+        );
         tracing::info!(name = config.name, %feed_addr, %admin_addr, "central is serving");
         Ok(Running {
             feed_addr,
@@ -178,7 +180,7 @@ impl Running {
 /// Everything around the loop, wired.
 struct Parts {
     peers: Arc<Peers>,
-    planner: Arc<Notify>,
+    wakes: Wakes,
     metrics: CentralMetrics,
     edges: Edges,
     known_edges: BTreeMap<ClusterName, KnownEdge>,
@@ -195,7 +197,7 @@ impl Parts {
         shutdown: Shutdown,
     ) -> Self {
         let metrics = CentralMetrics::register(metrics);
-        let planner = Arc::new(Notify::new());
+        let wakes = Wakes::default();
         let local = Party {
             node: config.name.clone(),
             plane: Plane::Central.to_string(),
@@ -203,7 +205,7 @@ impl Parts {
         let (management, uplink_inputs) = Peer::new(
             MANAGEMENT.to_owned(),
             known.intent,
-            planner.clone(),
+            wakes.clone(),
             metrics.link(MANAGEMENT),
         );
         let management = Arc::new(management);
@@ -213,7 +215,7 @@ impl Parts {
             local: local.clone(),
             relay: relay.clone(),
             peers: peers.clone(),
-            planner: planner.clone(),
+            wakes: wakes.clone(),
             metrics: metrics.clone(),
             shutdown,
         };
@@ -231,7 +233,7 @@ impl Parts {
         };
         Self {
             peers,
-            planner,
+            wakes,
             metrics,
             edges,
             known_edges,
@@ -245,7 +247,7 @@ impl Parts {
 struct Planner {
     mesh: Mesh,
     peers: Arc<Peers>,
-    planner: Arc<Notify>,
+    wakes: Wakes,
     metrics: CentralMetrics,
     has_intent: Condition,
 }
@@ -264,7 +266,7 @@ impl Planner {
             }
             tokio::select! {
                 () = shutdown.wait() => return,
-                () = self.planner.notified() => {}
+                () = self.wakes.planner.notified() => {}
                 _ = looks.tick() => {}
                 () = at(report_at), if report_at.is_some() => {
                     self.peers.management().publish(Some(self.mesh.upward()));

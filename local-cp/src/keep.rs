@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -11,13 +12,16 @@ use tokio::time::sleep;
 use tombolo_compiler::view::View;
 use tombolo_proto::frame::Rejection;
 use tombolo_runtime::incarnation;
-use tombolo_runtime::last_good::{COLLECT_DELAY, LastGoodError, load, save, set_aside_unreadable};
+use tombolo_runtime::last_good::{LastGoodError, load, save, set_aside_unreadable};
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_runtime::telemetry::chain;
 
 use crate::feed::Adopted;
 use crate::feed::copy::SliceCopy;
 use crate::fleet::Roster;
+
+/// Changes come in bursts, and a file is written whole; what a crash loses in this time comes again from central.
+const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The files in the data folder.
 #[derive(Clone, Debug)]
@@ -136,7 +140,7 @@ async fn save_latest<T: Clone + Send + Sync + 'static>(
                     return;
                 }
                 tokio::select! {
-                    () = sleep(COLLECT_DELAY) => {}
+                    () = sleep(SAVE_INTERVAL) => {}
                     () = shutdown.wait() => {}
                 }
             }

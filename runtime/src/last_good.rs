@@ -4,7 +4,6 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -13,10 +12,6 @@ use crate::replace::{replace_file, sync_parent, with_suffix};
 /// File layout: magic, payload length (u64, big endian), SHA-256 of the payload, payload.
 const MAGIC: &[u8; 8] = b"tmblo-g1";
 const HEADER_BYTES: usize = MAGIC.len() + 8 + 32;
-
-/// A file is written whole and flushed to the disk, while changes come in bursts, over the whole machine at once: what
-/// arrives within this time is written together. What a crash loses in it, the plane above says again.
-pub const COLLECT_DELAY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LastGoodError {
