@@ -19,8 +19,8 @@ use crate::metrics::Metrics;
 /// Name of the file in the proxy's data folder.
 pub(crate) const FILE_NAME: &str = "last-good.xds";
 /// Changes come in bursts, over the whole machine at once, and each save costs two fsyncs: they wait until the
-/// change is live. A crash meanwhile loses what the edge sends again.
-const COLLECT_DELAY: Duration = Duration::from_millis(200);
+/// change is live everywhere. A crash meanwhile loses what the edge sends again.
+const COLLECT_DELAY: Duration = Duration::from_secs(1);
 
 /// What a file holds, as far as this version reads it.
 #[derive(Debug, Default)]

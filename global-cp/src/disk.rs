@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::Notify;
 use tombolo_compiler::name::ClusterName;
 use tombolo_runtime::incarnation;
 use tombolo_runtime::last_good::{self, LastGoodError};
@@ -21,11 +20,9 @@ use crate::mirror::{Item, Mirror};
 use crate::peer::Peer;
 use crate::peers::Peers;
 
-/// How soon a file that could not be written is tried again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// What arrives within this time is written together: files are flushed to the disk, and receipts come with every
-/// change. Losing as much in a crash loses nothing, because peers say it again.
-const COLLECT_DELAY: Duration = Duration::from_millis(300);
+/// Files are flushed to the disk and receipts come with every change, so what arrives within this time is written together.
+/// A crash meanwhile loses nothing: peers say it again.
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
@@ -97,23 +94,12 @@ impl Disk {
         Ok(Known { intent, reports })
     }
 
-    /// Writes what is new until the shutdown, and once more at it.
-    pub(crate) async fn keep(
-        self,
-        peers: Arc<Peers>,
-        wake: Arc<Notify>,
-        failures: Counter,
-        mut shutdown: Shutdown,
-    ) {
+    /// Writes what is new, or could not be written before, until the shutdown, and once more at it.
+    pub(crate) async fn keep(self, peers: Arc<Peers>, failures: Counter, mut shutdown: Shutdown) {
         let mut is_last = false;
         while !is_last {
-            let collected = async {
-                wake.notified().await;
-                tokio::time::sleep(COLLECT_DELAY).await;
-            };
             tokio::select! {
-                () = collected => {}
-                () = tokio::time::sleep(RETRY_INTERVAL) => {}
+                () = tokio::time::sleep(SAVE_INTERVAL) => {}
                 () = shutdown.wait() => is_last = true,
             }
             save(self.intent_path(), peers.management(), &failures).await;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, btree_map};
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tombolo_compiler::name::ClusterName;
 use tombolo_proto::link::{Inputs, Link};
@@ -16,7 +16,7 @@ use tonic::{Extensions, Status};
 use crate::item::Reported;
 use crate::metrics::CentralMetrics;
 use crate::mirror::Mirror;
-use crate::peer::{Peer, Wakes};
+use crate::peer::Peer;
 use crate::peers::Peers;
 use crate::relay::Relay;
 
@@ -32,7 +32,7 @@ pub(crate) struct Edges {
     pub(crate) local: Party,
     pub(crate) relay: Arc<Relay>,
     pub(crate) peers: Arc<Peers>,
-    pub(crate) wakes: Wakes,
+    pub(crate) planner: Arc<Notify>,
     pub(crate) metrics: CentralMetrics,
     pub(crate) shutdown: Shutdown,
 }
@@ -97,10 +97,10 @@ impl Edges {
     pub(crate) fn add(&self, cluster: &ClusterName, mirror: Mirror<Reported>) -> KnownEdge {
         let name = cluster.to_string();
         let metrics = self.metrics.link(&name);
-        let (edge, inputs) = Peer::new(name, mirror, self.wakes.clone(), metrics);
+        let (edge, inputs) = Peer::new(name, mirror, self.planner.clone(), metrics);
         let edge = Arc::new(edge);
         self.peers.add(cluster.clone(), edge.clone());
-        self.wakes.planner.notify_one();
+        self.planner.notify_one();
         (edge, inputs)
     }
 

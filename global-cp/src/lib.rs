@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::time::MissedTickBehavior;
 use tombolo_compiler::name::ClusterName;
 use tombolo_proto::link::{Inputs, server};
@@ -37,7 +38,7 @@ use disk::{Disk, Known};
 use edges::{Edges, KnownEdge};
 use mesh::{Mesh, Source};
 use metrics::CentralMetrics;
-use peer::{Peer, Wakes};
+use peer::Peer;
 use peers::{MANAGEMENT, Peers};
 use relay::Relay;
 use uplink::Uplink;
@@ -137,7 +138,7 @@ impl Central {
         let planner = Planner {
             mesh: Mesh::new(source),
             peers: parts.peers.clone(),
-            wakes: parts.wakes.clone(),
+            planner: parts.planner.clone(),
             metrics: parts.metrics.clone(),
             has_intent: health.condition("intent"),
         };
@@ -154,10 +155,7 @@ impl Central {
         tasks.spawn("feed-server", serving);
         tasks.spawn("uplink", parts.uplink.run(parts.uplink_inputs, shutdown.clone()));
         let failures = parts.metrics.save_failures.clone();
-        tasks.spawn(
-            "disk",
-            disk.keep(parts.peers, parts.wakes.disk, failures, shutdown),
-        );
+        tasks.spawn("disk", disk.keep(parts.peers, failures, shutdown));
         tracing::info!(name = config.name, %feed_addr, %admin_addr, "central is serving");
         Ok(Running {
             feed_addr,
@@ -180,7 +178,7 @@ impl Running {
 /// Everything around the loop, wired.
 struct Parts {
     peers: Arc<Peers>,
-    wakes: Wakes,
+    planner: Arc<Notify>,
     metrics: CentralMetrics,
     edges: Edges,
     known_edges: BTreeMap<ClusterName, KnownEdge>,
@@ -197,7 +195,7 @@ impl Parts {
         shutdown: Shutdown,
     ) -> Self {
         let metrics = CentralMetrics::register(metrics);
-        let wakes = Wakes::default();
+        let planner = Arc::new(Notify::new());
         let local = Party {
             node: config.name.clone(),
             plane: Plane::Central.to_string(),
@@ -205,7 +203,7 @@ impl Parts {
         let (management, uplink_inputs) = Peer::new(
             MANAGEMENT.to_owned(),
             known.intent,
-            wakes.clone(),
+            planner.clone(),
             metrics.link(MANAGEMENT),
         );
         let management = Arc::new(management);
@@ -215,7 +213,7 @@ impl Parts {
             local: local.clone(),
             relay: relay.clone(),
             peers: peers.clone(),
-            wakes: wakes.clone(),
+            planner: planner.clone(),
             metrics: metrics.clone(),
             shutdown,
         };
@@ -233,7 +231,7 @@ impl Parts {
         };
         Self {
             peers,
-            wakes,
+            planner,
             metrics,
             edges,
             known_edges,
@@ -247,7 +245,7 @@ impl Parts {
 struct Planner {
     mesh: Mesh,
     peers: Arc<Peers>,
-    wakes: Wakes,
+    planner: Arc<Notify>,
     metrics: CentralMetrics,
     has_intent: Condition,
 }
@@ -266,7 +264,7 @@ impl Planner {
             }
             tokio::select! {
                 () = shutdown.wait() => return,
-                () = self.wakes.planner.notified() => {}
+                () = self.planner.notified() => {}
                 _ = looks.tick() => {}
                 () = at(report_at), if report_at.is_some() => {
                     self.peers.management().publish(Some(self.mesh.upward()));

@@ -27,15 +27,9 @@ pub(crate) struct Peer<T> {
     state: Mutex<State<T>>,
     publications: watch::Sender<Option<Publication>>,
     events: mpsc::Sender<Event>,
-    wakes: Wakes,
+    /// Wants to know that something happened to any peer.
+    planner: Arc<Notify>,
     metrics: LinkMetrics,
-}
-
-/// Who wants to know that something happened to any peer.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Wakes {
-    pub(crate) planner: Arc<Notify>,
-    pub(crate) disk: Arc<Notify>,
 }
 
 /// What an operator may see of a peer.
@@ -68,7 +62,12 @@ struct State<T> {
 
 impl<T: Item> Peer<T> {
     /// The inputs are for the task that drives the peer's links.
-    pub(crate) fn new(name: String, mirror: Mirror<T>, wakes: Wakes, metrics: LinkMetrics) -> (Self, Inputs) {
+    pub(crate) fn new(
+        name: String,
+        mirror: Mirror<T>,
+        planner: Arc<Notify>,
+        metrics: LinkMetrics,
+    ) -> (Self, Inputs) {
         let (publications, published) = watch::channel(None);
         let (events, said) = mpsc::channel(EVENTS_MAX);
         metrics.braked.set(count(mirror.braked().len()));
@@ -83,7 +82,7 @@ impl<T: Item> Peer<T> {
             }),
             publications,
             events,
-            wakes,
+            planner,
             metrics,
         };
         let inputs = Inputs {
@@ -119,8 +118,7 @@ impl<T: Item> Peer<T> {
                 state.is_unsaved = true;
                 self.metrics.braked.set(count(state.mirror.braked().len()));
                 drop(state);
-                self.wakes.planner.notify_one();
-                self.wakes.disk.notify_one();
+                self.planner.notify_one();
                 self.refuse(rejections)
             }
             Action::Braked { stamp, names } => {
@@ -133,7 +131,7 @@ impl<T: Item> Peer<T> {
                 state.mirror.brake(names);
                 self.metrics.braked.set(count(state.mirror.braked().len()));
                 drop(state);
-                self.wakes.planner.notify_one();
+                self.planner.notify_one();
                 Vec::new()
             }
             Action::InSync { stamp, .. } => {
@@ -241,7 +239,7 @@ impl<T: Item> Peer<T> {
         let mut state = self.lock();
         state.agent = observe(state.agent, signal);
         drop(state);
-        self.wakes.planner.notify_one();
+        self.planner.notify_one();
     }
 
     fn refuse(&self, rejections: Vec<Rejection>) -> Vec<Event> {

@@ -20,8 +20,12 @@ use crate::feed::Adopted;
 use crate::feed::copy::SliceCopy;
 use crate::fleet::Roster;
 
-/// Changes come in bursts, and a file is written whole; what a crash loses in this time comes again from central.
-const SAVE_INTERVAL: Duration = Duration::from_millis(100);
+/// Changes come in bursts, and a file is written whole. Short for the slice: an edge that crashes and finds central gone
+/// must not come back far behind what it had reported as running.
+const SLICE_DELAY: Duration = Duration::from_millis(100);
+/// The view comes again from the platform and the roster from the proxies, so their files can wait.
+const VIEW_DELAY: Duration = Duration::from_secs(1);
+const ROSTER_DELAY: Duration = Duration::from_secs(1);
 
 /// The files in the data folder.
 #[derive(Clone, Debug)]
@@ -84,14 +88,14 @@ impl Keep {
 
     pub(crate) async fn save_slices(self, slices: watch::Receiver<Option<Adopted>>, shutdown: Shutdown) {
         let bytes = |adopted: &Adopted| adopted.copy.to_bytes();
-        save_latest(self.slice(), slices, bytes, shutdown).await;
+        save_latest(self.slice(), SLICE_DELAY, slices, bytes, shutdown).await;
     }
 
     pub(crate) async fn save_views(self, views: watch::Receiver<Option<Arc<View>>>, shutdown: Shutdown) {
         let bytes = |view: &Arc<View>| {
             Some(serde_json::to_vec(&**view).expect("invariant: a view's keys are strings"))
         };
-        save_latest(self.view(), views, bytes, shutdown).await;
+        save_latest(self.view(), VIEW_DELAY, views, bytes, shutdown).await;
     }
 
     pub(crate) async fn save_rosters(
@@ -102,7 +106,7 @@ impl Keep {
         let bytes = |roster: &Arc<Roster>| {
             Some(serde_json::to_vec(&**roster).expect("invariant: a roster's keys are strings"))
         };
-        save_latest(self.roster(), rosters, bytes, shutdown).await;
+        save_latest(self.roster(), ROSTER_DELAY, rosters, bytes, shutdown).await;
     }
 }
 
@@ -125,9 +129,10 @@ fn set_aside(path: &Path, why: &(dyn Error + 'static)) {
     );
 }
 
-/// Writes the latest value after each change, and once more at the end.
+/// Writes the latest value `delay` after a change, and once more at the end.
 async fn save_latest<T: Clone + Send + Sync + 'static>(
     path: PathBuf,
+    delay: Duration,
     mut values: watch::Receiver<Option<T>>,
     bytes: fn(&T) -> Option<Vec<u8>>,
     mut shutdown: Shutdown,
@@ -140,7 +145,7 @@ async fn save_latest<T: Clone + Send + Sync + 'static>(
                     return;
                 }
                 tokio::select! {
-                    () = sleep(SAVE_INTERVAL) => {}
+                    () = sleep(delay) => {}
                     () = shutdown.wait() => {}
                 }
             }

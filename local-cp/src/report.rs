@@ -22,8 +22,10 @@ use crate::snapshot::Snapshot;
 
 /// The name of the receipt on the feed.
 const RECEIPT: &str = "receipt";
-/// The acknowledgements of one change arrive together; a receipt waits this long for the others.
-const COALESCE: Duration = Duration::from_millis(2);
+/// A view changes in bursts, and other clusters wait for it.
+const VIEW_COALESCE: Duration = Duration::from_millis(2);
+/// People wait for a receipt: it can wait until every proxy has spoken, and leaves the machine to the change until then.
+const RECEIPT_COALESCE: Duration = Duration::from_millis(20);
 
 /// Makes publications in the order of their versions.
 #[derive(Debug)]
@@ -117,14 +119,19 @@ pub(crate) async fn run(
         {
             publications.send_replace(Some(publication));
         }
+        let receipt_changes = async {
+            tokio::select! {
+                Ok(()) = snapshots.changed() => {}
+                Ok(()) = changes.changed() => {}
+                () = sleep_until(next_forgotten.unwrap_or_else(Instant::now)), if next_forgotten.is_some() => {}
+            }
+            sleep(RECEIPT_COALESCE).await;
+        };
         tokio::select! {
-            Ok(()) = views.changed() => {}
-            Ok(()) = snapshots.changed() => {}
-            Ok(()) = changes.changed() => {}
-            () = sleep_until(next_forgotten.unwrap_or_else(Instant::now)), if next_forgotten.is_some() => {}
+            Ok(()) = views.changed() => sleep(VIEW_COALESCE).await,
+            () = receipt_changes => {}
             () = shutdown.wait() => return,
         }
-        sleep(COALESCE).await;
     }
 }
 
