@@ -8,6 +8,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 mod apply;
 mod audit;
+mod auth;
 mod bisect;
 mod client;
 mod cluster;
@@ -73,6 +74,9 @@ enum Command {
     /// The record of who did what.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Who may do what.
+    #[command(subcommand)]
+    Auth(auth::AuthCommand),
     /// The clusters of the mesh.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
@@ -150,6 +154,7 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Explain(args) => explain::run(args).await.map(|()| Verdict::Good),
         Command::Bisect(args) => bisect::run(args).await.map(|()| Verdict::Good),
         Command::Audit(command) => audit::run(command).await,
+        Command::Auth(command) => auth::run(command).await,
         Command::Cluster(command) => cluster::run(command).await.map(|()| Verdict::Good),
         Command::Identity(command) => identity::run(command).map(|()| Verdict::Good),
         Command::Token(command) => token::run(command).await.map(|()| Verdict::Good),

@@ -1,4 +1,4 @@
-//! `tombolo token create`: a token for a user.
+//! `tombolo token create`: a token for a user or a service account.
 
 use clap::{Args, Subcommand};
 use hyper::Method;
@@ -12,12 +12,12 @@ pub(crate) enum TokenCommand {
     Create(CreateArgs),
 }
 
-/// Makes a token for a user. It is shown this once.
+/// Makes a token for a user or a service account. It is shown this once.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
   tombolo token create organizations/acme/users/ann")]
 pub(crate) struct CreateArgs {
-    /// The user's name.
+    /// The name of the user or the service account.
     user: String,
     #[command(flatten)]
     output: OutputArgs,

@@ -132,6 +132,9 @@ pub enum Code {
     UnknownSubset,
     DuplicateSubset,
     UnknownSubject,
+    UnknownRole,
+    /// A team that is a member of itself, through others.
+    TeamCycle,
     BadBackend,
     /// Wanted by intent, seen in no cluster.
     ServiceNotFound,

@@ -25,7 +25,10 @@ mod network_reachability;
 mod openapi;
 mod organization;
 mod quota;
+mod role;
+mod service_account;
 mod service_route;
+mod team;
 mod tenant;
 mod user;
 mod wasm_extension;
@@ -33,7 +36,8 @@ mod workspace;
 
 pub use self::application::{Api, Application};
 pub use self::approval_policy::{ApprovalPolicy, PLAN_EXPIRY_HOURS};
-pub use self::binding::{Binding, Role};
+pub(crate) use self::binding::CONDITION_BYTES_MAX;
+pub use self::binding::{BadBinding, Binding, BuiltinRole, Condition, RoleName};
 pub use self::cluster::Cluster;
 pub use self::external_service::{BadExternalService, ExternalProtocol, ExternalService};
 pub use self::gateway::{BadGateway, Connections, Egress, Gateway, GatewayMode, Ingress, Passthrough};
@@ -47,7 +51,10 @@ pub use self::network_reachability::NetworkReachability;
 pub use self::openapi::{BadOpenApi, OpenApi, PathTemplate, Server};
 pub use self::organization::{BadPercent, Failover, Organization, Percent};
 pub use self::quota::Quota;
+pub use self::role::{Action, BadAction, Role, RoleRule, Scope};
+pub use self::service_account::ServiceAccount;
 pub use self::service_route::{ServiceRoute, Subset};
+pub use self::team::Team;
 pub use self::tenant::Tenant;
 pub use self::user::User;
 pub use self::wasm_extension::{Phase, WasmExtension};
@@ -77,6 +84,9 @@ pub enum Spec {
     Organization(Organization),
     Cluster(Cluster),
     User(User),
+    Team(Team),
+    ServiceAccount(ServiceAccount),
+    Role(Role),
     Tenant(Tenant),
     Workspace(Workspace),
     TrafficGroup(Group),
@@ -200,6 +210,9 @@ impl Spec {
             Kind::Organization => Spec::Organization(parse(spec, "/spec")?),
             Kind::Cluster => Spec::Cluster(parse(spec, "/spec")?),
             Kind::User => Spec::User(parse(spec, "/spec")?),
+            Kind::Team => Spec::Team(parse(spec, "/spec")?),
+            Kind::ServiceAccount => Spec::ServiceAccount(parse(spec, "/spec")?),
+            Kind::Role => Spec::Role(parse(spec, "/spec")?),
             Kind::Tenant => Spec::Tenant(parse(spec, "/spec")?),
             Kind::Workspace => Spec::Workspace(parse(spec, "/spec")?),
             Kind::TrafficGroup => Spec::TrafficGroup(parse(spec, "/spec")?),
@@ -272,6 +285,13 @@ mod tests {
                 "spec": {"workload": "mesh/gateway", "type": "ingress", "port": 8080, "hosts": ["shop.example.com"],
                     "rules": [{"matches": [{"path": {"type": "PathPrefix", "value": "/"}, "headers": [{"name": "x-a", "value": "b"}]}],
                         "backendRefs": [{"namespace": "shop", "name": "web"}]}]}}),
+            json!({"kind": "Team", "name": "organizations/acme/teams/web", "spec": {
+                "members": ["organizations/acme/teams/on-call", "organizations/acme/users/ann"]}}),
+            json!({"kind": "ServiceAccount", "name": "organizations/acme/tenants/pay/serviceaccounts/ci", "spec": {}}),
+            json!({"kind": "Role", "name": "organizations/acme/roles/router", "spec": {"rules": [
+                {"kinds": ["ServiceRoute"], "verbs": ["read", "update"]}, {"verbs": ["read-audit"], "scope": "below"}]}}),
+            json!({"kind": "Binding", "name": "organizations/acme/bindings/b", "spec": {
+                "role": "organizations/acme/roles/router", "subjects": [], "condition": "source == '10.0.0.1'"}}),
             json!({"kind": "Gateway", "name": "organizations/acme/tenants/pay/workspaces/w/gatewaygroups/g/gateways/ew",
                 "spec": {"workload": "mesh/gateway", "type": "eastwest"}}),
         ] {

@@ -52,6 +52,9 @@ pub enum Kind {
     Organization,
     Cluster,
     User,
+    Team,
+    ServiceAccount,
+    Role,
     Tenant,
     Workspace,
     TrafficGroup,
@@ -75,10 +78,13 @@ pub enum Kind {
 }
 
 impl Kind {
-    pub const ALL: [Kind; 22] = [
+    pub const ALL: [Kind; 25] = [
         Kind::Organization,
         Kind::Cluster,
         Kind::User,
+        Kind::Team,
+        Kind::ServiceAccount,
+        Kind::Role,
         Kind::Tenant,
         Kind::Workspace,
         Kind::TrafficGroup,
@@ -106,6 +112,9 @@ impl Kind {
             Kind::Organization => "organizations",
             Kind::Cluster => "clusters",
             Kind::User => "users",
+            Kind::Team => "teams",
+            Kind::ServiceAccount => "serviceaccounts",
+            Kind::Role => "roles",
             Kind::Tenant => "tenants",
             Kind::Workspace => "workspaces",
             Kind::TrafficGroup => "trafficgroups",
@@ -134,6 +143,9 @@ impl Kind {
             Kind::Organization => &[
                 Kind::Cluster,
                 Kind::User,
+                Kind::Team,
+                Kind::ServiceAccount,
+                Kind::Role,
                 Kind::Tenant,
                 Kind::Binding,
                 Kind::WasmExtension,
@@ -147,6 +159,8 @@ impl Kind {
             ],
             Kind::Tenant => &[
                 Kind::Workspace,
+                Kind::ServiceAccount,
+                Kind::Role,
                 Kind::Binding,
                 Kind::Application,
                 Kind::Quota,
@@ -181,6 +195,9 @@ impl Kind {
             ],
             Kind::Cluster => &[Kind::Binding],
             Kind::User
+            | Kind::Team
+            | Kind::ServiceAccount
+            | Kind::Role
             | Kind::Gateway
             | Kind::ServiceRoute
             | Kind::Binding
@@ -204,10 +221,25 @@ impl Kind {
 
     /// Whether central needs it: what is about writing, and not about traffic, never leaves the management plane.
     pub fn is_published(self) -> bool {
-        !matches!(
+        !(self.is_identity() || matches!(self, Kind::Quota | Kind::Invariant | Kind::ApprovalPolicy))
+    }
+
+    /// Who there is, and who may do what.
+    pub fn is_identity(self) -> bool {
+        matches!(
             self,
-            Kind::User | Kind::Binding | Kind::Quota | Kind::Invariant | Kind::ApprovalPolicy
+            Kind::User | Kind::Team | Kind::ServiceAccount | Kind::Role | Kind::Binding
         )
+    }
+
+    /// Whether it can act: hold tokens or keys, and own what it creates.
+    pub fn is_principal(self) -> bool {
+        matches!(self, Kind::User | Kind::ServiceAccount)
+    }
+
+    /// Whether a binding can name it, and a team hold it.
+    pub fn is_subject(self) -> bool {
+        matches!(self, Kind::User | Kind::Team | Kind::ServiceAccount)
     }
 
     fn from_collection(parent: Option<Kind>, collection: &str) -> Option<Kind> {
@@ -613,7 +645,7 @@ mod tests {
             ("organizations/Acme", "is not a valid name"),
             (
                 "organizations/acme/workspaces/x",
-                "expected clusters, users, tenants, bindings",
+                "expected clusters, users, teams, serviceaccounts, roles, tenants, bindings",
             ),
             (
                 "organizations/acme/trafficsettings/mine",

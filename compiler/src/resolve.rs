@@ -20,6 +20,7 @@ mod application;
 mod cluster;
 mod difference;
 mod gateway;
+mod identity;
 mod reference;
 mod resolver;
 mod route;

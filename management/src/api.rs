@@ -33,6 +33,7 @@ use crate::store::Store;
 use crate::wish::{Order, Wish};
 use crate::writer::Writes;
 
+mod access;
 mod answer;
 mod approvals;
 mod audits;
@@ -111,6 +112,8 @@ pub(crate) struct RequestInfo {
     pub(crate) source: String,
     /// What is left to the principal, once it is known.
     pub(crate) allowance: Arc<OnceLock<Allowance>>,
+    /// Those of the principal, once it is known.
+    pub(crate) teams: Arc<OnceLock<Vec<String>>>,
 }
 
 pub(crate) fn router(app: App, health: Health) -> Router {
@@ -160,6 +163,7 @@ async fn frame(
         id: request_id(&request),
         source: peer.ip().to_string(),
         allowance: Arc::default(),
+        teams: Arc::default(),
     };
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let span = tracing::info_span!(
@@ -244,6 +248,7 @@ fn denial(problem: &Problem, info: &RequestInfo) -> Option<Record> {
         None => ("unknown".to_owned(), Outcome::Unauthenticated),
     };
     Some(Record {
+        teams: info.teams.get().cloned().unwrap_or_default(),
         source: info.source.clone(),
         request_id: info.id.clone(),
         reason: problem.detail.clone(),

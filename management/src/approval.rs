@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tombolo_compiler::intent::{ApprovalPolicy, Role, Spec};
+use tombolo_compiler::intent::{ApprovalPolicy, BuiltinRole, Spec};
 use tombolo_compiler::name::{Fqn, Kind};
 use uuid::Uuid;
 
@@ -31,7 +31,7 @@ pub(crate) enum Leave {
 pub(crate) struct Required {
     pub(crate) policy: Fqn,
     pub(crate) node: Fqn,
-    pub(crate) approver: Role,
+    pub(crate) approver: BuiltinRole,
     pub(crate) expires_after_hours: u16,
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn check(prepared: &Prepared, principal: &Principal, leave: &Leave) -
             let Some(organization) = prepared.steps.first().map(|step| step.name().organization()) else {
                 return Ok(());
             };
-            if holds(principal, Role::Admin, &organization, &base.bindings) {
+            if holds(principal, BuiltinRole::Admin, &organization, &base.bindings) {
                 return Ok(());
             }
             return Err(Refusal::Denied {
@@ -152,6 +152,7 @@ mod tests {
 
     use super::*;
     use crate::change::{Change, ChangeVerb, IfMatch, prepare};
+    use crate::iam::Asker;
     use crate::snapshot::{Delta, Stored, etag};
 
     const ACME: &str = "organizations/acme";
@@ -187,6 +188,7 @@ mod tests {
                 created_at: Utc::now(),
                 updated_at: Utc::now(),
                 managed: None,
+                owner: None,
             }
         });
         let delta = Delta {
@@ -319,7 +321,7 @@ mod tests {
             ),
         ] {
             let base = base(spec);
-            let prepared = prepare(&base, &user(who), &[change]).unwrap();
+            let prepared = prepare(&base, &Asker::here(&user(who)), &[change]).unwrap();
             let found = check(&prepared, &user(who), &leave);
             assert_eq!(found.is_ok(), passes, "{name}: {found:?}");
         }
@@ -329,7 +331,7 @@ mod tests {
     fn a_refusal_says_how_to_go_on() {
         let base = base(&json!({"approver": "admin"}));
         let change = write(json!({"name": format!("{PAY}/workspaces/w"), "spec": {"namespaces": ["*/w"]}}));
-        let prepared = prepare(&base, &user("ann"), &[change]).unwrap();
+        let prepared = prepare(&base, &Asker::here(&user("ann")), &[change]).unwrap();
         let refusal = check(&prepared, &user("ann"), &Leave::None)
             .unwrap_err()
             .to_string();

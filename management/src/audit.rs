@@ -107,6 +107,7 @@ pub enum Verb {
     SubmitPlan,
     ApprovePlan,
     RejectPlan,
+    Transfer,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -261,6 +262,7 @@ impl fmt::Display for Verb {
             Verb::SubmitPlan => "submit-plan",
             Verb::ApprovePlan => "approve-plan",
             Verb::RejectPlan => "reject-plan",
+            Verb::Transfer => "transfer",
         })
     }
 }

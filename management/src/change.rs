@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-use tombolo_compiler::finding::{Finding, Severity};
-use tombolo_compiler::intent::{Intent, Resource, Role};
+use tombolo_compiler::finding::{Code, Finding, Severity};
+use tombolo_compiler::intent::{BuiltinRole, Intent, Resource, Spec};
 use tombolo_compiler::name::Fqn;
 use tombolo_compiler::resolve::{Edit, Resolver};
 use uuid::Uuid;
 
 use crate::change_plan::PlanId;
 use crate::guard::{self, BrokenInvariants, Withdrawal};
-use crate::iam::{Action, Bindings, Decision, Principal, decide, role_name};
+use crate::iam::{self, Action, Asker, Bindings, Decision, Principal, decide};
 use crate::managed::{FORCE, Manager};
 use crate::quota::{self, OverQuota};
 use crate::snapshot::{Snapshot, Stored, below};
@@ -38,6 +38,8 @@ pub(crate) enum ChangeVerb {
     /// Create or update.
     Apply(Arc<Resource>, IfMatch),
     Delete(IfMatch),
+    /// Give it another owner, by name.
+    Transfer(Fqn),
 }
 
 /// Which state the caller has seen.
@@ -64,6 +66,8 @@ pub(crate) enum Step {
     Create(Arc<Resource>),
     Update(Arc<Stored>, Arc<Resource>),
     Delete(Arc<Stored>),
+    /// To the owner of that uid.
+    Transfer(Arc<Stored>, Uuid),
     Keep(Arc<Stored>),
 }
 
@@ -104,6 +108,10 @@ pub(crate) enum Refusal {
     Protected { name: Fqn },
     #[error("{0}")]
     InvariantBroken(BrokenInvariants),
+    #[error("{owner} is not a user or a service account that exists, so it cannot own anything")]
+    NoSuchOwner { owner: Fqn },
+    #[error("the condition of {name} cannot be evaluated: {reason}")]
+    BadCondition { name: Fqn, reason: String },
     #[error(transparent)]
     OverQuota(OverQuota),
     /// A name of the world that somebody else holds.
@@ -120,11 +128,14 @@ pub(crate) enum Refusal {
     )]
     PlanMoved { given: PlanId, found: PlanId },
     #[error(
-        "changes of {node} and below need the approval of another person with the role {} there ({policy}); make a plan with \
-         `tombolo plan submit`, or POST it to /v1/plans?submit=true",
-        role_name(*.approver)
+        "changes of {node} and below need the approval of another person with the role {approver} there ({policy}); make a plan \
+         with `tombolo plan submit`, or POST it to /v1/plans?submit=true"
     )]
-    NeedsApproval { policy: Fqn, node: Fqn, approver: Role },
+    NeedsApproval {
+        policy: Fqn,
+        node: Fqn,
+        approver: BuiltinRole,
+    },
     #[error("{}; to do it, send it again with ?confirm={plan}", listed_withdrawals(.withdrawals))]
     WithdrawsMuch {
         withdrawals: Vec<Withdrawal>,
@@ -155,7 +166,10 @@ impl Step {
     pub(crate) fn name(&self) -> &Fqn {
         match self {
             Step::Create(resource) => &resource.name,
-            Step::Update(stored, _) | Step::Delete(stored) | Step::Keep(stored) => stored.name(),
+            Step::Update(stored, _)
+            | Step::Delete(stored)
+            | Step::Transfer(stored, _)
+            | Step::Keep(stored) => stored.name(),
         }
     }
 
@@ -163,7 +177,7 @@ impl Step {
         match self {
             Step::Create(resource) | Step::Update(_, resource) => Some(Edit::Put(resource.clone())),
             Step::Delete(stored) => Some(Edit::Remove(stored.name().clone())),
-            Step::Keep(_) => None,
+            Step::Transfer(..) | Step::Keep(_) => None,
         }
     }
 
@@ -173,6 +187,7 @@ impl Step {
             Step::Create(_) => "create",
             Step::Update(..) => "update",
             Step::Delete(_) => "delete",
+            Step::Transfer(..) => "transfer",
             Step::Keep(_) => "unchanged",
         }
     }
@@ -226,10 +241,10 @@ impl Prepared {
 /// what exists where it may not look.
 pub(crate) fn prepare(
     base: &Arc<Snapshot>,
-    principal: &Principal,
+    asker: &Asker<'_>,
     changes: &[Change],
 ) -> Result<Prepared, Refusal> {
-    authorize(base, principal, changes)?;
+    authorize(base, asker, changes)?;
     let mut by_name = BTreeMap::new();
     for change in changes {
         if by_name.insert(&change.name, change).is_some() {
@@ -251,12 +266,12 @@ pub(crate) fn prepare(
     let intent = judged.intent();
     steps.iter().try_for_each(|step| check_place(intent, step))?;
     if let Some(private) = private {
-        check_administrator(base, &private)?;
+        check_policy(base, asker, &private, &steps)?;
     }
     let created = steps.iter().filter(|step| matches!(step, Step::Create(_)));
     quota::check(intent, created.map(Step::name)).map_err(Refusal::OverQuota)?;
-    check_findings(base, principal, &judged, &steps)?;
-    let may_read = |name: &Fqn| decide(principal, Action::Read, name, &base.bindings).is_allowed();
+    check_findings(base, asker, &judged, &steps)?;
+    let may_read = |name: &Fqn| iam::may(asker, Action::Read, name, &base.bindings).is_some();
     guard::check_invariants(base, &judged, may_read)?;
     Ok(Prepared {
         base: base.clone(),
@@ -265,38 +280,40 @@ pub(crate) fn prepare(
     })
 }
 
-fn authorize(base: &Snapshot, principal: &Principal, changes: &[Change]) -> Result<(), Refusal> {
+fn authorize(base: &Snapshot, asker: &Asker<'_>, changes: &[Change]) -> Result<(), Refusal> {
     for change in changes {
         let action = match change.verb {
             ChangeVerb::Create(_) => Action::Create,
             ChangeVerb::Update(..) | ChangeVerb::Apply(..) => Action::Update,
             ChangeVerb::Delete(_) => Action::Delete,
+            ChangeVerb::Transfer(_) => Action::SetPolicy,
         };
-        authorize_one(base, principal, action, &change.name)?;
+        authorize_one(base, asker, action, &change.name)?;
+        check_transfer(base, asker, change)?;
     }
-    check_user(base, principal)
+    check_user(base, asker.principal)
 }
 
 /// What [`prepare`] checks first, for a write that is not about resources.
 pub(crate) fn authorize_one(
     base: &Snapshot,
-    principal: &Principal,
+    asker: &Asker<'_>,
     action: Action,
     name: &Fqn,
 ) -> Result<(), Refusal> {
-    if let Decision::Deny { because } = decide(principal, action, name, &base.bindings) {
+    if let Decision::Deny(lack) = decide(asker, action, name, &base.bindings) {
         return Err(Refusal::Denied {
             name: name.clone(),
-            because,
+            because: lack.to_string(),
         });
     }
-    check_user(base, principal)
+    check_user(base, asker.principal)
 }
 
 /// Between the look at the token and the lock, the user may have gone.
 fn check_user(base: &Snapshot, principal: &Principal) -> Result<(), Refusal> {
-    if let Principal::User { name, uid } = principal
-        && base.get(name).is_none_or(|stored| stored.uid != *uid)
+    if let (Some(name), Some(uid)) = (principal.name(), principal.uid())
+        && base.get(name).is_none_or(|stored| stored.uid != uid)
     {
         return Err(Refusal::Denied {
             name: name.clone(),
@@ -310,9 +327,10 @@ fn step(base: &Snapshot, change: &Change) -> Result<Step, Refusal> {
     let name = || change.name.clone();
     let Some(stored) = base.get(&change.name) else {
         return match &change.verb {
-            ChangeVerb::Apply(_, IfMatch::Etag(_)) | ChangeVerb::Update(..) | ChangeVerb::Delete(_) => {
-                Err(Refusal::NotFound { name: name() })
-            }
+            ChangeVerb::Apply(_, IfMatch::Etag(_))
+            | ChangeVerb::Update(..)
+            | ChangeVerb::Delete(_)
+            | ChangeVerb::Transfer(_) => Err(Refusal::NotFound { name: name() }),
             ChangeVerb::Create(resource) | ChangeVerb::Apply(resource, _) => {
                 Ok(Step::Create(resource.clone()))
             }
@@ -324,6 +342,13 @@ fn step(base: &Snapshot, change: &Change) -> Result<Step, Refusal> {
             (if_match, Some(resource))
         }
         ChangeVerb::Delete(if_match) => (if_match, None),
+        ChangeVerb::Transfer(owner) => {
+            let uid = owner_uid(base, owner)?;
+            return Ok(match stored.owner == Some(uid) {
+                true => Step::Keep(stored.clone()),
+                false => Step::Transfer(stored.clone(), uid),
+            });
+        }
     };
     if change.uid.is_some_and(|uid| uid != stored.uid) {
         return Err(Refusal::OtherUid { name: name() });
@@ -371,25 +396,67 @@ fn check_place(intent: &Intent, step: &Step) -> Result<(), Refusal> {
                 children,
             })
         }
-        Step::Update(..) | Step::Keep(_) => Ok(()),
+        Step::Update(..) | Step::Transfer(..) | Step::Keep(_) => Ok(()),
     }
 }
 
-fn check_administrator(base: &Snapshot, intent: &Intent) -> Result<(), Refusal> {
-    let Some(organization) = base.tree.keys().next().map(Fqn::organization) else {
+/// Ownership is given by who holds what an owner holds.
+fn check_transfer(base: &Snapshot, asker: &Asker<'_>, change: &Change) -> Result<(), Refusal> {
+    let ChangeVerb::Transfer(owner) = &change.verb else {
         return Ok(());
     };
-    if Bindings::of(intent).has_holder(Role::Admin, &organization) {
-        Ok(())
-    } else {
-        Err(Refusal::NoAdministrator)
+    match iam::owns_more(asker, owner, &change.name, &base.bindings) {
+        Some(excess) => Err(Refusal::Denied {
+            because: excess.to_string(),
+            name: excess.node,
+        }),
+        None => Ok(()),
     }
+}
+
+fn owner_uid(base: &Snapshot, owner: &Fqn) -> Result<Uuid, Refusal> {
+    let stored = base
+        .get(owner)
+        .filter(|stored| stored.name().kind().is_principal());
+    let stored = stored.ok_or_else(|| Refusal::NoSuchOwner { owner: owner.clone() })?;
+    Ok(stored.uid)
+}
+
+/// What a change of who there is and who may do what has to keep. `intent` is what results, as far as it is about that.
+fn check_policy(base: &Snapshot, asker: &Asker<'_>, intent: &Intent, steps: &[Step]) -> Result<(), Refusal> {
+    steps.iter().try_for_each(check_condition)?;
+    let after = Bindings::of(intent, base.tree.clone());
+    if let Some(excess) = iam::excess(asker, &base.bindings, &after) {
+        return Err(Refusal::Denied {
+            because: excess.to_string(),
+            name: excess.node,
+        });
+    }
+    let organization = base.tree.keys().next().map(Fqn::organization);
+    if organization.is_some_and(|organization| !after.has_holder(BuiltinRole::Admin, &organization)) {
+        return Err(Refusal::NoAdministrator);
+    }
+    Ok(())
+}
+
+fn check_condition(step: &Step) -> Result<(), Refusal> {
+    let (Step::Create(resource) | Step::Update(_, resource)) = step else {
+        return Ok(());
+    };
+    let Spec::Binding(binding) = &resource.spec else {
+        return Ok(());
+    };
+    let checked = binding.condition.as_ref().map_or(Ok(()), iam::check_condition);
+    checked.map_err(|reason| Refusal::BadCondition {
+        name: resource.name.clone(),
+        reason: reason.to_string(),
+    })
 }
 
 /// Errors that the tree does not have yet refuse the write.
 fn check_findings(
     base: &Snapshot,
-    principal: &Principal,
+    asker: &Asker<'_>,
     judged: &Resolver,
     steps: &[Step],
 ) -> Result<(), Refusal> {
@@ -402,7 +469,7 @@ fn check_findings(
     let new: Vec<Finding> = judged
         .findings_since(&base.judged)
         .filter(|finding| refuses(finding))
-        .cloned()
+        .map(|finding| with_clusters(base, asker, finding.clone()))
         .collect();
     let written: BTreeSet<&Fqn> = steps.iter().map(Step::name).collect();
     let claims: Vec<Finding> = new
@@ -416,7 +483,7 @@ fn check_findings(
             }
         })
         .collect();
-    let may_read = |name: &Fqn| decide(principal, Action::Read, name, &base.bindings).is_allowed();
+    let may_read = |name: &Fqn| iam::may(asker, Action::Read, name, &base.bindings).is_some();
     if new.is_empty() {
         Ok(())
     } else if !claims.is_empty() {
@@ -434,6 +501,23 @@ fn listed_withdrawals(withdrawals: &[Withdrawal]) -> String {
     withdrawals.join("; ")
 }
 
+/// Names the clusters that exist, as far as the asker may read them.
+fn with_clusters(base: &Snapshot, asker: &Asker<'_>, mut finding: Finding) -> Finding {
+    if finding.code != Code::UnknownCluster {
+        return finding;
+    }
+    let clusters = base.clusters();
+    let known = clusters.values().map(|(stored, _)| stored.name());
+    let known = known.filter(|name| iam::may(asker, Action::Read, name, &base.bindings).is_some());
+    let known: Vec<Fqn> = known.cloned().collect();
+    if !known.is_empty() {
+        finding
+            .message
+            .push_str(&format!("; there are {}", listed(&known)));
+    }
+    finding
+}
+
 fn listed(names: &[Fqn]) -> String {
     let shown: Vec<&str> = names.iter().take(NAMED_MAX).map(Fqn::as_str).collect();
     let rest = names.len() - shown.len();
@@ -448,7 +532,6 @@ fn listed(names: &[Fqn]) -> String {
 mod tests {
     use chrono::Utc;
     use serde_json::{Value, json};
-    use tombolo_compiler::finding::Code;
     use tombolo_proto::held::Version;
 
     use super::*;
@@ -483,6 +566,7 @@ mod tests {
                 created_at: Utc::now(),
                 updated_at: Utc::now(),
                 managed: None,
+                owner: None,
             })
             .to_vec();
         let delta = Delta {
@@ -500,6 +584,11 @@ mod tests {
         let name: Fqn = format!("{ACME}/users/{leaf}").parse().unwrap();
         let uid = base.get(&name).map_or(Uuid::nil(), |stored| stored.uid);
         Principal::User { name, uid }
+    }
+
+    /// What [`super::prepare`] says to that principal, now and from nowhere.
+    fn prepare(base: &Arc<Snapshot>, principal: &Principal, changes: &[Change]) -> Result<Prepared, Refusal> {
+        super::prepare(base, &Asker::here(principal), changes)
     }
 
     fn apply(document: Value, if_match: IfMatch) -> Change {
@@ -536,7 +625,7 @@ mod tests {
             (
                 "ann",
                 vec![delete(SHOP), new(PAY)],
-                "needs the role admin to update",
+                "needs the role editor to update",
             ),
             ("ann", vec![delete(SHOP), delete(SHOP)], "is named twice"),
             (
@@ -554,7 +643,7 @@ mod tests {
                 vec![delete(&format!("{ACME}/bindings/root"))],
                 "without an administrator",
             ),
-            ("gone", vec![delete(SHOP)], "needs the role writer"),
+            ("gone", vec![delete(SHOP)], "does not exist any more"),
         ];
         for (who, changes, reason) in cases {
             let refusal = prepare(&base, &user(&base, who), &changes).unwrap_err();

@@ -82,13 +82,18 @@ fn step(step: &Step) -> Option<Value> {
         Step::Create(resource) => (None, Some(resource)),
         Step::Update(stored, resource) => (Some(stored), Some(resource)),
         Step::Delete(stored) => (Some(stored), None),
+        Step::Transfer(stored, _) => (Some(stored), Some(&stored.resource)),
     };
-    Some(json!({
+    let mut told = json!({
         "name": step.name(),
         "uid": held.map(|stored| stored.uid),
         "before": held.map(|stored| stored.resource.to_json()),
         "after": after.map(|resource| resource.to_json()),
-    }))
+    });
+    if let Step::Transfer(_, owner) = step {
+        told["owner"] = json!(owner);
+    }
+    Some(told)
 }
 
 impl fmt::Display for PlanId {
@@ -135,7 +140,7 @@ mod tests {
     use super::*;
     use crate::change::{Change, ChangeVerb, IfMatch, prepare};
     use crate::document;
-    use crate::iam::Principal;
+    use crate::iam::{Asker, Principal};
     use crate::snapshot::{Delta, Snapshot, Stored, etag};
 
     const ACME: &str = "organizations/acme";
@@ -175,7 +180,7 @@ mod tests {
         let mut delta = Delta::default();
         for step in steps {
             let (uid, after) = match step {
-                Step::Keep(_) => continue,
+                Step::Keep(_) | Step::Transfer(..) => continue,
                 Step::Create(resource) => (Uuid::now_v7(), resource),
                 Step::Update(held, resource) => (held.uid, resource),
                 Step::Delete(held) => {
@@ -191,6 +196,7 @@ mod tests {
                 created_at: Utc::now(),
                 updated_at: Utc::now(),
                 managed: None,
+                owner: None,
             });
         }
         let version = Version { epoch: 1, revision };
@@ -209,7 +215,7 @@ mod tests {
         let mut documents = documents(&prepared.base);
         for step in &prepared.steps {
             match step {
-                Step::Keep(_) => {}
+                Step::Keep(_) | Step::Transfer(..) => {}
                 Step::Delete(_) => drop(documents.remove(step.name())),
                 Step::Create(after) | Step::Update(_, after) => {
                     documents.insert(step.name().clone(), after.to_json().to_string());
@@ -266,7 +272,7 @@ mod tests {
                 let names: Vec<&str> = base.tree.keys().map(Fqn::as_str).collect();
                 let changes = document::changes(vec![edits.next(&names)], true).unwrap();
                 // What cannot be written has no plan; the write is refused by the same function.
-                let Ok(prepared) = prepare(&base, &Principal::System, &changes) else {
+                let Ok(prepared) = prepare(&base, &Asker::here(&Principal::System), &changes) else {
                     continue;
                 };
                 let planned = ChangePlan::of(&prepared, &reports());
@@ -292,11 +298,16 @@ mod tests {
     }
 
     fn id(base: &Arc<Snapshot>, changes: &[Change]) -> PlanId {
-        PlanId::of(&prepare(base, &Principal::System, changes).unwrap())
+        PlanId::of(&prepare(base, &Asker::here(&Principal::System), changes).unwrap())
     }
 
     fn write(base: &Arc<Snapshot>, changes: &[Change]) -> Arc<Snapshot> {
-        applied(base, &prepare(base, &Principal::System, changes).unwrap().steps)
+        applied(
+            base,
+            &prepare(base, &Asker::here(&Principal::System), changes)
+                .unwrap()
+                .steps,
+        )
     }
 
     fn put(name: &str, spec: &Value) -> Change {

@@ -17,13 +17,14 @@ pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
 const CHANGES_MAX: usize = 1000;
 
 /// What the server sets and callers may send back: that makes get, edit, apply work.
-const SERVER_FIELDS: [&str; 6] = [
+const SERVER_FIELDS: [&str; 7] = [
     "revision",
     "createTime",
     "updateTime",
     "status",
     "managedBy",
     "managedRevision",
+    "owner",
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

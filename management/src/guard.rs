@@ -126,7 +126,7 @@ fn touched(prepared: &Prepared) -> BTreeSet<Fqn> {
         .filter(|step| match step {
             Step::Delete(stored) => stored.name().kind().is_published(),
             Step::Update(stored, _) => matches!(stored.name().kind(), Kind::Workspace | Kind::Gateway),
-            Step::Create(_) | Step::Keep(_) => false,
+            Step::Create(_) | Step::Transfer(..) | Step::Keep(_) => false,
         })
         .map(Step::name)
         .collect();
@@ -185,7 +185,7 @@ mod tests {
 
     use super::*;
     use crate::change::{Change, ChangeVerb, IfMatch, prepare};
-    use crate::iam::Principal;
+    use crate::iam::{Asker, Principal};
     use crate::snapshot::{Delta, Stored, etag};
 
     const ACME: &str = "organizations/acme";
@@ -213,6 +213,7 @@ mod tests {
             created_at: Utc::now(),
             updated_at: Utc::now(),
             managed: None,
+            owner: None,
         };
         let delta = Delta {
             put: documents.into_iter().chain(more).map(stored).collect(),
@@ -292,7 +293,7 @@ mod tests {
             ),
         ] {
             let base = base(&organization, vec![]);
-            let prepared = prepare(&base, &Principal::System, &changes).unwrap();
+            let prepared = prepare(&base, &Asker::here(&Principal::System), &changes).unwrap();
             let found = check_withdrawals(&prepared, &mesh(services));
             match (asked, found) {
                 (None, found) => assert_eq!(found, Ok(()), "{services} {changes:?}"),
@@ -312,14 +313,14 @@ mod tests {
     fn what_is_protected_is_not_deleted_before_that_is_taken_back() {
         let protected = |protection: bool| json!({"name": SHOP, "deletionProtection": protection, "spec": {"namespaces": ["*/shop"]}});
         let base = base(&json!({}), vec![protected(true)]);
-        let refusal = prepare(&base, &Principal::System, &[delete(SHOP)]).unwrap_err();
+        let refusal = prepare(&base, &Asker::here(&Principal::System), &[delete(SHOP)]).unwrap_err();
         assert!(
             refusal
                 .to_string()
                 .contains("write it with `deletionProtection: false` first"),
             "{refusal}"
         );
-        prepare(&base, &Principal::System, &[put(protected(false))]).unwrap();
+        prepare(&base, &Asker::here(&Principal::System), &[put(protected(false))]).unwrap();
     }
 
     #[test]
@@ -335,18 +336,19 @@ mod tests {
                        organizations/acme/tenants/pay/workspaces/shop/gatewaygroups/g/gateways/door lets requests";
 
         let kept = base(&json!({}), vec![group.clone(), invariant.clone()]);
-        let refusal = prepare(&kept, &Principal::System, &[put(gateway(80))]).unwrap_err();
+        let refusal = prepare(&kept, &Asker::here(&Principal::System), &[put(gateway(80))]).unwrap_err();
         assert!(refusal.to_string().starts_with(example), "{refusal}");
 
         let open = base(&json!({}), vec![group.clone(), gateway(80)]);
-        let refusal = prepare(&open, &Principal::System, &[put(invariant.clone())]).unwrap_err();
+        let refusal =
+            prepare(&open, &Asker::here(&Principal::System), &[put(invariant.clone())]).unwrap_err();
         assert!(
             refusal.to_string().starts_with(example),
             "nor is one written that does not hold: {refusal}"
         );
 
         let broken = base(&json!({}), vec![group, gateway(80), invariant]);
-        prepare(&broken, &Principal::System, &[put(gateway(81))]).unwrap();
+        prepare(&broken, &Asker::here(&Principal::System), &[put(gateway(81))]).unwrap();
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
-use crate::iam::{Action, Principal, decide};
+use crate::iam::{Action, Asker, may};
 use crate::snapshot::{Snapshot, Stored, Tree, below};
 
 /// What one revision did to one resource.
@@ -132,15 +132,15 @@ pub(crate) fn differences(node: &Fqn, before: &Tree, after: &Tree) -> Vec<Differ
     names.into_iter().map(difference).filter(differs).collect()
 }
 
-/// May `principal` read `name` as it was in `past`? Rights are those of today, and they are rights on resources and
+/// May the asker read `name` as it was in `past`? Rights are those of today, and they are rights on resources and
 /// not on names: who was given a tenant that bears the name of a deleted one has no right to the other's past.
-pub(crate) fn may_read_past(principal: &Principal, now: &Snapshot, past: &Tree, name: &Fqn) -> bool {
+pub(crate) fn may_read_past(asker: &Asker<'_>, now: &Snapshot, past: &Tree, name: &Fqn) -> bool {
     name.lineage().any(|node| {
         let same = match (now.get(&node), past.get(&node)) {
             (Some(now), Some(past)) => now.uid == past.uid,
             _ => false,
         };
-        same && decide(principal, Action::Read, &node, &now.bindings).is_allowed()
+        same && may(asker, Action::Read, &node, &now.bindings).is_some()
     })
 }
 
@@ -176,6 +176,7 @@ mod tests {
     use tombolo_proto::held::Version;
 
     use super::*;
+    use crate::iam::Principal;
     use crate::snapshot::{Delta, etag};
 
     const ACME: &str = "organizations/acme";
@@ -190,6 +191,7 @@ mod tests {
             created_at: Utc::now(),
             updated_at: Utc::now(),
             managed: None,
+            owner: None,
         }
     }
 
@@ -270,6 +272,7 @@ mod tests {
             name: ann.parse().unwrap(),
             uid: Uuid::from_u128(2),
         };
+        let asker = Asker::here(&principal);
         let pay: Fqn = "organizations/acme/tenants/pay".parse().unwrap();
         let deleted: Fqn = "organizations/acme/tenants/pay/workspaces/deleted"
             .parse()
@@ -281,11 +284,7 @@ mod tests {
             (base(11), &pay, false),
             (base(11), &deleted, false),
         ] {
-            assert_eq!(
-                may_read_past(&principal, &now, &past.tree, name),
-                readable,
-                "{name}"
-            );
+            assert_eq!(may_read_past(&asker, &now, &past.tree, name), readable, "{name}");
         }
     }
 

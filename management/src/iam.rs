@@ -1,12 +1,36 @@
-//! Who may do what: one pure decision over bindings. A binding gives a role on the node that it stands below and on
-//! all below that; each role can do what the ones before it can.
+//! Who may do what: one pure decision over bindings, teams, roles and owners.
+//!
+//! A binding gives a role on the node that it stands below and on all below that. Whoever creates a resource owns it.
+//! To change who may do what on a node takes `set-policy` there, and nobody gives what it does not hold itself.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
-use tombolo_compiler::intent::{Intent, Role, Spec};
+use chrono::{DateTime, Utc};
+use tombolo_compiler::intent::{BuiltinRole, Intent, RoleName};
 use tombolo_compiler::name::{Fqn, Kind};
 use uuid::Uuid;
+
+mod access;
+mod condition;
+mod grant;
+mod index;
+mod role;
+mod team;
+
+pub use tombolo_compiler::intent::Action;
+
+pub(crate) use access::access;
+pub(crate) use condition::check as check_condition;
+pub(crate) use grant::{excess, holds, lacks, owns_more};
+use index::{Index, relation, upwards};
+use role::{Relation, Rights};
+
+use crate::snapshot::Tree;
+
+/// How many whom to ask are named.
+const ASKED_MAX: usize = 3;
 
 /// Who calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,342 +41,402 @@ pub enum Principal {
         name: Fqn,
         uid: Uuid,
     },
+    ServiceAccount {
+        name: Fqn,
+        uid: Uuid,
+    },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Action {
-    Read,
-    Create,
-    Update,
-    Delete,
-    /// Creating, listing and revoking the tokens of a user.
-    Tokens,
-    /// Checking the whole audit log.
-    Verify,
-    /// Declaring a restored database the truth.
-    Adopt,
+/// Who calls, from where, and when: what a condition may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    pub principal: &'a Principal,
+    /// The address that the request came from; empty when it came from nowhere.
+    pub source: &'a str,
+    pub time: DateTime<Utc>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    Allow {
-        /// The binding that gives the role, or the principal where it may by itself.
-        because: String,
-    },
-    Deny {
-        /// A sentence that names who, what, where and which role is missing.
-        because: String,
+    Allow(Because),
+    Deny(Lack),
+}
+
+/// What settled it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Because {
+    /// It is management itself.
+    System,
+    /// Everybody keeps its own tokens and keys.
+    OwnTokens,
+    /// It owns the node, or one above it.
+    Owner { node: Fqn },
+    Binding {
+        binding: Fqn,
+        role: RoleName,
+        /// The principal, or the team through which it is reached.
+        subject: Fqn,
     },
 }
 
-/// The bindings of a tree, ready to be asked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What is missing, and who could give it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// Of that name there is another one now, or none.
+    Gone { principal: Fqn },
+    Role {
+        principal: Fqn,
+        action: Action,
+        node: Fqn,
+        /// The least one that comes with Tombolo and would do.
+        role: BuiltinRole,
+        /// Those who may change the bindings, as far as the principal may see them.
+        ask: Vec<Fqn>,
+        /// Bindings that would allow it if their conditions held.
+        unmet: Vec<Fqn>,
+    },
+}
+
+/// The bindings of a snapshot, and the tree whose uids and owners they are decided by.
+#[derive(Clone, Debug, Default)]
 pub struct Bindings {
-    /// By subject and node: the greatest role, and the binding that gives it.
-    grants: BTreeMap<Fqn, BTreeMap<Fqn, (Role, Fqn)>>,
+    index: Arc<Index>,
+    /// Users and service accounts.
+    principals: Arc<BTreeMap<Uuid, Fqn>>,
+    tree: Tree,
 }
 
 impl Bindings {
-    pub fn of(intent: &Intent) -> Bindings {
-        let mut bindings = Bindings::default();
-        for resource in intent.values() {
-            if let Spec::Binding(binding) = &resource.spec
-                && let Some(node) = resource.name.parent()
-            {
-                for subject in &binding.subjects {
-                    bindings.grant(subject, &node, binding.role, &resource.name);
-                }
-            }
-        }
-        bindings
-    }
-
-    /// The nodes on which the user was given a role, itself or through an ancestor: all that it may read stands
-    /// at or below one of these.
-    pub fn nodes_of(&self, user: &Fqn) -> impl Iterator<Item = &Fqn> {
-        self.grants.get(user).into_iter().flat_map(BTreeMap::keys)
-    }
-
-    /// Whether anybody has that role on the node itself.
-    pub fn has_holder(&self, role: Role, node: &Fqn) -> bool {
-        let holds =
-            |nodes: &BTreeMap<Fqn, (Role, Fqn)>| nodes.get(node).is_some_and(|(given, _)| *given >= role);
-        self.grants.values().any(holds)
-    }
-
-    fn grant(&mut self, subject: &Fqn, node: &Fqn, role: Role, binding: &Fqn) {
-        let nodes = self.grants.entry(subject.clone()).or_default();
-        let given = nodes
-            .entry(node.clone())
-            .or_insert_with(|| (role, binding.clone()));
-        if given.0 < role {
-            *given = (role, binding.clone());
+    /// Of an intent that has all identities.
+    pub(crate) fn of(intent: &Intent, tree: Tree) -> Bindings {
+        let principals = intent.keys().filter(|name| name.kind().is_principal());
+        let principals = principals
+            .filter_map(|name| Some((tree.get(name)?.uid, name.clone())))
+            .collect();
+        Bindings {
+            index: Arc::new(Index::of(intent)),
+            principals: Arc::new(principals),
+            tree,
         }
     }
 
-    fn role_on(&self, user: &Fqn, node: &Fqn, wanted: Role) -> Option<&Fqn> {
-        let nodes = self.grants.get(user)?;
-        node.lineage().find_map(|node| {
-            let (role, binding) = nodes.get(&node)?;
-            (*role >= wanted).then_some(binding)
+    /// The same bindings over a tree in which no identity has changed.
+    pub(crate) fn over(&self, tree: Tree) -> Bindings {
+        Bindings {
+            index: self.index.clone(),
+            principals: self.principals.clone(),
+            tree,
+        }
+    }
+
+    /// The user or service account of that uid.
+    pub(crate) fn principal(&self, uid: Uuid) -> Option<Principal> {
+        let name = self.principals.get(&uid)?.clone();
+        Some(Principal::of(name, uid))
+    }
+
+    /// Whether both give the same to the same, but for what owners have.
+    pub(crate) fn give_the_same(&self, other: &Bindings) -> bool {
+        Arc::ptr_eq(&self.index, &other.index)
+    }
+
+    /// What each user and service account was given, itself or through teams: on which node, and whether it is more than
+    /// to look.
+    pub(crate) fn given(&self) -> impl Iterator<Item = (Uuid, &Fqn, bool)> {
+        self.principals.iter().flat_map(|(uid, name)| {
+            let subjects = self.index.subjects_of(name);
+            let grants = subjects.flat_map(|subject| self.index.grants_of(subject));
+            grants.map(|(node, grant)| (*uid, node, grant.rights.change()))
+        })
+    }
+
+    pub(crate) fn name_of(&self, uid: Uuid) -> Option<&Fqn> {
+        self.principals.get(&uid)
+    }
+
+    /// Whether somebody has that role on the node itself, whatever the hour and wherever from.
+    pub(crate) fn has_holder(&self, role: BuiltinRole, node: &Fqn) -> bool {
+        self.index.has_holder(role, node)
+    }
+
+    /// The nodes on which the principal, or a team of it, was given a role: all that it may read without owning it
+    /// stands at or below one of these.
+    pub fn nodes_of<'a>(&'a self, principal: &'a Fqn) -> impl Iterator<Item = &'a Fqn> {
+        self.index.nodes_of(principal)
+    }
+
+    /// Like [`Bindings::nodes_of`], those alone on which it may do that.
+    pub(crate) fn nodes_for(&self, asker: &Asker<'_>, action: Action) -> Vec<Fqn> {
+        let Some(name) = asker.principal.name() else {
+            return self
+                .tree
+                .keys()
+                .next()
+                .map(Fqn::organization)
+                .into_iter()
+                .collect();
+        };
+        let mut nodes: Vec<Fqn> = self.nodes_of(name).cloned().collect();
+        nodes.sort();
+        nodes.dedup();
+        nodes.retain(|node| may(asker, action, node, self).is_some());
+        nodes
+    }
+
+    /// The teams of a principal, through other teams too.
+    pub(crate) fn teams_of(&self, principal: &Fqn) -> &[Fqn] {
+        self.index.memberships.teams(principal)
+    }
+
+    fn uid(&self, name: &Fqn) -> Option<Uuid> {
+        self.tree.get(name).map(|stored| stored.uid)
+    }
+
+    /// The nearest node, of this one and those above it, that the uid owns.
+    fn owned(&self, uid: Uuid, node: &str) -> Option<(&Fqn, Relation)> {
+        upwards(node).find_map(|above| {
+            let (name, stored) = self.tree.get_key_value(above)?;
+            (stored.owner == Some(uid)).then(|| (name, relation(above, node)))
         })
     }
 }
 
-/// May `principal` do that to `node`? A node that does not exist is decided like one that does, so that a denial
+/// May the asker do that to `node`? A node that does not exist is decided like one that does, so that a denial
 /// tells nothing.
-pub fn decide(principal: &Principal, action: Action, node: &Fqn, bindings: &Bindings) -> Decision {
-    let user = match principal {
-        Principal::System => {
-            return Decision::Allow {
-                because: "it is management itself".to_owned(),
-            };
-        }
-        Principal::User { name, .. } => name,
+pub fn decide(asker: &Asker<'_>, action: Action, node: &Fqn, bindings: &Bindings) -> Decision {
+    match may(asker, action, node, bindings) {
+        Some(because) => Decision::Allow(because),
+        None => Decision::Deny(lack(asker, action, node, bindings)),
+    }
+}
+
+/// [`decide`] without the words of a denial, for lists.
+pub(crate) fn may(asker: &Asker<'_>, action: Action, node: &Fqn, bindings: &Bindings) -> Option<Because> {
+    let (name, uid) = match asker.principal {
+        Principal::System => return Some(Because::System),
+        Principal::User { name, uid } | Principal::ServiceAccount { name, uid } => (name, *uid),
     };
-    if action == Action::Tokens && user == node {
-        return Decision::Allow {
-            because: format!("{user} keeps its own tokens"),
+    // By uid: whoever has the name now may be somebody else.
+    if bindings.uid(name) != Some(uid) {
+        return None;
+    }
+    if action == Action::Tokens && name == node {
+        return Some(Because::OwnTokens);
+    }
+    let (action, node) = asked(action, node);
+    let kind = node.kind();
+    let granted = bindings
+        .index
+        .find(name, node.as_str(), |subject, relation, grant| {
+            let holds = || match &grant.condition {
+                None => true,
+                Some(condition) => condition.holds(asker, bindings.teams_of(name), action, &node),
+            };
+            let allowed = grant.rights.allow(relation, kind, action) && holds();
+            allowed.then(|| Because::Binding {
+                binding: grant.binding.clone(),
+                role: grant.role.clone(),
+                subject: subject.clone(),
+            })
+        });
+    granted.or_else(|| {
+        let (owned, relation) = bindings.owned(uid, node.as_str())?;
+        let allowed = Rights::owner().allow(relation, kind, action);
+        allowed.then(|| Because::Owner { node: owned.clone() })
+    })
+}
+
+/// Bindings and roles are the policy of the node that they stand below: whoever may set it may write them.
+fn asked(action: Action, node: &Fqn) -> (Action, Fqn) {
+    let writes = matches!(
+        action,
+        Action::Create | Action::Update | Action::Delete | Action::SetPolicy
+    );
+    match node.parent() {
+        Some(parent) if writes && role::is_policy(node.kind()) => (Action::SetPolicy, parent),
+        _ => (action, node.clone()),
+    }
+}
+
+fn lack(asker: &Asker<'_>, action: Action, node: &Fqn, bindings: &Bindings) -> Lack {
+    let (Principal::User { name, uid } | Principal::ServiceAccount { name, uid }) = asker.principal else {
+        unreachable!("invariant: management itself lacks nothing");
+    };
+    if bindings.uid(name) != Some(*uid) {
+        return Lack::Gone {
+            principal: name.clone(),
         };
     }
-    let role = required_role(action, node.kind());
-    match bindings.role_on(user, node, role) {
-        Some(binding) => Decision::Allow {
-            because: binding.to_string(),
-        },
-        None => Decision::Deny {
-            because: format!(
-                "{user} needs the role {} to {action} {node}; ask an administrator for a binding on it or on a node above it",
-                role_name(role)
-            ),
-        },
+    let (wanted, on) = asked(action, node);
+    let mut unmet = Vec::new();
+    bindings
+        .index
+        .find::<()>(name, on.as_str(), |_, relation, grant| {
+            if grant.rights.allow(relation, on.kind(), wanted) {
+                unmet.push(grant.binding.clone());
+            }
+            None
+        });
+    Lack::Role {
+        principal: name.clone(),
+        action,
+        node: node.clone(),
+        role: role::least(wanted, on.kind()),
+        ask: whom_to_ask(asker, &on, bindings),
+        unmet,
     }
 }
 
-/// Whether the principal holds that role, or a greater one, on the node.
-pub(crate) fn holds(principal: &Principal, role: Role, node: &Fqn, bindings: &Bindings) -> bool {
-    match principal {
-        Principal::System => true,
-        Principal::User { name, .. } => bindings.role_on(name, node, role).is_some(),
+/// Who may set the policy of the node, of those whom the asker may see bound: elsewhere even their names tell.
+fn whom_to_ask(asker: &Asker<'_>, node: &Fqn, bindings: &Bindings) -> Vec<Fqn> {
+    let visible = node.lineage().find(|above| {
+        may(asker, Action::Read, above, bindings).is_some() && bindings.tree.contains_key(above)
+    });
+    let Some(visible) = visible else {
+        return Vec::new();
+    };
+    let mut ask: Vec<Fqn> = bindings
+        .index
+        .all()
+        .filter(|(_, on, grant)| {
+            let relation = relation(on.as_str(), visible.as_str());
+            visible.is_within(on)
+                && grant.condition.is_none()
+                && grant.rights.allow(relation, visible.kind(), Action::SetPolicy)
+                && may(asker, Action::Read, on, bindings).is_some()
+        })
+        .map(|(subject, _, _)| subject.clone())
+        .collect();
+    ask.sort();
+    ask.dedup();
+    ask.truncate(ASKED_MAX);
+    ask
+}
+
+#[cfg(test)]
+impl<'a> Asker<'a> {
+    /// Now, and from nowhere.
+    pub(crate) fn here(principal: &'a Principal) -> Asker<'a> {
+        Asker {
+            principal,
+            source: "",
+            time: Utc::now(),
+        }
     }
 }
 
-/// The one table of rights.
-pub fn required_role(action: Action, kind: Kind) -> Role {
-    match (action, kind) {
-        (Action::Read, _) => Role::Reader,
-        (Action::Tokens | Action::Verify | Action::Adopt, _) => Role::Admin,
-        (
-            Action::Create | Action::Update | Action::Delete,
-            Kind::Workspace
-            | Kind::TrafficGroup
-            | Kind::GatewayGroup
-            | Kind::SecurityGroup
-            | Kind::Gateway
-            | Kind::ServiceRoute
-            | Kind::Application
-            | Kind::Api
-            | Kind::ExternalService
-            | Kind::TrafficSetting
-            | Kind::SecuritySetting
-            | Kind::ServiceSecuritySetting,
-        ) => Role::Writer,
-        (
-            Action::Create | Action::Update | Action::Delete,
-            Kind::Organization
-            | Kind::Cluster
-            | Kind::User
-            | Kind::Tenant
-            | Kind::Binding
-            | Kind::WasmExtension
-            | Kind::NetworkReachability
-            | Kind::Quota
-            | Kind::Invariant
-            | Kind::ApprovalPolicy,
-        ) => Role::Admin,
+impl Principal {
+    /// The user or service account of that name.
+    pub(crate) fn of(name: Fqn, uid: Uuid) -> Principal {
+        match name.kind() {
+            Kind::ServiceAccount => Principal::ServiceAccount { name, uid },
+            _ => Principal::User { name, uid },
+        }
+    }
+
+    /// `None` for management itself.
+    pub fn name(&self) -> Option<&Fqn> {
+        match self {
+            Principal::System => None,
+            Principal::User { name, .. } | Principal::ServiceAccount { name, .. } => Some(name),
+        }
+    }
+
+    /// `None` for management itself.
+    pub fn uid(&self) -> Option<Uuid> {
+        match self {
+            Principal::System => None,
+            Principal::User { uid, .. } | Principal::ServiceAccount { uid, .. } => Some(*uid),
+        }
     }
 }
 
 impl Decision {
     pub fn is_allowed(&self) -> bool {
-        matches!(self, Decision::Allow { .. })
+        matches!(self, Decision::Allow(_))
     }
 }
 
 impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Principal::System => f.write_str("system"),
-            Principal::User { name, .. } => fmt::Display::fmt(name, f),
+        match self.name() {
+            None => f.write_str("system"),
+            Some(name) => fmt::Display::fmt(name, f),
         }
     }
 }
 
-impl fmt::Display for Action {
+impl fmt::Display for Because {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Action::Read => "read",
-            Action::Create => "create",
-            Action::Update => "update",
-            Action::Delete => "delete",
-            Action::Tokens => "manage the tokens of",
-            Action::Verify => "verify the audit log of",
-            Action::Adopt => "adopt the database of",
-        })
+        match self {
+            Because::System => f.write_str("it is management itself"),
+            Because::OwnTokens => f.write_str("everybody keeps its own tokens"),
+            Because::Owner { node } => write!(f, "it owns {node}"),
+            Because::Binding {
+                binding,
+                role,
+                subject,
+            } => {
+                write!(f, "{binding} gives {subject} the role {role}")
+            }
+        }
     }
 }
 
-pub(crate) fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Reader => "reader",
-        Role::Writer => "writer",
-        Role::Admin => "admin",
+impl fmt::Display for Lack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (principal, action, node, role, ask, unmet) = match self {
+            Lack::Gone { principal } => return write!(f, "{principal} does not exist any more"),
+            Lack::Role {
+                principal,
+                action,
+                node,
+                role,
+                ask,
+                unmet,
+            } => (principal, *action, node, role, ask, unmet),
+        };
+        write!(
+            f,
+            "{principal} needs the role {role} to {} {node}",
+            phrase(action)
+        )?;
+        if !unmet.is_empty() {
+            write!(f, ", and the condition of {} does not hold now", joined(unmet))?;
+        }
+        match ask.as_slice() {
+            [] => f.write_str("; ask an administrator for a binding on it or on a node above it"),
+            ask => write!(
+                f,
+                "; ask {} for a binding on it or on a node above it",
+                joined(ask)
+            ),
+        }
     }
+}
+
+/// The verb as it stands before a name in a sentence.
+fn phrase(action: Action) -> &'static str {
+    match action {
+        Action::Read => "read",
+        Action::Create => "create",
+        Action::Update => "update",
+        Action::Delete => "delete",
+        Action::SetPolicy => "set the policy of",
+        Action::ReadAudit => "read the audit log of",
+        Action::Tokens => "manage the tokens of",
+        Action::Adopt => "adopt the database of",
+    }
+}
+
+fn joined(names: &[Fqn]) -> String {
+    let names: Vec<&str> = names.iter().map(Fqn::as_str).collect();
+    names.join(" or ")
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use std::sync::Arc;
-
-    use serde_json::json;
-    use tombolo_compiler::intent::Resource;
-
-    use super::*;
-
-    const ACME: &str = "organizations/acme";
-
-    fn user(leaf: &str) -> Principal {
-        Principal::User {
-            name: format!("{ACME}/users/{leaf}").parse().unwrap(),
-            uid: Uuid::nil(),
-        }
-    }
-
-    fn bindings(all: &[(&str, &str, &str)]) -> Bindings {
-        let mut intent = Intent::new();
-        for (number, (node, role, subject)) in all.iter().enumerate() {
-            let resource = Resource::from_json(json!({
-                "name": format!("{node}/bindings/b{number}"),
-                "spec": {"role": role, "subjects": [format!("{ACME}/users/{subject}")]},
-            }))
-            .unwrap();
-            intent.insert(resource.name.clone(), Arc::new(resource));
-        }
-        Bindings::of(&intent)
-    }
-
-    #[test]
-    fn roles_are_inherited_downwards_and_nowhere_else() {
-        let pay = "organizations/acme/tenants/pay";
-        let shop = "organizations/acme/tenants/pay/workspaces/shop";
-        let route = "organizations/acme/tenants/pay/workspaces/shop/trafficgroups/g/serviceroutes/r";
-        let given = bindings(&[
-            (ACME, "admin", "root"),
-            (pay, "writer", "ann"),
-            (shop, "reader", "bob"),
-            (shop, "admin", "eve"),
-        ]);
-        use Action::{Create, Delete, Read, Tokens, Update, Verify};
-        for (who, action, node, allowed) in [
-            ("root", Update, ACME, true),
-            ("root", Create, "organizations/acme/clusters/us", true),
-            ("root", Delete, route, true),
-            ("root", Verify, ACME, true),
-            ("root", Tokens, "organizations/acme/users/ann", true),
-            ("root", Read, "organizations/other", false),
-            ("root", Create, "organizations/other/tenants/x", false),
-            ("ann", Read, route, true),
-            ("ann", Create, route, true),
-            ("ann", Create, shop, true),
-            ("ann", Update, pay, false),
-            ("ann", Read, ACME, false),
-            ("ann", Read, "organizations/acme/tenants/payments", false),
-            ("ann", Create, "organizations/acme/tenants/pay/bindings/me", false),
-            (
-                "ann",
-                Create,
-                "organizations/acme/tenants/pay/workspaces/shop/bindings/me",
-                false,
-            ),
-            ("ann", Tokens, "organizations/acme/users/ann", true),
-            ("ann", Tokens, "organizations/acme/users/bob", false),
-            ("ann", Read, "organizations/acme/users/ann", false),
-            ("ann", Verify, ACME, false),
-            ("bob", Read, route, true),
-            ("bob", Update, route, false),
-            ("bob", Read, pay, false),
-            (
-                "eve",
-                Create,
-                "organizations/acme/tenants/pay/workspaces/shop/bindings/me",
-                true,
-            ),
-            ("eve", Create, "organizations/acme/tenants/pay/bindings/me", false),
-            ("nobody", Read, ACME, false),
-        ] {
-            let decision = decide(&user(who), action, &node.parse().unwrap(), &given);
-            assert_eq!(
-                decision.is_allowed(),
-                allowed,
-                "{who} {action} {node}: {decision:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_greatest_role_on_a_node_counts() {
-        let given = bindings(&[
-            (ACME, "reader", "ann"),
-            (ACME, "admin", "ann"),
-            (ACME, "writer", "ann"),
-        ]);
-        let decision = decide(&user("ann"), Action::Update, &ACME.parse().unwrap(), &given);
-        assert_eq!(
-            decision,
-            Decision::Allow {
-                because: format!("{ACME}/bindings/b1")
-            }
-        );
-        assert!(given.has_holder(Role::Admin, &ACME.parse().unwrap()));
-    }
-
-    #[test]
-    fn a_denial_names_who_what_where_and_the_role() {
-        let node = "organizations/acme/tenants/pay/workspaces/shop".parse().unwrap();
-        assert_eq!(
-            decide(&user("ann"), Action::Delete, &node, &Bindings::default()),
-            Decision::Deny {
-                because: "organizations/acme/users/ann needs the role writer to delete \
-                          organizations/acme/tenants/pay/workspaces/shop; ask an administrator for a binding on it or on a node above it"
-                    .to_owned()
-            }
-        );
-    }
-
-    #[test]
-    fn the_table_of_rights() {
-        use Action::{Create, Delete, Read, Tokens, Update, Verify};
-        for kind in Kind::ALL {
-            assert_eq!(required_role(Read, kind), Role::Reader, "{kind}");
-            assert_eq!(required_role(Tokens, kind), Role::Admin, "{kind}");
-            assert_eq!(required_role(Verify, kind), Role::Admin, "{kind}");
-            let writes = [Create, Update, Delete].map(|action| required_role(action, kind));
-            let admin = matches!(
-                kind,
-                Kind::Organization
-                    | Kind::Cluster
-                    | Kind::User
-                    | Kind::Tenant
-                    | Kind::Binding
-                    | Kind::WasmExtension
-                    | Kind::NetworkReachability
-                    | Kind::Quota
-                    | Kind::Invariant
-                    | Kind::ApprovalPolicy
-            );
-            let expected = if admin { Role::Admin } else { Role::Writer };
-            assert_eq!(writes, [expected; 3], "{kind}");
-        }
-    }
-}
+mod matrix;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -86,7 +86,8 @@ impl Hand {
     pub(crate) fn claim(&self, mut prepared: Prepared) -> Result<Prepared, Refusal> {
         for step in &mut prepared.steps {
             let (held, keeps) = match step {
-                Step::Create(_) => continue,
+                // Whose it is, is not what a manager keeps.
+                Step::Create(_) | Step::Transfer(..) => continue,
                 Step::Update(held, _) | Step::Delete(held) => (&*held, false),
                 Step::Keep(held) => (&*held, true),
             };

@@ -13,6 +13,7 @@ use crate::change::{Refusal, Told};
 use crate::document::{BadBody, BadDocument};
 use crate::iam::Principal;
 use crate::store::StoreError;
+use crate::token::TokenWriteError;
 use crate::unenforced::Unenforced;
 use crate::writer::WriteError;
 
@@ -167,6 +168,17 @@ impl Problem {
         self
     }
 
+    /// A token was not issued, or not revoked.
+    pub(crate) fn of_token(error: TokenWriteError, actor: &Principal, verb: Verb) -> Problem {
+        match error {
+            TokenWriteError::Write(error) => Problem::of_write(error, actor, verb),
+            error @ TokenWriteError::Outlives { .. } => Problem::bad_request(format!("/expireTime: {error}")),
+            error @ TokenWriteError::Revoked => {
+                Problem::unauthenticated(error.to_string(), verb, actor.to_string())
+            }
+        }
+    }
+
     /// The whole answer, for the request of that id.
     pub(crate) fn render(&self, request_id: &str) -> Response {
         let body = Body {
@@ -245,8 +257,10 @@ impl From<Refusal> for Problem {
             Refusal::OverQuota(_) => (StatusCode::CONFLICT, "over-quota"),
             Refusal::Claimed(_) => (StatusCode::CONFLICT, "claimed"),
             Refusal::InUse(_) => (StatusCode::CONFLICT, "in-use"),
-            Refusal::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Refusal::KeyReused { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "key-reused"),
+            Refusal::Invalid(_) | Refusal::BadCondition { .. } | Refusal::NoSuchOwner { .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "invalid")
+            }
             Refusal::PlanMoved { .. } => (StatusCode::PRECONDITION_FAILED, "plan-moved"),
             Refusal::CannotRollBack { .. } => (StatusCode::CONFLICT, "cannot-roll-back"),
         };

@@ -1,12 +1,13 @@
 //! What the second wall knows of the first: which principal may read, and which may also write, in which realm. Coarser
 //! than roles, on purpose: it keeps tenants apart when the decision in front of it is wrong.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use tombolo_compiler::intent::{Role, Spec};
 use tombolo_compiler::name::{Fqn, Kind};
+use tombolo_compiler::persistent::Map;
 use uuid::Uuid;
 
+use crate::iam::Bindings;
 use crate::snapshot::Stored;
 
 /// The realm that stands for all of the organization.
@@ -17,6 +18,10 @@ pub(crate) enum Access {
     Read,
     Write,
 }
+
+/// How much each principal owns, by realm.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Holdings(Map<(Uuid, String), usize>);
 
 /// By principal and realm.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,31 +34,45 @@ pub(crate) struct RealmChange {
     pub(crate) removed: Vec<(Uuid, String)>,
 }
 
+impl Holdings {
+    pub(crate) fn insert(&mut self, stored: &Stored) {
+        if let Some(key) = holding(stored) {
+            let held = self.0.get(&key).copied().unwrap_or_default();
+            self.0.insert(key, held + 1);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, stored: &Stored) {
+        let Some(key) = holding(stored) else {
+            return;
+        };
+        match self.0.get(&key).copied().unwrap_or_default() {
+            0 | 1 => self.0.remove(&key),
+            held => self.0.insert(key, held - 1),
+        };
+    }
+
+    /// Whether both own in the same realms, however much.
+    pub(crate) fn same_realms(&self, other: &Holdings) -> bool {
+        self.0.diff(&other.0, |_, _| true).is_empty()
+    }
+}
+
 impl Realms {
-    /// Of all resources of an organization: each binding opens to its subjects the realm that its node stands in, or
-    /// everything when it stands on the organization itself.
-    pub(crate) fn of<'a>(resources: impl Iterator<Item = &'a Stored> + Clone) -> Realms {
-        let users: BTreeMap<&Fqn, Uuid> = resources
-            .clone()
-            .filter(|stored| stored.resource.kind() == Kind::User)
-            .map(|stored| (stored.name(), stored.uid))
-            .collect();
+    /// Whoever was given something on a node comes into the realm that the node stands in, or into everything when it
+    /// stands on the organization itself; and so does whoever owns something there.
+    pub(crate) fn of(bindings: &Bindings, owned: &Holdings) -> Realms {
+        let given = bindings.given().map(|(principal, node, changes)| {
+            let access = if changes { Access::Write } else { Access::Read };
+            (principal, realm_of(node), access)
+        });
+        let exists = |principal: &Uuid| bindings.name_of(*principal).is_some();
+        let owners = owned.0.keys().filter(|(principal, _)| exists(principal));
+        let owners = owners.map(|(principal, realm)| (*principal, realm.clone(), Access::Write));
         let mut realms = Realms::default();
-        for stored in resources {
-            let Spec::Binding(binding) = &stored.resource.spec else {
-                continue;
-            };
-            let Some(node) = stored.name().parent() else {
-                continue;
-            };
-            let access = match binding.role {
-                Role::Reader => Access::Read,
-                Role::Writer | Role::Admin => Access::Write,
-            };
-            for uid in binding.subjects.iter().filter_map(|subject| users.get(subject)) {
-                let given = realms.0.entry((*uid, realm_of(&node))).or_insert(access);
-                *given = access.max(*given);
-            }
+        for (principal, realm, access) in given.chain(owners) {
+            let held = realms.0.entry((principal, realm)).or_insert(access);
+            *held = access.max(*held);
         }
         realms
     }
@@ -74,29 +93,14 @@ impl Realms {
 }
 
 impl RealmChange {
-    /// What a write changes: `put` replaces, and `removed` takes away, resources of the tree that it was made on.
-    pub(crate) fn of_write<'a>(
-        before: impl Iterator<Item = &'a Stored> + Clone,
-        put: &'a [Stored],
-        removed: &'a [Fqn],
-    ) -> RealmChange {
-        let mut written = put.iter().map(Stored::name).chain(removed);
-        if !written.clone().any(|name| concerns(name.kind())) {
-            return RealmChange::default();
-        }
-        let written: BTreeSet<&Fqn> = written.by_ref().collect();
-        let kept = before.clone().filter(|stored| !written.contains(stored.name()));
-        Realms::of(before).to(&Realms::of(kept.chain(put)))
-    }
-
     pub(crate) fn is_empty(&self) -> bool {
         self.put.is_empty() && self.removed.is_empty()
     }
 }
 
-/// Whether realms depend on resources of this kind.
-fn concerns(kind: Kind) -> bool {
-    matches!(kind, Kind::User | Kind::Binding)
+/// The owner, and the realm.
+fn holding(stored: &Stored) -> Option<(Uuid, String)> {
+    Some((stored.owner?, realm_of(stored.name())))
 }
 
 /// What is bound on a cluster or a user opens the realm of what stands outside of tenants, and no tenant.
@@ -116,13 +120,15 @@ mod tests {
     use chrono::Utc;
     use serde_json::{Value, json};
     use tombolo_compiler::intent::Resource;
+    use tombolo_proto::held::Version;
 
     use super::*;
-    use crate::snapshot::etag;
+    use crate::snapshot::{Delta, Snapshot, etag};
 
     const ACME: &str = "organizations/acme";
     const ANN: Uuid = Uuid::from_u128(1);
     const BOB: Uuid = Uuid::from_u128(2);
+    const CI: Uuid = Uuid::from_u128(3);
 
     fn stored(uid: Uuid, document: Value) -> Stored {
         Stored {
@@ -133,79 +139,180 @@ mod tests {
             created_at: Utc::now(),
             updated_at: Utc::now(),
             managed: None,
+            owner: None,
         }
     }
 
-    fn binding(node: &str, role: &str, leaf: &str) -> Stored {
-        let subjects = json!([format!("{ACME}/users/{leaf}")]);
-        let name = format!("{node}/bindings/{leaf}-{role}");
+    fn owned(owner: Uuid, name: &str) -> Stored {
+        Stored {
+            owner: Some(owner),
+            ..stored(Uuid::now_v7(), json!({ "name": name }))
+        }
+    }
+
+    fn binding(node: &str, role: &str, subject: &str) -> Stored {
+        let name = format!("{node}/bindings/b{}", Uuid::now_v7().simple());
+        let subjects = json!([format!("{ACME}/{subject}")]);
         stored(
             Uuid::now_v7(),
             json!({"name": name, "spec": {"role": role, "subjects": subjects}}),
         )
     }
 
-    fn users() -> Vec<Stored> {
-        [("ann", ANN), ("bob", BOB)]
-            .map(|(leaf, uid)| stored(uid, json!({"name": format!("{ACME}/users/{leaf}")})))
-            .to_vec()
+    /// Users, a service account in the team `inner`, and that in the team `outer`.
+    fn identities() -> Vec<Stored> {
+        let team = |leaf: &str, member: &str| {
+            let members = [format!("{ACME}/{member}")];
+            let document = json!({"name": format!("{ACME}/teams/{leaf}"), "spec": {"members": members}});
+            stored(Uuid::now_v7(), document)
+        };
+        vec![
+            stored(ANN, json!({"name": format!("{ACME}/users/ann")})),
+            stored(BOB, json!({"name": format!("{ACME}/users/bob")})),
+            stored(CI, json!({"name": format!("{ACME}/serviceaccounts/ci")})),
+            team("inner", "serviceaccounts/ci"),
+            team("outer", "teams/inner"),
+        ]
+    }
+
+    fn advance(before: &Snapshot, put: Vec<Stored>, removed: Vec<Fqn>) -> Snapshot {
+        let version = Version {
+            epoch: 1,
+            revision: before.version.revision + 1,
+        };
+        let delta = Delta {
+            put,
+            removed,
+            ..Delta::default()
+        };
+        before.advance(version, delta, None)
+    }
+
+    fn snapshot(more: Vec<Stored>) -> Snapshot {
+        let mut all = identities();
+        all.extend(more);
+        advance(&Snapshot::empty(), all, Vec::new())
     }
 
     #[test]
     fn a_binding_opens_the_realm_that_its_node_stands_in() {
         use Access::{Read, Write};
         let pay = format!("{ACME}/tenants/pay");
+        let group = format!("{pay}/workspaces/shop/trafficgroups/web");
+        let cluster = format!("{ACME}/clusters/us");
         for (node, role, realm, access) in [
-            (ACME.to_owned(), "reader", "*", Read),
-            (ACME.to_owned(), "admin", "*", Write),
-            (pay.clone(), "reader", &pay, Read),
-            (pay.clone(), "writer", &pay, Write),
-            (
-                format!("{pay}/workspaces/shop/trafficgroups/web"),
-                "writer",
-                &pay,
-                Write,
-            ),
-            (format!("{ACME}/clusters/us"), "reader", ACME, Read),
-            (format!("{ACME}/clusters/us"), "admin", ACME, Write),
+            (ACME, "reader", "*", Read),
+            (ACME, "auditor", "*", Read),
+            (ACME, "admin", "*", Write),
+            (&pay, "reader", &pay, Read),
+            (&pay, "writer", &pay, Write),
+            (&pay, "security-admin", &pay, Write),
+            (&group, "traffic-admin", &pay, Write),
+            (&cluster, "reader", ACME, Read),
+            (&cluster, "admin", ACME, Write),
         ] {
-            let mut all = users();
-            all.push(binding(&node, role, "ann"));
+            let all = snapshot(vec![binding(node, role, "users/ann")]);
             let expected = BTreeMap::from([((ANN, realm.to_owned()), access)]);
-            assert_eq!(Realms::of(all.iter()).0, expected, "{role} on {node}");
+            assert_eq!(all.realms().0, expected, "{role} on {node}");
+        }
+    }
+
+    #[test]
+    fn roles_of_ones_own_teams_and_owners_open_realms_too() {
+        use Access::{Read, Write};
+        let pay = format!("{ACME}/tenants/pay");
+        let role = |verb: &str| {
+            let document =
+                json!({"name": format!("{ACME}/roles/own"), "spec": {"rules": [{"verbs": [verb]}]}});
+            stored(Uuid::now_v7(), document)
+        };
+        let own = format!("{ACME}/roles/own");
+        for (case, more, expected) in [
+            (
+                "a role that looks",
+                vec![role("read-audit"), binding(&pay, &own, "users/ann")],
+                vec![(ANN, &*pay, Read)],
+            ),
+            (
+                "a role that changes",
+                vec![role("set-policy"), binding(&pay, &own, "users/ann")],
+                vec![(ANN, &*pay, Write)],
+            ),
+            (
+                "a team in a team",
+                vec![binding(&pay, "writer", "teams/outer")],
+                vec![(CI, &*pay, Write)],
+            ),
+            (
+                "an owner",
+                vec![
+                    owned(BOB, &format!("{pay}/workspaces/w/trafficgroups/cart")),
+                    owned(BOB, &format!("{ACME}/teams/own")),
+                ],
+                vec![(BOB, ACME, Write), (BOB, &*pay, Write)],
+            ),
+            (
+                "an owner who is gone",
+                vec![owned(Uuid::from_u128(9), &pay)],
+                vec![],
+            ),
+        ] {
+            let expected: BTreeMap<(Uuid, String), Access> = expected
+                .into_iter()
+                .map(|(principal, realm, access)| ((principal, realm.to_owned()), access))
+                .collect();
+            assert_eq!(snapshot(more).realms().0, expected, "{case}");
         }
     }
 
     #[test]
     fn the_greater_access_counts_and_nobody_who_is_gone_has_any() {
         let pay = format!("{ACME}/tenants/pay");
-        let mut all = users();
-        all.extend([
-            binding(&pay, "writer", "ann"),
-            binding(&format!("{pay}/workspaces/shop"), "reader", "ann"),
-            binding(&pay, "admin", "nobody"),
+        let all = snapshot(vec![
+            binding(&pay, "writer", "users/ann"),
+            binding(&format!("{pay}/workspaces/shop"), "reader", "users/ann"),
+            binding(&pay, "admin", "users/nobody"),
         ]);
         let expected = BTreeMap::from([((ANN, pay), Access::Write)]);
-        assert_eq!(Realms::of(all.iter()).0, expected);
+        assert_eq!(all.realms().0, expected);
     }
 
     #[test]
-    fn a_write_changes_what_its_bindings_change_and_else_nothing() {
+    fn a_write_changes_what_its_rights_change_and_else_nothing() {
         let pay = format!("{ACME}/tenants/pay");
-        let mut all = users();
-        all.extend([binding(&pay, "reader", "ann"), binding(&pay, "reader", "bob")]);
-        let workspace = stored(
-            Uuid::now_v7(),
-            json!({"name": format!("{pay}/workspaces/shop"), "spec": {"namespaces": []}}),
-        );
-        assert!(RealmChange::of_write(all.iter(), &[workspace], &[]).is_empty());
-        let removed = [all[2].name().clone()];
-        let put = [binding(&pay, "admin", "bob")];
-        let change = RealmChange::of_write(all.iter(), &put, &removed);
+        let bound = binding(&pay, "reader", "users/ann");
+        let removed = vec![bound.name().clone()];
+        let before = snapshot(vec![bound, binding(&pay, "reader", "users/bob")]);
+        let document = json!({"name": format!("{pay}/workspaces/shop"), "spec": {"namespaces": []}});
+        let after = advance(&before, vec![stored(Uuid::now_v7(), document)], Vec::new());
+        assert!(before.realms_to(&after).is_empty());
+
+        let after = advance(&before, vec![binding(&pay, "admin", "users/bob")], removed);
         let expected = RealmChange {
             put: vec![(BOB, pay.clone(), Access::Write)],
             removed: vec![(ANN, pay)],
         };
-        assert_eq!(change, expected);
+        assert_eq!(before.realms_to(&after), expected);
+    }
+
+    #[test]
+    fn the_last_thing_that_is_owned_closes_its_realm() {
+        let pay = format!("{ACME}/tenants/pay");
+        let [one, two] =
+            ["one", "two"].map(|leaf| owned(BOB, &format!("{pay}/workspaces/w/trafficgroups/{leaf}")));
+        let names = [&one, &two].map(|stored| stored.name().clone());
+        let both = snapshot(vec![one, two]);
+        let [first, last] = names;
+        let left = advance(&both, Vec::new(), vec![first]);
+        assert!(both.realms_to(&left).is_empty());
+        let given = Stored {
+            owner: Some(ANN),
+            ..(**left.get(&last).unwrap()).clone()
+        };
+        let expected = RealmChange {
+            put: vec![(ANN, pay.clone(), Access::Write)],
+            removed: vec![(BOB, pay)],
+        };
+        assert_eq!(left.realms_to(&advance(&left, vec![given], Vec::new())), expected);
     }
 }

@@ -67,7 +67,7 @@ fn resource(name: &Fqn, snapshot: &Snapshot) -> Answer {
     let stored = stored.expect("invariant: what a write has stored is in the tree that it led to");
     Answer {
         etag: Some(stored.etag.clone()),
-        ..Answer::ok(&stored.to_json())
+        ..Answer::ok(&snapshot.to_json(stored))
     }
 }
 

@@ -360,19 +360,17 @@ async fn bootstrap(
         return Ok(None);
     };
     let head = store.lock_head(&mut tx).await?;
-    let (mut tx, _, delta) = write_steps(store, tx, &head, &caller, &prepared, "").await?;
-    let user = delta.put.iter().find(|stored| *stored.name() == admin);
-    let user_uid = user
-        .map(|stored| stored.uid)
-        .ok_or("the administrator was not created")?;
+    let (mut tx, snapshot) = write_steps(store, tx, &head, &caller, &prepared, "").await?;
+    let user = snapshot.get(&admin).ok_or("the administrator was not created")?;
+    let user_uid = user.uid;
     let token = Token::generate().map_err(ManagementError::Randomness)?;
     let order = Order {
         user: admin,
-        user_uid,
         description: "bootstrap".to_owned(),
         expires_at: None,
     };
-    token::issue(store, &mut tx, &caller, &order, &token).await?;
+    let head = store.lock_head(&mut tx).await?;
+    token::store_token(store, &mut tx, head, &caller, &order, user_uid, &token).await?;
     store::commit(tx).await?;
     Ok(Some(token))
 }

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use crate::iam::Bindings;
 use crate::managed::Managed;
-use crate::realm::Realms;
+use crate::realm::{Holdings, RealmChange, Realms};
 
 /// Every replica publishes the same bytes at one version, so the thing published is the source.
 const SOURCE: &str = "management";
@@ -33,6 +33,8 @@ pub(crate) struct Stored {
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) updated_at: DateTime<Utc>,
     pub(crate) managed: Option<Managed>,
+    /// By uid, who created it, or was given it since.
+    pub(crate) owner: Option<Uuid>,
 }
 
 pub(crate) type Tree = Map<Fqn, Arc<Stored>>;
@@ -46,7 +48,8 @@ pub(crate) struct Snapshot {
     pub(crate) judged: Resolver,
     /// Of the intent what never leaves management: all that decides who may do what, and little beside it.
     private: Intent,
-    pub(crate) bindings: Arc<Bindings>,
+    pub(crate) bindings: Bindings,
+    owned: Holdings,
     /// By uid, clusters that were heard of at some time.
     joined: Arc<BTreeSet<Uuid>>,
     published: Arc<Set>,
@@ -66,7 +69,7 @@ impl Stored {
         &self.resource.name
     }
 
-    /// The REST form.
+    /// The REST form, without the owner's name, which is the tree's to know.
     pub(crate) fn to_json(&self) -> serde_json::Value {
         let mut document = self.resource.to_json();
         document["uid"] = self.uid.to_string().into();
@@ -90,24 +93,37 @@ impl Snapshot {
             tree: Tree::new(),
             judged: Resolver::default(),
             private: Intent::new(),
-            bindings: Arc::default(),
+            bindings: Bindings::default(),
+            owned: Holdings::default(),
             joined: Arc::default(),
             published: Arc::default(),
         }
+    }
+
+    /// A resource's REST form.
+    pub(crate) fn to_json(&self, stored: &Stored) -> serde_json::Value {
+        let mut document = stored.to_json();
+        if let Some(owner) = stored.owner.and_then(|uid| self.bindings.name_of(uid)) {
+            document["owner"] = owner.as_str().into();
+        }
+        document
     }
 
     pub(crate) fn get(&self, name: &Fqn) -> Option<&Arc<Stored>> {
         self.tree.get(name)
     }
 
-    /// What the second wall must know of the bindings.
+    /// What the second wall must know of bindings and owners.
     pub(crate) fn realms(&self) -> Realms {
-        Realms::of(self.tree.values().map(AsRef::as_ref))
+        Realms::of(&self.bindings, &self.owned)
     }
 
-    pub(crate) fn user_by_uid(&self, uid: Uuid) -> Option<&Fqn> {
-        let mut users = self.top(Kind::User);
-        users.find(|stored| stored.uid == uid).map(|stored| stored.name())
+    /// What the second wall must be told when this becomes `next`.
+    pub(crate) fn realms_to(&self, next: &Snapshot) -> RealmChange {
+        match self.bindings.give_the_same(&next.bindings) && self.owned.same_realms(&next.owned) {
+            true => RealmChange::default(),
+            false => self.realms().to(&next.realms()),
+        }
     }
 
     /// The clusters that exist, with whether each has joined.
@@ -145,21 +161,29 @@ impl Snapshot {
         };
         let mut edits = Vec::new();
         for name in delta.removed {
-            next.tree.remove(&name);
+            if let Some(was) = next.tree.remove(&name) {
+                next.owned.remove(&was);
+            }
             edits.push(Edit::Remove(name));
         }
         for stored in delta.put {
             edits.push(Edit::Put(stored.resource.clone()));
-            next.tree.insert(stored.name().clone(), Arc::new(stored));
+            next.owned.insert(&stored);
+            if let Some(was) = next.tree.insert(stored.name().clone(), Arc::new(stored)) {
+                next.owned.remove(&was);
+            }
         }
         if !delta.joined.is_empty() {
             Arc::make_mut(&mut next.joined).extend(delta.joined);
         }
         let changed: Vec<Fqn> = edits.iter().map(|edit| edit.name().clone()).collect();
         if let Some(private) = self.private_after(&edits) {
-            next.bindings = Arc::new(Bindings::of(&private));
             next.private = private;
         }
+        next.bindings = match changed.iter().any(|name| name.kind().is_identity()) {
+            true => Bindings::of(&next.private, next.tree.clone()),
+            false => self.bindings.over(next.tree.clone()),
+        };
         match judged {
             Some(judged) => next.judged = judged,
             None => drop(next.judged.update(edits)),
@@ -271,6 +295,7 @@ mod tests {
             created_at: Utc::now(),
             updated_at: Utc::now(),
             managed: None,
+            owner: None,
         }
     }
 

@@ -134,6 +134,7 @@ enum Resources {
     UpdatedAt,
     ManagedBy,
     ManagedRevision,
+    Owner,
 }
 
 #[derive(Clone, Copy, Iden)]
@@ -203,6 +204,7 @@ enum Tokens {
     CreatedAt,
     ExpiresAt,
     RevokedAt,
+    IssuedBy,
 }
 
 #[derive(Clone, Copy, Iden)]
@@ -369,7 +371,9 @@ impl StoreError {
 fn acting_as(principal: &Principal) -> String {
     match principal {
         Principal::System => format!("SET LOCAL ROLE {}", role::SYSTEM),
-        Principal::User { uid, .. } => format!("SET LOCAL tombolo.principal = '{uid}'"),
+        Principal::User { uid, .. } | Principal::ServiceAccount { uid, .. } => {
+            format!("SET LOCAL tombolo.principal = '{uid}'")
+        }
     }
 }
 

@@ -14,10 +14,14 @@ use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
 use crate::audit::{self, Chain, Record, Verb, seal};
+use crate::change::{Refusal, authorize_one};
+use crate::iam::{self, Action};
 use crate::reply::Answer;
+use crate::snapshot::Snapshot;
+use crate::store::organization::Head;
 use crate::store::token::{Holder, TokenRow};
 use crate::store::{self, Store, StoreError, Tx};
-use crate::writer::Caller;
+use crate::writer::{Caller, Credential, WriteError, load_since};
 
 /// Tells our tokens from others, for people and for scanners of leaked secrets.
 const PREFIX: &str = "tb_";
@@ -46,11 +50,33 @@ pub(crate) struct TokenInfo {
     pub(crate) revoke_time: Option<DateTime<Utc>>,
 }
 
+/// Why there is no token, or why it is still there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TokenWriteError {
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error("it would outlive what you identified yourself with, which ends at {}; ask for an earlier end", latest.to_rfc3339())]
+    Outlives { latest: DateTime<Utc> },
+    #[error("the token was revoked meanwhile; ask for a new one")]
+    Revoked,
+}
+
+impl From<Refusal> for TokenWriteError {
+    fn from(refusal: Refusal) -> TokenWriteError {
+        WriteError::from(refusal).into()
+    }
+}
+
+impl From<StoreError> for TokenWriteError {
+    fn from(error: StoreError) -> TokenWriteError {
+        WriteError::from(error).into()
+    }
+}
+
 /// Whose token, and for how long.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) user: Fqn,
-    pub(crate) user_uid: Uuid,
     pub(crate) description: String,
     pub(crate) expires_at: Option<DateTime<Utc>>,
 }
@@ -110,55 +136,129 @@ impl Holder {
     }
 }
 
-/// Stores the token within a transaction that holds the head.
+/// Issues it, decided on what the database holds when the head is locked.
+///
+/// # Errors
+/// When the caller may not, when the token would live longer than what the caller identified itself with, and when its
+/// holder could do more than the caller.
 pub(crate) async fn issue(
     store: &Store,
+    held: &Snapshot,
+    caller: &Caller,
+    order: Order,
+    token: &Token,
+) -> Result<TokenInfo, TokenWriteError> {
+    let mut tx = store.begin_as(&caller.principal).await?;
+    let (head, snapshot) = lock(store, &mut tx, held).await?;
+    let user_uid = authorize(&snapshot, caller, &order.user)?;
+    if let Some(credential) = caller.credential
+        && !store.is_unrevoked(&mut tx, credential.id).await?
+    {
+        return Err(TokenWriteError::Revoked);
+    }
+    if let Some(excess) = iam::lacks(&caller.asker(), &order.user, &snapshot.bindings) {
+        return Err(Refusal::Denied {
+            because: excess.to_string(),
+            name: order.user,
+        }
+        .into());
+    }
+    let expires_at = expiry(order.expires_at, caller.credential)?;
+    let order = Order { expires_at, ..order };
+    let info = store_token(store, &mut tx, head, caller, &order, user_uid, token).await?;
+    store::commit(tx).await?;
+    Ok(info)
+}
+
+/// Within a transaction that holds the head.
+pub(crate) async fn store_token(
+    store: &Store,
     tx: &mut Tx,
+    head: Head,
     caller: &Caller,
     order: &Order,
+    user_uid: Uuid,
     token: &Token,
 ) -> Result<TokenInfo, StoreError> {
     let row = TokenRow {
         id: Uuid::now_v7(),
-        user_uid: order.user_uid,
+        user_uid,
         description: order.description.clone(),
         created_at: audit::now(),
         expires_at: order.expires_at,
         revoked_at: None,
+        issued_by: caller.credential.map(|credential| credential.id),
     };
     store.insert_token(tx, &row, token.sha256()).await?;
-    record(store, tx, caller, Verb::IssueToken, &order.user, row.id).await?;
+    record(store, tx, head, caller, Verb::IssueToken, &order.user, row.id).await?;
     Ok(row.into())
 }
 
-/// What it is answered, if there was such a token.
+/// Revokes it, and what its user had issued to itself with it. What it is answered, if there was such a token.
 pub(crate) async fn revoke(
     store: &Store,
+    held: &Snapshot,
     caller: &Caller,
     user: &Fqn,
-    user_uid: Uuid,
     id: Uuid,
-) -> Result<Option<Answer>, StoreError> {
+) -> Result<Option<Answer>, TokenWriteError> {
     let mut tx = store.begin_as(&caller.principal).await?;
+    let (head, snapshot) = lock(store, &mut tx, held).await?;
+    let user_uid = authorize(&snapshot, caller, user)?;
     if !store.revoke_token(&mut tx, user_uid, id, audit::now()).await? {
         return Ok(None);
     }
-    record(store, &mut tx, caller, Verb::RevokeToken, user, id).await?;
+    record(store, &mut tx, head, caller, Verb::RevokeToken, user, id).await?;
     let answer = Answer::ok(&json!({ "id": id }));
     store.keep_answer(&mut tx, caller, &answer).await?;
     store::commit(tx).await?;
     Ok(Some(answer))
 }
 
+/// Keeps writers out until the transaction ends, and gives what the database holds meanwhile.
+pub(crate) async fn lock(
+    store: &Store,
+    tx: &mut Tx,
+    held: &Snapshot,
+) -> Result<(Head, Snapshot), WriteError> {
+    let head = store.lock_head(tx).await?;
+    let snapshot = match head.version == held.version {
+        true => held.clone(),
+        false => load_since(store, held).await?,
+    };
+    Ok((head, snapshot))
+}
+
+/// The uid of the user, when the caller may keep its tokens.
+fn authorize(snapshot: &Snapshot, caller: &Caller, user: &Fqn) -> Result<Uuid, Refusal> {
+    authorize_one(snapshot, &caller.asker(), Action::Tokens, user)?;
+    let stored = snapshot
+        .get(user)
+        .ok_or_else(|| Refusal::NotFound { name: user.clone() })?;
+    Ok(stored.uid)
+}
+
+/// Nothing that is issued outlives what issued it.
+fn expiry(
+    wanted: Option<DateTime<Utc>>,
+    issuer: Option<Credential>,
+) -> Result<Option<DateTime<Utc>>, TokenWriteError> {
+    let latest = issuer.and_then(|issuer| issuer.expires_at);
+    match (wanted, latest) {
+        (Some(wanted), Some(latest)) if wanted > latest => Err(TokenWriteError::Outlives { latest }),
+        (wanted, latest) => Ok(wanted.or(latest)),
+    }
+}
+
 async fn record(
     store: &Store,
     tx: &mut Tx,
+    mut head: Head,
     caller: &Caller,
     verb: Verb,
     user: &Fqn,
     id: Uuid,
 ) -> Result<(), StoreError> {
-    let mut head = store.lock_head(tx).await?;
     let record = Record {
         reason: format!("token {id}"),
         ..caller.record(verb, user.as_str())

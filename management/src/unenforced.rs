@@ -19,7 +19,7 @@ pub(crate) fn check(changes: &[Change]) -> Result<(), Unenforced> {
         ChangeVerb::Create(resource) | ChangeVerb::Update(resource, _) | ChangeVerb::Apply(resource, _) => {
             Some(resource)
         }
-        ChangeVerb::Delete(_) => None,
+        ChangeVerb::Delete(_) | ChangeVerb::Transfer(_) => None,
     });
     let found: Vec<(Fqn, Gap)> = written
         .flat_map(|resource| {

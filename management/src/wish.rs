@@ -55,7 +55,7 @@ impl Wish {
             Wish::Changes(changes) => Cow::Borrowed(changes.as_slice()),
             Wish::Rollback(rollback) => Cow::Owned(rollback.changes(base)?),
         };
-        caller.hand.claim(prepare(base, &caller.principal, &changes)?)
+        caller.hand.claim(prepare(base, &caller.asker(), &changes)?)
     }
 
     fn reason(&self) -> Option<String> {
@@ -186,8 +186,8 @@ impl Rollback {
             .filter(is_other)
             .map(|subject| {
                 format!(
-                    "{} gave rights to a {subject} that was deleted since; the one that bears the name now is another: \
-                     write that binding by hand",
+                    "{} named a {subject} that was deleted since; the one that bears the name now is another: \
+                     write it by hand",
                     resource.name
                 )
             })
@@ -199,6 +199,7 @@ impl Rollback {
 pub(crate) fn subjects(resource: &Resource) -> Vec<&Fqn> {
     match &resource.spec {
         Spec::Binding(binding) => binding.subjects.iter().collect(),
+        Spec::Team(team) => team.members.iter().collect(),
         _ => Vec::new(),
     }
 }
@@ -232,6 +233,7 @@ mod tests {
             created_at: Utc::now(),
             updated_at: Utc::now(),
             managed: None,
+            owner: None,
         }
     }
 
@@ -271,6 +273,9 @@ mod tests {
             request_id: String::new(),
             hand: Hand::default(),
             keyed: None,
+            teams: Vec::new(),
+            time: Utc::now(),
+            credential: None,
         };
         wish.prepare(now, &root)
     }
@@ -341,7 +346,12 @@ mod tests {
                 PAY,
                 "the one that bears the name now is another",
             ),
-            (vec![ann(30), bound], vec![], PAY, "is not a user that exists"),
+            (
+                vec![ann(30), bound],
+                vec![],
+                PAY,
+                "is not a user, team or service account that exists",
+            ),
             (
                 vec![held],
                 vec![taken, holder],

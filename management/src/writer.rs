@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,10 +20,9 @@ use uuid::Uuid;
 use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
 use crate::change::{Change, Prepared, Refusal, Step, authorize_one, prepare};
 use crate::history::{Entry, Event};
-use crate::iam::{Action, Principal};
+use crate::iam::{Action, Asker, Principal};
 use crate::idempotency::{Kept, Keyed};
 use crate::managed::Hand;
-use crate::realm::RealmChange;
 use crate::reply::Answer;
 use crate::snapshot::{Delta, Snapshot, Stored, etag};
 use crate::store::organization::Head;
@@ -50,6 +50,19 @@ pub(crate) struct Caller {
     pub(crate) hand: Hand,
     /// What it calls its write, if it wants that to be done at most once.
     pub(crate) keyed: Option<Keyed>,
+    /// That it is in, through other teams too.
+    pub(crate) teams: Vec<String>,
+    /// When it asked.
+    pub(crate) time: DateTime<Utc>,
+    /// What it identified itself with; `None` of management itself.
+    pub(crate) credential: Option<Credential>,
+}
+
+/// What a caller identified itself with: what it issues to others cannot outlive it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Credential {
+    pub(crate) id: Uuid,
+    pub(crate) expires_at: Option<DateTime<Utc>>,
 }
 
 /// What was committed, or was there already.
@@ -356,14 +369,12 @@ impl Writer {
             let revision = head.version.revision;
             return Ok(Committed { revision, answer });
         }
-        let (mut tx, version, delta) =
-            write_steps(&self.store, tx, &head, caller, &prepared, &order.reason()).await?;
-        let next = base.advance(version, delta, Some(prepared.judged));
+        let (mut tx, next) = write_steps(&self.store, tx, &head, caller, &prepared, &order.reason()).await?;
         let answer = order.reply.answer(&next, &prepared.steps);
         self.store.keep_answer(&mut tx, caller, &answer).await?;
         store::commit(tx).await.map_err(WriteError::Uncertain)?;
+        let revision = next.version.revision;
         self.snapshots.send_replace(Arc::new(next));
-        let revision = version.revision;
         Ok(Committed { revision, answer })
     }
 
@@ -419,7 +430,7 @@ impl Writer {
             return Ok(Committed { revision, answer });
         }
         let base = load_since(&self.store, &Snapshot::empty()).await?;
-        authorize_one(&base, &caller.principal, Action::Adopt, organization)?;
+        authorize_one(&base, &caller.asker(), Action::Adopt, organization)?;
         let held = self.snapshots.borrow().version.max(*self.heard.borrow());
         // Beyond every revision that was ever given out, so that no ETag and no receipt of before comes to fit again.
         head.version = Version {
@@ -491,11 +502,10 @@ impl Writer {
     /// Whoever changes bindings changes the realms with them; but an older version that still runs beside this one
     /// knows of no realms.
     async fn follow_realms(&self, held: &Snapshot, found: &Snapshot) -> Result<(), WriteError> {
-        let realms = found.realms();
-        if realms != held.realms() {
+        if !held.realms_to(found).is_empty() {
             let mut tx = self.store.begin_as(&Principal::System).await?;
             if self.store.lock_head(&mut tx).await?.version == found.version {
-                self.store.set_realms(&mut tx, &realms).await?;
+                self.store.set_realms(&mut tx, &found.realms()).await?;
                 store::commit(tx).await?;
             }
         }
@@ -554,8 +564,8 @@ pub(crate) async fn load_since(store: &Store, held: &Snapshot) -> Result<Snapsho
     Ok(held.advance(head.version, delta, None))
 }
 
-/// Rows, tombstones, history, audit records and the head: all of a write but its commit. The records give `reason`
-/// beside what was done.
+/// Rows, tombstones, history, audit records, realms and the head: all of a write but its commit, and what is there after
+/// it. The records give `reason` beside what was done.
 pub(crate) async fn write_steps(
     store: &Store,
     mut tx: Tx,
@@ -563,7 +573,7 @@ pub(crate) async fn write_steps(
     caller: &Caller,
     prepared: &Prepared,
     reason: &str,
-) -> Result<(Tx, Version, Delta), StoreError> {
+) -> Result<(Tx, Snapshot), StoreError> {
     let version = Version {
         epoch: head.version.epoch,
         revision: head.version.revision + 1,
@@ -586,6 +596,7 @@ pub(crate) async fn write_steps(
                     created_at: now,
                     updated_at: now,
                     managed: caller.hand.after(None, version.revision),
+                    owner: caller.principal.uid(),
                 };
                 store.insert_resource(&mut tx, &stored).await?;
                 (Verb::Create, None, Event::Created(Arc::new(stored)))
@@ -602,8 +613,22 @@ pub(crate) async fn write_steps(
                 store.update_resource(&mut tx, &stored, &held.etag).await?;
                 (Verb::Update, Some(held), Event::Updated(Arc::new(stored)))
             }
+            Step::Transfer(held, owner) => {
+                let stored = Stored {
+                    owner: Some(*owner),
+                    etag: etag(held.uid, version.revision),
+                    revision: version.revision,
+                    updated_at: now,
+                    ..(**held).clone()
+                };
+                store.update_resource(&mut tx, &stored, &held.etag).await?;
+                (Verb::Transfer, Some(held), Event::Updated(Arc::new(stored)))
+            }
             Step::Delete(held) => {
                 store.delete_resource(&mut tx, held, version.revision).await?;
+                if held.name().kind().is_principal() {
+                    store.revoke_tokens_of(&mut tx, held.uid, now).await?;
+                }
                 delta.removed.push(held.name().clone());
                 (Verb::Delete, Some(held), Event::Deleted)
             }
@@ -613,8 +638,8 @@ pub(crate) async fn write_steps(
             time: now,
             revision: Some(version.revision),
             reason: reason.to_owned(),
-            before: before.map(|stored| stored.to_json()),
-            after: after.as_ref().map(|stored| stored.to_json()),
+            before: before.map(|stored| prepared.base.to_json(stored)),
+            after: after.as_ref().map(|stored| prepared.base.to_json(stored)),
             ..caller.record(verb, step.name().as_str())
         };
         let entries = before.or(after.as_ref()).map(|stored| Entry {
@@ -632,13 +657,15 @@ pub(crate) async fn write_steps(
         delta.put.extend(after.map(Arc::unwrap_or_clone));
     }
     store.insert_history(&mut tx, &history).await?;
-    let before = prepared.base.tree.values().map(AsRef::as_ref);
-    let realms = RealmChange::of_write(before, &delta.put, &delta.removed);
-    store.change_realms(&mut tx, &caller.principal, &realms).await?;
     store.insert_audit(&mut tx, &sealed).await?;
     let head = Head { version, audit: end };
     store.set_head(&mut tx, &head).await?;
-    Ok((tx, version, delta))
+    let base = &prepared.base;
+    let next = base.advance(version, delta, Some(prepared.judged.clone()));
+    // Last of all: who gives its own rights away writes that down first.
+    let realms = base.realms_to(&next);
+    store.change_realms(&mut tx, &caller.principal, &realms).await?;
+    Ok((tx, next))
 }
 
 /// The organization, its first user and that user's binding; `None` when they exist already.
@@ -656,8 +683,11 @@ pub(crate) async fn create_organization(
         request_id: String::new(),
         hand: Hand::default(),
         keyed: None,
+        teams: Vec::new(),
+        time: audit::now(),
+        credential: None,
     };
-    let prepared = prepare(&Arc::new(Snapshot::empty()), &caller.principal, changes)?;
+    let prepared = prepare(&Arc::new(Snapshot::empty()), &caller.asker(), changes)?;
     Ok(Some((prepared, caller)))
 }
 
@@ -670,9 +700,18 @@ impl Caller {
         }
     }
 
+    pub(crate) fn asker(&self) -> Asker<'_> {
+        Asker {
+            principal: &self.principal,
+            source: &self.source,
+            time: self.time,
+        }
+    }
+
     /// Of what it has done, now.
     pub(crate) fn record(&self, verb: Verb, name: &str) -> Record {
         Record {
+            teams: self.teams.clone(),
             source: self.source.clone(),
             request_id: self.request_id.clone(),
             ..Record::new(self.principal.to_string(), verb, name, Outcome::Done)

@@ -277,7 +277,7 @@ async fn wrong_team(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
             "change Ann's route",
             vec!["apply", "-f", "-", "--overwrite"],
             CANARY,
-            "needs the role writer",
+            "needs the role traffic-admin",
         ),
         (
             "claim Ann's namespace",

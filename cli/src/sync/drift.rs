@@ -11,7 +11,7 @@ use tombolo_compiler::name::Fqn;
 use crate::output::text;
 
 /// What the server says of a resource, and a folder may repeat: that makes get, save, sync work.
-const SERVER_FIELDS: [&str; 8] = [
+const SERVER_FIELDS: [&str; 9] = [
     "etag",
     "uid",
     "revision",
@@ -20,6 +20,7 @@ const SERVER_FIELDS: [&str; 8] = [
     "status",
     "managedBy",
     "managedRevision",
+    "owner",
 ];
 
 /// A resource as the server has it.

@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::Role;
+use super::BuiltinRole;
 use crate::name::Kind;
 
 /// Of plans that come under no policy that says otherwise: long enough for a colleague in another time zone, short enough
@@ -21,8 +21,8 @@ pub struct ApprovalPolicy {
     /// The kinds of resources that it is about; all when empty.
     #[serde(default)]
     pub kinds: BTreeSet<Kind>,
-    /// What the one who approves must hold on the node.
-    pub approver: Role,
+    /// What the one who approves must hold on the node, or more than that.
+    pub approver: BuiltinRole,
     /// How long a plan can be approved and applied, from when it was made.
     pub expires_after_hours: Option<NonZeroU16>,
 }

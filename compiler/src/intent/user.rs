@@ -1,9 +1,9 @@
-//! Users: who holds tokens.
+//! Users: people, who hold tokens.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A person or a program that holds tokens.
+/// A person, who holds tokens.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct User {

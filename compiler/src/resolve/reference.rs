@@ -2,20 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use super::application;
 use super::resolver::{Part, Update};
 use super::tree::Tree;
+use super::{application, identity};
 use crate::finding::{Code, Finding};
-use crate::intent::{Binding, Quota, Spec, WasmExtension};
+use crate::intent::{Quota, RoleName, Spec, WasmExtension};
 use crate::invariant::misnamed;
 use crate::name::{Fqn, Kind};
 
 /// The kinds of which nothing else is to be found than what is wrong with the names in them.
-const KINDS: [Kind; 5] = [
+const KINDS: [Kind; 6] = [
     Kind::Application,
     Kind::Binding,
     Kind::Invariant,
     Kind::Quota,
+    Kind::Team,
     Kind::WasmExtension,
 ];
 
@@ -34,6 +35,9 @@ pub(super) fn update(update: &mut Update<'_>) {
     for touch in update.touched.all().filter(|touch| touch.flipped()) {
         dirty.extend(named_by.of(&touch.name).cloned());
     }
+    for touch in update.touched.of(Kind::Team) {
+        dirty.extend(identity::holding(named_by, &touch.name));
+    }
     for name in dirty {
         update.recomputed += 1;
         let findings = update
@@ -49,7 +53,14 @@ pub(super) fn update(update: &mut Update<'_>) {
 fn named(spec: Option<&Spec>) -> Vec<&Fqn> {
     match spec {
         Some(Spec::Application(application)) => vec![&application.workspace],
-        Some(Spec::Binding(binding)) => binding.subjects.iter().collect(),
+        Some(Spec::Binding(binding)) => {
+            let role = match &binding.role {
+                RoleName::Own(role) => Some(role),
+                RoleName::Builtin(_) => None,
+            };
+            binding.subjects.iter().chain(role).collect()
+        }
+        Some(Spec::Team(team)) => team.members.iter().collect(),
         Some(Spec::Quota(quota)) => quota.node.iter().collect(),
         Some(Spec::WasmExtension(extension)) => extension.tenants.iter().collect(),
         _ => Vec::new(),
@@ -59,7 +70,8 @@ fn named(spec: Option<&Spec>) -> Vec<&Fqn> {
 fn check(tree: &Tree, name: &Fqn, spec: &Spec) -> Vec<Finding> {
     match spec {
         Spec::Application(application) => application::check(tree, name, application).into_iter().collect(),
-        Spec::Binding(binding) => subjects(tree, name, binding),
+        Spec::Binding(binding) => identity::check_binding(tree, name, binding),
+        Spec::Team(team) => identity::check_team(tree, name, team),
         Spec::Quota(quota) => limited(tree, name, quota).into_iter().collect(),
         Spec::WasmExtension(extension) => tenants(tree, name, extension),
         Spec::Invariant(invariant) => misnamed(invariant)
@@ -68,19 +80,6 @@ fn check(tree: &Tree, name: &Fqn, spec: &Spec) -> Vec<Finding> {
             .collect(),
         _ => Vec::new(),
     }
-}
-
-/// Every subject of a binding is a user that exists.
-fn subjects(tree: &Tree, name: &Fqn, binding: &Binding) -> Vec<Finding> {
-    let unknown = |subject: &&Fqn| subject.kind() != Kind::User || tree.get(subject).is_none();
-    let unknown = binding.subjects.iter().filter(unknown);
-    unknown
-        .map(|subject| {
-            let message =
-                format!("{subject} is not a user that exists; create the user first, or correct the name");
-            Finding::error(name, "spec.subjects", Code::UnknownSubject, message)
-        })
-        .collect()
 }
 
 fn tenants(tree: &Tree, name: &Fqn, extension: &WasmExtension) -> Vec<Finding> {

@@ -154,9 +154,8 @@ fn claim(
             .exact_cluster()
             .filter(|cluster| !resolved.clusters.contains_key(*cluster));
         if let Some(cluster) = unknown {
-            let known = listed(resolved.clusters.keys());
-            let message =
-                format!("cluster {cluster} does not exist; use one of: {known}, or create the cluster first");
+            // Which ones exist is not every writer's to know.
+            let message = format!("cluster {cluster} does not exist; use one that does, or create it first");
             findings.push(Finding::error(name, field, Code::UnknownCluster, message));
             continue;
         }

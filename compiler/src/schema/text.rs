@@ -8,7 +8,7 @@ use crate::http::{
     ATTEMPTS_MAX, Attempts, CookieName, ExactHostname, HeaderName, PATTERN_BYTES_MAX, Path, PathPattern,
     QueryPart, RedirectStatus, Share, Span, StatusCode,
 };
-use crate::intent::{AddressBlock, OpenApi};
+use crate::intent::{AddressBlock, CONDITION_BYTES_MAX, Condition, OpenApi, RoleName};
 use crate::name::{
     ClusterName, FQN_BYTES_MAX, Fqn, HOSTNAME_BYTES_MAX, HostPort, Hostname, LABEL_BYTES_MAX, Label,
     ServiceId, TrustDomain,
@@ -194,6 +194,20 @@ schema!(
     "description": "An IP address, or a block of them: `10.0.0.0/8`.",
     "type": "string",
     "pattern": "^[0-9a-fA-F:.]+(?:/[0-9]{1,3})?$"
+);
+schema!(
+    RoleName,
+    "description": "The word of a role that comes with Tombolo, or the full name of a role of one's own.",
+    "type": "string",
+    "pattern": "^(?:reader|auditor|traffic-admin|gateway-admin|security-admin|writer|editor|admin\
+                |organizations/[a-z0-9-]+(?:/[a-z]+/[a-z0-9-]+)*/roles/[a-z0-9-]+)$"
+);
+schema!(
+    Condition,
+    "description": "A CEL expression.",
+    "type": "string",
+    "minLength": 1,
+    "maxLength": CONDITION_BYTES_MAX
 );
 schema!(
     OpenApi,

@@ -2,6 +2,7 @@
 //! answers with them, and none of them allows a field that it does not name.
 
 use serde_json::{Map, Value, json};
+use tombolo_compiler::intent::Action;
 use tombolo_compiler::name::Kind;
 
 /// What every plan that is kept tells.
@@ -104,6 +105,10 @@ pub(crate) fn schemas() -> Map<String, Value> {
         ),
         ("Effective", effective()),
         ("Tree", tree()),
+        ("TransferWish", closed(json!({ "owner": text() }), &["owner"])),
+        ("AccessList", access_list()),
+        ("AccessQuestion", access_question()),
+        ("AccessDecisions", access_decisions()),
         ("History", page(history_entry(), &["items"])),
         ("Differences", differences()),
         ("Compiled", compiled()),
@@ -414,6 +419,62 @@ fn effective() -> Value {
 }
 
 /// Of all kinds.
+fn right() -> Value {
+    json!({"type": "string", "enum": Action::ALL})
+}
+
+fn access_list() -> Value {
+    let item = closed(
+        json!({
+            "subject": text(),
+            "role": {"type": "string", "description": "`owner` where nothing but ownership gives it."},
+            "verbs": list(right()),
+            "binding": text(),
+            "condition": text(),
+            "members": list(text()),
+        }),
+        &["subject", "role", "verbs"],
+    );
+    closed(
+        json!({"name": text(), "items": list(item), "revision": count()}),
+        &["name", "items", "revision"],
+    )
+}
+
+fn access_question() -> Value {
+    closed(
+        json!({
+            "who": {"type": "string", "description": "The caller when left out."},
+            "action": right(),
+            "names": list(text()),
+            "source": {"type": "string", "description": "An address; that of the caller when left out."},
+            "time": {"type": "string", "format": "date-time", "description": "Now when left out."},
+        }),
+        &["action", "names"],
+    )
+}
+
+fn access_decisions() -> Value {
+    let decision = closed(
+        json!({
+            "name": text(),
+            "allowed": {"type": "boolean"},
+            "because": text(),
+            "binding": text(),
+            "role": text(),
+            "subject": text(),
+            "missingRole": text(),
+            "ask": list(text()),
+            "unmetConditions": list(text()),
+        }),
+        &["name", "allowed", "because"],
+    );
+    closed(
+        json!({"who": text(), "action": right(), "decisions": list(decision), "revision": count()}),
+        &["who", "action", "decisions", "revision"],
+    )
+}
+
 fn tree() -> Value {
     let any: Vec<Value> = Kind::ALL
         .into_iter()
@@ -586,7 +647,7 @@ fn list(items: Value) -> Value {
 }
 
 fn action() -> Value {
-    json!({"type": "string", "enum": ["create", "update", "delete", "unchanged"]})
+    json!({"type": "string", "enum": ["create", "update", "delete", "transfer", "unchanged"]})
 }
 
 fn text() -> Value {

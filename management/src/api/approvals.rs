@@ -20,8 +20,7 @@ use crate::approval::{Leave, Required, required, required_of};
 use crate::audit::{self, Chain, Record, Verb, seal};
 use crate::change::{Prepared, Refusal, Step};
 use crate::change_plan::PlanId;
-use crate::document;
-use crate::iam::{Action, Principal, holds, role_name};
+use crate::iam::{Action, Principal, holds};
 use crate::problem::Problem;
 use crate::reply::Answer;
 use crate::store::organization::Head;
@@ -190,8 +189,7 @@ pub(crate) async fn act(
         let detail = format!("/v1/plans/{path}: POST :approve, :reject or :apply");
         return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail));
     };
-    let opinion: Opinion = serde_json::from_value(document::parse_one(body.format, &body.bytes)?)
-        .map_err(|error| Problem::bad_request(error.to_string()))?;
+    let opinion: Opinion = body.parse()?;
     check_text("comment", &opinion.comment)?;
     match verb {
         "approve" => vote(&app, &caller, id, opinion, true).await,
@@ -244,7 +242,7 @@ async fn vote(
     if !withdraws && !policies.iter().any(may) {
         let wanted: Vec<String> = policies
             .iter()
-            .map(|policy| format!("{} on {}", role_name(policy.approver), policy.node))
+            .map(|policy| format!("{} on {}", policy.approver, policy.node))
             .collect();
         return Err(match wanted.is_empty() {
             true => Problem::new(
@@ -472,7 +470,7 @@ fn told(plan: &StoredPlan) -> Vec<(String, Value)> {
 }
 
 fn policy(required: &Required) -> Value {
-    json!({"policy": required.policy, "node": required.node, "approver": role_name(required.approver)})
+    json!({"policy": required.policy, "node": required.node, "approver": required.approver})
 }
 
 fn too_many(author: &Fqn) -> Problem {

@@ -6,7 +6,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
 use serde::de::DeserializeOwned;
 
-use crate::document::{BODY_BYTES_MAX, BadBody, Format};
+use crate::document::{self, BODY_BYTES_MAX, BadBody, Format};
 use crate::problem::Problem;
 
 /// The bytes of a body of a media type that we read.
@@ -14,6 +14,14 @@ use crate::problem::Problem;
 pub(crate) struct Body {
     pub(crate) format: Format,
     pub(crate) bytes: Vec<u8>,
+}
+
+impl Body {
+    /// The one document that it holds.
+    pub(crate) fn parse<T: DeserializeOwned>(&self) -> Result<T, Problem> {
+        let value = document::parse_one(self.format, &self.bytes)?;
+        serde_json::from_value(value).map_err(|error| Problem::bad_request(error.to_string()))
+    }
 }
 
 /// The query of a request.

@@ -9,14 +9,14 @@ use uuid::Uuid;
 
 use super::{App, RequestInfo, verb_of};
 use crate::audit::{self, Verb};
-use crate::iam::{Action, Decision, Principal, decide};
+use crate::iam::{Action, Decision, Principal, decide, may};
 use crate::limit::Limits;
 use crate::managed::Hand;
 use crate::problem::Problem;
 use crate::snapshot::Snapshot;
 use crate::store::token::Holder;
 use crate::token::{Token, TokenError};
-use crate::writer::Caller;
+use crate::writer::{Caller, Credential};
 
 /// A token that a request brings, not looked up yet: a read looks it up in the statement that reads.
 #[derive(Debug)]
@@ -100,31 +100,39 @@ impl App {
     /// Who brings the token, of which the database knows this.
     pub(crate) async fn caller(&self, bearer: Bearer, holder: Option<Holder>) -> Result<Caller, Problem> {
         let holder = holder.ok_or_else(|| bearer.refuse("the token is unknown"))?;
-        if !holder.is_valid(audit::now()) {
+        let time = audit::now();
+        if !holder.is_valid(time) {
             return Err(bearer.refuse("the token was revoked or has expired; ask for a new one"));
         }
         bearer.info.charge(&self.limits, holder.user_uid)?;
-        let name = match self.user(&self.writes.snapshot(), holder.user_uid) {
-            Some(name) => Some(name),
-            // Another replica may have created it a moment ago.
-            None => self.user(&*self.writes.catch_up().await?, holder.user_uid),
-        };
-        let name = name.ok_or_else(|| bearer.refuse("the token's user does not exist any more"))?;
-        tracing::Span::current().record("principal", name.as_str());
+        let known = self.principal(holder.user_uid).await?;
+        let (principal, teams) =
+            known.ok_or_else(|| bearer.refuse("the token's user does not exist any more"))?;
+        tracing::Span::current().record("principal", principal.to_string());
         Ok(Caller {
-            principal: Principal::User {
-                name,
-                uid: holder.user_uid,
-            },
+            principal,
+            teams: bearer.info.teams.get_or_init(|| teams).clone(),
             source: bearer.info.source,
             request_id: bearer.info.id,
             hand: bearer.hand,
             keyed: None,
+            time,
+            credential: Some(Credential {
+                id: holder.token,
+                expires_at: holder.expires_at,
+            }),
         })
     }
 
-    fn user(&self, snapshot: &Snapshot, uid: Uuid) -> Option<Fqn> {
-        snapshot.user_by_uid(uid).cloned()
+    /// Who has that uid, and its teams. Another replica may have created it a moment ago: that is looked up beside the queue of
+    /// writes, which a token of somebody who is gone must not fill.
+    async fn principal(&self, uid: Uuid) -> Result<Option<(Principal, Vec<String>)>, Problem> {
+        let snapshot = self.writes.snapshot();
+        let known = snapshot.known(uid);
+        if known.is_some() || self.store.version().await? == snapshot.version {
+            return Ok(known);
+        }
+        Ok(self.writes.catch_up().await?.known(uid))
     }
 
     /// Whether the caller may do that to the node.
@@ -136,9 +144,9 @@ impl App {
         node: &Fqn,
         verb: Verb,
     ) -> Result<(), Problem> {
-        match decide(&caller.principal, action, node, &snapshot.bindings) {
-            Decision::Allow { .. } => Ok(()),
-            Decision::Deny { because } => Err(Problem::denied(because, &caller.principal, verb, node)),
+        match decide(&caller.asker(), action, node, &snapshot.bindings) {
+            Decision::Allow(_) => Ok(()),
+            Decision::Deny(lack) => Err(Problem::denied(lack.to_string(), &caller.principal, verb, node)),
         }
     }
 
@@ -160,9 +168,18 @@ impl App {
     }
 }
 
+impl Snapshot {
+    fn known(&self, uid: Uuid) -> Option<(Principal, Vec<String>)> {
+        let principal = self.bindings.principal(uid)?;
+        let teams = self.bindings.teams_of(principal.name()?);
+        let teams = teams.iter().map(Fqn::to_string).collect();
+        Some((principal, teams))
+    }
+}
+
 impl Caller {
     pub(crate) fn may_read(&self, snapshot: &Snapshot, node: &Fqn) -> bool {
-        decide(&self.principal, Action::Read, node, &snapshot.bindings).is_allowed()
+        may(&self.asker(), Action::Read, node, &snapshot.bindings).is_some()
     }
 }
 

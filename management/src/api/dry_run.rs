@@ -71,7 +71,7 @@ fn change(step: &Step) -> Value {
         Step::Create(resource) => (None, Some(resource.to_json())),
         Step::Update(stored, resource) => (Some(stored.resource.to_json()), Some(resource.to_json())),
         Step::Delete(stored) => (Some(stored.resource.to_json()), None),
-        Step::Keep(_) => (None, None),
+        Step::Transfer(..) | Step::Keep(_) => (None, None),
     };
     let mut told = json!({"name": step.name(), "action": step.action()});
     if let Some(before) = before {

@@ -8,7 +8,9 @@ use axum::http::Method;
 use axum::routing::{MethodRouter, delete, get, post, put};
 use tombolo_compiler::name::Kind;
 
-use super::{App, approvals, audits, changes, explain, openapi, plans, resources, schemas, search, tokens};
+use super::{
+    App, access, approvals, audits, changes, explain, openapi, plans, resources, schemas, search, tokens,
+};
 use crate::audit::Verb;
 
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ pub(crate) enum Place {
     Resource(&'static str),
     /// As before, of these kinds only.
     ResourceOf(&'static [Kind], &'static str),
+    /// At every user and service account, with this after it.
+    Principal(&'static str),
     /// At every collection.
     Collection,
 }
@@ -77,6 +81,12 @@ const SETTABLE: &[Kind] = &[
     Kind::Workspace,
     Kind::TrafficGroup,
     Kind::SecurityGroup,
+];
+/// Where users and service accounts stand, as the router says it.
+const PRINCIPALS: [&str; 3] = [
+    "/v1/organizations/{organization}/users/{user}",
+    "/v1/organizations/{organization}/serviceaccounts/{account}",
+    "/v1/organizations/{organization}/tenants/{tenant}/serviceaccounts/{account}",
 ];
 /// Of a transaction: a record for each resource.
 const RESOURCES: &[Verb] = &[Verb::Create, Verb::Update, Verb::Delete];
@@ -274,6 +284,30 @@ pub(crate) fn table() -> Vec<Endpoint> {
             serve: || post(resources::create),
         },
         Endpoint {
+            method: Method::GET,
+            place: Place::Resource(":access"),
+            id: "access",
+            summary: "Who may do what to the resource, and because of what.",
+            access: Access::Decided,
+            audit: &[],
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("AccessList"))],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::Resource(":transfer"),
+            id: "transfer",
+            summary: "Gives the resource another owner.",
+            access: Access::Decided,
+            audit: &[Verb::Transfer],
+            parameters: &["dry_run", "Idempotency-Key"],
+            takes: Some(Shape::Named("TransferWish")),
+            answers: &[(200, Shape::OrDryRun(&Shape::Resource))],
+            serve: || post(resources::create),
+        },
+        Endpoint {
             method: Method::POST,
             place: Place::ResourceOf(&[Kind::Organization], ":adopt"),
             id: "adopt",
@@ -387,6 +421,18 @@ pub(crate) fn table() -> Vec<Endpoint> {
             takes: Some(Shape::Named("Opinion")),
             answers: &[(200, Shape::Named("Changed"))],
             serve: || post(approvals::act),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::At("/v1/iam:test"),
+            id: "testAccess",
+            summary: "Whether the caller, or somebody else, may do something, and because of what.",
+            access: Access::Filtered,
+            audit: &[],
+            parameters: &[],
+            takes: Some(Shape::Named("AccessQuestion")),
+            answers: &[(200, Shape::Named("AccessDecisions"))],
+            serve: || post(access::test),
         },
         Endpoint {
             method: Method::POST,
@@ -533,9 +579,9 @@ pub(crate) fn table() -> Vec<Endpoint> {
         },
         Endpoint {
             method: Method::GET,
-            place: Place::At("/v1/organizations/{organization}/users/{user}/tokens"),
+            place: Place::Principal("/tokens"),
             id: "listTokens",
-            summary: "The tokens of a user, without their text.",
+            summary: "The tokens of a user or service account, without their text.",
             access: Access::Decided,
             audit: &[],
             parameters: &[],
@@ -545,7 +591,7 @@ pub(crate) fn table() -> Vec<Endpoint> {
         },
         Endpoint {
             method: Method::POST,
-            place: Place::At("/v1/organizations/{organization}/users/{user}/tokens"),
+            place: Place::Principal("/tokens"),
             id: "issueToken",
             summary: "Issues a token, whose text is shown this once.",
             access: Access::Decided,
@@ -557,9 +603,9 @@ pub(crate) fn table() -> Vec<Endpoint> {
         },
         Endpoint {
             method: Method::DELETE,
-            place: Place::At("/v1/organizations/{organization}/users/{user}/tokens/{id}"),
+            place: Place::Principal("/tokens/{id}"),
             id: "revokeToken",
-            summary: "Revokes a token, at once.",
+            summary: "Revokes a token and those that its holder had issued to itself with it, at once.",
             access: Access::Decided,
             audit: &[Verb::RevokeToken],
             parameters: &["Idempotency-Key"],
@@ -576,21 +622,25 @@ pub(crate) fn router(table: &[Endpoint]) -> Router<App> {
     let mut served = BTreeSet::new();
     let mut router = Router::new();
     for endpoint in table {
-        let route = endpoint.place.route();
-        if served.insert((route, endpoint.method.as_str().to_owned())) {
-            router = router.route(route, (endpoint.serve)());
+        for route in endpoint.place.routes() {
+            if served.insert((route.clone(), endpoint.method.as_str())) {
+                router = router.route(&route, (endpoint.serve)());
+            }
         }
     }
     router
 }
 
 impl Place {
-    fn route(self) -> &'static str {
+    fn routes(self) -> Vec<String> {
         match self {
-            Place::At(path) => path,
-            Place::Plan(_) => "/v1/plans/{id}",
+            Place::At(path) => vec![path.to_owned()],
+            Place::Plan(_) => vec!["/v1/plans/{id}".to_owned()],
+            Place::Principal(suffix) => PRINCIPALS.map(|place| format!("{place}{suffix}")).into(),
             // A name has as many segments as it has nodes above it, which no pattern of the router can say.
-            Place::Resource(_) | Place::ResourceOf(..) | Place::Collection => "/v1/{*target}",
+            Place::Resource(_) | Place::ResourceOf(..) | Place::Collection => {
+                vec!["/v1/{*target}".to_owned()]
+            }
         }
     }
 }
@@ -617,7 +667,7 @@ mod tests {
                 Place::Resource(suffix) | Place::ResourceOf(_, suffix) => {
                     suffix.strip_prefix(':') == Some(*question)
                 }
-                Place::At(_) | Place::Plan(_) | Place::Collection => false,
+                Place::At(_) | Place::Plan(_) | Place::Principal(_) | Place::Collection => false,
             });
             assert!(told, ":{question} is answered, and no row of the table tells it");
         }

@@ -98,7 +98,7 @@ async fn explain_past(
     let mut world = World::at(app, revision).await?;
     let snapshot = app.writes.snapshot();
     let mut answer = {
-        let may_read = |name: &Fqn| may_read_past(&caller.principal, &snapshot, &world.tree, name);
+        let may_read = |name: &Fqn| may_read_past(&caller.asker(), &snapshot, &world.tree, name);
         let Question { from, request } = question;
         let explanation = explain(
             &world.resolved,

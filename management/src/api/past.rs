@@ -41,7 +41,7 @@ pub(crate) async fn get(app: &App, caller: &Caller, name: &Fqn, revision: u64) -
     let lineage: Vec<Fqn> = name.lineage().collect();
     let past = open(app, caller, name, revision, Part::Names(&lineage)).await?;
     match past.tree.get(name) {
-        Some(stored) => Ok(represent(Some(stored))),
+        Some(stored) => Ok(represent(&app.writes.snapshot(), Some(stored))),
         None => Err(Problem::not_found(format!("{name} at revision {revision}"))),
     }
 }
@@ -58,8 +58,8 @@ pub(crate) async fn list(
     check_revision(app, &mut tx, revision).await?;
     let tree = app.store.tree_at(&mut tx, Part::Around(around), revision).await?;
     let snapshot = app.writes.snapshot();
-    let may_read = |name: &Fqn| may_read_past(&caller.principal, &snapshot, &tree, name);
-    let mut page = page(&tree, collection, params, may_read)?;
+    let may_read = |name: &Fqn| may_read_past(&caller.asker(), &snapshot, &tree, name);
+    let mut page = page(&snapshot, &tree, collection, params, may_read)?;
     page["revision"] = revision.into();
     Ok(Json(page).into_response())
 }
@@ -125,7 +125,7 @@ pub(crate) async fn diff(
     check_revision(app, &mut before.tx, to).await?;
     let after = app.store.tree_at(&mut before.tx, Part::Around(name), to).await?;
     let snapshot = app.writes.snapshot();
-    if !after.is_empty() && !may_read_past(&caller.principal, &snapshot, &after, name) {
+    if !after.is_empty() && !may_read_past(&caller.asker(), &snapshot, &after, name) {
         return Err(Problem::not_found(format!("{name} at revision {to}")));
     }
     let differences = differences(name, &before.tree, &after);
@@ -150,7 +150,7 @@ pub(crate) async fn compiled(
     let world = World::at(app, revision).await?;
     let (plans, findings) = plan::plan(&world.resolved, &world.reports);
     let snapshot = app.writes.snapshot();
-    let may_read = |owner: &Fqn| may_read_past(&caller.principal, &snapshot, &world.tree, owner);
+    let may_read = |owner: &Fqn| may_read_past(&caller.asker(), &snapshot, &world.tree, owner);
     let (routes, hidden) = routes(&plans, name, may_read);
     let findings: Vec<_> = findings
         .iter()
@@ -232,7 +232,7 @@ async fn open(
     let mut tx = app.store.read_as(&caller.principal).await?;
     check_revision(app, &mut tx, revision).await?;
     let tree = app.store.tree_at(&mut tx, part, revision).await?;
-    if !may_read_past(&caller.principal, &snapshot, &tree, name) {
+    if !may_read_past(&caller.asker(), &snapshot, &tree, name) {
         return Err(Problem::not_found(format!("{name} at revision {revision}")));
     }
     Ok(Past { tx, tree })

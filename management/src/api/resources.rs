@@ -13,14 +13,14 @@ use tombolo_compiler::name::{Fqn, Label};
 use super::body::Body;
 use super::caller::Bearer;
 use super::target::{Collection, PastQuestion, Target};
-use super::{App, Params, dry_run, effective, past, plans, readiness, status, watching};
+use super::{App, Params, access, dry_run, effective, past, plans, readiness, status, watching};
 use crate::audit::Verb;
 use crate::change::{Change, ChangeVerb, IfMatch};
 use crate::document::{self, Document};
 use crate::iam::Action;
 use crate::problem::Problem;
 use crate::reply::Reply;
-use crate::snapshot::{Stored, Tree};
+use crate::snapshot::{Snapshot, Stored, Tree};
 use crate::store::resource::Window;
 use crate::unenforced;
 use crate::wish::Order;
@@ -47,6 +47,12 @@ pub(crate) struct GetParams {
     /// Of a collection: what changes from now on, or since `revision`.
     #[serde(default)]
     watch: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TransferWish {
+    owner: Fqn,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -88,11 +94,12 @@ pub(crate) async fn get_or_list(
         Target::Tree(name) => tree(&app, &caller, &name, &params),
         Target::Effective(name) => effective::effective(&app, &caller, &name, &params),
         Target::Readiness(name) => readiness::get(&app, &caller, &name),
+        Target::Access(name) => access::access(&app, &caller, &name),
         Target::Past(PastQuestion::History, name) => past::history(&app, &caller, &name, &params).await,
         Target::Past(PastQuestion::Diff, name) => past::diff(&app, &caller, &name, &params).await,
         Target::Past(PastQuestion::Compiled, name) => past::compiled(&app, &caller, &name, &params).await,
-        Target::Adopt(_) | Target::Past(PastQuestion::Rollback, _) => {
-            let detail = format!("POST {path}");
+        Target::Adopt(_) | Target::Transfer(_) | Target::Past(PastQuestion::Rollback, _) => {
+            let detail = format!("{path} changes something: POST it");
             Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail))
         }
     }
@@ -108,6 +115,7 @@ pub(crate) async fn create(
     let collection = match target(&path)? {
         Target::Collection(collection) => collection,
         Target::Adopt(name) => return adopt(&app, caller, &name).await,
+        Target::Transfer(name) => return transfer(&app, caller, name, &body, &params).await,
         Target::Past(PastQuestion::Rollback, name) => {
             return past::roll_back(&app, caller, &name, &body, &params).await;
         }
@@ -172,6 +180,23 @@ pub(crate) async fn delete(
     write(&app, caller, change, Verb::Delete, &params, Reply::Deleted(name)).await
 }
 
+/// Gives the resource another owner.
+async fn transfer(
+    app: &App,
+    caller: Caller,
+    name: Fqn,
+    body: &Body,
+    params: &WriteParams,
+) -> Result<Response, Problem> {
+    let TransferWish { owner } = body.parse()?;
+    let change = Change {
+        name: name.clone(),
+        verb: ChangeVerb::Transfer(owner),
+        uid: None,
+    };
+    write(app, caller, change, Verb::Transfer, params, Reply::Updated(name)).await
+}
+
 /// Makes a restored database the truth again: all that was written before it was restored, and is not in it, is
 /// given up, and everything is published under a new epoch.
 async fn adopt(app: &App, caller: Caller, name: &Fqn) -> Result<Response, Problem> {
@@ -219,7 +244,7 @@ async fn get(app: &App, bearer: Bearer, name: &Fqn) -> Result<Response, Problem>
     let caller = app.caller(bearer, holder).await?;
     app.allow_read(&app.writes.snapshot(), &caller, name, Verb::Get)?;
     let stored = stored.flatten().ok_or_else(|| Problem::not_found(name))?;
-    Ok(represent(Some(&stored)))
+    Ok(represent(&app.writes.snapshot(), Some(&stored)))
 }
 
 /// What the caller may not read is left out, so that a list is empty where nothing is and where nothing may be seen.
@@ -259,13 +284,14 @@ async fn list(
         let shown = app.store.list_by_token(sha256, &window).await?;
         part = shown.map(|(_, part)| part).unwrap_or_default();
     }
-    let mut page = page_of(readable.iter(), page_size);
+    let mut page = page_of(&app.writes.snapshot(), readable.iter(), page_size);
     page["revision"] = revision.into();
     Ok(Json(page).into_response())
 }
 
-/// Of a collection in a tree, what the caller may read.
+/// Of a collection in a tree, what the caller may read. The snapshot knows the names of owners.
 pub(crate) fn page(
+    snapshot: &Snapshot,
     tree: &Tree,
     collection: &Collection,
     params: &GetParams,
@@ -278,14 +304,14 @@ pub(crate) fn page(
         .take_while(|(name, _)| name.as_str().starts_with(&prefix))
         .filter(|(name, _)| collection.holds(name) && may_read(name))
         .map(|(_, stored)| stored.as_ref());
-    Ok(page_of(readable, page_size(params.page_size)?))
+    Ok(page_of(snapshot, readable, page_size(params.page_size)?))
 }
 
 /// The first of them, and where the next page begins when there are more.
-fn page_of<'a>(readable: impl Iterator<Item = &'a Stored>, page_size: usize) -> Value {
+fn page_of<'a>(snapshot: &Snapshot, readable: impl Iterator<Item = &'a Stored>, page_size: usize) -> Value {
     let mut readable = readable.peekable();
     let shown: Vec<&Stored> = readable.by_ref().take(page_size).collect();
-    let items: Vec<Value> = shown.iter().map(|stored| stored.to_json()).collect();
+    let items: Vec<Value> = shown.iter().map(|stored| snapshot.to_json(stored)).collect();
     let mut page = json!({ "items": items });
     if let (Some(last), Some(_)) = (shown.last(), readable.peek()) {
         page["nextPageToken"] = last.name().leaf().into();
@@ -336,7 +362,7 @@ fn tree(app: &App, caller: &Caller, node: &Fqn, params: &GetParams) -> Result<Re
     let items: Vec<Value> = readable
         .by_ref()
         .take(page_size)
-        .map(|(_, stored)| stored.to_json())
+        .map(|(_, stored)| snapshot.to_json(stored))
         .collect();
     let last = items.last().map(|item| item["name"].clone());
     let mut page = json!({"items": items, "revision": snapshot.version.revision});
@@ -346,11 +372,11 @@ fn tree(app: &App, caller: &Caller, node: &Fqn, params: &GetParams) -> Result<Re
     Ok(Json(page).into_response())
 }
 
-pub(crate) fn represent(stored: Option<&Stored>) -> Response {
+pub(crate) fn represent(snapshot: &Snapshot, stored: Option<&Stored>) -> Response {
     match stored {
         Some(stored) => {
             let etag = [(header::ETAG, format!("\"{}\"", stored.etag))];
-            (etag, Json(stored.to_json())).into_response()
+            (etag, Json(snapshot.to_json(stored))).into_response()
         }
         // Written, and deleted by somebody else before we could look.
         None => StatusCode::NO_CONTENT.into_response(),

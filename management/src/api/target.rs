@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use tombolo_compiler::name::{ATTACHED, BadName, Fqn, Kind, Label};
+use tombolo_compiler::name::{ATTACHED, BadName, Fqn, Kind};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -20,6 +20,10 @@ pub(crate) enum Target {
     Adopt(Fqn),
     /// `…:readiness`
     Readiness(Fqn),
+    /// `…:access`
+    Access(Fqn),
+    /// `…:transfer`
+    Transfer(Fqn),
     /// `…:history`, `…:diff`, `…:compiled`, `…:rollback`
     Past(PastQuestion, Fqn),
 }
@@ -45,8 +49,8 @@ pub(crate) enum BadTarget {
     #[error(transparent)]
     Name(#[from] BadName),
     #[error(
-        "{0:?} cannot be asked of a resource; use :status, :receipt, :effective, :tree, :history, :diff, :compiled, :rollback, \
-         of a workspace :readiness, or of an organization :adopt"
+        "{0:?} cannot be asked of a resource; use :status, :receipt, :effective, :tree, :access, :transfer, :history, :diff, \
+         :compiled, :rollback, of a workspace :readiness, or of an organization :adopt"
     )]
     Question(String),
 }
@@ -60,6 +64,8 @@ pub(crate) const QUESTIONS: &[(&str, Option<Kind>, Asked)] = &[
     ("receipt", None, Target::Receipt),
     ("effective", None, Target::Effective),
     ("tree", None, Target::Tree),
+    ("access", None, Target::Access),
+    ("transfer", None, Target::Transfer),
     ("history", None, |name| Target::Past(PastQuestion::History, name)),
     ("diff", None, |name| Target::Past(PastQuestion::Diff, name)),
     ("compiled", None, |name| {
@@ -83,6 +89,8 @@ impl Target {
             | Target::Readiness(name)
             | Target::Tree(name)
             | Target::Adopt(name)
+            | Target::Access(name)
+            | Target::Transfer(name)
             | Target::Past(_, name) => Some(name),
             Target::Collection(collection) => collection.parent.as_ref(),
         }
@@ -130,12 +138,6 @@ impl FromStr for Target {
     }
 }
 
-/// The user of a path of tokens.
-pub(crate) fn user(organization: &str, user: &str) -> Result<Fqn, BadName> {
-    let organization: Fqn = format!("organizations/{organization}").parse()?;
-    organization.child(Kind::User, &user.parse::<Label>()?)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -170,7 +172,7 @@ mod tests {
             ("tenants", "expected organizations"),
             (
                 "organizations/acme/gateways",
-                "expected clusters, users, tenants, bindings",
+                "expected clusters, users, teams, serviceaccounts, roles, tenants, bindings",
             ),
             ("organizations/acme:explode", "use :status, :receipt"),
             ("organizations/acme/tenants/", "is not a valid name"),

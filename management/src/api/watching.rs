@@ -78,7 +78,7 @@ pub(crate) async fn watch(
     let mut ending = app.shutdown.clone();
     let end = Instant::now() + WATCH_TIME_MAX;
     let stream = async_stream::stream! {
-        let mut batch = events(&first, snapshot.version.revision);
+        let mut batch = events(&first, &snapshot);
         loop {
             for event in batch.drain(..) {
                 yield Ok::<Event, Infallible>(event);
@@ -95,7 +95,7 @@ pub(crate) async fn watch(
             let now = view(&latest, &caller, &collection);
             let changes = between(&seen, &now);
             if !changes.is_empty() {
-                batch = events(&changes, latest.version.revision);
+                batch = events(&changes, &latest);
             }
             seen = now;
         }
@@ -150,7 +150,10 @@ fn missed(
     let mut touched = changed
         .map(|stored| stored.name().kind())
         .chain(gone.iter().map(Fqn::kind));
-    if touched.any(rights) {
+    // Whoever owns a node above may read what is below.
+    let mut above = collection.parent.iter().flat_map(Fqn::lineage);
+    let given = above.any(|node| snapshot.get(&node).is_some_and(|stored| stored.revision > since));
+    if given || touched.any(rights) {
         return all(seen);
     }
     let deletes: BTreeSet<&Fqn> = gone
@@ -179,10 +182,11 @@ fn between(before: &View, after: &View) -> Vec<Change> {
         .collect()
 }
 
-fn events(changes: &[Change], revision: u64) -> Vec<Event> {
+fn events(changes: &[Change], snapshot: &Snapshot) -> Vec<Event> {
+    let revision = snapshot.version.revision;
     let told = changes.iter().map(|change| match change {
         Change::Reset => event("reset", &json!({})),
-        Change::Put(stored) => event("put", &stored.to_json()),
+        Change::Put(stored) => event("put", &snapshot.to_json(stored)),
         Change::Delete(name) => event("delete", &json!({ "name": name })),
     });
     let synced = event("synced", &json!({ "revision": revision })).id(revision.to_string());

@@ -104,7 +104,7 @@ impl World {
             .store
             .tree_at(&mut self.tx, part, self.revision.saturating_sub(1))
             .await?;
-        let may_read = |name: &Fqn| may_read_past(&caller.principal, &snapshot, &self.tree, name);
+        let may_read = |name: &Fqn| may_read_past(&caller.asker(), &snapshot, &self.tree, name);
         let readable = entries.iter().filter(|entry| may_read(&entry.name));
         let changes: Vec<Value> = readable
             .take(WRITTEN_MAX)

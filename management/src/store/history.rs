@@ -255,6 +255,8 @@ fn entry(row: &PgRow) -> Result<Entry, StoreError> {
             created_at: column(row, "created_at")?,
             updated_at: time,
             managed: None,
+            // Whose it is, is told of the present only.
+            owner: None,
         }))
     };
     let action: String = column(row, "action")?;

@@ -23,7 +23,7 @@ impl Store {
         connection: &mut PgConnection,
         caller: &Caller,
     ) -> Result<Option<Kept>, StoreError> {
-        let (Some(keyed), Principal::User { uid, .. }) = (&caller.keyed, &caller.principal) else {
+        let (Some(keyed), Some(uid)) = (&caller.keyed, caller.principal.uid()) else {
             return Ok(None);
         };
         let statement = Query::select()
@@ -36,7 +36,7 @@ impl Store {
             ])
             .from(IdempotencyKeys::Table)
             .and_where(Expr::col(IdempotencyKeys::Organization).eq(self.organization.as_str()))
-            .and_where(Expr::col(IdempotencyKeys::Principal).eq(*uid))
+            .and_where(Expr::col(IdempotencyKeys::Principal).eq(uid))
             .and_where(Expr::col(IdempotencyKeys::Key).eq(keyed.key.as_str()))
             .to_owned();
         let rows = fetch(connection, "look up an idempotency key", &statement).await?;
@@ -50,7 +50,7 @@ impl Store {
         caller: &Caller,
         answer: &Answer,
     ) -> Result<(), StoreError> {
-        let (Some(keyed), Principal::User { uid, .. }) = (&caller.keyed, &caller.principal) else {
+        let (Some(keyed), Some(uid)) = (&caller.keyed, caller.principal.uid()) else {
             return Ok(());
         };
         let statement = Query::insert()
@@ -68,7 +68,7 @@ impl Store {
             ])
             .values_panic([
                 self.organization.as_str().into(),
-                (*uid).into(),
+                uid.into(),
                 keyed.key.as_str().into(),
                 keyed.request.to_vec().into(),
                 answer.status.cast_signed().into(),

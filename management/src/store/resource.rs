@@ -40,7 +40,7 @@ pub(crate) type Shown<T> = Option<(Holder, T)>;
 /// What a read shows of a resource. `OFFSET 0` and the mention of the token keep Postgres from looking before the token
 /// has made the transaction somebody's; if it did, there would be no row.
 const COLUMNS: &str =
-    "name, uid, document, etag, revision, created_at, updated_at, managed_by, managed_revision";
+    "name, uid, document, etag, revision, created_at, updated_at, managed_by, managed_revision, owner";
 
 impl Store {
     /// `None` within for a resource that does not exist, or that row-level security keeps.
@@ -113,6 +113,7 @@ impl Store {
                 Resources::UpdatedAt,
                 Resources::ManagedBy,
                 Resources::ManagedRevision,
+                Resources::Owner,
             ])
             .values_panic([
                 stored.name().as_str().into(),
@@ -126,6 +127,7 @@ impl Store {
                 stored.updated_at.into(),
                 manager(stored).into(),
                 managed_revision(stored).into(),
+                stored.owner.into(),
             ])
             .on_conflict(OnConflict::column(Resources::Name).do_nothing().to_owned())
             .to_owned();
@@ -148,6 +150,7 @@ impl Store {
             .value(Resources::UpdatedAt, stored.updated_at)
             .value(Resources::ManagedBy, manager(stored))
             .value(Resources::ManagedRevision, managed_revision(stored))
+            .value(Resources::Owner, stored.owner)
             .and_where(Expr::col(Resources::Name).eq(stored.name().as_str()))
             .and_where(Expr::col(Resources::Etag).eq(held))
             .to_owned();
@@ -209,6 +212,7 @@ impl Store {
                 Resources::UpdatedAt,
                 Resources::ManagedBy,
                 Resources::ManagedRevision,
+                Resources::Owner,
             ])
             .from(Resources::Table)
             .and_where(Expr::col(Resources::Organization).eq(self.organization.as_str()))
@@ -283,6 +287,7 @@ fn stored(row: &PgRow) -> Result<Stored, StoreError> {
         created_at,
         updated_at,
         managed: managed.transpose()?,
+        owner: column(row, "owner")?,
     })
 }
 

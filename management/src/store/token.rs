@@ -1,7 +1,9 @@
 //! Bearer tokens. Only their SHA-256 is stored.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
-use sea_query::{Asterisk, Expr, ExprTrait, Func, Order, Query};
+use sea_query::{Asterisk, Expr, ExprTrait, Func, Order, Query, UpdateStatement};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
@@ -16,6 +18,8 @@ pub(crate) struct TokenRow {
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) revoked_at: Option<DateTime<Utc>>,
+    /// The token that asked for it.
+    pub(crate) issued_by: Option<Uuid>,
 }
 
 /// Whose token it is that somebody has in hand.
@@ -44,6 +48,7 @@ impl Store {
                 Tokens::Description,
                 Tokens::CreatedAt,
                 Tokens::ExpiresAt,
+                Tokens::IssuedBy,
             ])
             .values_panic([
                 token.id.into(),
@@ -53,6 +58,7 @@ impl Store {
                 token.description.as_str().into(),
                 token.created_at.into(),
                 token.expires_at.into(),
+                token.issued_by.into(),
             ])
             .to_owned();
         execute(tx, "store a token", &statement).await?;
@@ -85,7 +91,8 @@ impl Store {
         rows.iter().map(token).collect()
     }
 
-    /// Whether there was such a token that was not revoked yet.
+    /// Whether there was such a token that was not revoked yet. With it go those that its user had issued to itself
+    /// with it, so that whoever stole it keeps none.
     pub(crate) async fn revoke_token(
         &self,
         tx: &mut Tx,
@@ -93,27 +100,61 @@ impl Store {
         id: Uuid,
         revoked_at: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
-        let statement = Query::update()
-            .table(Tokens::Table)
-            .value(Tokens::RevokedAt, revoked_at)
+        let tokens = self.tokens_of(tx, user_uid).await?;
+        if !tokens
+            .iter()
+            .any(|token| token.id == id && token.revoked_at.is_none())
+        {
+            return Ok(false);
+        }
+        let mut revoked = BTreeSet::from([id]);
+        let mut ahead = vec![id];
+        while let Some(issuer) = ahead.pop() {
+            let issued = tokens.iter().filter(|token| token.issued_by == Some(issuer));
+            ahead.extend(issued.map(|token| token.id).filter(|id| revoked.insert(*id)));
+        }
+        let statement = revocation(user_uid, revoked_at)
+            .and_where(Expr::col(Tokens::Id).is_in(revoked))
+            .to_owned();
+        execute(tx, "revoke a token", &statement).await?;
+        Ok(true)
+    }
+
+    /// Of a token that its holder has just used.
+    pub(crate) async fn is_unrevoked(&self, tx: &mut Tx, id: Uuid) -> Result<bool, StoreError> {
+        let statement = Query::select()
+            .column(Tokens::Id)
+            .from(Tokens::Table)
             .and_where(Expr::col(Tokens::Id).eq(id))
-            .and_where(Expr::col(Tokens::UserUid).eq(user_uid))
             .and_where(Expr::col(Tokens::RevokedAt).is_null())
             .to_owned();
-        Ok(execute(tx, "revoke a token", &statement).await? == 1)
+        let rows = fetch(tx, "look at a token", &statement).await?;
+        Ok(!rows.is_empty())
+    }
+
+    /// All of somebody who is deleted.
+    pub(crate) async fn revoke_tokens_of(
+        &self,
+        tx: &mut Tx,
+        user_uid: Uuid,
+        revoked_at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        execute(tx, "revoke tokens", &revocation(user_uid, revoked_at)).await?;
+        Ok(())
     }
 }
 
 /// Knows whose token it is, and makes the transaction that user's.
 pub(super) const ACT_BY_TOKEN: &str = "act_by_token";
 
-const COLUMNS: [Tokens; 6] = [
+const COLUMNS: [Tokens; 7] = [
     Tokens::Id,
     Tokens::UserUid,
     Tokens::Description,
     Tokens::CreatedAt,
     Tokens::ExpiresAt,
     Tokens::RevokedAt,
+    Tokens::IssuedBy,
 ];
 
 pub(super) fn holder(row: &PgRow) -> Result<Holder, StoreError> {
@@ -131,6 +172,15 @@ pub(super) fn holder(row: &PgRow) -> Result<Holder, StoreError> {
     })
 }
 
+fn revocation(user_uid: Uuid, revoked_at: DateTime<Utc>) -> UpdateStatement {
+    Query::update()
+        .table(Tokens::Table)
+        .value(Tokens::RevokedAt, revoked_at)
+        .and_where(Expr::col(Tokens::UserUid).eq(user_uid))
+        .and_where(Expr::col(Tokens::RevokedAt).is_null())
+        .to_owned()
+}
+
 fn token(row: &PgRow) -> Result<TokenRow, StoreError> {
     let read = || -> Result<TokenRow, sqlx::Error> {
         Ok(TokenRow {
@@ -140,6 +190,7 @@ fn token(row: &PgRow) -> Result<TokenRow, StoreError> {
             created_at: row.try_get("created_at")?,
             expires_at: row.try_get("expires_at")?,
             revoked_at: row.try_get("revoked_at")?,
+            issued_by: row.try_get("issued_by")?,
         })
     };
     read().map_err(|source| StoreError::Query {

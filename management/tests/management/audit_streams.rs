@@ -73,7 +73,7 @@ async fn a_follower_sees_each_record_once_and_resumes() {
     let management = Management::start().await;
     two_teams(&management).await;
     let pay = format!("{ACME}/tenants/pay");
-    let ann = management.user("ann", &[(&pay, "reader")]).await;
+    let ann = management.user("ann", &[(&pay, "auditor")]).await;
     let admin = &management.admin;
     let mut all = Events::open(admin, "", None).await;
     let mut own = Events::open(&ann, "?kind=workspace", None).await;
@@ -96,7 +96,7 @@ async fn a_follower_sees_each_record_once_and_resumes() {
         format!("{pay}/workspaces/b"),
         "not what it may not read"
     );
-    ann.delete(&pay, "*").await.refused(403, "needs the role admin");
+    ann.delete(&pay, "*").await.refused(403, "needs the role editor");
     let denied = all.next().await.unwrap();
     assert_eq!(
         (&denied["chain"], &denied["outcome"]),
@@ -123,7 +123,7 @@ async fn an_export_is_what_the_reader_may_read_and_resumes() {
     let management = Management::start().await;
     two_teams(&management).await;
     let pay = format!("{ACME}/tenants/pay");
-    let ann = management.user("ann", &[(&pay, "reader")]).await;
+    let ann = management.user("ann", &[(&pay, "auditor")]).await;
     management.anonymous().get(&pay).await;
     let admin = &management.admin;
     eventually(DEADLINE, || async {

@@ -42,13 +42,13 @@ async fn bad_bodies_are_refused_whole() {
         (
             format!("{good}---\nname: organizations/acme/tents/x\n"),
             400,
-            "expected clusters, users, tenants, bindings",
+            "expected clusters, users, teams, serviceaccounts, roles, tenants, bindings",
         ),
         (format!("{good}---\n{good}"), 400, "is named twice in one request"),
         (
             format!("{good}---\nname: organizations/other/tenants/x\n"),
             403,
-            "organizations/acme/users/admin needs the role admin to update organizations/other/tenants/x",
+            "organizations/acme/users/admin needs the role editor to update organizations/other/tenants/x",
         ),
         (
             format!(
@@ -62,7 +62,7 @@ async fn bad_bodies_are_refused_whole() {
                 "{good}---\nname: organizations/acme/tenants/new/workspaces/w\nspec: {{namespaces: ['mars/x']}}\n"
             ),
             422,
-            "cluster mars does not exist; use one of: ",
+            "cluster mars does not exist; use one that does, or create it first",
         ),
         (
             format!(

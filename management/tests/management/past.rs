@@ -56,13 +56,20 @@ async fn every_revision_can_be_read_listed_and_compared() {
     ] {
         let answer = admin.get(&format!("{ROUTE}?revision={revision}")).await;
         match expected {
-            Some(expected) => assert_eq!(&answer.json(), expected, "at {revision}"),
+            Some(expected) => {
+                // Whose it is, is told of the present only.
+                let mut expected = expected.clone();
+                expected.as_object_mut().unwrap().remove("owner");
+                assert_eq!(answer.json(), expected, "at {revision}");
+            }
             None => answer.refused(404, &format!("at revision {revision}")),
         }
     }
     let collection = ROUTE.strip_suffix("/r").unwrap();
     let listed = admin.get(&format!("{collection}?revision=4")).await.json();
-    assert_eq!(listed["items"], json!([second]));
+    let mut expected = second.clone();
+    expected.as_object_mut().unwrap().remove("owner");
+    assert_eq!(listed["items"], json!([expected]));
     let listed = admin.get(&format!("{collection}?revision=5")).await.json();
     assert_eq!(listed["items"], json!([]));
     admin

@@ -183,7 +183,7 @@ async fn documents(admin: &Api) -> BTreeMap<String, String> {
     let all = tree["items"].as_array().unwrap().iter();
     all.map(|document| {
         let mut document = document.clone();
-        for field in ["uid", "etag", "revision", "createTime", "updateTime"] {
+        for field in ["uid", "etag", "revision", "createTime", "updateTime", "owner"] {
             document.as_object_mut().unwrap().remove(field);
         }
         (

@@ -123,7 +123,7 @@ impl Management {
         let name = format!("{ACME}/users/{leaf}");
         self.admin.create(json!({ "name": name })).await;
         for (node, role) in roles {
-            let binding = format!("{node}/bindings/{leaf}-{role}");
+            let binding = format!("{node}/bindings/{leaf}-{}", role.rsplit('/').next().unwrap());
             let spec = json!({"role": role, "subjects": [name]});
             self.admin.create(json!({"name": binding, "spec": spec})).await;
         }

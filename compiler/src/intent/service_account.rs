@@ -1,0 +1,12 @@
+//! Service accounts: programs, which hold tokens.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A program.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ServiceAccount {
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub display_name: String,
+}
