@@ -10,7 +10,6 @@ use axum::response::{IntoResponse, Response};
 use super::App;
 use super::body;
 use super::caller::Bearer;
-use crate::iam::Principal;
 use crate::idempotency::{BadKey, Key, Keyed};
 use crate::managed::{FORCE, MANAGER};
 use crate::problem::Problem;
@@ -41,12 +40,13 @@ pub(crate) async fn once(State(app): State<App>, request: Request, next: Next) -
     let (mut parts, body) = request.into_parts();
     let bearer = Bearer::from_request_parts(&mut parts, &app).await?;
     let caller = app.identify(bearer).await?;
-    let Principal::User { uid, .. } = &caller.principal else {
-        return Err(Problem::bad_request("Idempotency-Key: only users have keys"));
-    };
+    let uid = caller
+        .principal
+        .uid()
+        .expect("invariant: management itself sends no requests");
     let turn = app
         .in_flight
-        .enter(*uid, &key)
+        .enter(uid, &key)
         .ok_or_else(|| still_running(&key))?;
     let bytes = body::read(&parts.headers, body).await?;
     let caller = Caller {

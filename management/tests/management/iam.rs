@@ -269,10 +269,13 @@ async fn a_service_account_acts_with_tokens_of_its_own() {
     let issued = eve.post(&format!("{account}/tokens"), json!({})).await;
     assert_eq!(issued.status, 201, "{}", issued.text);
     let ci = Api::new(eve.addr, issued.json()["token"].as_str());
-    let group = ci
-        .create(json!({"name": format!("{SHOP}/gatewaygroups/ci")}))
-        .await;
-    assert_eq!(group["owner"], account);
+    let group = json!({"name": format!("{SHOP}/gatewaygroups/ci")});
+    let (groups, key) = (format!("{SHOP}/gatewaygroups"), [("idempotency-key", "k")]);
+    for _ in 0..2 {
+        let created = ci.send(Method::POST, &groups, &key, group.to_string()).await;
+        assert_eq!(created.status, 201, "{}", created.text);
+        assert_eq!(created.json()["owner"], account);
+    }
     ci.post(
         &format!("{SHOP}/trafficgroups"),
         json!({"name": format!("{SHOP}/trafficgroups/ci")}),
