@@ -1,9 +1,11 @@
 //! The client of the management plane's REST API.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
+use chrono::{TimeDelta, Utc};
 use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -15,6 +17,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tombolo_compiler::name::Fqn;
+use tombolo_management::account_key::assertion::Signer;
 use uuid::Uuid;
 
 use crate::problem::Problem;
@@ -24,6 +27,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request whose connection was lost is sent again: a server that is restarted is back by then.
 const REPEAT_TIME: Duration = Duration::from_secs(10);
 const REPEAT_INTERVAL: Duration = Duration::from_millis(200);
+/// Of what is signed for a request: longer than the request is sent again for, and shorter than what is overheard is
+/// looked through.
+const ASSERTION_LIFE: TimeDelta = TimeDelta::minutes(2);
 /// With it, a write that is sent again is not done again.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// More than any answer that a person or a script has use for.
@@ -40,6 +46,9 @@ pub(crate) struct ServerArgs {
     /// A file with the token, which no list of processes shows.
     #[arg(long, env = "TOMBOLO_TOKEN_FILE", conflicts_with = "token")]
     token_file: Option<PathBuf>,
+    /// A file with the key of a service account, as `tombolo key create` writes it: each request is signed with it.
+    #[arg(long, env = "TOMBOLO_KEY_FILE", conflicts_with_all = ["token", "token_file"])]
+    key_file: Option<PathBuf>,
     /// Completes names that do not start with `organizations/`.
     #[arg(long, env = "TOMBOLO_ORGANIZATION")]
     organization: Option<String>,
@@ -49,8 +58,15 @@ pub(crate) struct ServerArgs {
 pub(crate) struct Client {
     http: HttpClient<HttpConnector, Full<Bytes>>,
     server: String,
-    token: Option<String>,
+    proof: Option<Proof>,
     organization: Option<String>,
+}
+
+/// Of who asks.
+#[derive(Debug)]
+enum Proof {
+    Token(String),
+    Key(Signer),
 }
 
 #[derive(Debug)]
@@ -78,7 +94,35 @@ impl ServerArgs {
             server: server.to_owned(),
             token: token.map(str::to_owned),
             token_file: None,
+            key_file: None,
             organization: None,
+        }
+    }
+
+    fn proof(&self) -> anyhow::Result<Option<Proof>> {
+        let read = |file: &Path, what: &str| {
+            fs::read_to_string(file).with_context(|| format!("read the {what} in {}", file.display()))
+        };
+        if let Some(file) = &self.key_file {
+            let signer = Signer::new(&read(file, "key")?);
+            let signer = signer.with_context(|| format!("use the key in {}", file.display()))?;
+            return Ok(Some(Proof::Key(signer)));
+        }
+        let token = match (&self.token, &self.token_file) {
+            (Some(token), _) => token.clone(),
+            (None, Some(file)) => read(file, "token")?.trim().to_owned(),
+            (None, None) => String::new(),
+        };
+        Ok((!token.is_empty()).then_some(Proof::Token(token)))
+    }
+}
+
+impl Proof {
+    /// What is sent with a request that is made now.
+    fn bearer(&self) -> String {
+        match self {
+            Proof::Token(token) => format!("Bearer {token}"),
+            Proof::Key(signer) => format!("Bearer {}", signer.sign(Utc::now(), ASSERTION_LIFE)),
         }
     }
 }
@@ -96,21 +140,13 @@ impl Client {
         if !server.starts_with("http://") {
             bail!("{server} is not a server: use http://HOST:PORT with --server or TOMBOLO_SERVER");
         }
-        let token = match (args.token, args.token_file) {
-            (Some(token), _) => Some(token),
-            (None, Some(file)) => {
-                let text = std::fs::read_to_string(&file)
-                    .with_context(|| format!("read the token in {}", file.display()))?;
-                Some(text.trim().to_owned())
-            }
-            (None, None) => None,
-        };
+        let proof = args.proof()?;
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         Ok(Client {
             http: HttpClient::builder(TokioExecutor::new()).build(connector),
             server,
-            token: token.filter(|token| !token.is_empty()),
+            proof,
             organization: args.organization.filter(|organization| !organization.is_empty()),
         })
     }
@@ -162,8 +198,8 @@ impl Client {
             .method(&method)
             .uri(uri)
             .header(ACCEPT, "application/json");
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        if let Some(proof) = &self.proof {
+            request = request.header(AUTHORIZATION, proof.bearer());
         }
         if let Some(etag) = extras.if_match {
             request = request.header(IF_MATCH, etag);
@@ -274,8 +310,8 @@ impl Client {
         let url = format!("{}/v1/{path}", self.server);
         let uri: Uri = url.parse().with_context(|| format!("{url} is not an address"))?;
         let mut request = Request::builder().uri(uri);
-        if let Some(token) = &self.token {
-            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        if let Some(proof) = &self.proof {
+            request = request.header(AUTHORIZATION, proof.bearer());
         }
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -357,6 +393,12 @@ pub(crate) mod tests {
         };
         let found = Client::new(missing).unwrap_err().to_string();
         assert_eq!(found, "read the token in /nowhere/token");
+        let missing = ServerArgs {
+            key_file: Some("/nowhere/key".into()),
+            ..args("http://h:1", None)
+        };
+        let found = Client::new(missing).unwrap_err().to_string();
+        assert_eq!(found, "read the key in /nowhere/key");
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod explain;
 mod get;
 mod history;
 mod identity;
+mod key;
 mod output;
 mod plan;
 mod problem;
@@ -83,6 +84,9 @@ enum Command {
     /// The identities with which planes know each other.
     #[command(subcommand)]
     Identity(identity::IdentityCommand),
+    /// The keys of service accounts.
+    #[command(subcommand)]
+    Key(key::KeyCommand),
     /// The tokens of users.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -157,6 +161,7 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Auth(command) => auth::run(command).await,
         Command::Cluster(command) => cluster::run(command).await.map(|()| Verdict::Good),
         Command::Identity(command) => identity::run(command).map(|()| Verdict::Good),
+        Command::Key(command) => key::run(command).await.map(|()| Verdict::Good),
         Command::Token(command) => token::run(command).await.map(|()| Verdict::Good),
         Command::Demo(args) => demo::run(args).await.map(|()| Verdict::Good),
         Command::Sample(args) => demo::run_sample(args).await.map(|()| Verdict::Good),

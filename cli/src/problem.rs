@@ -65,7 +65,9 @@ impl Problem {
                 (409, "confirm") => {
                     "look at it with --dry-run; if it is meant, send it again with --confirm PLAN (apply: --plan PLAN)"
                 }
-                (401, _) => "give a token with --token, TOMBOLO_TOKEN or TOMBOLO_TOKEN_FILE",
+                (401, _) => {
+                    "give a token with TOMBOLO_TOKEN or --token-file, or a service account's key with --key-file"
+                }
                 (403, _) => "ask an administrator for a role on that node, or use another token",
                 (412, _) => "somebody else changed it meanwhile: `tombolo get` it again, or use --overwrite",
                 (428, _) => "keep the `etag` of `tombolo get -o yaml` in the document, or use --overwrite",

@@ -99,6 +99,8 @@ pub enum Verb {
     Join,
     IssueToken,
     RevokeToken,
+    IssueKey,
+    RevokeKey,
     Adopt,
     /// A key that signs statements about the record was used for the first time.
     AddKey,
@@ -256,6 +258,8 @@ impl fmt::Display for Verb {
             Verb::Join => "join",
             Verb::IssueToken => "issue-token",
             Verb::RevokeToken => "revoke-token",
+            Verb::IssueKey => "issue-key",
+            Verb::RevokeKey => "revoke-key",
             Verb::Adopt => "adopt",
             Verb::AddKey => "add-key",
             Verb::Prune => "prune",

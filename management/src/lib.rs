@@ -1,6 +1,7 @@
 //! The management plane: what users want, kept in Postgres, written over REST, and published to the centrals. It
 //! owns tenancy, IAM and audit, and knows nothing of what proxies run but what is reported.
 
+pub mod account_key;
 mod api;
 mod approval;
 pub mod audit;
@@ -21,6 +22,7 @@ mod managed;
 mod mesh;
 mod metrics;
 mod outbound;
+mod pem;
 mod problem;
 mod questions;
 mod quota;

@@ -36,7 +36,7 @@ use crate::report_history;
 use crate::site::{Site, SiteError};
 use crate::snapshot::Snapshot;
 use crate::store::{self, Store, StoreError};
-use crate::token::{self, Order, Token};
+use crate::token::{self, Issued, Order, Token};
 use crate::writer::{WriteError, Writer, create_organization, load_since, write_steps};
 
 /// A database that starts together with us may need a while.
@@ -370,7 +370,16 @@ async fn bootstrap(
         expires_at: None,
     };
     let head = store.lock_head(&mut tx).await?;
-    token::store_token(store, &mut tx, head, &caller, &order, user_uid, &token).await?;
+    token::store_token(
+        store,
+        &mut tx,
+        head,
+        &caller,
+        &order,
+        user_uid,
+        Issued::Token(&token),
+    )
+    .await?;
     store::commit(tx).await?;
     Ok(Some(token))
 }

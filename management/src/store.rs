@@ -205,6 +205,7 @@ enum Tokens {
     ExpiresAt,
     RevokedAt,
     IssuedBy,
+    PublicKey,
 }
 
 #[derive(Clone, Copy, Iden)]

@@ -1,5 +1,5 @@
-//! Bearer tokens: 32 random bytes that a user keeps and of which we keep the SHA-256. Issuing and revoking are writes
-//! with their audit record, but draw no revision: no tree changes.
+//! Bearer tokens: 32 random bytes that a user keeps and of which we keep the SHA-256. Issuing and revoking them, and keys
+//! of service accounts, are writes with their audit record, but draw no revision: no tree changes.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
+use crate::account_key::PublicKey;
 use crate::audit::{self, Chain, Record, Verb, seal};
 use crate::change::{Refusal, authorize_one};
 use crate::iam::{self, Action};
@@ -36,7 +37,21 @@ pub(crate) enum TokenError {
     Malformed,
 }
 
-/// A token as its owner sees it in a list.
+/// What somebody may hold to show who it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CredentialKind {
+    Token,
+    Key,
+}
+
+/// What is issued, of which management keeps less than its holder.
+#[derive(Debug)]
+pub(crate) enum Issued<'a> {
+    Token(&'a Token),
+    Key(&'a PublicKey),
+}
+
+/// A token or key as its owner sees it in a list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TokenInfo {
@@ -48,16 +63,19 @@ pub(crate) struct TokenInfo {
     pub(crate) expire_time: Option<DateTime<Utc>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) revoke_time: Option<DateTime<Utc>>,
+    /// Of a key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) public_key: Option<String>,
 }
 
-/// Why there is no token, or why it is still there.
+/// Why there is no token or key, or why it is still there.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TokenWriteError {
     #[error(transparent)]
     Write(#[from] WriteError),
     #[error("it would outlive what you identified yourself with, which ends at {}; ask for an earlier end", latest.to_rfc3339())]
     Outlives { latest: DateTime<Utc> },
-    #[error("the token was revoked meanwhile; ask for a new one")]
+    #[error("what you identified yourself with was revoked meanwhile; ask for a new one")]
     Revoked,
 }
 
@@ -73,7 +91,7 @@ impl From<StoreError> for TokenWriteError {
     }
 }
 
-/// Whose token, and for how long.
+/// Whose token or key, and for how long.
 #[derive(Clone, Debug)]
 pub(crate) struct Order {
     pub(crate) user: Fqn,
@@ -118,6 +136,56 @@ impl fmt::Debug for Token {
     }
 }
 
+impl fmt::Display for CredentialKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CredentialKind::Token => "token",
+            CredentialKind::Key => "key",
+        })
+    }
+}
+
+impl CredentialKind {
+    pub(crate) fn issuing(self) -> Verb {
+        match self {
+            CredentialKind::Token => Verb::IssueToken,
+            CredentialKind::Key => Verb::IssueKey,
+        }
+    }
+
+    pub(crate) fn revoking(self) -> Verb {
+        match self {
+            CredentialKind::Token => Verb::RevokeToken,
+            CredentialKind::Key => Verb::RevokeKey,
+        }
+    }
+}
+
+impl Issued<'_> {
+    fn sha256(&self) -> [u8; 32] {
+        match self {
+            Issued::Token(token) => token.sha256(),
+            Issued::Key(key) => key.sha256(),
+        }
+    }
+
+    fn public_key(&self) -> Option<PublicKey> {
+        match self {
+            Issued::Token(_) => None,
+            Issued::Key(key) => Some(**key),
+        }
+    }
+}
+
+impl TokenRow {
+    pub(crate) fn kind(&self) -> CredentialKind {
+        match self.public_key {
+            None => CredentialKind::Token,
+            Some(_) => CredentialKind::Key,
+        }
+    }
+}
+
 impl From<TokenRow> for TokenInfo {
     fn from(row: TokenRow) -> TokenInfo {
         TokenInfo {
@@ -126,6 +194,7 @@ impl From<TokenRow> for TokenInfo {
             create_time: row.created_at,
             expire_time: row.expires_at,
             revoke_time: row.revoked_at,
+            public_key: row.public_key.map(|key| key.to_string()),
         }
     }
 }
@@ -146,7 +215,7 @@ pub(crate) async fn issue(
     held: &Snapshot,
     caller: &Caller,
     order: Order,
-    token: &Token,
+    issued: Issued<'_>,
 ) -> Result<TokenInfo, TokenWriteError> {
     let mut tx = store.begin_as(&caller.principal).await?;
     let (head, snapshot) = lock(store, &mut tx, held).await?;
@@ -165,7 +234,7 @@ pub(crate) async fn issue(
     }
     let expires_at = expiry(order.expires_at, caller.credential)?;
     let order = Order { expires_at, ..order };
-    let info = store_token(store, &mut tx, head, caller, &order, user_uid, token).await?;
+    let info = store_token(store, &mut tx, head, caller, &order, user_uid, issued).await?;
     store::commit(tx).await?;
     Ok(info)
 }
@@ -178,7 +247,7 @@ pub(crate) async fn store_token(
     caller: &Caller,
     order: &Order,
     user_uid: Uuid,
-    token: &Token,
+    issued: Issued<'_>,
 ) -> Result<TokenInfo, StoreError> {
     let row = TokenRow {
         id: Uuid::now_v7(),
@@ -188,27 +257,33 @@ pub(crate) async fn store_token(
         expires_at: order.expires_at,
         revoked_at: None,
         issued_by: caller.credential.map(|credential| credential.id),
+        public_key: issued.public_key(),
     };
-    store.insert_token(tx, &row, token.sha256()).await?;
-    record(store, tx, head, caller, Verb::IssueToken, &order.user, row.id).await?;
+    store.insert_token(tx, &row, issued.sha256()).await?;
+    let (verb, reason) = (row.kind().issuing(), format!("{} {}", row.kind(), row.id));
+    record(store, tx, head, caller, verb, &order.user, reason).await?;
     Ok(row.into())
 }
 
-/// Revokes it, and what its user had issued to itself with it. What it is answered, if there was such a token.
+/// Revokes it, and what its user had issued to itself with it. What that is answered, if there was such a one.
 pub(crate) async fn revoke(
     store: &Store,
     held: &Snapshot,
     caller: &Caller,
     user: &Fqn,
-    id: Uuid,
+    (kind, id): (CredentialKind, Uuid),
 ) -> Result<Option<Answer>, TokenWriteError> {
     let mut tx = store.begin_as(&caller.principal).await?;
     let (head, snapshot) = lock(store, &mut tx, held).await?;
     let user_uid = authorize(&snapshot, caller, user)?;
-    if !store.revoke_token(&mut tx, user_uid, id, audit::now()).await? {
+    if !store
+        .revoke_token(&mut tx, user_uid, kind, id, audit::now())
+        .await?
+    {
         return Ok(None);
     }
-    record(store, &mut tx, head, caller, Verb::RevokeToken, user, id).await?;
+    let reason = format!("{kind} {id}");
+    record(store, &mut tx, head, caller, kind.revoking(), user, reason).await?;
     let answer = Answer::ok(&json!({ "id": id }));
     store.keep_answer(&mut tx, caller, &answer).await?;
     store::commit(tx).await?;
@@ -257,10 +332,10 @@ async fn record(
     caller: &Caller,
     verb: Verb,
     user: &Fqn,
-    id: Uuid,
+    reason: String,
 ) -> Result<(), StoreError> {
     let record = Record {
-        reason: format!("token {id}"),
+        reason,
         ..caller.record(verb, user.as_str())
     };
     let (sealed, end) = seal(Chain::Writes, head.audit, record);

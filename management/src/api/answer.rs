@@ -130,6 +130,22 @@ pub(crate) fn schemas() -> Map<String, Value> {
             closed(json!({"description": text(), "expireTime": time()}), &[]),
         ),
         ("RevokedToken", closed(json!({ "id": uuid() }), &["id"])),
+        (
+            "Key",
+            token(json!({ "publicKey": text() }), &["id", "createTime", "publicKey"]),
+        ),
+        ("KeyFile", key_file()),
+        (
+            "IssuedKey",
+            token(
+                json!({"publicKey": text(), "key": reference("KeyFile")}),
+                &["id", "createTime", "publicKey", "key"],
+            ),
+        ),
+        (
+            "KeyList",
+            closed(json!({"items": list(reference("Key"))}), &["items"]),
+        ),
     ];
     schemas
         .into_iter()
@@ -631,6 +647,16 @@ fn token(more: Value, required: &[&str]) -> Value {
         fields.extend(more);
     }
     closed(fields, required)
+}
+
+/// What the holder of a key keeps.
+fn key_file() -> Value {
+    let fields = ["subject", "audience", "publicKey", "privateKey"];
+    let properties: Map<String, Value> = fields
+        .map(|field| (field.to_owned(), text()))
+        .into_iter()
+        .collect();
+    closed(properties.into(), &fields)
 }
 
 /// An object with these fields and no others.

@@ -1,4 +1,4 @@
-//! Who calls: the bearer token of a request, made into a user that exists.
+//! Who calls: the bearer token of a request, or what a service account has signed, made into a principal that exists.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -8,6 +8,7 @@ use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
 use super::{App, RequestInfo, verb_of};
+use crate::account_key::assertion::{self, Assertion};
 use crate::audit::{self, Verb};
 use crate::iam::{Action, Decision, Principal, decide, may};
 use crate::limit::Limits;
@@ -18,15 +19,22 @@ use crate::store::token::Holder;
 use crate::token::{Token, TokenError};
 use crate::writer::{Caller, Credential};
 
-/// A token that a request brings, not looked up yet: a read looks it up in the statement that reads.
+/// What a request brings to show who sends it, not looked up yet: a read looks it up in the statement that reads.
 #[derive(Debug)]
 pub(crate) struct Bearer {
-    token: Token,
+    presented: Presented,
     info: RequestInfo,
     hand: Hand,
     /// What a refusal is about.
     verb: Verb,
     name: String,
+}
+
+#[derive(Debug)]
+enum Presented {
+    Token(Token),
+    /// The signature holds; whether the key is anybody's is not known.
+    Assertion(Assertion),
 }
 
 impl FromRequestParts<App> for Bearer {
@@ -35,8 +43,8 @@ impl FromRequestParts<App> for Bearer {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Bearer, Problem> {
         let verb = verb_of(&parts.method);
         let name = name_of(parts, &app.organization);
-        let token = match token(&parts.headers) {
-            Ok(token) => token,
+        let presented = match presented(&parts.headers, &app.organization) {
+            Ok(presented) => presented,
             Err(reason) => return Err(Problem::unauthenticated(reason, verb, name)),
         };
         let info = parts
@@ -46,7 +54,7 @@ impl FromRequestParts<App> for Bearer {
             .clone();
         let hand = Hand::of(&parts.headers).map_err(|error| Problem::bad_request(error.to_string()))?;
         Ok(Bearer {
-            token,
+            presented,
             info,
             hand,
             verb,
@@ -70,7 +78,10 @@ impl FromRequestParts<App> for Caller {
 
 impl Bearer {
     pub(crate) fn sha256(&self) -> [u8; 32] {
-        self.token.sha256()
+        match &self.presented {
+            Presented::Token(token) => token.sha256(),
+            Presented::Assertion(assertion) => assertion.key.sha256(),
+        }
     }
 
     fn refuse(&self, reason: &str) -> Problem {
@@ -91,23 +102,34 @@ impl RequestInfo {
 }
 
 impl App {
-    /// Looks the token up.
+    /// Looks up who it is.
     pub(crate) async fn identify(&self, bearer: Bearer) -> Result<Caller, Problem> {
         let holder = self.store.find_token(bearer.sha256()).await?;
         self.caller(bearer, holder).await
     }
 
-    /// Who brings the token, of which the database knows this.
+    /// Who brings it, when the database knows this of it.
     pub(crate) async fn caller(&self, bearer: Bearer, holder: Option<Holder>) -> Result<Caller, Problem> {
-        let holder = holder.ok_or_else(|| bearer.refuse("the token is unknown"))?;
+        let holder = holder.ok_or_else(|| bearer.refuse("the token or key is unknown"))?;
         let time = audit::now();
         if !holder.is_valid(time) {
-            return Err(bearer.refuse("the token was revoked or has expired; ask for a new one"));
+            return Err(bearer.refuse("the token or key was revoked or has expired; ask for a new one"));
         }
         bearer.info.charge(&self.limits, holder.user_uid)?;
         let known = self.principal(holder.user_uid).await?;
         let (principal, teams) =
-            known.ok_or_else(|| bearer.refuse("the token's user does not exist any more"))?;
+            known.ok_or_else(|| bearer.refuse("whose token or key it is does not exist any more"))?;
+        let mut expires_at = holder.expires_at;
+        if let Presented::Assertion(assertion) = &bearer.presented {
+            if principal.name() != Some(&assertion.subject) {
+                return Err(bearer.refuse("the assertion's sub is not whose key it is signed with"));
+            }
+            expires_at = Some(
+                holder
+                    .expires_at
+                    .map_or(assertion.expires_at, |at| at.min(assertion.expires_at)),
+            );
+        }
         tracing::Span::current().record("principal", principal.to_string());
         Ok(Caller {
             principal,
@@ -119,7 +141,7 @@ impl App {
             time,
             credential: Some(Credential {
                 id: holder.token,
-                expires_at: holder.expires_at,
+                expires_at,
             }),
         })
     }
@@ -184,7 +206,7 @@ impl Caller {
 }
 
 /// The error says what is wrong with it.
-fn token(headers: &HeaderMap) -> Result<Token, String> {
+fn presented(headers: &HeaderMap, organization: &Fqn) -> Result<Presented, String> {
     let given = headers.get(header::AUTHORIZATION);
     let given = given.ok_or("send a token: Authorization: Bearer tb_…")?;
     let bearer = given
@@ -192,9 +214,16 @@ fn token(headers: &HeaderMap) -> Result<Token, String> {
         .ok()
         .and_then(|value| value.strip_prefix("Bearer "));
     let bearer = bearer.ok_or("the authorization header is not of the form: Bearer tb_…")?;
+    let bearer = bearer.trim();
+    if assertion::is_one(bearer) {
+        let verified = assertion::verify(bearer, organization, audit::now());
+        return verified
+            .map(Presented::Assertion)
+            .map_err(|error| error.to_string());
+    }
     bearer
-        .trim()
         .parse()
+        .map(Presented::Token)
         .map_err(|error: TokenError| error.to_string())
 }
 

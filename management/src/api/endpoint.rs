@@ -43,6 +43,8 @@ pub(crate) enum Place {
     ResourceOf(&'static [Kind], &'static str),
     /// At every user and service account, with this after it.
     Principal(&'static str),
+    /// At every service account, with this after it.
+    ServiceAccount(&'static str),
     /// At every collection.
     Collection,
 }
@@ -82,9 +84,9 @@ const SETTABLE: &[Kind] = &[
     Kind::TrafficGroup,
     Kind::SecurityGroup,
 ];
-/// Where users and service accounts stand, as the router says it.
-const PRINCIPALS: [&str; 3] = [
-    "/v1/organizations/{organization}/users/{user}",
+/// Where users stand, as the router says it.
+const USERS: &str = "/v1/organizations/{organization}/users/{user}";
+const SERVICE_ACCOUNTS: [&str; 2] = [
     "/v1/organizations/{organization}/serviceaccounts/{account}",
     "/v1/organizations/{organization}/tenants/{tenant}/serviceaccounts/{account}",
 ];
@@ -613,6 +615,42 @@ pub(crate) fn table() -> Vec<Endpoint> {
             answers: &[(200, Shape::Named("RevokedToken"))],
             serve: || delete(tokens::revoke),
         },
+        Endpoint {
+            method: Method::GET,
+            place: Place::ServiceAccount("/keys"),
+            id: "listKeys",
+            summary: "The keys of a service account, of which management has the public half alone.",
+            access: Access::Decided,
+            audit: &[],
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("KeyList"))],
+            serve: || get(tokens::list),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::ServiceAccount("/keys"),
+            id: "issueKey",
+            summary: "Issues a key pair, whose private half is shown this once.",
+            access: Access::Decided,
+            audit: &[Verb::IssueKey],
+            parameters: &[],
+            takes: Some(Shape::Named("TokenWish")),
+            answers: &[(201, Shape::Named("IssuedKey"))],
+            serve: || post(tokens::issue),
+        },
+        Endpoint {
+            method: Method::DELETE,
+            place: Place::ServiceAccount("/keys/{id}"),
+            id: "revokeKey",
+            summary: "Revokes a key and the tokens that its holder had issued to itself with it, at once.",
+            access: Access::Decided,
+            audit: &[Verb::RevokeKey],
+            parameters: &["Idempotency-Key"],
+            takes: None,
+            answers: &[(200, Shape::Named("RevokedToken"))],
+            serve: || delete(tokens::revoke),
+        },
     ]
 }
 
@@ -636,7 +674,12 @@ impl Place {
         match self {
             Place::At(path) => vec![path.to_owned()],
             Place::Plan(_) => vec!["/v1/plans/{id}".to_owned()],
-            Place::Principal(suffix) => PRINCIPALS.map(|place| format!("{place}{suffix}")).into(),
+            Place::Principal(suffix) => {
+                let users = format!("{USERS}{suffix}");
+                let accounts = Place::ServiceAccount(suffix).routes();
+                [users].into_iter().chain(accounts).collect()
+            }
+            Place::ServiceAccount(suffix) => SERVICE_ACCOUNTS.map(|place| format!("{place}{suffix}")).into(),
             // A name has as many segments as it has nodes above it, which no pattern of the router can say.
             Place::Resource(_) | Place::ResourceOf(..) | Place::Collection => {
                 vec!["/v1/{*target}".to_owned()]
@@ -653,8 +696,8 @@ mod tests {
     #[test]
     fn every_write_takes_an_idempotency_key() {
         for row in table() {
-            // What a token is answered is a secret, and secrets are not kept.
-            let can = !row.audit.is_empty() && row.id != "issueToken";
+            // What these are answered is a secret, and secrets are not kept.
+            let can = !row.audit.is_empty() && !["issueToken", "issueKey"].contains(&row.id);
             assert_eq!(row.parameters.contains(&"Idempotency-Key"), can, "{}", row.id);
         }
     }
@@ -667,7 +710,11 @@ mod tests {
                 Place::Resource(suffix) | Place::ResourceOf(_, suffix) => {
                     suffix.strip_prefix(':') == Some(*question)
                 }
-                Place::At(_) | Place::Plan(_) | Place::Principal(_) | Place::Collection => false,
+                Place::At(_)
+                | Place::Plan(_)
+                | Place::Principal(_)
+                | Place::ServiceAccount(_)
+                | Place::Collection => false,
             });
             assert!(told, ":{question} is answered, and no row of the table tells it");
         }

@@ -197,6 +197,7 @@ fn places<'a>(endpoint: &Endpoint, nodes: &'a [Node]) -> Vec<(String, Option<&'a
         Place::Resource(suffix) => each(suffix, &|_| true),
         Place::ResourceOf(kinds, suffix) => each(suffix, &|node| kinds.contains(&node.kind())),
         Place::Principal(suffix) => each(suffix, &|node| node.kind().is_principal()),
+        Place::ServiceAccount(suffix) => each(suffix, &|node| node.kind() == Kind::ServiceAccount),
         Place::Collection => nodes.iter().map(|node| (node.collection(), Some(node))).collect(),
     }
 }

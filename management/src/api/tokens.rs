@@ -1,4 +1,4 @@
-//! `/v1/<user or service account>/tokens`: issue, list, revoke.
+//! `/v1/<user or service account>/tokens` and `/v1/<service account>/keys`: issue, list, revoke.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,14 @@ use uuid::Uuid;
 
 use super::App;
 use super::body::Body;
+use crate::account_key;
 use crate::audit::{self, Verb};
 use crate::iam::Action;
 use crate::problem::Problem;
-use crate::token::{self, Order, Token, TokenInfo};
+use crate::token::{self, CredentialKind, Issued, Order, Token, TokenInfo};
 use crate::writer::Caller;
 
-/// Of a token's description.
+/// Of a description.
 const DESCRIPTION_BYTES_MAX: usize = 200;
 
 #[derive(Debug, Default, Deserialize)]
@@ -32,19 +33,25 @@ struct Wish {
     expire_time: Option<DateTime<Utc>>,
 }
 
-/// The user or service account that the path names.
+/// The user or service account that the path names, and what of it.
 #[derive(Debug)]
-pub(crate) struct Holder(Fqn);
+pub(crate) struct Collection {
+    holder: Fqn,
+    kind: CredentialKind,
+}
 
 pub(crate) async fn issue(
     State(app): State<App>,
     caller: Caller,
-    Holder(user): Holder,
+    Collection { holder, kind }: Collection,
     body: Body,
 ) -> Result<Response, Problem> {
-    find(&app, &caller, &user, Verb::IssueToken)?;
+    let verb = kind.issuing();
+    find(&app, &caller, &holder, verb)?;
     if caller.keyed.is_some() {
-        let detail = "Idempotency-Key: a token is shown once, and its text is not kept to be shown again; leave it out";
+        let detail = format!(
+            "Idempotency-Key: a {kind} is shown once, and is not kept to be shown again; leave it out"
+        );
         return Err(Problem::bad_request(detail));
     }
     let wish: Wish = body.parse()?;
@@ -55,24 +62,29 @@ pub(crate) async fn issue(
     if wish.expire_time.is_some_and(|at| at <= audit::now()) {
         return Err(Problem::bad_request("/expireTime: lies in the past"));
     }
-    let token = Token::generate().map_err(|error| {
-        tracing::error!(%error, "the system gives no randomness");
-        Problem::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
-            "cannot generate a token",
-        )
-    })?;
     let order = Order {
-        user: user.clone(),
+        user: holder.clone(),
         description: wish.description,
         expires_at: wish.expire_time,
     };
-    let issued = token::issue(&app.store, &app.writes.snapshot(), &caller, order, &token).await;
-    let issued = issued.map_err(|error| Problem::of_token(error, &caller.principal, Verb::IssueToken))?;
-    let mut answer = json!(issued);
-    answer["token"] = token.reveal().into();
-    let location = format!("/v1/{user}/tokens/{}", issued.id);
+    let snapshot = app.writes.snapshot();
+    let refused = |error| Problem::of_token(error, &caller.principal, verb);
+    let answer = match kind {
+        CredentialKind::Token => {
+            let token = Token::generate().map_err(|error| no_randomness(&error))?;
+            let issued = token::issue(&app.store, &snapshot, &caller, order, Issued::Token(&token)).await;
+            shown(&issued.map_err(refused)?, "token", json!(token.reveal()))
+        }
+        CredentialKind::Key => {
+            let (key, file) = account_key::generate(&holder).map_err(|error| no_randomness(&error))?;
+            let issued = token::issue(&app.store, &snapshot, &caller, order, Issued::Key(&key)).await;
+            shown(&issued.map_err(refused)?, "key", json!(file))
+        }
+    };
+    let location = format!(
+        "/v1/{holder}/{kind}s/{}",
+        answer["id"].as_str().unwrap_or_default()
+    );
     let headers = [
         (header::LOCATION, location),
         (header::CACHE_CONTROL, "no-store".to_owned()),
@@ -83,48 +95,101 @@ pub(crate) async fn issue(
 pub(crate) async fn list(
     State(app): State<App>,
     caller: Caller,
-    Holder(user): Holder,
+    Collection { holder, kind }: Collection,
 ) -> Result<Json<Value>, Problem> {
-    let user_uid = find(&app, &caller, &user, Verb::List)?;
+    let user_uid = find(&app, &caller, &holder, Verb::List)?;
     let mut tx = app.store.begin_as(&caller.principal).await?;
-    let tokens = app.store.tokens_of(&mut tx, user_uid).await?;
-    let items: Vec<TokenInfo> = tokens.into_iter().map(TokenInfo::from).collect();
+    let rows = app.store.tokens_of(&mut tx, user_uid).await?.into_iter();
+    let items: Vec<TokenInfo> = rows
+        .filter(|row| row.kind() == kind)
+        .map(TokenInfo::from)
+        .collect();
     Ok(Json(json!({ "items": items })))
 }
 
 pub(crate) async fn revoke(
     State(app): State<App>,
     caller: Caller,
-    Holder(user): Holder,
+    Collection { holder, kind }: Collection,
     Path(path): Path<BTreeMap<String, String>>,
 ) -> Result<Response, Problem> {
-    find(&app, &caller, &user, Verb::RevokeToken)?;
+    find(&app, &caller, &holder, kind.revoking())?;
     let id = path.get("id").map_or("", String::as_str);
-    let missing = || Problem::not_found(format!("token {id} of {user}"));
+    let missing = || Problem::not_found(format!("{kind} {id} of {holder}"));
     let uuid: Uuid = id.parse().map_err(|_| missing())?;
-    let revoked = token::revoke(&app.store, &app.writes.snapshot(), &caller, &user, uuid).await;
-    let revoked = revoked.map_err(|error| Problem::of_token(error, &caller.principal, Verb::RevokeToken))?;
+    let revoked = token::revoke(&app.store, &app.writes.snapshot(), &caller, &holder, (kind, uuid)).await;
+    let revoked = revoked.map_err(|error| Problem::of_token(error, &caller.principal, kind.revoking()))?;
     let answer = revoked.ok_or_else(missing)?;
-    tracing::info!(%user, %uuid, "revoked a token");
+    tracing::info!(%holder, %uuid, "revoked a {kind}");
     Ok(answer.into_response())
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Holder {
+impl<S: Send + Sync> FromRequestParts<S> for Collection {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Holder, Problem> {
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Collection, Problem> {
         let path = parts.uri.path().trim_start_matches("/v1/");
-        let name = path.rsplit_once("/tokens").map_or(path, |(name, _)| name);
-        name.parse()
-            .map(Holder)
-            .map_err(|error: BadName| Problem::new(StatusCode::NOT_FOUND, "not-found", error.to_string()))
+        let (kind, holder) = split(path);
+        let missing = |error: BadName| Problem::new(StatusCode::NOT_FOUND, "not-found", error.to_string());
+        Ok(Collection {
+            holder: holder.parse().map_err(missing)?,
+            kind,
+        })
     }
 }
 
-/// The uid of the one whose tokens they are, when the caller may keep them.
+/// A name has an even number of segments, and what stands behind it one or two.
+fn split(path: &str) -> (CredentialKind, &str) {
+    let behind = 2 - path.split('/').count() % 2;
+    let (collection, holder) = match behind {
+        1 => path.rsplit_once('/'),
+        _ => path
+            .rsplit_once('/')
+            .and_then(|(collection, _)| collection.rsplit_once('/')),
+    }
+    .map_or(("", path), |(holder, collection)| (collection, holder));
+    let kind = match collection {
+        "keys" => CredentialKind::Key,
+        _ => CredentialKind::Token,
+    };
+    (kind, holder)
+}
+
+/// With what is shown this once.
+fn shown(issued: &TokenInfo, field: &str, secret: Value) -> Value {
+    let mut answer = json!(issued);
+    answer[field] = secret;
+    answer
+}
+
+fn no_randomness(error: &dyn std::error::Error) -> Problem {
+    tracing::error!(%error, "the system gives no randomness");
+    let detail = "cannot generate what is to be secret";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+}
+
+/// The uid of the one whose tokens and keys they are, when the caller may keep them.
 fn find(app: &App, caller: &Caller, holder: &Fqn, verb: Verb) -> Result<Uuid, Problem> {
     let snapshot = app.writes.snapshot();
     app.allow(&snapshot, caller, Action::Tokens, holder, verb)?;
     let stored = snapshot.get(holder).ok_or_else(|| Problem::not_found(holder))?;
     Ok(stored.uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_a_holder_and_what_it_holds() {
+        let keys = "organizations/acme/serviceaccounts/keys";
+        for (path, kind) in [
+            (format!("{keys}/tokens"), CredentialKind::Token),
+            (format!("{keys}/keys"), CredentialKind::Key),
+            (format!("{keys}/tokens/keys"), CredentialKind::Token),
+            (format!("{keys}/keys/1"), CredentialKind::Key),
+        ] {
+            assert_eq!(split(&path), (kind, keys), "{path}");
+        }
+    }
 }

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Chain, Mark};
+use crate::pem;
 
 /// Before the bytes of a statement, so that a signature of ours fits nothing else.
 const CONTEXT: &[u8] = b"tombolo audit statement 1\n";
@@ -27,8 +28,6 @@ const SPKI: [u8; 12] = [
     0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
 ];
 const PUBLIC: &str = "PUBLIC KEY";
-const PRIVATE: &str = "PRIVATE KEY";
-const PEM_LINE_BYTES: usize = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -122,7 +121,7 @@ impl SigningKey {
                 });
             }
         };
-        let der = pem_blocks(&text, PRIVATE).into_iter().next();
+        let der = pem::blocks(&text, pem::PRIVATE).into_iter().next();
         der.and_then(|der| SigningKey::from_pkcs8(&der))
             .ok_or_else(|| KeyError::NoPrivateKey {
                 path: path.to_owned(),
@@ -164,7 +163,7 @@ impl PublicKey {
     }
 
     pub fn pem(&self) -> String {
-        pem(PUBLIC, &[&SPKI[..], &self.0].concat())
+        pem::encode(PUBLIC, &[&SPKI[..], &self.0].concat())
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -179,7 +178,7 @@ impl PublicKey {
 impl PublicKeys {
     /// All that stand in a PEM file, as `GET /v1/audit:key` and `openssl pkey -pubout` give them.
     pub fn from_pem(text: &str) -> Result<PublicKeys, KeyError> {
-        let keys: Option<PublicKeys> = pem_blocks(text, PUBLIC)
+        let keys: Option<PublicKeys> = pem::blocks(text, PUBLIC)
             .iter()
             .map(|der| der.strip_prefix(&SPKI).and_then(PublicKey::from_bytes))
             .collect();
@@ -257,7 +256,7 @@ fn signed_bytes(statement: &str) -> Vec<u8> {
 /// The text of a new key's file, which only its owner may read. Two that start at once agree on the first.
 fn create(path: &Path) -> Result<String, KeyError> {
     let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| KeyError::Randomness)?;
-    let text = pem(PRIVATE, document.as_ref());
+    let text = pem::encode(pem::PRIVATE, document.as_ref());
     let failed = |doing| {
         move |source| KeyError::Io {
             doing,
@@ -284,31 +283,6 @@ fn create(path: &Path) -> Result<String, KeyError> {
         }
         Err(error) => Err(failed("create")(error)),
     }
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    let encoded = STANDARD.encode(der);
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for line in encoded.as_bytes().chunks(PEM_LINE_BYTES) {
-        text.extend(line.iter().map(|&byte| char::from(byte)));
-        text.push('\n');
-    }
-    text + &format!("-----END {label}-----\n")
-}
-
-fn pem_blocks(text: &str, label: &str) -> Vec<Vec<u8>> {
-    let (begin, end) = (
-        format!("-----BEGIN {label}-----"),
-        format!("-----END {label}-----"),
-    );
-    let blocks = text.split(&begin).skip(1);
-    blocks
-        .filter_map(|block| {
-            let (encoded, _) = block.split_once(&end)?;
-            let encoded: String = encoded.split_whitespace().collect();
-            STANDARD.decode(encoded).ok()
-        })
-        .collect()
 }
 
 #[cfg(test)]

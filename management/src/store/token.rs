@@ -1,4 +1,4 @@
-//! Bearer tokens. Only their SHA-256 is stored.
+//! Bearer tokens, of which only the SHA-256 is stored, and keys of service accounts, of which only the public half is.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +9,8 @@ use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
 use super::{Store, StoreError, Tokens, Tx, execute, fetch};
+use crate::account_key::PublicKey;
+use crate::token::CredentialKind;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TokenRow {
@@ -18,11 +20,13 @@ pub(crate) struct TokenRow {
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) revoked_at: Option<DateTime<Utc>>,
-    /// The token that asked for it.
+    /// The token or key that asked for it.
     pub(crate) issued_by: Option<Uuid>,
+    /// Of a key.
+    pub(crate) public_key: Option<PublicKey>,
 }
 
-/// Whose token it is that somebody has in hand.
+/// Whose token or key it is that somebody has in hand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
     pub(crate) token: Uuid,
@@ -49,6 +53,7 @@ impl Store {
                 Tokens::CreatedAt,
                 Tokens::ExpiresAt,
                 Tokens::IssuedBy,
+                Tokens::PublicKey,
             ])
             .values_panic([
                 token.id.into(),
@@ -59,6 +64,7 @@ impl Store {
                 token.created_at.into(),
                 token.expires_at.into(),
                 token.issued_by.into(),
+                token.public_key.map(|key| key.bytes().to_vec()).into(),
             ])
             .to_owned();
         execute(tx, "store a token", &statement).await?;
@@ -97,13 +103,14 @@ impl Store {
         &self,
         tx: &mut Tx,
         user_uid: Uuid,
+        kind: CredentialKind,
         id: Uuid,
         revoked_at: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
         let tokens = self.tokens_of(tx, user_uid).await?;
         if !tokens
             .iter()
-            .any(|token| token.id == id && token.revoked_at.is_none())
+            .any(|token| token.id == id && token.kind() == kind && token.revoked_at.is_none())
         {
             return Ok(false);
         }
@@ -147,7 +154,7 @@ impl Store {
 /// Knows whose token it is, and makes the transaction that user's.
 pub(super) const ACT_BY_TOKEN: &str = "act_by_token";
 
-const COLUMNS: [Tokens; 7] = [
+const COLUMNS: [Tokens; 8] = [
     Tokens::Id,
     Tokens::UserUid,
     Tokens::Description,
@@ -155,6 +162,7 @@ const COLUMNS: [Tokens; 7] = [
     Tokens::ExpiresAt,
     Tokens::RevokedAt,
     Tokens::IssuedBy,
+    Tokens::PublicKey,
 ];
 
 pub(super) fn holder(row: &PgRow) -> Result<Holder, StoreError> {
@@ -191,6 +199,9 @@ fn token(row: &PgRow) -> Result<TokenRow, StoreError> {
             expires_at: row.try_get("expires_at")?,
             revoked_at: row.try_get("revoked_at")?,
             issued_by: row.try_get("issued_by")?,
+            public_key: row
+                .try_get::<Option<&[u8]>, _>("public_key")?
+                .and_then(PublicKey::from_bytes),
         })
     };
     read().map_err(|source| StoreError::Query {

@@ -315,6 +315,8 @@ async fn what_is_answered_is_what_the_document_says() {
         "listTokensUser",
         "issueTokenUser",
         "listTokensTenantServiceAccount",
+        "listKeysTenantServiceAccount",
+        "issueKeyTenantServiceAccount",
         "accessTenant",
         "transferTenant",
         "testAccess",
@@ -366,6 +368,8 @@ async fn a_write_that_succeeds_is_recorded_as_the_document_says() {
         .as_str()
         .unwrap()
         .to_owned();
+    let keys = format!("{ACME}/tenants/payments/serviceaccounts/ci/keys");
+    let key = admin.post(&keys, json!({})).await.json()["id"].clone();
     let revision = admin.post("changes", tenant("back", "then")).await.json()["revision"].clone();
     admin.post("changes?overwrite=true", tenant("back", "now")).await;
     let of = |leaf: &str, suffix: &str| format!("{ACME}/tenants/{leaf}{suffix}");
@@ -453,6 +457,20 @@ async fn a_write_that_succeeds_is_recorded_as_the_document_says() {
             admin,
             Method::DELETE,
             format!("{tokens}/{token}"),
+            nothing.clone(),
+        ),
+        (
+            "issueKeyTenantServiceAccount",
+            admin,
+            Method::POST,
+            keys.clone(),
+            nothing.clone(),
+        ),
+        (
+            "revokeKeyTenantServiceAccount",
+            admin,
+            Method::DELETE,
+            format!("{keys}/{}", key.as_str().unwrap()),
             nothing.clone(),
         ),
         (

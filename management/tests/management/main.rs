@@ -15,6 +15,7 @@ mod explain;
 mod feed;
 mod iam;
 mod idempotency;
+mod keys;
 mod kinds;
 mod managed;
 mod matrix;
