@@ -20,7 +20,7 @@ use crate::output::parse_duration;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Serve {
-    Management(ManagementArgs),
+    Management(Box<ManagementArgs>),
     Central(CentralArgs),
     Edge(EdgeArgs),
     Proxy(ProxyArgs),
@@ -60,6 +60,12 @@ pub(crate) struct ManagementArgs {
     /// Serves the web admin from this folder, as `npm run build` in web/ leaves it in web/dist.
     #[arg(long, env = "TOMBOLO_WEB_DIR", value_name = "DIR")]
     web_dir: Option<PathBuf>,
+    /// Seals a credential of an administrator in this file, for the day on which nobody can log in.
+    ///
+    /// It is made when the file is missing, ends after 90 days, and ends the one that was sealed before. Each use is
+    /// recorded. An empty file says that people keep it elsewhere.
+    #[arg(long, env = "TOMBOLO_BREAK_GLASS", value_name = "FILE")]
+    break_glass: Option<PathBuf>,
     /// A file of YAML whose keys are these flags; the environment comes before it, and flags before both.
     #[arg(long, env = "TOMBOLO_CONFIG")]
     config: Option<PathBuf>,
@@ -261,7 +267,7 @@ pub(crate) async fn run(serve: Serve) -> anyhow::Result<()> {
     telemetry::init(log.log_format, &log.log)?;
     let shutdown = Shutdown::from_signals().context("listen for signals")?;
     match serve {
-        Serve::Management(args) => Ok(tombolo_management::run(args.try_into()?, shutdown).await?),
+        Serve::Management(args) => Ok(tombolo_management::run((*args).try_into()?, shutdown).await?),
         Serve::Edge(args) => Ok(tombolo_local_cp::run(args.into(), shutdown).await?),
         Serve::Central(args) => Ok(tombolo_global_cp::run(args.into(), shutdown).await?),
         Serve::Proxy(args) => {
@@ -298,6 +304,7 @@ impl TryFrom<ManagementArgs> for tombolo_management::Config {
             audit: args.audit.try_into()?,
             requests_max: args.requests_max,
             web_dir: args.web_dir,
+            break_glass: args.break_glass,
         })
     }
 }

@@ -110,6 +110,10 @@ pub enum Verb {
     ApprovePlan,
     RejectPlan,
     Transfer,
+    /// The break-glass credential was made.
+    SealBreakGlass,
+    /// A request was made with the break-glass credential, whatever became of it.
+    BreakGlass,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -267,6 +271,8 @@ impl fmt::Display for Verb {
             Verb::ApprovePlan => "approve-plan",
             Verb::RejectPlan => "reject-plan",
             Verb::Transfer => "transfer",
+            Verb::SealBreakGlass => "seal-break-glass",
+            Verb::BreakGlass => "break-glass",
         })
     }
 }

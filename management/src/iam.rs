@@ -45,6 +45,11 @@ pub enum Principal {
         name: Fqn,
         uid: Uuid,
     },
+    /// Whoever has the sealed credential.
+    BreakGlass {
+        organization: Fqn,
+        uid: Uuid,
+    },
 }
 
 /// Who calls, from where, and when: what a condition may look at.
@@ -67,10 +72,13 @@ pub enum Decision {
 pub enum Because {
     /// It is management itself.
     System,
+    BreakGlass,
     /// Everybody keeps its own tokens and keys.
     OwnTokens,
     /// It owns the node, or one above it.
-    Owner { node: Fqn },
+    Owner {
+        node: Fqn,
+    },
     Binding {
         binding: Fqn,
         role: RoleName,
@@ -84,6 +92,8 @@ pub enum Because {
 pub enum Lack {
     /// Of that name there is another one now, or none.
     Gone { principal: Fqn },
+    /// The sealed credential is for that organization.
+    Elsewhere { organization: Fqn },
     Role {
         principal: Fqn,
         action: Action,
@@ -214,6 +224,9 @@ pub fn decide(asker: &Asker<'_>, action: Action, node: &Fqn, bindings: &Bindings
 pub(crate) fn may(asker: &Asker<'_>, action: Action, node: &Fqn, bindings: &Bindings) -> Option<Because> {
     let (name, uid) = match asker.principal {
         Principal::System => return Some(Because::System),
+        Principal::BreakGlass { organization, .. } => {
+            return node.is_within(organization).then_some(Because::BreakGlass);
+        }
         Principal::User { name, uid } | Principal::ServiceAccount { name, uid } => (name, *uid),
     };
     // By uid: whoever has the name now may be somebody else.
@@ -259,8 +272,14 @@ fn asked(action: Action, node: &Fqn) -> (Action, Fqn) {
 }
 
 fn lack(asker: &Asker<'_>, action: Action, node: &Fqn, bindings: &Bindings) -> Lack {
-    let (Principal::User { name, uid } | Principal::ServiceAccount { name, uid }) = asker.principal else {
-        unreachable!("invariant: management itself lacks nothing");
+    let (name, uid) = match asker.principal {
+        Principal::User { name, uid } | Principal::ServiceAccount { name, uid } => (name, uid),
+        Principal::BreakGlass { organization, .. } => {
+            return Lack::Elsewhere {
+                organization: organization.clone(),
+            };
+        }
+        Principal::System => unreachable!("invariant: management itself lacks nothing"),
     };
     if bindings.uid(name) != Some(*uid) {
         return Lack::Gone {
@@ -334,10 +353,10 @@ impl Principal {
         }
     }
 
-    /// `None` for management itself.
+    /// `None` for who is not in the tree.
     pub fn name(&self) -> Option<&Fqn> {
         match self {
-            Principal::System => None,
+            Principal::System | Principal::BreakGlass { .. } => None,
             Principal::User { name, .. } | Principal::ServiceAccount { name, .. } => Some(name),
         }
     }
@@ -346,7 +365,9 @@ impl Principal {
     pub fn uid(&self) -> Option<Uuid> {
         match self {
             Principal::System => None,
-            Principal::User { uid, .. } | Principal::ServiceAccount { uid, .. } => Some(*uid),
+            Principal::User { uid, .. }
+            | Principal::ServiceAccount { uid, .. }
+            | Principal::BreakGlass { uid, .. } => Some(*uid),
         }
     }
 }
@@ -359,9 +380,12 @@ impl Decision {
 
 impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.name() {
-            None => f.write_str("system"),
-            Some(name) => fmt::Display::fmt(name, f),
+        match self {
+            Principal::System => f.write_str("system"),
+            Principal::BreakGlass { .. } => f.write_str("break-glass"),
+            Principal::User { name, .. } | Principal::ServiceAccount { name, .. } => {
+                fmt::Display::fmt(name, f)
+            }
         }
     }
 }
@@ -370,6 +394,7 @@ impl fmt::Display for Because {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Because::System => f.write_str("it is management itself"),
+            Because::BreakGlass => f.write_str("it is the break-glass credential"),
             Because::OwnTokens => f.write_str("everybody keeps its own tokens"),
             Because::Owner { node } => write!(f, "it owns {node}"),
             Because::Binding {
@@ -387,6 +412,9 @@ impl fmt::Display for Lack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (principal, action, node, role, ask, unmet) = match self {
             Lack::Gone { principal } => return write!(f, "{principal} does not exist any more"),
+            Lack::Elsewhere { organization } => {
+                return write!(f, "the break-glass credential is for {organization} alone");
+            }
             Lack::Role {
                 principal,
                 action,

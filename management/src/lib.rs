@@ -5,6 +5,7 @@ pub mod account_key;
 mod api;
 mod approval;
 pub mod audit;
+mod break_glass;
 mod change;
 mod change_plan;
 pub mod delivery;
@@ -38,6 +39,7 @@ mod unenforced;
 mod wish;
 mod writer;
 
+pub use break_glass::BreakGlassError;
 pub use outbound::OutboundError;
 pub use server::{AuditConfig, Config, ManagementError, Running, run, start};
 pub use site::SiteError;

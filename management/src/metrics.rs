@@ -10,6 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use tombolo_runtime::admin::Metrics;
 
+use crate::break_glass::BreakGlassMetrics;
+
 /// Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiMetrics {
@@ -17,6 +19,7 @@ pub(crate) struct ApiMetrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Histogram,
     in_flight: Gauge,
+    break_glass: BreakGlassMetrics,
     pub(crate) revision: Gauge,
 }
 
@@ -43,6 +46,7 @@ impl ApiMetrics {
             // From half a millisecond to about two seconds.
             seconds: Histogram::new(exponential_buckets(0.0005, 2.0, 13)),
             in_flight: Gauge::default(),
+            break_glass: BreakGlassMetrics::default(),
             revision: Gauge::default(),
         };
         registry.register(|registry| {
@@ -74,7 +78,12 @@ impl ApiMetrics {
                 denials_dropped,
             );
         });
+        metrics.break_glass.register(registry);
         metrics
+    }
+
+    pub(crate) fn break_glass(&self) -> &BreakGlassMetrics {
+        &self.break_glass
     }
 
     pub(crate) fn registry(&self) -> &Metrics {

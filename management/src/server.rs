@@ -21,6 +21,7 @@ use tombolo_runtime::tls::{Identity, TlsError};
 
 use crate::api::{self, App};
 use crate::audit::{KeyError, SigningKey};
+use crate::break_glass::{self, BreakGlassError};
 use crate::change::{Change, ChangeVerb};
 use crate::delivery::{Courier, Couriers, Target};
 use crate::denial::Denials;
@@ -61,6 +62,8 @@ pub struct Config {
     pub requests_max: NonZeroU32,
     /// The files of the web admin, as its build leaves them; none by default.
     pub web_dir: Option<PathBuf>,
+    /// The file of the break-glass credential, which is made when it is missing; none by default.
+    pub break_glass: Option<PathBuf>,
 }
 
 /// How the audit record is kept.
@@ -106,6 +109,8 @@ pub enum ManagementError {
     AuditKey(#[from] KeyError),
     #[error("cannot send audit checkpoints out")]
     AuditTarget(#[from] OutboundError),
+    #[error(transparent)]
+    BreakGlass(#[from] BreakGlassError),
     #[error("the system gives no randomness for a token")]
     Randomness(#[source] getrandom::Error),
     #[error(transparent)]
@@ -174,6 +179,10 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
         println!("bootstrap administrator token: {}", token.reveal());
     }
     let snapshot = Box::pin(load(&store)).await.map_err(load_error)?;
+    let sealed_until = match &config.break_glass {
+        Some(path) => Box::pin(break_glass::seal(&store, &organization, &id.to_string(), path)).await?,
+        None => None,
+    };
     let key_file = config.audit.key.clone();
     let key_file = key_file.unwrap_or_else(|| config.data_dir.join("audit-key.pem"));
     let key = Arc::new(SigningKey::open_or_create(&key_file)?);
@@ -197,6 +206,7 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
     let (denials, denial_writer) = Denials::new(store.clone());
     let feed = Feed::open(store.clone(), writes.clone(), identity).await?;
     let metrics = ApiMetrics::register(&Metrics::default(), denials.dropped(), behind);
+    metrics.break_glass().set_expiry(sealed_until);
     keeper.metrics().register(metrics.registry());
     let couriers = Couriers::default();
     for target in config.audit.targets {

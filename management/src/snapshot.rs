@@ -15,6 +15,7 @@ use tombolo_proto::resource::Set;
 use tombolo_proto::session::Publication;
 use uuid::Uuid;
 
+use crate::break_glass;
 use crate::iam::Bindings;
 use crate::managed::Managed;
 use crate::realm::{Holdings, RealmChange, Realms};
@@ -115,7 +116,16 @@ impl Snapshot {
 
     /// What the second wall must know of bindings and owners.
     pub(crate) fn realms(&self) -> Realms {
-        Realms::of(&self.bindings, &self.owned)
+        let mut realms = Realms::of(&self.bindings, &self.owned);
+        if let Some(organization) = self.organization() {
+            realms.open_everything(break_glass::uid(&organization));
+        }
+        realms
+    }
+
+    /// `None` before it exists.
+    pub(crate) fn organization(&self) -> Option<Fqn> {
+        self.tree.keys().next().map(Fqn::organization)
     }
 
     /// What the second wall must be told when this becomes `next`.

@@ -372,7 +372,9 @@ impl StoreError {
 fn acting_as(principal: &Principal) -> String {
     match principal {
         Principal::System => format!("SET LOCAL ROLE {}", role::SYSTEM),
-        Principal::User { uid, .. } | Principal::ServiceAccount { uid, .. } => {
+        Principal::User { uid, .. }
+        | Principal::ServiceAccount { uid, .. }
+        | Principal::BreakGlass { uid, .. } => {
             format!("SET LOCAL tombolo.principal = '{uid}'")
         }
     }

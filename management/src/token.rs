@@ -14,7 +14,7 @@ use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
 use crate::account_key::PublicKey;
-use crate::audit::{self, Chain, Record, Verb, seal};
+use crate::audit::{self, Record, Verb};
 use crate::change::{Refusal, authorize_one};
 use crate::iam::{self, Action};
 use crate::reply::Answer;
@@ -328,7 +328,7 @@ fn expiry(
 async fn record(
     store: &Store,
     tx: &mut Tx,
-    mut head: Head,
+    head: Head,
     caller: &Caller,
     verb: Verb,
     user: &Fqn,
@@ -338,10 +338,7 @@ async fn record(
         reason,
         ..caller.record(verb, user.as_str())
     };
-    let (sealed, end) = seal(Chain::Writes, head.audit, record);
-    head.audit = end;
-    store.insert_audit(tx, &[sealed]).await?;
-    store.set_head(tx, &head).await
+    store.append_write(tx, head, record).await
 }
 
 #[cfg(test)]

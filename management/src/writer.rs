@@ -677,21 +677,26 @@ pub(crate) async fn create_organization(
     if !store.create_head(tx).await? {
         return Ok(None);
     }
-    let caller = Caller {
-        principal: Principal::System,
-        source: String::new(),
-        request_id: String::new(),
-        hand: Hand::default(),
-        keyed: None,
-        teams: Vec::new(),
-        time: audit::now(),
-        credential: None,
-    };
+    let caller = Caller::system();
     let prepared = prepare(&Arc::new(Snapshot::empty()), &caller.asker(), changes)?;
     Ok(Some((prepared, caller)))
 }
 
 impl Caller {
+    /// Management itself, now.
+    pub(crate) fn system() -> Caller {
+        Caller {
+            principal: Principal::System,
+            source: String::new(),
+            request_id: String::new(),
+            hand: Hand::default(),
+            keyed: None,
+            teams: Vec::new(),
+            time: audit::now(),
+            credential: None,
+        }
+    }
+
     /// The answer that its request was given before.
     pub(crate) fn open(&self, kept: Option<Kept>) -> Result<Option<Answer>, Refusal> {
         match (&self.keyed, kept) {

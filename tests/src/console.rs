@@ -63,6 +63,7 @@ impl Console {
             audit: AuditConfig::default(),
             requests_max: NonZeroU32::MAX,
             web_dir,
+            break_glass: None,
         };
         let running = start(config).await.expect("management does not start");
         Console { running, dir }

@@ -17,15 +17,14 @@ use super::plans::Taking;
 use super::resources::page_size;
 use super::{App, Params, plans};
 use crate::approval::{Leave, Required, required, required_of};
-use crate::audit::{self, Chain, Record, Verb, seal};
+use crate::audit::{self, Record, Verb};
 use crate::change::{Prepared, Refusal, Step};
 use crate::change_plan::PlanId;
 use crate::iam::{Action, Principal, holds};
 use crate::problem::Problem;
 use crate::reply::Answer;
-use crate::store::organization::Head;
 use crate::store::plan::{PlanState, StoredPlan, Vote};
-use crate::store::{self, StoreError, Tx};
+use crate::store::{self, StoreError};
 use crate::wish::{Order, Wish};
 use crate::writer::{Caller, Committed, WriteError};
 
@@ -104,7 +103,7 @@ pub(crate) async fn submit(
         after: Some(json!({"documents": submission.documents})),
         ..record(caller, Verb::SubmitPlan, &plan, &plan.description)
     };
-    keep_record(app, &mut tx, head, record).await?;
+    app.store.append_write(&mut tx, head, record).await?;
     for (field, value) in told(&plan) {
         described[field] = value;
     }
@@ -276,7 +275,7 @@ async fn vote(
         return Err(closed(&plan));
     }
     let record = record(caller, verb, &plan, &vote.comment);
-    keep_record(app, &mut tx, head, record).await?;
+    app.store.append_write(&mut tx, head, record).await?;
     if !approves {
         plan.state = PlanState::Rejected;
     }
@@ -491,11 +490,4 @@ fn record(caller: &Caller, verb: Verb, plan: &StoredPlan, comment: &str) -> Reco
         reason: format!("plan {} ({}){comment}", plan.id, plan.plan),
         ..caller.record(verb, plan.node.as_str())
     }
-}
-
-async fn keep_record(app: &App, tx: &mut Tx, mut head: Head, record: Record) -> Result<(), StoreError> {
-    let (sealed, end) = seal(Chain::Writes, head.audit, record);
-    head.audit = end;
-    app.store.insert_audit(tx, &[sealed]).await?;
-    app.store.set_head(tx, &head).await
 }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{App, RequestInfo, verb_of};
 use crate::account_key::assertion::{self, Assertion};
 use crate::audit::{self, Verb};
+use crate::break_glass;
 use crate::iam::{Action, Decision, Principal, decide, may};
 use crate::limit::Limits;
 use crate::managed::Hand;
@@ -28,6 +29,8 @@ pub(crate) struct Bearer {
     /// What a refusal is about.
     verb: Verb,
     name: String,
+    /// `GET /v1/…`, without the query.
+    request: String,
 }
 
 #[derive(Debug)]
@@ -59,6 +62,7 @@ impl FromRequestParts<App> for Bearer {
             hand,
             verb,
             name,
+            request: format!("{} {}", parts.method, parts.uri.path()),
         })
     }
 }
@@ -131,7 +135,7 @@ impl App {
             );
         }
         tracing::Span::current().record("principal", principal.to_string());
-        Ok(Caller {
+        let caller = Caller {
             principal,
             teams: bearer.info.teams.get_or_init(|| teams).clone(),
             source: bearer.info.source,
@@ -143,7 +147,12 @@ impl App {
                 id: holder.token,
                 expires_at,
             }),
-        })
+        };
+        if let Principal::BreakGlass { .. } = caller.principal {
+            let metrics = self.metrics.break_glass();
+            break_glass::used(&self.store, metrics, &caller, &bearer.request, &bearer.name).await?;
+        }
+        Ok(caller)
     }
 
     /// Who has that uid, and its teams. Another replica may have created it a moment ago: that is looked up beside the queue of
@@ -192,7 +201,11 @@ impl App {
 
 impl Snapshot {
     fn known(&self, uid: Uuid) -> Option<(Principal, Vec<String>)> {
-        let principal = self.bindings.principal(uid)?;
+        let Some(principal) = self.bindings.principal(uid) else {
+            let organization = self.organization()?;
+            let sealed = uid == break_glass::uid(&organization);
+            return sealed.then(|| (break_glass::principal(&organization), Vec::new()));
+        };
         let teams = self.bindings.teams_of(principal.name()?);
         let teams = teams.iter().map(Fqn::to_string).collect();
         Some((principal, teams))

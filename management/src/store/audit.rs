@@ -5,8 +5,9 @@ use sea_query::{Expr, ExprTrait, LockType, OnConflict, Query, SelectStatement};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 
+use super::organization::Head;
 use super::{DenialHeads, Store, StoreError, Tx, bounded, commit, execute, fetch};
-use crate::audit::{Chain, ChainHead, Found, Index, Mark, NODE_KEYS, Sealed, key};
+use crate::audit::{Chain, ChainHead, Found, Index, Mark, NODE_KEYS, Record, Sealed, key, seal};
 use crate::iam::Principal;
 
 mod page;
@@ -54,6 +55,18 @@ struct Columns {
 }
 
 impl Store {
+    /// One record of something that changes no resource, behind the head that the transaction holds.
+    pub(crate) async fn append_write(
+        &self,
+        tx: &mut Tx,
+        head: Head,
+        record: Record,
+    ) -> Result<(), StoreError> {
+        let (sealed, audit) = seal(Chain::Writes, head.audit, record);
+        self.insert_audit(tx, &[sealed]).await?;
+        self.set_head(tx, &Head { audit, ..head }).await
+    }
+
     pub(crate) async fn insert_audit(&self, tx: &mut Tx, sealed: &[Sealed]) -> Result<(), StoreError> {
         if sealed.is_empty() {
             return Ok(());

@@ -33,7 +33,7 @@ enum Lack {
 pub(super) fn of(principal: &Principal) -> &'static str {
     match principal {
         Principal::System => SYSTEM,
-        Principal::User { .. } | Principal::ServiceAccount { .. } => APP,
+        Principal::User { .. } | Principal::ServiceAccount { .. } | Principal::BreakGlass { .. } => APP,
     }
 }
 

@@ -8,6 +8,7 @@ mod audit_streams;
 mod audits;
 mod backup;
 mod bad_input;
+mod break_glass;
 mod central;
 mod concurrency;
 mod contract;

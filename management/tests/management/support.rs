@@ -84,6 +84,7 @@ impl Management {
             audit: AuditConfig::default(),
             requests_max: 100_000.try_into().unwrap(),
             web_dir: None,
+            break_glass: None,
         };
         Management {
             running: None,

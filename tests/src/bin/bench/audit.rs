@@ -79,6 +79,7 @@ impl World {
             audit: AuditConfig::default(),
             requests_max: NonZeroU32::MAX,
             web_dir: None,
+            break_glass: None,
         };
         let running = start(config.clone()).await?;
         let admin = running

@@ -287,6 +287,7 @@ impl Management {
             audit: AuditConfig::default(),
             requests_max: NonZeroU32::MAX,
             web_dir: None,
+            break_glass: None,
         };
         let running = start(config.clone()).await?;
         let token = running
