@@ -119,12 +119,7 @@ pub const TABLE: &[Row] = &[
         Concern::Function,
         "no gateway counts requests yet, so none is too many",
     ),
-    nowhere(
-        Kind::Gateway,
-        "redirect",
-        Concern::Function,
-        "no gateway redirects yet; requests for these hosts are answered with 503",
-    ),
+    by(Kind::Gateway, "redirect", Plane::Proxy),
     by(Kind::ServiceRoute, "service", Plane::Proxy),
     by(Kind::ServiceRoute, "subsets", Plane::Proxy),
     nowhere(
@@ -141,12 +136,7 @@ pub const TABLE: &[Row] = &[
     by(Kind::Api, "workload", Plane::Edge),
     by(Kind::Api, "port", Plane::Proxy),
     by(Kind::Api, "backendRefs", Plane::Proxy),
-    nowhere(
-        Kind::Api,
-        "openapi",
-        Concern::Function,
-        "no gateway tells requests apart by their method yet; requests for its hosts are answered with 503",
-    ),
+    by(Kind::Api, "openapi", Plane::Proxy),
     nowhere(
         Kind::Api,
         "validateRequests",

@@ -253,27 +253,32 @@ pub enum BadWeights {
     Missing(usize),
 }
 
-impl<B: Weighted> HttpRule<B> {
-    /// The percentage of each backend. A single backend needs none; of several, each needs one and they add up to
-    /// 100: stricter than the Gateway API's free proportions, because a slip of a digit there moves real traffic.
-    pub fn shares(&self) -> Result<Vec<u32>, BadWeights> {
-        match self.backend_refs.as_slice() {
-            [] => Err(BadWeights::NoBackend),
-            [only] if only.weight().is_none() => Ok(vec![100]),
-            many => {
-                let weights: Vec<u32> = many
-                    .iter()
-                    .enumerate()
-                    .map(|(at, backend)| backend.weight().ok_or(BadWeights::Missing(at)))
-                    .collect::<Result<_, _>>()?;
-                let sum = weights.iter().map(|weight| u64::from(*weight)).sum();
-                if sum == 100 {
-                    Ok(weights)
-                } else {
-                    Err(BadWeights::Sum(sum))
-                }
+/// The percentage of each backend. A single backend needs none; of several, each needs one and they add up to 100:
+/// stricter than the Gateway API's free proportions, because a slip of a digit there moves real traffic.
+pub fn shares<B: Weighted>(backends: &[B]) -> Result<Vec<u32>, BadWeights> {
+    match backends {
+        [] => Err(BadWeights::NoBackend),
+        [only] if only.weight().is_none() => Ok(vec![100]),
+        many => {
+            let weights: Vec<u32> = many
+                .iter()
+                .enumerate()
+                .map(|(at, backend)| backend.weight().ok_or(BadWeights::Missing(at)))
+                .collect::<Result<_, _>>()?;
+            let sum = weights.iter().map(|weight| u64::from(*weight)).sum();
+            if sum == 100 {
+                Ok(weights)
+            } else {
+                Err(BadWeights::Sum(sum))
             }
         }
+    }
+}
+
+impl<B: Weighted> HttpRule<B> {
+    /// As [`shares`].
+    pub fn shares(&self) -> Result<Vec<u32>, BadWeights> {
+        shares(&self.backend_refs)
     }
 }
 

@@ -40,15 +40,16 @@ pub(crate) use self::binding::CONDITION_BYTES_MAX;
 pub use self::binding::{BadBinding, Binding, BuiltinRole, Condition, RoleName};
 pub use self::cluster::Cluster;
 pub use self::external_service::{BadExternalService, ExternalProtocol, ExternalService};
+pub(crate) use self::gateway::hosts_field;
 pub use self::gateway::{BadGateway, Connections, Egress, Gateway, GatewayMode, Ingress, Passthrough};
 pub use self::group::Group;
 pub use self::host_policy::{
-    AccessRule, AddressBlock, Authorization, BadAddressBlock, Cors, HostPolicy, Jwt, JwtIssuer, Method,
-    RateLimit, RateLimitKey, Redirect, Scheme,
+    AccessRule, AddressBlock, Authorization, BadAddressBlock, Cors, HostPolicy, HostRedirect, Jwt, JwtIssuer,
+    RateLimit, RateLimitKey,
 };
 pub use self::invariant::{Invariant, NoFailover, OnlyServedBy, Place};
 pub use self::network_reachability::NetworkReachability;
-pub use self::openapi::{BadOpenApi, OpenApi, PathTemplate, Server};
+pub use self::openapi::{BadOpenApi, OpenApi, PathTemplate};
 pub use self::organization::{BadPercent, Failover, Organization, Percent};
 pub use self::quota::Quota;
 pub use self::role::{Action, BadAction, Role, RoleRule, Scope};

@@ -194,6 +194,19 @@ pub enum GatewayAction {
     Refuse(String),
 }
 
+impl GatewayRule {
+    pub(crate) fn new(matches: Vec<HttpMatch>, action: GatewayAction) -> GatewayRule {
+        GatewayRule {
+            matches,
+            action,
+            edits: Edits::default(),
+            timeout: None,
+            retry: None,
+            conduct: Conduct::default(),
+        }
+    }
+}
+
 impl SliceItem {
     /// Equal with all origins, which are on the wire as well.
     pub fn is_identical(&self, other: &SliceItem) -> bool {

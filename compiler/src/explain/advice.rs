@@ -9,7 +9,7 @@ use super::part::Asked;
 use super::{Entry, Outcome, Place, Stage, Trace};
 use crate::finding::{Code, Finding, Traced};
 use crate::lower::named_service;
-use crate::name::{ClusterName, Fqn, Hostname, Label, ServiceId, WorkloadId};
+use crate::name::{ClusterName, Fqn, Hostname, Kind, Label, ServiceId, WorkloadId};
 use crate::resolve::{ResolvedWorkspace, listed};
 use crate::routes::{RoutedGateway, RoutedGatewayMode};
 
@@ -212,7 +212,12 @@ impl Asked<'_> {
         } else if self.request.port().is_some_and(|asked| asked != *port) {
             format!("gateway {name} serves host {host} on port {port} of this workload")
         } else {
-            format!("gateway {name} has host {host}; give it a rule that matches the request")
+            match name.kind() {
+                Kind::Api => format!(
+                    "API {name} has host {host}; its document describes no such operation, so add it, or correct the request"
+                ),
+                _ => format!("gateway {name} has host {host}; give it a rule that matches the request"),
+            }
         };
         Advice::about(told, [name])
     }

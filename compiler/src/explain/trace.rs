@@ -6,6 +6,7 @@ use super::walk::{Walk, arrival, walk};
 use super::{Destination, Entry, Host, Hosts, Location, Outcome, Stage, Step, Trace, Tried};
 use crate::finding::{Origin, Traced};
 use crate::http::HttpMatch;
+use crate::intent::hosts_field;
 use crate::lower::{EAST_WEST, OUTBOUND, lower, named_service};
 use crate::name::{ClusterName, Fqn, Label, ServiceId, WorkloadId};
 use crate::proxy::{ProxyConfig, ProxyNode, Route, RouteAction};
@@ -109,7 +110,7 @@ impl<'a> Tracer<'a> {
             let domains = listed(&host.value.domains);
             let told = format!("host {} is one of {domains}", self.request.host());
             let origin = gateway.origin.clone().map(|origin| Origin {
-                field: "spec.hosts".to_owned(),
+                field: hosts_field(origin.resource.kind()).to_owned(),
                 ..origin
             });
             self.step(Stage::Host, told, origin);

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 
-use super::host_policy::{Authorization, Cors, HostPolicy, Jwt, RateLimit, Redirect};
+use super::host_policy::{Authorization, Cors, HostPolicy, HostRedirect, Jwt, RateLimit};
 use crate::http::{HttpRule, ServiceBackend};
-use crate::name::{Hostname, WorkloadId};
+use crate::name::{Hostname, Kind, WorkloadId};
 
 /// What a gateway workload does, in every cluster that has a workload of that name. One resource is one listener for
 /// some hosts; a workload, and a port for HTTP, may have many.
@@ -91,7 +91,7 @@ struct GatewayDocument {
     cors: Option<Cors>,
     rate_limit: Option<RateLimit>,
     /// Instead of rules.
-    redirect: Option<Redirect>,
+    redirect: Option<HostRedirect>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
@@ -119,6 +119,14 @@ pub enum BadGateway {
     Missing { what: &'static str, field: &'static str },
     #[error("{what} takes no {field}")]
     NotHere { what: &'static str, field: &'static str },
+}
+
+/// Where the hosts of a gateway or of an API stand.
+pub(crate) fn hosts_field(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Api => "spec.openapi.servers",
+        _ => "spec.hosts",
+    }
 }
 
 impl GatewayMode {

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::http::{HeaderName, PlainPath, Span, StatusCode};
-use crate::name::Hostname;
+use crate::http::{
+    ExactHostname, HeaderName, Method, PlainPath, RedirectScheme, RedirectStatus, RedirectTo, Span,
+};
 use crate::url::HttpsUrl;
 
 /// All of it is optional, and each part stands by itself.
@@ -17,7 +18,7 @@ pub struct HostPolicy {
     pub authorization: Option<Authorization>,
     pub cors: Option<Cors>,
     pub rate_limit: Option<RateLimit>,
-    pub redirect: Option<Redirect>,
+    pub redirect: Option<HostRedirect>,
 }
 
 /// Every request carries a valid bearer token of one of these issuers.
@@ -105,32 +106,25 @@ pub enum RateLimitKey {
 /// Where every request for the host is sent instead, with its path and query. What is left out stays as it was.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Redirect {
-    pub scheme: Option<Scheme>,
-    pub hostname: Option<Hostname>,
+pub struct HostRedirect {
+    pub scheme: Option<RedirectScheme>,
+    pub hostname: Option<ExactHostname>,
     pub port: Option<std::num::NonZeroU16>,
     /// 302 when left out.
-    pub status_code: Option<StatusCode>,
+    #[serde(default)]
+    pub status_code: RedirectStatus,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Scheme {
-    Http,
-    Https,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Method {
-    Get,
-    Head,
-    Post,
-    Put,
-    Patch,
-    Delete,
-    Options,
-    Trace,
+impl HostRedirect {
+    pub fn to(&self) -> RedirectTo {
+        RedirectTo {
+            scheme: self.scheme,
+            host: self.hostname.clone(),
+            port: self.port,
+            path: None,
+            status: self.status_code,
+        }
+    }
 }
 
 /// `10.0.0.0/8`, or one address.

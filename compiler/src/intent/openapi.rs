@@ -6,30 +6,27 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::Method;
-use crate::http::Path;
+use crate::http::{BadPattern, Method, Path, PathMatch};
 use crate::name::Hostname;
 
 /// What an OpenAPI document (3.0 or 3.1) says about routes.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Value")]
 pub struct OpenApi {
-    pub servers: BTreeSet<Server>,
-    /// By path, in the words of the document: `/items/{id}`.
+    /// Of its servers.
+    pub hosts: BTreeSet<Hostname>,
+    /// The methods of each path.
     pub paths: BTreeMap<PathTemplate, BTreeSet<Method>>,
-}
-
-/// One place where the interface is offered.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Server {
-    pub host: Hostname,
-    /// Before every path; empty or without a slash at its end.
-    pub base: String,
 }
 
 /// A path whose segments may be parameters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PathTemplate(String);
+pub struct PathTemplate {
+    /// In the words of the document: `/items/{id}`.
+    written: String,
+    /// With the base path of the servers.
+    matches: PathMatch,
+}
 
 /// Why a document is not an OpenAPI document that can be served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,22 +51,42 @@ const METHODS: [(&str, Method); 8] = [
     ("trace", Method::Trace),
 ];
 
+/// One place where the interface is offered.
+struct Server {
+    host: Hostname,
+    /// Before every path; empty or without a slash at its end.
+    base: String,
+}
+
 impl PathTemplate {
-    /// The path below a server; `None` when it has parameters.
-    pub fn literal(&self, server: &Server) -> Option<Path> {
-        if self.0.contains('{') {
-            return None;
-        }
-        Path::try_from(format!("{}{}", server.base, self.0)).ok()
+    fn new(written: &str, base: &str) -> Result<PathTemplate, String> {
+        let path = format!("{base}{written}");
+        let matches = match path.contains('{') {
+            false => Path::try_from(path)
+                .map(PathMatch::Exact)
+                .map_err(|error| error.to_string())?,
+            true => pattern(&path)
+                .try_into()
+                .map(PathMatch::RegularExpression)
+                .map_err(|error: BadPattern| error.to_string())?,
+        };
+        Ok(PathTemplate {
+            written: written.to_owned(),
+            matches,
+        })
     }
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.written
+    }
+
+    pub fn matches(&self) -> &PathMatch {
+        &self.matches
     }
 
     /// The same for two templates that match the same paths.
     fn shape(&self) -> String {
-        let segments = self.0.split('/').map(|segment| match parameter(segment) {
+        let segments = self.written.split('/').map(|segment| match parameter(segment) {
             Some(_) => "{}",
             None => segment,
         });
@@ -77,7 +94,7 @@ impl PathTemplate {
     }
 
     fn parameters(&self) -> impl Iterator<Item = &str> {
-        self.0.split('/').filter_map(parameter)
+        self.written.split('/').filter_map(parameter)
     }
 }
 
@@ -88,9 +105,10 @@ impl TryFrom<Value> for OpenApi {
         let root = object(&document, "")?;
         check_head(root)?;
         check_references(&document, &document, "")?;
+        let (hosts, base) = servers(root)?;
         Ok(OpenApi {
-            servers: servers(root)?,
-            paths: paths(&document, root)?,
+            hosts,
+            paths: paths(&document, root, &base)?,
         })
     }
 }
@@ -112,22 +130,30 @@ fn check_head(root: &Map<String, Value>) -> Result<(), BadOpenApi> {
     Ok(())
 }
 
-fn servers(root: &Map<String, Value>) -> Result<BTreeSet<Server>, BadOpenApi> {
+/// The hosts, and the base path that all of them have.
+fn servers(root: &Map<String, Value>) -> Result<(BTreeSet<Hostname>, String), BadOpenApi> {
     let given = root.get("servers").and_then(Value::as_array);
     let given = given.filter(|given| !given.is_empty());
     let given =
         given.ok_or_else(|| bad("/servers", "name at least one server: its host is what is served"))?;
-    let each = given.iter().enumerate().map(|(at, server)| {
+    let mut hosts = BTreeSet::new();
+    let mut base: Option<String> = None;
+    for (at, server) in given.iter().enumerate() {
         let at = format!("/servers/{at}/url");
         let url = server.get("url").and_then(Value::as_str).unwrap_or_default();
-        self::server(url).ok_or_else(|| {
+        let server = self::server(url).ok_or_else(|| {
             bad(
                 &at,
                 format!("{url:?} is not http:// or https:// with a host, without variables, query and user"),
             )
-        })
-    });
-    each.collect()
+        })?;
+        if *base.get_or_insert_with(|| server.base.clone()) != server.base {
+            let reason = "has another base path than the first server; write an API for each base path";
+            return Err(bad(&at, reason));
+        }
+        hosts.insert(server.host);
+    }
+    Ok((hosts, base.unwrap_or_default()))
 }
 
 fn server(url: &str) -> Option<Server> {
@@ -153,6 +179,7 @@ fn server(url: &str) -> Option<Server> {
 fn paths(
     document: &Value,
     root: &Map<String, Value>,
+    base: &str,
 ) -> Result<BTreeMap<PathTemplate, BTreeSet<Method>>, BadOpenApi> {
     let given = object(root.get("paths").unwrap_or(&Value::Null), "/paths")?;
     let mut shapes = BTreeMap::new();
@@ -160,7 +187,7 @@ fn paths(
     let mut paths = BTreeMap::new();
     for (path, item) in given.iter().filter(|(path, _)| !path.starts_with("x-")) {
         let at = format!("/paths/{}", escape(path));
-        let template = template(path, &at)?;
+        let template = template(path, base, &at)?;
         if let Some(other) = shapes.insert(template.shape(), path.clone()) {
             return Err(bad(&at, format!("matches the same requests as {other}")));
         }
@@ -173,15 +200,22 @@ fn paths(
     Ok(paths)
 }
 
-fn template(path: &str, at: &str) -> Result<PathTemplate, BadOpenApi> {
+fn template(path: &str, base: &str, at: &str) -> Result<PathTemplate, BadOpenApi> {
     let sound = |segment: &str| parameter(segment).is_some() || !segment.contains(['{', '}']);
     if !path.split('/').all(sound) {
         return Err(bad(at, "a parameter takes a whole segment, such as /items/{id}"));
     }
-    match Path::try_from(path.replace(['{', '}'], "")) {
-        Ok(_) => Ok(PathTemplate(path.to_owned())),
-        Err(error) => Err(bad(at, error.to_string())),
-    }
+    Path::try_from(path.replace(['{', '}'], "")).map_err(|error| bad(at, error.to_string()))?;
+    PathTemplate::new(path, base).map_err(|reason| bad(at, reason))
+}
+
+/// A parameter is one segment that is not empty.
+fn pattern(template: &str) -> String {
+    let segments = template.split('/').map(|segment| match parameter(segment) {
+        Some(_) => "[^/]+".to_owned(),
+        None => regex_syntax::escape(segment),
+    });
+    segments.collect::<Vec<_>>().join("/")
 }
 
 fn operations(
@@ -302,7 +336,7 @@ mod tests {
         json!({
             "openapi": "3.1.0",
             "info": {"title": "shop", "version": "1"},
-            "servers": [{"url": "https://API.example.com:8443/v1/"}, {"url": "http://api.example.org"}],
+            "servers": [{"url": "https://API.example.com:8443/v1.0/"}, {"url": "http://api.example.org/v1.0"}],
             "paths": paths,
             "components": {"parameters": {"id": {"in": "path", "name": "id"}}},
         })
@@ -316,32 +350,30 @@ mod tests {
             "x-owner": "shop",
         })))
         .unwrap();
-        let servers: Vec<(&str, &str)> = read
-            .servers
-            .iter()
-            .map(|server| (server.host.as_str(), server.base.as_str()))
-            .collect();
-        assert_eq!(servers, [("api.example.com", "/v1"), ("api.example.org", "")]);
-        let paths: Vec<(&str, Vec<Method>, Option<Path>)> = read
+        let hosts: Vec<&str> = read.hosts.iter().map(Hostname::as_str).collect();
+        assert_eq!(hosts, ["api.example.com", "api.example.org"]);
+        let paths: Vec<(&str, Vec<Method>, &PathMatch)> = read
             .paths
             .iter()
-            .map(|(path, methods)| {
-                let server = read.servers.first().unwrap();
-                (
-                    path.as_str(),
-                    methods.iter().copied().collect(),
-                    path.literal(server),
-                )
-            })
+            .map(|(path, methods)| (path.as_str(), methods.iter().copied().collect(), path.matches()))
             .collect();
-        let items = Path::try_from("/v1/items".to_owned()).ok();
+        let items = PathMatch::Exact("/v1.0/items".to_owned().try_into().unwrap());
+        let item = PathMatch::RegularExpression(r"/v1\.0/items/[^/]+".to_owned().try_into().unwrap());
         assert_eq!(
             paths,
             [
-                ("/items", vec![Method::Get, Method::Post], items),
-                ("/items/{id}", vec![Method::Delete], None),
+                ("/items", vec![Method::Get, Method::Post], &items),
+                ("/items/{id}", vec![Method::Delete], &item),
             ]
         );
+        for (path, taken) in [
+            ("/v1.0/items/7", true),
+            ("/v1.0/items/", false),
+            ("/v1.0/items/7/parts", false),
+            ("/v1x0/items/7", false),
+        ] {
+            assert_eq!(item.admits(path), taken, "{path}");
+        }
     }
 
     #[test]
@@ -370,7 +402,18 @@ mod tests {
             (server("https://example.com/{version}"), "without variables"),
             (server("https://example.com:port"), "/servers/0/url"),
             (server("https://user@example.com"), "/servers/0/url"),
+            (
+                with(
+                    "servers",
+                    json!([{"url": "https://a.example.com/v1"}, {"url": "https://b.example.com"}]),
+                ),
+                "/servers/1/url: has another base path than the first server",
+            ),
             (with("paths", json!({})), "/paths: holds no operation"),
+            (
+                path(&format!("/{{id}}/{}", "a".repeat(100))),
+                "is too large for a proxy",
+            ),
             (path("items"), "/paths/items: path \"items\" must start with '/'"),
             (
                 path("/a/x{id}"),

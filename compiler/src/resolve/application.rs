@@ -1,9 +1,10 @@
 //! Applications and their APIs: whose services answer, and the rules that an OpenAPI document becomes.
 
 use super::ResolvedWorkspace;
-use super::gateway::{own_backends, refuse_all};
+use super::gateway::split;
 use super::tree::Tree;
-use crate::finding::{Code, Finding, Traced};
+use crate::finding::{Code, Finding, Origin, Traced};
+use crate::http::HttpMatch;
 use crate::intent::{Api, Application, Spec};
 use crate::name::{Fqn, Kind};
 use crate::routes::GatewayRule;
@@ -39,8 +40,7 @@ pub(super) fn workspace_of(tree: &Tree, api: &Fqn) -> Option<Fqn> {
     }
 }
 
-/// Until a rule can tell methods apart, an operation that became a route would take other methods of its path as
-/// well: so all of them are refused.
+/// One for each path, most specific first; its methods are the matches.
 pub(super) fn rules(
     name: &Fqn,
     api: &Api,
@@ -48,7 +48,7 @@ pub(super) fn rules(
     resolved: &ResolvedWorkspace,
     findings: &mut Vec<Finding>,
 ) -> Vec<Traced<GatewayRule>> {
-    own_backends(
+    let action = split(
         name,
         "spec.backendRefs",
         &api.backend_refs,
@@ -56,11 +56,24 @@ pub(super) fn rules(
         resolved,
         findings,
     );
-    vec![refuse_all(
-        name,
-        "spec.openapi.paths",
-        "the operations of this API are not enforced yet",
-    )]
+    let mut rules: Vec<Traced<GatewayRule>> = api
+        .openapi
+        .paths
+        .iter()
+        .filter(|(_, methods)| !methods.is_empty())
+        .map(|(template, methods)| {
+            let matches = methods.iter().map(|method| HttpMatch {
+                path: Some(template.matches().clone()),
+                method: Some(*method),
+                ..HttpMatch::default()
+            });
+            let rule = GatewayRule::new(matches.collect(), action.clone());
+            let field = format!("spec.openapi.paths[{}]", template.as_str());
+            Traced::new(rule, Origin::new(name.clone(), field))
+        })
+        .collect();
+    rules.sort_by_cached_key(|rule| rule.value.matches[0].precedence());
+    rules
 }
 
 fn is_sound(tree: &Tree, name: &Fqn, application: &Application) -> bool {

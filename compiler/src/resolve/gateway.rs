@@ -9,8 +9,8 @@ use super::resolver::{Part, Resolver, Update};
 use super::rules::Mirrored;
 use super::{Resolved, ResolvedWorkspace, application, listed, rules, same_gateway};
 use crate::finding::{Claim, Code, Finding, Origin, Traced};
-use crate::http::{Edits, Effect, HttpRule, ServiceBackend};
-use crate::intent::{Connections, GatewayMode, Ingress, Spec};
+use crate::http::{Edits, Effect, ServiceBackend, shares};
+use crate::intent::{Connections, GatewayMode, Ingress, Spec, hosts_field};
 use crate::name::{Fqn, Hostname, Kind, ServiceId, WorkloadId};
 use crate::routes::{Conduct, GatewayAction, GatewayRule, RoutedGateway, RoutedGatewayMode};
 
@@ -39,8 +39,6 @@ struct Wants<'a> {
     workload: &'a WorkloadId,
     port: Option<(u16, Protocol)>,
     hosts: BTreeSet<Hostname>,
-    /// Where the hosts stand.
-    field: &'static str,
 }
 
 /// Of two that want one port for different things, or one host, the one whose name sorts first holds it. So what one of
@@ -123,13 +121,7 @@ fn wants(spec: Option<&Spec>) -> Option<Wants<'_>> {
         Spec::Api(api) => Wants {
             workload: &api.workload,
             port: Some((api.port.get(), Protocol::Http)),
-            hosts: api
-                .openapi
-                .servers
-                .iter()
-                .map(|server| server.host.clone())
-                .collect(),
-            field: "spec.openapi.servers",
+            hosts: api.openapi.hosts.clone(),
         },
         Spec::Gateway(gateway) => {
             let (port, hosts) = match &gateway.mode {
@@ -148,7 +140,6 @@ fn wants(spec: Option<&Spec>) -> Option<Wants<'_>> {
                 workload: &gateway.workload,
                 port,
                 hosts,
-                field: "spec.hosts",
             }
         }
         _ => return None,
@@ -198,7 +189,12 @@ fn listener(
                     what: format!("host {host}"),
                     holder: holder.clone(),
                 };
-                findings.push(Finding::taken(name, wants.field, Code::HostTaken, claim));
+                findings.push(Finding::taken(
+                    name,
+                    hosts_field(name.kind()),
+                    Code::HostTaken,
+                    claim,
+                ));
             }
         }
     }
@@ -371,12 +367,9 @@ fn ingress_rules(
     resolved: &ResolvedWorkspace,
     findings: &mut Vec<Finding>,
 ) -> Vec<Traced<GatewayRule>> {
-    if ingress.policy.redirect.is_some() {
-        return vec![refuse_all(
-            name,
-            "spec.redirect",
-            "redirects are not enforced yet",
-        )];
+    if let Some(redirect) = &ingress.policy.redirect {
+        let rule = GatewayRule::new(Vec::new(), GatewayAction::Redirect(redirect.to()));
+        return vec![Traced::new(rule, Origin::new(name.clone(), "spec.redirect"))];
     }
     let rules = &ingress.rules;
     let outcomes: Vec<(GatewayAction, Edits, Conduct)> = rules
@@ -384,7 +377,8 @@ fn ingress_rules(
         .enumerate()
         .map(|(at, rule)| match rules::effect(name, at, rule, findings) {
             Ok(Effect::Pass(edits, mirrors)) => {
-                let action = action(name, at, rule, workspace, resolved, findings);
+                let field = format!("spec.rules[{at}].backendRefs");
+                let action = split(name, &field, &rule.backend_refs, workspace, resolved, findings);
                 let owned = Mirrored::ByGateway {
                     workspace,
                     owned: resolved,
@@ -418,42 +412,29 @@ fn ingress_rules(
         .collect()
 }
 
-/// Answers every request with 503.
-pub(super) fn refuse_all(name: &Fqn, field: &str, reason: &str) -> Traced<GatewayRule> {
-    let rule = GatewayRule {
-        matches: Vec::new(),
-        action: GatewayAction::Refuse(reason.to_owned()),
-        edits: Edits::default(),
-        timeout: None,
-        retry: None,
-        conduct: Conduct::default(),
-    };
-    Traced::new(rule, Origin::new(name.clone(), field))
-}
-
-fn action(
+/// Sends to services of the workspace, or refuses.
+pub(super) fn split(
     name: &Fqn,
-    at: usize,
-    rule: &HttpRule<ServiceBackend>,
+    field: &str,
+    backends: &[ServiceBackend],
     workspace: &Fqn,
     resolved: &ResolvedWorkspace,
     findings: &mut Vec<Finding>,
 ) -> GatewayAction {
-    let field = format!("spec.rules[{at}].backendRefs");
-    let shares = match rule.shares() {
+    let shares = match shares(backends) {
         Ok(shares) => shares,
         Err(bad) => {
             findings.push(Finding::error(name, field, Code::BadWeights, bad.to_string()));
             return GatewayAction::Refuse(format!("this route is not valid: {bad}"));
         }
     };
-    if let Some(foreign) = own_backends(name, &field, &rule.backend_refs, workspace, resolved, findings) {
+    if let Some(foreign) = own_backends(name, field, backends, workspace, resolved, findings) {
         let (namespace, service) = (&foreign.namespace, &foreign.name);
         return GatewayAction::Refuse(format!(
             "this route is not valid: its workspace does not own service {namespace}/{service}"
         ));
     }
-    let targets = rule.backend_refs.iter().zip(shares).map(|(backend, share)| {
+    let targets = backends.iter().zip(shares).map(|(backend, share)| {
         let id = ServiceId {
             namespace: backend.namespace.clone(),
             name: backend.name.clone(),
@@ -464,7 +445,7 @@ fn action(
 }
 
 /// A gateway sends to services of its own workspace: the first backend that is none of them.
-pub(super) fn own_backends<'a>(
+fn own_backends<'a>(
     name: &Fqn,
     field: &str,
     backends: &'a [ServiceBackend],

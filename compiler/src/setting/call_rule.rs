@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::common;
+use crate::http::Method;
 use crate::http::{Path, PlainPath};
-use crate::intent::Method;
 use crate::selector::Pattern;
 
 /// What is left out matches everything, so `{}` matches every request.

@@ -126,7 +126,7 @@ impl Wanted {
         };
         let (port, protocol, hosts) = match spec {
             Spec::Api(api) => {
-                let hosts = api.openapi.servers.iter().map(|server| server.host.clone());
+                let hosts = api.openapi.hosts.iter().cloned();
                 (api.port.get(), "HTTP", hosts.collect())
             }
             Spec::Gateway(gateway) => match &gateway.mode {

@@ -205,7 +205,7 @@ fn resources() -> impl Strategy<Value = Resource> {
             let id: ServiceId = service.parse().unwrap();
             let servers = json!([{"url": format!("https://{host}")}]);
             let openapi = json!({"openapi": "3.1.0", "info": {"title": "x", "version": "1"}, "servers": servers,
-                "paths": {"/x": {"get": {"responses": {}}}}});
+                "paths": {"/x": {"get": {"responses": {}}}, "/x/{id}": {"post": {"parameters": [{"in": "path", "name": "id"}]}}}});
             resource("/tenants/a/applications/x/apis/v1", &json!({"openapi": openapi, "workload": "mesh/gateway",
                 "port": 8080, "backendRefs": [{"namespace": id.namespace, "name": id.name}]}))
         }),
