@@ -22,7 +22,7 @@ mod site;
 
 use case::{Case, Expect, GET, Via};
 use cases::CASES;
-use site::{APPLICATIONS, INTENT, PLATFORM, SERVING};
+use site::{APPLICATIONS, PLATFORM, SERVING, intent};
 
 const CLUSTER: &str = "here";
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -65,7 +65,7 @@ impl Stage {
         }
         let island = Island::start(Given {
             cluster: CLUSTER,
-            intent: INTENT,
+            intent: &intent(),
             platform: PLATFORM,
             others: [there()?].into(),
         })

@@ -1,6 +1,14 @@
 //! What the conformance test plays with: intent, platform and applications.
 
-pub(crate) const INTENT: &str = "
+use tombolo_tests::proxy::Software;
+
+/// The resources of all, and the gateways of each proxy.
+pub(crate) fn intent() -> String {
+    let gateways = Software::BOTH.map(|software| GATEWAYS.replace("PROXY", software.name()));
+    format!("{SHARED}{}", gateways.concat())
+}
+
+const SHARED: &str = "
 - {name: organizations/acme}
 - {name: organizations/acme/clusters/here, spec: {region: north}}
 - {name: organizations/acme/clusters/there, spec: {region: south}}
@@ -8,40 +16,7 @@ pub(crate) const INTENT: &str = "
 - {name: organizations/acme/tenants/t/workspaces/w, spec: {namespaces: ['*/shop']}}
 - {name: organizations/acme/tenants/t/workspaces/w/trafficgroups/g}
 - {name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g}
-- name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/envoy
-  spec:
-    workload: mesh/envoy
-    type: ingress
-    port: 8080
-    hosts: [envoy.example.com]
-    rules:
-    - matches: [{path: {type: RegularExpression, value: '/pattern/.*/item'}}]
-      filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-by, value: pattern}]}}]
-      backendRefs: [{namespace: shop, name: web}]
-    - matches: [{path: {type: PathPrefix, value: /fault/abort/gateway}}]
-      fault: {abort: {statusCode: 451}}
-      backendRefs: [{namespace: shop, name: web}]
-    - matches: [{path: {type: PathPrefix, value: /mirror}}]
-      filters: [{type: RequestMirror, requestMirror: {backendRef: {namespace: shop, name: far, port: 8080}}}]
-      backendRefs: [{namespace: shop, name: web}]
-    - backendRefs: [{namespace: shop, name: web}]
-- name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/tombolo
-  spec:
-    workload: mesh/tombolo
-    type: ingress
-    port: 8080
-    hosts: [tombolo.example.com]
-    rules:
-    - matches: [{path: {type: RegularExpression, value: '/pattern/.*/item'}}]
-      filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-by, value: pattern}]}}]
-      backendRefs: [{namespace: shop, name: web}]
-    - matches: [{path: {type: PathPrefix, value: /fault/abort/gateway}}]
-      fault: {abort: {statusCode: 451}}
-      backendRefs: [{namespace: shop, name: web}]
-    - matches: [{path: {type: PathPrefix, value: /mirror}}]
-      filters: [{type: RequestMirror, requestMirror: {backendRef: {namespace: shop, name: far, port: 8080}}}]
-      backendRefs: [{namespace: shop, name: web}]
-    - backendRefs: [{namespace: shop, name: web}]
+- {name: organizations/acme/tenants/t/applications/a, spec: {workspace: organizations/acme/tenants/t/workspaces/w}}
 - name: organizations/acme/tenants/t/workspaces/w/trafficgroups/g/serviceroutes/web
   spec:
     service: shop/web
@@ -133,6 +108,46 @@ pub(crate) const INTENT: &str = "
       - type: RequestRedirect
         requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /moved}, statusCode: 307}
     - backendRefs: [{subset: v1}]
+";
+
+/// `PROXY` is the proxy's name.
+const GATEWAYS: &str = "
+- name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/PROXY
+  spec:
+    workload: mesh/PROXY
+    type: ingress
+    port: 8080
+    hosts: [PROXY.example.com]
+    rules:
+    - matches: [{path: {type: RegularExpression, value: '/pattern/.*/item'}}]
+      filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-by, value: pattern}]}}]
+      backendRefs: [{namespace: shop, name: web}]
+    - matches: [{path: {type: PathPrefix, value: /fault/abort/gateway}}]
+      fault: {abort: {statusCode: 451}}
+      backendRefs: [{namespace: shop, name: web}]
+    - matches: [{path: {type: PathPrefix, value: /mirror}}]
+      filters: [{type: RequestMirror, requestMirror: {backendRef: {namespace: shop, name: far, port: 8080}}}]
+      backendRefs: [{namespace: shop, name: web}]
+    - backendRefs: [{namespace: shop, name: web}]
+- name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/PROXY-moved
+  spec:
+    workload: mesh/PROXY
+    type: ingress
+    port: 8080
+    hosts: [moved.PROXY.example.com]
+    redirect: {scheme: https, hostname: new.example.com, port: 8443, statusCode: 308}
+- name: organizations/acme/tenants/t/applications/a/apis/PROXY
+  spec:
+    workload: mesh/PROXY
+    port: 8080
+    backendRefs: [{namespace: shop, name: web}]
+    openapi:
+      openapi: 3.1.0
+      info: {title: items, version: '1'}
+      servers: [{url: 'http://api.PROXY.example.com/v1.0'}]
+      paths:
+        /items: {get: {}, post: {}}
+        /items/{id}: {parameters: [{in: path, name: id}], get: {}, delete: {}}
 ";
 
 pub(crate) const PLATFORM: &str = "
