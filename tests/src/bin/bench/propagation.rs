@@ -24,9 +24,9 @@ use crate::statistics::Sorted;
 const NETWORK: u8 = 60;
 const CLUSTERS: [&str; 3] = ["us-east", "us-west", "eu-central"];
 const WARM_UP_SAMPLES: usize = 20;
-/// Between two changes, at least: receipts of the last one have gone up by then. A varying part is added, so that no
-/// timer of the planes is hit always at the same point.
-const REST: Duration = Duration::from_millis(15);
+/// Between two changes, at least: the receipts of the last one have gone up by then, and the edges have written it to their
+/// disks. A varying part is added, so that no timer of the planes is hit always at the same point.
+const REST: Duration = Duration::from_millis(150);
 const REST_STEPS: u32 = 20;
 const WORKSPACE: &str = "organizations/acme/tenants/retail/workspaces/shop";
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
