@@ -5,13 +5,13 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use tombolo_compiler::name::{ClusterName, Label};
 use tombolo_dataplane::{AccessLog, ProxyConfig, Role};
 use tombolo_local_cp::Plaintext;
-use tombolo_management::AuditConfig;
 use tombolo_management::delivery::{S3, S3Credentials, Target};
+use tombolo_management::{AuditConfig, LoginConfig, OidcConfig};
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_runtime::telemetry::{self, LogFormat};
 
@@ -73,9 +73,51 @@ pub(crate) struct ManagementArgs {
     #[arg(long, env = "TOMBOLO_PRINT_CONFIG")]
     print_config: bool,
     #[command(flatten)]
+    login: LoginArgs,
+    #[command(flatten)]
     audit: AuditArgs,
     #[command(flatten)]
     log: LogArgs,
+}
+
+/// How people log in.
+#[derive(Args, Debug)]
+struct LoginArgs {
+    /// Where browsers reach management, such as https://mesh.example.com; what they ask for, by default.
+    #[arg(long, env = "TOMBOLO_PUBLIC_URL", value_name = "URL", value_parser = parse_public_url)]
+    public_url: Option<hyper::Uri>,
+    /// How long a login lasts.
+    #[arg(long, env = "TOMBOLO_SESSION_LIFETIME", default_value = "12h", value_parser = parse_duration)]
+    session_lifetime: Duration,
+    /// The OpenID provider that people log in at, as it stands in its tokens. It sends them back to
+    /// PUBLIC-URL/auth/callback.
+    #[arg(
+        long,
+        env = "TOMBOLO_OIDC_ISSUER",
+        value_name = "URL",
+        requires = "oidc_client_id"
+    )]
+    oidc_issuer: Option<String>,
+    /// What management is called at the provider.
+    #[arg(long, env = "TOMBOLO_OIDC_CLIENT_ID", value_name = "ID")]
+    oidc_client_id: Option<String>,
+    /// A file with the secret that management has at the provider; a public client has none.
+    #[arg(long, env = "TOMBOLO_OIDC_CLIENT_SECRET_FILE", value_name = "FILE")]
+    oidc_client_secret_file: Option<PathBuf>,
+    /// What is asked for besides `openid`.
+    #[arg(
+        long,
+        env = "TOMBOLO_OIDC_SCOPES",
+        value_delimiter = ',',
+        default_value = "profile,email"
+    )]
+    oidc_scopes: Vec<String>,
+    /// The claim of the ID token that names a person's groups.
+    #[arg(long, env = "TOMBOLO_OIDC_GROUPS_CLAIM", default_value = "groups")]
+    oidc_groups_claim: String,
+    /// The authorities that the provider is believed by, PEM; the public ones by default.
+    #[arg(long, env = "TOMBOLO_OIDC_CA", value_name = "FILE")]
+    oidc_ca: Option<PathBuf>,
 }
 
 /// How the audit record is kept, and where its signed checkpoints go.
@@ -305,6 +347,32 @@ impl TryFrom<ManagementArgs> for tombolo_management::Config {
             requests_max: args.requests_max,
             web_dir: args.web_dir,
             break_glass: args.break_glass,
+            login: args.login.try_into()?,
+        })
+    }
+}
+
+impl TryFrom<LoginArgs> for LoginConfig {
+    type Error = anyhow::Error;
+
+    fn try_from(args: LoginArgs) -> anyhow::Result<Self> {
+        let client_secret = args.oidc_client_secret_file.as_deref().map(config::secret);
+        let client_secret = client_secret.transpose()?;
+        let oidc = match (args.oidc_issuer, args.oidc_client_id) {
+            (Some(issuer), Some(client_id)) => Some(OidcConfig {
+                issuer,
+                client_id,
+                client_secret,
+                scopes: args.oidc_scopes,
+                groups_claim: args.oidc_groups_claim,
+                authorities: args.oidc_ca,
+            }),
+            _ => None,
+        };
+        Ok(Self {
+            public_url: args.public_url,
+            session_lifetime: args.session_lifetime,
+            oidc,
         })
     }
 }
@@ -392,6 +460,17 @@ impl TryFrom<ProxyArgs> for ProxyConfig {
             drain_timeout: args.drain_timeout,
         })
     }
+}
+
+/// Without a path: what it is joined with are paths of its own.
+fn parse_public_url(text: &str) -> anyhow::Result<hyper::Uri> {
+    let url: hyper::Uri = text.parse()?;
+    let is_http = matches!(url.scheme_str(), Some("http" | "https"));
+    ensure!(
+        is_http && url.authority().is_some() && matches!(url.path(), "" | "/"),
+        "use https://HOST or https://HOST:PORT"
+    );
+    Ok(url)
 }
 
 fn parse_access_log(text: &str) -> Result<AccessLog, String> {

@@ -23,9 +23,10 @@ use crate::change_plan::PlanId;
 use crate::denial::Denials;
 use crate::idempotency::InFlight;
 use crate::limit::{Allowance, Limits};
+use crate::login::Login;
 use crate::mesh::Mesh;
 use crate::metrics::ApiMetrics;
-use crate::problem::Problem;
+use crate::problem::{Problem, Shown};
 use crate::questions::Questions;
 use crate::reply::Reply;
 use crate::site::Site;
@@ -41,12 +42,16 @@ mod behaviour;
 mod body;
 mod caller;
 mod changes;
+mod device;
 mod dry_run;
 mod effective;
 mod endpoint;
 mod explain;
 mod idempotency;
+mod login;
+mod oidc;
 mod openapi;
+mod pages;
 mod past;
 mod plans;
 mod readiness;
@@ -82,11 +87,12 @@ pub(crate) struct App {
     /// To the edges.
     pub(crate) questions: Questions,
     pub(crate) metrics: ApiMetrics,
-    pub(crate) limits: Limits,
     /// The web admin.
     pub(crate) site: Option<Arc<Site>>,
     /// Writes with a key that are being worked on.
     pub(crate) in_flight: InFlight,
+    pub(crate) limits: Limits<Uuid>,
+    pub(crate) login: Login,
     /// Ends those who wait.
     pub(crate) shutdown: Shutdown,
 }
@@ -119,6 +125,7 @@ pub(crate) struct RequestInfo {
 pub(crate) fn router(app: App, health: Health) -> Router {
     let registry = app.metrics.registry().clone();
     endpoint::router(&endpoint::table())
+        .merge(pages::router())
         .fallback(page)
         .method_not_allowed_fallback(no_such_method)
         .layer(middleware::from_fn_with_state(app.clone(), idempotency::once))
@@ -177,6 +184,11 @@ async fn frame(
     let started = Instant::now();
     let _in_flight = app.metrics.begin();
     let response = next.run(request).instrument(span.clone()).await;
+    if let Some(Shown(problem)) = response.extensions().get::<Shown>()
+        && let Some(record) = denial(problem, &info)
+    {
+        app.denials.record(record);
+    }
     let mut response = match response.extensions().get::<Problem>() {
         None => response,
         Some(problem) => {

@@ -114,6 +114,12 @@ pub enum Verb {
     SealBreakGlass,
     /// A request was made with the break-glass credential, whatever became of it.
     BreakGlass,
+    Login,
+    Logout,
+    RevokeSession,
+    SetPassword,
+    /// Letting a command line in.
+    GrantDevice,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -273,6 +279,11 @@ impl fmt::Display for Verb {
             Verb::Transfer => "transfer",
             Verb::SealBreakGlass => "seal-break-glass",
             Verb::BreakGlass => "break-glass",
+            Verb::Login => "login",
+            Verb::Logout => "logout",
+            Verb::RevokeSession => "revoke-session",
+            Verb::SetPassword => "set-password",
+            Verb::GrantDevice => "grant-device",
         })
     }
 }

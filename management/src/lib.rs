@@ -19,6 +19,7 @@ pub mod iam;
 mod idempotency;
 mod keeper;
 mod limit;
+mod login;
 mod managed;
 mod mesh;
 mod metrics;
@@ -40,6 +41,7 @@ mod wish;
 mod writer;
 
 pub use break_glass::BreakGlassError;
+pub use login::{LoginConfig, OidcConfig, OidcError};
 pub use outbound::OutboundError;
 pub use server::{AuditConfig, Config, ManagementError, Running, run, start};
 pub use site::SiteError;

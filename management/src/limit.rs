@@ -1,38 +1,43 @@
-//! How fast one principal may ask: a bucket of tokens for each, filled at a steady rate. It keeps a program in a loop
-//! from taking the plane away from everybody else.
+//! How often one of many may do something: a bucket of tokens for each, filled at a steady rate. It keeps a program in
+//! a loop from taking the plane away from everybody else, and whoever guesses from guessing fast.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 /// In whole seconds.
 const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 
-/// Principals that are remembered; when there are more, those whose bucket is full again are forgotten.
+/// Buckets that are remembered; when there are more, those that are full again are forgotten.
 const BUCKETS_MAX: usize = 10_000;
+/// When none of so many is full, nobody new is let in: whoever makes names up must not fill the memory with them.
+const BUCKETS_FULL: usize = 100_000;
 
-/// The buckets of all principals. Cheap to clone.
+/// The buckets of all of a sort, such as principals. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Limits {
-    /// Requests per second, and how many may come at once.
-    rate: NonZeroU32,
-    buckets: Arc<Mutex<HashMap<Uuid, Bucket>>>,
+pub(crate) struct Limits<K> {
+    /// How often within `time`, and how many may come at once.
+    limit: NonZeroU32,
+    time: Duration,
+    buckets: Arc<Mutex<HashMap<K, Bucket>>>,
 }
 
-/// What is left to a principal, for the `RateLimit-*` headers.
+/// What is left to one, for the `RateLimit-*` headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Allowance {
     pub(crate) limit: u32,
     pub(crate) remaining: u32,
     /// Until the limit is whole again.
     pub(crate) reset: Duration,
+    /// Until there is one again.
+    pub(crate) wait: Duration,
     pub(crate) allowed: bool,
 }
 
@@ -42,36 +47,46 @@ struct Bucket {
     at: Instant,
 }
 
-impl Limits {
-    pub(crate) fn new(rate: NonZeroU32) -> Limits {
+impl<K: Eq + Hash> Limits<K> {
+    pub(crate) fn new(limit: NonZeroU32, time: Duration) -> Limits<K> {
         Limits {
-            rate,
+            limit,
+            time,
             buckets: Arc::default(),
         }
     }
 
-    /// Takes one request of the principal, if there is one left.
-    pub(crate) fn take(&self, principal: Uuid, now: Instant) -> Allowance {
-        let limit = f64::from(self.rate.get());
+    /// Takes one of that one's, if there is one left.
+    pub(crate) fn take(&self, key: K, now: Instant) -> Allowance {
+        let limit = f64::from(self.limit.get());
+        let per_second = limit / self.time.as_secs_f64();
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if buckets.len() >= BUCKETS_MAX && !buckets.contains_key(&principal) {
-            buckets.retain(|_, bucket| bucket.filled(limit, now) < limit);
+        let is_new = !buckets.contains_key(&key);
+        if buckets.len() >= BUCKETS_MAX && is_new {
+            buckets.retain(|_, bucket| bucket.filled(limit, per_second, now) < limit);
         }
-        let bucket = buckets.entry(principal).or_insert(Bucket {
-            tokens: limit,
-            at: now,
-        });
-        let tokens = bucket.filled(limit, now);
+        let full = buckets.len() >= BUCKETS_FULL && is_new;
+        let tokens = match buckets.get(&key) {
+            _ if full => 0.0,
+            Some(bucket) => bucket.filled(limit, per_second, now),
+            None => limit,
+        };
         let allowed = tokens >= 1.0;
         let left = if allowed { tokens - 1.0 } else { tokens };
-        *bucket = Bucket {
-            tokens: left,
-            at: now,
-        };
+        if !full {
+            buckets.insert(
+                key,
+                Bucket {
+                    tokens: left,
+                    at: now,
+                },
+            );
+        }
         Allowance {
-            limit: self.rate.get(),
+            limit: self.limit.get(),
             remaining: left.floor() as u32,
-            reset: Duration::from_secs_f64((limit - left) / limit),
+            reset: Duration::from_secs_f64((limit - left) / per_second),
+            wait: Duration::from_secs_f64((1.0 - left).max(0.0) / per_second),
             allowed,
         }
     }
@@ -88,9 +103,9 @@ impl Allowance {
 }
 
 impl Bucket {
-    fn filled(self, rate: f64, now: Instant) -> f64 {
+    fn filled(self, limit: f64, per_second: f64, now: Instant) -> f64 {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        (self.tokens + passed * rate).min(rate)
+        (self.tokens + passed * per_second).min(limit)
     }
 }
 
@@ -101,8 +116,8 @@ mod tests {
 
     #[test]
     fn a_burst_is_taken_and_then_the_rate() {
-        let limits = Limits::new(NonZeroU32::new(10).unwrap());
-        let (ann, bob) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let limits = Limits::new(NonZeroU32::new(10).unwrap(), Duration::from_secs(1));
+        let (ann, bob) = (1, 2);
         let start = Instant::now();
         let after = |ms| start + Duration::from_millis(ms);
         for left in (0..10).rev() {
@@ -129,12 +144,26 @@ mod tests {
 
     #[test]
     fn those_who_have_not_asked_for_long_are_forgotten() {
-        let limits = Limits::new(NonZeroU32::new(10).unwrap());
+        let limits = Limits::new(NonZeroU32::new(10).unwrap(), Duration::from_secs(1));
         let start = Instant::now();
-        for principal in 0..BUCKETS_MAX {
-            limits.take(Uuid::from_u128(principal as u128), start);
+        for one in 0..BUCKETS_MAX {
+            limits.take(one, start);
         }
-        limits.take(Uuid::from_u128(u128::MAX), start + Duration::from_secs(1));
+        limits.take(usize::MAX, start + Duration::from_secs(1));
         assert_eq!(limits.buckets.lock().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn when_there_are_too_many_nobody_new_is_let_in() {
+        let limits = Limits::new(NonZeroU32::new(2).unwrap(), Duration::from_secs(60));
+        let start = Instant::now();
+        let far = Instant::now() + Duration::from_secs(1);
+        {
+            let mut buckets = limits.buckets.lock().unwrap();
+            buckets.extend((0..BUCKETS_FULL).map(|one| (one, Bucket { tokens: 1.0, at: far })));
+        }
+        assert!(!limits.take(usize::MAX, start).allowed);
+        assert!(limits.take(7, start).allowed, "whoever is known goes on");
+        assert_eq!(limits.buckets.lock().unwrap().len(), BUCKETS_FULL);
     }
 }

@@ -19,8 +19,8 @@ use tokio_rustls::TlsConnector;
 
 /// From the name to the last byte of the answer.
 const DEADLINE: Duration = Duration::from_secs(15);
-/// An answer is only read to tell in the log why something was refused.
-const ANSWER_BYTES_MAX: usize = 16 * 1024;
+/// What is asked for is small: a list of keys, or why something was refused.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
 /// Of an answer, in an error.
 const SHOWN_CHARS_MAX: usize = 200;
 
@@ -54,6 +54,8 @@ pub enum OutboundError {
         #[source]
         source: hyper::Error,
     },
+    #[error("the answer of {host} is cut off or longer than {ANSWER_BYTES_MAX} bytes")]
+    Answer { host: String },
     #[error("{host} answered {status}: {text}")]
     Refused {
         host: String,
@@ -98,12 +100,37 @@ impl Outbound {
     /// When nobody answers in time, or with anything but a status of success.
     pub(crate) async fn send(&self, request: http::Request<Vec<u8>>) -> Result<(), OutboundError> {
         let host = request.uri().host().unwrap_or_default().to_owned();
+        let answer = self.fetch(request).await?;
+        if answer.status().is_success() {
+            return Ok(());
+        }
+        Err(OutboundError::Refused {
+            host,
+            status: answer.status(),
+            text: String::from_utf8_lossy(answer.body())
+                .chars()
+                .take(SHOWN_CHARS_MAX)
+                .collect(),
+        })
+    }
+
+    /// # Errors
+    /// When nobody answers in time.
+    pub(crate) async fn fetch(
+        &self,
+        request: http::Request<Vec<u8>>,
+    ) -> Result<http::Response<Vec<u8>>, OutboundError> {
+        let host = request.uri().host().unwrap_or_default().to_owned();
         timeout(DEADLINE, Box::pin(self.exchange(&host, request)))
             .await
             .unwrap_or(Err(OutboundError::Late { host }))
     }
 
-    async fn exchange(&self, host: &str, request: http::Request<Vec<u8>>) -> Result<(), OutboundError> {
+    async fn exchange(
+        &self,
+        host: &str,
+        request: http::Request<Vec<u8>>,
+    ) -> Result<http::Response<Vec<u8>>, OutboundError> {
         let is_tls = match request.uri().scheme_str() {
             Some("https") => true,
             Some("http") => false,
@@ -133,7 +160,7 @@ async fn over(
     host: &str,
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: http::Request<Vec<u8>>,
-) -> Result<(), OutboundError> {
+) -> Result<http::Response<Vec<u8>>, OutboundError> {
     let failed = |source| OutboundError::Exchange {
         host: host.to_owned(),
         source,
@@ -153,22 +180,13 @@ async fn over(
     let request = http::Request::from_parts(head, Full::new(Bytes::from(body)));
     // The connection ends when the sender is dropped, which is with the answer.
     let asking = async move {
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
-        Ok::<_, hyper::Error>((status, body.map(|body| body.to_bytes()).unwrap_or_default()))
+        let (head, body) = sender.send_request(request).await?.into_parts();
+        Ok::<_, hyper::Error>((head, Limited::new(body, ANSWER_BYTES_MAX).collect().await))
     };
     let (answer, _) = tokio::join!(asking, connection);
-    let (status, body) = answer.map_err(failed)?;
-    if status.is_success() {
-        return Ok(());
-    }
-    Err(OutboundError::Refused {
+    let (head, body) = answer.map_err(failed)?;
+    let body = body.map_err(|_| OutboundError::Answer {
         host: host.to_owned(),
-        status,
-        text: String::from_utf8_lossy(&body)
-            .chars()
-            .take(SHOWN_CHARS_MAX)
-            .collect(),
-    })
+    })?;
+    Ok(http::Response::from_parts(head, body.to_bytes().to_vec()))
 }

@@ -12,6 +12,8 @@ use crate::audit::Verb;
 use crate::change::{Refusal, Told};
 use crate::document::{BadBody, BadDocument};
 use crate::iam::Principal;
+use crate::login::TooOften;
+use crate::login::password::PasswordError;
 use crate::store::StoreError;
 use crate::token::TokenWriteError;
 use crate::unenforced::Unenforced;
@@ -21,7 +23,7 @@ use crate::writer::WriteError;
 pub(crate) const PROBLEMS: &[(u16, &[&str])] = &[
     (400, &["malformed", "named-twice"]),
     (401, &["unauthenticated"]),
-    (403, &["denied"]),
+    (403, &["denied", "cross-site"]),
     (404, &["not-found"]),
     (405, &["method"]),
     (
@@ -70,6 +72,10 @@ pub(crate) struct Problem {
     pub(crate) denied: Option<Box<Denied>>,
 }
 
+/// A problem that a page shows already: it goes on record, and is not rendered again.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown(pub(crate) Box<Problem>);
+
 /// What somebody wanted and may not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Denied {
@@ -113,6 +119,10 @@ impl Problem {
         }
     }
 
+    pub(crate) fn internal(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
     pub(crate) fn bad_request(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::BAD_REQUEST, "malformed", detail)
     }
@@ -140,6 +150,26 @@ impl Problem {
             name: name.to_string(),
         }));
         problem
+    }
+
+    /// As [`Problem::denied`], of a caller that is not known, and whose request is not even looked at.
+    pub(crate) fn cross_site(verb: Verb, name: impl Into<String>) -> Problem {
+        let detail = "a page of another site sent this with your cookie, or a program that does not say where it comes \
+                      from; programs send a token: Authorization: Bearer tb_…";
+        let denied = Problem::unauthenticated(detail, verb, name);
+        Problem {
+            denied: denied.denied,
+            ..Problem::new(StatusCode::FORBIDDEN, "cross-site", detail)
+        }
+    }
+
+    /// On record like any other denial.
+    pub(crate) fn too_often(error: TooOften, name: impl Into<String>) -> Problem {
+        let denied = Problem::unauthenticated("", Verb::Login, name);
+        Problem {
+            denied: denied.denied,
+            ..Problem::new(StatusCode::TOO_MANY_REQUESTS, "too-fast", error.to_string())
+        }
     }
 
     pub(crate) fn too_fast(per_second: u32) -> Problem {
@@ -291,7 +321,7 @@ impl From<StoreError> for Problem {
         // The caller learns that it is ours to mend, and not how our tables are made.
         tracing::error!(error = chain(&error), "answered 500");
         let detail = "management failed to answer; its log tells why under this request's id";
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+        Problem::internal(detail)
     }
 }
 
@@ -356,6 +386,19 @@ impl From<Unenforced> for Problem {
         };
         problem.errors = error.0.into_iter().map(item).collect();
         problem
+    }
+}
+
+impl From<PasswordError> for Problem {
+    fn from(error: PasswordError) -> Problem {
+        match error {
+            PasswordError::TooShort | PasswordError::TooLong => Problem::bad_request(error.to_string()),
+            PasswordError::Busy => unavailable(error.to_string()),
+            PasswordError::Hash => {
+                tracing::error!(error = chain(&error), "answered 500");
+                Problem::internal(error.to_string())
+            }
+        }
     }
 }
 

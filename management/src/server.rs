@@ -31,6 +31,7 @@ use crate::iam::Principal;
 use crate::idempotency::{self, InFlight};
 use crate::keeper::Keeper;
 use crate::limit::Limits;
+use crate::login::{Login, LoginConfig, OidcError};
 use crate::metrics::ApiMetrics;
 use crate::outbound::{Outbound, OutboundError};
 use crate::report_history;
@@ -42,6 +43,8 @@ use crate::writer::{WriteError, Writer, create_organization, load_since, write_s
 
 /// A database that starts together with us may need a while.
 const DATABASE_PATIENCE: Duration = Duration::from_secs(60);
+/// What the limit of requests is counted over.
+const REQUESTS_TIME: Duration = Duration::from_secs(1);
 /// From the signal to the end: requests under way are answered, accepted writes are written.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -64,6 +67,7 @@ pub struct Config {
     pub web_dir: Option<PathBuf>,
     /// The file of the break-glass credential, which is made when it is missing; none by default.
     pub break_glass: Option<PathBuf>,
+    pub login: LoginConfig,
 }
 
 /// How the audit record is kept.
@@ -111,6 +115,8 @@ pub enum ManagementError {
     AuditTarget(#[from] OutboundError),
     #[error(transparent)]
     BreakGlass(#[from] BreakGlassError),
+    #[error("cannot let people log in at the provider")]
+    Oidc(#[from] OidcError),
     #[error("the system gives no randomness for a token")]
     Randomness(#[source] getrandom::Error),
     #[error(transparent)]
@@ -230,9 +236,10 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
         mesh: feed.mesh(),
         questions: feed.questions(),
         metrics: metrics.clone(),
-        limits: Limits::new(config.requests_max),
         site: site.map(Arc::new),
         in_flight: InFlight::default(),
+        limits: Limits::new(config.requests_max, REQUESTS_TIME),
+        login: Login::new(&config.login)?,
         shutdown: shutdown.clone(),
     };
 

@@ -15,9 +15,11 @@ use tombolo_compiler::name::Label;
 use crate::iam::Principal;
 
 pub(crate) mod audit;
+pub(crate) mod device;
 pub(crate) mod history;
 pub(crate) mod idempotency;
 pub(crate) mod joined;
+pub(crate) mod login;
 pub(crate) mod organization;
 pub(crate) mod plan;
 pub(crate) mod realm;
@@ -25,6 +27,7 @@ pub(crate) mod report;
 pub(crate) mod report_history;
 pub(crate) mod resource;
 pub(crate) mod role;
+pub(crate) mod session;
 pub(crate) mod token;
 
 pub(crate) type Tx = sqlx::Transaction<'static, Postgres>;

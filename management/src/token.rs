@@ -75,7 +75,7 @@ pub(crate) enum TokenWriteError {
     Write(#[from] WriteError),
     #[error("it would outlive what you identified yourself with, which ends at {}; ask for an earlier end", latest.to_rfc3339())]
     Outlives { latest: DateTime<Utc> },
-    #[error("what you identified yourself with was revoked meanwhile; ask for a new one")]
+    #[error("what you identified yourself with was revoked meanwhile; ask for a new one, or log in again")]
     Revoked,
 }
 
@@ -110,6 +110,15 @@ impl Token {
 
     pub(crate) fn sha256(&self) -> [u8; 32] {
         Sha256::digest(self.0).into()
+    }
+
+    /// For another use, by whose name the hash differs from that of every other.
+    pub(crate) fn sha256_for(&self, purpose: &str) -> [u8; 32] {
+        Sha256::new()
+            .chain_update(purpose)
+            .chain_update(self.0)
+            .finalize()
+            .into()
     }
 
     /// The only way to its text.
@@ -218,25 +227,38 @@ pub(crate) async fn issue(
     issued: Issued<'_>,
 ) -> Result<TokenInfo, TokenWriteError> {
     let mut tx = store.begin_as(&caller.principal).await?;
-    let (head, snapshot) = lock(store, &mut tx, held).await?;
-    let user_uid = authorize(&snapshot, caller, &order.user)?;
-    if let Some(credential) = caller.credential
-        && !store.is_unrevoked(&mut tx, credential.id).await?
-    {
-        return Err(TokenWriteError::Revoked);
-    }
-    if let Some(excess) = iam::lacks(&caller.asker(), &order.user, &snapshot.bindings) {
-        return Err(Refusal::Denied {
-            because: excess.to_string(),
-            name: order.user,
-        }
-        .into());
-    }
+    let (head, user_uid) = admit(store, &mut tx, held, caller, &order.user).await?;
     let expires_at = expiry(order.expires_at, caller.credential)?;
     let order = Order { expires_at, ..order };
     let info = store_token(store, &mut tx, head, caller, &order, user_uid, issued).await?;
     store::commit(tx).await?;
     Ok(info)
+}
+
+/// Decides, on what the database holds when the head is locked, whether the caller may give somebody a way to be that
+/// user: whoever is given it can do all that the user can.
+pub(crate) async fn admit(
+    store: &Store,
+    tx: &mut Tx,
+    held: &Snapshot,
+    caller: &Caller,
+    user: &Fqn,
+) -> Result<(Head, Uuid), TokenWriteError> {
+    let (head, snapshot) = lock(store, tx, held).await?;
+    let user_uid = authorize(&snapshot, caller, user)?;
+    if let Some(credential) = caller.credential
+        && !store.is_unrevoked(tx, credential.id).await?
+    {
+        return Err(TokenWriteError::Revoked);
+    }
+    match iam::lacks(&caller.asker(), user, &snapshot.bindings) {
+        None => Ok((head, user_uid)),
+        Some(excess) => Err(Refusal::Denied {
+            because: excess.to_string(),
+            name: user.clone(),
+        }
+        .into()),
+    }
 }
 
 /// Within a transaction that holds the head.

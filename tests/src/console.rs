@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
-use tombolo_management::{AuditConfig, Config, Running, start};
+use tombolo_management::{AuditConfig, Config, LoginConfig, Running, start};
 use tombolo_runtime::authority::Authority;
 use tombolo_runtime::plane_id::{Plane, PlaneId};
 use tombolo_runtime::tls::install_crypto;
@@ -64,6 +64,7 @@ impl Console {
             requests_max: NonZeroU32::MAX,
             web_dir,
             break_glass: None,
+            login: LoginConfig::default(),
         };
         let running = start(config).await.expect("management does not start");
         Console { running, dir }
@@ -76,6 +77,11 @@ impl Console {
     /// Of an administrator.
     pub fn token(&self) -> &str {
         self.running.bootstrap_token().unwrap_or_default()
+    }
+
+    /// Where management is.
+    pub fn server(&self) -> String {
+        format!("http://{}", self.api())
     }
 
     /// The folder in which scripts run.
@@ -110,7 +116,7 @@ impl Console {
             .env_clear()
             .env("PATH", path)
             .env("HOME", self.dir.path())
-            .env("TOMBOLO_SERVER", format!("http://{}", self.api()))
+            .env("TOMBOLO_SERVER", self.server())
             .env("TOMBOLO_TOKEN", self.token())
             .kill_on_drop(true)
             .output();

@@ -146,6 +146,29 @@ pub(crate) fn schemas() -> Map<String, Value> {
             "KeyList",
             closed(json!({"items": list(reference("Key"))}), &["items"]),
         ),
+        (
+            "LoginWish",
+            closed(json!({"user": text(), "password": text()}), &["user", "password"]),
+        ),
+        ("Session", session(json!({}), &[])),
+        ("OpenedSession", session(json!({ "user": text() }), &["user"])),
+        (
+            "SessionList",
+            closed(json!({"items": list(reference("Session"))}), &["items"]),
+        ),
+        ("RevokedSession", closed(json!({ "id": uuid() }), &["id"])),
+        ("WhoAmI", who_am_i()),
+        (
+            "PasswordWish",
+            closed(
+                json!({
+                    "password": text(),
+                    "current": {"type": "string", "description": "What it is now, to change one's own."},
+                }),
+                &["password"],
+            ),
+        ),
+        ("PasswordSet", closed(json!({ "user": text() }), &["user"])),
     ];
     schemas
         .into_iter()
@@ -657,6 +680,53 @@ fn key_file() -> Value {
         .into_iter()
         .collect();
     closed(properties.into(), &fields)
+}
+
+fn session(more: Value, required: &[&str]) -> Value {
+    let mut fields = json!({
+        "id": uuid(),
+        "method": {"type": "string", "enum": ["password", "oidc", "device"]},
+        "groups": list(text()),
+        "source": text(),
+        "agent": text(),
+        "createTime": time(),
+        "expireTime": time(),
+        "revokeTime": time(),
+    });
+    if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
+        fields.extend(more);
+    }
+    let always = [
+        "id",
+        "method",
+        "groups",
+        "source",
+        "agent",
+        "createTime",
+        "expireTime",
+    ];
+    closed(fields, &[&always, required].concat())
+}
+
+fn who_am_i() -> Value {
+    let credential = closed(
+        json!({
+            "kind": {"type": "string", "enum": ["token", "key", "session"]},
+            "id": uuid(),
+            "expireTime": time(),
+        }),
+        &["kind", "id"],
+    );
+    closed(
+        json!({
+            "user": text(),
+            "uid": uuid(),
+            "groups": list(text()),
+            "teams": list(text()),
+            "credential": credential,
+        }),
+        &["user", "uid", "groups", "teams", "credential"],
+    )
 }
 
 /// An object with these fields and no others.

@@ -1,4 +1,5 @@
-//! Who calls: the bearer token of a request, or what a service account has signed, made into a principal that exists.
+//! Who calls: the bearer token of a request, what a service account has signed, or the session in a cookie, made into a
+//! principal that exists.
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
@@ -13,6 +14,7 @@ use crate::audit::{self, Verb};
 use crate::break_glass;
 use crate::iam::{Action, Decision, Principal, decide, may};
 use crate::limit::Limits;
+use crate::login::browser::{Cookie, Origin};
 use crate::managed::Hand;
 use crate::problem::Problem;
 use crate::snapshot::Snapshot;
@@ -33,11 +35,14 @@ pub(crate) struct Bearer {
     request: String,
 }
 
+/// How it is brought.
 #[derive(Debug)]
 enum Presented {
     Token(Token),
     /// The signature holds; whether the key is anybody's is not known.
     Assertion(Assertion),
+    /// Of a browser that has logged in.
+    Cookie(Token),
 }
 
 impl FromRequestParts<App> for Bearer {
@@ -46,15 +51,17 @@ impl FromRequestParts<App> for Bearer {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Bearer, Problem> {
         let verb = verb_of(&parts.method);
         let name = name_of(parts, &app.organization);
-        let presented = match presented(&parts.headers, &app.organization) {
+        let origin = app.login.site.origin(&parts.headers);
+        let presented = match presented(&parts.headers, &origin, &app.organization) {
             Ok(presented) => presented,
             Err(reason) => return Err(Problem::unauthenticated(reason, verb, name)),
         };
-        let info = parts
-            .extensions
-            .get::<RequestInfo>()
-            .expect("invariant: the outermost layer gives every request its info")
-            .clone();
+        // What only reads answers no other site: its page cannot see the answer.
+        let from_elsewhere = !parts.method.is_safe() && !origin.sent(&parts.headers);
+        if from_elsewhere && matches!(presented, Presented::Cookie(_)) {
+            return Err(Problem::cross_site(verb, name));
+        }
+        let info = RequestInfo::of(parts);
         let hand = Hand::of(&parts.headers).map_err(|error| Problem::bad_request(error.to_string()))?;
         Ok(Bearer {
             presented,
@@ -84,7 +91,17 @@ impl Bearer {
     pub(crate) fn sha256(&self) -> [u8; 32] {
         match &self.presented {
             Presented::Token(token) => token.sha256(),
+            Presented::Cookie(token) => token.sha256_in_cookie(),
             Presented::Assertion(assertion) => assertion.key.sha256(),
+        }
+    }
+
+    /// As a caller is told of it.
+    pub(crate) fn kind(&self) -> &'static str {
+        match &self.presented {
+            Presented::Token(_) => "token",
+            Presented::Assertion(_) => "key",
+            Presented::Cookie(_) => "session",
         }
     }
 
@@ -94,8 +111,14 @@ impl Bearer {
 }
 
 impl RequestInfo {
+    pub(crate) fn of(parts: &Parts) -> RequestInfo {
+        let info = parts.extensions.get::<RequestInfo>();
+        info.expect("invariant: the outermost layer gives every request its info")
+            .clone()
+    }
+
     /// Takes one request of the principal's allowance, of which every answer tells what is left.
-    fn charge(&self, limits: &Limits, principal: Uuid) -> Result<(), Problem> {
+    fn charge(&self, limits: &Limits<Uuid>, principal: Uuid) -> Result<(), Problem> {
         let allowance = limits.take(principal, Instant::now());
         let allowance = self.allowance.get_or_init(|| allowance);
         match allowance.allowed {
@@ -108,21 +131,30 @@ impl RequestInfo {
 impl App {
     /// Looks up who it is.
     pub(crate) async fn identify(&self, bearer: Bearer) -> Result<Caller, Problem> {
-        let holder = self.store.find_token(bearer.sha256()).await?;
+        let holder = self.store.find_credential(bearer.sha256()).await?;
         self.caller(bearer, holder).await
+    }
+
+    /// As [`App::identify`], with what the caller identifies itself with.
+    pub(crate) async fn identify_holder(&self, bearer: Bearer) -> Result<(Caller, Holder), Problem> {
+        let holder = self.store.find_credential(bearer.sha256()).await?;
+        let caller = self.caller(bearer, holder.clone()).await?;
+        Ok((caller, holder.expect("invariant: nobody is a caller without one")))
     }
 
     /// Who brings it, when the database knows this of it.
     pub(crate) async fn caller(&self, bearer: Bearer, holder: Option<Holder>) -> Result<Caller, Problem> {
-        let holder = holder.ok_or_else(|| bearer.refuse("the token or key is unknown"))?;
+        let holder = holder.ok_or_else(|| bearer.refuse("the token, key or session is unknown"))?;
         let time = audit::now();
         if !holder.is_valid(time) {
-            return Err(bearer.refuse("the token or key was revoked or has expired; ask for a new one"));
+            return Err(bearer.refuse(
+                "the token, key or session was revoked or has expired; ask for a new one, or log in again",
+            ));
         }
         bearer.info.charge(&self.limits, holder.user_uid)?;
         let known = self.principal(holder.user_uid).await?;
-        let (principal, teams) =
-            known.ok_or_else(|| bearer.refuse("whose token or key it is does not exist any more"))?;
+        let (principal, teams) = known
+            .ok_or_else(|| bearer.refuse("whose token, key or session it is does not exist any more"))?;
         let mut expires_at = holder.expires_at;
         if let Presented::Assertion(assertion) = &bearer.presented {
             if principal.name() != Some(&assertion.subject) {
@@ -144,7 +176,7 @@ impl App {
             keyed: None,
             time,
             credential: Some(Credential {
-                id: holder.token,
+                id: holder.held.id(),
                 expires_at,
             }),
         };
@@ -155,8 +187,8 @@ impl App {
         Ok(caller)
     }
 
-    /// Who has that uid, and its teams. Another replica may have created it a moment ago: that is looked up beside the queue of
-    /// writes, which a token of somebody who is gone must not fill.
+    /// Who has that uid, and its teams. Another replica may have created it a moment ago: that is looked up beside the
+    /// queue of writes, which a token of somebody who is gone must not fill.
     async fn principal(&self, uid: Uuid) -> Result<Option<(Principal, Vec<String>)>, Problem> {
         let snapshot = self.writes.snapshot();
         let known = snapshot.known(uid);
@@ -164,6 +196,15 @@ impl App {
             return Ok(known);
         }
         Ok(self.writes.catch_up().await?.known(uid))
+    }
+
+    /// The user of that uid.
+    pub(crate) async fn user_by_uid(&self, uid: Uuid) -> Result<Option<Fqn>, Problem> {
+        let known = self.principal(uid).await?;
+        Ok(known.and_then(|(principal, _)| match principal {
+            Principal::User { name, .. } => Some(name),
+            Principal::ServiceAccount { .. } | Principal::System => None,
+        }))
     }
 
     /// Whether the caller may do that to the node.
@@ -218,10 +259,13 @@ impl Caller {
     }
 }
 
-/// The error says what is wrong with it.
-fn presented(headers: &HeaderMap, organization: &Fqn) -> Result<Presented, String> {
-    let given = headers.get(header::AUTHORIZATION);
-    let given = given.ok_or("send a token: Authorization: Bearer tb_…")?;
+/// The error says what is wrong with it. A token goes before a cookie, which browsers send without being asked.
+fn presented(headers: &HeaderMap, origin: &Origin, organization: &Fqn) -> Result<Presented, String> {
+    let Some(given) = headers.get(header::AUTHORIZATION) else {
+        let cookie = origin.read(headers, Cookie::Session);
+        let cookie = cookie.ok_or("send a token: Authorization: Bearer tb_…, or log in")?;
+        return parsed(cookie).map(Presented::Cookie);
+    };
     let bearer = given
         .to_str()
         .ok()
@@ -234,10 +278,11 @@ fn presented(headers: &HeaderMap, organization: &Fqn) -> Result<Presented, Strin
             .map(Presented::Assertion)
             .map_err(|error| error.to_string());
     }
-    bearer
-        .parse()
-        .map(Presented::Token)
-        .map_err(|error: TokenError| error.to_string())
+    parsed(bearer).map(Presented::Token)
+}
+
+fn parsed(text: &str) -> Result<Token, String> {
+    text.parse().map_err(|error: TokenError| error.to_string())
 }
 
 /// What an unknown caller asked for, when it can be told; else it counts for the organization.

@@ -9,7 +9,8 @@ use axum::routing::{MethodRouter, delete, get, post, put};
 use tombolo_compiler::name::Kind;
 
 use super::{
-    App, access, approvals, audits, changes, explain, openapi, plans, resources, schemas, search, tokens,
+    App, access, approvals, audits, changes, explain, login, openapi, plans, resources, schemas, search,
+    tokens,
 };
 use crate::audit::Verb;
 
@@ -49,9 +50,11 @@ pub(crate) enum Place {
     Collection,
 }
 
-/// Who may use it. Nobody does without being known.
+/// Who may use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
+    /// Whoever wants to become known, at a bounded rate.
+    Anyone,
     /// Whoever `iam` allows it to, on the node in question; denials are on record.
     Decided,
     /// Every caller, who sees what it may read.
@@ -651,6 +654,78 @@ pub(crate) fn table() -> Vec<Endpoint> {
             answers: &[(200, Shape::Named("RevokedToken"))],
             serve: || delete(tokens::revoke),
         },
+        Endpoint {
+            method: Method::POST,
+            place: Place::At("/v1/auth:login"),
+            id: "login",
+            summary: "Opens a session for a user with a password, and sets its cookie.",
+            access: Access::Anyone,
+            audit: &[Verb::Login],
+            parameters: &[],
+            takes: Some(Shape::Named("LoginWish")),
+            answers: &[(200, Shape::Named("OpenedSession"))],
+            serve: || post(login::login),
+        },
+        Endpoint {
+            method: Method::POST,
+            place: Place::At("/v1/auth:logout"),
+            id: "logout",
+            summary: "Ends, at once, the session or token that the request was sent with, and what came of it.",
+            access: Access::Known,
+            audit: &[Verb::Logout, Verb::RevokeToken],
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("RevokedSession"))],
+            serve: || post(login::logout),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::At("/v1/auth:whoami"),
+            id: "whoami",
+            summary: "Who the caller is, and by what.",
+            access: Access::Known,
+            audit: &[],
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("WhoAmI"))],
+            serve: || get(login::whoami),
+        },
+        Endpoint {
+            method: Method::GET,
+            place: Place::At("/v1/organizations/{organization}/users/{user}/sessions"),
+            id: "listSessions",
+            summary: "The sessions of a user, newest first.",
+            access: Access::Decided,
+            audit: &[],
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("SessionList"))],
+            serve: || get(login::list),
+        },
+        Endpoint {
+            method: Method::DELETE,
+            place: Place::At("/v1/organizations/{organization}/users/{user}/sessions/{id}"),
+            id: "revokeSession",
+            summary: "Ends a session, at once.",
+            access: Access::Decided,
+            audit: &[Verb::RevokeSession],
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("RevokedSession"))],
+            serve: || delete(login::revoke),
+        },
+        Endpoint {
+            method: Method::PUT,
+            place: Place::At("/v1/organizations/{organization}/users/{user}/password"),
+            id: "setPassword",
+            summary: "Sets a user's password and ends its other sessions.",
+            access: Access::Decided,
+            audit: &[Verb::SetPassword],
+            parameters: &[],
+            takes: Some(Shape::Named("PasswordWish")),
+            answers: &[(200, Shape::Named("PasswordSet"))],
+            serve: || put(login::set_password),
+        },
     ]
 }
 
@@ -695,9 +770,18 @@ mod tests {
 
     #[test]
     fn every_write_takes_an_idempotency_key() {
+        // What a token is answered is a secret, and so is a password; neither is kept, and no hash of it. Whoever has
+        // logged out is nobody who could ask again.
+        let without = [
+            "issueToken",
+            "issueKey",
+            "login",
+            "logout",
+            "revokeSession",
+            "setPassword",
+        ];
         for row in table() {
-            // What these are answered is a secret, and secrets are not kept.
-            let can = !row.audit.is_empty() && !["issueToken", "issueKey"].contains(&row.id);
+            let can = !row.audit.is_empty() && !without.contains(&row.id);
             assert_eq!(row.parameters.contains(&"Idempotency-Key"), can, "{}", row.id);
         }
     }

@@ -16,7 +16,7 @@ use crate::problem::Problem;
 use crate::reply::Answer;
 use crate::writer::{Caller, Committed};
 
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Tells that the answer was given before.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// What headers add to what a request asks for.

@@ -45,10 +45,14 @@ pub(crate) fn document(table: &[Endpoint]) -> Value {
             "description": "The management plane of a Tombolo mesh. docs/api.md tells what the endpoints have in common.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "security": [{"token": []}],
+        "security": [{"token": []}, {"session": []}, {"sessionOnLoopback": []}],
         "paths": paths,
         "components": {
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "session": {"type": "apiKey", "in": "cookie", "name": "__Host-tombolo-session"},
+                "sessionOnLoopback": {"type": "apiKey", "in": "cookie", "name": "tombolo-session"},
+            },
             "schemas": components,
             "parameters": shared.parameters,
             "requestBodies": shared.bodies,
@@ -230,6 +234,9 @@ fn operation(endpoint: &Endpoint, path: &str, node: Option<&Node>, nodes: &[Node
         "responses": responses,
         "x-access": access(endpoint.access),
     });
+    if endpoint.access == Access::Anyone {
+        operation["security"] = json!([]);
+    }
     if !endpoint.audit.is_empty() {
         operation["x-audit"] = json!(endpoint.audit);
     }
@@ -465,6 +472,7 @@ fn parameter(name: &str) -> Value {
 
 fn access(access: Access) -> &'static str {
     match access {
+        Access::Anyone => "anyone",
         Access::Decided => "decided",
         Access::Filtered => "filtered",
         Access::Known => "known",

@@ -13,13 +13,13 @@ use serde_json::{Value, json};
 use tombolo_compiler::name::{BadName, Fqn};
 use uuid::Uuid;
 
-use super::App;
 use super::body::Body;
+use super::{App, login};
 use crate::account_key;
 use crate::audit::{self, Verb};
 use crate::iam::Action;
 use crate::problem::Problem;
-use crate::token::{self, CredentialKind, Issued, Order, Token, TokenInfo};
+use crate::token::{self, CredentialKind, Issued, Order, TokenInfo};
 use crate::writer::Caller;
 
 /// Of a description.
@@ -33,10 +33,10 @@ struct Wish {
     expire_time: Option<DateTime<Utc>>,
 }
 
-/// The user or service account that the path names, and what of it.
+/// The user or service account that the path names, and what of it; nothing is told of sessions and passwords.
 #[derive(Debug)]
 pub(crate) struct Collection {
-    holder: Fqn,
+    pub(super) holder: Fqn,
     kind: CredentialKind,
 }
 
@@ -71,7 +71,7 @@ pub(crate) async fn issue(
     let refused = |error| Problem::of_token(error, &caller.principal, verb);
     let answer = match kind {
         CredentialKind::Token => {
-            let token = Token::generate().map_err(|error| no_randomness(&error))?;
+            let token = login::generate()?;
             let issued = token::issue(&app.store, &snapshot, &caller, order, Issued::Token(&token)).await;
             shown(&issued.map_err(refused)?, "token", json!(token.reveal()))
         }
@@ -162,14 +162,14 @@ fn shown(issued: &TokenInfo, field: &str, secret: Value) -> Value {
     answer
 }
 
-fn no_randomness(error: &dyn std::error::Error) -> Problem {
+pub(super) fn no_randomness(error: &dyn std::error::Error) -> Problem {
     tracing::error!(%error, "the system gives no randomness");
     let detail = "cannot generate what is to be secret";
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
 }
 
 /// The uid of the one whose tokens and keys they are, when the caller may keep them.
-fn find(app: &App, caller: &Caller, holder: &Fqn, verb: Verb) -> Result<Uuid, Problem> {
+pub(super) fn find(app: &App, caller: &Caller, holder: &Fqn, verb: Verb) -> Result<Uuid, Problem> {
     let snapshot = app.writes.snapshot();
     app.allow(&snapshot, caller, Action::Tokens, holder, verb)?;
     let stored = snapshot.get(holder).ok_or_else(|| Problem::not_found(holder))?;

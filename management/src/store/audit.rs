@@ -67,6 +67,12 @@ impl Store {
         self.set_head(tx, &Head { audit, ..head }).await
     }
 
+    /// Puts a record of something that changes no resource behind the others, in a transaction that holds nothing yet.
+    pub(crate) async fn append_record(&self, tx: &mut Tx, record: Record) -> Result<(), StoreError> {
+        let head = self.lock_head(tx).await?;
+        self.append_write(tx, head, record).await
+    }
+
     pub(crate) async fn insert_audit(&self, tx: &mut Tx, sealed: &[Sealed]) -> Result<(), StoreError> {
         if sealed.is_empty() {
             return Ok(());

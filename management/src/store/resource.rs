@@ -12,7 +12,7 @@ use tombolo_compiler::intent::Resource;
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
-use super::token::{ACT_BY_TOKEN, Holder, holder};
+use super::token::{ACT_BY_CREDENTIAL, Holder, holder};
 use super::{Resources, Store, StoreError, Tombstones, Tx, bounded, execute, fetch};
 use crate::managed::{Managed, Manager};
 use crate::snapshot::Stored;
@@ -51,7 +51,7 @@ impl Store {
     ) -> Result<Shown<Option<Stored>>, StoreError> {
         let sql = format!(
             "SELECT t.*, r.* \
-             FROM {ACT_BY_TOKEN}($1) t LEFT JOIN LATERAL (SELECT {COLUMNS} FROM resources \
+             FROM {ACT_BY_CREDENTIAL}($1) t LEFT JOIN LATERAL (SELECT {COLUMNS} FROM resources \
              WHERE name = $2 AND t.user_uid IS NOT NULL OFFSET 0) r ON true"
         );
         let query = sqlx::query(AssertSqlSafe(sql))
@@ -72,7 +72,7 @@ impl Store {
     ) -> Result<Shown<Part>, StoreError> {
         let sql = format!(
             "SELECT t.*, \
-             o.revision AS head_revision, r.* FROM {ACT_BY_TOKEN}($1) t \
+             o.revision AS head_revision, r.* FROM {ACT_BY_CREDENTIAL}($1) t \
              JOIN LATERAL (SELECT revision FROM organizations WHERE name = $2 AND t.user_uid IS NOT NULL OFFSET 0) o \
              ON true LEFT JOIN LATERAL (SELECT {COLUMNS} FROM resources WHERE collection = $3 \
              AND name COLLATE \"C\" > $4 AND t.user_uid IS NOT NULL ORDER BY name COLLATE \"C\" LIMIT $5) r ON true \

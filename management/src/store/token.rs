@@ -8,7 +8,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use uuid::Uuid;
 
-use super::{Store, StoreError, Tokens, Tx, execute, fetch};
+use super::{Store, StoreError, Tokens, Tx, bounded, execute, fetch};
 use crate::account_key::PublicKey;
 use crate::token::CredentialKind;
 
@@ -20,19 +20,35 @@ pub(crate) struct TokenRow {
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) revoked_at: Option<DateTime<Utc>>,
-    /// The token or key that asked for it.
+    /// The token, key or session that asked for it.
     pub(crate) issued_by: Option<Uuid>,
     /// Of a key.
     pub(crate) public_key: Option<PublicKey>,
 }
 
-/// Whose token or key it is that somebody has in hand.
+/// Whose token, key or session it is that somebody has in hand.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Holder {
-    pub(crate) token: Uuid,
+    pub(crate) held: Held,
     pub(crate) user_uid: Uuid,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) revoked_at: Option<DateTime<Utc>>,
+}
+
+/// What a caller identifies itself with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    Token(Uuid),
+    /// With the groups that the provider named at its login.
+    Session(Uuid, Vec<String>),
+}
+
+impl Held {
+    pub(crate) fn id(&self) -> Uuid {
+        match self {
+            Held::Token(id) | Held::Session(id, _) => *id,
+        }
+    }
 }
 
 impl Store {
@@ -71,14 +87,14 @@ impl Store {
         Ok(())
     }
 
-    /// Asked for each request: a token that is revoked anywhere is refused everywhere at once.
-    pub(crate) async fn find_token(&self, sha256: [u8; 32]) -> Result<Option<Holder>, StoreError> {
+    /// Asked for each request: what is revoked anywhere is refused everywhere at once.
+    pub(crate) async fn find_credential(&self, sha256: [u8; 32]) -> Result<Option<Holder>, StoreError> {
         let statement = Query::select()
             .expr(Expr::col(Asterisk))
-            .from_function(Func::cust(ACT_BY_TOKEN).arg(sha256.to_vec()), Tokens::Table)
+            .from_function(Func::cust(ACT_BY_CREDENTIAL).arg(sha256.to_vec()), Tokens::Table)
             .to_owned();
         let mut connection = self.connection().await?;
-        let rows = fetch(&mut connection, "look up a token", &statement).await?;
+        let rows = fetch(&mut connection, "look up a credential", &statement).await?;
         rows.first().map(holder).transpose()
     }
 
@@ -114,29 +130,45 @@ impl Store {
         {
             return Ok(false);
         }
-        let mut revoked = BTreeSet::from([id]);
-        let mut ahead = vec![id];
-        while let Some(issuer) = ahead.pop() {
-            let issued = tokens.iter().filter(|token| token.issued_by == Some(issuer));
-            ahead.extend(issued.map(|token| token.id).filter(|id| revoked.insert(*id)));
-        }
-        let statement = revocation(user_uid, revoked_at)
-            .and_where(Expr::col(Tokens::Id).is_in(revoked))
-            .to_owned();
-        execute(tx, "revoke a token", &statement).await?;
+        let mut revoked = issued_with(&tokens, vec![id]);
+        revoked.insert(id);
+        self.revoke_all(tx, user_uid, revoked, revoked_at).await?;
         Ok(true)
     }
 
-    /// Of a token that its holder has just used.
-    pub(crate) async fn is_unrevoked(&self, tx: &mut Tx, id: Uuid) -> Result<bool, StoreError> {
-        let statement = Query::select()
-            .column(Tokens::Id)
-            .from(Tokens::Table)
-            .and_where(Expr::col(Tokens::Id).eq(id))
-            .and_where(Expr::col(Tokens::RevokedAt).is_null())
+    /// Those that the user had issued to itself with these sessions.
+    pub(crate) async fn revoke_issued_with(
+        &self,
+        tx: &mut Tx,
+        user_uid: Uuid,
+        sessions: Vec<Uuid>,
+        revoked_at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let tokens = self.tokens_of(tx, user_uid).await?;
+        let issued = issued_with(&tokens, sessions);
+        self.revoke_all(tx, user_uid, issued, revoked_at).await
+    }
+
+    async fn revoke_all(
+        &self,
+        tx: &mut Tx,
+        user_uid: Uuid,
+        ids: BTreeSet<Uuid>,
+        revoked_at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let statement = revocation(user_uid, revoked_at)
+            .and_where(Expr::col(Tokens::Id).is_in(ids))
             .to_owned();
-        let rows = fetch(tx, "look at a token", &statement).await?;
-        Ok(!rows.is_empty())
+        execute(tx, "revoke tokens", &statement).await?;
+        Ok(())
+    }
+
+    /// Of a token or session that its holder has just used.
+    pub(crate) async fn is_unrevoked(&self, tx: &mut Tx, id: Uuid) -> Result<bool, StoreError> {
+        let asking = sqlx::query_scalar("SELECT is_unrevoked($1)")
+            .bind(id)
+            .fetch_one(&mut **tx);
+        bounded("look at a token or session", asking).await
     }
 
     /// All of somebody who is deleted.
@@ -151,8 +183,8 @@ impl Store {
     }
 }
 
-/// Knows whose token it is, and makes the transaction that user's.
-pub(super) const ACT_BY_TOKEN: &str = "act_by_token";
+/// Knows whose token or session it is, and makes the transaction that user's.
+pub(super) const ACT_BY_CREDENTIAL: &str = "act_by_credential";
 
 const COLUMNS: [Tokens; 8] = [
     Tokens::Id,
@@ -167,8 +199,13 @@ const COLUMNS: [Tokens; 8] = [
 
 pub(super) fn holder(row: &PgRow) -> Result<Holder, StoreError> {
     let read = || -> Result<Holder, sqlx::Error> {
+        let id = row.try_get("credential")?;
+        let groups: Option<Vec<String>> = row.try_get("groups")?;
         Ok(Holder {
-            token: row.try_get("token")?,
+            held: match groups {
+                None => Held::Token(id),
+                Some(groups) => Held::Session(id, groups),
+            },
             user_uid: row.try_get("user_uid")?,
             expires_at: row.try_get("expires_at")?,
             revoked_at: row.try_get("revoked_at")?,
@@ -178,6 +215,17 @@ pub(super) fn holder(row: &PgRow) -> Result<Holder, StoreError> {
         doing: "read a token's row",
         source,
     })
+}
+
+/// What came of these, and of what came of them.
+fn issued_with(tokens: &[TokenRow], issuers: Vec<Uuid>) -> BTreeSet<Uuid> {
+    let mut all = BTreeSet::new();
+    let mut ahead = issuers;
+    while let Some(issuer) = ahead.pop() {
+        let issued = tokens.iter().filter(|token| token.issued_by == Some(issuer));
+        ahead.extend(issued.map(|token| token.id).filter(|id| all.insert(*id)));
+    }
+    all
 }
 
 fn revocation(user_uid: Uuid, revoked_at: DateTime<Utc>) -> UpdateStatement {

@@ -299,7 +299,7 @@ async fn callers_without_a_valid_token_get_nowhere() {
     for (token, detail) in [
         (None, "send a token"),
         (Some("nonsense"), "the token is malformed"),
-        (Some(unknown.as_str()), "the token or key is unknown"),
+        (Some(unknown.as_str()), "the token, key or session is unknown"),
     ] {
         anonymous.token = token.map(str::to_owned);
         let answer = anonymous.get(ACME).await;

@@ -222,7 +222,7 @@ async fn what_is_not_signed_for_us_for_now_and_by_its_key_is_refused() {
         // The public half is no token.
         (
             format!("tb_{}", kid.as_str().unwrap()),
-            "the token or key is unknown",
+            "the token, key or session is unknown",
         ),
     ] {
         let api = Api::new(admin.addr, Some(&text));
@@ -240,7 +240,7 @@ async fn what_is_not_signed_for_us_for_now_and_by_its_key_is_refused() {
     Api::new(admin.addr, Some(&good))
         .get(SHOP)
         .await
-        .refused(401, "the token or key is unknown");
+        .refused(401, "the token, key or session is unknown");
     management.stop().await;
 }
 

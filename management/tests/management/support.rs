@@ -10,7 +10,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tempfile::TempDir;
-use tombolo_management::{AuditConfig, Config, Running, start};
+use tombolo_management::{AuditConfig, Config, LoginConfig, Running, start};
 use tombolo_runtime::authority::Authority;
 use tombolo_runtime::plane_id::{Plane, PlaneId};
 use tombolo_runtime::tls::install_crypto;
@@ -85,6 +85,7 @@ impl Management {
             requests_max: 100_000.try_into().unwrap(),
             web_dir: None,
             break_glass: None,
+            login: LoginConfig::default(),
         };
         Management {
             running: None,

@@ -14,7 +14,7 @@ use sqlx::{Connection as _, PgConnection};
 use tempfile::TempDir;
 use tombolo_management::audit::{Export, PublicKeys};
 use tombolo_management::embedded::EmbeddedPostgres;
-use tombolo_management::{AuditConfig, Config, Running, start};
+use tombolo_management::{AuditConfig, Config, LoginConfig, Running, start};
 use tombolo_runtime::authority::Authority;
 use tombolo_runtime::plane_id::{Plane, PlaneId};
 use tombolo_runtime::tls::install_crypto;
@@ -80,6 +80,7 @@ impl World {
             requests_max: NonZeroU32::MAX,
             web_dir: None,
             break_glass: None,
+            login: LoginConfig::default(),
         };
         let running = start(config.clone()).await?;
         let admin = running

@@ -22,7 +22,7 @@ use tombolo_compiler::plan::Planner;
 use tombolo_compiler::report::Reports;
 use tombolo_compiler::resolve::{Edit, Resolver};
 use tombolo_management::embedded::EmbeddedPostgres;
-use tombolo_management::{AuditConfig, Config, Running, start};
+use tombolo_management::{AuditConfig, Config, LoginConfig, Running, start};
 use tombolo_proto::codec;
 use tombolo_proto::held::Held;
 use tombolo_proto::link::{self, Inputs};
@@ -288,6 +288,7 @@ impl Management {
             requests_max: NonZeroU32::MAX,
             web_dir: None,
             break_glass: None,
+            login: LoginConfig::default(),
         };
         let running = start(config.clone()).await?;
         let token = running

@@ -1,0 +1,272 @@
+//! Logging in with a password, and what a session is: a cookie that writes only from pages of ours, that ends, and that is
+//! ended at once on every replica.
+
+use std::time::Duration;
+
+use http::Method;
+use serde_json::{Value, json};
+use tombolo_tests::eventually;
+
+use crate::support::{ACME, Answer, Api, Management};
+
+const PASSWORD: &str = "a horse that reads maps";
+/// What a browser says of a request that a page of ours sends.
+const OURS: (&str, &str) = ("sec-fetch-site", "same-origin");
+
+/// The administrator and a user `ann` who may read, with a password each.
+async fn with_passwords() -> Management {
+    let management = Management::start().await;
+    management.user("ann", &[(ACME, "reader")]).await;
+    for user in ["admin", "ann"] {
+        let set = set_password(&management.admin, user, json!({ "password": PASSWORD })).await;
+        assert_eq!(set.status, 200, "{}", set.text);
+    }
+    management
+}
+
+async fn set_password(api: &Api, user: &str, wish: Value) -> Answer {
+    let path = format!("{ACME}/users/{user}/password");
+    api.send(Method::PUT, &path, &[], wish.to_string()).await
+}
+
+async fn log_in(api: &Api, user: &str, password: &str) -> Answer {
+    api.post("auth:login", json!({"user": user, "password": password}))
+        .await
+}
+
+/// The cookie as a browser sends it back.
+fn cookie(answer: &Answer) -> String {
+    let set = answer.headers["set-cookie"].to_str().unwrap();
+    set.split(';').next().unwrap().to_owned()
+}
+
+/// Logs in, and gives the cookie and the id of the session.
+async fn session(management: &Management, user: &str) -> (String, String) {
+    let answer = log_in(&management.anonymous(), user, PASSWORD).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    (cookie(&answer), answer.json()["id"].as_str().unwrap().to_owned())
+}
+
+async fn records(management: &Management, filter: &str) -> Vec<Value> {
+    let page = management.admin.get(&format!("audit?{filter}")).await.json();
+    page["items"].as_array().cloned().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_session_reads_is_listed_and_is_over_once_it_is_revoked() {
+    let management = with_passwords().await;
+    let browser = management.anonymous();
+    let answer = log_in(&browser, "ann", PASSWORD).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let set = answer.headers["set-cookie"].to_str().unwrap();
+    assert!(
+        set.ends_with("; Path=/; Max-Age=43200; HttpOnly; SameSite=Lax"),
+        "{set}"
+    );
+    let opened = answer.json();
+    assert_eq!(opened["user"], format!("{ACME}/users/ann"));
+    assert_eq!(opened["method"], "password");
+    let cookie = cookie(&answer);
+    let secret = cookie.split_once('=').unwrap().1;
+
+    let who = browser
+        .get_with("auth:whoami", &[("cookie", &cookie)])
+        .await
+        .json();
+    assert_eq!(who["user"], format!("{ACME}/users/ann"));
+    assert_eq!(who["credential"]["id"], opened["id"]);
+    assert_eq!(browser.get_with(ACME, &[("cookie", &cookie)]).await.status, 200);
+    let bearer = Api::new(management.admin.addr, Some(secret));
+    bearer
+        .get(ACME)
+        .await
+        .refused(401, "the token, key or session is unknown");
+
+    let sessions = format!("{ACME}/users/ann/sessions");
+    let listed = browser.get_with(&sessions, &[("cookie", &cookie)]).await.json();
+    assert_eq!(listed["items"][0]["id"], opened["id"]);
+    assert!(!listed.to_string().contains(secret));
+    let held = "SELECT count(*) FROM sessions WHERE octet_length(sha256) = 32";
+    assert_eq!(management.count(held).await, 1);
+
+    // Another replica knows it, and forgets it with this one.
+    let (running, replica) = management.replica().await;
+    let replica = Api::new(replica.addr, None);
+    assert_eq!(replica.get_with(ACME, &[("cookie", &cookie)]).await.status, 200);
+    let gone = format!("{sessions}/{}", opened["id"].as_str().unwrap());
+    let revoked = management.admin.send(Method::DELETE, &gone, &[], "").await;
+    assert_eq!(revoked.status, 200, "{}", revoked.text);
+    for api in [&browser, &replica] {
+        api.get_with(ACME, &[("cookie", &cookie)])
+            .await
+            .refused(401, "was revoked");
+    }
+    let again = management.admin.send(Method::DELETE, &gone, &[], "").await;
+    again.refused(404, "does not exist");
+    running.stop().await.unwrap();
+
+    let done = records(&management, &format!("name={ACME}/users/ann&outcome=done")).await;
+    let verbs: Vec<&str> = done.iter().filter_map(|record| record["verb"].as_str()).collect();
+    assert_eq!(verbs[..3], ["revoke-session", "login", "set-password"]);
+    assert_eq!(done[1]["actor"], format!("{ACME}/users/ann"));
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn a_cookie_writes_from_pages_of_ours_only() {
+    let management = with_passwords().await;
+    let (cookie, _) = session(&management, "admin").await;
+    let browser = management.anonymous();
+    let tenant = |leaf: &str| json!({"name": format!("{ACME}/tenants/{leaf}")}).to_string();
+    let collection = format!("{ACME}/tenants");
+    let own = format!("http://{}", management.admin.addr);
+    let from = |site| vec![("sec-fetch-site", site)];
+    let at = |origin| vec![("origin", origin)];
+    for (leaf, said, status) in [
+        ("a", from("same-origin"), 201),
+        ("b", at(own.as_str()), 201),
+        ("c", [from("cross-site"), at(own.as_str())].concat(), 403),
+        ("d", from("same-site"), 403),
+        ("e", at("https://evil.example.com"), 403),
+        ("f", vec![], 403),
+    ] {
+        let headers = [&[("cookie", cookie.as_str())], said.as_slice()].concat();
+        let answer = browser
+            .send(Method::POST, &collection, &headers, tenant(leaf))
+            .await;
+        assert_eq!(answer.status, status, "{said:?}: {}", answer.text);
+        if status == 403 {
+            answer.refused(403, "another site");
+        }
+    }
+    eventually(Duration::from_secs(20), async || {
+        let denied = records(&management, "outcome=unauthenticated&verb=create").await;
+        anyhow::ensure!(denied.len() == 4, "{denied:?}");
+        Ok(())
+    })
+    .await;
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_ends_with_logout_with_a_new_password_and_by_itself() {
+    let management = with_passwords().await;
+    let browser = management.anonymous();
+    let (left, _) = session(&management, "ann").await;
+    let out = browser
+        .send(Method::POST, "auth:logout", &[("cookie", &left), OURS], "")
+        .await;
+    assert_eq!(out.status, 200, "{}", out.text);
+    assert!(
+        out.headers["set-cookie"]
+            .to_str()
+            .unwrap()
+            .contains("=; Path=/; Max-Age=0;")
+    );
+    browser
+        .get_with(ACME, &[("cookie", &left)])
+        .await
+        .refused(401, "was revoked");
+
+    let (old, _) = session(&management, "ann").await;
+    let (kept, _) = session(&management, "ann").await;
+    let path = format!("{ACME}/users/ann/password");
+    let change = async |wish: Value| {
+        let headers = [("cookie", kept.as_str()), OURS];
+        browser.send(Method::PUT, &path, &headers, wish.to_string()).await
+    };
+    let new = "a horse that draws maps";
+    change(json!({ "password": new })).await.refused(400, "/current");
+    change(json!({"password": new, "current": "not that one"}))
+        .await
+        .refused(403, "/current is not");
+    change(json!({"password": "short", "current": PASSWORD}))
+        .await
+        .refused(400, "at least 12");
+    let changed = change(json!({"password": new, "current": PASSWORD})).await;
+    assert_eq!(changed.status, 200, "{}", changed.text);
+    browser
+        .get_with(ACME, &[("cookie", &old)])
+        .await
+        .refused(401, "was revoked");
+    assert_eq!(browser.get_with(ACME, &[("cookie", &kept)]).await.status, 200);
+    log_in(&browser, "ann", PASSWORD)
+        .await
+        .refused(401, "no such user");
+    assert_eq!(log_in(&browser, "ann", new).await.status, 200);
+
+    management.sql("UPDATE sessions SET expires_at = now()").await;
+    browser
+        .get_with(ACME, &[("cookie", &kept)])
+        .await
+        .refused(401, "has expired");
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn a_login_that_fails_tells_nothing_is_counted_and_is_on_record() {
+    let management = with_passwords().await;
+    let browser = management.anonymous();
+    let mut told = Vec::new();
+    for user in ["ann", "nobody", "not a name", "organizations/acme"] {
+        let answer = log_in(&browser, user, "not the password").await;
+        answer.refused(401, "no such user with that password");
+        told.push(answer.json()["detail"].clone());
+    }
+    assert!(told.iter().all(|detail| *detail == told[0]), "{told:?}");
+    // The account is counted whether it exists or not, also for whoever knows the password.
+    for user in ["ann", "nobody"] {
+        let mut refused = None;
+        for _ in 0..60 {
+            let answer = log_in(&browser, user, "not the password").await;
+            if answer.status == 429 {
+                refused = Some(answer);
+                break;
+            }
+        }
+        refused
+            .expect("never held back")
+            .refused(429, "too many attempts");
+    }
+    let who = format!("name={ACME}/users/ann&verb=login&outcome=unauthenticated");
+    eventually(Duration::from_secs(20), async || {
+        let denied = records(&management, &who).await;
+        let reasons: Vec<&str> = denied
+            .iter()
+            .filter_map(|record| record["reason"].as_str())
+            .collect();
+        anyhow::ensure!(
+            reasons.iter().any(|reason| reason.contains("no such user")),
+            "{reasons:?}"
+        );
+        anyhow::ensure!(
+            reasons.iter().any(|reason| reason.contains("too many")),
+            "{reasons:?}"
+        );
+        Ok(())
+    })
+    .await;
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn a_password_is_that_of_a_user_and_not_of_a_name() {
+    let management = with_passwords().await;
+    let (cookie, _) = session(&management, "ann").await;
+    let name = format!("{ACME}/users/ann");
+    let binding = format!("{ACME}/bindings/ann-reader");
+    for gone in [&binding, &name] {
+        let deleted = management.admin.delete(gone, "*").await;
+        assert_eq!(deleted.status, 200, "{}", deleted.text);
+    }
+    management.admin.create(json!({ "name": name })).await;
+    let browser = management.anonymous();
+    log_in(&browser, "ann", PASSWORD)
+        .await
+        .refused(401, "no such user");
+    browser
+        .get_with(ACME, &[("cookie", &cookie)])
+        .await
+        .refused(401, "does not exist any more");
+    management.stop().await;
+}

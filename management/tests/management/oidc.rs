@@ -1,0 +1,300 @@
+//! Logging in at a real OpenID provider, over sockets, with a browser's cookies.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tombolo_management::{LoginConfig, OidcConfig};
+use tombolo_tests::browser::{Browser, Page};
+use tombolo_tests::eventually;
+use tombolo_tests::oidc::OidcProvider;
+use tombolo_tests::postgres::Postgres;
+
+use crate::support::{ACME, Api, Management};
+
+/// `2` is called as somebody whom management has already; `3` is in no group.
+fn people() -> Value {
+    json!({
+        "1": {"preferred_username": "Bea.Lee@example.com", "name": "Bea Lee", "groups": ["platform", "on-call"]},
+        "2": {"preferred_username": "admin", "groups": []},
+        "3": {"preferred_username": "cal"},
+    })
+}
+
+async fn with_provider() -> (OidcProvider, Management) {
+    let provider = OidcProvider::start(&people()).await;
+    let mut management = Management::prepare(Postgres::start().create_database().await);
+    management.config.login = LoginConfig {
+        oidc: Some(OidcConfig {
+            issuer: provider.issuer(),
+            client_id: provider.client_id().to_owned(),
+            client_secret: Some(provider.client_secret().to_owned()),
+            scopes: vec!["profile".to_owned(), "email".to_owned()],
+            groups_claim: "groups".to_owned(),
+            authorities: None,
+        }),
+        ..LoginConfig::default()
+    };
+    (provider, management.start_prepared().await)
+}
+
+/// The address at the provider to which management sends a browser, where `person` is let in.
+async fn begin(management: &Management, browser: &mut Browser, person: &str) -> String {
+    let start = format!(
+        "http://{}/auth/oidc?return=/v1/auth:whoami",
+        management.admin.addr
+    );
+    let sent = browser.get(&start).await.unwrap();
+    assert_eq!(sent.status, 303, "{}", sent.text());
+    format!("{}&login_hint={person}", sent.header("location"))
+}
+
+/// Goes on from the provider until it sends the browser back to management, and gives that address.
+async fn at_provider(browser: &mut Browser, url: &str) -> String {
+    let mut url = url.to_owned();
+    for _ in 0..5 {
+        let reply = browser.get(&url).await.unwrap();
+        assert!(reply.status.is_redirection(), "{url}: {}", reply.text());
+        let next = reply.header("location");
+        if next.contains("/auth/callback") {
+            return next;
+        }
+        let issuer = url.split('/').take(3).collect::<Vec<_>>().join("/");
+        url = if next.starts_with('/') {
+            format!("{issuer}{next}")
+        } else {
+            next
+        };
+    }
+    panic!("never sent back: {url}");
+}
+
+async fn log_in(management: &Management, browser: &mut Browser, person: &str) -> Page {
+    let there = begin(management, browser, person).await;
+    let back = at_provider(browser, &there).await;
+    browser.open(&back).await.unwrap()
+}
+
+async fn denied_for(management: &Management, reason: &str) {
+    eventually(Duration::from_secs(20), async || {
+        let page = management
+            .admin
+            .get("audit?verb=login&outcome=unauthenticated")
+            .await
+            .json();
+        let records = page["items"].as_array().cloned().unwrap_or_default();
+        let found = records.iter().any(|record| {
+            record["reason"]
+                .as_str()
+                .is_some_and(|found| found.contains(reason))
+        });
+        anyhow::ensure!(found, "{records:?}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_person_logs_in_at_the_provider_and_is_a_user_until_the_session_is_revoked() {
+    let (_provider, management) = with_provider().await;
+    let mut browser = Browser::new();
+    let page = log_in(&management, &mut browser, "1").await;
+    assert_eq!(page.reply.status, 200, "{}", page.text());
+    let who: Value = serde_json::from_str(&page.text()).unwrap();
+    let bea = format!("{ACME}/users/bea-lee");
+    assert_eq!(who["user"], bea);
+    assert_eq!(who["groups"], json!(["on-call", "platform"]));
+
+    let user = management.admin.get(&bea).await.json();
+    assert_eq!(user["spec"]["displayName"], "Bea Lee");
+    assert_eq!(user["uid"], who["uid"]);
+    let own = management.admin.addr.to_string();
+    assert!(
+        !browser.cookies(&own).contains("tombolo-login"),
+        "it was for once"
+    );
+
+    // Without a right, and with one.
+    let tenants = format!("http://{own}/v1/{ACME}");
+    assert_eq!(browser.get(&tenants).await.unwrap().status, 404);
+    let spec = json!({"role": "reader", "subjects": [bea]});
+    management
+        .admin
+        .create(json!({"name": format!("{ACME}/bindings/bea"), "spec": spec}))
+        .await;
+    assert_eq!(browser.get(&tenants).await.unwrap().status, 200);
+
+    // Who comes again is who they were.
+    let mut other = Browser::new();
+    let again = log_in(&management, &mut other, "1").await;
+    let again: Value = serde_json::from_str(&again.text()).unwrap();
+    assert_eq!(again["uid"], who["uid"]);
+    let sessions = management.admin.get(&format!("{bea}/sessions")).await.json();
+    let methods: Vec<&Value> = sessions["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| &one["method"])
+        .collect();
+    assert_eq!(methods, ["oidc", "oidc"]);
+
+    let id = who["credential"]["id"].as_str().unwrap();
+    let gone = format!("{bea}/sessions/{id}");
+    assert_eq!(
+        management
+            .admin
+            .send(http::Method::DELETE, &gone, &[], "")
+            .await
+            .status,
+        200
+    );
+    assert_eq!(browser.get(&tenants).await.unwrap().status, 401);
+    assert_eq!(other.get(&tenants).await.unwrap().status, 200);
+    let logins = management
+        .admin
+        .get(&format!("audit?actor={bea}&verb=login"))
+        .await
+        .json();
+    assert_eq!(logins["items"].as_array().unwrap().len(), 2);
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_called_like_a_user_is_somebody_else() {
+    let (_provider, management) = with_provider().await;
+    let mut browser = Browser::new();
+    let page = log_in(&management, &mut browser, "2").await;
+    let who: Value = serde_json::from_str(&page.text()).unwrap();
+    let name = who["user"].as_str().unwrap();
+    assert!(name.starts_with(&format!("{ACME}/users/admin-")), "{name}");
+    let organization = format!("http://{}/v1/{ACME}", management.admin.addr);
+    assert_eq!(browser.get(&organization).await.unwrap().status, 404);
+
+    // One who was deleted comes back as somebody who has nothing of theirs.
+    assert_eq!(management.admin.delete(name, "*").await.status, 200);
+    assert_eq!(browser.get(&organization).await.unwrap().status, 401);
+    let page = log_in(&management, &mut browser, "2").await;
+    let again: Value = serde_json::from_str(&page.text()).unwrap();
+    assert_ne!(again["uid"], who["uid"]);
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn a_login_ends_once_in_the_browser_that_began_it_and_in_time() {
+    let (_provider, management) = with_provider().await;
+    let mut browser = Browser::new();
+    let there = begin(&management, &mut browser, "3").await;
+    let back = at_provider(&mut browser, &there).await;
+
+    // Somebody else's link, in a browser that began nothing, and in one that began another login.
+    let mut other = Browser::new();
+    let page = other.open(&back).await.unwrap();
+    assert_eq!(page.reply.status, 401, "{}", page.text());
+    begin(&management, &mut other, "3").await;
+    let page = other.open(&back).await.unwrap();
+    assert_eq!(page.reply.status, 401, "{}", page.text());
+    denied_for(&management, "another browser").await;
+
+    // Once, also when a copy of the browser comes first.
+    let mut copy = browser.clone();
+    let page = browser.open(&back).await.unwrap();
+    assert_eq!(page.reply.status, 200, "{}", page.text());
+    let page = copy.open(&back).await.unwrap();
+    assert_eq!(page.reply.status, 401, "{}", page.text());
+    denied_for(&management, "this login is over").await;
+
+    let there = begin(&management, &mut browser, "3").await;
+    let back = at_provider(&mut browser, &there).await;
+    management
+        .sql("UPDATE login_attempts SET expires_at = now()")
+        .await;
+    let page = browser.open(&back).await.unwrap();
+    assert_eq!(page.reply.status, 401, "{}", page.text());
+    assert!(page.text().contains("took too long"), "{}", page.text());
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_that_was_made_for_another_login_is_refused() {
+    let (_provider, management) = with_provider().await;
+    let mut browser = Browser::new();
+    let there = begin(&management, &mut browser, "3").await;
+    let nonce = there.split("nonce=").nth(1).unwrap().split('&').next().unwrap();
+    let other = there.replace(nonce, &"x".repeat(nonce.len()));
+    let back = at_provider(&mut browser, &other).await;
+    let page = browser.open(&back).await.unwrap();
+    assert_eq!(page.reply.status, 401, "{}", page.text());
+    denied_for(&management, "nonce").await;
+
+    // A code of another login: the provider holds it to the secret of the browser that asked for it.
+    let there = begin(&management, &mut browser, "3").await;
+    let back = at_provider(&mut browser, &there).await;
+    let mut thief = Browser::new();
+    let own = begin(&management, &mut thief, "3").await;
+    let own = at_provider(&mut thief, &own).await;
+    let code = |url: &str| {
+        url.split("code=")
+            .nth(1)
+            .unwrap()
+            .split('&')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    let page = thief.open(&own.replace(&code(&own), &code(&back))).await.unwrap();
+    assert_eq!(page.reply.status, 401, "{}", page.text());
+    denied_for(&management, "does not take the code").await;
+
+    // Whom the provider does not know.
+    let mut stranger = Browser::new();
+    let there = begin(&management, &mut stranger, "nobody").await;
+    let back = at_provider(&mut stranger, &there).await;
+    let page = stranger.open(&back).await.unwrap();
+    assert_eq!(page.reply.status, 401, "{}", page.text());
+    denied_for(&management, "nobody of that name").await;
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn any_replica_finishes_a_login_that_another_began() {
+    let (_provider, management) = with_provider().await;
+    let (running, replica) = management.replica().await;
+    let mut browser = Browser::new();
+    let there = begin(&management, &mut browser, "1").await;
+    let back = at_provider(&mut browser, &there).await;
+    // As behind a load balancer: the same name, another replica.
+    let own = management.admin.addr.to_string();
+    let path = back.strip_prefix(&format!("http://{own}")).unwrap();
+    let cookies = browser.cookies(&own);
+    let replica = Api::new(replica.addr, None);
+    let headers = [("host", own.as_str()), ("cookie", cookies.as_str())];
+    let done = replica.get_with(path, &headers).await;
+    assert_eq!(done.status, 303, "{}", done.text);
+    let sets = done.headers.get_all("set-cookie").iter();
+    let sets: Vec<&str> = sets.filter_map(|set| set.to_str().ok()).collect();
+    let session = sets
+        .iter()
+        .find(|set| set.starts_with("tombolo-session="))
+        .unwrap();
+    let session = session.split(';').next().unwrap();
+    let who = management
+        .anonymous()
+        .get_with("auth:whoami", &[("cookie", session)])
+        .await;
+    assert_eq!(who.json()["user"], format!("{ACME}/users/bea-lee"));
+    running.stop().await.unwrap();
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn without_its_provider_management_serves_and_says_so() {
+    let (provider, management) = with_provider().await;
+    drop(provider);
+    assert_eq!(management.admin.get(ACME).await.status, 200);
+    let mut browser = Browser::new();
+    let page = browser
+        .open(&format!("http://{}/auth/oidc", management.admin.addr))
+        .await
+        .unwrap();
+    assert_eq!(page.reply.status, 503, "{}", page.text());
+    management.stop().await;
+}
