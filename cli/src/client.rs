@@ -9,7 +9,7 @@ use chrono::{TimeDelta, Utc};
 use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, USER_AGENT};
 use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client as HttpClient;
@@ -20,6 +20,7 @@ use tombolo_compiler::name::Fqn;
 use tombolo_management::account_key::assertion::Signer;
 use uuid::Uuid;
 
+use crate::credentials::Credentials;
 use crate::problem::Problem;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,7 +41,7 @@ pub(crate) struct ServerArgs {
     /// The management plane's API.
     #[arg(long, env = "TOMBOLO_SERVER", default_value = "http://127.0.0.1:8080")]
     server: String,
-    /// Who asks.
+    /// Who asks; by default whom `tombolo login` has logged in.
     #[arg(long, env = "TOMBOLO_TOKEN", hide_env_values = true)]
     token: Option<String>,
     /// A file with the token, which no list of processes shows.
@@ -52,6 +53,18 @@ pub(crate) struct ServerArgs {
     /// Completes names that do not start with `organizations/`.
     #[arg(long, env = "TOMBOLO_ORGANIZATION")]
     organization: Option<String>,
+}
+
+impl ServerArgs {
+    /// As whoever `tombolo login` has logged in, whatever else the environment names.
+    pub(crate) fn logged_in(self) -> ServerArgs {
+        ServerArgs {
+            token: None,
+            token_file: None,
+            key_file: None,
+            ..self
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -99,7 +112,8 @@ impl ServerArgs {
         }
     }
 
-    fn proof(&self) -> anyhow::Result<Option<Proof>> {
+    /// What was given, or else what `tombolo login` has kept for that server.
+    fn proof(&self, server: &str) -> anyhow::Result<Option<Proof>> {
         let read = |file: &Path, what: &str| {
             fs::read_to_string(file).with_context(|| format!("read the {what} in {}", file.display()))
         };
@@ -111,7 +125,11 @@ impl ServerArgs {
         let token = match (&self.token, &self.token_file) {
             (Some(token), _) => token.clone(),
             (None, Some(file)) => read(file, "token")?.trim().to_owned(),
-            (None, None) => String::new(),
+            (None, None) => {
+                let kept = Credentials::load()?;
+                kept.get(server)
+                    .map_or_else(String::new, |login| login.token.clone())
+            }
         };
         Ok((!token.is_empty()).then_some(Proof::Token(token)))
     }
@@ -140,7 +158,7 @@ impl Client {
         if !server.starts_with("http://") {
             bail!("{server} is not a server: use http://HOST:PORT with --server or TOMBOLO_SERVER");
         }
-        let proof = args.proof()?;
+        let proof = args.proof(&server)?;
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
         Ok(Client {
@@ -170,6 +188,10 @@ impl Client {
     /// When it is not the name of a resource.
     pub(crate) fn name(&self, written: &str) -> anyhow::Result<Fqn> {
         Ok(self.path(written)?.parse()?)
+    }
+
+    pub(crate) fn server(&self) -> &str {
+        &self.server
     }
 
     pub(crate) fn organization(&self) -> anyhow::Result<&str> {
@@ -336,6 +358,57 @@ impl Client {
             .map_err(|error| anyhow::anyhow!(error))
             .context("read the server's answer")?;
         Err(Problem::from_answer(head.status, &body.to_bytes()).into())
+    }
+}
+
+impl Client {
+    /// Sends a form without any token, as OAuth wants it; what is answered, with whatever status.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    pub(crate) async fn post_form(
+        &self,
+        path: &str,
+        fields: &[(&str, &str)],
+    ) -> anyhow::Result<(StatusCode, Value)> {
+        let fields: Vec<String> = fields
+            .iter()
+            .map(|(key, value)| format!("{key}={}", encode(value)))
+            .collect();
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("{}{path}", self.server))
+            .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(USER_AGENT, agent())
+            .body(Full::from(fields.join("&")))
+            .context("make the request")?;
+        let exchange = async {
+            let answer = self.http.request(request).await?;
+            let (head, body) = answer.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+            let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
+            anyhow::Ok((head.status, serde_json::from_slice(&body).unwrap_or_default()))
+        };
+        let unreachable = || {
+            format!(
+                "cannot reach the server {}: is management running there? check --server or TOMBOLO_SERVER",
+                self.server
+            )
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, exchange)
+            .await
+            .with_context(unreachable)?
+            .with_context(unreachable)
+    }
+}
+
+/// What a person is told of who wants to be let in.
+fn agent() -> String {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let version = env!("CARGO_PKG_VERSION");
+    match host.trim() {
+        "" => format!("tombolo {version}"),
+        host => format!("tombolo {version} on {host}"),
     }
 }
 

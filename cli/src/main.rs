@@ -13,6 +13,7 @@ mod bisect;
 mod client;
 mod cluster;
 mod config;
+mod credentials;
 mod delete;
 mod demo;
 mod difference;
@@ -23,6 +24,7 @@ mod get;
 mod history;
 mod identity;
 mod key;
+mod login;
 mod output;
 mod plan;
 mod problem;
@@ -87,6 +89,9 @@ enum Command {
     /// The keys of service accounts.
     #[command(subcommand)]
     Key(key::KeyCommand),
+    Login(login::LoginArgs),
+    Logout(login::LogoutArgs),
+    Password(login::PasswordArgs),
     /// The tokens of users.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -162,6 +167,9 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Cluster(command) => cluster::run(command).await.map(|()| Verdict::Good),
         Command::Identity(command) => identity::run(command).map(|()| Verdict::Good),
         Command::Key(command) => key::run(command).await.map(|()| Verdict::Good),
+        Command::Login(args) => login::login(args).await.map(|()| Verdict::Good),
+        Command::Logout(args) => login::logout(args).await.map(|()| Verdict::Good),
+        Command::Password(args) => login::password(args).await.map(|()| Verdict::Good),
         Command::Token(command) => token::run(command).await.map(|()| Verdict::Good),
         Command::Demo(args) => demo::run(args).await.map(|()| Verdict::Good),
         Command::Sample(args) => demo::run_sample(args).await.map(|()| Verdict::Good),
