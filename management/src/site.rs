@@ -18,7 +18,7 @@ const INDEX: &str = "index.html";
 /// The folder whose files bear a hash of their content in their names.
 const HASHED: &str = "assets/";
 /// Paths of the API, below which nothing is a page.
-const API: &[&str] = &["v1", "healthz", "readyz", "metrics"];
+const API: &[&str] = &["v1", "auth", "healthz", "readyz", "metrics"];
 /// The admin is a few hundred kilobytes: more is some other folder, named by mistake.
 const BYTES_MAX: u64 = 16 << 20;
 /// Only our own files run, are drawn and are asked, and nobody draws us in a frame.
@@ -187,6 +187,7 @@ mod tests {
             ("/v1", None),
             ("/v1/", None),
             ("/v1/nothing", None),
+            ("/auth/nothing", None),
             ("/healthz/more", None),
             ("/readyz/", None),
             ("/metrics/", None),

@@ -1,6 +1,7 @@
 // A real OpenID provider for the tests: `node provider.mjs`. It prints the port that it listens on, on 127.0.0.1, and lets
-// in whom the authorization request's `login_hint` names, without asking.
+// in whom the authorization request's `login_hint` names, or else `VISITOR`, without asking.
 
+import fs from 'node:fs';
 import http from 'node:http';
 import path from 'node:path';
 import { pathToFileURL } from 'node:url';
@@ -8,8 +9,8 @@ import { pathToFileURL } from 'node:url';
 const installed = path.join(process.env.TOMBOLO_OIDC_PROVIDER, 'node_modules/oidc-provider/lib/index.js');
 const { default: Provider } = await import(pathToFileURL(installed));
 
-// The claims of everybody, by subject.
-const people = JSON.parse(process.env.PEOPLE);
+// The claims of everybody, by subject, as they are now.
+const people = () => JSON.parse(fs.readFileSync(process.env.PEOPLE));
 const server = http.createServer();
 await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
 const issuer = `http://127.0.0.1:${server.address().port}`;
@@ -28,7 +29,7 @@ const provider = new Provider(issuer, {
   conformIdTokenClaims: false,
   cookies: { keys: ['of a test'] },
   features: { devInteractions: { enabled: false } },
-  findAccount: async (ctx, id) => people[id] && { accountId: id, claims: async () => ({ sub: id, ...people[id] }) },
+  findAccount: async (ctx, id) => people()[id] && { accountId: id, claims: async () => ({ sub: id, ...people()[id] }) },
   interactions: { url: (ctx, interaction) => `/interaction/${interaction.uid}` },
   loadExistingGrant: async (ctx) => {
     const grant = new provider.Grant({
@@ -55,8 +56,9 @@ server.on('request', async (request, response) => {
   }
   try {
     const { params } = await provider.interactionDetails(request, response);
-    const result = people[params.login_hint]
-      ? { login: { accountId: params.login_hint } }
+    const person = params.login_hint ?? process.env.VISITOR;
+    const result = people()[person]
+      ? { login: { accountId: person } }
       : { error: 'access_denied', error_description: 'nobody of that name' };
     await provider.interactionFinished(request, response, result, { mergeWithLastSubmission: false });
   } catch (error) {

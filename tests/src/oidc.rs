@@ -1,6 +1,7 @@
 //! A real OpenID provider as a process of its own: `tests/oidc/provider.mjs` on Node.
 
 use std::env;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
+use tombolo_management::OidcConfig;
 
 use crate::process::Process;
 use crate::within;
@@ -20,11 +22,12 @@ const SECRET: &str = "what management and the provider share";
 pub struct OidcProvider {
     process: Process,
     port: u16,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl OidcProvider {
-    /// `people` are the claims of everybody whom it knows, by subject.
+    /// `people` are the claims of everybody whom it knows, by subject. A browser that does not say who is in front of it is
+    /// that of the first.
     pub async fn start(people: &Value) -> OidcProvider {
         OidcProvider::try_start(people)
             .await
@@ -33,12 +36,16 @@ impl OidcProvider {
 
     async fn try_start(people: &Value) -> Result<OidcProvider> {
         let dir = tempfile::tempdir().context("cannot create a temporary folder")?;
+        let file = dir.path().join("people.json");
+        fs::write(&file, people.to_string()).context("cannot write down who there is")?;
+        let visitor = people.as_object().and_then(|people| people.keys().next());
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("oidc/provider.mjs");
         let mut command = Command::new("node");
         command
             .arg(script)
             .env("TOMBOLO_OIDC_PROVIDER", modules()?)
-            .env("PEOPLE", people.to_string())
+            .env("PEOPLE", &file)
+            .env("VISITOR", visitor.map_or("", String::as_str))
             .env("CLIENT_SECRET", SECRET);
         let mut process = Process::start("oidc-provider", &mut command, dir.path())?;
         let port = within(START_TIME_MAX, async || {
@@ -50,23 +57,29 @@ impl OidcProvider {
                 .context("it tells no port")
         })
         .await?;
-        Ok(OidcProvider {
-            process,
-            port,
-            _dir: dir,
-        })
+        Ok(OidcProvider { process, port, dir })
+    }
+
+    /// Whoever logs in from now on is as described here.
+    pub fn set_people(&self, people: &Value) {
+        let file = self.dir.path().join("people.json");
+        fs::write(file, people.to_string()).expect("cannot write down who there is");
     }
 
     pub fn issuer(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    pub fn client_id(&self) -> &'static str {
-        "tombolo"
-    }
-
-    pub fn client_secret(&self) -> &'static str {
-        SECRET
+    /// What management is to know of it.
+    pub fn config(&self) -> OidcConfig {
+        OidcConfig {
+            issuer: self.issuer(),
+            client_id: "tombolo".to_owned(),
+            client_secret: Some(SECRET.to_owned()),
+            scopes: vec!["profile".to_owned(), "email".to_owned()],
+            groups_claim: "groups".to_owned(),
+            authorities: None,
+        }
     }
 
     /// What it has said last.

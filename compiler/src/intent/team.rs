@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::ProviderGroup;
 use crate::name::Fqn;
 
 /// People and programs that are given rights together.
@@ -16,4 +17,7 @@ pub struct Team {
     /// Users, service accounts and other teams, by their full names.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub members: BTreeSet<Fqn>,
+    /// Groups of the provider that people log in at: whoever is in one of them is a member too.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub groups: BTreeSet<ProviderGroup>,
 }

@@ -8,7 +8,9 @@ use crate::http::{
     ATTEMPTS_MAX, Attempts, CookieName, ExactHostname, HeaderName, PATTERN_BYTES_MAX, Path, PathPattern,
     QueryPart, RedirectStatus, Share, Span, StatusCode,
 };
-use crate::intent::{AddressBlock, CONDITION_BYTES_MAX, Condition, OpenApi, RoleName};
+use crate::intent::{
+    AddressBlock, CONDITION_BYTES_MAX, Condition, OpenApi, PROVIDER_GROUP_BYTES_MAX, ProviderGroup, RoleName,
+};
 use crate::name::{
     ClusterName, FQN_BYTES_MAX, Fqn, HOSTNAME_BYTES_MAX, HostPort, Hostname, LABEL_BYTES_MAX, Label,
     ServiceId, TrustDomain,
@@ -201,6 +203,13 @@ schema!(
     "type": "string",
     "pattern": "^(?:reader|auditor|traffic-admin|gateway-admin|security-admin|writer|editor|admin\
                 |organizations/[a-z0-9-]+(?:/[a-z]+/[a-z0-9-]+)*/roles/[a-z0-9-]+)$"
+);
+schema!(
+    ProviderGroup,
+    "description": "A group's name as it stands in the tokens of the provider that people log in at.",
+    "type": "string",
+    "minLength": 1,
+    "maxLength": PROVIDER_GROUP_BYTES_MAX
 );
 schema!(
     Condition,

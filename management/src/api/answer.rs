@@ -157,6 +157,13 @@ pub(crate) fn schemas() -> Map<String, Value> {
             closed(json!({"items": list(reference("Session"))}), &["items"]),
         ),
         ("RevokedSession", closed(json!({ "id": uuid() }), &["id"])),
+        (
+            "LoginMethods",
+            closed(
+                json!({"provider": closed(json!({ "issuer": text() }), &["issuer"])}),
+                &[],
+            ),
+        ),
         ("WhoAmI", who_am_i()),
         (
             "PasswordWish",

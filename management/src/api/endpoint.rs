@@ -667,6 +667,18 @@ pub(crate) fn table() -> Vec<Endpoint> {
             serve: || post(login::login),
         },
         Endpoint {
+            method: Method::GET,
+            place: Place::At("/v1/auth:methods"),
+            id: "loginMethods",
+            summary: "Where people log in besides here, for pages that offer it.",
+            access: Access::Anyone,
+            audit: &[],
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("LoginMethods"))],
+            serve: || get(login::methods),
+        },
+        Endpoint {
             method: Method::POST,
             place: Place::At("/v1/auth:logout"),
             id: "logout",

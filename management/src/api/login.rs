@@ -1,4 +1,4 @@
-//! `/v1/auth:login`, `:logout`, `:whoami`; a user's sessions and its password.
+//! `/v1/auth:login`, `:methods`, `:logout`, `:whoami`; a user's sessions and its password.
 
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
@@ -71,6 +71,14 @@ pub(crate) async fn login(
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
     Ok((headers, Json(answer)).into_response())
+}
+
+/// What a page to log in at offers.
+pub(crate) async fn methods(State(app): State<App>) -> Json<Value> {
+    Json(match &app.login.provider {
+        Some(provider) => json!({"provider": {"issuer": provider.issuer()}}),
+        None => json!({}),
+    })
 }
 
 /// Ends what the caller identifies itself with, a session or a token.
@@ -173,17 +181,15 @@ pub(crate) async fn set_password(
     let password = Password::new(wish.password)?;
     if user_uid == holder.user_uid {
         let denied = |because: &str| Problem::denied(because, &caller.principal, Verb::SetPassword, &user);
-        match held_password(&app, user_uid).await? {
-            Some(held) if !knows(&app, &user, wish.current, held).await? => {
+        if let Some(held) = held_password(&app, user_uid).await? {
+            if !knows(&app, &user, wish.current, held).await? {
                 return Err(denied("/current is not the password that is set"));
             }
+        } else if holder.expires_at.is_some() {
             // Or who has stolen a session would have a way in that does not end with it.
-            None if holder.expires_at.is_some() => {
-                return Err(denied(
-                    "a first password would outlive this session or token; ask an administrator to set it",
-                ));
-            }
-            _ => {}
+            return Err(denied(
+                "a first password would outlive this session or token; ask an administrator to set it",
+            ));
         }
     }
     let hash = app.login.passwords.hash(password).await?;

@@ -1,5 +1,5 @@
 //! `/auth/oidc` and `/auth/callback`: a browser is sent to the provider, and comes back from it. Who comes for the
-//! first time becomes a user, without any right.
+//! first time becomes a user, with the rights of the teams that take in the groups of the provider that it is in.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use axum::http::header::{CACHE_CONTROL, LOCATION, SET_COOKIE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::Value;
 use tombolo_compiler::intent::Resource;
 use tombolo_compiler::name::{Fqn, Kind, Label};
 use tombolo_runtime::telemetry::chain;
@@ -18,17 +18,18 @@ use super::login::{generate, open, system};
 use super::pages::{PageProblem, Visit, see_other};
 use super::{App, Params};
 use crate::audit::{self, Verb};
-use crate::change::{Change, ChangeVerb, Refusal};
+use crate::change::{Change, ChangeVerb, IfMatch, Refusal};
 use crate::login::attempt::{ATTEMPT_TIME, Attempt, state_sha256};
 use crate::login::browser::{Cookie, return_path};
 use crate::login::oidc::{OidcError, Provider};
 use crate::login::person::Person;
 use crate::login::session::{Method, Opening, Visitor};
+use crate::managed::Hand;
 use crate::problem::Problem;
 use crate::store;
 use crate::token::Token;
 use crate::wish::Wish;
-use crate::writer::{Caller, WriteError};
+use crate::writer::{Caller, Committed, WriteError};
 
 /// Where the provider sends browsers back to; it is registered there.
 pub(super) const CALLBACK: &str = "/auth/callback";
@@ -139,7 +140,7 @@ async fn finish(app: &App, visit: &Visit, back: Back) -> Result<(String, HeaderV
         user,
         user_uid,
         method: Method::Oidc,
-        groups: person.groups,
+        groups: person.groups.into_iter().map(String::from).collect(),
         visitor: visit.visitor.clone(),
         lifetime: app.login.session_lifetime,
     };
@@ -148,12 +149,14 @@ async fn finish(app: &App, visit: &Visit, back: Back) -> Result<(String, HeaderV
     Ok((return_to, cookie))
 }
 
-/// The user that the person is, made when there is none.
+/// The user that the person is, made when there is none, and in the groups that it is in now.
 async fn user_of(app: &App, visitor: &Visitor, person: &Person) -> Result<(Fqn, Uuid), Problem> {
-    if let Some(known) = known_user(app, person).await? {
-        return Ok(known);
-    }
     for label in person.names() {
+        // Asked again for each name: another login of this person may have made it a moment ago.
+        if let Some((name, uid)) = known_user(app, person).await? {
+            regroup(app, visitor, person, &name).await?;
+            return Ok((name, uid));
+        }
         if let Some((name, uid)) = create(app, visitor, person, &label).await? {
             let mut tx = system(app).await?;
             app.store
@@ -164,9 +167,9 @@ async fn user_of(app: &App, visitor: &Visitor, person: &Person) -> Result<(Fqn, 
             return Ok((name, uid));
         }
     }
-    // Another replica has made it a moment ago.
-    let known = known_user(app, person).await?;
-    known.ok_or_else(|| Problem::internal("there is somebody of every name that the person could have"))
+    Err(Problem::internal(
+        "there is somebody of every name that the person could have",
+    ))
 }
 
 /// One that was deleted is nobody any more: the person is made a user again, without what the other had.
@@ -191,22 +194,7 @@ async fn create(
     label: &Label,
 ) -> Result<Option<(Fqn, Uuid)>, Problem> {
     let name = app.organization.child(Kind::User, label)?;
-    let mut document = json!({ "name": name });
-    if let Some(display_name) = &person.display_name {
-        document["spec"] = json!({ "displayName": display_name });
-    }
-    let resource = Resource::from_json(document).map_err(|error| Problem::internal(error.to_string()))?;
-    let change = Change {
-        name: name.clone(),
-        verb: ChangeVerb::Create(Arc::new(resource)),
-        uid: None,
-    };
-    let caller = Caller {
-        source: visitor.source.clone(),
-        request_id: visitor.request_id.clone(),
-        ..Caller::system()
-    };
-    match app.writes.write(caller, Wish::from(vec![change])).await {
+    match write(app, visitor, person.document(&name), ChangeVerb::Create).await? {
         Ok(_) => {
             let snapshot = app.writes.snapshot();
             Ok(snapshot.get(&name).map(|stored| (name.clone(), stored.uid)))
@@ -214,6 +202,53 @@ async fn create(
         Err(WriteError::Refused(Refusal::Exists { .. })) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Writes down which groups the person is in. Whoever may no longer be what a group made of it is that at once.
+async fn regroup(app: &App, visitor: &Visitor, person: &Person, name: &Fqn) -> Result<(), Problem> {
+    for _ in 0..REGROUPINGS_MAX {
+        let snapshot = app.writes.snapshot();
+        let stored = snapshot.get(name).ok_or_else(|| Problem::not_found(name))?;
+        let Some(document) = person.regrouped(&stored.resource) else {
+            return Ok(());
+        };
+        let seen = IfMatch::Etag(stored.etag.clone());
+        match write(app, visitor, document, |user| ChangeVerb::Update(user, seen)).await? {
+            Ok(_) => return Ok(()),
+            // Somebody has changed the user meanwhile.
+            Err(WriteError::Refused(Refusal::Stale { .. })) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Problem::internal(format!(
+        "{name} is changed again and again while its groups are to be written"
+    )))
+}
+
+/// As management itself, and also where a pipeline keeps the user: the provider's word is newer.
+async fn write(
+    app: &App,
+    visitor: &Visitor,
+    document: Value,
+    verb: impl FnOnce(Arc<Resource>) -> ChangeVerb,
+) -> Result<Result<Committed, WriteError>, Problem> {
+    let resource = Resource::from_json(document).map_err(|error| Problem::internal(error.to_string()))?;
+    let change = Change {
+        name: resource.name.clone(),
+        verb: verb(Arc::new(resource)),
+        uid: None,
+    };
+    let hand = Hand {
+        manager: None,
+        force: true,
+    };
+    let caller = Caller {
+        source: visitor.source.clone(),
+        request_id: visitor.request_id.clone(),
+        hand,
+        ..Caller::system()
+    };
+    Ok(app.writes.write(caller, Wish::from(vec![change])).await)
 }
 
 fn provider(app: &App) -> Result<Arc<Provider>, Problem> {
@@ -241,4 +276,6 @@ fn shown(text: &str) -> String {
 }
 
 const SHOWN_CHARS_MAX: usize = 200;
+/// Two logins of one person and somebody who edits the user: more at once is a program in a loop.
+const REGROUPINGS_MAX: usize = 5;
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");

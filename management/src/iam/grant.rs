@@ -3,6 +3,7 @@
 //! This covers every way to give a right - a binding, a role that grows, a team that is joined or nested, a token for
 //! somebody else - because it compares what results and not what was written.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use tombolo_compiler::intent::{Action, BuiltinRole};
@@ -17,7 +18,7 @@ use super::{Asker, Bindings, Principal};
 pub(crate) struct Excess {
     giver: Fqn,
     /// Who would get it.
-    taker: Fqn,
+    taker: String,
     action: Action,
     kind: Kind,
     pub(crate) node: Fqn,
@@ -38,16 +39,17 @@ pub(crate) fn excess(asker: &Asker<'_>, before: &Bindings, after: &Bindings) -> 
         let mut had = old.grants_of(subject);
         !had.any(|(on, held)| on == *node && same(held, grant))
     });
+    let bound = bound.map(|(subject, node, grant)| (Cow::from(subject.as_str()), node, grant));
     let joined = new.memberships.gained(&old.memberships);
     let joined = joined.flat_map(|(member, team)| {
         let grants = new.grants_of(team);
-        grants.map(move |(node, grant)| (member, node, grant))
+        grants.map(move |(node, grant)| (member.clone(), node, grant))
     });
     bound.chain(joined).find_map(|(taker, node, grant)| {
         let (action, kind) = beyond(asker.principal, node, &grant.rights, before)?;
         Some(Excess {
             giver: giver.clone(),
-            taker: taker.clone(),
+            taker: taker.into_owned(),
             action,
             kind,
             node: node.clone(),
@@ -77,7 +79,7 @@ pub(crate) fn lacks(asker: &Asker<'_>, holder: &Fqn, bindings: &Bindings) -> Opt
         let (action, kind) = beyond(asker.principal, node, &rights, bindings)?;
         Some(Excess {
             giver: giver.clone(),
-            taker: giver.clone(),
+            taker: giver.to_string(),
             action,
             kind,
             node: node.clone(),
@@ -92,7 +94,7 @@ pub(crate) fn owns_more(asker: &Asker<'_>, owner: &Fqn, node: &Fqn, bindings: &B
     let (action, kind) = beyond(asker.principal, node, &Rights::owner(), bindings)?;
     Some(Excess {
         giver: giver.clone(),
-        taker: owner.clone(),
+        taker: owner.to_string(),
         action,
         kind,
         node: node.clone(),

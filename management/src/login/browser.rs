@@ -2,6 +2,7 @@
 //! comes from a page of ours.
 
 use std::fmt;
+use std::net::IpAddr;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use chrono::TimeDelta;
@@ -94,12 +95,7 @@ impl Origin {
 
     /// On the loopback interface there is nobody to listen, and no certificate.
     fn is_secure(&self) -> bool {
-        let host = match self.authority.rsplit_once(':') {
-            Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-            _ => &self.authority,
-        };
-        let loopback = host == "localhost" || host == "[::1]" || host.starts_with("127.");
-        self.scheme == "https" || !loopback
+        self.scheme == "https" || !is_loopback(&self.authority)
     }
 
     /// Browsers take a name that begins with `__Host-` from this very host only, and only with TLS.
@@ -130,6 +126,16 @@ pub(crate) fn return_path(given: Option<&str>) -> &str {
             && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
     };
     given.filter(ours).unwrap_or(HOME)
+}
+
+/// Of a host, with or without its port.
+pub(crate) fn is_loopback(authority: &str) -> bool {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    let address: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
+    host == "localhost" || address.is_some_and(|address| address.is_loopback())
 }
 
 /// Whether the request says where it comes from, as browsers do with every write.

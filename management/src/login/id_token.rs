@@ -2,6 +2,7 @@
 //! Core 1.0, section 3.1.3.7). On aws-lc-rs, as everything that is signed here: a library for this would bring an RSA
 //! and elliptic curves of its own.
 
+use aws_lc_rs::digest::{self, SHA256, SHA384, SHA512, digest};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256,
     RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
@@ -11,11 +12,15 @@ use aws_lc_rs::signature::{
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 /// By which two clocks may differ.
 const LEEWAY_S: i64 = 60;
+/// A person in hundreds of groups has some kilobytes.
+const TOKEN_BYTES_MAX: usize = 64 * 1024;
+/// Each may have to be tried. A provider has two or three while it changes them.
+const KEYS_MAX: usize = 32;
 /// OpenID Connect Core 1.0, section 2.
 const SUBJECT_BYTES_MAX: usize = 255;
 /// How a point on a curve begins that is not compressed (SEC 1, section 2.3.3).
@@ -24,6 +29,7 @@ const UNCOMPRESSED: u8 = 4;
 /// What a provider signs with (RFC 7517).
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct KeySet {
+    #[serde(deserialize_with = "usable")]
     keys: Vec<Key>,
 }
 
@@ -35,6 +41,7 @@ struct Key {
     crv: String,
     kid: Option<String>,
     r#use: Option<String>,
+    key_ops: Option<Vec<String>>,
     alg: Option<String>,
     n: String,
     e: String,
@@ -48,12 +55,14 @@ pub(crate) struct Expected<'a> {
     pub(crate) issuer: &'a str,
     pub(crate) client_id: &'a str,
     pub(crate) nonce: &'a str,
+    /// That came with it, if one did.
+    pub(crate) access_token: Option<&'a str>,
     pub(crate) now: DateTime<Utc>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadIdToken {
-    #[error("it is not a signed JSON web token")]
+    #[error("it is not a signed JSON web token, or longer than {TOKEN_BYTES_MAX} bytes")]
     Malformed,
     /// The secret of the client can sign nothing: whoever has it is not the provider.
     #[error("it is signed with {0:?}, which is not taken")]
@@ -87,6 +96,9 @@ pub(crate) fn verify(
     keys: &KeySet,
     expected: &Expected<'_>,
 ) -> Result<Map<String, Value>, BadIdToken> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(BadIdToken::Malformed);
+    }
     let (signed, signature) = token.rsplit_once('.').ok_or(BadIdToken::Malformed)?;
     let (header, payload) = signed.split_once('.').ok_or(BadIdToken::Malformed)?;
     let header: Header = json(header)?;
@@ -101,11 +113,11 @@ pub(crate) fn verify(
         return Err(BadIdToken::Signature);
     }
     let claims: Map<String, Value> = json(payload)?;
-    check(&claims, expected)?;
+    check(&claims, &header.alg, expected)?;
     Ok(claims)
 }
 
-fn check(claims: &Map<String, Value>, expected: &Expected<'_>) -> Result<(), BadIdToken> {
+fn check(claims: &Map<String, Value>, algorithm: &str, expected: &Expected<'_>) -> Result<(), BadIdToken> {
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
     let time = |name: &str| claims.get(name).and_then(Value::as_f64);
     let now = expected.now.timestamp() as f64;
@@ -119,16 +131,29 @@ fn check(claims: &Map<String, Value>, expected: &Expected<'_>) -> Result<(), Bad
         }
         _ => false,
     };
-    let subject = text("sub").is_some_and(|subject| (1..=SUBJECT_BYTES_MAX).contains(&subject.len()));
+    let subject = text("sub").is_some_and(|subject| {
+        (1..=SUBJECT_BYTES_MAX).contains(&subject.len()) && !subject.contains(char::is_control)
+    });
+    let access_token = match (claims.get("at_hash"), expected.access_token) {
+        (Some(hash), Some(access_token)) => *hash == half_hash(algorithm, access_token),
+        _ => true,
+    };
     for (claim, holds) in [
         ("iss", text("iss") == Some(expected.issuer)),
         ("aud", audience),
-        ("azp", text("azp").is_none_or(|azp| azp == expected.client_id)),
+        (
+            "azp",
+            claims.get("azp").is_none_or(|azp| azp == expected.client_id),
+        ),
         ("nonce", text("nonce") == Some(expected.nonce)),
         ("exp", time("exp").is_some_and(|at| now < at + leeway)),
         ("iat", time("iat").is_some_and(|at| at < now + leeway)),
-        ("nbf", time("nbf").is_none_or(|at| at < now + leeway)),
+        (
+            "nbf",
+            !claims.contains_key("nbf") || time("nbf").is_some_and(|at| at < now + leeway),
+        ),
         ("sub", subject),
+        ("at_hash", access_token),
     ] {
         if !holds {
             return Err(BadIdToken::Claim { claim });
@@ -140,7 +165,9 @@ fn check(claims: &Map<String, Value>, expected: &Expected<'_>) -> Result<(), Bad
 impl Key {
     fn may_verify(&self, header: &Header) -> bool {
         let same = |own: &Option<String>, other: &str| own.as_ref().is_none_or(|own| own == other);
+        let verifies = |uses: &Vec<String>| uses.iter().any(|given| given == "verify");
         same(&self.r#use, "sig")
+            && self.key_ops.as_ref().is_none_or(verifies)
             && same(&self.alg, &header.alg)
             && header
                 .kid
@@ -198,6 +225,25 @@ fn algorithm(name: &str) -> Option<Algorithm> {
         "EdDSA" => Algorithm::Ed25519,
         _ => return None,
     })
+}
+
+/// Which access token it belongs to (OpenID Connect Core 1.0, section 3.1.3.6), with the hash of the signature.
+fn half_hash(algorithm: &str, access_token: &str) -> String {
+    let with: &digest::Algorithm = match algorithm {
+        "RS256" | "PS256" | "ES256" => &SHA256,
+        "RS384" | "PS384" | "ES384" => &SHA384,
+        _ => &SHA512,
+    };
+    let hash = digest(with, access_token.as_bytes());
+    let (half, _) = hash.as_ref().split_at(hash.as_ref().len() / 2);
+    URL_SAFE_NO_PAD.encode(half)
+}
+
+/// Keys that we do not understand are nothing to us (RFC 7517, section 5).
+fn usable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Key>, D::Error> {
+    let all = Vec::<Value>::deserialize(deserializer)?.into_iter();
+    let keys = all.filter_map(|key| serde_json::from_value(key).ok());
+    Ok(keys.take(KEYS_MAX).collect())
 }
 
 fn json<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, BadIdToken> {
@@ -259,6 +305,7 @@ mod tests {
             issuer: "https://id.example.com",
             client_id: "tombolo",
             nonce: "n",
+            access_token: Some("the access token"),
             now: DateTime::from_timestamp(NOW, 0).unwrap(),
         };
         verify(token, &keys, &expected)
@@ -285,7 +332,25 @@ mod tests {
             (json!({"exp": "soon"}), Some("exp")),
             (json!({"iat": NOW + 60}), Some("iat")),
             (json!({"nbf": NOW + 60}), Some("nbf")),
+            (json!({"nbf": NOW + 59}), None),
+            (json!({"iat": null}), Some("iat")),
+            (json!({"iss": ["https://id.example.com"]}), Some("iss")),
+            (json!({"aud": []}), Some("aud")),
+            (json!({"aud": ["tombolo", "tombolo"]}), Some("aud")),
+            (json!({"aud": ["other"], "azp": "tombolo"}), Some("aud")),
+            (json!({"azp": 7}), Some("azp")),
+            (json!({"nbf": "soon"}), Some("nbf")),
             (json!({"sub": ""}), Some("sub")),
+            (json!({"sub": 7}), Some("sub")),
+            (json!({"sub": "7\u{0}"}), Some("sub")),
+            (json!({"sub": "7".repeat(256)}), Some("sub")),
+            (json!({"at_hash": "ChiCrYlmOdtslRLz0UnVjg"}), Some("at_hash")),
+            (json!({"at_hash": half_hash("ES256", "the access token")}), None),
+            (
+                json!({"at_hash": half_hash("ES384", "the access token")}),
+                Some("at_hash"),
+            ),
+            (json!({"at_hash": 7}), Some("at_hash")),
         ];
         for (changes, wrong) in cases {
             let token = signer.sign(&header, &claims(&changes));
@@ -311,11 +376,45 @@ mod tests {
         let forged = URL_SAFE_NO_PAD.encode(claims(&json!({"sub": "1"})).to_string());
         let mut encrypts = signer.key();
         encrypts["use"] = json!("enc");
+        let mut signs = signer.key();
+        signs["key_ops"] = json!(["sign"]);
+        let mut of_another_algorithm = signer.key();
+        of_another_algorithm["alg"] = json!("ES384");
+        let mut of_another_curve = signer.key();
+        of_another_curve["crv"] = json!("P-384");
+        let mut nameless = signer.key();
+        nameless["kid"] = Value::Null;
+        // What would verify if the header chose what the key is taken for.
+        let shared = json!({"kty": "oct", "kid": "1", "k": "c2VjcmV0"});
         let algorithm = |name: &str| BadIdToken::Algorithm(name.to_owned());
         for (token, keys, wrong) in [
             (token.clone(), vec![other.key()], BadIdToken::Signature),
             (token.clone(), vec![], BadIdToken::Signature),
             (token.clone(), vec![encrypts], BadIdToken::Signature),
+            (token.clone(), vec![signs], BadIdToken::Signature),
+            (token.clone(), vec![of_another_algorithm], BadIdToken::Signature),
+            (token.clone(), vec![of_another_curve], BadIdToken::Signature),
+            (token.clone(), vec![nameless], BadIdToken::Signature),
+            (token.clone(), vec![shared], BadIdToken::Signature),
+            (
+                format!("{token}{}", "A".repeat(TOKEN_BYTES_MAX)),
+                keys.to_vec(),
+                BadIdToken::Malformed,
+            ),
+            (format!("{token}="), keys.to_vec(), BadIdToken::Malformed),
+            (
+                format!("{signed}.x.{signature}"),
+                keys.to_vec(),
+                BadIdToken::Signature,
+            ),
+            (
+                signer.sign(
+                    &json!({"alg": "ES256", "kid": "1", "jwk": other.key()}),
+                    &json!("no object"),
+                ),
+                keys.to_vec(),
+                BadIdToken::Malformed,
+            ),
             (
                 format!("{header}.{forged}.{signature}"),
                 keys.to_vec(),
@@ -339,6 +438,26 @@ mod tests {
                 algorithm("HS256"),
             ),
             (
+                signer.sign(&json!({"alg": "nOnE"}), &good),
+                keys.to_vec(),
+                algorithm("nOnE"),
+            ),
+            (
+                signer.sign(&json!({"alg": "ES384", "kid": "1"}), &good),
+                keys.to_vec(),
+                BadIdToken::Signature,
+            ),
+            (
+                signer.sign(&json!({"kid": "1"}), &good),
+                keys.to_vec(),
+                BadIdToken::Malformed,
+            ),
+            (
+                signer.sign(&json!({"alg": ["ES256"]}), &good),
+                keys.to_vec(),
+                BadIdToken::Malformed,
+            ),
+            (
                 signer.sign(&json!({"alg": "RS256", "kid": "1"}), &good),
                 keys.to_vec(),
                 BadIdToken::Signature,
@@ -352,5 +471,21 @@ mod tests {
         ] {
             assert_eq!(verified(&token, &keys), Err(wrong), "{token}");
         }
+    }
+
+    #[test]
+    fn a_key_that_is_not_understood_is_passed_over_and_there_are_only_so_many() {
+        let signer = Signer::new();
+        let token = signer.sign(&json!({"alg": "ES256", "kid": "1"}), &claims(&json!({})));
+        let odd = [
+            json!(7),
+            json!({"kty": "EC", "x": 7}),
+            json!({"kty": "AKP", "pub": "AAAA"}),
+        ];
+        let keys = [odd.to_vec(), vec![signer.key()]].concat();
+        verified(&token, &keys).unwrap();
+        let others = vec![Signer::new().key(); KEYS_MAX];
+        let keys = [others, vec![signer.key()]].concat();
+        assert_eq!(verified(&token, &keys), Err(BadIdToken::Signature));
     }
 }

@@ -8,16 +8,19 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE};
+use http::uri::Authority;
 use http::{Method, Request, Uri};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tombolo_runtime::telemetry::chain;
 
 use super::attempt::Attempt;
+use super::browser::is_loopback;
 use super::id_token::{BadIdToken, Expected, KeySet, verify};
-use super::person::{Person, groups};
+use super::person::{Person, display_name, groups};
 use crate::audit;
 use crate::outbound::{Outbound, OutboundError};
 
@@ -25,6 +28,8 @@ use crate::outbound::{Outbound, OutboundError};
 const KNOWN_TIME: Duration = Duration::from_secs(10 * 60);
 /// And earlier when none of its keys has signed a token, but no more often than this.
 const KNOWN_TIME_MIN: Duration = Duration::from_secs(10);
+/// When it could not be read, nobody asks again for so long: who waits for an answer that does not come has waited for all.
+const FAILED_TIME: Duration = Duration::from_secs(2);
 /// OpenID Connect Discovery 1.0, section 4.
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 const BASIC: &str = "client_secret_basic";
@@ -48,6 +53,11 @@ pub struct OidcConfig {
 
 #[derive(Debug, thiserror::Error)]
 pub enum OidcError {
+    /// Codes, secrets and keys would be anybody's on the way.
+    #[error(
+        "the provider {issuer} has to be asked over TLS: name it by an https:// address, or one on loopback"
+    )]
+    Plain { issuer: String },
     #[error("cannot use the authorities of the provider {issuer}")]
     Authorities {
         issuer: String,
@@ -62,6 +72,8 @@ pub enum OidcError {
     },
     #[error("cannot use what the provider publishes at {url}: {reason}")]
     Published { url: String, reason: String },
+    #[error("the provider could not be asked a moment ago: {reason}")]
+    Failed { reason: String },
     /// The code is wrong, was used before, or belongs to another login.
     #[error("the provider does not take the code: {reason}")]
     Code { reason: String },
@@ -74,13 +86,14 @@ pub enum OidcError {
 pub(crate) struct Provider {
     config: OidcConfig,
     outbound: Outbound,
-    known: Mutex<Option<Known>>,
+    known: Mutex<Known>,
 }
 
-#[derive(Clone, Debug)]
+/// What came of asking for what the provider publishes.
+#[derive(Debug, Default)]
 struct Known {
-    published: Arc<Published>,
-    since: Instant,
+    published: Option<(Arc<Published>, Instant)>,
+    failed: Option<(String, Instant)>,
 }
 
 /// What a provider says of itself.
@@ -104,14 +117,20 @@ struct Document {
 #[derive(Deserialize)]
 struct Answer {
     id_token: String,
+    access_token: Option<String>,
 }
 
 impl Provider {
     /// Asks nothing yet: management starts also while its provider is away.
     ///
     /// # Errors
-    /// The provider's authorities cannot be read.
+    /// The provider's authorities cannot be read, or anybody could listen.
     pub(crate) fn new(config: OidcConfig) -> Result<Provider, OidcError> {
+        if !is_private(&config.issuer, &config.issuer) {
+            return Err(OidcError::Plain {
+                issuer: config.issuer,
+            });
+        }
         let outbound = Outbound::new(config.authorities.as_deref());
         let outbound = outbound.map_err(|source| OidcError::Authorities {
             issuer: config.issuer.clone(),
@@ -120,7 +139,7 @@ impl Provider {
         Ok(Provider {
             config,
             outbound,
-            known: Mutex::new(None),
+            known: Mutex::default(),
         })
     }
 
@@ -157,15 +176,15 @@ impl Provider {
         code: &str,
     ) -> Result<Person, OidcError> {
         let published = self.published(KNOWN_TIME).await?;
-        let token = self
+        let answer = self
             .exchange(&published.document, attempt, redirect, code)
             .await?;
-        let found = self.person(&token, &published.keys, attempt);
+        let found = self.person(&answer, &published.keys, attempt);
         let found = match found {
             // Its keys may have changed since they were read.
             Err(BadIdToken::Signature) => {
                 let newer = self.published(KNOWN_TIME_MIN).await?;
-                self.person(&token, &newer.keys, attempt)
+                self.person(&answer, &newer.keys, attempt)
             }
             found => found,
         };
@@ -174,14 +193,14 @@ impl Provider {
         })
     }
 
-    /// The ID token.
+    /// The ID token, and what came with it.
     async fn exchange(
         &self,
         document: &Document,
         attempt: &Attempt,
         redirect: &str,
         code: &str,
-    ) -> Result<String, OidcError> {
+    ) -> Result<Answer, OidcError> {
         let verifier = attempt.verifier();
         let mut fields = vec![
             ("grant_type", "authorization_code"),
@@ -215,26 +234,26 @@ impl Provider {
                 reason: format!("{}, {word}", answer.status()),
             });
         }
-        let answer: Answer = serde_json::from_slice(answer.body()).map_err(|error| OidcError::Token {
+        serde_json::from_slice(answer.body()).map_err(|error| OidcError::Token {
             reason: error.to_string(),
-        })?;
-        Ok(answer.id_token)
+        })
     }
 
-    fn person(&self, token: &str, keys: &KeySet, attempt: &Attempt) -> Result<Person, BadIdToken> {
+    fn person(&self, answer: &Answer, keys: &KeySet, attempt: &Attempt) -> Result<Person, BadIdToken> {
         let expected = Expected {
             issuer: &self.config.issuer,
             client_id: &self.config.client_id,
             nonce: &attempt.nonce(),
+            access_token: answer.access_token.as_deref(),
             now: audit::now(),
         };
-        let claims = verify(token, keys, &expected)?;
+        let claims = verify(&answer.id_token, keys, &expected)?;
         let text = |name: &str| claims.get(name).and_then(Value::as_str).map(str::to_owned);
         Ok(Person {
             issuer: self.config.issuer.clone(),
             subject: text("sub").unwrap_or_default(),
             login: text("preferred_username").or_else(|| text("email")),
-            display_name: text("name"),
+            display_name: display_name(claims.get("name")),
             groups: groups(claims.get(&self.config.groups_claim)),
         })
     }
@@ -242,9 +261,32 @@ impl Provider {
     /// What the provider publishes, read less than that ago. Those who need it at the same time wait for one answer.
     async fn published(&self, time: Duration) -> Result<Arc<Published>, OidcError> {
         let mut known = self.known.lock().await;
-        if let Some(known) = known.as_ref().filter(|known| known.since.elapsed() < time) {
-            return Ok(known.published.clone());
+        if let Some((published, since)) = &known.published
+            && since.elapsed() < time
+        {
+            return Ok(published.clone());
         }
+        if let Some((reason, at)) = &known.failed
+            && at.elapsed() < FAILED_TIME
+        {
+            return Err(OidcError::Failed {
+                reason: reason.clone(),
+            });
+        }
+        match self.read_published().await {
+            Ok(published) => {
+                let published = Arc::new(published);
+                known.published = Some((published.clone(), Instant::now()));
+                Ok(published)
+            }
+            Err(error) => {
+                known.failed = Some((chain(&error), Instant::now()));
+                Err(error)
+            }
+        }
+    }
+
+    async fn read_published(&self) -> Result<Published, OidcError> {
         let url = format!("{}{WELL_KNOWN}", self.config.issuer.trim_end_matches('/'));
         let document: Document = self.read(&url).await?;
         if document.issuer != self.config.issuer {
@@ -254,13 +296,18 @@ impl Provider {
             );
             return Err(OidcError::Published { url, reason });
         }
+        for named in [
+            &document.authorization_endpoint,
+            &document.token_endpoint,
+            &document.jwks_uri,
+        ] {
+            if !is_private(named, &self.config.issuer) {
+                let reason = format!("{named} is no https:// address");
+                return Err(OidcError::Published { url, reason });
+            }
+        }
         let keys = self.read(&document.jwks_uri).await?;
-        let published = Arc::new(Published { document, keys });
-        *known = Some(Known {
-            published: published.clone(),
-            since: Instant::now(),
-        });
-        Ok(published)
+        Ok(Published { document, keys })
     }
 
     async fn read<T: DeserializeOwned>(&self, url: &str) -> Result<T, OidcError> {
@@ -298,6 +345,18 @@ impl Provider {
     }
 }
 
+/// Whether nobody listens on the way there: with TLS, or on loopback, where the provider is then as well.
+fn is_private(url: &str, issuer: &str) -> bool {
+    let on_loopback = |url: &str| {
+        let url: Option<Uri> = url.parse().ok();
+        url.is_some_and(|url| {
+            let authority = url.authority().map(Authority::as_str);
+            url.scheme_str() == Some("http") && authority.is_some_and(is_loopback)
+        })
+    };
+    url.starts_with("https://") || (on_loopback(url) && on_loopback(issuer))
+}
+
 fn form(fields: &[(&str, &str)]) -> String {
     serde_urlencoded::to_string(fields).expect("invariant: pairs of texts are a form")
 }
@@ -314,5 +373,29 @@ impl std::fmt::Debug for OidcConfig {
             .field("issuer", &self.issuer)
             .field("client_id", &self.client_id)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_provider_is_asked_over_tls_but_on_loopback() {
+        let (there, here) = ("https://id.example.com", "http://127.0.0.1:9000");
+        for (url, issuer, private) in [
+            (there, there, true),
+            (here, here, true),
+            ("http://localhost:9000/jwks", here, true),
+            ("https://id.example.com/jwks", here, true),
+            ("http://id.example.com", "http://id.example.com", false),
+            ("http://id.example.com/jwks", there, false),
+            (here, there, false),
+            ("http://127.0.0.1.example.com", here, false),
+            ("ftp://127.0.0.1/jwks", here, false),
+            ("/jwks", here, false),
+        ] {
+            assert_eq!(is_private(url, issuer), private, "{url} of {issuer}");
+        }
     }
 }

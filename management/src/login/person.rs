@@ -1,17 +1,20 @@
 //! A person of the provider, and the user that is made for one who comes for the first time.
 
-use serde_json::Value;
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tombolo_compiler::name::Label;
+use tombolo_compiler::intent::{ProviderGroup, Resource, Spec};
+use tombolo_compiler::name::{Fqn, Label};
 
 use crate::audit::hex;
 
 /// Of one person. A provider that names more would be asked to leave some out.
 const GROUPS_MAX: usize = 500;
-/// Of a group's name.
-const GROUP_BYTES_MAX: usize = 200;
 /// Of a user's name, with room for what makes it its own.
 const NAME_CHARS_MAX: usize = 48;
+/// A line, and no page.
+const DISPLAY_NAME_CHARS_MAX: usize = 200;
 /// Of the hash that tells two people of one name apart.
 const MARK_CHARS: usize = 6;
 
@@ -23,7 +26,7 @@ pub(crate) struct Person {
     /// What the person is called there, for the name of the user.
     pub(crate) login: Option<String>,
     pub(crate) display_name: Option<String>,
-    pub(crate) groups: Vec<String>,
+    pub(crate) groups: BTreeSet<ProviderGroup>,
 }
 
 impl Person {
@@ -49,21 +52,58 @@ impl Person {
         let names = [name.clone(), format!("{name}-{mark}")];
         names.iter().filter_map(|name| name.parse().ok()).collect()
     }
+
+    /// The document of the user that is made for the person.
+    pub(crate) fn document(&self, name: &Fqn) -> Value {
+        let mut spec = json!({});
+        if let Some(display_name) = &self.display_name {
+            spec["displayName"] = json!(display_name);
+        }
+        if !self.groups.is_empty() {
+            spec["groups"] = json!(self.groups);
+        }
+        json!({"name": name, "spec": spec})
+    }
+
+    /// The document of a user that is there, with the groups that the person is in now; `None` when it has these.
+    pub(crate) fn regrouped(&self, user: &Resource) -> Option<Value> {
+        if matches!(&user.spec, Spec::User(user) if user.groups == self.groups) {
+            return None;
+        }
+        let mut document = user.to_json();
+        let spec = document["spec"].as_object_mut()?;
+        spec.remove("groups");
+        if !self.groups.is_empty() {
+            spec.insert("groups".to_owned(), json!(self.groups));
+        }
+        Some(document)
+    }
 }
 
 /// The names in a claim: a list of them, or a single one. What is none is left out.
-pub(crate) fn groups(claim: Option<&Value>) -> Vec<String> {
+pub(crate) fn groups(claim: Option<&Value>) -> BTreeSet<ProviderGroup> {
     let texts: Vec<&str> = match claim {
         Some(Value::String(one)) => vec![one],
         Some(Value::Array(many)) => many.iter().filter_map(Value::as_str).collect(),
         _ => Vec::new(),
     };
-    let usable = |group: &&str| (1..=GROUP_BYTES_MAX).contains(&group.len()) && !group.contains('\0');
-    let mut groups: Vec<String> = texts.into_iter().filter(usable).map(str::to_owned).collect();
-    groups.sort();
-    groups.dedup();
-    groups.truncate(GROUPS_MAX);
-    groups
+    let groups: BTreeSet<ProviderGroup> = texts
+        .into_iter()
+        .filter_map(|group| group.to_owned().try_into().ok())
+        .collect();
+    groups.into_iter().take(GROUPS_MAX).collect()
+}
+
+/// What a person is called for others to read; nothing when the claim is no text.
+pub(crate) fn display_name(claim: Option<&Value>) -> Option<String> {
+    let text = claim.and_then(Value::as_str)?;
+    let line: String = text
+        .chars()
+        .filter(|letter| !letter.is_control())
+        .take(DISPLAY_NAME_CHARS_MAX)
+        .collect();
+    let line = line.trim();
+    (!line.is_empty()).then(|| line.to_owned())
 }
 
 #[cfg(test)]
@@ -80,7 +120,7 @@ mod tests {
             subject: subject.to_owned(),
             login: login.map(str::to_owned),
             display_name: None,
-            groups: Vec::new(),
+            groups: BTreeSet::new(),
         };
         for (login, name) in [
             (Some("ann"), "ann"),
@@ -106,10 +146,59 @@ mod tests {
             (json!(["b", "a", "b", 7, ""]), vec!["a", "b"]),
             (json!("a"), vec!["a"]),
             (json!({"a": 1}), vec![]),
-            (json!(["x".repeat(201)]), vec![]),
+            (json!(["x".repeat(201), "a\u{0}"]), vec![]),
         ] {
-            assert_eq!(groups(Some(&claim)), expected);
+            let found = groups(Some(&claim));
+            let found: Vec<&str> = found.iter().map(ProviderGroup::as_str).collect();
+            assert_eq!(found, expected);
         }
         assert!(groups(None).is_empty());
+        let many: Vec<String> = (0..GROUPS_MAX + 1).map(|number| number.to_string()).collect();
+        assert_eq!(groups(Some(&json!(many))).len(), GROUPS_MAX);
+    }
+
+    #[test]
+    fn a_display_name_is_a_line_of_text() {
+        for (claim, expected) in [
+            (json!("Bea Lee"), Some("Bea Lee")),
+            (json!(" Bea\u{0}\n Lee "), Some("Bea Lee")),
+            (json!("\u{7}"), None),
+            (json!(7), None),
+            (json!("x".repeat(201)), Some(&*"x".repeat(200))),
+        ] {
+            assert_eq!(display_name(Some(&claim)).as_deref(), expected, "{claim}");
+        }
+        assert_eq!(display_name(None), None);
+    }
+
+    #[test]
+    fn the_groups_of_a_user_are_those_of_the_last_login_and_the_rest_stays() {
+        let person = |names: &[&str]| Person {
+            issuer: "https://id.example.com".to_owned(),
+            subject: "1".to_owned(),
+            login: None,
+            display_name: Some("Bea".to_owned()),
+            groups: groups(Some(&json!(names))),
+        };
+        let name: Fqn = "organizations/acme/users/bea".parse().unwrap();
+        let made = Resource::from_json(person(&["ops"]).document(&name)).unwrap();
+        let written = made.to_json();
+        assert_eq!(written["spec"], json!({"displayName": "Bea", "groups": ["ops"]}));
+        assert_eq!(person(&["ops"]).regrouped(&made), None);
+        for (names, spec) in [
+            (
+                &["dev", "ops"][..],
+                json!({"displayName": "B", "groups": ["dev", "ops"]}),
+            ),
+            (&[], json!({"displayName": "B"})),
+        ] {
+            let mut changed = written.clone();
+            changed["spec"]["displayName"] = json!("B");
+            changed["labels"] = json!({"team": "x"});
+            let changed = Resource::from_json(changed).unwrap();
+            let document = person(names).regrouped(&changed).unwrap();
+            assert_eq!(document["spec"], spec);
+            assert_eq!(document["labels"], json!({"team": "x"}));
+        }
     }
 }

@@ -270,3 +270,97 @@ async fn a_password_is_that_of_a_user_and_not_of_a_name() {
         .refused(401, "does not exist any more");
     management.stop().await;
 }
+
+#[tokio::test]
+async fn a_password_takes_over_nobody_who_may_more_and_outlives_nothing() {
+    let management = with_passwords().await;
+    let admin = &management.admin;
+    let hana = management.user("hana", &[]).await;
+    management.user("nora", &[]).await;
+    let role = format!("{ACME}/roles/helpdesk");
+    let rules = json!([{"kinds": ["User"], "verbs": ["read", "tokens"]}]);
+    admin
+        .create(json!({"name": role, "spec": {"rules": rules}}))
+        .await;
+    let spec = json!({"role": role, "subjects": [format!("{ACME}/users/hana")]});
+    admin
+        .create(json!({"name": format!("{ACME}/bindings/helpdesk"), "spec": spec}))
+        .await;
+    let wish = || json!({"password": "a horse that draws maps"});
+    for more in ["admin", "ann"] {
+        set_password(&hana, more, wish())
+            .await
+            .refused(403, "cannot give what it does not hold itself");
+    }
+    assert_eq!(set_password(&hana, "nora", wish()).await.status, 200);
+    assert_eq!(
+        log_in(&management.anonymous(), "admin", PASSWORD).await.status,
+        200,
+        "the old one still holds"
+    );
+
+    // What ends leads to nothing that does not.
+    let at = (chrono::Utc::now() + chrono::TimeDelta::hours(1)).to_rfc3339();
+    let issued = admin
+        .post(&format!("{ACME}/users/hana/tokens"), json!({"expireTime": at}))
+        .await
+        .json();
+    let short = Api::new(admin.addr, issued["token"].as_str());
+    set_password(&short, "hana", wish())
+        .await
+        .refused(403, "would outlive this session or token");
+    assert_eq!(set_password(&hana, "hana", wish()).await.status, 200);
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_issued_with_a_session_ends_with_it() {
+    let management = with_passwords().await;
+    let browser = management.anonymous();
+    let tokens = format!("{ACME}/users/ann/tokens");
+    let issue = async |cookie: &str| {
+        let headers = [("cookie", cookie), OURS];
+        browser.send(Method::POST, &tokens, &headers, "{}").await
+    };
+    let (cookie, id) = session(&management, "ann").await;
+    let (other, _) = session(&management, "ann").await;
+    let issued = [issue(&cookie).await, issue(&other).await];
+    let [gone, kept] = issued.map(|issued| {
+        assert_eq!(issued.status, 201, "{}", issued.text);
+        assert!(issued.json()["expireTime"].is_string(), "{}", issued.text);
+        Api::new(management.admin.addr, issued.json()["token"].as_str())
+    });
+    assert_eq!(gone.get(ACME).await.status, 200);
+    let path = format!("{ACME}/users/ann/sessions/{id}");
+    let revoked = management.admin.send(Method::DELETE, &path, &[], "").await;
+    assert_eq!(revoked.status, 200, "{}", revoked.text);
+    gone.get(ACME).await.refused(401, "was revoked");
+    assert_eq!(kept.get(ACME).await.status, 200);
+    // A new password ends the other sessions, and what came of them.
+    let set = set_password(&management.admin, "ann", json!({ "password": PASSWORD })).await;
+    assert_eq!(set.status, 200, "{}", set.text);
+    kept.get(ACME).await.refused(401, "was revoked");
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn no_other_site_logs_a_browser_in() {
+    let management = with_passwords().await;
+    let browser = management.anonymous();
+    let wish = json!({"user": "ann", "password": PASSWORD}).to_string();
+    for (from, status) in [
+        (vec![OURS], 200),
+        (vec![("sec-fetch-site", "cross-site")], 403),
+        (vec![("origin", "https://evil.example.com")], 403),
+        (vec![("origin", "null")], 403),
+        // A program.
+        (vec![], 200),
+    ] {
+        let answer = browser
+            .send(Method::POST, "auth:login", &from, wish.clone())
+            .await;
+        assert_eq!(answer.status, status, "{from:?}: {}", answer.text);
+        assert_eq!(answer.headers.contains_key("set-cookie"), status == 200);
+    }
+    management.stop().await;
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tombolo_management::{LoginConfig, OidcConfig};
+use tombolo_management::LoginConfig;
 use tombolo_tests::browser::{Browser, Page};
 use tombolo_tests::eventually;
 use tombolo_tests::oidc::OidcProvider;
@@ -24,14 +24,7 @@ async fn with_provider() -> (OidcProvider, Management) {
     let provider = OidcProvider::start(&people()).await;
     let mut management = Management::prepare(Postgres::start().create_database().await);
     management.config.login = LoginConfig {
-        oidc: Some(OidcConfig {
-            issuer: provider.issuer(),
-            client_id: provider.client_id().to_owned(),
-            client_secret: Some(provider.client_secret().to_owned()),
-            scopes: vec!["profile".to_owned(), "email".to_owned()],
-            groups_claim: "groups".to_owned(),
-            authorities: None,
-        }),
+        oidc: Some(provider.config()),
         ..LoginConfig::default()
     };
     (provider, management.start_prepared().await)
@@ -296,5 +289,104 @@ async fn without_its_provider_management_serves_and_says_so() {
         .await
         .unwrap();
     assert_eq!(page.reply.status, 503, "{}", page.text());
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn the_groups_of_the_provider_are_teams_as_of_the_last_login() {
+    let (provider, management) = with_provider().await;
+    let admin = &management.admin;
+    let team = format!("{ACME}/teams/platform");
+    admin
+        .create(json!({"name": team, "spec": {"groups": ["platform"]}}))
+        .await;
+    let spec = json!({"role": "reader", "subjects": [team]});
+    admin
+        .create(json!({"name": format!("{ACME}/bindings/platform"), "spec": spec}))
+        .await;
+    let organization = format!("http://{}/v1/{ACME}", admin.addr);
+    let bea = format!("{ACME}/users/bea-lee");
+
+    // From the first login on, over the wall of the database too.
+    let mut browser = Browser::new();
+    let page = log_in(&management, &mut browser, "1").await;
+    let who: Value = serde_json::from_str(&page.text()).unwrap();
+    assert_eq!(who["teams"], json!([team]));
+    assert_eq!(browser.get(&organization).await.unwrap().status, 200);
+    let why = admin
+        .post("iam:test", json!({"who": bea, "action": "read", "names": [ACME]}))
+        .await;
+    assert_eq!(why.status, 200, "{}", why.text);
+    assert!(why.text.contains(&team), "{}", why.text);
+
+    // Who is in no group of ours has nothing.
+    let mut other = Browser::new();
+    log_in(&management, &mut other, "3").await;
+    assert_eq!(other.get(&organization).await.unwrap().status, 404);
+
+    // What an administrator has written about the person stays; the groups are the provider's.
+    let mut user = admin.get(&bea).await.json();
+    user["spec"]["displayName"] = json!("B. Lee");
+    let etag = user["etag"].as_str().unwrap().to_owned();
+    let put = admin
+        .send(http::Method::PUT, &bea, &[("if-match", &etag)], user.to_string())
+        .await;
+    assert_eq!(put.status, 200, "{}", put.text);
+    let mut people = people();
+    people["1"]["groups"] = json!(["on-call"]);
+    provider.set_people(&people);
+    log_in(&management, &mut Browser::new(), "1").await;
+    let user = admin.get(&bea).await.json();
+    assert_eq!(
+        user["spec"],
+        json!({"displayName": "B. Lee", "groups": ["on-call"]})
+    );
+    assert_eq!(browser.get(&organization).await.unwrap().status, 404);
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_takes_a_group_into_a_team_that_may_more() {
+    let management = Management::start().await;
+    let admin = &management.admin;
+    let keeper = management.user("keeper", &[]).await;
+    let team = format!("{ACME}/teams/root");
+    let role = format!("{ACME}/roles/keeper");
+    let rules = json!([{"kinds": ["Organization", "Team", "User"], "verbs": ["read", "update"]}]);
+    let subjects = |name: &str| json!([format!("{ACME}/{name}")]);
+    for (name, spec) in [
+        (role.clone(), json!({ "rules": rules })),
+        (
+            format!("{ACME}/bindings/keeper"),
+            json!({"role": role, "subjects": subjects("users/keeper")}),
+        ),
+        (team.clone(), json!({})),
+        (
+            format!("{ACME}/bindings/root"),
+            json!({"role": "admin", "subjects": subjects("teams/root")}),
+        ),
+    ] {
+        admin.create(json!({"name": name, "spec": spec})).await;
+    }
+    let own = format!("{ACME}/users/keeper");
+    for (name, spec) in [
+        (&team, json!({"groups": ["anybody"]})),
+        (&own, json!({"groups": ["ops"]})),
+    ] {
+        let document = json!({"name": name, "spec": spec}).to_string();
+        let answer = keeper
+            .send(http::Method::PUT, name, &[("if-match", "*")], document)
+            .await;
+        // Of a group that no team takes in, nobody has anything.
+        match *name == team {
+            true => answer.refused(403, "the provider's group anybody would get"),
+            false => assert_eq!(answer.status, 200, "{}", answer.text),
+        }
+    }
+    let document = json!({"name": team, "spec": {"groups": ["ops"]}}).to_string();
+    let answer = keeper
+        .send(http::Method::PUT, &team, &[("if-match", "*")], document)
+        .await;
+    answer.refused(403, "users/keeper would get");
     management.stop().await;
 }
