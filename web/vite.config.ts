@@ -11,7 +11,7 @@ export default defineConfig({
   },
   server: {
     // `npm run dev` beside a management that runs at its usual port.
-    proxy: { "/v1": "http://127.0.0.1:8080" },
+    proxy: { "/v1": "http://127.0.0.1:8080", "/auth": "http://127.0.0.1:8080" },
   },
   test: { include: ["src/**/*.test.ts"] },
 });

@@ -128,7 +128,7 @@ async fn sealed(store: &Store, text: &str) -> Result<Option<DateTime<Utc>>, Stor
     let Ok(token) = text.parse::<Token>() else {
         return Ok(None);
     };
-    let holder = store.find_token(token.sha256()).await?;
+    let holder = store.find_credential(token.sha256()).await?;
     let valid = holder.filter(|holder| holder.is_valid(audit::now()));
     Ok(valid.and_then(|holder| holder.expires_at))
 }

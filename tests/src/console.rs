@@ -39,11 +39,11 @@ pub struct Said {
 
 impl Console {
     pub async fn start() -> Console {
-        Console::serving(None).await
+        Console::serving(None, LoginConfig::default()).await
     }
 
     /// With the web admin in this folder.
-    pub async fn serving(web_dir: Option<PathBuf>) -> Console {
+    pub async fn serving(web_dir: Option<PathBuf>, login: LoginConfig) -> Console {
         install_crypto();
         let dir = tempfile::tempdir().expect("cannot create a temporary folder");
         let planes = dir.path().join("planes");
@@ -64,7 +64,7 @@ impl Console {
             requests_max: NonZeroU32::MAX,
             web_dir,
             break_glass: None,
-            login: LoginConfig::default(),
+            login,
         };
         let running = start(config).await.expect("management does not start");
         Console { running, dir }

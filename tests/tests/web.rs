@@ -6,16 +6,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::process::Command;
 use tokio::time::timeout;
+use tombolo_management::LoginConfig;
 use tombolo_tests::client;
 use tombolo_tests::console::Console;
+use tombolo_tests::oidc::OidcProvider;
 
 /// The folder with the built admin; `cargo xtask test` builds it and says where it is.
 const WEB_DIR: &str = "TOMBOLO_WEB_DIR";
 /// A dozen steps, of a second each where nothing else runs.
 const BROWSING_TIME_MAX: Duration = Duration::from_secs(240);
 
+const PASSWORD: &str = "a horse that reads maps";
 const MESH: &str = "
 name: organizations/acme/clusters/us-east
 spec: {region: us}
@@ -56,6 +60,14 @@ name: organizations/acme/users/rita
 name: organizations/acme/users/otto
 ---
 name: organizations/acme/users/gina
+---
+name: organizations/acme/users/petra
+---
+name: organizations/acme/teams/platform
+spec: {members: [organizations/acme/users/petra], groups: [platform]}
+---
+name: organizations/acme/bindings/platform
+spec: {role: writer, subjects: [organizations/acme/teams/platform]}
 ---
 name: organizations/acme/tenants/held/bindings/guests
 spec: {role: reader, subjects: [organizations/acme/users/gina]}
@@ -105,17 +117,23 @@ async fn people_browse_change_approve_and_are_refused() {
             return;
         }
     };
-    let console = Console::serving(Some(web_dir)).await;
+    let people = json!({"1": {"preferred_username": "bea.lee", "groups": ["platform"]}});
+    let provider = OidcProvider::start(&people).await;
+    let login = LoginConfig {
+        oidc: Some(provider.config()),
+        ..LoginConfig::default()
+    };
+    let console = Console::serving(Some(web_dir), login).await;
     fs::write(console.folder().join("mesh.yaml"), MESH).unwrap();
-    let said = console
-        .run(&["tombolo apply -f mesh.yaml"])
-        .await
-        .unwrap()
-        .remove(0);
-    assert_eq!(said.code, Some(0), "{}", said.text);
+    let set =
+        format!("echo '{PASSWORD}' | tombolo password organizations/acme/users/petra --password-file -");
+    for said in console.run(&["tombolo apply -f mesh.yaml", &set]).await.unwrap() {
+        assert_eq!(said.code, Some(0), "{}", said.text);
+    }
     let browsing = Command::new("node")
         .arg(web().join("e2e/admin.mjs"))
         .env("TOMBOLO_URL", format!("http://{}", console.api()))
+        .env("TOMBOLO_PASSWORD", PASSWORD)
         .env("TOMBOLO_TOKEN", console.token())
         .env("TOMBOLO_READER_TOKEN", token(&console, "rita").await)
         .env("TOMBOLO_OTHER_TOKEN", token(&console, "otto").await)
@@ -136,7 +154,8 @@ async fn pages_are_served_beside_the_api_with_a_policy_and_never_in_its_place() 
     fs::create_dir(site.path().join("assets")).unwrap();
     fs::write(site.path().join("index.html"), "<p>the admin</p>").unwrap();
     fs::write(site.path().join("assets/a-1.js"), "1").unwrap();
-    let console = Console::serving(Some(site.path().to_owned())).await;
+    let site_dir = Some(site.path().to_owned());
+    let console = Console::serving(site_dir, LoginConfig::default()).await;
     for (path, status, media, caching) in [
         ("/", 200, "text/html", "no-cache"),
         ("/audit?actor=a", 200, "text/html", "no-cache"),
@@ -145,6 +164,7 @@ async fn pages_are_served_beside_the_api_with_a_policy_and_never_in_its_place() 
         ("/../Cargo.toml", 200, "text/html", "no-cache"),
         ("/v1/nothing", 401, "application/problem+json", ""),
         ("/v1", 404, "application/problem+json", ""),
+        ("/auth/nothing", 404, "application/problem+json", ""),
         ("/healthz", 200, "text/plain", ""),
     ] {
         let reply = client::get(console.api(), path).await.unwrap();

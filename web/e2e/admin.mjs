@@ -4,7 +4,7 @@ import { mkdirSync } from "node:fs";
 import bundled from "@sparticuz/chromium";
 import { chromium } from "playwright-core";
 
-const { TOMBOLO_URL, TOMBOLO_CHROMIUM, TOMBOLO_SCREENSHOTS } = process.env;
+const { TOMBOLO_URL, TOMBOLO_PASSWORD, TOMBOLO_CHROMIUM, TOMBOLO_SCREENSHOTS } = process.env;
 const TOKENS = {
   admin: process.env.TOMBOLO_TOKEN,
   reader: process.env.TOMBOLO_READER_TOKEN,
@@ -30,14 +30,13 @@ try {
   await step("a token that is wrong is refused with what to do", async () => {
     page = await newPage();
     await page.goto(TOMBOLO_URL);
-    await page.getByLabel("Token").fill("tb_nonsense");
-    await page.getByRole("button", { name: "Sign in" }).click();
+    await useToken("tb_nonsense");
     await see(page.getByRole("alert"), "Sign in again");
   });
 
   await step("an administrator signs in and sees the tree", async () => {
     await page.getByLabel("Token").fill(TOKENS.admin);
-    await page.getByRole("button", { name: "Sign in" }).click();
+    await page.getByRole("button", { name: "Sign in with the token" }).click();
     const tree = page.getByRole("navigation", { name: "Resources" });
     await see(tree.getByRole("link", { name: /^.*checkout/ }));
     await tree.getByLabel("Show names that hold").fill("cart");
@@ -141,10 +140,10 @@ try {
     await page.context().close();
     page = await newPage();
     await page.goto(TOMBOLO_URL);
-    await page.getByLabel("Token").fill(TOKENS.guest);
-    await page.getByRole("button", { name: "Sign in" }).click();
+    await useToken(TOKENS.guest);
+    await see(page.getByText("organizations/acme/users/gina"));
     await page.getByLabel("Start at").fill(HELD);
-    await page.getByRole("button", { name: "Sign in" }).click();
+    await page.getByRole("button", { name: "Go on" }).click();
     await see(page.getByRole("heading", { level: 1 }), "held");
     await absent(page.getByRole("link", { name: /checkout/ }));
   });
@@ -154,7 +153,7 @@ try {
     await page.goto(`${TOMBOLO_URL}/resources/${ROUTE}`);
     await edit((text) => text.replace("weight: 95", "weight: 50"));
     const refused = page.getByRole("alert");
-    await see(refused, "organizations/acme/users/rita needs the role writer");
+    await see(refused, "organizations/acme/users/rita needs the role traffic-admin");
     await absent(page.getByRole("button", { name: "Apply" }));
   });
 
@@ -173,7 +172,38 @@ try {
     await see(page.getByRole("row", { name: /workspaces\/later/ }));
   });
 
+  await step("a person signs in with a password, writes, and signs out", async () => {
+    await page.context().close();
+    page = await newPage();
+    await page.goto(`${TOMBOLO_URL}/resources/${ROUTE}`);
+    await page.getByLabel("Name").fill("petra");
+    await page.getByLabel("Password").fill("not her password");
+    await page.getByRole("button", { name: "Sign in", exact: true }).click();
+    await see(page.getByRole("alert"), "no such user with that password");
+    await page.getByLabel("Password").fill(TOMBOLO_PASSWORD);
+    await page.getByRole("button", { name: "Sign in", exact: true }).click();
+    await see(page.getByRole("navigation", { name: "Resources" }).getByRole("link", { name: /checkout/ }));
+    await see(page.getByRole("banner"), "petra");
+    await see(page.getByLabel(`Document of ${ROUTE}`), "weight: 95");
+    await edit((text) => text.replace("weight: 95", "weight: 90").replace("weight: 5", "weight: 10"));
+    await page.getByRole("region", { name: "Plan" }).getByRole("button", { name: "Apply" }).click();
+    await see(page.getByRole("region", { name: "Receipt", exact: true }), "Applied as revision");
+    await signOutForGood();
+  });
+
+  await step("a person of the provider signs in there, reads the tree, and signs out", async () => {
+    await page.context().close();
+    page = await newPage();
+    await page.goto(`${TOMBOLO_URL}/resources/${PAY}`);
+    await page.getByRole("link", { name: /^Sign in at 127/ }).click();
+    await see(page.getByRole("heading", { level: 1 }), "pay");
+    await see(page.getByRole("navigation", { name: "Resources" }).getByRole("link", { name: /checkout/ }));
+    await see(page.getByRole("banner"), "bea-lee");
+    await signOutForGood();
+  });
+
   await step("while management is away the page stays, and says so", async () => {
+    await signInAs("admin");
     await page.goto(`${TOMBOLO_URL}/resources/${ROUTE}`);
     await see(page.getByLabel(`Document of ${ROUTE}`));
     await page.route("**/v1/**", (route) => route.abort());
@@ -222,9 +252,29 @@ async function signInAs(who) {
   await page.context().close();
   page = await newPage();
   await page.goto(TOMBOLO_URL);
-  await page.getByLabel("Token").fill(TOKENS[who]);
-  await page.getByRole("button", { name: "Sign in" }).click();
+  await useToken(TOKENS[who]);
   await see(page.getByRole("navigation", { name: "Pages" }));
+}
+
+async function useToken(token) {
+  await page.getByText("With a token").click();
+  await page.getByLabel("Token").fill(token);
+  await page.getByRole("button", { name: "Sign in with the token" }).click();
+}
+
+/** Out for the server as well: the cookie that a copy of the browser would still have opens nothing. */
+async function signOutForGood() {
+  const cookies = await page.context().cookies(TOMBOLO_URL);
+  const cookie = cookies.map(({ name, value }) => `${name}=${value}`).join("; ");
+  const whoami = () => fetch(`${TOMBOLO_URL}/v1/auth:whoami`, { headers: { cookie } });
+  const before = await whoami();
+  if (before.status !== 200) throw new Error(`the cookie is no session: ${before.status}`);
+  await page.getByRole("button", { name: "Sign out" }).click();
+  await see(page.getByRole("button", { name: "Sign in", exact: true }));
+  const after = await whoami();
+  if (after.status !== 401) throw new Error(`the session is still open: ${after.status}`);
+  await page.reload();
+  await see(page.getByRole("button", { name: "Sign in", exact: true }));
 }
 
 /** From the document to its plan. */

@@ -1,7 +1,9 @@
 /** The frame around every page, and which page an address is. */
 import { useQueryClient } from "@tanstack/react-query";
-import { useEffect } from "react";
+import { useEffect, useState } from "react";
+import { api } from "./api/client";
 import { useIsAway } from "./api/connection";
+import { Problem } from "./api/problem";
 import { AuditPage } from "./pages/audit";
 import { ExplainPage } from "./pages/explain";
 import { PlanPage, PlansPage } from "./pages/plans";
@@ -12,7 +14,7 @@ import { SignIn } from "./pages/signin";
 import { TreePanel } from "./pages/tree";
 import { submitted } from "./parts/form";
 import { go, Link, useAddress } from "./router";
-import { signOut, useSession } from "./session";
+import { signOut, useSession, type Session } from "./session";
 
 const PAGES = [
   { path: "/resources", title: "Resources" },
@@ -39,7 +41,7 @@ export function App() {
       <a className="skip" href="#main">
         Skip to the content
       </a>
-      <Banner path={path} />
+      <Banner path={path} session={session} />
       <AwayNotice />
       <div className={withTree ? "frame with-tree" : "frame"}>
         {withTree && <TreePanel top={session.top} selected={name} />}
@@ -68,9 +70,17 @@ function Page({ path, address }: { path: string; address: URL }) {
   );
 }
 
-function Banner({ path }: { path: string }) {
+function Banner({ path, session }: { path: string; session: Session }) {
   const queries = useQueryClient();
-  const leave = () => {
+  const [stays, setStays] = useState(false);
+  const leave = async () => {
+    try {
+      // A token is its owner's, and goes on in other places.
+      if (!session.token) await api.logout();
+    } catch (error) {
+      // Nobody is told to be out while the cookie still opens everything.
+      if (!(error instanceof Problem && error.status === 401)) return setStays(true);
+    }
     // What this user could see is nothing for the next.
     queries.clear();
     signOut();
@@ -98,9 +108,13 @@ function Banner({ path }: { path: string }) {
         </label>
         <input id="search" name="for" type="search" placeholder="Host, service or name" required />
       </form>
-      <button type="button" className="quiet" onClick={leave}>
+      <span className="who" title={session.user}>
+        {session.user.slice(session.user.lastIndexOf("/") + 1)}
+      </span>
+      <button type="button" className="quiet" onClick={() => void leave()}>
         Sign out
       </button>
+      {stays && <p role="alert">You are still signed in: management does not answer. Try again.</p>}
     </header>
   );
 }

@@ -1,11 +1,14 @@
 /**
- * Who is signed in, and how a request proves it. The one file to change for another way to sign in: the client asks it
- * for headers, and the shell whether somebody is there.
+ * Who is signed in, and how a request proves it: with a token, or with the cookie that a login has set, which the browser
+ * sends by itself and no script can read.
  */
 import { useSyncExternalStore } from "react";
 
 export interface Session {
-  token: string;
+  /** `undefined` when the cookie is the proof. */
+  token?: string;
+  /** The full name of whoever it is. */
+  user: string;
   /** The node at the top of what is shown: the organization, or as much of it as was given to this user. */
   top: string;
 }
@@ -25,6 +28,7 @@ export function signIn(session: Session): void {
   set(session);
 }
 
+/** In this tab. What the cookie opens is ended with `auth:logout`. */
 export function signOut(): void {
   sessionStorage.removeItem(KEY);
   set(null);
@@ -32,7 +36,7 @@ export function signOut(): void {
 
 /** What a request of this session carries. */
 export function proof(session: Pick<Session, "token"> | null = current): Record<string, string> {
-  return session ? { authorization: `Bearer ${session.token}` } : {};
+  return session?.token ? { authorization: `Bearer ${session.token}` } : {};
 }
 
 function set(session: Session | null): void {
@@ -48,7 +52,9 @@ function subscribe(listener: () => void): () => void {
 function stored(): Session | null {
   if (typeof sessionStorage === "undefined") return null;
   try {
-    return JSON.parse(sessionStorage.getItem(KEY) ?? "null") as Session | null;
+    const session = JSON.parse(sessionStorage.getItem(KEY) ?? "null") as Session | null;
+    // Of an older build, which did not know who it was.
+    return session?.user ? session : null;
   } catch {
     return null;
   }

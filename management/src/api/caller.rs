@@ -203,7 +203,7 @@ impl App {
         let known = self.principal(uid).await?;
         Ok(known.and_then(|(principal, _)| match principal {
             Principal::User { name, .. } => Some(name),
-            Principal::ServiceAccount { .. } | Principal::System => None,
+            Principal::ServiceAccount { .. } | Principal::BreakGlass { .. } | Principal::System => None,
         }))
     }
 

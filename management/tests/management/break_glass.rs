@@ -55,7 +55,7 @@ async fn it_lets_in_when_there_is_no_user_and_no_binding_left_and_each_use_is_on
         .admin
         .get(PAY)
         .await
-        .refused(401, "the token or key is unknown");
+        .refused(401, "the token, key or session is unknown");
     let glass = broken(&management);
     assert_eq!(glass.get(PAY).await.status, 200);
     glass

@@ -46,6 +46,10 @@ export function ask<Q extends Question>(
 }
 
 export const api = {
+  loginMethods: () => send<Answer<"loginMethods">>("auth:methods"),
+  login: (body: Schema<"LoginWish">) => send<Answer<"login">>("auth:login", { method: "POST", body }),
+  logout: () => send<Answer<"logout">>("auth:logout", { method: "POST" }),
+  whoami: (headers: Record<string, string>) => send<Answer<"whoami">>("auth:whoami", { headers }),
   organizations: (headers: Record<string, string>) => send<Answer<"listOrganization">>("organizations", { headers }),
   top: (name: string, headers: Record<string, string>) =>
     send<Answer<"treeOrganization">>(`${name}:tree`, { headers, query: { pageSize: 1 } }),
