@@ -282,7 +282,10 @@ mod tests {
         }
         let report: ClusterReport = serde_json::from_value(json!({
             "services": {"shop/web": {"ports": [{"name": "http", "port": 80}], "labelSets": [{}], "state": "up"}},
-            "gateways": {"shop/door": {"eastWest": ["127.0.0.1:15443"], "state": "up"}},
+            "gateways": {
+                "shop/door": {"eastWest": ["127.0.0.1:15443"], "state": "up"},
+                "lent/door": {"eastWest": [], "state": "up"},
+            },
         }))
         .unwrap();
         let clusters = ["east", "west"].map(|name| (name.parse().unwrap(), report.clone()));
@@ -335,6 +338,46 @@ mod tests {
         let leaf = |places: &BTreeSet<HostPlace>| places.first().unwrap().gateway.leaf().to_owned();
         assert_eq!(leaf(&found.hosts[0].before), "in");
         assert_eq!(leaf(&found.hosts[0].after), "other");
+    }
+
+    #[test]
+    fn a_grant_that_is_given_or_recalled_says_who_reaches_whom() {
+        const OTHER: &str = "organizations/acme/tenants/b/workspaces/lender";
+        let door = json!({"name": format!("{WORKSPACE}/gatewaygroups/g/gateways/in"), "spec": {
+            "workload": "lent/door", "type": "ingress", "port": 8080, "hosts": ["shop.example.com"],
+            "rules": [{"backendRefs": [{"namespace": "shop", "name": "web"}]}],
+        }});
+        let lender = [
+            json!({"name": "organizations/acme/tenants/b"}),
+            json!({"name": OTHER, "spec": {"namespaces": ["east/lent"]}}),
+            door,
+        ];
+        let grant = json!({"name": format!("{OTHER}/referencegrants/g"), "spec": {
+            "from": [{"kind": "Gateway", "node": WORKSPACE}], "to": {"workloads": ["lent/door"]},
+        }});
+        let without = plans(&lender);
+        let with = plans(&[&lender[..], &[grant]].concat());
+        let said = |reaches: &BTreeSet<Reach>| -> Vec<String> {
+            let reaches = reaches.iter();
+            reaches
+                .map(|reach| format!("{:?} {}", reach.from, reach.to))
+                .collect()
+        };
+        let reach = format!(
+            "Outside({:?}) shop/web",
+            format!("{WORKSPACE}/gatewaygroups/g/gateways/in")
+        );
+        let given = behaviour(&without, &with);
+        assert_eq!(said(&given.newly_reachable), [reach.as_str()]);
+        let clusters: Vec<&str> = given.clusters.iter().map(ClusterName::as_str).collect();
+        assert_eq!(
+            clusters,
+            ["east", "west"],
+            "in west nobody owns the door's namespace"
+        );
+        let recalled = behaviour(&with, &without);
+        assert_eq!(said(&recalled.no_longer_reachable), [reach.as_str()]);
+        assert!(recalled.newly_reachable.is_empty());
     }
 
     #[test]

@@ -112,6 +112,8 @@ pub enum Stage {
     Entry,
     /// Which gateway or service the host means.
     Host,
+    /// Which grant lets a gateway use what somebody else owns.
+    Grant,
     /// Which rule of a gateway takes it.
     GatewayRule,
     /// Which rule of a service takes it.

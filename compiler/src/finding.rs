@@ -124,6 +124,10 @@ pub enum Code {
     OutOfReach,
     NamespaceTaken,
     NamespaceNotOwned,
+    /// What belongs to somebody else, who has not granted it.
+    NotGranted,
+    /// A grant of what is not the grantor's.
+    GrantsNothing,
     HostTaken,
     ServiceTaken,
     BadWeights,
@@ -166,9 +170,10 @@ pub enum Code {
 
 impl Code {
     /// Whether a warning refuses a write of the resource that it is about. On a resource that is not written it is only
-    /// shown: somebody above may tighten a mandate without asking all who stand below.
+    /// shown: somebody above may tighten a mandate without asking all who stand below, and give up a namespace of which
+    /// something was lent.
     pub fn refuses_its_writer(self) -> bool {
-        self == Code::MandateRelaxed
+        matches!(self, Code::MandateRelaxed | Code::GrantsNothing)
     }
 }
 

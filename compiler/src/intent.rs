@@ -28,6 +28,7 @@ mod provider_group;
 mod quota;
 mod role;
 mod service_account;
+mod reference_grant;
 mod service_route;
 mod team;
 mod tenant;
@@ -57,6 +58,7 @@ pub use self::provider_group::{BadProviderGroup, ProviderGroup};
 pub use self::quota::Quota;
 pub use self::role::{Action, BadAction, Role, RoleRule, Scope};
 pub use self::service_account::ServiceAccount;
+pub use self::reference_grant::{Borrower, BorrowerKind, Lent, ReferenceGrant};
 pub use self::service_route::{ServiceRoute, Subset};
 pub use self::team::Team;
 pub use self::tenant::Tenant;
@@ -110,6 +112,7 @@ pub enum Spec {
     ServiceSecuritySetting(ServiceSecuritySetting),
     Invariant(Invariant),
     ApprovalPolicy(ApprovalPolicy),
+    ReferenceGrant(ReferenceGrant),
 }
 
 /// Why a document is not a resource.
@@ -236,6 +239,7 @@ impl Spec {
             Kind::ServiceSecuritySetting => Spec::ServiceSecuritySetting(parse(spec, "/spec")?),
             Kind::Invariant => Spec::Invariant(parse(spec, "/spec")?),
             Kind::ApprovalPolicy => Spec::ApprovalPolicy(parse(spec, "/spec")?),
+            Kind::ReferenceGrant => Spec::ReferenceGrant(parse(spec, "/spec")?),
         })
     }
 }

@@ -75,10 +75,11 @@ pub enum Kind {
     ServiceSecuritySetting,
     Invariant,
     ApprovalPolicy,
+    ReferenceGrant,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 25] = [
+    pub const ALL: [Kind; 26] = [
         Kind::Organization,
         Kind::Cluster,
         Kind::User,
@@ -104,6 +105,7 @@ impl Kind {
         Kind::ServiceSecuritySetting,
         Kind::Invariant,
         Kind::ApprovalPolicy,
+        Kind::ReferenceGrant,
     ];
 
     /// The path segment before the resource's own name.
@@ -134,6 +136,7 @@ impl Kind {
             Kind::ServiceSecuritySetting => "servicesecuritysettings",
             Kind::Invariant => "invariants",
             Kind::ApprovalPolicy => "approvalpolicies",
+            Kind::ReferenceGrant => "referencegrants",
         }
     }
 
@@ -178,6 +181,7 @@ impl Kind {
                 Kind::TrafficSetting,
                 Kind::SecuritySetting,
                 Kind::ApprovalPolicy,
+                Kind::ReferenceGrant,
             ],
             Kind::TrafficGroup => &[
                 Kind::ServiceRoute,
@@ -210,7 +214,8 @@ impl Kind {
             | Kind::SecuritySetting
             | Kind::ServiceSecuritySetting
             | Kind::Invariant
-            | Kind::ApprovalPolicy => &[],
+            | Kind::ApprovalPolicy
+            | Kind::ReferenceGrant => &[],
         }
     }
 
@@ -422,6 +427,14 @@ impl Hostname {
             (Some(suffix), None) => other.as_str().ends_with(suffix),
             (None, Some(suffix)) => self.as_str().ends_with(suffix),
             (Some(a), Some(b)) => a.ends_with(b) || b.ends_with(a),
+        }
+    }
+
+    /// Whether every host that matches the other one matches this one.
+    pub fn covers(&self, other: &Hostname) -> bool {
+        match self.wildcard_suffix() {
+            None => self == other,
+            Some(suffix) => other.as_str().ends_with(suffix),
         }
     }
 

@@ -101,6 +101,17 @@ pub fn concerned(resolved: &Resolved, resource: &Fqn) -> BTreeSet<ClusterName> {
             .flat_map(|gateway| resolved.clusters_of(&gateway.value.workspace))
             .cloned()
             .collect(),
+        Kind::ReferenceGrant => {
+            let loans = resolved.loans.iter();
+            let borrowers = loans.filter(|(_, loans)| loans.value.grants().contains(resource));
+            let borrowers = borrowers.filter_map(|(name, _)| resolved.gateways.get(name));
+            let lender = resource.parent();
+            let workspaces = borrowers.map(|gateway| &gateway.value.workspace).chain(&lender);
+            workspaces
+                .flat_map(|workspace| resolved.clusters_of(workspace))
+                .cloned()
+                .collect()
+        }
         Kind::Cluster => resolved
             .clusters
             .keys()

@@ -265,7 +265,7 @@ impl World<'_> {
         let wanted = self.left.resolved.gateways_of(self.workspace.0);
         let wanted = wanted.filter(|(_, gateway)| gateway.value.mode == RoutedGatewayMode::EastWest);
         let unreported: Vec<String> = wanted
-            .filter(|(_, gateway)| !self.left.runs(&gateway.value, cluster))
+            .filter(|(name, gateway)| !self.left.runs(name, &gateway.value, cluster))
             .map(|(name, gateway)| format!("{} of {name}", gateway.value.workload))
             .collect();
         Some(if unreported.is_empty() {

@@ -21,6 +21,7 @@ mod cluster;
 mod difference;
 mod gateway;
 mod identity;
+mod grant;
 mod reference;
 mod resolver;
 mod route;
@@ -30,6 +31,7 @@ mod tree;
 mod workspace;
 
 pub use difference::{ResolvedChange, difference};
+pub use grant::Loans;
 pub use resolver::{Changed, Edit, Resolver};
 
 /// Intent without its conflicts: every name in the world has at most one owner. A copy costs nothing.
@@ -41,6 +43,8 @@ pub struct Resolved {
     pub routes: Map<(Fqn, ServiceId), Arc<Traced<ResolvedRoute>>>,
     /// Gateways by their name: without hosts that somebody else holds, with a refusal for each rule that cannot be had.
     pub gateways: Map<Fqn, Arc<Traced<RoutedGateway>>>,
+    /// Of gateways and APIs that use what others own.
+    pub loans: Map<Fqn, Arc<Traced<Loans>>>,
     /// The selectors that workspaces hold.
     held: SelectorIndex,
     /// The gateways of a workspace; that of an API stands elsewhere.
@@ -85,6 +89,11 @@ impl Resolved {
             return None;
         }
         self.held.matching(cluster, namespace).next()
+    }
+
+    /// The grant under which a gateway or an API uses a workload that somebody else owns in that cluster.
+    pub(crate) fn grant_of_workload(&self, borrower: &Fqn, owner: &Fqn) -> Option<&Fqn> {
+        self.loans.get(borrower)?.value.workload.get(owner)
     }
 
     /// The workspaces that own namespaces of that name in some cluster, in the order of their names.
@@ -158,6 +167,8 @@ impl Resolved {
         for (name, gateway) in &self.gateways {
             if gateway.value.workspace.is_within(node) {
                 only.insert_gateway(name, (**gateway).clone());
+                let loans = self.loans.get(name).cloned();
+                only.loans.extend(loans.map(|loans| (name.clone(), loans)));
             }
         }
         only

@@ -151,7 +151,7 @@ impl Wanted {
                 }
                 wanted.intersects(&held).then_some(How::Wildcard)
             }
-            "service" | "services" | "workload" => {
+            "service" | "services" | "workload" | "workloads" => {
                 let id: ServiceId = text.parse().ok()?;
                 if self.namespace.as_ref() == Some(&id.namespace) {
                     return Some(How::Exact);
@@ -160,7 +160,7 @@ impl Wanted {
                 let same =
                     *name == id.name && namespace.as_ref().is_none_or(|wanted| *wanted == id.namespace);
                 // A workload is no service.
-                self.service_how.filter(|_| same && key != "workload")
+                self.service_how.filter(|_| same && key.starts_with("service"))
             }
             "namespace" => (self.namespace.as_ref()?.as_str() == text).then_some(How::Exact),
             "namespaces" => {

@@ -463,8 +463,14 @@ fn check_findings(
     let changed = steps.iter().filter(|step| !matches!(step, Step::Keep(_)));
     let changed: BTreeSet<&Fqn> = changed.map(Step::name).collect();
     let refuses = |finding: &Finding| {
-        let by_its_writer = finding.code.refuses_its_writer() && changed.contains(&finding.resource);
-        finding.severity == Severity::Error || by_its_writer
+        let writes_it = changed.contains(&finding.resource);
+        // Whoever lends may end it without asking those who borrow.
+        let is_recalled =
+            finding.code == Code::NotGranted && base.judged.resolved().loans.contains_key(&finding.resource);
+        match finding.severity {
+            Severity::Error => writes_it || !is_recalled,
+            Severity::Warning => writes_it && finding.code.refuses_its_writer(),
+        }
     };
     let new: Vec<Finding> = judged
         .findings_since(&base.judged)

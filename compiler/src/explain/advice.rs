@@ -198,7 +198,7 @@ impl Asked<'_> {
     /// What a gateway that has the host lacks to take the request at a workload of this cluster.
     fn serves(&self, name: &Fqn, gateway: &RoutedGateway, workload: &WorkloadId) -> Advice {
         let (cluster, host) = (self.cluster, self.request.host());
-        if !self.inputs.runs(gateway, cluster) {
+        if !self.inputs.runs(name, gateway, cluster) {
             return self.runs_elsewhere(name, gateway);
         }
         let RoutedGatewayMode::Ingress { port, .. } = &gateway.mode else {
@@ -225,7 +225,7 @@ impl Asked<'_> {
     fn runs_elsewhere(&self, name: &Fqn, gateway: &RoutedGateway) -> Advice {
         let clusters = self.inputs.resolved.clusters.keys();
         let runs: Vec<&ClusterName> = clusters
-            .filter(|cluster| self.inputs.runs(gateway, cluster))
+            .filter(|cluster| self.inputs.runs(name, gateway, cluster))
             .collect();
         let (cluster, host) = (self.cluster, self.request.host());
         let told = if runs.is_empty() {
@@ -287,7 +287,7 @@ impl Asked<'_> {
 /// A rule took the request and refuses it: its reason says what to do.
 fn is_decided_by_a_rule(trace: &Trace) -> bool {
     trace.steps.last().is_some_and(|step| match step.stage {
-        Stage::Entry | Stage::Host => false,
+        Stage::Entry | Stage::Host | Stage::Grant => false,
         Stage::GatewayRule => step.origin.is_some(),
         Stage::ServiceRule => true,
     })

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::request::Request;
-use super::{Entry, Place, Stage, Trace, trace};
+use super::{Entry, Place, Stage, Step, Trace, trace};
+use crate::finding::Origin;
 use crate::lower::named_service;
-use crate::name::{ClusterName, Fqn, Hostname, Label, ServiceId, WorkloadId};
+use crate::name::{ClusterName, Fqn, Hostname, Kind, Label, ServiceId, WorkloadId};
 use crate::plan::{Inputs, PlanKey, part};
 use crate::report::{ClusterReport, GatewayReport, ServiceReport};
 use crate::routes::{RoutedGateway, RoutedGatewayMode, Slice};
@@ -35,11 +36,11 @@ impl<'a> Asked<'a> {
         let named = self.inputs.gateways_named(name);
         let named = named
             .filter(|(name, _)| (self.may_name)(name))
-            .map(|(_, gateway)| &gateway.value);
+            .map(|(name, gateway)| (name, &gateway.value));
         let here: BTreeSet<&WorkloadId> = named
-            .filter(|gateway| gateway.mode != RoutedGatewayMode::EastWest)
-            .filter(|gateway| self.inputs.runs(gateway, cluster))
-            .map(|gateway| &gateway.workload)
+            .filter(|(_, gateway)| gateway.mode != RoutedGatewayMode::EastWest)
+            .filter(|(name, gateway)| self.inputs.runs(name, gateway, cluster))
+            .map(|(_, gateway)| &gateway.workload)
             .collect();
         let mut here = here.into_iter();
         match (here.next(), here.next()) {
@@ -66,8 +67,55 @@ impl<'a> Asked<'a> {
                 // The refusal tells what could be reached instead.
                 traced(self.of_sidecar(namespace, &self.reachable(namespace)))
             }
-            Entry::Ingress(workload) | Entry::EastWest(workload) => traced(self.of_gateway(workload)),
+            Entry::Ingress(workload) | Entry::EastWest(workload) => {
+                self.with_grants(traced(self.of_gateway(workload)))
+            }
         }
+    }
+
+    /// What allows a gateway to be where it is, told after the gateway: routes say nothing of grants.
+    fn with_grants(&self, mut trace: Trace) -> Trace {
+        let Some(at) = trace.steps.iter().position(|step| step.stage == Stage::Host) else {
+            return trace;
+        };
+        let gateway = trace.steps[at].origin.as_ref().map(|origin| &origin.resource);
+        let granted: Vec<Step> = gateway
+            .into_iter()
+            .flat_map(|gateway| self.granted(gateway))
+            .collect();
+        trace.steps.splice(at + 1..at + 1, granted);
+        trace
+    }
+
+    fn granted(&self, name: &Fqn) -> Vec<Step> {
+        let resolved = self.inputs.resolved;
+        let (Some(loans), Some(gateway)) = (resolved.loans.get(name), resolved.gateways.get(name)) else {
+            return Vec::new();
+        };
+        let workload = &gateway.value.workload;
+        let owner = resolved.owner(self.cluster, &workload.namespace);
+        let lent = owner.and_then(|owner| Some((owner, loans.value.workload.get(owner)?)));
+        let lent = lent.map(|(owner, grant)| {
+            let told = format!("{} lends it workload {workload}", owner.leaf());
+            (told, "spec.to.workloads", grant)
+        });
+        let host = self.request.host().parse::<Hostname>().ok();
+        let hosts = loans.value.hosts.iter();
+        let hosts = hosts.filter(|(lent, _)| host.as_ref().is_some_and(|host| lent.intersects(host)));
+        let hosts = hosts.map(|(host, grant)| {
+            let lender = grant.ancestor(Kind::Workspace);
+            let lender = lender.as_ref().map_or("its owner", |lender| lender.leaf());
+            (format!("{lender} lends it host {host}"), "spec.to.hosts", grant)
+        });
+        lent.into_iter()
+            .chain(hosts)
+            .map(|(told, field, grant)| Step {
+                stage: Stage::Grant,
+                told,
+                origin: Some(Origin::new(grant.clone(), field)),
+                tried: Vec::new(),
+            })
+            .collect()
     }
 
     fn of_sidecar(&self, namespace: &Label, services: &BTreeSet<ServiceId>) -> (Slice, View) {
@@ -102,7 +150,7 @@ impl<'a> Asked<'a> {
             let RoutedGatewayMode::Ingress { port, hosts, .. } = &gateway.mode else {
                 continue;
             };
-            let planned = self.inputs.runs(gateway, self.cluster) && !self.inputs.withholds(gateway);
+            let planned = self.inputs.runs(name, gateway, self.cluster) && !self.inputs.withholds(gateway);
             if hosts.is_empty() || !planned {
                 continue;
             }

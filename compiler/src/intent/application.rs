@@ -24,6 +24,8 @@ pub struct Api {
     pub openapi: OpenApi,
     /// The gateway that serves it, as in [`Gateway`](super::Gateway).
     pub workload: WorkloadId,
+    /// The workspace that lends the hosts by a reference grant, where they are not the application's own.
+    pub hosts_from: Option<Fqn>,
     pub port: std::num::NonZeroU16,
     /// Services of the application's workspace.
     pub backend_refs: Vec<ServiceBackend>,

@@ -8,15 +8,18 @@ use serde::Deserialize;
 
 use super::host_policy::{Authorization, Cors, HostPolicy, HostRedirect, Jwt, RateLimit};
 use crate::http::{HttpRule, ServiceBackend};
-use crate::name::{Hostname, Kind, WorkloadId};
+use crate::name::{Fqn, Hostname, Kind, WorkloadId};
 
 /// What a gateway workload does, in every cluster that has a workload of that name. One resource is one listener for
 /// some hosts; a workload, and a port for HTTP, may have many.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "GatewayDocument")]
 pub struct Gateway {
-    /// The platform's gateway (`namespace/name`): in a namespace of this workspace, or in one that nobody owns.
+    /// The platform's gateway (`namespace/name`): in a namespace of this workspace, in one that nobody owns, or lent by a
+    /// reference grant of its owner.
     pub workload: WorkloadId,
+    /// The workspace whose hosts these are, where it is another one, which lends them by a reference grant.
+    pub hosts_from: Option<Fqn>,
     pub mode: GatewayMode,
 }
 
@@ -82,6 +85,8 @@ struct GatewayDocument {
     protocol: Option<Protocol>,
     port: Option<u16>,
     hosts: Option<BTreeSet<Hostname>>,
+    /// The workspace that lends these hosts by a reference grant, where they are not this workspace's own.
+    hosts_from: Option<Fqn>,
     /// Of HTTP; most specific first, whatever the order here.
     rules: Option<Vec<HttpRule<ServiceBackend>>>,
     /// Where `tls` and `tcp` connections go.
@@ -158,6 +163,7 @@ impl TryFrom<GatewayDocument> for Gateway {
     type Error = BadGateway;
 
     fn try_from(mut document: GatewayDocument) -> Result<Self, BadGateway> {
+        let hosts_from = document.hosts_from.clone();
         let mode = match (document.r#type, document.protocol) {
             (GatewayType::Ingress, None | Some(Protocol::Http)) => document.http()?,
             (GatewayType::Ingress, Some(Protocol::Tls)) => document.tls()?,
@@ -168,6 +174,7 @@ impl TryFrom<GatewayDocument> for Gateway {
         };
         Ok(Gateway {
             workload: document.workload,
+            hosts_from,
             mode,
         })
     }
@@ -195,12 +202,14 @@ impl GatewayDocument {
             policy,
         };
         self.protocol = None;
+        self.hosts_from = None;
         self.nothing(WHAT, GatewayMode::Ingress(Box::new(ingress)))
     }
 
     fn tls(&mut self) -> Result<GatewayMode, BadGateway> {
         const WHAT: &str = "an ingress gateway of tls";
         let hosts = self.hosts(WHAT)?;
+        self.hosts_from = None;
         self.passthrough(WHAT, Connections::Tls(hosts))
     }
 
@@ -249,6 +258,7 @@ impl GatewayDocument {
             ("protocol", self.protocol.is_some()),
             ("port", self.port.is_some()),
             ("hosts", self.hosts.is_some()),
+            ("hostsFrom", self.hosts_from.is_some()),
             ("rules", self.rules.is_some()),
             ("backendRefs", self.backend_refs.is_some()),
             ("jwt", self.jwt.is_some()),
@@ -293,6 +303,7 @@ mod tests {
         let backend = json!([{"namespace": "shop", "name": "db"}]);
         let rules = json!([{"backendRefs": backend}]);
         let host = json!(["shop.example.com"]);
+        let lender = "organizations/acme/tenants/a/workspaces/w";
         for (spec, expected) in [
             (
                 json!({"type": "ingress", "port": 80, "hosts": host, "rules": rules}),
@@ -348,6 +359,18 @@ mod tests {
             (
                 json!({"type": "egress", "port": 80, "hosts": host, "rules": rules}),
                 Err("takes no rules"),
+            ),
+            (
+                json!({"type": "ingress", "port": 80, "hosts": host, "hostsFrom": lender, "rules": rules}),
+                Ok(()),
+            ),
+            (
+                json!({"type": "egress", "port": 80, "hosts": host, "hostsFrom": lender}),
+                Err("an egress gateway takes no hostsFrom"),
+            ),
+            (
+                json!({"type": "ingress", "protocol": "tcp", "port": 1, "hostsFrom": lender, "backendRefs": backend}),
+                Err("an ingress gateway of tcp takes no hostsFrom"),
             ),
             (
                 json!({"type": "eastwest", "port": 80}),

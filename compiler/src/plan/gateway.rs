@@ -48,7 +48,7 @@ pub(super) fn plan(name: &Fqn, inputs: &Inputs<'_>) -> Planned {
         }
     };
     for cluster in inputs.resolved.clusters_of(&routed.value.workspace) {
-        if inputs.runs(&routed.value, cluster) {
+        if inputs.runs(name, &routed.value, cluster) {
             let item = SliceItem::Gateway(routed.clone());
             planned.items.insert(cluster.clone(), item);
         }

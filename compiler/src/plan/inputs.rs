@@ -119,8 +119,9 @@ impl<'a> Inputs<'a> {
     }
 
     /// Whether a workspace's gateway runs on a workload of that cluster: one that the cluster reports, in a namespace
-    /// that is the workspace's there or nobody's. A workspace has no say in clusters that it does not name.
-    pub(crate) fn runs(&self, gateway: &RoutedGateway, cluster: &ClusterName) -> bool {
+    /// that is the workspace's there, or nobody's, or whose owner there lends it. A workspace has no say in clusters that it
+    /// does not name.
+    pub(crate) fn runs(&self, name: &Fqn, gateway: &RoutedGateway, cluster: &ClusterName) -> bool {
         let workspace = self.resolved.workspaces.get(&gateway.workspace);
         let reaches = workspace.is_some_and(|workspace| workspace.value.reaches(cluster));
         let reported = || {
@@ -129,7 +130,9 @@ impl<'a> Inputs<'a> {
         };
         let allowed = || {
             let owner = self.resolved.owner(cluster, &gateway.workload.namespace);
-            owner.is_none_or(|owner| *owner == gateway.workspace)
+            owner.is_none_or(|owner| {
+                *owner == gateway.workspace || self.resolved.grant_of_workload(name, owner).is_some()
+            })
         };
         reaches && reported() && allowed()
     }

@@ -57,6 +57,7 @@ pub(super) fn dirty(before: &Inputs<'_>, after: &Inputs<'_>) -> BTreeSet<PlanKey
     touched.workspaces(before, after);
     touched.routes(before, after);
     touched.gateways(before, after);
+    touched.loans(before, after);
     for inputs in [before, after] {
         touched.expand(inputs);
     }
@@ -242,6 +243,22 @@ impl Touched {
             let doors = doors.filter(|gateway| gateway.mode == RoutedGatewayMode::EastWest);
             self.workspaces
                 .extend(doors.map(|gateway| gateway.workspace.clone()));
+        }
+    }
+
+    /// Where gateways may be that were there before and after.
+    fn loans(&mut self, before: &Inputs<'_>, after: &Inputs<'_>) {
+        let (was, is) = (&before.resolved.loans, &after.resolved.loans);
+        for differs in was.diff(is, |was, is| was.value.workload == is.value.workload) {
+            for inputs in [before, after] {
+                let Some((name, gateway)) = inputs.resolved.gateways.get_key_value(differs.key) else {
+                    continue;
+                };
+                self.keys.insert(PlanKey::Gateway(name.clone()));
+                if gateway.value.mode == RoutedGatewayMode::EastWest {
+                    self.workspaces.insert(gateway.value.workspace.clone());
+                }
+            }
         }
     }
 

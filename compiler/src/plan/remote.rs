@@ -44,9 +44,10 @@ pub(super) fn doors(
     let dedicated: BTreeSet<_> = inputs
         .resolved
         .gateways_of(workspace)
-        .map(|(_, gateway)| &gateway.value)
-        .filter(|gateway| gateway.mode == RoutedGatewayMode::EastWest && inputs.runs(gateway, cluster))
-        .map(|gateway| &gateway.workload)
+        .map(|(name, gateway)| (name, &gateway.value))
+        .filter(|(_, gateway)| gateway.mode == RoutedGatewayMode::EastWest)
+        .filter(|(name, gateway)| inputs.runs(name, gateway, cluster))
+        .map(|(_, gateway)| &gateway.workload)
         .collect();
     let candidates: Vec<&GatewayReport> = report
         .gateways

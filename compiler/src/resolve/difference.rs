@@ -27,6 +27,7 @@ pub fn difference(before: &Resolved, after: &Resolved) -> Vec<ResolvedChange> {
         workspaces,
         routes,
         gateways,
+        loans,
         // Indexes over these.
         held: _,
         gateways_by_workspace: _,
@@ -36,6 +37,7 @@ pub fn difference(before: &Resolved, after: &Resolved) -> Vec<ResolvedChange> {
     let mut changes = Vec::new();
     changes.extend(of("clusters", clusters, &after.clusters, |name| name.to_string()));
     changes.extend(of("gateways", gateways, &after.gateways, |name| name.to_string()));
+    changes.extend(of("loans", loans, &after.loans, |name| name.to_string()));
     changes.extend(of("routes", routes, &after.routes, |(workspace, service)| {
         format!("{service}/{workspace}")
     }));

@@ -7,17 +7,18 @@ use std::sync::Arc;
 
 use super::resolver::{Part, Resolver, Update};
 use super::rules::Mirrored;
-use super::{Resolved, ResolvedWorkspace, application, listed, rules, same_gateway};
+use super::{Loans, ResolvedWorkspace, application, grant, listed, rules, same_gateway};
 use crate::finding::{Claim, Code, Finding, Origin, Traced};
 use crate::http::{Edits, Effect, ServiceBackend, shares};
 use crate::intent::{Connections, GatewayMode, Ingress, Spec, hosts_field};
-use crate::name::{Fqn, Hostname, Kind, ServiceId, WorkloadId};
+use crate::name::{Fqn, Hostname, Kind, Label, ServiceId, WorkloadId};
 use crate::routes::{Conduct, GatewayAction, GatewayRule, RoutedGateway, RoutedGatewayMode};
 
 /// What a gateway or an API has of a workload: a port for some hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Listener {
-    workspace: Fqn,
+    /// Whose the hosts are: its own workspace, or the one that lends them.
+    owner: Fqn,
     workload: WorkloadId,
     port: u16,
     protocol: Protocol,
@@ -39,6 +40,7 @@ struct Wants<'a> {
     workload: &'a WorkloadId,
     port: Option<(u16, Protocol)>,
     hosts: BTreeSet<Hostname>,
+    hosts_from: Option<&'a Fqn>,
 }
 
 /// Of two that want one port for different things, or one host, the one whose name sorts first holds it. So what one of
@@ -48,14 +50,16 @@ pub(super) fn update(update: &mut Update<'_>) {
     while let Some(name) = dirty.pop_first() {
         update.recomputed += 1;
         let mut findings = Vec::new();
-        let workspace = workspace(update.to, &name, &mut findings);
+        let mut loans = Loans::default();
+        let workspace = workspace(update.to, &name, &mut loans, &mut findings);
         let listener = workspace
             .as_ref()
-            .and_then(|workspace| listener(update.to, &name, workspace, &mut findings));
+            .and_then(|workspace| listener(update.to, &name, workspace, &mut loans, &mut findings));
         let routed = workspace
             .and_then(|workspace| routed(update.to, &name, workspace, listener.as_ref(), &mut findings));
         dirty.extend(hold(update.to, &name, listener));
         update.tell(Part::Claims, &name, findings);
+        lend(update.to, &name, loans);
         store(update, &name, routed);
     }
     for winner in update.take_contested(&[Kind::Gateway, Kind::Api]) {
@@ -66,7 +70,8 @@ pub(super) fn update(update: &mut Update<'_>) {
     }
 }
 
-/// Those that were written, and those whose workspace, or the owner of whose workload, holds other namespaces.
+/// Those that were written, those whose workspace, or the owner of whose workload, holds other namespaces, and those to
+/// which others lend something else.
 fn dirty(update: &mut Update<'_>) -> BTreeSet<Fqn> {
     let mut dirty = BTreeSet::new();
     let wanted = &mut update.to.wanted;
@@ -82,6 +87,9 @@ fn dirty(update: &mut Update<'_>) -> BTreeSet<Fqn> {
             for host in &was.hosts {
                 wanted.hosts.remove(host, &touch.name);
             }
+            if let Some(lender) = was.hosts_from {
+                wanted.lenders.remove(lender, &touch.name);
+            }
         }
         if let Some(is) = wants(touch.is()) {
             wanted.workloads.insert(&is.workload.namespace, &touch.name);
@@ -91,8 +99,33 @@ fn dirty(update: &mut Update<'_>) -> BTreeSet<Fqn> {
             for host in &is.hosts {
                 wanted.hosts.insert(host, &touch.name);
             }
+            if let Some(lender) = is.hosts_from {
+                wanted.lenders.insert(lender, &touch.name);
+            }
         }
         dirty.insert(touch.name.clone());
+    }
+    for touch in update.touched.of(Kind::ReferenceGrant) {
+        let lender = touch.name.parent();
+        dirty.extend(
+            lender
+                .iter()
+                .flat_map(|lender| wanted.lenders.of(lender))
+                .cloned(),
+        );
+        for spec in [touch.was(), touch.is()].into_iter().flatten() {
+            let Spec::ReferenceGrant(grant) = spec else {
+                continue;
+            };
+            let namespaces: BTreeSet<&Label> =
+                grant.to.workloads.iter().map(|lent| &lent.namespace).collect();
+            dirty.extend(
+                namespaces
+                    .into_iter()
+                    .flat_map(|namespace| wanted.workloads.of(namespace))
+                    .cloned(),
+            );
+        }
     }
     let tree = &update.to.tree;
     for (workspace, selectors) in &update.moved {
@@ -122,6 +155,7 @@ fn wants(spec: Option<&Spec>) -> Option<Wants<'_>> {
             workload: &api.workload,
             port: Some((api.port.get(), Protocol::Http)),
             hosts: api.openapi.hosts.clone(),
+            hosts_from: api.hosts_from.as_ref(),
         },
         Spec::Gateway(gateway) => {
             let (port, hosts) = match &gateway.mode {
@@ -140,6 +174,7 @@ fn wants(spec: Option<&Spec>) -> Option<Wants<'_>> {
                 workload: &gateway.workload,
                 port,
                 hosts,
+                hosts_from: gateway.hosts_from.as_ref(),
             }
         }
         _ => return None,
@@ -147,13 +182,13 @@ fn wants(spec: Option<&Spec>) -> Option<Wants<'_>> {
 }
 
 /// The workspace that it stands for, if that may use the workload.
-fn workspace(resolver: &Resolver, name: &Fqn, findings: &mut Vec<Finding>) -> Option<Fqn> {
+fn workspace(resolver: &Resolver, name: &Fqn, loans: &mut Loans, findings: &mut Vec<Finding>) -> Option<Fqn> {
     let wants = wants(resolver.tree.spec(name))?;
     let workspace = match name.kind() {
         Kind::Api => application::workspace_of(&resolver.tree, name)?,
         _ => name.ancestor(Kind::Workspace)?,
     };
-    let usable = may_use(name, wants.workload, &workspace, &resolver.resolved, findings);
+    let usable = may_use(resolver, name, wants.workload, &workspace, loans, findings);
     usable.then_some(workspace)
 }
 
@@ -162,12 +197,14 @@ fn listener(
     resolver: &Resolver,
     name: &Fqn,
     workspace: &Fqn,
+    loans: &mut Loans,
     findings: &mut Vec<Finding>,
 ) -> Option<Listener> {
     let wants = wants(resolver.tree.spec(name))?;
     let (port, protocol) = wants.port?;
+    let lender = wants.hosts_from.filter(|lender| *lender != workspace);
     let mut listener = Listener {
-        workspace: workspace.clone(),
+        owner: lender.unwrap_or(workspace).clone(),
         workload: wants.workload.clone(),
         port,
         protocol,
@@ -181,7 +218,25 @@ fn listener(
         findings.push(Finding::taken(name, "spec.port", Code::PortTaken, claim));
         return None;
     }
-    for host in wants.hosts {
+    let mut hosts = wants.hosts;
+    if let Some(lender) = lender {
+        hosts.retain(|host| match grant::of_host(&resolver.tree, lender, host, name) {
+            Some(grant) => {
+                loans.hosts.insert(host.clone(), grant.clone());
+                true
+            }
+            None => {
+                findings.push(Finding::error(
+                    name,
+                    "spec.hostsFrom",
+                    Code::NotGranted,
+                    not_lent(lender, host),
+                ));
+                false
+            }
+        });
+    }
+    for host in hosts {
         match listener.host_holder(resolver, name, &host) {
             None => drop(listener.hosts.insert(host)),
             Some(holder) => {
@@ -223,11 +278,11 @@ impl Listener {
         before.filter(|other| holds(other)).min()
     }
 
-    /// Whether the two may not have one host. One workspace may serve a host on several listeners; across workspaces a
-    /// host has one owner, wherever it is served.
+    /// Whether the two may not have one host. One workspace, with those to which it lends, may serve a host on several
+    /// listeners; across workspaces a host has one owner, wherever it is served.
     fn excludes(&self, other: &Listener) -> bool {
         let same_listener = self.workload == other.workload && self.port == other.port;
-        self.workspace != other.workspace || same_listener
+        self.owner != other.owner || same_listener
     }
 }
 
@@ -248,7 +303,7 @@ fn hold(resolver: &mut Resolver, name: &Fqn, listener: Option<Listener>) -> BTre
     }
     let hosts = |listener: Option<&Listener>| listener.map_or_else(BTreeSet::new, |held| held.hosts.clone());
     let (had, has) = (hosts(before), hosts(after));
-    let elsewhere = moved || before.map(|held| &held.workspace) != after.map(|held| &held.workspace);
+    let elsewhere = moved || before.map(|held| &held.owner) != after.map(|held| &held.owner);
     let differs = |host: &&Hostname| elsewhere || had.contains(*host) != has.contains(*host);
     for host in had.union(&has).filter(differs) {
         let others = resolver.wanted.hosts.intersecting(host);
@@ -266,6 +321,16 @@ fn hold(resolver: &mut Resolver, name: &Fqn, listener: Option<Listener>) -> BTre
     }
     concerned.retain(|other| other > name);
     concerned
+}
+
+fn lend(resolver: &mut Resolver, name: &Fqn, loans: Loans) {
+    let held = &mut resolver.resolved.loans;
+    if loans.is_empty() {
+        held.remove(name);
+    } else if held.get(name).is_none_or(|held| held.value != loans) {
+        let origin = Origin::new(name.clone(), "spec");
+        held.insert(name.clone(), Arc::new(Traced::new(loans, origin)));
+    }
 }
 
 fn store(update: &mut Update<'_>, name: &Fqn, gateway: Option<RoutedGateway>) {
@@ -322,31 +387,40 @@ fn routed(
     })
 }
 
-/// A workload in a namespace of its own workspace, or in one that nobody owns: shared infrastructure.
+/// A workload in a namespace of its own workspace, in one that nobody owns - shared infrastructure -, or in one whose
+/// owner lends it.
 fn may_use(
+    resolver: &Resolver,
     name: &Fqn,
     workload: &WorkloadId,
     workspace: &Fqn,
-    resolved: &Resolved,
+    loans: &mut Loans,
     findings: &mut Vec<Finding>,
 ) -> bool {
-    let owners = resolved.owners_somewhere(&workload.namespace);
+    let owners = resolver.resolved.owners_somewhere(&workload.namespace);
     let Some(first) = owners.first() else {
         return true;
     };
-    if owners.contains(workspace) {
+    let others = owners.iter().filter(|owner| **owner != workspace);
+    let lent = others.filter_map(|owner| {
+        let grant = grant::of_workload(&resolver.tree, owner, workload, name)?;
+        Some(((*owner).clone(), grant.clone()))
+    });
+    loans.workload = lent.collect();
+    if owners.contains(workspace) || !loans.workload.is_empty() {
         return true;
     }
     let message = format!(
-        "workload {workload} is in a namespace that {first} owns; use a workload in a namespace of {workspace}, or in one that no workspace owns"
+        "workload {workload} is in a namespace that {first} owns; ask its owner for a reference grant, or use a workload in a namespace of {workspace}, or in one that no workspace owns"
     );
-    findings.push(Finding::error(
-        name,
-        "spec.workload",
-        Code::NamespaceNotOwned,
-        message,
-    ));
+    findings.push(Finding::error(name, "spec.workload", Code::NotGranted, message));
     false
+}
+
+fn not_lent(lender: &Fqn, host: &Hostname) -> String {
+    format!(
+        "{lender} does not lend host {host}; ask its owner for a reference grant, or leave hostsFrom out to claim the host"
+    )
 }
 
 impl fmt::Display for Protocol {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::gateway::Listener;
 use super::tree::{Touched, Tree};
-use super::{Resolved, cluster, gateway, reference, route, setting, workspace};
+use super::{Resolved, cluster, gateway, grant, reference, route, setting, workspace};
 use crate::claims::{HostIndex, Index, SelectorIndex};
 use crate::finding::{Code, Finding, Origin};
 use crate::intent::{Intent, Resource};
@@ -66,6 +66,8 @@ pub(super) struct Wanted {
     pub(super) ports: Index<(WorkloadId, u16)>,
     /// Gateways and APIs, by the namespace of their workload.
     pub(super) workloads: Index<Label>,
+    /// Gateways and APIs, by the workspace whose hosts they borrow.
+    pub(super) lenders: Index<Fqn>,
     /// Routes of a service, by their workspace.
     pub(super) services: Index<(Fqn, ServiceId)>,
     /// Nodes that say something themselves, and settings.
@@ -118,6 +120,7 @@ impl Resolver {
         let groups = workspace::update_groups(&mut update);
         route::update(&mut update, &groups);
         reference::update(&mut update);
+        grant::update(&mut update);
         gateway::update(&mut update);
         for (name, finding) in std::mem::take(&mut update.touched.orphans) {
             update.tell(Part::Claims, &name, finding.into_iter().collect());

@@ -73,6 +73,15 @@ impl Tree {
             .filter(|name| !self.orphans.contains_key(*name))
     }
 
+    /// All of a kind directly below a node, without looking at what else is there.
+    pub(super) fn children<'a>(&'a self, node: &Fqn, kind: Kind) -> impl Iterator<Item = &'a Fqn> + use<'a> {
+        let collection = format!("{node}/{}/", kind.collection());
+        let names = self.intent.starting_with(&collection).map(|(name, _)| name);
+        names
+            .filter(move |name| name.kind() == kind)
+            .filter(|name| !self.orphans.contains_key(*name))
+    }
+
     /// Takes the edits and tells what they touch.
     pub(super) fn apply(&mut self, edits: impl IntoIterator<Item = Edit>) -> Touched {
         let before = self.clone();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tombolo_compiler::finding::{Claim, Code, Finding};
-use tombolo_compiler::intent::{Connections, GatewayMode, Intent, Spec};
+use tombolo_compiler::intent::{Connections, GatewayMode, Intent, ReferenceGrant, Spec};
 use tombolo_compiler::name::{Fqn, Hostname, Kind, WorkloadId};
 use tombolo_compiler::resolve::{Resolved, resolve};
 use tombolo_compiler::routes::RoutedGatewayMode;
@@ -72,6 +72,7 @@ fn hosts(intent: &Intent, resolved: &Resolved, findings: &[Finding]) {
         if !wanted.is_allowed(name, intent, resolved) {
             continue;
         }
+        let wanted = wanted.granted(name, intent);
         let same_port = |other: &Wanted| (&other.workload, other.port) == (&wanted.workload, wanted.port);
         let holder = ports.iter().find(|(_, other)| {
             same_port(other) && (other.protocol != wanted.protocol || wanted.protocol == "TCP")
@@ -86,7 +87,7 @@ fn hosts(intent: &Intent, resolved: &Resolved, findings: &[Finding]) {
         }
         for host in &wanted.hosts {
             let holder = held.iter().find(|(owner, other, claimed)| {
-                let excluded = other.workspace != wanted.workspace || same_port(other);
+                let excluded = other.owner != wanted.owner || same_port(other);
                 *owner != name && claimed.intersects(host) && excluded
             });
             match holder {
@@ -111,6 +112,8 @@ fn hosts(intent: &Intent, resolved: &Resolved, findings: &[Finding]) {
 #[derive(Clone)]
 struct Wanted {
     workspace: Fqn,
+    /// Whose the hosts are.
+    owner: Fqn,
     workload: WorkloadId,
     port: u16,
     protocol: &'static str,
@@ -139,7 +142,13 @@ impl Wanted {
             },
             _ => return None,
         };
+        let hosts_from = match spec {
+            Spec::Gateway(gateway) => gateway.hosts_from.clone(),
+            Spec::Api(api) => api.hosts_from.clone(),
+            _ => None,
+        };
         Some(Wanted {
+            owner: hosts_from.unwrap_or_else(|| workspace.clone()),
             workspace,
             workload: workload.clone(),
             port,
@@ -148,16 +157,43 @@ impl Wanted {
         })
     }
 
-    /// It has an effect, and its workload is its workspace's or nobody's.
+    /// Without what the owner of the hosts does not lend.
+    fn granted(mut self, name: &Fqn, intent: &Intent) -> Wanted {
+        if self.owner != self.workspace {
+            let grants: Vec<&ReferenceGrant> = grants(&self.owner, intent).collect();
+            self.hosts
+                .retain(|host| grants.iter().any(|grant| grant.lends_host(host, name)));
+        }
+        self
+    }
+
+    /// It has an effect, and its workload is its workspace's or nobody's, or lent by an owner.
     fn is_allowed(&self, name: &Fqn, intent: &Intent, resolved: &Resolved) -> bool {
         let namespace = &self.workload.namespace;
         let workspaces = resolved.workspaces.iter();
         let mut owners = workspaces
             .filter(|(_, workspace)| workspace.value.owns_somewhere(namespace))
             .peekable();
-        let usable = owners.peek().is_none() || owners.any(|(owner, _)| *owner == self.workspace);
+        let lends =
+            |owner: &Fqn| grants(owner, intent).any(|grant| grant.lends_workload(&self.workload, name));
+        let usable =
+            owners.peek().is_none() || owners.any(|(owner, _)| *owner == self.workspace || lends(owner));
         usable && name.above().all(|above| intent.contains_key(above))
     }
+}
+
+/// The grants of a workspace that have an effect.
+pub(crate) fn grants<'a>(lender: &'a Fqn, intent: &'a Intent) -> impl Iterator<Item = &'a ReferenceGrant> {
+    let grants = intent
+        .values()
+        .filter(move |resource| resource.name.parent().as_ref() == Some(lender));
+    let stands = |name: &Fqn| name.above().all(|above| intent.contains_key(above));
+    grants
+        .filter(move |resource| stands(&resource.name))
+        .filter_map(|resource| match &resource.spec {
+            Spec::ReferenceGrant(grant) => Some(grant),
+            _ => None,
+        })
 }
 
 /// The workspace that answers for an API.

@@ -82,6 +82,16 @@ fn written(before: &World, after: &World) -> Most {
             resolved: Some(gateways(&before.intent).union(&gateways(&after.intent)).count()),
             planned: changed_gateways(&resolve(&before.intent).0, &resolve(&after.intent).0),
         },
+        Kind::ReferenceGrant => {
+            let (was, is) = (resolve(&before.intent).0, resolve(&after.intent).0);
+            let lent = was.loans.diff(&is.loans, |was, is| was == is).len();
+            Most {
+                resolved: Some(1 + gateways(&before.intent).union(&gateways(&after.intent)).count()),
+                planned: changed_gateways(&was, &is)
+                    .filter(|_| !has_door(&is))
+                    .map(|gateways| gateways + lent),
+            }
+        }
         // Whoever is bound is told of the user, and no plane is.
         Kind::User | Kind::Binding => {
             let names = after.intent.keys().chain(before.intent.keys());
@@ -117,6 +127,11 @@ fn changed_gateways(before: &Resolved, after: &Resolved) -> Option<usize> {
         .flatten();
     let is_door = sides.any(|gateway| gateway.value.mode == RoutedGatewayMode::EastWest);
     (!is_door).then_some(differences.len())
+}
+
+fn has_door(resolved: &Resolved) -> bool {
+    let mut gateways = resolved.gateways.values();
+    gateways.any(|gateway| gateway.value.mode == RoutedGatewayMode::EastWest)
 }
 
 fn sending<'a>(

@@ -9,13 +9,13 @@ use proptest::collection::vec;
 use proptest::prelude::{ProptestConfig, Strategy, any, proptest};
 use serde_json::{Value, json};
 use tombolo_compiler::finding::{Code, Finding};
-use tombolo_compiler::intent::{Intent, Resource};
+use tombolo_compiler::intent::{Intent, Resource, Spec};
 use tombolo_compiler::lower::lower;
-use tombolo_compiler::name::{ClusterName, Fqn, ServiceId};
+use tombolo_compiler::name::{ClusterName, Fqn, Hostname, ServiceId};
 use tombolo_compiler::plan::{Planner, Plans, plan};
 use tombolo_compiler::proxy::{ProxyConfig, ProxyNode, ProxyRole, RouteAction};
 use tombolo_compiler::resolve::{Resolved, Resolver, resolve};
-use tombolo_compiler::routes::{RoutedService, Slice, SliceItem, SliceKey};
+use tombolo_compiler::routes::{RoutedGateway, RoutedGatewayMode, RoutedService, Slice, SliceItem, SliceKey};
 use tombolo_compiler::view::View;
 
 mod claims;
@@ -113,6 +113,34 @@ proptest! {
         }
     }
 
+    /// Holds invariant 6: what somebody else owns is used as far as that one grants it, and no further.
+    #[test]
+    fn invariant_6_nothing_of_another_workspace_is_used_without_its_grant(world in worlds()) {
+        let (resolved, _) = resolve(&world.intent);
+        let (plans, _) = plan(&resolved, &world.reports());
+        for (cluster, slice) in &plans {
+            let gateways = slice.items.iter().filter_map(|(key, item)| match (key, item) {
+                (SliceKey::Gateway(name), SliceItem::Gateway(gateway)) => Some((name, &gateway.value)),
+                _ => None,
+            });
+            let gateways: Vec<(&Fqn, &RoutedGateway)> = gateways.collect();
+            for (name, gateway) in &gateways {
+                let owner = resolved.owner(cluster, &gateway.workload.namespace);
+                if let Some(owner) = owner.filter(|owner| **owner != gateway.workspace) {
+                    let mut grants = claims::grants(owner, &world.intent);
+                    assert!(grants.any(|grant| grant.lends_workload(&gateway.workload, name)), "{name} runs in {cluster}");
+                }
+                let of_hosts = owner_of_hosts(name, gateway, &world.intent);
+                for (other, beside) in gateways.iter().filter(|(other, _)| other > name) {
+                    let (hosts, others) = (hosts(gateway), hosts(beside));
+                    if hosts.iter().any(|host| others.iter().any(|other| other.intersects(host))) {
+                        assert_eq!(of_hosts, owner_of_hosts(other, beside, &world.intent), "{name} and {other}");
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn what_a_proxy_is_given_is_well_formed(world in worlds()) {
         let (resolved, _) = resolve(&world.intent);
@@ -143,6 +171,31 @@ proptest! {
             }
         }
     }
+}
+
+fn hosts(gateway: &RoutedGateway) -> BTreeSet<Hostname> {
+    match &gateway.mode {
+        RoutedGatewayMode::Ingress { hosts, .. } => hosts.clone(),
+        RoutedGatewayMode::EastWest => BTreeSet::new(),
+    }
+}
+
+/// The workspace whose hosts a gateway serves: its own, or one that lends all of them.
+fn owner_of_hosts(name: &Fqn, gateway: &RoutedGateway, intent: &Intent) -> Fqn {
+    let lender = match &intent[name].spec {
+        Spec::Gateway(spec) => &spec.hosts_from,
+        Spec::Api(spec) => &spec.hosts_from,
+        spec => panic!("{spec:?}"),
+    };
+    let lender = lender.as_ref().filter(|lender| **lender != gateway.workspace);
+    for host in lender.iter().flat_map(|_| hosts(gateway)) {
+        let mut grants = lender.iter().flat_map(|lender| claims::grants(lender, intent));
+        assert!(
+            grants.any(|grant| grant.lends_host(&host, name)),
+            "{name} serves {host}"
+        );
+    }
+    lender.unwrap_or(&gateway.workspace).clone()
 }
 
 fn two_orders() -> impl Strategy<Value = (Vec<usize>, Vec<usize>)> {

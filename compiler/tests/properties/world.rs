@@ -193,6 +193,8 @@ fn resources() -> impl Strategy<Value = Resource> {
             .prop_map(|(name, leaf, spec)| {
                 resource(&format!("/{name}/gatewaygroups/g/gateways/{leaf}"), &spec)
             }),
+        3 => (select(&WORKSPACES[..]), grant())
+            .prop_map(|(name, spec)| resource(&format!("/{name}/referencegrants/p"), &spec)),
         1 => select(vec!["ana", "ben"]).prop_map(|user| {
             resource("/bindings/b", &json!({"role": "writer", "subjects": [format!("organizations/acme/users/{user}")]}))
         }),
@@ -201,13 +203,13 @@ fn resources() -> impl Strategy<Value = Resource> {
             let workspace = format!("organizations/acme/tenants/a/workspaces/{workspace}");
             resource("/tenants/a/applications/x", &json!({"workspace": workspace}))
         }),
-        2 => (select(&SERVICES[..]), select(vec!["a.example.com", "z.example.com"])).prop_map(|(service, host)| {
+        2 => (select(&SERVICES[..]), select(vec!["a.example.com", "z.example.com"]), lender()).prop_map(|(service, host, lender)| {
             let id: ServiceId = service.parse().unwrap();
             let servers = json!([{"url": format!("https://{host}")}]);
             let openapi = json!({"openapi": "3.1.0", "info": {"title": "x", "version": "1"}, "servers": servers,
                 "paths": {"/x": {"get": {"responses": {}}}, "/x/{id}": {"post": {"parameters": [{"in": "path", "name": "id"}]}}}});
             resource("/tenants/a/applications/x/apis/v1", &json!({"openapi": openapi, "workload": "mesh/gateway",
-                "port": 8080, "backendRefs": [{"namespace": id.namespace, "name": id.name}]}))
+                "port": 8080, "hostsFrom": lender, "backendRefs": [{"namespace": id.namespace, "name": id.name}]}))
         }),
     ]
 }
@@ -337,6 +339,28 @@ fn route() -> impl Strategy<Value = Value> {
         .prop_map(|(service, subsets, rules)| json!({"service": service, "subsets": subsets, "rules": rules}))
 }
 
+/// Whose hosts they are; mostly one's own.
+fn lender() -> impl Strategy<Value = Option<String>> {
+    let lenders = select(&WORKSPACES[..]).prop_map(|name| format!("organizations/acme/{name}"));
+    proptest::option::weighted(0.3, lenders)
+}
+
+fn grant() -> impl Strategy<Value = Value> {
+    let nodes = vec![
+        "",
+        "/tenants/a",
+        "/tenants/b",
+        "/tenants/a/workspaces/v/gatewaygroups/g",
+    ];
+    let borrower = (select(vec!["Gateway", "Gateway", "API"]), select(nodes))
+        .prop_map(|(kind, node)| json!({"kind": kind, "node": format!("organizations/acme{node}")}));
+    let hosts = vec!["a.example.com", "*.a.example.com", "*.example.com"];
+    let to = (subsequence(WORKLOADS.to_vec(), 0..=2), subsequence(hosts, 0..3));
+    (vec(borrower, 1..3), to).prop_map(
+        |(from, (workloads, hosts))| json!({"from": from, "to": {"workloads": workloads, "hosts": hosts}}),
+    )
+}
+
 fn gateway() -> impl Strategy<Value = Value> {
     let backend = (
         select(&SERVICES[..]),
@@ -360,6 +384,7 @@ fn gateway() -> impl Strategy<Value = Value> {
         select(vec![8080, 8081, 15443]),
         hosts,
         vec(rule(weighted(backend)), 1..4),
+        lender(),
     );
     let unopened = (
         select(vec![8080, 8443]),
@@ -376,8 +401,8 @@ fn gateway() -> impl Strategy<Value = Value> {
             }
             spec
         }),
-        4 => ingress.prop_map(|(port, hosts, rules)| {
-            json!({"type": "ingress", "port": port, "hosts": hosts, "rules": rules})
+        4 => ingress.prop_map(|(port, hosts, rules, lender)| {
+            json!({"type": "ingress", "port": port, "hosts": hosts, "hostsFrom": lender, "rules": rules})
         }),
     ];
     (select(&WORKLOADS[..]), mode).prop_map(|(workload, mut spec)| {

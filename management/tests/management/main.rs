@@ -16,6 +16,7 @@ mod device;
 mod explain;
 mod feed;
 mod iam;
+mod grants;
 mod idempotency;
 mod keys;
 mod kinds;

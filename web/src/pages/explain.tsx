@@ -21,6 +21,7 @@ const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 const STAGES: Record<Step["stage"], string> = {
   entry: "Entry",
   host: "Host",
+  grant: "Grant",
   gatewayRule: "Rule of the gateway",
   serviceRule: "Rule of the service",
 };
