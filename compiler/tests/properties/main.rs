@@ -379,6 +379,7 @@ fn well_formed(config: &ProxyConfig) {
                         "{forward:?}"
                     );
                     used.extend(forward.targets.iter().map(|target| target.cluster.clone()));
+                    used.extend(forward.mirrors.iter().map(|mirror| mirror.cluster.clone()));
                 }
             }
         }

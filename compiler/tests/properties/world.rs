@@ -153,9 +153,10 @@ fn skeleton() -> impl Strategy<Value = Vec<Resource>> {
             } else if name.ends_with("workspaces/v") {
                 json!({"namespaces": ["*/cart"]})
             } else if name.ends_with("a/workspaces/w") {
-                json!({"namespaces": ["east/shop", "west/shop"]})
+                // Each reaches the clusters where the other owns the same namespace, in which it can borrow.
+                json!({"namespaces": ["east/shop", "west/shop", "north/toys"]})
             } else if name.ends_with("b/workspaces/w") {
-                json!({"namespaces": ["north/shop"]})
+                json!({"namespaces": ["north/shop", "east/games", "west/games"]})
             } else {
                 json!({})
             };
