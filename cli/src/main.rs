@@ -24,7 +24,7 @@ mod get;
 mod history;
 mod identity;
 mod key;
-mod login;
+mod offers;
 mod output;
 mod plan;
 mod problem;
@@ -73,6 +73,7 @@ enum Command {
     Bisect(bisect::BisectArgs),
     Search(search::SearchArgs),
     Readiness(readiness::ReadinessArgs),
+    Offers(offers::OffersArgs),
     Sync(sync::SyncArgs),
     /// The record of who did what.
     #[command(subcommand)]
@@ -160,6 +161,7 @@ async fn run(command: Command) -> anyhow::Result<Verdict> {
         Command::Effective(args) => effective::run(args).await.map(|()| Verdict::Good),
         Command::Search(args) => search::run(args).await.map(|()| Verdict::Good),
         Command::Readiness(args) => readiness::run(args).await,
+        Command::Offers(args) => offers::run(args).await.map(|()| Verdict::Good),
         Command::Explain(args) => explain::run(args).await.map(|()| Verdict::Good),
         Command::Bisect(args) => bisect::run(args).await.map(|()| Verdict::Good),
         Command::Audit(command) => audit::run(command).await,

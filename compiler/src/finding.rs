@@ -199,7 +199,7 @@ impl Finding {
     pub fn taken(resource: &Fqn, field: impl Into<String>, code: Code, claim: Claim) -> Finding {
         let advice = match code {
             Code::ServiceTaken => "a service has one route per workspace: change that one",
-            _ => "choose another, or ask its owner to give it up",
+            _ => "choose another, or ask its owner to give it up or to offer it to you",
         };
         let message = format!("{} is already held by {}; {advice}", claim.what, claim.holder);
         Finding {

@@ -15,6 +15,7 @@ use crate::setting::{SecuritySetting, ServiceSecuritySetting, TrafficSetting};
 mod application;
 mod approval_policy;
 mod binding;
+mod claim_offer;
 mod cluster;
 mod external_service;
 mod gateway;
@@ -26,9 +27,9 @@ mod openapi;
 mod organization;
 mod provider_group;
 mod quota;
+mod reference_grant;
 mod role;
 mod service_account;
-mod reference_grant;
 mod service_route;
 mod team;
 mod tenant;
@@ -40,6 +41,7 @@ pub use self::application::{Api, Application};
 pub use self::approval_policy::{ApprovalPolicy, PLAN_EXPIRY_HOURS};
 pub(crate) use self::binding::CONDITION_BYTES_MAX;
 pub use self::binding::{BadBinding, Binding, BuiltinRole, Condition, RoleName};
+pub use self::claim_offer::{ClaimOffer, PortClaim};
 pub use self::cluster::Cluster;
 pub use self::external_service::{BadExternalService, ExternalProtocol, ExternalService};
 pub(crate) use self::gateway::hosts_field;
@@ -56,9 +58,9 @@ pub use self::organization::{BadPercent, Failover, Organization, Percent};
 pub(crate) use self::provider_group::PROVIDER_GROUP_BYTES_MAX;
 pub use self::provider_group::{BadProviderGroup, ProviderGroup};
 pub use self::quota::Quota;
+pub use self::reference_grant::{Borrower, BorrowerKind, Lent, ReferenceGrant};
 pub use self::role::{Action, BadAction, Role, RoleRule, Scope};
 pub use self::service_account::ServiceAccount;
-pub use self::reference_grant::{Borrower, BorrowerKind, Lent, ReferenceGrant};
 pub use self::service_route::{ServiceRoute, Subset};
 pub use self::team::Team;
 pub use self::tenant::Tenant;
@@ -113,6 +115,7 @@ pub enum Spec {
     Invariant(Invariant),
     ApprovalPolicy(ApprovalPolicy),
     ReferenceGrant(ReferenceGrant),
+    ClaimOffer(ClaimOffer),
 }
 
 /// Why a document is not a resource.
@@ -240,6 +243,7 @@ impl Spec {
             Kind::Invariant => Spec::Invariant(parse(spec, "/spec")?),
             Kind::ApprovalPolicy => Spec::ApprovalPolicy(parse(spec, "/spec")?),
             Kind::ReferenceGrant => Spec::ReferenceGrant(parse(spec, "/spec")?),
+            Kind::ClaimOffer => Spec::ClaimOffer(parse(spec, "/spec")?),
         })
     }
 }

@@ -76,10 +76,11 @@ pub enum Kind {
     Invariant,
     ApprovalPolicy,
     ReferenceGrant,
+    ClaimOffer,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 26] = [
+    pub const ALL: [Kind; 27] = [
         Kind::Organization,
         Kind::Cluster,
         Kind::User,
@@ -106,6 +107,7 @@ impl Kind {
         Kind::Invariant,
         Kind::ApprovalPolicy,
         Kind::ReferenceGrant,
+        Kind::ClaimOffer,
     ];
 
     /// The path segment before the resource's own name.
@@ -137,6 +139,7 @@ impl Kind {
             Kind::Invariant => "invariants",
             Kind::ApprovalPolicy => "approvalpolicies",
             Kind::ReferenceGrant => "referencegrants",
+            Kind::ClaimOffer => "claimoffers",
         }
     }
 
@@ -182,6 +185,7 @@ impl Kind {
                 Kind::SecuritySetting,
                 Kind::ApprovalPolicy,
                 Kind::ReferenceGrant,
+                Kind::ClaimOffer,
             ],
             Kind::TrafficGroup => &[
                 Kind::ServiceRoute,
@@ -215,7 +219,8 @@ impl Kind {
             | Kind::ServiceSecuritySetting
             | Kind::Invariant
             | Kind::ApprovalPolicy
-            | Kind::ReferenceGrant => &[],
+            | Kind::ReferenceGrant
+            | Kind::ClaimOffer => &[],
         }
     }
 
@@ -226,7 +231,11 @@ impl Kind {
 
     /// Whether central needs it: what is about writing, and not about traffic, never leaves the management plane.
     pub fn is_published(self) -> bool {
-        !(self.is_identity() || matches!(self, Kind::Quota | Kind::Invariant | Kind::ApprovalPolicy))
+        let about_writing = matches!(
+            self,
+            Kind::Quota | Kind::Invariant | Kind::ApprovalPolicy | Kind::ClaimOffer
+        );
+        !(self.is_identity() || about_writing)
     }
 
     /// Who there is, and who may do what.

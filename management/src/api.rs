@@ -42,7 +42,7 @@ mod behaviour;
 mod body;
 mod caller;
 mod changes;
-mod device;
+mod claim_offers;
 mod dry_run;
 mod effective;
 mod endpoint;

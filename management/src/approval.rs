@@ -36,8 +36,8 @@ pub(crate) struct Required {
 }
 
 /// The policies that a write comes under, as they are before it.
-pub(crate) fn required(base: &Snapshot, steps: &[Step]) -> Vec<Required> {
-    let changed = steps.iter().filter(|step| !matches!(step, Step::Keep(_)));
+pub(crate) fn required<'a>(base: &Snapshot, steps: impl IntoIterator<Item = &'a Step>) -> Vec<Required> {
+    let changed = steps.into_iter().filter(|step| !matches!(step, Step::Keep(_)));
     required_of(base, changed.map(Step::name))
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn required_of<'a>(base: &Snapshot, names: impl IntoIterator<Item = &
 /// Whether a write has the leave that the policies above it ask for.
 pub(crate) fn check(prepared: &Prepared, principal: &Principal, leave: &Leave) -> Result<(), Refusal> {
     let base = &prepared.base;
-    let mut required = required(base, &prepared.steps);
+    let mut required = required(base, prepared.all());
     if *principal == Principal::System {
         return Ok(());
     }

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use tombolo_compiler::finding::{Code, Finding, Severity};
 use tombolo_compiler::intent::{BuiltinRole, Intent, Resource, Spec};
-use tombolo_compiler::name::Fqn;
+use tombolo_compiler::name::{Fqn, Kind};
 use tombolo_compiler::resolve::{Edit, Resolver};
 use uuid::Uuid;
 
 use crate::change_plan::PlanId;
 use crate::guard::{self, BrokenInvariants, Withdrawal};
+use crate::handover;
 use crate::iam::{self, Action, Asker, Bindings, Decision, Principal, decide};
 use crate::managed::{FORCE, Manager};
 use crate::quota::{self, OverQuota};
@@ -57,6 +58,8 @@ pub(crate) struct Prepared {
     pub(crate) base: Arc<Snapshot>,
     /// In the order of the names, parents first.
     pub(crate) steps: Vec<Step>,
+    /// What others have offered, and lose by it. It is theirs: nothing of it is told to the caller.
+    pub(crate) handed: Vec<Step>,
     /// The tree that results.
     pub(crate) judged: Resolver,
 }
@@ -232,6 +235,10 @@ impl fmt::Display for Told {
 }
 
 impl Prepared {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().chain(&self.handed)
+    }
+
     pub(crate) fn changes_nothing(&self) -> bool {
         self.steps.iter().all(|step| matches!(step, Step::Keep(_)))
     }
@@ -258,24 +265,51 @@ pub(crate) fn prepare(
         .map(|change| step(base, change))
         .collect::<Result<_, _>>()?;
 
-    guard::check_protection(&steps)?;
-    let edits: Vec<Edit> = steps.iter().filter_map(Step::edit).collect();
+    match judge(base, asker, steps.clone(), Vec::new()) {
+        Err(Refusal::Claimed(told)) => {
+            let mut after = base.judged.clone();
+            after.update(steps.iter().filter_map(Step::edit));
+            let handed = handover::accepted(base, &steps, after.intent());
+            match handed.is_empty() {
+                true => Err(Refusal::Claimed(told)),
+                false => judge(base, asker, steps, handed),
+            }
+        }
+        judged => judged,
+    }
+}
+
+/// Whether the steps, and what others hand over with them, lead to a tree that may be.
+fn judge(
+    base: &Arc<Snapshot>,
+    asker: &Asker<'_>,
+    steps: Vec<Step>,
+    handed: Vec<Step>,
+) -> Result<Prepared, Refusal> {
+    let all: Vec<Step> = steps.iter().chain(&handed).cloned().collect();
+    guard::check_protection(&all)?;
+    let edits: Vec<Edit> = all.iter().filter_map(Step::edit).collect();
     let private = base.private_after(&edits);
     let mut judged = base.judged.clone();
     judged.update(edits);
     let intent = judged.intent();
-    steps.iter().try_for_each(|step| check_place(intent, step))?;
+    all.iter().try_for_each(|step| check_place(intent, step))?;
     if let Some(private) = private {
         check_policy(base, asker, &private, &steps)?;
     }
     let created = steps.iter().filter(|step| matches!(step, Step::Create(_)));
     quota::check(intent, created.map(Step::name)).map_err(Refusal::OverQuota)?;
-    check_findings(base, asker, &judged, &steps)?;
+    check_findings(base, asker, &judged, &all)?;
     let may_read = |name: &Fqn| iam::may(asker, Action::Read, name, &base.bindings).is_some();
+    let misses = handover::misses(&steps, intent);
+    if !misses.is_empty() {
+        return Err(Refusal::Invalid(Told::of(misses, may_read)));
+    }
     guard::check_invariants(base, &judged, may_read)?;
     Ok(Prepared {
         base: base.clone(),
         steps,
+        handed,
         judged,
     })
 }
@@ -290,6 +324,10 @@ fn authorize(base: &Snapshot, asker: &Asker<'_>, changes: &[Change]) -> Result<(
         };
         authorize_one(base, asker, action, &change.name)?;
         check_transfer(base, asker, change)?;
+        // Whoever offers a claim gives it away.
+        if let (Kind::ClaimOffer, Some(workspace)) = (change.name.kind(), change.name.parent()) {
+            authorize_one(base, asker, Action::Update, &workspace)?;
+        }
     }
     check_user(base, asker.principal)
 }

@@ -60,7 +60,7 @@ impl ChangePlan {
 
 impl PlanId {
     pub(crate) fn of(prepared: &Prepared) -> PlanId {
-        let steps: Vec<Value> = prepared.steps.iter().filter_map(step).collect();
+        let steps: Vec<Value> = prepared.all().filter_map(step).collect();
         let resolved = difference(prepared.base.judged.resolved(), prepared.judged.resolved());
         let covered = json!({"steps": steps, "resolved": resolved});
         PlanId {

@@ -14,6 +14,7 @@ mod document;
 pub mod embedded;
 mod feed;
 mod guard;
+mod handover;
 mod history;
 pub mod iam;
 mod idempotency;

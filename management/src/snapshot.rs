@@ -114,6 +114,10 @@ impl Snapshot {
         self.tree.get(name)
     }
 
+    pub(crate) fn private(&self) -> &Intent {
+        &self.private
+    }
+
     /// What the second wall must know of bindings and owners.
     pub(crate) fn realms(&self) -> Realms {
         let mut realms = Realms::of(&self.bindings, &self.owned);

@@ -10,14 +10,14 @@ use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tombolo_compiler::name::{ClusterName, Fqn};
+use tombolo_compiler::name::{ClusterName, Fqn, Kind};
 use tombolo_proto::held::Version;
 use tombolo_runtime::admin::Condition;
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_runtime::telemetry::chain;
 use uuid::Uuid;
 
-use crate::audit::{self, Chain, Outcome, Record, Verb, seal};
+use crate::audit::{self, Chain, ChainHead, Outcome, Record, Verb, seal};
 use crate::change::{Change, Prepared, Refusal, Step, authorize_one, prepare};
 use crate::history::{Entry, Event};
 use crate::iam::{Action, Asker, Principal};
@@ -574,98 +574,156 @@ pub(crate) async fn write_steps(
     prepared: &Prepared,
     reason: &str,
 ) -> Result<(Tx, Snapshot), StoreError> {
-    let version = Version {
-        epoch: head.version.epoch,
-        revision: head.version.revision + 1,
-    };
-    let now = audit::now();
-    let mut end = head.audit;
-    let mut delta = Delta::default();
-    let mut sealed = Vec::new();
-    let mut history = Vec::new();
-    for step in &prepared.steps {
-        let (verb, before, event) = match step {
-            Step::Keep(_) => continue,
-            Step::Create(resource) => {
-                let uid = Uuid::now_v7();
-                let stored = Stored {
-                    resource: resource.clone(),
-                    uid,
-                    etag: etag(uid, version.revision),
-                    revision: version.revision,
-                    created_at: now,
-                    updated_at: now,
-                    managed: caller.hand.after(None, version.revision),
-                    owner: caller.principal.uid(),
-                };
-                store.insert_resource(&mut tx, &stored).await?;
-                (Verb::Create, None, Event::Created(Arc::new(stored)))
-            }
-            Step::Update(held, resource) => {
-                let stored = Stored {
-                    resource: resource.clone(),
-                    etag: etag(held.uid, version.revision),
-                    revision: version.revision,
-                    updated_at: now,
-                    managed: caller.hand.after(held.managed.as_ref(), version.revision),
-                    ..(**held).clone()
-                };
-                store.update_resource(&mut tx, &stored, &held.etag).await?;
-                (Verb::Update, Some(held), Event::Updated(Arc::new(stored)))
-            }
-            Step::Transfer(held, owner) => {
-                let stored = Stored {
-                    owner: Some(*owner),
-                    etag: etag(held.uid, version.revision),
-                    revision: version.revision,
-                    updated_at: now,
-                    ..(**held).clone()
-                };
-                store.update_resource(&mut tx, &stored, &held.etag).await?;
-                (Verb::Transfer, Some(held), Event::Updated(Arc::new(stored)))
-            }
-            Step::Delete(held) => {
-                store.delete_resource(&mut tx, held, version.revision).await?;
-                if held.name().kind().is_principal() {
-                    store.revoke_tokens_of(&mut tx, held.uid, now).await?;
-                }
-                delta.removed.push(held.name().clone());
-                (Verb::Delete, Some(held), Event::Deleted)
-            }
-        };
-        let after = event.stored().cloned();
-        let record = Record {
-            time: now,
-            revision: Some(version.revision),
-            reason: reason.to_owned(),
-            before: before.map(|stored| prepared.base.to_json(stored)),
-            after: after.as_ref().map(|stored| prepared.base.to_json(stored)),
-            ..caller.record(verb, step.name().as_str())
-        };
-        let entries = before.or(after.as_ref()).map(|stored| Entry {
-            name: step.name().clone(),
-            revision: version.revision,
-            uid: stored.uid,
-            event,
-            actor: record.actor.clone(),
-            time: now,
-        });
-        history.extend(entries);
-        let (one, next) = seal(Chain::Writes, end, record);
-        end = next;
-        sealed.push(one);
-        delta.put.extend(after.map(Arc::unwrap_or_clone));
-    }
-    store.insert_history(&mut tx, &history).await?;
-    store.insert_audit(&mut tx, &sealed).await?;
-    let head = Head { version, audit: end };
-    store.set_head(&mut tx, &head).await?;
     let base = &prepared.base;
-    let next = base.advance(version, delta, Some(prepared.judged.clone()));
+    let mut pen = Pen {
+        store,
+        base,
+        version: Version {
+            epoch: head.version.epoch,
+            revision: head.version.revision + 1,
+        },
+        now: audit::now(),
+        end: head.audit,
+        delta: Delta::default(),
+    };
+    pen.write(&mut tx, caller, &prepared.steps, reason).await?;
+    if !prepared.handed.is_empty() {
+        let taker = Caller {
+            hand: Hand::default(),
+            ..caller.clone()
+        };
+        let reason = handed_over(&prepared.handed);
+        // The second wall keeps the caller from rows of those who offered.
+        store.act_as(&mut tx, &Principal::System).await?;
+        pen.write(&mut tx, &taker, &prepared.handed, &reason).await?;
+        store.act_as(&mut tx, &caller.principal).await?;
+    }
+    let head = Head {
+        version: pen.version,
+        audit: pen.end,
+    };
+    store.set_head(&mut tx, &head).await?;
+    let next = base.advance(pen.version, pen.delta, Some(prepared.judged.clone()));
     // Last of all: who gives its own rights away writes that down first.
     let realms = base.realms_to(&next);
     store.change_realms(&mut tx, &caller.principal, &realms).await?;
     Ok((tx, next))
+}
+
+/// What the records of those who offered say.
+fn handed_over(steps: &[Step]) -> String {
+    let names = steps.iter().map(Step::name);
+    let offers: Vec<&str> = names
+        .filter(|name| name.kind() == Kind::ClaimOffer)
+        .map(Fqn::as_str)
+        .collect();
+    format!("{} was accepted", offers.join(", "))
+}
+
+/// What writes down one revision.
+struct Pen<'a> {
+    store: &'a Store,
+    base: &'a Snapshot,
+    version: Version,
+    now: DateTime<Utc>,
+    /// Of the chain of audit records so far.
+    end: ChainHead,
+    delta: Delta,
+}
+
+impl Pen<'_> {
+    /// Rows, tombstones, history and audit records of some steps.
+    async fn write(
+        &mut self,
+        tx: &mut Tx,
+        caller: &Caller,
+        steps: &[Step],
+        reason: &str,
+    ) -> Result<(), StoreError> {
+        let Pen {
+            store,
+            base,
+            version,
+            now,
+            ..
+        } = *self;
+        let (mut history, mut sealed) = (Vec::new(), Vec::new());
+        for step in steps {
+            let (verb, before, event) = match step {
+                Step::Keep(_) => continue,
+                Step::Create(resource) => {
+                    let uid = Uuid::now_v7();
+                    let stored = Stored {
+                        resource: resource.clone(),
+                        uid,
+                        etag: etag(uid, version.revision),
+                        revision: version.revision,
+                        created_at: now,
+                        updated_at: now,
+                        managed: caller.hand.after(None, version.revision),
+                        owner: caller.principal.uid(),
+                    };
+                    store.insert_resource(tx, &stored).await?;
+                    (Verb::Create, None, Event::Created(Arc::new(stored)))
+                }
+                Step::Update(held, resource) => {
+                    let stored = Stored {
+                        resource: resource.clone(),
+                        etag: etag(held.uid, version.revision),
+                        revision: version.revision,
+                        updated_at: now,
+                        managed: caller.hand.after(held.managed.as_ref(), version.revision),
+                        ..(**held).clone()
+                    };
+                    store.update_resource(tx, &stored, &held.etag).await?;
+                    (Verb::Update, Some(held), Event::Updated(Arc::new(stored)))
+                }
+                Step::Transfer(held, owner) => {
+                    let stored = Stored {
+                        owner: Some(*owner),
+                        etag: etag(held.uid, version.revision),
+                        revision: version.revision,
+                        updated_at: now,
+                        ..(**held).clone()
+                    };
+                    store.update_resource(tx, &stored, &held.etag).await?;
+                    (Verb::Transfer, Some(held), Event::Updated(Arc::new(stored)))
+                }
+                Step::Delete(held) => {
+                    store.delete_resource(tx, held, version.revision).await?;
+                    if held.name().kind().is_principal() {
+                        store.revoke_tokens_of(tx, held.uid, now).await?;
+                    }
+                    self.delta.removed.push(held.name().clone());
+                    (Verb::Delete, Some(held), Event::Deleted)
+                }
+            };
+            let after = event.stored().cloned();
+            let record = Record {
+                time: now,
+                revision: Some(version.revision),
+                reason: reason.to_owned(),
+                before: before.map(|stored| base.to_json(stored)),
+                after: after.as_ref().map(|stored| base.to_json(stored)),
+                ..caller.record(verb, step.name().as_str())
+            };
+            let entries = before.or(after.as_ref()).map(|stored| Entry {
+                name: step.name().clone(),
+                revision: version.revision,
+                uid: stored.uid,
+                event,
+                actor: record.actor.clone(),
+                time: now,
+            });
+            history.extend(entries);
+            let (one, next) = seal(Chain::Writes, self.end, record);
+            self.end = next;
+            sealed.push(one);
+            self.delta.put.extend(after.map(Arc::unwrap_or_clone));
+        }
+        store.insert_history(tx, &history).await?;
+        store.insert_audit(tx, &sealed).await
+    }
 }
 
 /// The organization, its first user and that user's binding; `None` when they exist already.

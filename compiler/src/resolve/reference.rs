@@ -6,14 +6,15 @@ use super::resolver::{Part, Update};
 use super::tree::Tree;
 use super::{application, identity};
 use crate::finding::{Code, Finding};
-use crate::intent::{Quota, RoleName, Spec, WasmExtension};
+use crate::intent::{ClaimOffer, Quota, RoleName, Spec, WasmExtension};
 use crate::invariant::misnamed;
 use crate::name::{Fqn, Kind};
 
 /// The kinds of which nothing else is to be found than what is wrong with the names in them.
-const KINDS: [Kind; 6] = [
+const KINDS: [Kind; 7] = [
     Kind::Application,
     Kind::Binding,
+    Kind::ClaimOffer,
     Kind::Invariant,
     Kind::Quota,
     Kind::Team,
@@ -70,6 +71,7 @@ fn named(spec: Option<&Spec>) -> Vec<&Fqn> {
 fn check(tree: &Tree, name: &Fqn, spec: &Spec) -> Vec<Finding> {
     match spec {
         Spec::Application(application) => application::check(tree, name, application).into_iter().collect(),
+        Spec::ClaimOffer(offer) => misdirected(name, offer).into_iter().collect(),
         Spec::Binding(binding) => identity::check_binding(tree, name, binding),
         Spec::Team(team) => identity::check_team(tree, name, team),
         Spec::Quota(quota) => limited(tree, name, quota).into_iter().collect(),
@@ -92,6 +94,20 @@ fn tenants(tree: &Tree, name: &Fqn, extension: &WasmExtension) -> Vec<Finding> {
             Finding::error(name, "spec.tenants", Code::UnknownTenant, message)
         })
         .collect()
+}
+
+/// Whether there is such a workspace is not for the one who offers to know.
+fn misdirected(name: &Fqn, offer: &ClaimOffer) -> Option<Finding> {
+    let is_another = offer.to.kind() == Kind::Workspace
+        && offer.to.organization() == name.organization()
+        && name.parent().as_ref() != Some(&offer.to);
+    (!is_another).then(|| {
+        let message = format!(
+            "{} is not another workspace of this organization; claims are offered to one",
+            offer.to
+        );
+        Finding::error(name, "spec.to", Code::OutOfReach, message)
+    })
 }
 
 /// A quota of a node that is gone waits for it to come back.

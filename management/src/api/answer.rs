@@ -103,6 +103,13 @@ pub(crate) fn schemas() -> Map<String, Value> {
                 &["name", "revision", "items"],
             ),
         ),
+        (
+            "OffersToName",
+            closed(
+                json!({"name": text(), "revision": count(), "items": list(claim_offer())}),
+                &["name", "revision", "items"],
+            ),
+        ),
         ("Effective", effective()),
         ("Tree", tree()),
         ("TransferWish", closed(json!({ "owner": text() }), &["owner"])),
@@ -230,6 +237,20 @@ fn problem() -> Value {
 
 fn dry_run() -> Value {
     planned(json!({"dryRun": {"type": "boolean", "const": true}}), &["dryRun"])
+}
+
+/// What others would hand over, and who they are.
+fn claim_offer() -> Value {
+    closed(
+        json!({
+            "name": text(),
+            "from": text(),
+            "namespaces": list(reference("Selector")),
+            "hosts": list(reference("Hostname")),
+            "ports": list(reference("PortClaim")),
+        }),
+        &["name", "from", "namespaces", "hosts", "ports"],
+    )
 }
 
 /// What a change would do, with what else is told of it.

@@ -70,7 +70,7 @@ pub(crate) async fn submit(
         ));
     }
     check_text("description", &submission.description)?;
-    let policies = required(&prepared.base, &prepared.steps);
+    let policies = required(&prepared.base, prepared.all());
     let hours = policies.iter().map(|policy| policy.expires_after_hours).min();
     let created_at = audit::now();
     let plan = StoredPlan {
@@ -362,7 +362,7 @@ async fn policies_of(app: &App, caller: &Caller, plan: &StoredPlan) -> Result<Ve
     let prepared = app.writes.dry_run(&author, &order.wish).await;
     let prepared = prepared.and_then(|prepared| order.hold(&prepared).map(|()| prepared).map_err(Into::into));
     match prepared {
-        Ok(prepared) => Ok(required(&prepared.base, &prepared.steps)),
+        Ok(prepared) => Ok(required(&prepared.base, prepared.all())),
         Err(WriteError::Refused(refusal)) if !matches!(refusal, Refusal::PlanMoved { .. }) => {
             // Why is for the author, who may read other things than the caller.
             let detail = format!(

@@ -271,6 +271,18 @@ pub(crate) fn table() -> Vec<Endpoint> {
             serve: || get(resources::get_or_list),
         },
         Endpoint {
+            method: Method::GET,
+            place: Place::ResourceOf(&[Kind::Workspace], ":offers"),
+            id: "claimOffersTo",
+            summary: "The claims that others offer to a workspace.",
+            access: Access::Decided,
+            audit: &[],
+            parameters: &[],
+            takes: None,
+            answers: &[(200, Shape::Named("OffersToName"))],
+            serve: || get(resources::get_or_list),
+        },
+        Endpoint {
             method: Method::POST,
             place: Place::Resource(":rollback"),
             id: "rollback",

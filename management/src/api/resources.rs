@@ -13,7 +13,9 @@ use tombolo_compiler::name::{Fqn, Label};
 use super::body::Body;
 use super::caller::Bearer;
 use super::target::{Collection, PastQuestion, Target};
-use super::{App, Params, access, dry_run, effective, past, plans, readiness, status, watching};
+use super::{
+    App, Params, access, claim_offers, dry_run, effective, past, plans, readiness, status, watching,
+};
 use crate::audit::Verb;
 use crate::change::{Change, ChangeVerb, IfMatch};
 use crate::document::{self, Document};
@@ -95,6 +97,7 @@ pub(crate) async fn get_or_list(
         Target::Effective(name) => effective::effective(&app, &caller, &name, &params),
         Target::Readiness(name) => readiness::get(&app, &caller, &name),
         Target::Access(name) => access::access(&app, &caller, &name),
+        Target::Offers(name) => claim_offers::get(&app, &caller, &name),
         Target::Past(PastQuestion::History, name) => past::history(&app, &caller, &name, &params).await,
         Target::Past(PastQuestion::Diff, name) => past::diff(&app, &caller, &name, &params).await,
         Target::Past(PastQuestion::Compiled, name) => past::compiled(&app, &caller, &name, &params).await,

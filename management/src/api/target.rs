@@ -20,6 +20,8 @@ pub(crate) enum Target {
     Adopt(Fqn),
     /// `…:readiness`
     Readiness(Fqn),
+    /// `…:offers`
+    Offers(Fqn),
     /// `…:access`
     Access(Fqn),
     /// `…:transfer`
@@ -50,7 +52,7 @@ pub(crate) enum BadTarget {
     Name(#[from] BadName),
     #[error(
         "{0:?} cannot be asked of a resource; use :status, :receipt, :effective, :tree, :access, :transfer, :history, :diff, \
-         :compiled, :rollback, of a workspace :readiness, or of an organization :adopt"
+         :compiled, :rollback, of a workspace :readiness and :offers, or of an organization :adopt"
     )]
     Question(String),
 }
@@ -75,6 +77,7 @@ pub(crate) const QUESTIONS: &[(&str, Option<Kind>, Asked)] = &[
         Target::Past(PastQuestion::Rollback, name)
     }),
     ("readiness", Some(Kind::Workspace), Target::Readiness),
+    ("offers", Some(Kind::Workspace), Target::Offers),
     ("adopt", Some(Kind::Organization), Target::Adopt),
 ];
 
@@ -87,6 +90,7 @@ impl Target {
             | Target::Receipt(name)
             | Target::Effective(name)
             | Target::Readiness(name)
+            | Target::Offers(name)
             | Target::Tree(name)
             | Target::Adopt(name)
             | Target::Access(name)

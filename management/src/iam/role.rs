@@ -178,11 +178,13 @@ fn concern(kind: Kind) -> Concern {
         | Kind::WasmExtension
         | Kind::NetworkReachability
         | Kind::Quota => Concern::Outline,
-        Kind::Workspace => Concern::Workspace,
+        Kind::Workspace | Kind::ClaimOffer => Concern::Workspace,
         Kind::TrafficGroup | Kind::ServiceRoute | Kind::ExternalService | Kind::TrafficSetting => {
             Concern::Traffic
         }
-        Kind::GatewayGroup | Kind::Gateway | Kind::Application | Kind::Api | Kind::ReferenceGrant => Concern::Gateway,
+        Kind::GatewayGroup | Kind::Gateway | Kind::Application | Kind::Api | Kind::ReferenceGrant => {
+            Concern::Gateway
+        }
         Kind::SecurityGroup | Kind::SecuritySetting | Kind::ServiceSecuritySetting => Concern::Security,
         Kind::User | Kind::Team | Kind::ServiceAccount => Concern::Identity,
         Kind::Binding | Kind::Role | Kind::ApprovalPolicy | Kind::Invariant => Concern::Policy,

@@ -24,6 +24,11 @@ impl Store {
         become_role(tx, role::of(principal)).await
     }
 
+    /// From here on the transaction works for that principal: for rows that another one has given up to the caller.
+    pub(crate) async fn act_as(&self, tx: &mut Tx, principal: &Principal) -> Result<(), StoreError> {
+        become_role(tx, role::of(principal)).await
+    }
+
     /// Makes the stored realms those, in a transaction of management itself that holds the head.
     pub(crate) async fn set_realms(&self, tx: &mut Tx, wanted: &Realms) -> Result<(), StoreError> {
         let stored = self.realms(tx).await?;

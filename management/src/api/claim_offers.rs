@@ -1,0 +1,32 @@
+//! `…:offers` of a workspace: the claims that others offer to it. Whoever offers lets the one to whom it offers know.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use tombolo_compiler::name::Fqn;
+
+use super::App;
+use crate::audit::Verb;
+use crate::handover;
+use crate::problem::Problem;
+use crate::writer::Caller;
+
+pub(crate) fn get(app: &App, caller: &Caller, name: &Fqn) -> Result<Response, Problem> {
+    let snapshot = app.writes.snapshot();
+    app.allow_read(&snapshot, caller, name, Verb::Get)?;
+    snapshot.get(name).ok_or_else(|| Problem::not_found(name))?;
+    let offers = handover::offered_to(&snapshot, name).map(|offer| {
+        let spec = &offer.to_json()["spec"];
+        let claims = |field: &str| spec.get(field).cloned().unwrap_or_else(|| json!([]));
+        json!({
+            "name": offer.name,
+            "from": offer.name.parent(),
+            "namespaces": claims("namespaces"),
+            "hosts": claims("hosts"),
+            "ports": claims("ports"),
+        })
+    });
+    let offers: Vec<Value> = offers.collect();
+    let answer = json!({"name": name, "revision": snapshot.version.revision, "items": offers});
+    Ok(Json(answer).into_response())
+}
