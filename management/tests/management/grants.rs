@@ -61,7 +61,7 @@ async fn invariant_6_a_workload_of_another_tenant_is_used_while_it_is_lent_and_n
         &format!("is in a namespace that {SHOP} owns; ask its owner for a reference grant"),
     );
 
-    post(&bob, &lent).await.refused(403, "needs the role writer");
+    post(&bob, &lent).await.refused(403, "needs the role");
     post(&bob, &grant(VIDEO, MEDIA, &json!({"workloads": ["shop/door"]})))
         .await
         .refused(422, "a workspace lends what it owns");

@@ -56,7 +56,7 @@ async fn a_claim_changes_hands_when_both_sides_say_so() {
     bob.put("*", wanted.clone()).await.refused(409, held);
 
     let made = offer(SHOP, "cart", VIDEO, &json!({"namespaces": ["us-east/cart"]}));
-    post(&bob, &made).await.refused(403, "needs the role writer");
+    post(&bob, &made).await.refused(403, "needs the role");
     ann.create(made.clone()).await;
     let name = made["name"].as_str().unwrap();
     // It is made to one workspace, and nothing happens until that one takes all of it.
