@@ -37,8 +37,10 @@ async fn post(api: &Api, document: &Value) -> Answer {
 /// A writer of each tenant, where the first one's workspace has a namespace more.
 async fn writers(management: &Management) -> (Api, Api) {
     two_teams(management).await;
-    let ann = management.user("ann", &[(PAY, "writer")]).await;
-    let bob = management.user("bob", &[(MEDIA, "writer")]).await;
+    let ann = management.user("ann", &[(PAY, "writer"), (PAY, "auditor")]).await;
+    let bob = management
+        .user("bob", &[(MEDIA, "writer"), (MEDIA, "auditor")])
+        .await;
     ann.put("*", workspace(SHOP, &["*/shop", "us-east/cart"])).await;
     (ann, bob)
 }
