@@ -24,6 +24,7 @@ mod get;
 mod history;
 mod identity;
 mod key;
+mod login;
 mod offers;
 mod output;
 mod plan;

@@ -43,6 +43,7 @@ mod body;
 mod caller;
 mod changes;
 mod claim_offers;
+mod device;
 mod dry_run;
 mod effective;
 mod endpoint;
