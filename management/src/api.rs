@@ -169,7 +169,7 @@ async fn frame(
 ) -> Response {
     let info = RequestInfo {
         id: request_id(&request),
-        source: peer.ip().to_string(),
+        source: peer.ip().to_canonical().to_string(),
         allowance: Arc::default(),
         teams: Arc::default(),
     };
@@ -264,9 +264,14 @@ fn denial(problem: &Problem, info: &RequestInfo) -> Option<Record> {
         teams: info.teams.get().cloned().unwrap_or_default(),
         source: info.source.clone(),
         request_id: info.id.clone(),
-        reason: problem.detail.clone(),
-        ..Record::new(actor, denied.verb, denied.name.clone(), outcome)
+        reason: storable(&problem.detail),
+        ..Record::new(actor, denied.verb, storable(&denied.name), outcome)
     })
+}
+
+/// Postgres keeps no NUL, and denials are written together: one that cannot be kept would take others with it.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// What a request wants to do, before it is known whether it makes sense.

@@ -323,6 +323,10 @@ fn authorize(base: &Snapshot, asker: &Asker<'_>, changes: &[Change]) -> Result<(
             ChangeVerb::Transfer(_) => Action::SetPolicy,
         };
         authorize_one(base, asker, action, &change.name)?;
+        // Only whoever may update a name learns that an apply would create it.
+        if matches!(change.verb, ChangeVerb::Apply(..)) && base.get(&change.name).is_none() {
+            authorize_one(base, asker, Action::Create, &change.name)?;
+        }
         check_transfer(base, asker, change)?;
         // Whoever offers a claim gives it away.
         if let (Kind::ClaimOffer, Some(workspace)) = (change.name.kind(), change.name.parent()) {

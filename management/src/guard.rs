@@ -121,8 +121,7 @@ fn withdrawals(prepared: &Prepared, tenants: &BTreeSet<Fqn>, reports: &Reports) 
 /// or something that goes. A cluster that goes takes from all.
 fn touched(prepared: &Prepared) -> BTreeSet<Fqn> {
     let taking: Vec<&Fqn> = prepared
-        .steps
-        .iter()
+        .all()
         .filter(|step| match step {
             Step::Delete(stored) => stored.name().kind().is_published(),
             Step::Update(stored, _) => matches!(stored.name().kind(), Kind::Workspace | Kind::Gateway),

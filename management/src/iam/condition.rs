@@ -114,7 +114,7 @@ fn compile(condition: &Condition) -> Result<Program, BadCondition> {
 
 /// `10.1.2.3` in `10.0.0.0/8`; `None` for what is no address or no network.
 fn in_network(address: &str, network: &str) -> Option<bool> {
-    let address: IpAddr = address.parse().ok()?;
+    let address: IpAddr = address.parse::<IpAddr>().ok()?.to_canonical();
     let (base, bits) = network.split_once('/')?;
     let base: IpAddr = base.parse().ok()?;
     let bits: u32 = bits.parse().ok()?;
@@ -192,6 +192,12 @@ mod tests {
         ] {
             assert!(holds(text), "{text}");
         }
+    }
+
+    #[test]
+    fn an_address_of_ipv4_is_one_however_it_is_written() {
+        assert_eq!(in_network("::ffff:10.0.0.5", "10.0.0.0/8"), Some(true));
+        assert_eq!(in_network("::ffff:11.0.0.5", "10.0.0.0/8"), Some(false));
     }
 
     #[test]

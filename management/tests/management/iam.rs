@@ -233,6 +233,29 @@ async fn a_token_issues_none_that_lives_longer_or_holds_more() {
 }
 
 #[tokio::test]
+async fn who_may_only_update_creates_nothing_by_an_apply() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let role = json!({"name": format!("{PAY}/roles/router"), "spec": {"rules": [{"kinds": ["TrafficGroup"], "verbs": ["read", "update"]}]}});
+    management.admin.create(role).await;
+    let router = management
+        .user("rob", &[(PAY, "organizations/acme/tenants/pay/roles/router")])
+        .await;
+    let name = format!("{SHOP}/trafficgroups/mine");
+    let applied = router.post("changes", json!({ "name": name })).await;
+    applied.refused(403, "to create");
+    management.admin.create(json!({ "name": name })).await;
+    let applied = router
+        .post(
+            "changes?overwrite=true",
+            json!({"name": name, "spec": {"namespaces": ["*/shop"]}}),
+        )
+        .await;
+    assert_eq!(applied.status, 200, "{}", applied.text);
+    management.stop().await;
+}
+
+#[tokio::test]
 async fn a_right_that_was_taken_away_elsewhere_issues_no_token_here() {
     let management = Management::start().await;
     let (replica, there) = management.replica().await;
