@@ -1,7 +1,6 @@
 //! All that is known of SQL. One file per aggregate; a write takes the transaction that it is part of, and a
 //! transaction belongs to the principal for whom it was begun: row-level security shows it nothing else.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sea_query::{Iden, PostgresQueryBuilder};
@@ -44,10 +43,6 @@ const STATEMENT_TIMEOUT_MS: &str = "5000";
 /// A database that runs has ended a statement by [`STATEMENT_TIMEOUT_MS`]; one that is frozen, or behind a network
 /// that drops packets, answers never and closes nothing.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
-/// Whether nobody has answered since somebody last did: until then a connection that comes back is asked, for
-/// [`ANSWER_TIMEOUT`]. sqlx asks each one as well, but for as long as TCP tries, and meanwhile the pool would lack it. Our
-/// asking each time would cost every request a round trip.
-static UNANSWERED: AtomicBool = AtomicBool::new(false);
 const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// A connection that has rested for longer is asked whether it still answers before it is used. Asking each time would
 /// cost every request a round trip.
@@ -308,14 +303,7 @@ impl Store {
                     }
                 })
             })
-            .after_release(|connection, _| {
-                Box::pin(async move {
-                    match UNANSWERED.load(Ordering::Relaxed) {
-                        true => still_answers(connection).await,
-                        false => Ok(true),
-                    }
-                })
-            })
+            .after_release(|connection, _| Box::pin(acts_for_nobody(connection)))
             .connect_lazy_with(options);
         Ok(Store {
             owner,
@@ -355,13 +343,9 @@ impl Store {
             .await
     }
 
-    /// One round trip: the statements travel together. In a task of its own, which ends although the caller hangs up: of a
-    /// transaction that is dropped while it begins sqlx 0.9.0 does not know (launchbadge/sqlx#4393), and its connection
-    /// would carry the principal into the next request.
+    /// One round trip: the statements travel together.
     async fn begin(&self, statements: String) -> Result<Tx, StoreError> {
-        let pool = self.pool.clone();
-        let begun = tokio::spawn(async move { pool.begin_with(AssertSqlSafe(statements)).await });
-        let begun = async { begun.await.unwrap_or(Err(sqlx::Error::WorkerCrashed)) };
+        let begun = self.pool.begin_with(AssertSqlSafe(statements));
         bounded("begin a transaction", begun).await
     }
 
@@ -430,21 +414,28 @@ async fn bounded<T>(
 ) -> Result<T, StoreError> {
     match timeout(ANSWER_TIMEOUT, asking).await {
         Ok(answer) => answer.map_err(|source| classify(doing, source)),
-        Err(_) => {
-            UNANSWERED.store(true, Ordering::Relaxed);
-            Err(StoreError::Silent { doing })
-        }
+        Err(_) => Err(StoreError::Silent { doing }),
     }
 }
 
 /// Keeps a connection out of the pool, and the pool from waiting for it, when nobody answers any more.
 async fn still_answers(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    match timeout(ANSWER_TIMEOUT, connection.ping()).await {
-        Ok(answer) => answer?,
-        Err(_) => return Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
+    in_time(connection.ping()).await.map(|()| true)
+}
+
+/// Rolls back what a dropped transaction has left. Of one that is dropped while it begins sqlx 0.9.0 does not know
+/// (launchbadge/sqlx#4393): such a connection would carry its principal into the next request, so it is closed.
+async fn acts_for_nobody(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let principals = "SELECT current_setting('role') = $1 AND coalesce(current_setting('tombolo.principal', true), '') = ''";
+    let nobody = sqlx::query_scalar(principals).bind(role::APP);
+    in_time(nobody.fetch_one(connection)).await
+}
+
+async fn in_time<T>(asking: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    match timeout(ANSWER_TIMEOUT, asking).await {
+        Ok(answer) => answer,
+        Err(_) => Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())),
     }
-    UNANSWERED.store(false, Ordering::Relaxed);
-    Ok(true)
 }
 
 /// Tells a database that is away, stopping or overloaded from a statement that will never work.
