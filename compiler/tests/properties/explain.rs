@@ -32,7 +32,9 @@ proptest! {
                     continue;
                 };
                 let whole = trace(&from.cluster, slice, view, &entry, request);
-                assert_eq!(explanation.trace.steps, whole.steps, "{from} {request}");
+                // What a cluster is told of a gateway does not say who lent it what.
+                let steps = explanation.trace.steps.iter().filter(|step| step.stage != Stage::Grant);
+                assert!(steps.eq(&whole.steps), "{from} {request}: {:#?}, not {:#?}", explanation.trace.steps, whole.steps);
                 assert_eq!(summary(&explanation.trace), summary(&whole), "{from} {request}");
                 ends_in_its_outcome(&whole);
             }
