@@ -118,16 +118,20 @@ async fn postgres_killed_in_the_middle_of_a_write_loses_nothing_and_applies_no_h
 struct Frozen(Vec<i32>);
 
 impl Frozen {
+    /// The first of them; of the others some may have ended by now, which is as silent.
     fn new(pids: Vec<i32>) -> Frozen {
         let frozen = Frozen(pids);
-        frozen.signal("-STOP");
+        assert!(frozen.signal("-STOP").first().is_some_and(|stopped| *stopped));
         frozen
     }
 
-    fn signal(&self, signal: &str) {
-        let pids = self.0.iter().map(i32::to_string);
-        let status = Command::new("kill").arg(signal).args(pids).status();
-        assert!(status.unwrap().success());
+    /// Whom it reached.
+    fn signal(&self, signal: &str) -> Vec<bool> {
+        let each = self.0.iter().map(|pid| {
+            let status = Command::new("kill").arg(signal).arg(pid.to_string()).status();
+            status.is_ok_and(|status| status.success())
+        });
+        each.collect()
     }
 }
 
@@ -151,14 +155,14 @@ async fn a_postgres_that_freezes_in_the_middle_of_a_write_stops_the_writer_for_a
     let writing = admin.post(&collection, json!({ "name": name }));
     let freezing = async {
         a_write_waits(&management).await;
-        let mut pids: Vec<i32> = sqlx::query_scalar(
+        let clients: Vec<i32> = sqlx::query_scalar(
             "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
         )
         .fetch_all(&mut blocker)
         .await
         .unwrap();
-        pids.push(i32::try_from(postgres.pid()).unwrap());
-        Frozen::new(pids)
+        let server = i32::try_from(postgres.pid()).unwrap();
+        Frozen::new([server].into_iter().chain(clients).collect())
     };
     let both = tokio::time::timeout(DEADLINE, futures::future::join(writing, freezing));
     let (answer, frozen) = both.await.unwrap();
