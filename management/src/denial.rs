@@ -11,14 +11,12 @@ use tombolo_runtime::telemetry::chain;
 
 use crate::audit::{Chain, Record, seal};
 use crate::iam::Principal;
-use crate::store::{self, Store, StoreError, Tx};
+use crate::store::{self, Store, StoreError};
 
 const QUEUED_MAX: usize = 1024;
 const BATCH_MAX: usize = 128;
 /// Between two batches: together with their size, at most about 500 records per second reach the disk.
 const BATCH_INTERVAL: Duration = Duration::from_millis(250);
-/// A database that is busy for a moment takes nothing off the record.
-const TRIES_MAX: u32 = 4;
 
 /// Where denials go. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -84,26 +82,13 @@ impl DenialWriter {
         }
     }
 
-    /// A batch that cannot be written counts as dropped: keeping it for long would let the queue grow behind it.
+    /// A batch that cannot be written counts as dropped: keeping it would let the queue grow behind it.
     async fn write(&mut self, batch: &mut Vec<Record>) {
         let dropped = self.dropped.get();
         if let Some(first) = batch.first_mut() {
             first.dropped = dropped - self.told;
         }
-        let mut tries = 1;
-        let inserted = loop {
-            match self.insert(batch).await {
-                Err(error) if error.is_transient() && tries < TRIES_MAX => sleep(BATCH_INTERVAL).await,
-                inserted => break inserted,
-            }
-            tries += 1;
-        };
-        // A commit without an answer may have been made: it is not tried again.
-        let written = match inserted {
-            Ok(tx) => store::commit(tx).await,
-            Err(error) => Err(error),
-        };
-        match written {
+        match self.try_write(batch).await {
             Ok(()) => self.told = dropped,
             Err(error) => {
                 tracing::warn!(
@@ -117,7 +102,7 @@ impl DenialWriter {
         batch.clear();
     }
 
-    async fn insert(&self, batch: &[Record]) -> Result<Tx, StoreError> {
+    async fn try_write(&self, batch: &[Record]) -> Result<(), StoreError> {
         let mut tx = self.store.begin_as(&Principal::System).await?;
         let mut head = self.store.lock_denial_head(&mut tx).await?;
         let mut sealed = Vec::new();
@@ -128,6 +113,6 @@ impl DenialWriter {
         }
         self.store.insert_audit(&mut tx, &sealed).await?;
         self.store.set_denial_head(&mut tx, &head).await?;
-        Ok(tx)
+        store::commit(tx).await
     }
 }

@@ -214,6 +214,20 @@ async fn a_login_that_fails_tells_nothing_is_counted_and_is_on_record() {
         told.push(answer.json()["detail"].clone());
     }
     assert!(told.iter().all(|detail| *detail == told[0]), "{told:?}");
+    // A name that Postgres cannot keep is on record as well, and takes nothing off it.
+    let form = [OURS, ("content-type", "application/x-www-form-urlencoded")];
+    let answer = browser
+        .send(Method::POST, "/auth/login", &form, "user=nul%00&password=x")
+        .await;
+    assert_eq!(answer.status, 401, "{}", answer.text);
+    eventually(Duration::from_secs(20), async || {
+        let kept = management
+            .count("SELECT count(*) FROM audit WHERE name = U&'nul\\FFFD'")
+            .await;
+        anyhow::ensure!(kept == 1, "{kept} records");
+        Ok(())
+    })
+    .await;
     // The account is counted whether it exists or not, also for whoever knows the password.
     for user in ["ann", "nobody"] {
         let mut refused = None;
