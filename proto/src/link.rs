@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -25,6 +25,8 @@ const QUEUED_MAX: usize = 8;
 /// Frames that wait for a peer that sends but does not read. While any waits, no publication is taken, so
 /// that only answers and heartbeats add to them.
 const WAITING_MAX: usize = 1024;
+/// Nobody waits for an acknowledgement: one speaks for all that came before it, and leaves the machine to what came.
+const ACK_DELAY: Duration = Duration::from_millis(20);
 
 /// A connection to a peer, not yet in use.
 #[derive(Debug)]
@@ -93,7 +95,7 @@ impl Link {
     ///
     /// `on_action` is given every action but `Send`, `PeerSilent` and `Close`, in order, must not block, and
     /// returns what it has to say at once, for example rejections; these reach the peer with the acknowledgement
-    /// of the same step. `inputs` and the session outlive the connection: use them again for the next one.
+    /// of the same frame. `inputs` and the session outlive the connection: use them again for the next one.
     pub async fn drive(
         mut self,
         session: &mut Session,
@@ -123,6 +125,7 @@ impl Link {
     ) -> LinkError {
         let mut ticks = interval_at(Instant::now() + TICK, TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut settle_at = None;
         loop {
             let event = tokio::select! {
                 // Reading never waits for writing: two sides that both did could block each other for ever.
@@ -150,7 +153,15 @@ impl Link {
                 }
                 Some(event) = inputs.events.recv() => event,
                 _ = ticks.tick() => Event::Tick,
+                () = sleep_until(settle_at.unwrap_or_else(Instant::now)), if settle_at.is_some() => Event::Settled,
             };
+            match event {
+                Event::Frame(_) | Event::Rejected(_) => {
+                    settle_at.get_or_insert_with(|| Instant::now() + ACK_DELAY);
+                }
+                Event::Settled => settle_at = None,
+                _ => {}
+            }
             if let Err(error) = step(session, event, waiting, on_action) {
                 return error;
             }
@@ -168,20 +179,14 @@ fn step(
     waiting: &mut VecDeque<Frame>,
     on_action: &mut impl FnMut(Action) -> Vec<Event>,
 ) -> Result<(), LinkError> {
-    let mut events = VecDeque::from([event, Event::Settled]);
+    let mut events = VecDeque::from([event]);
     while let Some(event) = events.pop_front() {
         for action in session.on(event) {
             match action {
                 Action::Send(frame) => waiting.push_back(frame),
                 Action::PeerSilent => return Err(LinkError::Silent),
                 Action::Close(error) => return Err(error.into()),
-                action => {
-                    for answer in on_action(action) {
-                        // Before `Settled`, which stays last.
-                        let at = events.len().saturating_sub(1);
-                        events.insert(at, answer);
-                    }
-                }
+                action => events.extend(on_action(action)),
             }
         }
     }
