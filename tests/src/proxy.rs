@@ -54,7 +54,7 @@ enum Running {
 impl Software {
     pub const BOTH: [Software; 2] = [Software::Envoy, Software::Tombolo];
 
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Software::Envoy => "envoy",
             Software::Tombolo => "tombolo",

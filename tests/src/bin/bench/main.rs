@@ -27,7 +27,8 @@ Measures Tombolo. Run it through `cargo xtask bench NAME`, which builds what it 
 Benches:
   api          writes beside the same SQL by pgbench, reads beside a bare handler, writes in a flood of denials
   audit        pages of ten million audit records by every filter, what appending costs, and verifying
-  proxy        CPU per request and memory of our proxy, beside Envoy in the same rounds
+  proxy        CPU per request and memory of our proxy, beside Envoy, and HAProxy and nginx where they are installed
+  proxy instructions  user-space instructions (valgrind) and system calls (strace) per request of our proxy
   propagation  from the API's answer to the new route answering in every proxy of the demo's topology
   intent       many resources: resolving all, and one change until the clusters' routes are planned
 
@@ -55,7 +56,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &[String]) -> Result<()> {
-    let (name, options) = args.split_first().context("which bench? see --help")?;
+    let named = args.iter().take_while(|arg| !arg.starts_with("--")).count();
+    let (name, options) = args.split_at(named);
+    let name = name.join(" ");
     let options = Options::parse(options)?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -68,8 +71,10 @@ fn run(args: &[String]) -> Result<()> {
                 "api" => api::run(&options).await,
                 "audit" => audit::run(&options).await,
                 "proxy" => proxy::run(&options).await,
+                "proxy instructions" => proxy::instructions::run().await,
                 "propagation" => propagation::run(&options).await,
                 "intent" => Box::pin(intent::run(&options)).await,
+                "" => bail!("which bench? see --help"),
                 other => bail!("no bench is named {other:?}; see --help"),
             }
         };

@@ -1,33 +1,43 @@
-//! CPU per request and memory of our proxy, beside Envoy: the same configuration over xDS, the same upstream, one
-//! worker each, HTTP/1.1 keep-alive, in alternating rounds so that whatever else the machine does hits both.
+//! CPU per request and memory of our proxy, beside Envoy, HAProxy and nginx: the same upstream and the same route, one
+//! worker each, HTTP/1.1 keep-alive, in alternating rounds so that whatever else the machine does hits all. Envoy and ours
+//! are configured over the same xDS, the other two by a file.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use http::StatusCode;
-use tempfile::TempDir;
 use tombolo_tests::ads::{Ads, contract};
-use tombolo_tests::process::Usage;
+use tombolo_tests::process::{Process, Usage};
 use tombolo_tests::proxy::{Node, Proxy, Role, Software};
 use tombolo_tests::{client, free_port, within};
 
 use crate::Options;
 use crate::load::{Load, Outcome, Upstream};
 use crate::statistics::Sorted;
+use peers::Peer;
+
+pub(crate) mod instructions;
+mod peers;
 
 const CONNECTIONS: usize = 64;
 /// Before the first round: connections to the upstream are made, code and counters are paged in.
 const WARM_UP_REQUESTS: usize = 3_000;
 const START_TIMEOUT: Duration = Duration::from_secs(20);
+const OURS: &str = Software::Tombolo.name();
 
 /// One proxy, ready for its rounds.
 struct Bench {
-    software: Software,
+    name: &'static str,
     listener: SocketAddr,
-    proxy: Proxy,
+    running: Running,
     rounds: Vec<Round>,
-    _ads: Ads,
+}
+
+enum Running {
+    Xds { proxy: Proxy, _ads: Ads },
+    File(Process),
 }
 
 /// What one proxy needed for one round.
@@ -39,21 +49,50 @@ struct Round {
     rss_mib: f64,
 }
 
-/// The medians of one proxy.
-struct Summary {
-    cpu_us_per_request: Sorted,
-    requests_per_second: Sorted,
-    p50_us: Sorted,
-    p99_us: Sorted,
-    rss_mib: Sorted,
+/// A line of the table.
+struct Figure {
+    name: &'static str,
+    of: fn(&Round) -> f64,
 }
+
+const FIGURES: [Figure; 5] = [
+    Figure {
+        name: "CPU per request, µs",
+        of: |round| round.cpu_us_per_request,
+    },
+    Figure {
+        name: "resident memory, MiB",
+        of: |round| round.rss_mib,
+    },
+    Figure {
+        name: "requests per second",
+        of: |round| round.requests_per_second,
+    },
+    Figure {
+        name: "median latency, µs",
+        of: |round| round.p50_us,
+    },
+    Figure {
+        name: "99 % latency, µs",
+        of: |round| round.p99_us,
+    },
+];
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
     let dir = tempfile::tempdir().context("cannot create a temporary directory")?;
     let upstream = Upstream::start()?;
     let mut benches = Vec::new();
     for software in Software::BOTH {
-        benches.push(Bench::start(software, upstream.address(), &dir).await?);
+        benches.push(Bench::xds(software, upstream.address(), dir.path()).await?);
+    }
+    for peer in Peer::ALL {
+        match peer.find() {
+            Some(binary) => benches.push(Bench::file(peer, &binary, upstream.address(), dir.path()).await?),
+            None => println!(
+                "without {0}, which is not installed: apt-get install {0}",
+                peer.name()
+            ),
+        }
     }
     println!(
         "{} rounds of {} requests for each proxy, {CONNECTIONS} connections, one worker",
@@ -67,43 +106,44 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         benches.reverse();
         println!("round {} of {}", round + 1, options.rounds);
     }
-    benches.sort_by_key(|bench| bench.software.name());
     report(&benches)
 }
 
 impl Bench {
-    async fn start(software: Software, upstream: SocketAddr, dir: &TempDir) -> Result<Bench> {
-        let listener = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    async fn xds(software: Software, upstream: SocketAddr, dir: &Path) -> Result<Bench> {
+        let listener = listener();
         let ads = Ads::start(contract::one_service(listener, &[upstream])).await;
-        let node = Node {
-            id: format!("bench-{}", software.name()),
-            cluster: "bench".to_owned(),
-            namespace: "bench".to_owned(),
-            role: Role::Gateway {
-                workload: "bench".to_owned(),
-            },
-        };
+        let node = node(software.name());
         let binary = crate::tombolo()?;
-        let proxy = Proxy::start(software, &node, ads.address(), &binary, dir.path())
+        let proxy = Proxy::start(software, &node, ads.address(), &binary, dir)
             .await
             .with_context(|| format!("cannot start {}", software.name()))?;
+        let running = Running::Xds { proxy, _ads: ads };
+        Bench::ready(software.name(), listener, running).await
+    }
+
+    async fn file(peer: Peer, binary: &Path, upstream: SocketAddr, dir: &Path) -> Result<Bench> {
+        let listener = listener();
+        let process = peer.start(binary, listener, upstream, dir)?;
+        Bench::ready(peer.name(), listener, Running::File(process)).await
+    }
+
+    async fn ready(name: &'static str, listener: SocketAddr, running: Running) -> Result<Bench> {
         within(START_TIMEOUT, async || {
             client::get(listener, "/").await?.expect(StatusCode::OK)
         })
         .await
         .with_context(|| {
             format!(
-                "{} does not serve; its log ends with:\n{}",
-                software.name(),
-                proxy.log_tail()
+                "{name} does not serve; its log ends with:\n{}",
+                running.log_tail()
             )
         })?;
         let mut bench = Bench {
-            software,
+            name,
             listener,
-            proxy,
+            running,
             rounds: Vec::new(),
-            _ads: ads,
         };
         bench.round(WARM_UP_REQUESTS).await?;
         bench.rounds.clear();
@@ -115,12 +155,12 @@ impl Bench {
             connections: CONNECTIONS,
             requests,
         };
-        let pid = self.proxy.pid();
+        let pid = self.running.pid();
         let before = Usage::of(pid)?;
         let outcome = load
             .run(self.listener)
             .await
-            .with_context(|| format!("through {}", self.software.name()))?;
+            .with_context(|| format!("through {}", self.name))?;
         let after = Usage::of(pid)?;
         self.rounds.push(Round::new(&outcome, before, after)?);
         Ok(())
@@ -142,60 +182,90 @@ impl Round {
     }
 }
 
-impl Summary {
-    fn of(rounds: &[Round]) -> Result<Summary> {
-        let sorted =
-            |figure: fn(&Round) -> f64| Sorted::new(rounds.iter().map(figure)).context("no rounds were run");
-        Ok(Summary {
-            cpu_us_per_request: sorted(|round| round.cpu_us_per_request)?,
-            requests_per_second: sorted(|round| round.requests_per_second)?,
-            p50_us: sorted(|round| round.p50_us)?,
-            p99_us: sorted(|round| round.p99_us)?,
-            rss_mib: sorted(|round| round.rss_mib)?,
-        })
+impl Running {
+    fn pid(&self) -> u32 {
+        match self {
+            Running::Xds { proxy, .. } => proxy.pid(),
+            Running::File(process) => process.pid(),
+        }
+    }
+
+    fn log_tail(&self) -> String {
+        match self {
+            Running::Xds { proxy, .. } => proxy.log_tail(),
+            Running::File(process) => process.log_tail(),
+        }
+    }
+}
+
+impl Figure {
+    fn sorted(&self, bench: &Bench) -> Result<Sorted> {
+        Sorted::new(bench.rounds.iter().map(self.of)).context("no rounds were run")
     }
 }
 
 fn report(benches: &[Bench]) -> Result<()> {
-    let [envoy, tombolo] = benches else {
-        anyhow::bail!("two proxies are compared, not {}", benches.len());
+    let (ours, others): (Vec<_>, Vec<_>) = benches.iter().partition(|bench| bench.name == OURS);
+    let [ours] = ours[..] else {
+        bail!("one proxy of ours is measured, not {}", ours.len());
     };
-    let (envoy, tombolo) = (Summary::of(&envoy.rounds)?, Summary::of(&tombolo.rounds)?);
-    println!();
-    println!("median (least-most) of {} rounds", envoy.rss_mib.len());
-    println!("{:26}{:>26}{:>26}{:>10}", "", "envoy", "tombolo", "ratio");
-    let rows = [
-        (
-            "CPU per request, µs",
-            &envoy.cpu_us_per_request,
-            &tombolo.cpu_us_per_request,
-        ),
-        ("resident memory, MiB", &envoy.rss_mib, &tombolo.rss_mib),
-        (
-            "requests per second",
-            &envoy.requests_per_second,
-            &tombolo.requests_per_second,
-        ),
-        ("median latency, µs", &envoy.p50_us, &tombolo.p50_us),
-        ("99 % latency, µs", &envoy.p99_us, &tombolo.p99_us),
-    ];
-    for (name, envoy, tombolo) in rows {
-        let ratio = tombolo.median() / envoy.median();
-        println!("{name:26}{:>26}{:>26}{ratio:>10.2}", cell(envoy), cell(tombolo));
-    }
     println!();
     println!(
-        "bench proxy: h1_cpu_vs_envoy={:.2} rss_vs_envoy={:.2} cpu_us={:.1} envoy_cpu_us={:.1} rss_mib={:.1} \
-         envoy_rss_mib={:.1} rounds={}",
-        tombolo.cpu_us_per_request.median() / envoy.cpu_us_per_request.median(),
-        tombolo.rss_mib.median() / envoy.rss_mib.median(),
-        tombolo.cpu_us_per_request.median(),
-        envoy.cpu_us_per_request.median(),
-        tombolo.rss_mib.median(),
-        envoy.rss_mib.median(),
-        tombolo.rss_mib.len(),
+        "median (least-most) of {} rounds; × is ours by theirs",
+        ours.rounds.len()
+    );
+    print!("{:24}{OURS:>24}", "");
+    for other in &others {
+        print!("{:>24}{:>7}", other.name, "×");
+    }
+    println!();
+    for figure in &FIGURES {
+        let own = figure.sorted(ours)?;
+        print!("{:24}{:>24}", figure.name, cell(&own));
+        for other in &others {
+            let theirs = figure.sorted(other)?;
+            print!("{:>24}{:>7.2}", cell(&theirs), own.median() / theirs.median());
+        }
+        println!();
+    }
+    println!();
+    let [cpu, rss, ..] = &FIGURES;
+    let (own_cpu, own_rss) = (cpu.sorted(ours)?.median(), rss.sorted(ours)?.median());
+    print!("bench proxy:");
+    for other in &others {
+        print!(
+            " h1_cpu_vs_{}={:.2}",
+            other.name,
+            own_cpu / cpu.sorted(other)?.median()
+        );
+    }
+    for other in &others {
+        print!(
+            " rss_vs_{}={:.2}",
+            other.name,
+            own_rss / rss.sorted(other)?.median()
+        );
+    }
+    println!(
+        " cpu_us={own_cpu:.1} rss_mib={own_rss:.1} rounds={}",
+        ours.rounds.len()
     );
     Ok(())
+}
+
+fn listener() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))
+}
+
+fn node(id: &str) -> Node {
+    Node {
+        id: format!("bench-{id}"),
+        cluster: "bench".to_owned(),
+        namespace: "bench".to_owned(),
+        role: Role::Gateway {
+            workload: "bench".to_owned(),
+        },
+    }
 }
 
 fn cell(figures: &Sorted) -> String {
