@@ -54,7 +54,7 @@ pub(crate) struct ApplyArgs {
     /// Go past approval policies, for this reason. For administrators of the organization, and on record.
     #[arg(
         long,
-        env = "TOMBOLO_BREAK_GLASS",
+        env = "TOMBOLO_BREAK_GLASS_REASON",
         value_name = "REASON",
         conflicts_with = "dry_run"
     )]

@@ -65,7 +65,7 @@ pub(crate) struct ManagementArgs {
     ///
     /// It is made when the file is missing, ends after 90 days, and ends the one that was sealed before. Each use is
     /// recorded. An empty file says that people keep it elsewhere.
-    #[arg(long, env = "TOMBOLO_BREAK_GLASS", value_name = "FILE")]
+    #[arg(long, env = "TOMBOLO_BREAK_GLASS_FILE", value_name = "FILE")]
     break_glass: Option<PathBuf>,
     /// A file of YAML whose keys are these flags; the environment comes before it, and flags before both.
     #[arg(long, env = "TOMBOLO_CONFIG")]

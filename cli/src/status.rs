@@ -10,7 +10,7 @@ use tombolo_compiler::roll_up::{ClusterStatus, Outcome, Status};
 use crate::Verdict;
 use crate::client::{Client, ServerArgs};
 use crate::output::{OutputArgs, print, table};
-use crate::wait::outcome_text;
+use crate::wait::{late, outcome_text};
 
 /// Shows where a resource runs, which proxies refuse it, and what was found wrong with it.
 ///
@@ -66,7 +66,11 @@ fn people(name: &str, status: &Status) -> String {
     }
     let rejections: Vec<String> = status.clusters.iter().flat_map(rejections).collect();
     let findings: Vec<String> = status.findings.iter().map(finding).collect();
-    for (title, lines) in [("refused:", rejections), ("findings:", findings)] {
+    for (title, lines) in [
+        ("refused:", rejections),
+        ("proxies without it:", late(status)),
+        ("findings:", findings),
+    ] {
         if !lines.is_empty() {
             shown = format!("{shown}\n{title}\n{}", lines.concat());
         }
@@ -119,7 +123,7 @@ mod tests {
             "clusters": {
                 "us-east": {"outcome": "running", "agent": "live", "proxies": 2, "proxiesWith": 2},
                 "us-west": {"outcome": "rejected", "agent": "lost", "proxies": 2, "proxiesWith": 1,
-                    "rejections": ["gw-1: no such cluster"]},
+                    "late": ["gw-1"], "rejections": ["gw-1: no such cluster"]},
             },
             "findings": [{"resource": "organizations/acme/tenants/a", "field": "spec", "severity": "Warning",
                 "code": "ServiceNotFound", "message": "no cluster has it", "cluster": "us-east"}],
@@ -132,6 +136,7 @@ mod tests {
              us-east  running   2/2      live\n\
              us-west  rejected  1/2      lost\n\n\
              refused:\n  us-west gw-1: no such cluster\n\n\
+             proxies without it:\n  us-west gw-1\n\n\
              findings:\n  ServiceNotFound organizations/acme/tenants/a spec in us-east: no cluster has it\n"
         );
     }

@@ -91,7 +91,11 @@ async fn wait_one(
                 eprint!("{}", rejections(name, &receipt.status));
                 return Ok(Waited::Rejected);
             }
-            Outcome::Pending | Outcome::Unknown if Instant::now() >= deadline => return Ok(Waited::TimedOut),
+            Outcome::Pending | Outcome::Unknown if Instant::now() >= deadline => {
+                progress.end();
+                eprint!("{}", late(&receipt.status).concat());
+                return Ok(Waited::TimedOut);
+            }
             Outcome::Pending | Outcome::Unknown => {
                 tokio::time::sleep(ASK_INTERVAL.saturating_sub(asked.elapsed())).await;
             }
@@ -152,6 +156,15 @@ fn rejections(name: &Fqn, status: &Status) -> String {
     text
 }
 
+/// Which proxies are without it, a line per cluster.
+pub(crate) fn late(status: &Status) -> Vec<String> {
+    let clusters = status.clusters.iter();
+    clusters
+        .filter(|(_, status)| !status.late.is_empty())
+        .map(|(cluster, status)| format!("  {cluster} {}\n", status.late.join(", ")))
+        .collect()
+}
+
 pub(crate) fn outcome_text(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Running => "running",
@@ -186,6 +199,7 @@ mod tests {
             agent: Agent::Live,
             proxies: 3,
             proxies_with: with,
+            late: vec![],
             rejections: rejections.iter().map(|text| (*text).to_owned()).collect(),
         }
     }

@@ -112,6 +112,15 @@ pub fn concerned(resolved: &Resolved, resource: &Fqn) -> BTreeSet<ClusterName> {
                 .cloned()
                 .collect()
         }
+        Kind::Application => {
+            let apis = resolved
+                .gateways
+                .iter()
+                .filter(|(name, _)| name.is_within(resource));
+            apis.flat_map(|(_, gateway)| resolved.clusters_of(&gateway.value.workspace))
+                .cloned()
+                .collect()
+        }
         Kind::Cluster => resolved
             .clusters
             .keys()
@@ -129,6 +138,25 @@ pub fn concerned(resolved: &Resolved, resource: &Fqn) -> BTreeSet<ClusterName> {
                 .collect()
         }
     }
+}
+
+/// The clusters that a change of `resource` matters to for what it was before: they have something to withdraw, or an
+/// order to change. They too must have taken the change before it is running.
+pub fn left(before: &Resolved, after: &Resolved, resource: &Fqn) -> BTreeSet<ClusterName> {
+    if resource.kind() == Kind::Cluster {
+        let place = |resolved: &Resolved| {
+            let found = resolved
+                .clusters
+                .iter()
+                .find(|(name, _)| name.as_str() == resource.leaf());
+            found.map(|(_, cluster)| cluster.value.clone())
+        };
+        // Every other cluster's failover goes by where this one is.
+        let moved = place(before).is_some_and(|was| place(after).as_ref() != Some(&was));
+        return after.clusters.keys().filter(|_| moved).cloned().collect();
+    }
+    let now = concerned(after, resource);
+    concerned(before, resource).difference(&now).cloned().collect()
 }
 
 /// What differs between two plans, by cluster; clusters without a difference are left out.
@@ -210,6 +238,8 @@ mod tests {
 
     const WORKSPACE: &str = "organizations/acme/tenants/a/workspaces/w";
 
+    const APPLICATION: &str = "organizations/acme/tenants/a/applications/app";
+
     /// A workspace in one of two clusters.
     fn intent(more: &[Value]) -> Intent {
         let documents = [
@@ -250,6 +280,63 @@ mod tests {
             let found = concerned(&resolved, &resource.parse().unwrap());
             let found: Vec<&str> = found.iter().map(ClusterName::as_str).collect();
             assert_eq!(found, expected, "{resource}");
+        }
+    }
+
+    #[test]
+    fn whoever_loses_something_is_waited_for() {
+        let resolved = |more: &[Value]| resolve(&intent(more)).0;
+        let api = |workspace: &str| {
+            let application = json!({"name": APPLICATION, "spec": {"workspace": workspace}});
+            let openapi = json!({
+                "openapi": "3.0.3",
+                "info": {"title": "a", "version": "1"},
+                "servers": [{"url": "https://a.example.com"}],
+                "paths": {"/a": {"get": {"responses": {"200": {"description": "a"}}}}},
+            });
+            let api = json!({"name": format!("{APPLICATION}/apis/v1"), "spec": {
+                "openapi": openapi, "workload": "mesh/gateway", "port": 80,
+                "backendRefs": [{"namespace": "shop", "name": "a"}],
+            }});
+            [application, api]
+        };
+        let other = "organizations/acme/tenants/a/workspaces/x";
+        let west = json!({"name": other, "spec": {"namespaces": ["west/web"]}});
+        let with = |api: [Value; 2]| [vec![west.clone()], api.to_vec()].concat();
+        for (case, before, after, resource, expected) in [
+            ("nothing", vec![], vec![], WORKSPACE, vec![]),
+            (
+                "a workspace goes elsewhere",
+                vec![json!({"name": WORKSPACE, "spec": {"namespaces": ["*/shop"]}})],
+                vec![],
+                WORKSPACE,
+                vec!["west"],
+            ),
+            (
+                "a cluster moves",
+                vec![],
+                vec![json!({"name": "organizations/acme/clusters/west", "spec": {"region": "us"}})],
+                "organizations/acme/clusters/west",
+                vec!["east", "west"],
+            ),
+            (
+                "a cluster stays",
+                vec![],
+                vec![],
+                "organizations/acme/clusters/west",
+                vec![],
+            ),
+            (
+                "an application goes to another workspace",
+                with(api(other)),
+                with(api(WORKSPACE)),
+                APPLICATION,
+                vec!["west"],
+            ),
+        ] {
+            let found = left(&resolved(&before), &resolved(&after), &resource.parse().unwrap());
+            let found: Vec<&str> = found.iter().map(ClusterName::as_str).collect();
+            assert_eq!(found, expected, "{case}");
         }
     }
 

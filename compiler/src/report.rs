@@ -106,6 +106,21 @@ pub struct Receipt {
     pub rejected: Vec<Rejection>,
 }
 
+impl Receipt {
+    /// Every proxy that is known runs `version` or a later one.
+    pub fn proves(&self, version: (u64, u64)) -> bool {
+        self.version >= version && self.late(version).next().is_none()
+    }
+
+    /// The proxies that are known to run, or may run, something older.
+    pub fn late(&self, version: (u64, u64)) -> impl Iterator<Item = &str> {
+        let known = self.behind.iter().chain(&self.unknown);
+        known
+            .filter(move |(_, runs)| **runs < version)
+            .map(|(proxy, _)| proxy.as_str())
+    }
+}
+
 /// A proxy refused a piece, or its edge left it out; `origin` is the resource that it came from, `None` for what no user
 /// wrote.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,6 +10,9 @@ use crate::name::{ClusterName, Fqn};
 use crate::observe::Agent;
 use crate::report::Receipt;
 
+/// Enough to know where to look; `proxies` and `proxies_with` count them all.
+const LATE_NAMED_MAX: usize = 20;
+
 /// What is known of a resource at its latest revision.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -29,6 +32,9 @@ pub struct ClusterStatus {
     /// Proxies that are connected or went silent, and those among them that have it.
     pub proxies: u32,
     pub proxies_with: u32,
+    /// Proxies that run something older, or may do so, by name: the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub late: Vec<String>,
     /// PROXY: its own words.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rejections: Vec<String>,
@@ -91,6 +97,7 @@ fn cluster_status(resource: &Fqn, version: (u64, u64), heard: &Heard) -> Cluster
             agent: heard.agent,
             proxies: 0,
             proxies_with: 0,
+            late: vec![],
             rejections: vec![],
         };
     };
@@ -133,6 +140,11 @@ fn cluster_status(resource: &Fqn, version: (u64, u64), heard: &Heard) -> Cluster
         agent: heard.agent,
         proxies: receipt.proxies.saturating_add(unknown),
         proxies_with: connected_with.saturating_add(unknown - unknown_late),
+        late: receipt
+            .late(version)
+            .take(LATE_NAMED_MAX)
+            .map(str::to_owned)
+            .collect(),
         rejections,
     }
 }

@@ -117,14 +117,17 @@ fn withdrawals(prepared: &Prepared, tenants: &BTreeSet<Fqn>, reports: &Reports) 
         .collect()
 }
 
-/// The tenants that a write could take routes from: with a workspace that names other namespaces, a gateway that moves,
-/// or something that goes. A cluster that goes takes from all.
+/// The tenants that a write could take routes from: with a workspace that names other namespaces, a gateway or an
+/// application that moves, a grant that lends less, or something that goes. A cluster that goes takes from all.
 fn touched(prepared: &Prepared) -> BTreeSet<Fqn> {
     let taking: Vec<&Fqn> = prepared
         .all()
         .filter(|step| match step {
             Step::Delete(stored) => stored.name().kind().is_published(),
-            Step::Update(stored, _) => matches!(stored.name().kind(), Kind::Workspace | Kind::Gateway),
+            Step::Update(stored, _) => matches!(
+                stored.name().kind(),
+                Kind::Workspace | Kind::Gateway | Kind::Application | Kind::Api | Kind::ReferenceGrant
+            ),
             Step::Create(_) | Step::Transfer(..) | Step::Keep(_) => false,
         })
         .map(Step::name)
@@ -136,10 +139,22 @@ fn touched(prepared: &Prepared) -> BTreeSet<Fqn> {
             .cloned()
             .collect();
     }
-    taking
-        .into_iter()
+    let borrowers = taking.iter().flat_map(|name| borrowers(&prepared.base, name));
+    borrowers
+        .chain(taking.iter().copied())
         .filter_map(|name| name.ancestor(Kind::Tenant))
         .collect()
+}
+
+/// The gateways and APIs that live on what stands at or below a name.
+fn borrowers<'a>(base: &'a Snapshot, lender: &Fqn) -> impl Iterator<Item = &'a Fqn> {
+    let loans = base.judged.resolved().loans.iter();
+    loans
+        .filter(|(_, loans)| {
+            let mut grants = loans.value.grants().into_iter();
+            grants.any(|grant| grant.is_within(lender))
+        })
+        .map(|(borrower, _)| borrower)
 }
 
 /// The tenant's services and gateways, in each cluster that is told of them.
@@ -305,6 +320,55 @@ mod tests {
                     );
                 }
             }
+        }
+    }
+
+    #[test]
+    fn what_others_borrow_is_withdrawn_from_them() {
+        let media = format!("{ACME}/tenants/media");
+        let grant = |workloads: &[&str]| {
+            json!({"name": format!("{SHOP}/referencegrants/media"), "spec": {
+                "from": [{"kind": "Gateway", "node": media}],
+                "to": {"workloads": workloads},
+            }})
+        };
+        let video = format!("{media}/workspaces/video");
+        let mut more = vec![
+            json!({"name": media}),
+            json!({"name": video, "spec": {"namespaces": ["*/video"]}}),
+            json!({"name": format!("{video}/gatewaygroups/g")}),
+            grant(&["shop/door", "shop/side"]),
+        ];
+        more.extend((0..10).map(|number| {
+            json!({"name": format!("{video}/gatewaygroups/g/gateways/g{number}"), "spec": {
+                "workload": "shop/door", "type": "ingress", "port": 8000 + number,
+                "hosts": [format!("v{number}.example.com")],
+                "rules": [{"backendRefs": [{"namespace": "video", "name": "films"}]}]}})
+        }));
+        let base = base(&json!({}), more);
+        let service = json!({"ports": [{"name": "http", "port": 80}], "state": "up"});
+        let report =
+            json!({"services": {"video/films": service}, "gateways": {"shop/door": {"state": "up"}}});
+        let mesh = Mesh {
+            clusters: [("us".parse().unwrap(), serde_json::from_value(report).unwrap())].into(),
+            ..Mesh::default()
+        };
+        let recalled = format!("{SHOP}/referencegrants/media");
+        for (change, asked) in [
+            (delete(&recalled), true),
+            (put(grant(&["shop/side"])), true),
+            (put(grant(&["shop/door"])), false),
+        ] {
+            let prepared = prepare(
+                &base,
+                &Asker::here(&Principal::System),
+                std::slice::from_ref(&change),
+            )
+            .unwrap();
+            let found = check_withdrawals(&prepared, &mesh).map_err(|refusal| refusal.to_string());
+            let wanted = "10 of 11 routes of organizations/acme/tenants/media";
+            let told = found.err().is_some_and(|refusal| refusal.contains(wanted));
+            assert_eq!(told, asked, "{change:?}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! How people prove who they are: passwords, an OIDC provider, and command lines that a browser lets in. What comes of
-//! each is a session. What is decided here are pure functions; the HTTP around them is `api::login`, `api::pages` and
-//! `api::oauth`.
+//! each is a session. What is decided here are pure functions; the HTTP around them is `api::login`, `api::pages`,
+//! `api::oidc` and `api::device`.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;

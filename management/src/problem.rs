@@ -184,6 +184,11 @@ impl Problem {
             WriteError::Refused(Refusal::Denied { name, because }) => {
                 Problem::denied(because, actor, verb, &name)
             }
+            // It asks for what it cannot have alone: what the security team wants to see.
+            WriteError::Refused(Refusal::NeedsApproval { ref node, .. }) => Problem {
+                denied: Problem::denied("", actor, verb, node).denied,
+                ..error.into()
+            },
             error => error.into(),
         }
     }

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use tombolo_compiler::intent::{Intent, Resource};
 use tombolo_compiler::name::{ClusterName, Fqn, Kind};
 use tombolo_compiler::persistent::Map;
+use tombolo_compiler::plan::left;
 use tombolo_compiler::resolve::{Edit, Resolver};
 use tombolo_proto::codec;
 use tombolo_proto::held::{Stamp, Version};
@@ -53,6 +54,9 @@ pub(crate) struct Snapshot {
     owned: Holdings,
     /// By uid, clusters that were heard of at some time.
     joined: Arc<BTreeSet<Uuid>>,
+    /// Clusters that a change mattered to for what was before it, with its revision. Known of the changes since this
+    /// replica started.
+    left: Map<Fqn, Arc<BTreeMap<ClusterName, u64>>>,
     published: Arc<Set>,
 }
 
@@ -97,6 +101,7 @@ impl Snapshot {
             bindings: Bindings::default(),
             owned: Holdings::default(),
             joined: Arc::default(),
+            left: Map::new(),
             published: Arc::default(),
         }
     }
@@ -202,8 +207,38 @@ impl Snapshot {
             Some(judged) => next.judged = judged,
             None => drop(next.judged.update(edits)),
         }
+        for name in &changed {
+            next.leave(self, name);
+        }
         next.published = next.publish(&self.published, &changed);
         next
+    }
+
+    /// The clusters that have to withdraw something of a resource, or to order it anew, by the revision that says so.
+    pub(crate) fn left<'a>(&'a self, name: &Fqn) -> impl Iterator<Item = (&'a ClusterName, u64)> + use<'a> {
+        let left = self.left.get(name).into_iter();
+        left.flat_map(|left| left.iter().map(|(cluster, revision)| (cluster, *revision)))
+    }
+
+    fn leave(&mut self, before: &Snapshot, name: &Fqn) {
+        if self.tree.get(name).is_none() {
+            self.left.remove(name);
+            return;
+        }
+        if !can_leave(name.kind()) || before.tree.get(name).is_none() {
+            return;
+        }
+        let left = left(before.judged.resolved(), self.judged.resolved(), name);
+        if left.is_empty() {
+            return;
+        }
+        let mut known = self
+            .left
+            .get(name)
+            .map(|left| (**left).clone())
+            .unwrap_or_default();
+        known.extend(left.into_iter().map(|cluster| (cluster, self.version.revision)));
+        self.left.insert(name.clone(), Arc::new(known));
     }
 
     /// What decides who may do what, if some of that is among the edits.
@@ -258,6 +293,14 @@ impl Snapshot {
         }
         set
     }
+}
+
+/// An update of any other kind matters to the clusters of its workspace, before and after.
+fn can_leave(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Workspace | Kind::Cluster | Kind::Application | Kind::Api | Kind::ReferenceGrant
+    )
 }
 
 /// Unique to one write of one resource: content that comes back does not bring its ETag back.
@@ -355,6 +398,56 @@ mod tests {
         let two = one.advance(version(2), delta, None);
         assert!(!two.publication().set.contains_key("joined/us"));
         assert_eq!(two.clusters().len(), 1);
+    }
+
+    #[test]
+    fn what_was_left_is_known_until_the_resource_is_gone() {
+        let name: Fqn = "organizations/acme/tenants/a/workspaces/w".parse().unwrap();
+        let workspace = |namespaces: &[&str], revision| {
+            let document = json!({"name": name, "spec": {"namespaces": namespaces}});
+            stored(document, revision)
+        };
+        let put = |put: Vec<Stored>| Delta {
+            put,
+            ..Delta::default()
+        };
+        let cluster = |leaf: &str, region: &str, revision| {
+            let document =
+                json!({"name": format!("organizations/acme/clusters/{leaf}"), "spec": {"region": region}});
+            stored(document, revision)
+        };
+        let mut all = vec![
+            stored(json!({"name": "organizations/acme"}), 1),
+            stored(json!({"name": "organizations/acme/tenants/a"}), 1),
+            workspace(&["*/shop"], 1),
+        ];
+        all.extend(["east", "west"].map(|leaf| cluster(leaf, leaf, 1)));
+        let left = |snapshot: &Snapshot, name: &Fqn| -> Vec<(String, u64)> {
+            let left = snapshot.left(name);
+            left.map(|(cluster, revision)| (cluster.to_string(), revision))
+                .collect()
+        };
+        let wide = Snapshot::empty().advance(version(1), put(all), None);
+        assert_eq!(left(&wide, &name), []);
+        let narrow = wide.advance(version(2), put(vec![workspace(&["east/shop"], 2)]), None);
+        assert_eq!(left(&narrow, &name), [("west".to_owned(), 2)]);
+        let later = narrow.advance(
+            version(3),
+            put(vec![workspace(&["east/shop", "east/web"], 3)]),
+            None,
+        );
+        assert_eq!(left(&later, &name), [("west".to_owned(), 2)], "west left at 2");
+
+        let moved = later.advance(version(4), put(vec![cluster("west", "east", 4)]), None);
+        let west: Fqn = "organizations/acme/clusters/west".parse().unwrap();
+        let everywhere = [("east".to_owned(), 4), ("west".to_owned(), 4)];
+        assert_eq!(left(&moved, &west), everywhere);
+
+        let delta = Delta {
+            removed: vec![name.clone()],
+            ..Delta::default()
+        };
+        assert_eq!(left(&moved.advance(version(5), delta, None), &name), []);
     }
 
     #[test]

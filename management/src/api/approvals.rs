@@ -61,8 +61,10 @@ pub(crate) async fn submit(
     mut described: Value,
     submission: Submission,
 ) -> Result<Response, Problem> {
-    let Principal::User { name, uid } = &caller.principal else {
-        return Err(Problem::bad_request("only users submit plans"));
+    let (Principal::User { name, uid } | Principal::ServiceAccount { name, uid }) = &caller.principal else {
+        return Err(Problem::bad_request(
+            "only users and service accounts submit plans",
+        ));
     };
     if prepared.changes_nothing() {
         return Err(Problem::bad_request(
@@ -213,13 +215,22 @@ async fn vote(
     };
     let mut plan = find(app, caller, id, verb).await?;
     check_open(&plan)?;
-    let Principal::User { name, uid } = &caller.principal else {
-        return Err(Problem::bad_request("only users approve plans"));
+    let (name, uid) = match &caller.principal {
+        Principal::User { name, uid } => (name, uid),
+        // A pipeline takes its own plans back, and decides about none.
+        Principal::ServiceAccount { name, uid } if !approves && *uid == plan.author_uid => (name, uid),
+        _ => return Err(Problem::bad_request("only users approve plans")),
     };
     let deny = |because: &str| Problem::denied(because, &caller.principal, verb, &plan.node);
     if approves && *uid == plan.author_uid {
         return Err(deny(
             "nobody approves their own plan; ask somebody else who holds the role",
+        ));
+    }
+    let author = app.writes.snapshot().get(&plan.author).cloned();
+    if approves && author.is_some_and(|author| author.owner == Some(*uid)) {
+        return Err(deny(
+            "whoever owns a service account does not approve its plans; ask somebody else who holds the role",
         ));
     }
     let withdraws = !approves && *uid == plan.author_uid;
@@ -347,10 +358,7 @@ async fn move_plan(app: &App, plan: &StoredPlan, from: PlanState, to: PlanState)
 async fn policies_of(app: &App, caller: &Caller, plan: &StoredPlan) -> Result<Vec<Required>, Problem> {
     // Decided with the author's rights: whoever approves need not be able to write it.
     let author = Caller {
-        principal: Principal::User {
-            name: plan.author.clone(),
-            uid: plan.author_uid,
-        },
+        principal: Principal::of(plan.author.clone(), plan.author_uid),
         hand: plan.hand.clone(),
         ..caller.clone()
     };

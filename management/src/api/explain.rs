@@ -109,10 +109,7 @@ async fn explain_past(
             &may_read,
         );
         let mut answer = shown(&explanation, may_read);
-        answer["reports"] = json!(world.sources(|cluster| {
-            let cluster: Result<Fqn, _> = format!("{}/clusters/{cluster}", app.organization).parse();
-            cluster.is_ok_and(|cluster| may_read(&cluster))
-        }));
+        answer["reports"] = json!(world.sources(&app.organization, may_read, |_| false));
         answer
     };
     answer["revision"] = json!(revision);

@@ -159,7 +159,7 @@ pub(crate) async fn compiled(
     Ok(Json(json!({
         "name": name,
         "revision": revision,
-        "reports": world.sources(|_| true),
+        "reports": world.sources(&app.organization, may_read, |cluster| routes.contains_key(cluster)),
         "routes": routes,
         "routesHidden": hidden,
         "findings": findings,

@@ -83,12 +83,15 @@ pub(crate) async fn receipt(
 /// joined runs nothing, so a change does not wait for it beside others; on its own it is no proof of anything.
 fn status_of(snapshot: &Snapshot, mesh: &Mesh, name: &Fqn, revision: u64) -> Status {
     let everywhere = name.kind() == Kind::Organization || snapshot.get(name).is_none();
+    let joined = snapshot.joined_clusters();
     let clusters: Vec<ClusterName> = if everywhere && name.kind().is_published() {
         snapshot.clusters().into_keys().collect()
     } else {
-        concerned(snapshot.judged.resolved(), name).into_iter().collect()
+        let mut clusters = concerned(snapshot.judged.resolved(), name);
+        let leaving = still_leaving(snapshot, mesh, name);
+        clusters.extend(leaving.filter(|cluster| joined.contains(*cluster)).cloned());
+        clusters.into_iter().collect()
     };
-    let joined = snapshot.joined_clusters();
     let shows_all = matches!(name.kind(), Kind::Organization | Kind::Cluster)
         || clusters.iter().all(|cluster| !joined.contains(cluster));
     let heard: BTreeMap<ClusterName, Heard> = clusters
@@ -113,4 +116,20 @@ fn status_of(snapshot: &Snapshot, mesh: &Mesh, name: &Fqn, revision: u64) -> Sta
     findings.sort();
     findings.dedup();
     roll_up(name, (snapshot.version.epoch, revision), &heard, findings)
+}
+
+/// What a change took from these clusters, they may still serve.
+fn still_leaving<'a>(
+    snapshot: &'a Snapshot,
+    mesh: &'a Mesh,
+    name: &Fqn,
+) -> impl Iterator<Item = &'a ClusterName> {
+    let epoch = snapshot.version.epoch;
+    let has_left = move |cluster: &ClusterName, revision| {
+        let receipt = mesh.heard.get(cluster).and_then(|heard| heard.receipt.as_ref());
+        receipt.is_some_and(|receipt| receipt.proves((epoch, revision)))
+    };
+    let left = snapshot.left(name);
+    left.filter(move |(cluster, revision)| !has_left(cluster, *revision))
+        .map(|(cluster, _)| cluster)
 }

@@ -79,10 +79,21 @@ impl World {
     }
 
     /// Of those of the clusters that there were which are `wanted`.
-    pub(super) fn sources(&self, wanted: impl Fn(&ClusterName) -> bool) -> BTreeMap<&ClusterName, Value> {
+    /// Of the clusters that may be read, and of those that are `shown` anyway.
+    pub(super) fn sources(
+        &self,
+        organization: &Fqn,
+        may_read: impl Fn(&Fqn) -> bool,
+        shown: impl Fn(&ClusterName) -> bool,
+    ) -> BTreeMap<&ClusterName, Value> {
+        let readable = |cluster: &ClusterName| {
+            let name: Result<Fqn, _> = format!("{organization}/clusters/{cluster}").parse();
+            name.is_ok_and(|name| may_read(&name))
+        };
         let sources = self.sources.iter();
         sources
-            .filter(|(cluster, _)| self.resolved.clusters.contains_key(*cluster) && wanted(cluster))
+            .filter(|(cluster, _)| self.resolved.clusters.contains_key(*cluster))
+            .filter(|(cluster, _)| shown(cluster) || readable(cluster))
             .map(|(cluster, source)| (cluster, source.to_json()))
             .collect()
     }

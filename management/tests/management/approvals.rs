@@ -1,11 +1,16 @@
 //! Approval by another person: who may give it, for what, and what goes past it.
 
+use std::time::Duration;
+
+use anyhow::ensure;
 use futures::future::join_all;
 use http::Method;
 use serde_json::{Value, json};
+use tombolo_tests::eventually;
 
 use crate::support::{ACME, Answer, Api, Management, two_teams};
 
+const DEADLINE: Duration = Duration::from_secs(20);
 const PAY: &str = "organizations/acme/tenants/pay";
 const SHOP: &str = "organizations/acme/tenants/pay/workspaces/shop";
 
@@ -74,6 +79,13 @@ async fn a_change_below_a_policy_waits_for_another_person() {
         .await
         .refused(409, "need the approval of another person");
     assert_eq!(team.management.traces().await, before);
+    eventually(DEADLINE, || async {
+        let tried = format!("SELECT count(*) FROM audit WHERE outcome = 'denied' AND name = '{PAY}'");
+        let tried = team.management.count(&tried).await;
+        ensure!(tried == 4, "{tried} on record");
+        Ok(())
+    })
+    .await;
 
     let id = submit(&team.ann, change("together")).await;
     act(&team.ann, &id, "apply")
@@ -127,6 +139,36 @@ async fn a_change_below_a_policy_waits_for_another_person() {
     act(&team.ann, &id, "apply")
         .await
         .refused(409, "is not open any more");
+    team.management.stop().await;
+}
+
+#[tokio::test]
+async fn a_pipeline_submits_plans_that_neither_it_nor_its_owner_approves() {
+    let team = team().await;
+    let root = &team.management.admin;
+    let account = format!("{ACME}/serviceaccounts/ci");
+    root.create(json!({ "name": account })).await;
+    let binding =
+        json!({"name": format!("{PAY}/bindings/ci"), "spec": {"role": "admin", "subjects": [account]}});
+    let bound = root.post("changes?breakGlass=setup", binding).await;
+    assert_eq!(bound.status, 200, "{}", bound.text);
+    let issued = root.post(&format!("{account}/tokens"), json!({})).await;
+    let ci = Api::new(root.addr, issued.json()["token"].as_str());
+
+    let id = submit(&ci, change("released")).await;
+    act(&ci, &id, "approve")
+        .await
+        .refused(400, "only users approve plans");
+    act(root, &id, "approve")
+        .await
+        .refused(403, "whoever owns a service account does not approve its plans");
+    assert_eq!(act(&team.ben, &id, "approve").await.status, 200);
+    let applied = act(&ci, &id, "apply").await;
+    assert_eq!(applied.status, 200, "{}", applied.text);
+    assert_eq!(team.ann.get(SHOP).await.json()["description"], "released");
+
+    let id = submit(&ci, change("never")).await;
+    assert_eq!(act(&ci, &id, "reject").await.status, 200, "it takes it back");
     team.management.stop().await;
 }
 
