@@ -27,6 +27,9 @@ use crate::writer::{Caller, Credential, WriteError, load_since};
 /// Tells our tokens from others, for people and for scanners of leaked secrets.
 const PREFIX: &str = "tb_";
 
+/// Of what ended, in the reason of a record: more than a person has open, and no more than a record may hold.
+const NAMED_MAX: usize = 50;
+
 /// What a user holds. Its text must reach no log.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Token([u8; 32]);
@@ -63,9 +66,20 @@ pub(crate) struct TokenInfo {
     pub(crate) expire_time: Option<DateTime<Utc>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) revoke_time: Option<DateTime<Utc>>,
+    /// The token, key or session that it was made with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) issued_by: Option<Uuid>,
     /// Of a key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) public_key: Option<String>,
+}
+
+/// What ended because that which it was made with was revoked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MadeWith {
+    /// `session`, `token`, `key`, or a command line that was let in by the session of that id.
+    pub(crate) kind: String,
+    pub(crate) id: Uuid,
 }
 
 /// Why there is no token or key, or why it is still there.
@@ -203,6 +217,7 @@ impl From<TokenRow> for TokenInfo {
             create_time: row.created_at,
             expire_time: row.expires_at,
             revoke_time: row.revoked_at,
+            issued_by: row.issued_by,
             public_key: row.public_key.map(|key| key.to_string()),
         }
     }
@@ -282,12 +297,14 @@ pub(crate) async fn store_token(
         public_key: issued.public_key(),
     };
     store.insert_token(tx, &row, issued.sha256()).await?;
-    let (verb, reason) = (row.kind().issuing(), format!("{} {}", row.kind(), row.id));
+    // By it all is found that somebody has made with what was stolen.
+    let with = row.issued_by.map_or_else(String::new, |id| format!(" with {id}"));
+    let (verb, reason) = (row.kind().issuing(), format!("{} {}{with}", row.kind(), row.id));
     record(store, tx, head, caller, verb, &order.user, reason).await?;
     Ok(row.into())
 }
 
-/// Revokes it, and what its user had issued to itself with it. What that is answered, if there was such a one.
+/// Revokes it, and what its user had made for itself with it. What that is answered, if there was such a one.
 pub(crate) async fn revoke(
     store: &Store,
     held: &Snapshot,
@@ -298,18 +315,29 @@ pub(crate) async fn revoke(
     let mut tx = store.begin_as(&caller.principal).await?;
     let (head, snapshot) = lock(store, &mut tx, held).await?;
     let user_uid = authorize(&snapshot, caller, user)?;
-    if !store
-        .revoke_token(&mut tx, user_uid, kind, id, audit::now())
-        .await?
-    {
+    let made = store.revoke_token(&mut tx, user_uid, kind, id, audit::now());
+    let Some(made) = made.await? else {
         return Ok(None);
-    }
-    let reason = format!("{kind} {id}");
+    };
+    let reason = ended(&format!("{kind} {id}"), &made);
     record(store, &mut tx, head, caller, kind.revoking(), user, reason).await?;
     let answer = Answer::ok(&json!({ "id": id }));
     store.keep_answer(&mut tx, caller, &answer).await?;
     store::commit(tx).await?;
     Ok(Some(answer))
+}
+
+/// For the audit record: what was revoked, and what ended with it.
+pub(crate) fn ended(revoked: &str, made: &[MadeWith]) -> String {
+    let mut reason = revoked.to_owned();
+    for (position, one) in made.iter().take(NAMED_MAX).enumerate() {
+        let before = if position == 0 { "; with it" } else { "," };
+        reason.push_str(&format!("{before} {} {}", one.kind, one.id));
+    }
+    match made.len().saturating_sub(NAMED_MAX) {
+        0 => reason,
+        more => format!("{reason} and {more} more"),
+    }
 }
 
 /// Keeps writers out until the transaction ends, and gives what the database holds meanwhile.
@@ -376,6 +404,23 @@ mod tests {
         assert_eq!(text.parse::<Token>().unwrap(), token);
         assert!(!format!("{token:?}").contains(&text[3..]));
         assert_ne!(Token::generate().unwrap(), token);
+    }
+
+    #[test]
+    fn a_record_tells_what_ended_and_stays_short() {
+        let made = |count: usize| {
+            let one = MadeWith {
+                kind: "token".to_owned(),
+                id: Uuid::nil(),
+            };
+            ended("key 1", &vec![one; count])
+        };
+        assert_eq!(made(0), "key 1");
+        let one = format!("token {}", Uuid::nil());
+        assert_eq!(made(2), format!("key 1; with it {one}, {one}"));
+        let many = made(NAMED_MAX + 3);
+        assert!(many.ends_with(" and 3 more"), "{many}");
+        assert!(many.len() < 50 * NAMED_MAX, "{}", many.len());
     }
 
     #[test]

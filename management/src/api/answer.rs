@@ -693,6 +693,7 @@ fn token(more: Value, required: &[&str]) -> Value {
         "createTime": time(),
         "expireTime": time(),
         "revokeTime": time(),
+        "issuedBy": uuid(),
     });
     if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
         fields.extend(more);
@@ -720,6 +721,7 @@ fn session(more: Value, required: &[&str]) -> Value {
         "createTime": time(),
         "expireTime": time(),
         "revokeTime": time(),
+        "issuedBy": uuid(),
     });
     if let (Some(fields), Value::Object(more)) = (fields.as_object_mut(), more) {
         fields.extend(more);

@@ -10,17 +10,18 @@ use serde::Deserialize;
 use serde_json::json;
 use tombolo_compiler::name::Fqn;
 
-use super::login::{generate, system};
+use super::login::{generate, not_opened, system};
 use super::pages::{Form, Member, PageProblem, Visit, Who, escaped, page, see_other};
 use super::{App, Params};
 use crate::audit::{self, Record, Verb};
 use crate::iam::Principal;
-use crate::login::device::{CODE_TIME, Device, DeviceState, INTERVAL_S, Poll, UserCode};
-use crate::login::session::{self, Method, Opening, Visitor};
+use crate::login::device::{CODE_TIME, Device, DeviceState, Grant, INTERVAL_S, Poll, UserCode};
+use crate::login::session::{self, Method, Opening, Proof, Visitor};
 use crate::problem::{Problem, Shown};
 use crate::store::device::DeviceKey;
 use crate::store::{self, StoreError};
 use crate::token::Token;
+use crate::writer::Credential;
 
 /// Where people confirm.
 pub(super) const PAGE: &str = "/auth/device";
@@ -126,13 +127,18 @@ pub(super) async fn token(
                 "the code has expired; begin again",
             ));
         }
-        Poll::Granted { user_uid, groups } => {
-            let user = app.user_by_uid(user_uid).await?.ok_or_else(unknown)?;
+        Poll::Granted(grant) => {
+            let user = app.user_by_uid(grant.user_uid).await?.ok_or_else(unknown)?;
+            let end = app.store.session_end(&mut tx, grant.session, now).await?;
             let opening = Opening {
                 user,
-                user_uid,
+                user_uid: grant.user_uid,
                 method: Method::Device,
-                groups,
+                groups: grant.groups,
+                proof: Proof::Session(Credential {
+                    id: grant.session,
+                    expires_at: Some(end.ok_or_else(unknown)?),
+                }),
                 visitor: Visitor {
                     agent: device.agent,
                     ..visitor
@@ -140,7 +146,9 @@ pub(super) async fn token(
                 lifetime: app.login.session_lifetime,
             };
             let secret = generate()?;
-            session::open(&app.store, &mut tx, &opening, secret.sha256()).await?;
+            let opened = session::open(&app.store, &mut tx, &opening, secret.sha256()).await;
+            let session = opened.map_err(|error| not_opened(error, &opening))?;
+            // It is gone when it was taken by another request, or the session that let it in was revoked.
             if !app.store.take_device(&mut tx, code.sha256()).await? {
                 return Err(unknown());
             }
@@ -148,7 +156,7 @@ pub(super) async fn token(
             let answer = json!({
                 "access_token": secret.reveal(),
                 "token_type": "Bearer",
-                "expires_in": opening.lifetime.num_seconds(),
+                "expires_in": (session.expires_at - session.created_at).num_seconds(),
                 "user": opening.user,
             });
             return Ok(([(CACHE_CONTROL, NO_STORE)], Json(answer)).into_response());
@@ -203,6 +211,7 @@ pub(super) async fn decide(
     // A cookie is not looked at when it comes from another site; a token is nobody's browser.
     let denied = || Problem::unauthenticated("log in first", Verb::GrantDevice, app.organization.as_str());
     let Member { caller, groups } = who.ok_or_else(denied)?;
+    let session = caller.credential.ok_or_else(denied)?.id;
     let Principal::User { name, uid } = &caller.principal else {
         return Err(denied().into());
     };
@@ -211,27 +220,28 @@ pub(super) async fn decide(
         .parse()
         .map_err(|error| Problem::bad_request(format!("{error}")))?;
     let device = waiting(&app, &visit.visitor, &code).await?;
-    let (decision, said) = match form.decision.as_str() {
+    let (grant, said) = match form.decision.as_str() {
         "allow" => {
-            let granted = DeviceState::Granted {
+            let grant = Grant {
                 user_uid: *uid,
                 groups,
+                session,
             };
             (
-                granted,
+                Some(grant),
                 "It is let in. You may close this page and go back to your command line.",
             )
         }
-        _ => (DeviceState::Denied, "It is not let in."),
+        _ => (None, "It is not let in."),
     };
     let mut tx = system(&app).await?;
-    if matches!(decision, DeviceState::Granted { .. }) {
+    if grant.is_some() {
         let record = granting(caller.record(Verb::GrantDevice, name.as_str()), &device);
         app.store.append_record(&mut tx, record).await?;
     }
     let decided = app
         .store
-        .decide_device(&mut tx, code.sha256(), &decision, audit::now())
+        .decide_device(&mut tx, code.sha256(), grant.as_ref(), audit::now())
         .await?;
     if !decided {
         return Err(no_such_code(&app.organization).into());

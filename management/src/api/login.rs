@@ -16,11 +16,11 @@ use super::caller::Bearer;
 use super::idempotency::IDEMPOTENCY_KEY;
 use super::tokens::{self, Collection};
 use super::{App, RequestInfo};
-use crate::audit::{self, Verb};
+use crate::audit::{self, Record, Verb};
 use crate::iam::Principal;
 use crate::login::browser::{self, Cookie};
 use crate::login::password::Password;
-use crate::login::session::{self, Method, Opening, Session, Visitor};
+use crate::login::session::{self, Method, OpenError, Opening, Proof, Session, Visitor};
 use crate::problem::Problem;
 use crate::store::token::Held;
 use crate::store::{self, Tx};
@@ -29,6 +29,9 @@ use crate::writer::Caller;
 
 /// For a name that is none: it is counted and recorded as itself.
 const NAME_CHARS_MAX: usize = 64;
+
+/// Which of the two is wrong, is not told.
+const WRONG_PASSWORD: &str = "there is no such user with that password";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -179,11 +182,14 @@ pub(crate) async fn set_password(
     let user_uid = tokens::find(&app, &caller, &user, Verb::SetPassword)?;
     let wish: PasswordWish = body.parse()?;
     let password = Password::new(wish.password)?;
-    if user_uid == holder.user_uid {
-        let denied = |because: &str| Problem::denied(because, &caller.principal, Verb::SetPassword, &user);
-        if let Some(held) = held_password(&app, user_uid).await? {
+    let denied = |because: &str| Problem::denied(because, &caller.principal, Verb::SetPassword, &user);
+    let wrong = || denied("/current is not the password that is set");
+    let is_own = user_uid == holder.user_uid;
+    let held = held_password(&app, user_uid).await?;
+    if is_own {
+        if let Some(held) = held.clone() {
             if !knows(&app, &user, wish.current, held).await? {
-                return Err(denied("/current is not the password that is set"));
+                return Err(wrong());
             }
         } else if holder.expires_at.is_some() {
             // Or who has stolen a session would have a way in that does not end with it.
@@ -195,16 +201,22 @@ pub(crate) async fn set_password(
     let hash = app.login.passwords.hash(password).await?;
     let now = audit::now();
     let mut tx = system(&app).await?;
-    let (_, user_uid) = token::admit(&app.store, &mut tx, &app.writes.snapshot(), &caller, &user)
+    let (head, user_uid) = token::admit(&app.store, &mut tx, &app.writes.snapshot(), &caller, &user)
         .await
         .map_err(|error| Problem::of_token(error, &caller.principal, Verb::SetPassword))?;
-    app.store
-        .append_record(&mut tx, caller.record(Verb::SetPassword, user.as_str()))
-        .await?;
+    if is_own && app.store.password_of(&mut tx, user_uid).await? != held {
+        return Err(wrong());
+    }
     app.store.set_password(&mut tx, user_uid, &hash, now).await?;
-    app.store
+    let ended = app
+        .store
         .revoke_other_sessions(&mut tx, user_uid, holder.held.id(), now)
         .await?;
+    let record = Record {
+        reason: token::ended("the password", &ended),
+        ..caller.record(Verb::SetPassword, user.as_str())
+    };
+    app.store.append_write(&mut tx, head, record).await?;
     store::commit(tx).await?;
     Ok(Json(json!({ "user": user })))
 }
@@ -246,10 +258,10 @@ pub(super) async fn by_password(
         .and_then(|name| snapshot.get(&name).cloned());
     let user_uid = known.as_ref().map_or_else(Uuid::nil, |stored| stored.uid);
     let held = held_password(app, user_uid).await?;
-    let verified = app.login.passwords.verify(password, held).await?;
-    let Some(stored) = known.filter(|_| verified) else {
-        let reason = "there is no such user with that password";
-        return Err(Problem::unauthenticated(reason, Verb::Login, account));
+    let verified = app.login.passwords.verify(password, held.clone()).await?;
+    let proven = known.zip(held).filter(|_| verified);
+    let Some((stored, held)) = proven else {
+        return Err(Problem::unauthenticated(WRONG_PASSWORD, Verb::Login, account));
     };
     let opening = Opening {
         user: stored.name().clone(),
@@ -258,6 +270,7 @@ pub(super) async fn by_password(
         groups: Vec::new(),
         visitor,
         lifetime: app.login.session_lifetime,
+        proof: Proof::Password(held),
     };
     open(app, opening).await
 }
@@ -266,7 +279,8 @@ pub(super) async fn by_password(
 pub(super) async fn open(app: &App, opening: Opening) -> Result<Opened, Problem> {
     let secret = generate()?;
     let mut tx = system(app).await?;
-    let session = session::open(&app.store, &mut tx, &opening, secret.sha256_in_cookie()).await?;
+    let opened = session::open(&app.store, &mut tx, &opening, secret.sha256_in_cookie()).await;
+    let session = opened.map_err(|error| not_opened(error, &opening))?;
     store::commit(tx).await?;
     tracing::info!(user = %opening.user, session = %session.id, "logged in");
     Ok(Opened {
@@ -274,6 +288,15 @@ pub(super) async fn open(app: &App, opening: Opening) -> Result<Opened, Problem>
         session,
         secret,
     })
+}
+
+pub(super) fn not_opened(error: OpenError, opening: &Opening) -> Problem {
+    match error {
+        OpenError::PasswordChanged => {
+            Problem::unauthenticated(WRONG_PASSWORD, Verb::Login, opening.user.as_str())
+        }
+        OpenError::Store(error) => error.into(),
+    }
 }
 
 pub(super) async fn system(app: &App) -> Result<Tx, Problem> {

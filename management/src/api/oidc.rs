@@ -23,7 +23,7 @@ use crate::login::attempt::{ATTEMPT_TIME, Attempt, state_sha256};
 use crate::login::browser::{Cookie, return_path};
 use crate::login::oidc::{OidcError, Provider};
 use crate::login::person::Person;
-use crate::login::session::{Method, Opening, Visitor};
+use crate::login::session::{Method, Opening, Proof, Visitor};
 use crate::managed::Hand;
 use crate::problem::Problem;
 use crate::store;
@@ -143,6 +143,7 @@ async fn finish(app: &App, visit: &Visit, back: Back) -> Result<(String, HeaderV
         groups: person.groups.into_iter().map(String::from).collect(),
         visitor: visit.visitor.clone(),
         lifetime: app.login.session_lifetime,
+        proof: Proof::Provider,
     };
     let opened = open(app, opening).await?;
     let cookie = opened.cookie(app, &visit.headers);

@@ -41,8 +41,17 @@ pub(crate) struct Device {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum DeviceState {
     Waiting,
-    Granted { user_uid: Uuid, groups: Vec<String> },
+    Granted(Grant),
     Denied,
+}
+
+/// Who has let it in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) user_uid: Uuid,
+    pub(crate) groups: Vec<String>,
+    /// The session with which that was done: it ends what comes of it when it is revoked.
+    pub(crate) session: Uuid,
 }
 
 /// What a command line that asks is told.
@@ -53,10 +62,7 @@ pub(crate) enum Poll {
     SlowDown {
         interval_s: i32,
     },
-    Granted {
-        user_uid: Uuid,
-        groups: Vec<String>,
-    },
+    Granted(Grant),
     Denied,
     Expired,
 }
@@ -69,10 +75,7 @@ impl Device {
         let next = |at| at + TimeDelta::seconds(self.interval_s.into());
         match &self.state {
             DeviceState::Denied => Poll::Denied,
-            DeviceState::Granted { user_uid, groups } => Poll::Granted {
-                user_uid: *user_uid,
-                groups: groups.clone(),
-            },
+            DeviceState::Granted(grant) => Poll::Granted(grant.clone()),
             DeviceState::Waiting if self.polled_at.is_some_and(|at| now < next(at)) => Poll::SlowDown {
                 interval_s: (self.interval_s + INTERVAL_S).min(INTERVAL_S_MAX),
             },
@@ -157,14 +160,12 @@ mod tests {
         let now = Utc::now();
         let seconds = TimeDelta::seconds;
         let uid = Uuid::from_u128(1);
-        let granted = DeviceState::Granted {
+        let grant = Grant {
             user_uid: uid,
             groups: vec!["ops".to_owned()],
+            session: Uuid::from_u128(2),
         };
-        let let_in = Poll::Granted {
-            user_uid: uid,
-            groups: vec!["ops".to_owned()],
-        };
+        let (granted, let_in) = (DeviceState::Granted(grant.clone()), Poll::Granted(grant));
         let slow = |interval_s| Poll::SlowDown { interval_s };
         use DeviceState::{Denied, Waiting};
         for (state, interval_s, polled, lives, told) in [

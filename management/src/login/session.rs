@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use crate::audit::{self, Outcome, Record, Verb};
 use crate::store::{Store, StoreError, Tx};
-use crate::token::Token;
-use crate::writer::Caller;
+use crate::token::{self, Token};
+use crate::writer::{Caller, Credential};
 
 /// Of what a program says it is.
 const AGENT_CHARS_MAX: usize = 200;
@@ -48,6 +48,9 @@ pub(crate) struct Session {
     pub(crate) expires_at: DateTime<Utc>,
     #[serde(rename = "revokeTime", skip_serializing_if = "Option::is_none")]
     pub(crate) revoked_at: Option<DateTime<Utc>>,
+    /// The session that has let it in.
+    #[serde(rename = "issuedBy", skip_serializing_if = "Option::is_none")]
+    pub(crate) issued_by: Option<Uuid>,
 }
 
 /// Who has proven to be whom, and how.
@@ -59,6 +62,26 @@ pub(crate) struct Opening {
     pub(crate) groups: Vec<String>,
     pub(crate) visitor: Visitor,
     pub(crate) lifetime: TimeDelta,
+    pub(crate) proof: Proof,
+}
+
+/// What must still be so in the transaction that opens the session.
+#[derive(Clone, Debug)]
+pub(crate) enum Proof {
+    /// The hash that the password was compared with: it may have been changed since.
+    Password(String),
+    /// The provider's word of just now.
+    Provider,
+    /// The session that lets this one in, which ends with it.
+    Session(Credential),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("the password was changed at this moment")]
+    PasswordChanged,
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Who sends a request, before it is known who that is.
@@ -81,13 +104,32 @@ impl Visitor {
 }
 
 /// Opens it within a transaction of management itself.
+///
+/// # Errors
+/// When its proof holds no longer.
 pub(crate) async fn open(
     store: &Store,
     tx: &mut Tx,
     opening: &Opening,
     sha256: [u8; 32],
-) -> Result<Session, StoreError> {
+) -> Result<Session, OpenError> {
+    // The head first, as whoever sets a password or ends a session does: what they did is seen here, or they see this.
+    let head = store.lock_head(tx).await?;
     let now = audit::now();
+    let mut expires_at = now + opening.lifetime;
+    let mut issued_by = None;
+    match &opening.proof {
+        Proof::Password(compared) => {
+            if store.password_of(tx, opening.user_uid).await?.as_ref() != Some(compared) {
+                return Err(OpenError::PasswordChanged);
+            }
+        }
+        Proof::Provider => {}
+        Proof::Session(session) => {
+            expires_at = session.expires_at.map_or(expires_at, |end| expires_at.min(end));
+            issued_by = Some(session.id);
+        }
+    }
     let Visitor {
         source,
         request_id,
@@ -101,8 +143,9 @@ pub(crate) async fn open(
         source: source.clone(),
         agent: agent.clone(),
         created_at: now,
-        expires_at: now + opening.lifetime,
+        expires_at,
         revoked_at: None,
+        issued_by,
     };
     let record = Record {
         source: source.clone(),
@@ -115,13 +158,13 @@ pub(crate) async fn open(
             Outcome::Done,
         )
     };
-    // The head first: whoever inserts before it holds on to a row while it waits.
-    store.append_record(tx, record).await?;
+    store.append_write(tx, head, record).await?;
     store.insert_session(tx, &session, sha256).await?;
     Ok(session)
 }
 
-/// Ends one of the user's, on behalf of the caller. Whether there was such a session that had not ended.
+/// Ends one of the user's, on behalf of the caller, with all that was made with it. Whether there was such a session that
+/// had not ended.
 pub(crate) async fn revoke(
     store: &Store,
     tx: &mut Tx,
@@ -130,12 +173,16 @@ pub(crate) async fn revoke(
     (user, user_uid): (&Fqn, Uuid),
     id: Uuid,
 ) -> Result<bool, StoreError> {
+    let head = store.lock_head(tx).await?;
+    let Some(made) = store.revoke_session(tx, user_uid, id, audit::now()).await? else {
+        return Ok(false);
+    };
     let record = Record {
-        reason: format!("session {id}"),
+        reason: token::ended(&format!("session {id}"), &made),
         ..caller.record(verb, user.as_str())
     };
-    store.append_record(tx, record).await?;
-    store.revoke_session(tx, user_uid, id, audit::now()).await
+    store.append_write(tx, head, record).await?;
+    Ok(true)
 }
 
 impl Token {

@@ -7,9 +7,9 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::{Store, StoreError, Tx, bounded};
-use crate::login::device::{Device, DeviceState};
+use crate::login::device::{Device, DeviceState, Grant};
 
-const COLUMNS: &str = "source, agent, expires_at, interval_s, polled_at, state, user_uid, groups";
+const COLUMNS: &str = "source, agent, expires_at, interval_s, polled_at, state, user_uid, groups, granted_by";
 
 /// As what a row is found.
 #[derive(Clone, Copy, Debug)]
@@ -82,27 +82,26 @@ impl Store {
         Ok(())
     }
 
-    /// Whether it was still waiting: of two who decide, one has.
+    /// Whether it was still waiting, and the session that lets it in holds: of two who decide, one has. For a transaction
+    /// that holds the head, which whoever revokes a session takes first.
     pub(crate) async fn decide_device(
         &self,
         tx: &mut Tx,
         user_code_sha256: [u8; 32],
-        decision: &DeviceState,
+        grant: Option<&Grant>,
         now: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
-        let (state, user_uid, groups): (_, Option<Uuid>, _) = match decision {
-            DeviceState::Waiting => ("waiting", None, None),
-            DeviceState::Denied => ("denied", None, None),
-            DeviceState::Granted { user_uid, groups } => ("granted", Some(*user_uid), Some(groups.clone())),
-        };
+        let state = if grant.is_some() { "granted" } else { "denied" };
         let setting = sqlx::query(
-            "UPDATE device_codes SET state = $2, user_uid = $3, groups = $4 \
-             WHERE user_code_sha256 = $1 AND state = 'waiting' AND expires_at > $5",
+            "UPDATE device_codes SET state = $2, user_uid = $3, groups = $4, granted_by = $5 \
+             WHERE user_code_sha256 = $1 AND state = 'waiting' AND expires_at > $6 \
+             AND ($5 IS NULL OR EXISTS (SELECT FROM sessions WHERE id = $5 AND revoked_at IS NULL AND expires_at > $6))",
         )
         .bind(user_code_sha256.to_vec())
         .bind(state)
-        .bind(user_uid)
-        .bind(groups)
+        .bind(grant.map(|grant| grant.user_uid))
+        .bind(grant.map(|grant| grant.groups.as_slice()))
+        .bind(grant.map(|grant| grant.session))
         .bind(now)
         .execute(&mut **tx);
         let done = bounded("decide about a command line", setting).await?;
@@ -123,15 +122,20 @@ fn device(row: &PgRow) -> Result<Device, StoreError> {
         let state: String = row.try_get("state")?;
         let user_uid: Option<Uuid> = row.try_get("user_uid")?;
         let groups: Option<Vec<String>> = row.try_get("groups")?;
+        let granted_by: Option<Uuid> = row.try_get("granted_by")?;
         Ok(Device {
             source: row.try_get("source")?,
             agent: row.try_get("agent")?,
             expires_at: row.try_get("expires_at")?,
             interval_s: row.try_get("interval_s")?,
             polled_at: row.try_get("polled_at")?,
-            state: match (state.as_str(), user_uid, groups) {
+            state: match (state.as_str(), user_uid, groups, granted_by) {
                 ("waiting", ..) => DeviceState::Waiting,
-                ("granted", Some(user_uid), Some(groups)) => DeviceState::Granted { user_uid, groups },
+                ("granted", Some(user_uid), Some(groups), Some(session)) => DeviceState::Granted(Grant {
+                    user_uid,
+                    groups,
+                    session,
+                }),
                 _ => DeviceState::Denied,
             },
         })

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{Store, StoreError, Tx, bounded};
 use crate::login::session::Session;
+use crate::token::MadeWith;
 
 /// Sessions that have ended are listed, and kept, for as long.
 const KEPT_DAYS: i32 = 30;
@@ -28,7 +29,7 @@ impl Store {
         bounded("forget old sessions", forgetting).await?;
         let inserting = sqlx::query(
             "INSERT INTO sessions (id, organization, sha256, user_uid, method, groups, source, agent, created_at, \
-             expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+             expires_at, issued_by) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         )
         .bind(session.id)
         .bind(self.organization.as_str())
@@ -40,6 +41,7 @@ impl Store {
         .bind(&session.agent)
         .bind(session.created_at)
         .bind(session.expires_at)
+        .bind(session.issued_by)
         .execute(&mut **tx);
         bounded("store a session", inserting).await?;
         Ok(())
@@ -48,7 +50,8 @@ impl Store {
     /// Newest first.
     pub(crate) async fn sessions_of(&self, tx: &mut Tx, user_uid: Uuid) -> Result<Vec<Session>, StoreError> {
         let reading = sqlx::query(
-            "SELECT id, user_uid, method, groups, source, agent, created_at, expires_at, revoked_at FROM sessions \
+            "SELECT id, user_uid, method, groups, source, agent, created_at, expires_at, revoked_at, \
+             issued_by FROM sessions \
              WHERE user_uid = $1 AND organization = $2 ORDER BY id DESC",
         )
         .bind(user_uid)
@@ -58,15 +61,14 @@ impl Store {
         rows.iter().map(session).collect()
     }
 
-    /// Whether there was such a session that had not ended. With it go the tokens that the user had issued to itself
-    /// with it, so that whoever stole it keeps none.
+    /// What ended with it, if there was such a session that had not ended.
     pub(crate) async fn revoke_session(
         &self,
         tx: &mut Tx,
         user_uid: Uuid,
         id: Uuid,
         now: DateTime<Utc>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Vec<MadeWith>>, StoreError> {
         let revoking = sqlx::query(
             "UPDATE sessions SET revoked_at = $3 \
              WHERE user_uid = $1 AND id = $2 AND organization = $4 AND revoked_at IS NULL AND expires_at > $3",
@@ -77,20 +79,21 @@ impl Store {
         .bind(self.organization.as_str())
         .execute(&mut **tx);
         if bounded("revoke a session", revoking).await?.rows_affected() == 0 {
-            return Ok(false);
+            return Ok(None);
         }
-        self.revoke_issued_with(tx, user_uid, vec![id], now).await?;
-        Ok(true)
+        self.revoke_made_with(tx, user_uid, &[id], None, now)
+            .await
+            .map(Some)
     }
 
-    /// All of the user's but one, which the caller may be using, and what was issued with them.
+    /// All of the user's but one, which the caller may be using. With what ended with them.
     pub(crate) async fn revoke_other_sessions(
         &self,
         tx: &mut Tx,
         user_uid: Uuid,
         kept: Uuid,
         now: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<MadeWith>, StoreError> {
         let revoking = sqlx::query_scalar(
             "UPDATE sessions SET revoked_at = $3 \
              WHERE user_uid = $1 AND id <> $2 AND organization = $4 AND revoked_at IS NULL AND expires_at > $3 \
@@ -101,8 +104,33 @@ impl Store {
         .bind(now)
         .bind(self.organization.as_str())
         .fetch_all(&mut **tx);
-        let revoked = bounded("revoke sessions", revoking).await?;
-        self.revoke_issued_with(tx, user_uid, revoked, now).await
+        let revoked: Vec<Uuid> = bounded("revoke sessions", revoking).await?;
+        let made = self
+            .revoke_made_with(tx, user_uid, &revoked, Some(kept), now)
+            .await?;
+        let sessions = revoked.into_iter().map(|id| MadeWith {
+            kind: "session".to_owned(),
+            id,
+        });
+        Ok(sessions.chain(made).collect())
+    }
+
+    /// Until when a session lasts that has not ended.
+    pub(crate) async fn session_end(
+        &self,
+        tx: &mut Tx,
+        id: Uuid,
+        now: DateTime<Utc>,
+    ) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let reading = sqlx::query_scalar(
+            "SELECT expires_at FROM sessions \
+             WHERE id = $1 AND organization = $2 AND revoked_at IS NULL AND expires_at > $3",
+        )
+        .bind(id)
+        .bind(self.organization.as_str())
+        .bind(now)
+        .fetch_optional(&mut **tx);
+        bounded("look at a session", reading).await
     }
 
     /// Its hash, as a PHC string.
@@ -155,6 +183,7 @@ fn session(row: &PgRow) -> Result<Session, StoreError> {
             created_at: row.try_get("created_at")?,
             expires_at: row.try_get("expires_at")?,
             revoked_at: row.try_get("revoked_at")?,
+            issued_by: row.try_get("issued_by")?,
         })
     };
     read().map_err(|source| StoreError::Query {

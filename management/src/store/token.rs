@@ -1,7 +1,5 @@
 //! Bearer tokens, of which only the SHA-256 is stored, and keys of service accounts, of which only the public half is.
 
-use std::collections::BTreeSet;
-
 use chrono::{DateTime, Utc};
 use sea_query::{Asterisk, Expr, ExprTrait, Func, Order, Query, UpdateStatement};
 use sqlx::postgres::PgRow;
@@ -10,7 +8,7 @@ use uuid::Uuid;
 
 use super::{Store, StoreError, Tokens, Tx, bounded, execute, fetch};
 use crate::account_key::PublicKey;
-use crate::token::CredentialKind;
+use crate::token::{CredentialKind, MadeWith};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TokenRow {
@@ -113,8 +111,7 @@ impl Store {
         rows.iter().map(token).collect()
     }
 
-    /// Whether there was such a token that was not revoked yet. With it go those that its user had issued to itself
-    /// with it, so that whoever stole it keeps none.
+    /// What ended with it, if there was such a token that was not revoked yet.
     pub(crate) async fn revoke_token(
         &self,
         tx: &mut Tx,
@@ -122,45 +119,49 @@ impl Store {
         kind: CredentialKind,
         id: Uuid,
         revoked_at: DateTime<Utc>,
-    ) -> Result<bool, StoreError> {
-        let tokens = self.tokens_of(tx, user_uid).await?;
-        if !tokens
-            .iter()
-            .any(|token| token.id == id && token.kind() == kind && token.revoked_at.is_none())
-        {
-            return Ok(false);
-        }
-        let mut revoked = issued_with(&tokens, vec![id]);
-        revoked.insert(id);
-        self.revoke_all(tx, user_uid, revoked, revoked_at).await?;
-        Ok(true)
-    }
-
-    /// Those that the user had issued to itself with these sessions.
-    pub(crate) async fn revoke_issued_with(
-        &self,
-        tx: &mut Tx,
-        user_uid: Uuid,
-        sessions: Vec<Uuid>,
-        revoked_at: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
-        let tokens = self.tokens_of(tx, user_uid).await?;
-        let issued = issued_with(&tokens, sessions);
-        self.revoke_all(tx, user_uid, issued, revoked_at).await
-    }
-
-    async fn revoke_all(
-        &self,
-        tx: &mut Tx,
-        user_uid: Uuid,
-        ids: BTreeSet<Uuid>,
-        revoked_at: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Vec<MadeWith>>, StoreError> {
+        let of_that_kind = match kind {
+            CredentialKind::Token => Expr::col(Tokens::PublicKey).is_null(),
+            CredentialKind::Key => Expr::col(Tokens::PublicKey).is_not_null(),
+        };
         let statement = revocation(user_uid, revoked_at)
-            .and_where(Expr::col(Tokens::Id).is_in(ids))
+            .and_where(Expr::col(Tokens::Id).eq(id))
+            .and_where(of_that_kind)
             .to_owned();
-        execute(tx, "revoke tokens", &statement).await?;
-        Ok(())
+        if execute(tx, "revoke a token", &statement).await? == 0 {
+            return Ok(None);
+        }
+        self.revoke_made_with(tx, user_uid, &[id], None, revoked_at)
+            .await
+            .map(Some)
+    }
+
+    /// Ends what the holder of these, which are revoked, has made for itself with them, but for one that the caller is
+    /// using.
+    pub(crate) async fn revoke_made_with(
+        &self,
+        tx: &mut Tx,
+        holder: Uuid,
+        revoked: &[Uuid],
+        kept: Option<Uuid>,
+        revoked_at: DateTime<Utc>,
+    ) -> Result<Vec<MadeWith>, StoreError> {
+        let doing = "revoke what was made with a credential";
+        let revoking = sqlx::query("SELECT kind, made FROM revoke_made_with($1, $2, $3, $4)")
+            .bind(holder)
+            .bind(revoked)
+            .bind(kept)
+            .bind(revoked_at)
+            .fetch_all(&mut **tx);
+        let rows = bounded(doing, revoking).await?;
+        let read = |row: &PgRow| {
+            Ok(MadeWith {
+                kind: row.try_get("kind")?,
+                id: row.try_get("made")?,
+            })
+        };
+        let made: Result<Vec<MadeWith>, sqlx::Error> = rows.iter().map(read).collect();
+        made.map_err(|source| StoreError::Query { doing, source })
     }
 
     /// Of a token or session that its holder has just used.
@@ -215,17 +216,6 @@ pub(super) fn holder(row: &PgRow) -> Result<Holder, StoreError> {
         doing: "read a token's row",
         source,
     })
-}
-
-/// What came of these, and of what came of them.
-fn issued_with(tokens: &[TokenRow], issuers: Vec<Uuid>) -> BTreeSet<Uuid> {
-    let mut all = BTreeSet::new();
-    let mut ahead = issuers;
-    while let Some(issuer) = ahead.pop() {
-        let issued = tokens.iter().filter(|token| token.issued_by == Some(issuer));
-        ahead.extend(issued.map(|token| token.id).filter(|id| all.insert(*id)));
-    }
-    all
 }
 
 fn revocation(user_uid: Uuid, revoked_at: DateTime<Utc>) -> UpdateStatement {

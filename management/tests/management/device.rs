@@ -41,6 +41,11 @@ async fn ask(api: &Api, begun: &Value) -> Answer {
 
 /// Follows the link, logs in on the way, and answers the question.
 async fn decide(management: &Management, browser: &mut Browser, begun: &Value, decision: &str) -> Page {
+    be_asked(management, browser, begun).await;
+    answer(management, browser, begun, decision).await
+}
+
+async fn be_asked(management: &Management, browser: &mut Browser, begun: &Value) {
     let root = format!("http://{}", management.admin.addr);
     let link = begun["verification_uri_complete"].as_str().unwrap();
     let page = browser.open(link).await.unwrap();
@@ -60,6 +65,10 @@ async fn decide(management: &Management, browser: &mut Browser, begun: &Value, d
     };
     assert_eq!(page.reply.status, 200, "{}", page.text());
     assert!(page.text().contains("a &lt;tool&gt;"), "{}", page.text());
+}
+
+async fn answer(management: &Management, browser: &mut Browser, begun: &Value, decision: &str) -> Page {
+    let root = format!("http://{}", management.admin.addr);
     let code = begun["user_code"].as_str().unwrap();
     let fields = [("code", code), ("decision", decision)];
     browser
@@ -118,6 +127,117 @@ async fn a_command_line_is_let_in_once_by_somebody_with_a_session() {
         .filter_map(|one| one["verb"].as_str())
         .collect();
     assert_eq!(verbs, ["logout", "login", "grant-device", "login"]);
+    management.stop().await;
+}
+
+/// Ann's sessions, newest first.
+async fn sessions(management: &Management) -> Vec<Value> {
+    let list = management.admin.get(&format!("{ACME}/users/ann/sessions")).await;
+    list.json()["items"].as_array().unwrap().clone()
+}
+
+async fn end(management: &Management, session: &Value) {
+    let path = format!("{ACME}/users/ann/sessions/{}", session["id"].as_str().unwrap());
+    let ended = management.admin.send(Method::DELETE, &path, &[], "").await;
+    assert_eq!(ended.status, 200, "{}", ended.text);
+}
+
+/// Why the last one ended, as the record has it.
+async fn reason(management: &Management, verb: &str) -> String {
+    let page = management.admin.get(&format!("audit?verb={verb}")).await.json();
+    page["items"][0]["reason"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_command_line_ends_with_the_session_that_let_it_in() {
+    let (management, mut browser) = with_ann().await;
+    let tool = management.anonymous();
+
+    // Before it has asked.
+    let begun = begin(&tool).await;
+    decide(&management, &mut browser, &begun, "allow").await;
+    let opened = sessions(&management).await;
+    end(&management, &opened[0]).await;
+    refused(&ask(&tool, &begun).await, "invalid_grant");
+    let told = reason(&management, "revoke-session").await;
+    let id = opened[0]["id"].as_str().unwrap();
+    assert_eq!(
+        told,
+        format!("session {id}; with it command line let in by session {id}")
+    );
+
+    // Afterwards, with what it has made meanwhile. It lasts no longer by itself either.
+    let mut browser = Browser::new();
+    let begun = begin(&tool).await;
+    decide(&management, &mut browser, &begun, "allow").await;
+    management
+        .sql("UPDATE sessions SET expires_at = now() + interval '100 seconds' WHERE method = 'password'")
+        .await;
+    let granted = ask(&tool, &begun).await.json();
+    assert!(granted["expires_in"].as_i64().unwrap() <= 100, "{granted}");
+    let ann = Api::new(management.admin.addr, granted["access_token"].as_str());
+    let issued = ann
+        .post(&format!("{ACME}/users/ann/tokens"), json!({}))
+        .await
+        .json();
+    let token = Api::new(management.admin.addr, issued["token"].as_str());
+    assert_eq!(token.get(ACME).await.status, 200);
+    let opened = sessions(&management).await;
+    assert_eq!(opened[0]["issuedBy"], opened[1]["id"]);
+    end(&management, &opened[1]).await;
+    for api in [&ann, &token] {
+        api.get(ACME).await.refused(401, "was revoked");
+    }
+    let told = reason(&management, "revoke-session").await;
+    for one in [opened[0]["id"].as_str(), issued["id"].as_str()] {
+        assert!(told.contains(one.unwrap()), "{told}");
+    }
+
+    // Of a session that has ended by itself, nothing comes either.
+    let mut browser = Browser::new();
+    let begun = begin(&tool).await;
+    decide(&management, &mut browser, &begun, "allow").await;
+    management.sql("UPDATE sessions SET expires_at = now()").await;
+    refused(&ask(&tool, &begun).await, "invalid_grant");
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_that_is_revoked_at_that_moment_lets_nobody_in() {
+    let (management, mut browser) = with_ann().await;
+    let tool = management.anonymous();
+    let begun = begin(&tool).await;
+    be_asked(&management, &mut browser, &begun).await;
+    let mut holder = management.hold_head().await;
+    let answering = answer(&management, &mut browser, &begun, "allow");
+    let revoking = async {
+        management.waits(1).await;
+        let both = "UPDATE sessions SET revoked_at = now(); COMMIT";
+        sqlx::raw_sql(both).execute(&mut holder).await.unwrap();
+    };
+    let (page, ()) = futures::join!(answering, revoking);
+    assert_eq!(page.reply.status, 404, "{}", page.text());
+    refused(&ask(&tool, &begun).await, "authorization_pending");
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn who_sets_a_password_on_a_command_line_stays_there() {
+    let (management, mut browser) = with_ann().await;
+    let tool = management.anonymous();
+    let begun = begin(&tool).await;
+    decide(&management, &mut browser, &begun, "allow").await;
+    let granted = ask(&tool, &begun).await.json();
+    let ann = Api::new(management.admin.addr, granted["access_token"].as_str());
+    let wish = json!({"password": "a horse that draws maps", "current": PASSWORD}).to_string();
+    let path = format!("{ACME}/users/ann/password");
+    let set = ann.send(Method::PUT, &path, &[], wish).await;
+    assert_eq!(set.status, 200, "{}", set.text);
+    assert_eq!(ann.get(ACME).await.status, 200);
+    let opened = sessions(&management).await;
+    assert!(opened[1]["revokeTime"].is_string(), "{opened:?}");
+    let told = reason(&management, "set-password").await;
+    assert!(told.contains(opened[1]["id"].as_str().unwrap()), "{told}");
     management.stop().await;
 }
 

@@ -190,6 +190,44 @@ async fn a_condition_is_checked_when_written_and_when_asked() {
     management.stop().await;
 }
 
+/// A pipeline is not to stop because a person has lost a laptop; what was made is found and revoked.
+#[tokio::test]
+async fn what_a_token_made_for_others_goes_on_and_is_found() {
+    let management = Management::start().await;
+    let admin = &management.admin;
+    two_teams(&management).await;
+    let account = format!("{PAY}/serviceaccounts/ci");
+    admin.create(json!({ "name": account })).await;
+    let own = format!("{ACME}/users/admin/tokens");
+    let issued = admin.post(&own, json!({})).await.json();
+    let lost = Api::new(admin.addr, issued["token"].as_str());
+    let made = lost.post(&format!("{account}/tokens"), json!({})).await.json();
+    assert_eq!(made["issuedBy"], issued["id"]);
+    let ci = Api::new(admin.addr, made["token"].as_str());
+    // What the program makes for itself is the program's.
+    let more = ci.post(&format!("{account}/tokens"), json!({})).await.json();
+    let more = Api::new(admin.addr, more["token"].as_str());
+    let revoke = async |collection: &str, id: &Value| {
+        let path = format!("{collection}/{}", id.as_str().unwrap());
+        let revoked = admin.send(Method::DELETE, &path, &[], "").await;
+        assert_eq!(revoked.status, 200, "{}", revoked.text);
+    };
+    revoke(&own, &issued["id"]).await;
+    lost.get("auth:whoami").await.refused(401, "was revoked");
+    for api in [&ci, &more] {
+        assert_eq!(api.get("auth:whoami").await.status, 200);
+    }
+    let with = format!("audit?verb=issue-token&text={}", issued["id"].as_str().unwrap());
+    let found = admin.get(&with).await.json();
+    assert_eq!(found["items"].as_array().unwrap().len(), 2, "{found}");
+    assert_eq!(found["items"][0]["name"], account);
+    revoke(&format!("{account}/tokens"), &made["id"]).await;
+    for api in [&ci, &more] {
+        api.get("auth:whoami").await.refused(401, "was revoked");
+    }
+    management.stop().await;
+}
+
 #[tokio::test]
 async fn a_token_issues_none_that_lives_longer_or_holds_more() {
     let management = Management::start().await;

@@ -357,6 +357,33 @@ async fn what_was_issued_with_a_session_ends_with_it() {
     management.stop().await;
 }
 
+/// Both have looked at the old password, and wait for the same lock.
+#[tokio::test]
+async fn a_login_with_a_password_that_is_changed_at_that_moment_fails() {
+    let management = with_passwords().await;
+    let browser = management.anonymous();
+    let mut holder = management.hold_head().await;
+    let changing = set_password(
+        &management.admin,
+        "ann",
+        json!({"password": "a horse that draws maps"}),
+    );
+    let logging_in = async {
+        management.waits(1).await;
+        log_in(&browser, "ann", PASSWORD).await
+    };
+    let releasing = async {
+        management.waits(2).await;
+        sqlx::raw_sql("COMMIT").execute(&mut holder).await.unwrap();
+    };
+    let (changed, logged_in, ()) = futures::join!(changing, logging_in, releasing);
+    assert_eq!(changed.status, 200, "{}", changed.text);
+    logged_in.refused(401, "no such user with that password");
+    let open = "SELECT count(*) FROM sessions WHERE revoked_at IS NULL";
+    assert_eq!(management.count(open).await, 0);
+    management.stop().await;
+}
+
 #[tokio::test]
 async fn no_other_site_logs_a_browser_in() {
     let management = with_passwords().await;

@@ -1,6 +1,7 @@
 //! A management plane per test, with a database of its own, and a client for it.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -14,6 +15,7 @@ use tombolo_management::{AuditConfig, Config, LoginConfig, Running, start};
 use tombolo_runtime::authority::Authority;
 use tombolo_runtime::plane_id::{Plane, PlaneId};
 use tombolo_runtime::tls::install_crypto;
+use tombolo_tests::eventually;
 use tombolo_tests::postgres::Postgres;
 
 pub(crate) const ACME: &str = "organizations/acme";
@@ -184,6 +186,28 @@ impl Management {
                 .await,
             tombstones: self.count("SELECT count(*) FROM tombstones").await,
         }
+    }
+
+    /// What keeps out all that goes by the organization's head, until it is dropped or commits.
+    pub(crate) async fn hold_head(&self) -> PgConnection {
+        let mut holder = PgConnection::connect(self.url()).await.unwrap();
+        sqlx::raw_sql("BEGIN; SELECT FROM organizations FOR UPDATE")
+            .execute(&mut holder)
+            .await
+            .unwrap();
+        holder
+    }
+
+    /// Until so many wait for a lock.
+    pub(crate) async fn waits(&self, count: i64) {
+        let waiting = "SELECT count(*) FROM pg_stat_activity \
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        eventually(Duration::from_secs(30), async || {
+            let found = self.count(waiting).await;
+            anyhow::ensure!(found == count, "{found} wait and not {count}");
+            Ok(())
+        })
+        .await;
     }
 
     pub(crate) async fn stop(mut self) {
