@@ -17,14 +17,17 @@ use tokio::time::sleep;
 /// Of a message that management sends; the largest is a write with its audit record.
 const FRAME_BYTES_MAX: usize = 4 << 20;
 
-/// The types of a simple query, and of the end of an extended one.
-const ASK: [u8; 2] = *b"QS";
+/// The type of a simple query, as of what begins, ends and rolls back a transaction.
+const QUERY: u8 = b'Q';
+/// Of what executes a statement that was prepared, and of what asks for the answers of all before it.
+const EXECUTE: u8 = b'E';
+const SYNC: u8 = b'S';
 
 /// What happens to messages from management.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     None,
-    /// Each that asks for an answer waits for so long.
+    /// Each that asks for a statement's answer waits for so long, however often it was asked about while it was prepared.
     Slow(Duration),
     /// The one that holds this text never arrives: the connection breaks before it.
     CutBefore(&'static str),
@@ -110,11 +113,21 @@ async fn forwards(
 ) -> std::io::Result<()> {
     // The first message has no type.
     let mut frame = read_frame(&mut client, 0).await?;
+    let mut executes = false;
     loop {
         let fault = *faults.borrow();
+        let is_answered = match frame.first() {
+            Some(&QUERY) => true,
+            Some(&SYNC) => std::mem::take(&mut executes),
+            Some(&EXECUTE) => {
+                executes = true;
+                false
+            }
+            _ => false,
+        };
         let holds = |text: &str| frame.windows(text.len()).any(|window| window == text.as_bytes());
         match fault {
-            Fault::Slow(wait) if ASK.iter().any(|ask| frame.first() == Some(ask)) => sleep(wait).await,
+            Fault::Slow(wait) if is_answered => sleep(wait).await,
             Fault::CutBefore(text) if holds(text) => return Ok(()),
             Fault::CutAfter(text) if holds(text) => {
                 answers.send_replace(false);
