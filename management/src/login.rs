@@ -32,12 +32,18 @@ use source::Source;
 const SESSION_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 /// Whoever wants more wants a token.
 const SESSION_LIFETIME_MAX: TimeDelta = TimeDelta::days(365);
-/// Attempts on one account that may come at once; they come back over [`ATTEMPTS_TIME`]. Few enough that a password of
-/// twelve letters is never guessed, and enough for a person who has several of them in mind.
-const ACCOUNT_ATTEMPTS: NonZeroU32 = NonZeroU32::new(10).expect("invariant: it is not zero");
+/// Attempts on one account from one source that may come at once; they come back over [`PAIR_TIME`]. Enough for a person who
+/// has several passwords in mind. Whoever uses them up holds back nobody who is elsewhere.
+const PAIR_ATTEMPTS: NonZeroU32 = NonZeroU32::new(10).expect("invariant: it is not zero");
+/// One in three minutes: so slow that it takes ten sources to use up what there is for an account.
+const PAIR_TIME: Duration = Duration::from_secs(30 * 60);
+/// The same for one account, wherever they come from: few enough that a password of twelve letters is not guessed from many
+/// sources either. When they are used up, only who is where the account has logged in before may go on.
+const ACCOUNT_ATTEMPTS: NonZeroU32 = NonZeroU32::new(200).expect("invariant: it is not zero");
+const ACCOUNT_TIME: Duration = Duration::from_secs(60 * 60);
 /// The same for one source, whatever the account: an office may share an address.
 const SOURCE_ATTEMPTS: NonZeroU32 = NonZeroU32::new(60).expect("invariant: it is not zero");
-const ATTEMPTS_TIME: Duration = Duration::from_secs(60);
+const SOURCE_TIME: Duration = Duration::from_secs(60);
 
 /// How people log in.
 #[derive(Clone, Debug)]
@@ -67,8 +73,17 @@ pub(crate) struct Login {
     pub(crate) passwords: Passwords,
     pub(crate) provider: Option<Arc<Provider>>,
     /// By the name that was given, whether there is such a user or not.
+    pairs: Limits<(String, Source)>,
     accounts: Limits<String>,
     sources: Limits<Source>,
+}
+
+/// From where an attempt may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    Anywhere,
+    /// From where the account has logged in before; all others have tried too often, together.
+    Known(TooOften),
 }
 
 /// Somebody tries too often.
@@ -90,8 +105,9 @@ impl Login {
                 .min(SESSION_LIFETIME_MAX),
             passwords: Passwords::default(),
             provider: provider.map(Arc::new),
-            accounts: Limits::new(ACCOUNT_ATTEMPTS, ATTEMPTS_TIME),
-            sources: Limits::new(SOURCE_ATTEMPTS, ATTEMPTS_TIME),
+            pairs: Limits::new(PAIR_ATTEMPTS, PAIR_TIME),
+            accounts: Limits::new(ACCOUNT_ATTEMPTS, ACCOUNT_TIME),
+            sources: Limits::new(SOURCE_ATTEMPTS, SOURCE_TIME),
         })
     }
 
@@ -100,9 +116,19 @@ impl Login {
         of(self.sources.take(Source::of(source), Instant::now()))
     }
 
-    /// Counts an attempt on that account.
-    pub(crate) fn attempt_on(&self, account: &str) -> Result<(), TooOften> {
-        of(self.accounts.take(account.to_owned(), Instant::now()))
+    /// Counts an attempt on that account from there. It tells whether it may go on anyway, or only from where the account
+    /// has logged in before.
+    pub(crate) fn attempt_on(
+        &self,
+        account: &str,
+        source: &str,
+        now: Instant,
+    ) -> Result<Admission, TooOften> {
+        of(self.pairs.take((account.to_owned(), Source::of(source)), now))?;
+        Ok(match of(self.accounts.take(account.to_owned(), now)) {
+            Ok(()) => Admission::Anywhere,
+            Err(error) => Admission::Known(error),
+        })
     }
 }
 
@@ -110,5 +136,50 @@ fn of(allowance: Allowance) -> Result<(), TooOften> {
     match allowance.allowed {
         true => Ok(()),
         false => Err(TooOften { wait: allowance.wait }),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// As often as it may, and as often again.
+    fn guess(login: &Login, source: &str, now: Instant) -> Vec<Result<Admission, TooOften>> {
+        let often = 2 * PAIR_ATTEMPTS.get();
+        (0..often).map(|_| login.attempt_on("ann", source, now)).collect()
+    }
+
+    #[test]
+    fn who_guesses_holds_back_nobody_elsewhere() {
+        let login = Login::new(&LoginConfig::default()).unwrap();
+        let start = Instant::now();
+        let guesses = guess(&login, "203.0.113.1", start);
+        let let_by = guesses.iter().filter(|guess| guess.is_ok()).count();
+        assert_eq!(let_by, PAIR_ATTEMPTS.get() as usize);
+        let anywhere = Ok(Admission::Anywhere);
+        assert_eq!(login.attempt_on("ann", "192.0.2.1", start), anywhere);
+        assert_eq!(login.attempt_on("bob", "203.0.113.1", start), anywhere);
+        // For a whole day.
+        for minute in 0..24 * 60 {
+            let now = start + Duration::from_secs(60 * minute);
+            guess(&login, "203.0.113.1", now);
+            assert_eq!(
+                login.attempt_on("ann", &format!("2001:db8:{minute}::1"), now),
+                anywhere
+            );
+        }
+    }
+
+    #[test]
+    fn who_guesses_from_many_sources_is_held_back_with_all_who_are_not_known() {
+        let login = Login::new(&LoginConfig::default()).unwrap();
+        let now = Instant::now();
+        let sources = 2 * ACCOUNT_ATTEMPTS.get() / PAIR_ATTEMPTS.get();
+        let guesses = (0..sources).flat_map(|host| guess(&login, &format!("203.0.113.{host}"), now));
+        let anywhere = guesses.filter(|guess| *guess == Ok(Admission::Anywhere)).count();
+        assert_eq!(anywhere, ACCOUNT_ATTEMPTS.get() as usize);
+        let admission = login.attempt_on("ann", "192.0.2.1", now);
+        assert!(matches!(admission, Ok(Admission::Known(_))), "{admission:?}");
     }
 }

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tombolo_compiler::name::{Fqn, Kind, Label};
 use uuid::Uuid;
 
@@ -21,9 +22,11 @@ use crate::iam::Principal;
 use crate::login::browser::{self, Cookie};
 use crate::login::password::Password;
 use crate::login::session::{self, Method, OpenError, Opening, Proof, Session, Visitor};
+use crate::login::source::Source;
+use crate::login::{Admission, TooOften};
 use crate::problem::Problem;
 use crate::store::token::Held;
-use crate::store::{self, Tx};
+use crate::store::{self, StoreError, Tx};
 use crate::token::{self, CredentialKind, Token};
 use crate::writer::Caller;
 
@@ -188,7 +191,7 @@ pub(crate) async fn set_password(
     let held = held_password(&app, user_uid).await?;
     if is_own {
         if let Some(held) = held.clone() {
-            if !knows(&app, &user, wish.current, held).await? {
+            if !knows(&app, &caller, &user, wish.current, held).await? {
                 return Err(wrong());
             }
         } else if holder.expires_at.is_some() {
@@ -222,19 +225,48 @@ pub(crate) async fn set_password(
 }
 
 /// Whether whoever changes their own password knows what it is now. Counted like a login.
-async fn knows(app: &App, user: &Fqn, current: Option<String>, held: String) -> Result<bool, Problem> {
+async fn knows(
+    app: &App,
+    caller: &Caller,
+    user: &Fqn,
+    current: Option<String>,
+    held: String,
+) -> Result<bool, Problem> {
     let current = current.ok_or_else(|| {
         Problem::bad_request("/current: whoever changes their own password gives what it is now")
     })?;
-    app.login
-        .attempt_on(user.as_str())
-        .map_err(|error| Problem::too_often(error, user.as_str()))?;
+    let too_often = |error| Problem::too_often(error, user.as_str());
+    let admission = app
+        .login
+        .attempt_on(user.as_str(), &caller.source, Instant::now())
+        .map_err(too_often)?;
+    let user_uid = caller.principal.uid().unwrap_or_default();
+    admit(app, admission, user_uid, &caller.source)
+        .await?
+        .map_err(too_often)?;
     let verified = app
         .login
         .passwords
         .verify(Password::given(current)?, Some(held))
         .await;
     Ok(verified?)
+}
+
+/// Whoever guesses an account's password from many sources keeps nobody out who is where that account has logged in before.
+async fn admit(
+    app: &App,
+    admission: Admission,
+    user_uid: Uuid,
+    source: &str,
+) -> Result<Result<(), TooOften>, StoreError> {
+    let Admission::Known(too_often) = admission else {
+        return Ok(Ok(()));
+    };
+    let mut tx = app.store.begin_as(&Principal::System).await?;
+    let source = Source::of(source);
+    let known = app.store.sources_of(&mut tx, user_uid).await?;
+    let is_known = known.iter().any(|known| Source::of(known) == source);
+    Ok(is_known.then_some(()).ok_or(too_often))
 }
 
 /// Opens a session for whoever knows the password. What is wrong is not told, and takes as long for a user that does
@@ -248,7 +280,10 @@ pub(super) async fn by_password(
     let account = account(&app.organization, &user);
     let too_often = |error| Problem::too_often(error, account.as_str());
     app.login.attempt_from(&visitor.source).map_err(too_often)?;
-    app.login.attempt_on(&account).map_err(too_often)?;
+    let admission = app
+        .login
+        .attempt_on(&account, &visitor.source, Instant::now())
+        .map_err(too_often)?;
     let password = Password::given(password)?;
     let snapshot = app.writes.snapshot();
     let known = account
@@ -257,6 +292,9 @@ pub(super) async fn by_password(
         .filter(|name: &Fqn| name.kind() == Kind::User)
         .and_then(|name| snapshot.get(&name).cloned());
     let user_uid = known.as_ref().map_or_else(Uuid::nil, |stored| stored.uid);
+    admit(app, admission, user_uid, &visitor.source)
+        .await?
+        .map_err(too_often)?;
     let held = held_password(app, user_uid).await?;
     let verified = app.login.passwords.verify(password, held.clone()).await?;
     let proven = known.zip(held).filter(|_| verified);

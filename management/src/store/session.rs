@@ -61,6 +61,18 @@ impl Store {
         rows.iter().map(session).collect()
     }
 
+    /// From where a user has logged in itself, as far as its sessions are kept. Where it has let a command line in, somebody
+    /// may have talked it into that.
+    pub(crate) async fn sources_of(&self, tx: &mut Tx, user_uid: Uuid) -> Result<Vec<String>, StoreError> {
+        let reading = sqlx::query_scalar(
+            "SELECT DISTINCT source FROM sessions WHERE user_uid = $1 AND organization = $2 AND method <> 'device'",
+        )
+        .bind(user_uid)
+        .bind(self.organization.as_str())
+        .fetch_all(&mut **tx);
+        bounded("list from where a user has logged in", reading).await
+    }
+
     /// What ended with it, if there was such a session that had not ended.
     pub(crate) async fn revoke_session(
         &self,

@@ -264,6 +264,49 @@ async fn a_login_that_fails_tells_nothing_is_counted_and_is_on_record() {
 }
 
 #[tokio::test]
+async fn who_guesses_keeps_nobody_out_where_the_account_has_logged_in_before() {
+    let management = with_passwords().await;
+    let anonymous = management.anonymous();
+    let (home, abroad) = (anonymous.at([127, 0, 0, 9]), anonymous.at([127, 0, 0, 10]));
+    // So long that it is not even compared; counted all the same.
+    let guess = "x".repeat(5000);
+    assert_eq!(log_in(&home, "ann", PASSWORD).await.status, 200);
+    let one = anonymous.at([127, 0, 1, 0]);
+    for _ in 0..10 {
+        log_in(&one, "ann", &guess).await.refused(400, "password");
+    }
+    log_in(&one, "ann", PASSWORD)
+        .await
+        .refused(429, "too many attempts");
+    assert_eq!(log_in(&abroad, "ann", PASSWORD).await.status, 200);
+
+    // From many sources, until there is nothing left for whoever is not known.
+    management
+        .sql("DELETE FROM sessions WHERE source = '127.0.0.10'")
+        .await;
+    for host in 1..20 {
+        let one = anonymous.at([127, 0, 1, host]);
+        for _ in 0..10 {
+            log_in(&one, "ann", &guess).await;
+        }
+    }
+    log_in(&abroad, "ann", PASSWORD)
+        .await
+        .refused(429, "too many attempts");
+    assert_eq!(log_in(&abroad, "admin", PASSWORD).await.status, 200);
+    let told = log_in(&home, "ann", PASSWORD).await;
+    assert_eq!(told.status, 200, "{}", told.text);
+    // A thief at home has no more than anybody.
+    for _ in 0..8 {
+        log_in(&home, "ann", &guess).await.refused(400, "password");
+    }
+    log_in(&home, "ann", PASSWORD)
+        .await
+        .refused(429, "too many attempts");
+    management.stop().await;
+}
+
+#[tokio::test]
 async fn a_password_is_that_of_a_user_and_not_of_a_name() {
     let management = with_passwords().await;
     let (cookie, _) = session(&management, "ann").await;
@@ -402,6 +445,25 @@ async fn no_other_site_logs_a_browser_in() {
             .await;
         assert_eq!(answer.status, status, "{from:?}: {}", answer.text);
         assert_eq!(answer.headers.contains_key("set-cookie"), status == 200);
+    }
+    // The form, which only browsers send.
+    let form = format!("user=ann&password={}", PASSWORD.replace(' ', "+"));
+    for (from, status) in [
+        (vec![OURS], 303),
+        (vec![("sec-fetch-site", "cross-site")], 403),
+        (vec![("origin", "https://evil.example.com")], 403),
+        (vec![], 403),
+    ] {
+        let headers = [
+            &from[..],
+            &[("content-type", "application/x-www-form-urlencoded")],
+        ]
+        .concat();
+        let answer = browser
+            .send(Method::POST, "/auth/login", &headers, form.clone())
+            .await;
+        assert_eq!(answer.status, status, "{from:?}: {}", answer.text);
+        assert_eq!(answer.headers.contains_key("set-cookie"), status == 303);
     }
     management.stop().await;
 }

@@ -224,6 +224,16 @@ impl Api {
         }
     }
 
+    /// The same caller at another address of this machine.
+    pub(crate) fn at(&self, local: [u8; 4]) -> Api {
+        let mut connector = HttpConnector::new();
+        connector.set_local_address(Some(local.into()));
+        Api {
+            client: Client::builder(TokioExecutor::new()).build(connector),
+            ..self.clone()
+        }
+    }
+
     /// `path` is below `/v1/` unless it begins with a slash.
     pub(crate) async fn send(
         &self,
