@@ -30,6 +30,7 @@ use crate::problem::{Problem, Shown};
 use crate::questions::Questions;
 use crate::reply::Reply;
 use crate::site::Site;
+use crate::standing::Standing;
 use crate::store::Store;
 use crate::wish::{Order, Wish};
 use crate::writer::Writes;
@@ -94,6 +95,7 @@ pub(crate) struct App {
     pub(crate) in_flight: InFlight,
     pub(crate) limits: Limits<Uuid>,
     pub(crate) login: Login,
+    pub(crate) standing: Standing,
     /// Ends those who wait.
     pub(crate) shutdown: Shutdown,
 }

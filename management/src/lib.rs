@@ -35,6 +35,7 @@ mod report_history;
 mod server;
 mod site;
 mod snapshot;
+mod standing;
 mod store;
 mod token;
 mod unenforced;

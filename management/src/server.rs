@@ -37,6 +37,7 @@ use crate::outbound::{Outbound, OutboundError};
 use crate::report_history;
 use crate::site::{Site, SiteError};
 use crate::snapshot::Snapshot;
+use crate::standing::Standing;
 use crate::store::{self, Store, StoreError};
 use crate::token::{self, Issued, Order, Token};
 use crate::writer::{WriteError, Writer, create_organization, load_since, write_steps};
@@ -228,6 +229,7 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
         tasks.spawn("audit-courier", courier.run(shutdown.clone()));
     }
     couriers.register(metrics.registry());
+    let standing = Standing::default();
     let app = App {
         organization,
         store: store.clone(),
@@ -240,6 +242,7 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
         in_flight: InFlight::default(),
         limits: Limits::new(config.requests_max, REQUESTS_TIME),
         login: Login::new(&config.login)?,
+        standing: standing.clone(),
         shutdown: shutdown.clone(),
     };
 
@@ -256,6 +259,7 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
         "idempotency-keys",
         idempotency::prune(store.clone(), shutdown.clone()),
     );
+    tasks.spawn("standing", standing.run(store.clone(), shutdown.clone()));
     tasks.spawn("audit-keeper", keeper.run(shutdown.clone()));
     tasks.spawn("feed", feed.run(feed_listener, shutdown.clone()));
     let router = api::router(app, health).into_make_service_with_connect_info::<SocketAddr>();

@@ -13,7 +13,6 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
 use tombolo_compiler::name::{Fqn, Kind};
 
 use super::App;
@@ -24,8 +23,6 @@ use crate::snapshot::{Snapshot, Stored, below};
 use crate::writer::Caller;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
-/// The token is looked at when a watch begins; one that is revoked may watch on for as long.
-const WATCH_TIME_MAX: Duration = Duration::from_secs(60);
 /// So that proxies in between do not take a quiet collection for a dead connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
@@ -76,7 +73,7 @@ pub(crate) async fn watch(
         }
     };
     let mut ending = app.shutdown.clone();
-    let end = Instant::now() + WATCH_TIME_MAX;
+    let mut stay = app.standing.stay(&caller);
     let stream = async_stream::stream! {
         let mut batch = events(&first, &snapshot);
         loop {
@@ -85,7 +82,7 @@ pub(crate) async fn watch(
             }
             let changed = tokio::select! {
                 changed = snapshots.changed() => changed.is_ok(),
-                () = sleep_until(end) => false,
+                () = stay.wait() => false,
                 () = ending.wait() => false,
             };
             if !changed {

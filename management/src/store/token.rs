@@ -172,6 +172,15 @@ impl Store {
         bounded("look at a token or session", asking).await
     }
 
+    /// Which of these tokens and sessions hold no more, because somebody revoked them.
+    pub(crate) async fn revoked_among(&self, ids: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+        let mut connection = self.connection().await?;
+        let asking = sqlx::query_scalar("SELECT id FROM unnest($1::uuid[]) id WHERE NOT is_unrevoked(id)")
+            .bind(ids)
+            .fetch_all(&mut *connection);
+        bounded("look which tokens and sessions are revoked", asking).await
+    }
+
     /// All of somebody who is deleted.
     pub(crate) async fn revoke_tokens_of(
         &self,

@@ -22,6 +22,7 @@ struct Events {
     body: axum::body::BodyDataStream,
     text: String,
     last_id: String,
+    has_ended: bool,
 }
 
 impl Events {
@@ -43,6 +44,7 @@ impl Events {
             body: Body::new(response.into_body()).into_data_stream(),
             text: String::new(),
             last_id: String::new(),
+            has_ended: false,
         }
     }
 
@@ -62,6 +64,7 @@ impl Events {
             let bytes = timeout(DEADLINE, self.body.next())
                 .await
                 .context("nothing came")?;
+            self.has_ended = bytes.is_none();
             let bytes = bytes.context("the stream ended")??;
             self.text.push_str(std::str::from_utf8(&bytes)?);
         }
@@ -115,6 +118,51 @@ async fn a_follower_sees_each_record_once_and_resumes() {
     let refused = admin.send(http::Method::GET, "audit:tail", &headers, "").await;
     refused.refused(400, "Last-Event-ID");
     admin.get("audit:tail?pageSize=3").await.refused(400, "pageSize");
+    management.stop().await;
+}
+
+/// Long before they would have ended by themselves, on a replica that has revoked nothing itself.
+#[tokio::test]
+async fn who_follows_stops_with_what_they_came_with() {
+    let management = Management::start().await;
+    let ann = management.user("ann", &[(ACME, "auditor")]).await;
+    let tokens = format!("{ACME}/users/ann/tokens");
+    let issued = ann.post(&tokens, json!({})).await.json();
+    let (replica, there) = management.replica().await;
+    let lost = Api::new(there.addr, issued["token"].as_str());
+    let kept = Api::new(there.addr, ann.token.as_deref());
+    eventually(DEADLINE, || async {
+        ensure!(
+            lost.get(ACME).await.status == 200,
+            "the replica does not know ann yet"
+        );
+        Ok(())
+    })
+    .await;
+    let mut tail = Events::open(&lost, "", None).await;
+    let mut others = Events::open(&kept, "", None).await;
+    let path = format!("{ACME}/tenants?watch=true");
+    let mut watch = lost.stream(&path, &[]).await.into_data_stream();
+    let first = timeout(DEADLINE, watch.next()).await.unwrap();
+    assert!(first.is_some(), "the watch has begun");
+    let id = issued["id"].as_str().unwrap();
+    let revoked = management
+        .admin
+        .send(http::Method::DELETE, &format!("{tokens}/{id}"), &[], "")
+        .await;
+    assert_eq!(revoked.status, 200, "{}", revoked.text);
+    let ending = async {
+        while let Some(bytes) = watch.next().await {
+            bytes.unwrap();
+        }
+    };
+    timeout(DEADLINE, ending).await.expect("the watch goes on");
+    let ended = async { while tail.next().await.is_ok() {} };
+    timeout(DEADLINE, ended).await.expect("the tail goes on");
+    assert!(tail.has_ended, "it says nothing any more and goes on");
+    // Who came with something else hears of it.
+    assert_eq!(others.next().await.unwrap()["verb"], "revoke-token");
+    replica.stop().await.unwrap();
     management.stop().await;
 }
 

@@ -1,5 +1,5 @@
-//! `GET /v1/audit:tail`: new records as server-sent events (text/event-stream). Who follows is asked for its token again
-//! every minute, by ending the stream: the client resumes with `Last-Event-ID` and misses nothing.
+//! `GET /v1/audit:tail`: new records as server-sent events (text/event-stream). It ends with what the caller came with, and
+//! after a minute: the client resumes with `Last-Event-ID` and misses nothing.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -17,6 +17,7 @@ use super::{Wanted, item, readable};
 use crate::audit::{Chain, words_of_text};
 use crate::iam::Principal;
 use crate::problem::Problem;
+use crate::standing::Stay;
 use crate::store::StoreError;
 use crate::store::audit::{Filter, Listed, Stretch, holds};
 use crate::writer::Caller;
@@ -25,8 +26,6 @@ use crate::writer::Caller;
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Nothing to tell is told too, so that a connection that broke is noticed.
 const SILENCE_MAX: Duration = Duration::from_secs(15);
-/// After which the caller must come again with its token.
-const STREAM_TIME_MAX: Duration = Duration::from_secs(60);
 /// Records read at a time.
 const STRETCH_MAX: u64 = 500;
 const LAST_EVENT_ID: &str = "last-event-id";
@@ -44,7 +43,7 @@ struct Follower {
     filter: Filter,
     words: BTreeSet<String>,
     reached: Reached,
-    ends: Instant,
+    stay: Stay,
     /// When the client last heard anything; `None` before the first event.
     told: Option<Instant>,
 }
@@ -70,12 +69,12 @@ pub(crate) async fn tail(
         None => heads(&app).await?,
     };
     let follower = Follower {
+        stay: app.standing.stay(&caller),
         app,
         caller,
         filter,
         words,
         reached,
-        ends: Instant::now() + STREAM_TIME_MAX,
         told: None,
     };
     let mut response = Body::from_stream(follower.events()).into_response();
@@ -112,7 +111,7 @@ impl Follower {
             // Whoever loses the stream before its first record can resume too.
             return Ok(Some(self.reached.event().into()));
         };
-        while Instant::now() < self.ends {
+        while !self.stay.is_over() {
             let events = self.look().await?;
             if !events.is_empty() {
                 return Ok(Some(events.into()));
@@ -122,6 +121,7 @@ impl Follower {
             }
             tokio::select! {
                 () = sleep(LOOK_INTERVAL) => {}
+                () = self.stay.wait() => return Ok(None),
                 () = shutdown.wait() => return Ok(None),
             }
         }
