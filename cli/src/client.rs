@@ -9,7 +9,9 @@ use chrono::{TimeDelta, Utc};
 use clap::Args;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderName, IF_MATCH, USER_AGENT};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_MATCH, USER_AGENT,
+};
 use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::Client as HttpClient;
@@ -28,8 +30,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request whose connection was lost is sent again: a server that is restarted is back by then.
 const REPEAT_TIME: Duration = Duration::from_secs(10);
 const REPEAT_INTERVAL: Duration = Duration::from_millis(200);
-/// Of what is signed for a request: longer than the request is sent again for, and shorter than what is overheard is
-/// looked through.
+/// Of what is signed for a request, each time that it is sent: by so much our clock may be wrong.
 const ASSERTION_LIFE: TimeDelta = TimeDelta::minutes(2);
 /// With it, a write that is sent again is not done again.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -136,12 +137,14 @@ impl ServerArgs {
 }
 
 impl Proof {
-    /// What is sent with a request that is made now.
-    fn bearer(&self) -> String {
-        match self {
+    /// What is sent with a request that is sent now. What is signed is of use once: a request that is sent again is signed
+    /// again.
+    fn bearer(&self) -> anyhow::Result<HeaderValue> {
+        let bearer = match self {
             Proof::Token(token) => format!("Bearer {token}"),
             Proof::Key(signer) => format!("Bearer {}", signer.sign(Utc::now(), ASSERTION_LIFE)),
-        }
+        };
+        HeaderValue::try_from(bearer).context("check the token for characters that no header may hold")
     }
 }
 
@@ -220,9 +223,6 @@ impl Client {
             .method(&method)
             .uri(uri)
             .header(ACCEPT, "application/json");
-        if let Some(proof) = &self.proof {
-            request = request.header(AUTHORIZATION, proof.bearer());
-        }
         if let Some(etag) = extras.if_match {
             request = request.header(IF_MATCH, etag);
         }
@@ -237,9 +237,7 @@ impl Client {
             request = request.header(IDEMPOTENCY_KEY, Uuid::now_v7().to_string());
         }
         let body = extras.body.map_or_else(String::new, |body| body.to_string());
-        let request = request
-            .body(Full::from(body))
-            .context("make the request: check the token for characters that no header may hold")?;
+        let mut request = request.body(Full::from(body)).context("make the request")?;
         let timeout = ANSWER_TIMEOUT + extras.patience;
         let late = || {
             format!(
@@ -250,6 +248,9 @@ impl Client {
 
         let mut lost: Option<Instant> = None;
         let (head, body) = loop {
+            if let Some(proof) = &self.proof {
+                request.headers_mut().insert(AUTHORIZATION, proof.bearer()?);
+            }
             let exchange = tokio::time::timeout(timeout, self.exchange(request.clone())).await;
             let failure = match exchange.with_context(late)? {
                 Ok(answer) if lost.is_some() && is_still_running(&answer) => None,
@@ -333,14 +334,12 @@ impl Client {
         let uri: Uri = url.parse().with_context(|| format!("{url} is not an address"))?;
         let mut request = Request::builder().uri(uri);
         if let Some(proof) = &self.proof {
-            request = request.header(AUTHORIZATION, proof.bearer());
+            request = request.header(AUTHORIZATION, proof.bearer()?);
         }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request
-            .body(Full::default())
-            .context("make the request: check the token for characters that no header may hold")?;
+        let request = request.body(Full::default()).context("make the request")?;
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.http.request(request)).await;
         let answer = answer.with_context(|| format!("{} did not answer {path}", self.server))?;
         let answer = answer.with_context(|| {
@@ -542,6 +541,36 @@ pub(crate) mod tests {
     pub(crate) const DONE: &str = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
     const RUNNING: &str = "HTTP/1.1 409 Conflict\r\nconnection: close\r\ncontent-length: 44\r\n\r\n\
         {\"type\":\"urn:tombolo:problem:still-running\"}";
+
+    /// The key of RFC 8037, appendix A.
+    const KEY_FILE: &str = r#"{
+        "subject": "organizations/acme/serviceaccounts/ci",
+        "audience": "organizations/acme",
+        "publicKey": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo",
+        "privateKey": "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n-----END PRIVATE KEY-----\n"
+    }"#;
+
+    #[tokio::test]
+    async fn what_is_sent_again_is_signed_again() {
+        let (server, serving) = server(vec![None, Some(DONE)]).await;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ci.json");
+        fs::write(&file, KEY_FILE).unwrap();
+        let with_key = ServerArgs {
+            key_file: Some(file),
+            ..args(&server, None)
+        };
+        let client = Client::new(with_key).unwrap();
+        client.get("organizations/acme").await.unwrap();
+        let requests = serving.await.unwrap();
+        let signed = |request: &String| {
+            let bearer = request
+                .lines()
+                .find(|line| line.starts_with("authorization: Bearer ey"));
+            bearer.unwrap_or_else(|| panic!("{request}")).to_owned()
+        };
+        assert_ne!(signed(&requests[0]), signed(&requests[1]));
+    }
 
     #[tokio::test]
     async fn a_write_whose_connection_is_lost_is_sent_again_with_its_key() {

@@ -7,14 +7,15 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
 use super::{BadKeyFile, KeyFile, PublicKey, public_of};
 use crate::pem;
 
-/// From `iat` to `exp`: what is overheard is of use for no longer.
-const LIFE_MAX: TimeDelta = TimeDelta::hours(1);
+/// From `iat` to `exp`: one is made for each request, and remembered until it ends.
+const LIFE_MAX: TimeDelta = TimeDelta::minutes(5);
 /// By which the clock of whoever signs may go wrong.
 const SKEW_MAX: TimeDelta = TimeDelta::minutes(1);
 /// Of the whole text. A name and an audience have a few hundred bytes.
@@ -33,6 +34,8 @@ pub(crate) struct Assertion {
     pub(crate) key: PublicKey,
     pub(crate) subject: Fqn,
     pub(crate) expires_at: DateTime<Utc>,
+    /// Of what was signed, by which it is known again: it lets in once.
+    pub(crate) sha256: [u8; 32],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,7 +83,7 @@ struct Claims {
     #[serde(skip_serializing_if = "Option::is_none")]
     nbf: Option<i64>,
     exp: i64,
-    /// Tells one from another in the logs of who signs; it is good until it ends, as often as it is sent.
+    /// Tells one from another that is signed in the same second.
     #[serde(skip_serializing_if = "Option::is_none")]
     jti: Option<String>,
 }
@@ -175,6 +178,7 @@ pub(crate) fn verify(text: &str, audience: &Fqn, now: DateTime<Utc>) -> Result<A
         key,
         subject: claims.sub,
         expires_at,
+        sha256: Sha256::digest(signed).into(),
     })
 }
 
@@ -276,6 +280,7 @@ mod tests {
             key: signer.file.public_key.parse().unwrap(),
             subject: ACCOUNT.parse().unwrap(),
             expires_at: now() + MINUTE,
+            sha256: Sha256::digest(text.rsplit_once('.').unwrap().0).into(),
         };
         for (at, found) in [
             (now(), Ok(expected.clone())),
@@ -315,16 +320,16 @@ mod tests {
                 json!({"aud": ["elsewhere", "organizations/acme"]}),
                 None,
             ),
-            (json!({}), json!({"exp": at + 3600}), None),
+            (json!({}), json!({"exp": at + 300}), None),
             (
                 json!({}),
-                json!({"exp": at + 3601}),
-                Some("lives longer than 3600 s"),
+                json!({"exp": at + 301}),
+                Some("lives longer than 300 s"),
             ),
             (
                 json!({}),
-                json!({"iat": at - 4000}),
-                Some("lives longer than 3600 s"),
+                json!({"iat": at - 300}),
+                Some("lives longer than 300 s"),
             ),
             (json!({}), json!({"nbf": at + 61}), Some("not good before")),
             (json!({}), json!({"aud": ["elsewhere"]}), Some("another audience")),
@@ -366,7 +371,7 @@ mod tests {
         let [header, claims, signature] = parts[..] else {
             panic!("{text}")
         };
-        let later = signed(&ours, json!({}), json!({"exp": now().timestamp() + 600}));
+        let later = signed(&ours, json!({}), json!({"exp": now().timestamp() + 200}));
         let later = later.split('.').nth(1).unwrap();
         let posing = signed(&theirs, json!({"kid": ours.file.public_key}), json!({}));
         for bad in [

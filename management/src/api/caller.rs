@@ -165,6 +165,9 @@ impl App {
                     .expires_at
                     .map_or(assertion.expires_at, |at| at.min(assertion.expires_at)),
             );
+            if !self.store.spend_assertion(assertion).await? {
+                return Err(bearer.refuse("the assertion was used already; sign one for each request"));
+            }
         }
         tracing::Span::current().record("principal", principal.to_string());
         let caller = Caller {

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{Store, StoreError, Tokens, Tx, bounded, execute, fetch};
 use crate::account_key::PublicKey;
+use crate::account_key::assertion::Assertion;
 use crate::token::{CredentialKind, MadeWith};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,6 +180,16 @@ impl Store {
             .bind(ids)
             .fetch_all(&mut *connection);
         bounded("look which tokens and sessions are revoked", asking).await
+    }
+
+    /// Whether it was not used before, on any replica.
+    pub(crate) async fn spend_assertion(&self, assertion: &Assertion) -> Result<bool, StoreError> {
+        let mut connection = self.connection().await?;
+        let spending = sqlx::query_scalar("SELECT spend_assertion($1, $2)")
+            .bind(assertion.sha256.to_vec())
+            .bind(assertion.expires_at)
+            .fetch_one(&mut *connection);
+        bounded("remember that an assertion was used", spending).await
     }
 
     /// All of somebody who is deleted.

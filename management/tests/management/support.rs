@@ -1,9 +1,11 @@
 //! A management plane per test, with a database of its own, and a client for it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
+use chrono::{TimeDelta, Utc};
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -11,6 +13,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tempfile::TempDir;
+use tombolo_management::account_key::assertion::Signer;
 use tombolo_management::{AuditConfig, Config, LoginConfig, Running, start};
 use tombolo_runtime::authority::Authority;
 use tombolo_runtime::plane_id::{Plane, PlaneId};
@@ -32,6 +35,8 @@ pub(crate) struct Management {
 pub(crate) struct Api {
     pub(crate) addr: SocketAddr,
     pub(crate) token: Option<String>,
+    /// Signs for each request, in place of a token.
+    key: Option<Arc<Signer>>,
     client: Client<HttpConnector, Body>,
 }
 
@@ -220,7 +225,24 @@ impl Api {
         Api {
             addr,
             token: token.map(str::to_owned),
+            key: None,
             client: Client::builder(TokioExecutor::new()).build_http(),
+        }
+    }
+
+    /// Who signs each request with that key.
+    pub(crate) fn with_key(addr: SocketAddr, key: Signer) -> Api {
+        Api {
+            key: Some(Arc::new(key)),
+            ..Api::new(addr, None)
+        }
+    }
+
+    /// The same caller at another replica.
+    pub(crate) fn on(&self, replica: &Api) -> Api {
+        Api {
+            addr: replica.addr,
+            ..self.clone()
         }
     }
 
@@ -254,7 +276,11 @@ impl Api {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.addr));
-        if let Some(token) = &self.token {
+        let signed = self
+            .key
+            .as_ref()
+            .map(|key| key.sign(Utc::now(), TimeDelta::minutes(1)));
+        if let Some(token) = signed.as_ref().or(self.token.as_ref()) {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         if !headers.iter().any(|(name, _)| *name == "content-type") {
