@@ -30,8 +30,8 @@ pub(crate) async fn run(args: OffersArgs) -> anyhow::Result<()> {
 fn people(answer: &Value) -> String {
     let rows = items(answer)
         .iter()
-        .map(|offer| [text(&offer["name"]), claims(offer)]);
-    let table = table(["OFFER", "CLAIMS"], rows);
+        .map(|offer| [text(&offer["name"]), claims(offer), text(&offer["expireTime"])]);
+    let table = table(["OFFER", "CLAIMS", "EXPIRES"], rows);
     if table.is_empty() {
         "nobody offers this workspace anything\n".to_owned()
     } else {
@@ -57,11 +57,11 @@ mod tests {
     #[test]
     fn each_offer_is_a_row_with_all_that_must_be_claimed() {
         let offer = json!({"name": "a/claimoffers/x", "namespaces": ["*/shop"], "hosts": ["a.example.com"],
-            "ports": [{"workload": "mesh/gw", "port": 80}]});
+            "ports": [{"workload": "mesh/gw", "port": 80}], "expireTime": "2026-11-29T04:00:00Z"});
         assert_eq!(
             people(&json!({"items": [offer]})),
-            "OFFER            CLAIMS\n\
-             a/claimoffers/x  */shop, a.example.com, port 80 of mesh/gw\n"
+            "OFFER            CLAIMS                                     EXPIRES\n\
+             a/claimoffers/x  */shop, a.example.com, port 80 of mesh/gw  2026-11-29T04:00:00Z\n"
         );
         assert_eq!(
             people(&json!({"items": []})),

@@ -220,6 +220,7 @@ pub const TABLE: &[Row] = &[
     by(Kind::ClaimOffer, "namespaces", Plane::Management),
     by(Kind::ClaimOffer, "hosts", Plane::Management),
     by(Kind::ClaimOffer, "ports", Plane::Management),
+    by(Kind::ClaimOffer, "lifetimeDays", Plane::Management),
     by(Kind::Invariant, "neverFromOutside", Plane::Management),
     by(Kind::Invariant, "onlyServedBy", Plane::Management),
     by(Kind::Invariant, "noFailover", Plane::Management),

@@ -106,6 +106,11 @@ pub(crate) enum Refusal {
     )]
     Managed { name: Fqn, by: Manager },
     #[error(
+        "what {offer} hands over is managed by a pipeline of its holder, which would undo this; ask for an offer that the \
+         pipeline makes itself, or force it (--force, or {FORCE}: true)"
+    )]
+    HolderManages { offer: Fqn },
+    #[error(
         "{name} is protected against deletion; write it with `deletionProtection: false` first, as a change of its own"
     )]
     Protected { name: Fqn },
@@ -269,7 +274,7 @@ pub(crate) fn prepare(
         Err(Refusal::Claimed(told)) => {
             let mut after = base.judged.clone();
             after.update(steps.iter().filter_map(Step::edit));
-            let handed = handover::accepted(base, &steps, after.intent());
+            let handed = handover::accepted(base, &steps, after.intent(), asker.time);
             match handed.is_empty() {
                 true => Err(Refusal::Claimed(told)),
                 false => judge(base, asker, steps, handed),

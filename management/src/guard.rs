@@ -323,6 +323,28 @@ mod tests {
         }
     }
 
+    /// Whoever takes it may not even see whose routes they are.
+    #[test]
+    fn what_is_handed_over_is_withdrawn_from_its_holder() {
+        let media = format!("{ACME}/tenants/media/workspaces/video");
+        let taken = |namespaces: Value| json!({"name": media, "spec": {"namespaces": namespaces}});
+        let offer = json!({"to": media, "namespaces": ["*/shop"]});
+        let more = vec![
+            json!({"name": format!("{ACME}/tenants/media")}),
+            taken(json!(["*/video"])),
+            json!({"name": format!("{SHOP}/claimoffers/shop"), "spec": offer}),
+        ];
+        let base = base(&json!({}), more);
+        let changes = [put(taken(json!(["*/video", "*/shop"])))];
+        let prepared = prepare(&base, &Asker::here(&Principal::System), &changes).unwrap();
+        let refusal = check_withdrawals(&prepared, &mesh(10)).unwrap_err().to_string();
+        assert!(
+            refusal.starts_with("it would withdraw 10 of 20 routes of organizations/acme/tenants/pay;"),
+            "{refusal}"
+        );
+        assert_eq!(check_withdrawals(&prepared, &mesh(9)), Ok(()));
+    }
+
     #[test]
     fn what_others_borrow_is_withdrawn_from_them() {
         let media = format!("{ACME}/tenants/media");

@@ -4,19 +4,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use tombolo_compiler::finding::{Code, Finding};
 use tombolo_compiler::intent::{ClaimOffer, Intent, Resource, Spec};
-use tombolo_compiler::name::Fqn;
+use tombolo_compiler::name::{Fqn, Kind};
 
 use crate::change::Step;
-use crate::snapshot::{Snapshot, below};
+use crate::managed::Manager;
+use crate::snapshot::{Snapshot, Stored, below};
 
 /// What a write takes from others: their part of the transfers that it accepts. `after` is the tree that the write alone
 /// would lead to.
-pub(crate) fn accepted(base: &Snapshot, steps: &[Step], after: &Intent) -> Vec<Step> {
+pub(crate) fn accepted(base: &Snapshot, steps: &[Step], after: &Intent, now: DateTime<Utc>) -> Vec<Step> {
     let mut left: BTreeMap<Fqn, Option<Arc<Resource>>> = BTreeMap::new();
-    for (name, offer, holder) in offers(base, steps, after) {
+    for (name, offer, holder) in offers(base, steps, after, now) {
         left.insert(name.clone(), None);
         for resource in claiming(base.judged.intent(), &holder) {
             let written = steps.iter().any(|step| *step.name() == resource.name);
@@ -39,13 +41,42 @@ pub(crate) fn accepted(base: &Snapshot, steps: &[Step], after: &Intent) -> Vec<S
     steps.collect()
 }
 
-/// The offers that are made to a workspace.
+/// The offers that are made to a workspace and may still be taken, and until when.
 pub(crate) fn offered_to<'a>(
     snapshot: &'a Snapshot,
     workspace: &'a Fqn,
-) -> impl Iterator<Item = &'a Arc<Resource>> {
-    let made = |resource: &&Arc<Resource>| matches!(&resource.spec, Spec::ClaimOffer(offer) if offer.to == *workspace);
-    snapshot.private().values().filter(made)
+    now: DateTime<Utc>,
+) -> impl Iterator<Item = (&'a Arc<Resource>, DateTime<Utc>)> {
+    let offers = snapshot.private().values();
+    offers.filter_map(move |resource| match &resource.spec {
+        Spec::ClaimOffer(offer) if offer.to == *workspace => {
+            let expires_at = expires_at(snapshot, &resource.name, offer)?;
+            (now < expires_at).then_some((resource, expires_at))
+        }
+        _ => None,
+    })
+}
+
+/// Of an offer that is there.
+fn expires_at(snapshot: &Snapshot, name: &Fqn, offer: &ClaimOffer) -> Option<DateTime<Utc>> {
+    let lifetime = TimeDelta::days(offer.lifetime_days.get().into());
+    Some(snapshot.get(name)?.updated_at + lifetime)
+}
+
+/// Whose say it takes before a write takes from others what a pipeline keeps there: the first offer that it accepts, unless
+/// that pipeline has made such an offer itself, or is the one that writes.
+pub(crate) fn kept(handed: &[Step], taker: Option<&Manager>) -> Option<Fqn> {
+    let held = handed.iter().filter_map(|step| match step {
+        Step::Update(held, _) | Step::Delete(held) => Some(held),
+        Step::Create(_) | Step::Transfer(..) | Step::Keep(_) => None,
+    });
+    let (offers, losing): (Vec<_>, Vec<_>) = held.partition(|held| held.name().kind() == Kind::ClaimOffer);
+    let manager = |held: &Arc<Stored>| held.managed.as_ref().map(|managed| managed.by.clone());
+    let consenting: Vec<Manager> = offers.iter().copied().filter_map(manager).collect();
+    let mut managers = losing.into_iter().filter_map(manager);
+    let is_kept = managers.any(|by| taker != Some(&by) && !consenting.contains(&by));
+    let offer = offers.first().filter(|_| is_kept)?;
+    Some(offer.name().clone())
 }
 
 /// An offer of what its workspace does not hold would take effect when that one has got it some day.
@@ -77,6 +108,7 @@ fn offers<'a>(
     base: &'a Snapshot,
     steps: &'a [Step],
     after: &'a Intent,
+    now: DateTime<Utc>,
 ) -> impl Iterator<Item = (&'a Fqn, &'a ClaimOffer, Fqn)> {
     let written = |name: &Fqn| steps.iter().any(|step| step.name() == name);
     let concerns = |to: &Fqn| {
@@ -93,7 +125,10 @@ fn offers<'a>(
             _ => None,
         });
     offers.filter(move |(name, offer, _)| {
-        !written(name) && concerns(&offer.to) && unclaimed(offer, after, &offer.to).is_empty()
+        expires_at(base, name, offer).is_some_and(|expires_at| now < expires_at)
+            && !written(name)
+            && concerns(&offer.to)
+            && unclaimed(offer, after, &offer.to).is_empty()
     })
 }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use axum::http::{HeaderMap, HeaderName};
 
 use crate::change::{Prepared, Refusal, Step};
+use crate::handover;
 
 /// Names the manager as whom a request writes.
 pub(crate) const MANAGER: HeaderName = HeaderName::from_static("tombolo-manager");
@@ -82,7 +83,7 @@ impl Hand {
         })
     }
 
-    /// Refuses what somebody else manages. What a manager applies becomes its own, also when it changes nothing else.
+    /// Refuses what somebody else manages, also where it is handed over. What a manager applies becomes its own, also when it changes nothing else.
     pub(crate) fn claim(&self, mut prepared: Prepared) -> Result<Prepared, Refusal> {
         for step in &mut prepared.steps {
             let (held, keeps) = match step {
@@ -105,7 +106,10 @@ impl Hand {
                 *step = Step::Update(held.clone(), held.resource.clone());
             }
         }
-        Ok(prepared)
+        match handover::kept(&prepared.handed, self.manager.as_ref()) {
+            Some(offer) if !self.force => Err(Refusal::HolderManages { offer }),
+            _ => Ok(prepared),
+        }
     }
 
     /// Who manages what this hand has written. A forced change by nobody in particular leaves it with its manager, who

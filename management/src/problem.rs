@@ -284,7 +284,7 @@ impl From<Refusal> for Problem {
             Refusal::MatchRequired { .. } => (StatusCode::PRECONDITION_REQUIRED, "etag-required"),
             Refusal::HasChildren { .. } => (StatusCode::CONFLICT, "has-children"),
             Refusal::NoAdministrator => (StatusCode::CONFLICT, "no-administrator"),
-            Refusal::Managed { .. } => (StatusCode::CONFLICT, "managed"),
+            Refusal::Managed { .. } | Refusal::HolderManages { .. } => (StatusCode::CONFLICT, "managed"),
             Refusal::NeedsApproval { .. } => (StatusCode::CONFLICT, "needs-approval"),
             Refusal::Protected { .. } => (StatusCode::CONFLICT, "protected"),
             Refusal::InvariantBroken(_) => (StatusCode::CONFLICT, "invariant-broken"),

@@ -1,7 +1,7 @@
 //! Claim offers: the half of a transfer that is its holder's.
 
 use std::collections::BTreeSet;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU8, NonZeroU16};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -11,7 +11,8 @@ use crate::name::{Fqn, Hostname, WorkloadId};
 use crate::selector::Selector;
 
 /// Offers claims of the workspace that it stands below to another one. That one takes them, all at once, by claiming all of
-/// them in a write of its own, which takes them from this workspace and ends the offer. Deleting it withdraws the offer.
+/// them in a write of its own, which takes them from this workspace and ends the offer. Deleting it withdraws the offer, and
+/// so does time.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClaimOffer {
@@ -26,6 +27,9 @@ pub struct ClaimOffer {
     /// Of gateways of this workspace, which are deleted.
     #[serde(default)]
     pub ports: BTreeSet<PortClaim>,
+    /// For how long it may be taken, in days since it was written last.
+    #[serde(default = "lifetime_days", rename = "lifetimeDays")]
+    pub lifetime_days: NonZeroU8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
@@ -33,6 +37,11 @@ pub struct ClaimOffer {
 pub struct PortClaim {
     pub workload: WorkloadId,
     pub port: NonZeroU16,
+}
+
+/// A week: long enough for the other side to find the time, and not so long that nobody remembers the offer.
+fn lifetime_days() -> NonZeroU8 {
+    const { NonZeroU8::new(7).expect("invariant: it is not zero") }
 }
 
 impl ClaimOffer {

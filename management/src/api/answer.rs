@@ -248,8 +248,9 @@ fn claim_offer() -> Value {
             "namespaces": list(reference("Selector")),
             "hosts": list(reference("Hostname")),
             "ports": list(reference("PortClaim")),
+            "expireTime": time(),
         }),
-        &["name", "from", "namespaces", "hosts", "ports"],
+        &["name", "from", "namespaces", "hosts", "ports", "expireTime"],
     )
 }
 

@@ -15,7 +15,7 @@ pub(crate) fn get(app: &App, caller: &Caller, name: &Fqn) -> Result<Response, Pr
     let snapshot = app.writes.snapshot();
     app.allow_read(&snapshot, caller, name, Verb::Get)?;
     snapshot.get(name).ok_or_else(|| Problem::not_found(name))?;
-    let offers = handover::offered_to(&snapshot, name).map(|offer| {
+    let offers = handover::offered_to(&snapshot, name, caller.time).map(|(offer, expires_at)| {
         let spec = &offer.to_json()["spec"];
         let claims = |field: &str| spec.get(field).cloned().unwrap_or_else(|| json!([]));
         json!({
@@ -24,6 +24,7 @@ pub(crate) fn get(app: &App, caller: &Caller, name: &Fqn) -> Result<Response, Pr
             "namespaces": claims("namespaces"),
             "hosts": claims("hosts"),
             "ports": claims("ports"),
+            "expireTime": expires_at,
         })
     });
     let offers: Vec<Value> = offers.collect();

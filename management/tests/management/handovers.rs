@@ -1,6 +1,8 @@
 //! Claims that change hands: by an offer and a write of the one to whom it is made, in one transaction, and no other way.
 
+use chrono::{DateTime, TimeDelta};
 use futures::{StreamExt, stream};
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::support::{ACME, Answer, Api, Management, two_teams};
@@ -114,6 +116,83 @@ async fn a_claim_changes_hands_when_both_sides_say_so() {
     );
     assert_eq!(recorded(&ann, name).await["verb"], "delete");
     assert_eq!(management.admin.get("audit:verify").await.json()["ok"], true);
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn an_offer_that_nobody_takes_ends_by_itself() {
+    let management = Management::start().await;
+    let (ann, bob) = writers(&management).await;
+    let mut made = offer(SHOP, "cart", VIDEO, &json!({"namespaces": ["us-east/cart"]}));
+    made["spec"]["lifetimeDays"] = 3.into();
+    ann.create(made.clone()).await;
+    let name = made["name"].as_str().unwrap();
+    let offers = async |api: &Api| api.get(&format!("{VIDEO}:offers")).await.json()["items"].take();
+    let offered = offers(&bob).await;
+    let time = |value: &Value| DateTime::parse_from_rfc3339(value.as_str().unwrap()).unwrap();
+    let created = time(&ann.get(name).await.json()["createTime"]);
+    assert_eq!(time(&offered[0]["expireTime"]) - created, TimeDelta::days(3));
+
+    // A replica that starts later finds it as old as it is.
+    let age = "UPDATE resources SET updated_at = updated_at - interval '3 days' WHERE kind = 'ClaimOffer'";
+    management.sql(age).await;
+    let (replica, there) = management.replica().await;
+    let late = Api::new(there.addr, bob.token.as_deref());
+    assert_eq!(offers(&late).await, json!([]));
+    let wanted = workspace(VIDEO, &["*/video", "us-east/cart"]);
+    late.put("*", wanted.clone())
+        .await
+        .refused(409, "namespace selector us-east/cart is already held by");
+
+    // To renew it is to write it again.
+    let there = Api::new(there.addr, ann.token.as_deref());
+    made["spec"]["lifetimeDays"] = 4.into();
+    assert_eq!(there.put("*", made).await.status, 200);
+    assert_eq!(offers(&late).await.as_array().unwrap().len(), 1);
+    let taken = late.put("*", wanted).await;
+    assert_eq!(taken.status, 200, "{}", taken.text);
+    replica.stop().await.unwrap();
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_pipeline_manages_is_handed_over_by_itself_or_by_force() {
+    let management = Management::start().await;
+    let (ann, bob) = writers(&management).await;
+    let ci = ("tombolo-manager", "sync/shop");
+    let by = async |api: &Api, headers: &[(&str, &str)], document: &Value| {
+        let path = "changes?overwrite=true";
+        api.send(Method::POST, path, headers, document.to_string()).await
+    };
+    let held = workspace(SHOP, &["*/shop", "us-east/cart"]);
+    assert_eq!(by(&ann, &[ci], &held).await.status, 200);
+    let made = offer(SHOP, "cart", VIDEO, &json!({"namespaces": ["us-east/cart"]}));
+    ann.create(made.clone()).await;
+    let wanted = workspace(VIDEO, &["*/video", "us-east/cart"]);
+    let refused = by(&bob, &[], &wanted).await;
+    refused.refused(409, "is managed by a pipeline of its holder");
+    assert!(!refused.text.contains("sync/shop"), "{}", refused.text);
+    by(&bob, &[("tombolo-manager", "sync/video")], &wanted)
+        .await
+        .refused(409, "is managed by a pipeline of its holder");
+    assert_eq!(namespaces(&ann, SHOP).await, json!(["*/shop", "us-east/cart"]));
+
+    // The pipeline says so itself.
+    let said = by(&ann, &[ci], &made).await;
+    assert_eq!(said.status, 200, "{}", said.text);
+    let taken = by(&bob, &[], &wanted).await;
+    assert_eq!(taken.status, 200, "{}", taken.text);
+    assert_eq!(namespaces(&ann, SHOP).await, json!(["*/shop"]));
+
+    // Or somebody insists.
+    let back = workspace(VIDEO, &["*/video"]);
+    assert_eq!(by(&bob, &[], &back).await.status, 200);
+    assert_eq!(by(&ann, &[ci], &held).await.status, 200);
+    ann.create(made).await;
+    let forced = by(&bob, &[("tombolo-force", "true")], &wanted).await;
+    assert_eq!(forced.status, 200, "{}", forced.text);
+    let shop = ann.get(SHOP).await.json();
+    assert_eq!(shop["managedBy"], "sync/shop", "{shop}");
     management.stop().await;
 }
 
