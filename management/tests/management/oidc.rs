@@ -151,6 +151,48 @@ async fn a_person_logs_in_at_the_provider_and_is_a_user_until_the_session_is_rev
     management.stop().await;
 }
 
+/// A first password would be a way in that the provider knows nothing of.
+#[tokio::test]
+async fn nobody_takes_over_a_person_of_the_provider_with_a_password() {
+    let (_provider, management) = with_provider().await;
+    let mut browser = Browser::new();
+    log_in(&management, &mut browser, "1").await;
+    let bea = format!("{ACME}/users/bea-lee");
+    let bind = async |leaf: &str, role: &str, subject: &str| {
+        let spec = json!({"role": role, "subjects": [subject]});
+        let name = format!("{ACME}/bindings/{leaf}");
+        management.admin.create(json!({"name": name, "spec": spec})).await;
+    };
+    bind("bea", "reader", &bea).await;
+    let rules = json!([{"kinds": ["User"], "verbs": ["tokens"]}]);
+    let role = format!("{ACME}/roles/helpdesk");
+    management
+        .admin
+        .create(json!({"name": role, "spec": {"rules": rules}}))
+        .await;
+    let hana = management.user("hana", &[]).await;
+    bind("hana", &role, &format!("{ACME}/users/hana")).await;
+
+    let (path, wish) = (
+        format!("{bea}/password"),
+        json!({"password": "a horse that reads maps"}),
+    );
+    let put = async |api: &Api, headers: &[(&str, &str)]| {
+        api.send(http::Method::PUT, &path, headers, wish.to_string())
+            .await
+    };
+    put(&hana, &[])
+        .await
+        .refused(403, "cannot give what it does not hold itself");
+    let cookies = browser.cookies(&management.admin.addr.to_string());
+    let stolen = [("cookie", cookies.as_str()), ("sec-fetch-site", "same-origin")];
+    put(&management.anonymous(), &stolen)
+        .await
+        .refused(403, "would outlive this session or token");
+    assert_eq!(management.count("SELECT count(*) FROM passwords").await, 0);
+    management.stop().await;
+}
+
 #[tokio::test]
 async fn who_is_called_like_a_user_is_somebody_else() {
     let (_provider, management) = with_provider().await;
