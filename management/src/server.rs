@@ -407,9 +407,12 @@ async fn bootstrap(
 
 /// Everything, with the realms made to fit: they are derived, and an older version may have written bindings.
 async fn load(store: &Store) -> Result<Snapshot, WriteError> {
+    // Of a large organization that takes longer than Postgres lets a transaction rest, and others write meanwhile: only what
+    // they wrote is left for behind the lock.
+    let snapshot = load_since(store, &Snapshot::empty()).await?;
     let mut tx = store.begin_as(&Principal::System).await?;
     store.lock_head(&mut tx).await?;
-    let snapshot = load_since(store, &Snapshot::empty()).await?;
+    let snapshot = load_since(store, &snapshot).await?;
     store.set_realms(&mut tx, &snapshot.realms()).await?;
     store::commit(tx).await?;
     Ok(snapshot)

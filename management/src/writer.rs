@@ -421,6 +421,8 @@ impl Writer {
     }
 
     async fn adopt(&mut self, caller: &Caller, organization: &Fqn) -> Result<Committed, WriteError> {
+        // Most of it before the lock, as at a start.
+        let base = load_since(&self.store, &Snapshot::empty()).await?;
         let mut tx = self.store.begin_as(&caller.principal).await?;
         let mut head = self.store.lock_head(&mut tx).await?;
         let found = head.version;
@@ -429,7 +431,7 @@ impl Writer {
             let revision = found.revision;
             return Ok(Committed { revision, answer });
         }
-        let base = load_since(&self.store, &Snapshot::empty()).await?;
+        let base = load_since(&self.store, &base).await?;
         authorize_one(&base, &caller.asker(), Action::Adopt, organization)?;
         let held = self.snapshots.borrow().version.max(*self.heard.borrow());
         // Beyond every revision that was ever given out, so that no ETag and no receipt of before comes to fit again.
@@ -558,9 +560,11 @@ pub(crate) async fn load_since(store: &Store, held: &Snapshot) -> Result<Snapsho
     let known = held.version;
     let delta = Delta {
         removed: store.tombstones_since(&mut tx, known.revision).await?,
-        put: store.resources_since(&mut tx, known.revision).await?,
         joined: store.joined_since(&mut tx, known.revision).await?,
+        // Last: to read the documents of many takes longer than Postgres lets a transaction rest.
+        put: store.resources_since(&mut tx, known.revision).await?,
     };
+    drop(tx);
     Ok(held.advance(head.version, delta, None))
 }
 
