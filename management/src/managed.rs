@@ -83,7 +83,8 @@ impl Hand {
         })
     }
 
-    /// Refuses what somebody else manages, also where it is handed over. What a manager applies becomes its own, also when it changes nothing else.
+    /// Refuses what somebody else manages, also where it is handed over. What a manager applies becomes its own, also when
+    /// it changes nothing else.
     pub(crate) fn claim(&self, mut prepared: Prepared) -> Result<Prepared, Refusal> {
         for step in &mut prepared.steps {
             let (held, keeps) = match step {

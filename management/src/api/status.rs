@@ -133,3 +133,101 @@ fn still_leaving<'a>(
     left.filter(move |(cluster, revision)| !has_left(cluster, *revision))
         .map(|(cluster, _)| cluster)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use chrono::Utc;
+    use serde_json::Value;
+    use tombolo_compiler::intent::Resource;
+    use tombolo_compiler::report::Receipt;
+    use tombolo_proto::held::Version;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::snapshot::{Delta, Stored};
+
+    const WORKSPACE: &str = "organizations/acme/tenants/a/workspaces/w";
+
+    fn stored(document: Value, revision: u64) -> Stored {
+        Stored {
+            resource: Arc::new(Resource::from_json(document).unwrap()),
+            uid: Uuid::now_v7(),
+            etag: String::new(),
+            revision,
+            created_at: Utc::now(),
+            updated_at: Utc::now(),
+            managed: None,
+            owner: None,
+        }
+    }
+
+    fn workspace(namespaces: &str, revision: u64) -> Stored {
+        stored(
+            json!({"name": WORKSPACE, "spec": {"namespaces": [namespaces]}}),
+            revision,
+        )
+    }
+
+    fn version(revision: u64) -> Version {
+        Version { epoch: 1, revision }
+    }
+
+    #[test]
+    fn invariant_9_a_cluster_that_must_let_go_is_waited_for() {
+        let clusters = ["east", "west"].map(|leaf| {
+            let document =
+                json!({"name": format!("organizations/acme/clusters/{leaf}"), "spec": {"region": leaf}});
+            stored(document, 1)
+        });
+        let joined = clusters.iter().map(|cluster| cluster.uid).collect();
+        let mut put = vec![
+            stored(json!({"name": "organizations/acme"}), 1),
+            stored(json!({"name": "organizations/acme/tenants/a"}), 1),
+            workspace("*/shop", 1),
+        ];
+        put.extend(clusters);
+        let wide = Delta {
+            put,
+            joined,
+            ..Delta::default()
+        };
+        let narrow = Delta {
+            put: vec![workspace("east/shop", 2)],
+            ..Delta::default()
+        };
+        let snapshot = Snapshot::empty().advance(version(1), wide, None);
+        let snapshot = snapshot.advance(version(2), narrow, None);
+        let status = |east: u64, west: u64| {
+            let heard = [("east", east), ("west", west)].map(|(cluster, revision)| {
+                let receipt = Receipt {
+                    version: (1, revision),
+                    proxies: 1,
+                    ..Receipt::default()
+                };
+                let heard = Heard {
+                    agent: Agent::Live,
+                    receipt: Some(receipt),
+                };
+                (cluster.parse().unwrap(), heard)
+            });
+            let mesh = Mesh {
+                heard: heard.into(),
+                ..Mesh::default()
+            };
+            let status = status_of(&snapshot, &mesh, &WORKSPACE.parse().unwrap(), 2);
+            let shown: Vec<String> = status.clusters.keys().map(ClusterName::to_string).collect();
+            (status.outcome, shown.join(" "))
+        };
+        for (east, west, outcome, shown) in [
+            (1, 1, Outcome::Pending, "east west"),
+            (2, 1, Outcome::Pending, "east west"),
+            (1, 2, Outcome::Pending, "east"),
+            (2, 2, Outcome::Running, "east"),
+        ] {
+            assert_eq!(status(east, west), (outcome, shown.to_owned()), "{east} {west}");
+        }
+    }
+}
