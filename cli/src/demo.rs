@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tombolo_runtime::shutdown::Shutdown;
 
-use acts::{Act, BANK, PLATFORM, SHOP};
+use acts::{Act, BANK, PLATFORM, SHOP, Story};
 use measure::{Tally, check_failures, check_resends};
 use mesh::Mesh;
 pub(crate) use sample::{SampleArgs, run as run_sample};
@@ -32,7 +32,7 @@ use topology::{CLUSTERS, ORGANIZATION, Topology};
 use traffic::Traffic;
 
 /// Runs the whole mesh on this machine: Postgres, management, two centrals and three clusters with proxies and
-/// services, then plays eight acts with steady traffic.
+/// services, then plays eleven acts with steady traffic.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "Examples:
   tombolo demo                 play the story, then leave the mesh running until Ctrl-C
@@ -168,12 +168,13 @@ async fn play(mesh: &mut Mesh) -> anyhow::Result<String> {
     mesh.until("traffic in every cluster", Instant::now(), serving)
         .await?;
 
+    let mut story = Story::default();
     let mut total = Tally::default();
     let mut kept = 0;
     let mut from = Instant::now();
     for (number, act) in (1..).zip(Act::ALL) {
         println!("act {number}: {}", act.title());
-        let (tally, passed) = play_act(mesh, act, &mut from).await?;
+        let (tally, passed) = play_act(mesh, act, &mut story, &mut from).await?;
         total.add(tally);
         kept += usize::from(passed);
     }
@@ -191,9 +192,14 @@ async fn play(mesh: &mut Mesh) -> anyhow::Result<String> {
 }
 
 /// Judges all requests sent from `from` on, and moves it to where the next act's begin.
-async fn play_act(mesh: &mut Mesh, act: Act, from: &mut Instant) -> anyhow::Result<(Tally, bool)> {
+async fn play_act(
+    mesh: &mut Mesh,
+    act: Act,
+    story: &mut Story,
+    from: &mut Instant,
+) -> anyhow::Result<(Tally, bool)> {
     let table = LiveTable::start(mesh.traffic()?.ledger.clone());
-    let outcome = act.play(mesh).await;
+    let outcome = act.play(mesh, story).await;
     drop(table);
     // What was sent during the act counts for it, also if it ends later.
     let until = Instant::now();

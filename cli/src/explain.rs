@@ -79,7 +79,7 @@ pub(crate) fn question(from: &Viewpoint, request: &str, headers: &[String]) -> a
     Ok(json!({"from": from, "request": {"method": method, "url": url, "headers": fields}}))
 }
 
-fn describe(answer: &Value) -> String {
+pub(crate) fn describe(answer: &Value) -> String {
     let mut parts = vec![steps(answer), outcome(&answer["outcome"], "")];
     parts.extend(edge(&answer["edge"]));
     let advice: String = items(&answer["advice"])

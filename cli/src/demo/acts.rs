@@ -1,4 +1,4 @@
-//! The story: eight acts, each a promise that is kept or broken before the reader's eyes.
+//! The story: eleven acts, each a promise that is kept or broken before the reader's eyes.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use super::measure::{held_after, version_percent, who_answered};
 use super::mesh::Mesh;
-use super::review;
+use super::review::{self, Planned};
 use super::sample::Answer;
 use super::topology::{CENTRALS, CLUSTERS, Cluster, ORGANIZATION};
 use super::traffic::Sample;
@@ -44,59 +44,99 @@ pub(super) struct Outcome {
     pub(super) note: String,
 }
 
+/// What an act leaves to a later one.
+#[derive(Default)]
+pub(super) struct Story {
+    canary: Option<Planned>,
+    release: Option<Planned>,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Act {
-    Canary,
+    Plan,
+    Receipt,
     Testers,
+    Explain,
     ServiceDies,
     ClusterDies,
     PlanesDie,
     PlanesReturn,
+    Rollback,
     WrongTeam,
     Audit,
 }
 
 impl Act {
-    pub(super) const ALL: [Act; 8] = [
-        Act::Canary,
+    pub(super) const ALL: [Act; 11] = [
+        Act::Plan,
+        Act::Receipt,
         Act::Testers,
+        Act::Explain,
         Act::ServiceDies,
         Act::ClusterDies,
         Act::PlanesDie,
         Act::PlanesReturn,
+        Act::Rollback,
         Act::WrongTeam,
         Act::Audit,
     ];
 
     pub(super) fn title(self) -> &'static str {
         match self {
-            Act::Canary => "5 % of the requests go to v2, as planned and with a receipt",
-            Act::Testers => "testers go to v2 by a header, as explained",
+            Act::Plan => "plan: what sending 5 % to v2 would change, before anything does",
+            Act::Receipt => "receipt: 5 % go to v2 as planned, and every proxy has proven that it runs it",
+            Act::Testers => "testers go to v2 by a header",
+            Act::Explain => {
+                "explain: why a request goes where it goes, by management, edge and traffic alike"
+            }
             Act::ServiceDies => "the service dies in us-east",
             Act::ClusterDies => "us-west dies as well: killed, then frozen",
             Act::PlanesDie => "management, Postgres and both centrals die; an edge and a proxy restart",
-            Act::PlanesReturn => "all come back, a change is live everywhere, and is rolled back",
+            Act::PlanesReturn => "all come back, and a release to v2 is live everywhere",
+            Act::Rollback => "rollback: the release is taken back, as a new change with a receipt of its own",
             Act::WrongTeam => "a member of the wrong team is denied",
             Act::Audit => "the audit log shows it all and verifies",
         }
     }
 
-    pub(super) async fn play(self, mesh: &mut Mesh) -> anyhow::Result<Outcome> {
+    pub(super) async fn play(self, mesh: &mut Mesh, story: &mut Story) -> anyhow::Result<Outcome> {
         match self {
-            Act::Canary => canary(mesh).await,
+            Act::Plan => plan(mesh, story).await,
+            Act::Receipt => receipt(mesh, story).await,
             Act::Testers => testers(mesh).await,
+            Act::Explain => explain(mesh).await,
             Act::ServiceDies => service_dies(mesh).await,
             Act::ClusterDies => cluster_dies(mesh).await,
             Act::PlanesDie => planes_die(mesh).await,
-            Act::PlanesReturn => planes_return(mesh).await,
+            Act::PlanesReturn => planes_return(mesh, story).await,
+            Act::Rollback => rollback(mesh, story).await,
             Act::WrongTeam => wrong_team(mesh).await,
             Act::Audit => audit(mesh).await,
         }
     }
 }
 
-async fn canary(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
-    let reviewed = review::change(mesh, ROUTE, CANARY).await?;
+async fn plan(mesh: &Mesh, story: &mut Story) -> anyhow::Result<Outcome> {
+    let started = Instant::now();
+    story.canary = Some(review::plan(mesh, ROUTE, CANARY).await?);
+    let held_after = started.elapsed();
+    let samples = enough_traffic(mesh).await?;
+    let percent = version_percent(&samples, "v2");
+    ensure!(
+        percent == 0.0,
+        "v2 answered {percent:.1} % of what was only planned"
+    );
+    Ok(Outcome {
+        incidents: vec![],
+        held_after,
+        note: "no route has changed".to_owned(),
+    })
+}
+
+async fn receipt(mesh: &Mesh, story: &Story) -> anyhow::Result<Outcome> {
+    let planned = story.canary.as_ref().context("the change was not planned")?;
+    let held_after = review::apply(mesh, ROUTE, CANARY, planned).await?;
+    review::refuse_stale(mesh, CANARY, planned).await?;
     let samples = enough_traffic(mesh).await?;
     let percent = version_percent(&samples, "v2");
     ensure!(
@@ -105,33 +145,64 @@ async fn canary(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
     );
     Ok(Outcome {
         incidents: vec![],
-        held_after: reviewed.held_after,
+        held_after,
         note: format!("v2 answered {percent:.1} % of {}", samples.len()),
     })
 }
 
-async fn testers(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
+async fn testers(mesh: &Mesh) -> anyhow::Result<Outcome> {
     let held_after = mesh.apply(&mesh.tokens.ann, TESTERS).await?;
-    let [us_east, ..] = CLUSTERS;
-    let tester = review::explained_percent(mesh, us_east, &["x-group: testers"], "v2").await?;
-    let other = review::explained_percent(mesh, us_east, &[], "v2").await?;
-    println!("    explained: v2 answers {tester} % of the testers and {other} % of the others");
-    let samples = enough_traffic(mesh).await?;
-    let (testers, others): (Vec<Sample>, Vec<Sample>) = samples.into_iter().partition(|sample| sample.tester);
-    let (testers, others) = (version_percent(&testers, "v2"), version_percent(&others, "v2"));
+    let (testers, others) = testers_and_others(mesh).await?;
+    ensure!(testers > 99.9, "v2 answered {testers:.1} % of the testers");
     ensure!(
-        tester == 100.0 && testers > 99.9,
-        "v2 answered {testers:.1} % of the testers; it was explained that it would {tester} %"
-    );
-    ensure!(
-        other == 5.0 && CANARY_PERCENT.contains(&others),
-        "v2 answered {others:.1} % of the others; it was explained that it would {other} %"
+        CANARY_PERCENT.contains(&others),
+        "v2 answered {others:.1} % of those who are no testers instead of 5 %"
     );
     Ok(Outcome {
         incidents: vec![],
         held_after,
         note: format!("v2 answered every tester and {others:.1} % of the others"),
     })
+}
+
+async fn explain(mesh: &Mesh) -> anyhow::Result<Outcome> {
+    let started = Instant::now();
+    let [us_east, ..] = CLUSTERS;
+    for cluster in CLUSTERS {
+        let tester = review::explain(mesh, cluster, &["x-group: testers"]).await?;
+        let other = review::explain(mesh, cluster, &[]).await?;
+        let (testers, others) = (tester.percent("v2"), other.percent("v2"));
+        ensure!(
+            testers == 100.0 && others == 5.0,
+            "in {} it is explained that v2 answers {testers} % of the testers and {others} % of the others",
+            cluster.name
+        );
+        if cluster == us_east {
+            for line in tester.text().lines() {
+                println!("    | {line}");
+            }
+        }
+    }
+    let held_after = started.elapsed();
+    let (testers, others) = testers_and_others(mesh).await?;
+    ensure!(
+        testers > 99.9 && CANARY_PERCENT.contains(&others),
+        "v2 answered {testers:.1} % of the testers and {others:.1} % of the others, which is not what was explained"
+    );
+    Ok(Outcome {
+        incidents: vec![],
+        held_after,
+        note: format!(
+            "explained: v2 answers all testers and 5 % of the others; traffic: {testers:.0} % and {others:.1} %"
+        ),
+    })
+}
+
+/// The share of each that v2 answers.
+async fn testers_and_others(mesh: &Mesh) -> anyhow::Result<(f64, f64)> {
+    let samples = enough_traffic(mesh).await?;
+    let (testers, others): (Vec<Sample>, Vec<Sample>) = samples.into_iter().partition(|sample| sample.tester);
+    Ok((version_percent(&testers, "v2"), version_percent(&others, "v2")))
 }
 
 async fn enough_traffic(mesh: &Mesh) -> anyhow::Result<Vec<Sample>> {
@@ -235,7 +306,7 @@ async fn planes_die(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
     })
 }
 
-async fn planes_return(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
+async fn planes_return(mesh: &mut Mesh, story: &mut Story) -> anyhow::Result<Outcome> {
     mesh.start_management().await?;
     for name in CENTRALS {
         let central = mesh.topology.central(name);
@@ -244,28 +315,33 @@ async fn planes_return(mesh: &mut Mesh) -> anyhow::Result<Outcome> {
     for name in CENTRALS {
         mesh.ready(&format!("central-{name}")).await?;
     }
-    let before = review::whole_routes(mesh, ROUTE).await?;
-    let reviewed = review::change(mesh, ROUTE, RELEASE).await?;
+    let planned = review::plan(mesh, ROUTE, RELEASE).await?;
+    let held_after = review::apply(mesh, ROUTE, RELEASE, &planned).await?;
+    story.release = Some(planned);
     let live = Instant::now();
     sleep(WATCH).await;
     let samples = mesh.traffic()?.ledger.since(live);
     let percent = version_percent(&samples, "v2");
     ensure!(percent > 99.9, "v2 answered only {percent:.1} %");
-    review::roll_back(mesh, ROUTE, reviewed.before, &before).await?;
-    let mut others = enough_traffic(mesh).await?;
-    others.retain(|sample| !sample.tester);
-    let after = version_percent(&others, "v2");
+    Ok(Outcome {
+        incidents: vec![],
+        held_after,
+        note: format!("v2 answered {percent:.0} % of {}", samples.len()),
+    })
+}
+
+async fn rollback(mesh: &Mesh, story: &Story) -> anyhow::Result<Outcome> {
+    let release = story.release.as_ref().context("there was no release")?;
+    let held_after = review::roll_back(mesh, ROUTE, release).await?;
+    let (testers, others) = testers_and_others(mesh).await?;
     ensure!(
-        CANARY_PERCENT.contains(&after),
-        "v2 answered {after:.1} % after the rollback instead of 5 %"
+        testers > 99.9 && CANARY_PERCENT.contains(&others),
+        "v2 answered {testers:.1} % of the testers and {others:.1} % of the others, not all and 5 % as before"
     );
     Ok(Outcome {
         incidents: vec![],
-        held_after: reviewed.held_after,
-        note: format!(
-            "v2 answered {percent:.0} % of {}, and {after:.1} % of those who are no testers after the rollback",
-            samples.len()
-        ),
+        held_after,
+        note: format!("v2 answered every tester and {others:.1} % of the others, as before the release"),
     })
 }
 

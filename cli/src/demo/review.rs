@@ -11,29 +11,30 @@ use tombolo_compiler::roll_up::{Outcome, Status};
 
 use super::mesh::{Mesh, STATE_TIMEOUT};
 use super::topology::{CLUSTERS, Cluster};
+use crate::plan::describe;
 
 const ROUTES_POLL: Duration = Duration::from_millis(100);
 /// Of `tombolo plan`, when there is something to do.
 const CHANGES: i32 = 2;
 
-/// A change that was planned, held to its plan, and proven.
-pub(super) struct Reviewed {
+/// A change that was planned, and may be made.
+pub(super) struct Planned {
+    id: String,
     /// On which the plan was made: the state before.
-    pub(super) before: u64,
-    /// Until every proxy concerned had proven that it runs it.
-    pub(super) held_after: Duration,
+    revision: u64,
+    before: Routes,
+    /// As the plan says that they will be.
+    after: Routes,
 }
 
 /// By cluster and name, without who decided them.
 type Routes = BTreeMap<String, BTreeMap<String, Value>>;
 
-/// Plans the change, makes it if it still is what the plan says, and fails when the routes that came are others than the
-/// plan's, or when the receipt is not whole.
-pub(super) async fn change(mesh: &Mesh, node: &str, documents: &str) -> anyhow::Result<Reviewed> {
-    let token = &mesh.tokens.ann;
-    let before = routes(mesh, node).await?;
-    let plan = ["plan", "-f", "-", "-o", "json"];
-    let printed = mesh.tombolo(token, &plan, documents).await?;
+/// Plans the change and prints the plan. Fails when that has changed anything.
+pub(super) async fn plan(mesh: &Mesh, node: &str, documents: &str) -> anyhow::Result<Planned> {
+    let before = whole_routes(mesh, node).await?;
+    let args = ["plan", "-f", "-", "-o", "json"];
+    let printed = mesh.tombolo(&mesh.tokens.ann, &args, documents).await?;
     ensure!(
         printed.code == Some(CHANGES),
         "`tombolo plan` failed:\n{}{}",
@@ -45,48 +46,88 @@ pub(super) async fn change(mesh: &Mesh, node: &str, documents: &str) -> anyhow::
     let (revision, _) = id
         .split_once('-')
         .context("the plan is not named by a revision")?;
-    let planned = planned(before, &plan);
-    println!("    plan {}…: {}", id.get(..16).unwrap_or(id), moved(&plan));
+    for line in describe(&plan).lines() {
+        println!("    | {line}");
+    }
+    ensure!(
+        routes(mesh, node).await? == before,
+        "to plan a change has changed the routes"
+    );
+    Ok(Planned {
+        id: id.to_owned(),
+        revision: revision.parse()?,
+        after: planned(before.clone(), &plan),
+        before,
+    })
+}
 
+/// Makes the change if it still is what the plan says, and fails when the routes that came are others than the plan's, or
+/// when the receipt is not whole. Gives the time until every proxy concerned had proven that it runs it.
+pub(super) async fn apply(
+    mesh: &Mesh,
+    node: &str,
+    documents: &str,
+    planned: &Planned,
+) -> anyhow::Result<Duration> {
     let started = Instant::now();
-    let apply = [
+    let args = apply_args(&planned.id);
+    let printed = mesh
+        .tombolo(&mesh.tokens.ann, &args, documents)
+        .await?
+        .expect_success(&args)?;
+    let held_after = started.elapsed();
+    let applied: Value = serde_json::from_str(&printed.stdout).context("read what apply printed")?;
+    let found = routes(mesh, node).await?;
+    ensure!(
+        found == planned.after,
+        "what came is not what was planned: {found:?} and not {:?}",
+        planned.after
+    );
+    receipt(mesh, node, applied["revision"].as_u64().context("no revision")?).await?;
+    Ok(held_after)
+}
+
+/// Fails unless the plan is refused because the change would do something else by now.
+pub(super) async fn refuse_stale(mesh: &Mesh, documents: &str, planned: &Planned) -> anyhow::Result<()> {
+    let printed = mesh
+        .tombolo(&mesh.tokens.ann, &apply_args(&planned.id), documents)
+        .await?;
+    ensure!(
+        !printed.success && printed.stderr.contains("is stale"),
+        "a plan that is stale was not refused as that:\n{}{}",
+        printed.stdout,
+        printed.stderr
+    );
+    let refusal = printed.stderr.lines().next().unwrap_or_default();
+    println!("    the same plan once more: {refusal}");
+    Ok(())
+}
+
+fn apply_args(plan: &str) -> [&str; 10] {
+    [
         "apply",
         "-f",
         "-",
         "--plan",
-        id,
+        plan,
         "--wait",
         "--timeout",
         "30s",
         "-o",
         "json",
-    ];
-    let printed = mesh
-        .tombolo(token, &apply, documents)
-        .await?
-        .expect_success(&apply)?;
-    let held_after = started.elapsed();
-    let applied: Value = serde_json::from_str(&printed.stdout).context("read what apply printed")?;
-    let found = routes(mesh, node).await?;
-    ensure!(
-        found == planned,
-        "what came is not what was planned: {found:?} and not {planned:?}"
-    );
-    receipt(mesh, node, applied["revision"].as_u64().context("no revision")?).await?;
-    Ok(Reviewed {
-        before: revision.parse()?,
-        held_after,
-    })
+    ]
 }
 
-/// Makes the node as it was at the revision, and fails when its routes do not become those of then.
-pub(super) async fn roll_back(mesh: &Mesh, node: &str, to: u64, then: &Routes) -> anyhow::Result<()> {
-    let revision = to.to_string();
+/// Makes the node as it was before the change, and fails when its routes do not become those of then. Gives the time
+/// until every proxy concerned had proven that it runs them.
+pub(super) async fn roll_back(mesh: &Mesh, node: &str, change: &Planned) -> anyhow::Result<Duration> {
+    let started = Instant::now();
+    let to = change.revision.to_string();
     let args = [
         "rollback",
         node,
         "--to",
-        &revision,
+        &to,
         "--wait",
         "--timeout",
         "30s",
@@ -94,18 +135,21 @@ pub(super) async fn roll_back(mesh: &Mesh, node: &str, to: u64, then: &Routes) -
         "json",
     ];
     let done = mesh.json(&mesh.tokens.ann, &args).await?;
+    let held_after = started.elapsed();
     let found = routes(mesh, node).await?;
     ensure!(
-        found == *then,
-        "the rollback has not brought the routes back: {found:?} and not {then:?}"
+        found == change.before,
+        "the rollback has not brought the routes back: {found:?} and not {:?}",
+        change.before
     );
     let revision = done["revision"].as_u64().context("no revision")?;
     println!("    rolled back to revision {to}, as revision {revision}");
-    receipt(mesh, node, revision).await
+    receipt(mesh, node, revision).await?;
+    Ok(held_after)
 }
 
 /// The routes of all clusters in which the node has a part, as they are compiled from what is stored and reported.
-pub(super) async fn routes(mesh: &Mesh, node: &str) -> anyhow::Result<Routes> {
+async fn routes(mesh: &Mesh, node: &str) -> anyhow::Result<Routes> {
     let client = mesh.client(&mesh.tokens.ann)?;
     let answer = client.get(&format!("{node}:compiled")).await?.body;
     let routes = serde_json::from_value(without_origins(answer["routes"].clone()));
@@ -113,7 +157,7 @@ pub(super) async fn routes(mesh: &Mesh, node: &str) -> anyhow::Result<Routes> {
 }
 
 /// As [`routes`], once every cluster has it from every other one: some may just have come back.
-pub(super) async fn whole_routes(mesh: &Mesh, node: &str) -> anyhow::Result<Routes> {
+async fn whole_routes(mesh: &Mesh, node: &str) -> anyhow::Result<Routes> {
     let deadline = Instant::now() + STATE_TIMEOUT;
     loop {
         let found = routes(mesh, node).await?;
@@ -140,13 +184,13 @@ fn is_whole(routes: &Routes) -> bool {
     })
 }
 
-/// The share of the answers that an explanation gives to a version, in percent, after the edge has said the same.
-pub(super) async fn explained_percent(
-    mesh: &Mesh,
-    from: Cluster,
-    headers: &[&str],
-    version: &str,
-) -> anyhow::Result<f64> {
+/// What is explained of a request to the service `reviews` from a cluster's frontend.
+pub(super) struct Explained {
+    answer: Value,
+}
+
+/// Asks management, which asks the edge as well. Fails unless both give v2 the same share.
+pub(super) async fn explain(mesh: &Mesh, from: Cluster, headers: &[&str]) -> anyhow::Result<Explained> {
     let viewpoint = format!("{}/shop/frontend", from.name);
     let mut args = vec![
         "explain",
@@ -158,13 +202,25 @@ pub(super) async fn explained_percent(
     ];
     args.extend(headers.iter().flat_map(|header| ["-H", *header]));
     let answer = mesh.json(&mesh.tokens.ann, &args).await?;
-    let share = percent(&answer["outcome"], version);
-    let at_edge = percent(&answer["edge"]["answer"]["outcome"], version);
+    let [here, at_edge] =
+        [&answer["outcome"], &answer["edge"]["answer"]["outcome"]].map(|outcome| percent(outcome, "v2"));
     ensure!(
-        share.is_some() && share == at_edge,
-        "management explains {share:?} % to {version}, and the edge {at_edge:?} %: {answer}"
+        here.is_some() && here == at_edge,
+        "management explains {here:?} % to v2, and the edge {at_edge:?} %: {answer}"
     );
-    share.context("invariant: it was just compared")
+    Ok(Explained { answer })
+}
+
+impl Explained {
+    /// The share of the answers that a version gives.
+    pub(super) fn percent(&self, version: &str) -> f64 {
+        percent(&self.answer["outcome"], version).unwrap_or(0.0)
+    }
+
+    /// As `tombolo explain` prints it.
+    pub(super) fn text(&self) -> String {
+        crate::explain::describe(&self.answer)
+    }
 }
 
 /// `None` when the request goes nowhere.
@@ -231,17 +287,6 @@ fn planned(mut routes: Routes, plan: &Value) -> Routes {
         }
     }
     routes
-}
-
-/// `2 routes in us-east, 2 in us-west`
-fn moved(plan: &Value) -> String {
-    let clusters = plan["routes"].as_object().into_iter().flatten();
-    let counts = clusters.map(|(cluster, changes)| {
-        let count = changes.as_array().map_or(0, Vec::len);
-        format!("{count} in {cluster}")
-    });
-    let counts: Vec<String> = counts.collect();
-    format!("routes that move: {}", counts.join(", "))
 }
 
 /// Which line of which resource decided a route is no part of what proxies run.

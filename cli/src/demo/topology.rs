@@ -29,7 +29,7 @@ const OUTBOUND_PORT: u16 = 15001;
 const APPLICATION_PORT: u16 = 9000;
 
 /// One of the clusters; its network is `127.0.<number>.0/24`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cluster {
     pub(super) name: &'static str,
     number: u8,

@@ -18,16 +18,28 @@ const USERS: u64 = 500;
 const SPAN_DAYS: i64 = 365;
 /// Sent to Postgres at a time.
 const CHUNK_BYTES: usize = 4 << 20;
-/// One record in this many is kept for the pages to draw filters from.
-const SAMPLED: u64 = 997;
+/// One record in about this many is kept for the pages to draw filters from, and to find places far behind by.
+pub(super) const SAMPLED: u64 = 97;
 const COLUMNS: &str = "organization, chain, sequence, record, previous, hash, time, actor, verb, kind, name, outcome, \
                        actor_key, class_key, node2_key, node3_key, node4_key, node5_key";
 
-/// Records that stand for all, and the time that all lie in.
+/// Records that stand for all, oldest first, and the time that all lie in.
 pub(super) struct Loaded {
-    pub(super) samples: Vec<Record>,
+    pub(super) samples: Vec<Sample>,
     pub(super) begins: DateTime<Utc>,
     pub(super) ends: DateTime<Utc>,
+}
+
+pub(super) struct Sample {
+    pub(super) chain: Chain,
+    pub(super) sequence: u64,
+    pub(super) time: DateTime<Utc>,
+    pub(super) actor: String,
+    pub(super) name: String,
+    pub(super) kind: String,
+    pub(super) verb: String,
+    pub(super) outcome: String,
+    pub(super) request_id: String,
 }
 
 /// SplitMix64: the same records in every run.
@@ -100,7 +112,7 @@ async fn prepare(connection: &mut PgConnection, begins: DateTime<Utc>) -> Result
     Ok(definitions)
 }
 
-async fn copy(url: &str, records: usize, begins: DateTime<Utc>, ends: DateTime<Utc>) -> Result<Vec<Record>> {
+async fn copy(url: &str, records: usize, begins: DateTime<Utc>, ends: DateTime<Utc>) -> Result<Vec<Sample>> {
     let (mut rows, mut words) = (database(url).await?, database(url).await?);
     let into = format!("COPY audit ({COLUMNS}) FROM STDIN (FORMAT binary)");
     let mut rows_in = rows.copy_in_raw(&into).await?;
@@ -120,7 +132,7 @@ async fn copy(url: &str, records: usize, begins: DateTime<Utc>, ends: DateTime<U
         push_row(&mut row_bytes, &sealed);
         push_words(&mut word_bytes, &sealed);
         if random.below(SAMPLED) == 0 {
-            samples.push(sealed.record);
+            samples.push(sample(sealed));
         }
         if row_bytes.len() > CHUNK_BYTES {
             rows_in.send(std::mem::take(&mut row_bytes)).await?;
@@ -156,6 +168,21 @@ async fn copy(url: &str, records: usize, begins: DateTime<Utc>, ends: DateTime<U
     rows.close().await?;
     words.close().await?;
     Ok(samples)
+}
+
+fn sample(sealed: Sealed) -> Sample {
+    let index = sealed.record.index("acme");
+    Sample {
+        chain: sealed.chain,
+        sequence: sealed.sequence,
+        time: index.time,
+        actor: index.actor,
+        name: index.name,
+        kind: index.kind,
+        verb: index.verb,
+        outcome: index.outcome,
+        request_id: sealed.record.request_id,
+    }
 }
 
 /// What an organization does in a year: few of its people and places account for most of it, and most of it are

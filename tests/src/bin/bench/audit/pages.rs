@@ -8,16 +8,14 @@ use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, SecondsFormat, Utc};
 use http::header;
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, PgConnection, Row};
-use tombolo_management::audit::Record;
 use tombolo_tests::client::Connection;
 
-use super::load::Loaded;
-use super::{World, database, get};
+use super::load::{Loaded, SAMPLED, Sample};
+use super::{World, get};
 use crate::statistics::Sorted;
 
-/// Of each pair of filters.
-const DRAWS: usize = 12;
+/// Of each pair of filters: with fewer than a hundred, the 99th percentile would be the slowest.
+const DRAWS: usize = 120;
 /// Of free text.
 const TEXT_DRAWS: usize = 60;
 const PAGE_SIZE: usize = 100;
@@ -30,16 +28,23 @@ pub(super) struct Pages {
     pub(super) text_p99_ms: f64,
 }
 
-/// One filter with its value, as a parameter of the API and as a condition to find a place with.
+/// One filter with its value.
 #[derive(Clone, Debug)]
-struct Wanted {
-    parameter: String,
-    condition: String,
+enum Wanted {
+    Time {
+        since: DateTime<Utc>,
+        until: DateTime<Utc>,
+    },
+    Actor(String),
+    /// And all below it.
+    Name(String),
+    Kind(String),
+    Verb(String),
+    Outcome(String),
 }
 
 pub(super) async fn run(world: &World, loaded: &Loaded) -> Result<Pages> {
     let mut api = world.connect().await?;
-    let mut places = database(world.postgres.url()).await?;
     let mut taken: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     let pairs = FILTERS
         .iter()
@@ -59,12 +64,13 @@ pub(super) async fn run(world: &World, loaded: &Loaded) -> Result<Pages> {
             }
             let (token, scope) = match draw % 2 {
                 0 => (&world.admin, None),
-                _ => (&world.reader, Some(super::load::tenant(0))),
+                _ => (&world.reader, Some(Wanted::Name(super::load::tenant(0)))),
             };
-            let query: String = wanted.iter().map(|wanted| wanted.parameter.as_str()).collect();
+            let query: String = wanted.iter().map(Wanted::parameter).collect();
             let first = page(&mut api, token, &query).await?;
             taken.entry(format!("{name}, first")).or_default().push(first);
-            if let Some(far) = far(&mut places, &wanted, scope.as_deref()).await? {
+            wanted.extend(scope);
+            if let Some(far) = far(loaded, &wanted) {
                 let far = page(&mut api, token, &format!("{query}&pageToken={far}")).await?;
                 taken.entry(format!("{name}, far")).or_default().push(far);
             }
@@ -105,38 +111,55 @@ async fn texts(world: &World, api: &mut Connection, loaded: &Loaded) -> Result<B
     Ok(taken)
 }
 
-fn filter(name: &str, sample: &Record, loaded: &Loaded, draw: usize) -> Result<Wanted> {
-    let equal = |parameter: &str, value: &str| Wanted {
-        parameter: format!("&{parameter}={value}"),
-        condition: format!("{parameter} = '{value}'"),
-    };
+fn filter(name: &str, sample: &Sample, loaded: &Loaded, draw: usize) -> Result<Wanted> {
     Ok(match name {
         "time" => {
             // A month, somewhere.
             let span = loaded.ends - loaded.begins;
             let since = loaded.begins + span * i32::try_from(draw % 11)? / 12;
-            let (since, until) = (text(since), text(since + span / 12));
-            Wanted {
-                parameter: format!("&since={since}&until={until}"),
-                condition: format!("time >= '{since}' AND time < '{until}'"),
-            }
+            let until = since + span / 12;
+            Wanted::Time { since, until }
         }
         "name" => {
             // A tenant, a workspace, a group or a leaf.
             let segments: Vec<&str> = sample.name.split('/').collect();
             let depth = (2 + draw / 2 % 4) * 2;
-            let node = segments[..depth.min(segments.len())].join("/");
-            Wanted {
-                parameter: format!("&name={node}"),
-                condition: format!("(name = '{node}' OR name LIKE '{node}/%')"),
-            }
+            Wanted::Name(segments[..depth.min(segments.len())].join("/"))
         }
-        "actor" => equal("actor", &sample.actor),
-        "kind" => equal("kind", &sample.kind),
-        "verb" => equal("verb", &sample.verb.to_string()),
-        "outcome" => equal("outcome", &sample.outcome.to_string()),
+        "actor" => Wanted::Actor(sample.actor.clone()),
+        "kind" => Wanted::Kind(sample.kind.clone()),
+        "verb" => Wanted::Verb(sample.verb.clone()),
+        "outcome" => Wanted::Outcome(sample.outcome.clone()),
         other => anyhow::bail!("no filter is named {other}"),
     })
+}
+
+impl Wanted {
+    /// Of the API.
+    fn parameter(&self) -> String {
+        match self {
+            Wanted::Time { since, until } => format!("&since={}&until={}", text(*since), text(*until)),
+            Wanted::Actor(actor) => format!("&actor={actor}"),
+            Wanted::Name(node) => format!("&name={node}"),
+            Wanted::Kind(kind) => format!("&kind={kind}"),
+            Wanted::Verb(verb) => format!("&verb={verb}"),
+            Wanted::Outcome(outcome) => format!("&outcome={outcome}"),
+        }
+    }
+
+    fn takes(&self, sample: &Sample) -> bool {
+        match self {
+            Wanted::Time { since, until } => (*since..*until).contains(&sample.time),
+            Wanted::Actor(actor) => sample.actor == *actor,
+            Wanted::Name(node) => {
+                let below = sample.name.strip_prefix(node.as_str());
+                below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            Wanted::Kind(kind) => sample.kind == *kind,
+            Wanted::Verb(verb) => sample.verb == *verb,
+            Wanted::Outcome(outcome) => sample.outcome == *outcome,
+        }
+    }
 }
 
 fn text(time: DateTime<Utc>) -> String {
@@ -157,26 +180,16 @@ async fn page(api: &mut Connection, token: &str, query: &str) -> Result<f64> {
     Ok(elapsed)
 }
 
-/// The token of the page behind a thousand others; `None` when there are not as many records.
-async fn far(
-    connection: &mut PgConnection,
-    wanted: &[Wanted],
-    scope: Option<&str>,
-) -> Result<Option<String>> {
-    let mut conditions: Vec<String> = wanted.iter().map(|wanted| wanted.condition.clone()).collect();
-    conditions.extend(scope.map(|node| format!("(name = '{node}' OR name LIKE '{node}/%')")));
-    let query = format!(
-        "SELECT (extract(epoch FROM time) * 1000000)::bigint, chain, sequence FROM audit WHERE {} \
-         ORDER BY time DESC OFFSET {FAR} LIMIT 1",
-        conditions.join(" AND ")
-    );
-    let row = sqlx::query(AssertSqlSafe(query))
-        .fetch_optional(connection)
-        .await?;
-    Ok(row.map(|row| {
-        let (time, chain, sequence): (i64, String, i64) = (row.get(0), row.get(1), row.get(2));
-        format!("{time}.{chain}.{sequence}")
-    }))
+/// The token of the page behind about a thousand others, as the samples tell; `None` when there are not as many records.
+fn far(loaded: &Loaded, wanted: &[Wanted]) -> Option<String> {
+    let found = loaded
+        .samples
+        .iter()
+        .rev()
+        .filter(|sample| wanted.iter().all(|wanted| wanted.takes(sample)));
+    let sample = found.skip(FAR / SAMPLED as usize).next()?;
+    let time = sample.time.timestamp_micros();
+    Some(format!("{time}.{}.{}", sample.chain, sample.sequence))
 }
 
 /// Prints a line for each, and gives the worst 99th percentile.
