@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::enforcement;
-use crate::finding::Origin;
+use crate::finding::{Origin, Traced};
 use crate::http::{Retry, Span};
 use crate::intent::{Failover, Intent};
 use crate::name::{Fqn, Kind, Label, ServiceId};
@@ -213,9 +213,12 @@ pub fn of_service(intent: &Intent, node: &Fqn, service: &ServiceId) -> Result<Ef
 }
 
 /// Where traffic of a workspace, or of a traffic group, goes when neither its cluster nor its region can serve it.
-pub(crate) fn failover(intent: &Intent, node: &Fqn) -> Vec<Failover> {
+pub(crate) fn failover(intent: &Intent, node: &Fqn) -> Traced<Vec<Failover>> {
     let decided = EffectiveTraffic::failover().decide(&[paths::of_node(intent, node)]);
-    decided.value.value.unwrap_or_default()
+    Traced {
+        value: decided.value.value.unwrap_or_default(),
+        origin: decided.value.origin,
+    }
 }
 
 /// Whether the node's own setting says where traffic goes.

@@ -118,6 +118,8 @@ pub enum Stage {
     GatewayRule,
     /// Which rule of a service takes it.
     ServiceRule,
+    /// Which setting says where it goes when its own cluster cannot serve it.
+    Failover,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,6 +18,7 @@ mod upstream;
 
 pub(crate) use eastwest::NAME as EAST_WEST;
 pub(crate) use sidecar::{NAME as OUTBOUND, named_service};
+pub(crate) use upstream::upstream_prefix;
 
 /// For requests whose author gave no timeout; what Envoy takes as well.
 pub const REQUEST_TIMEOUT: Span = Span::from_ms(15_000);

@@ -57,9 +57,9 @@ pub struct Resolved {
 pub struct ResolvedWorkspace {
     /// Without those that somebody else holds.
     pub namespaces: Vec<Selector>,
-    pub failover: Vec<Failover>,
+    pub failover: Traced<Vec<Failover>>,
     /// Of those traffic groups that have a setting of their own, with their namespaces.
-    pub failover_of_groups: Vec<(Vec<Selector>, Vec<Failover>)>,
+    pub failover_of_groups: Vec<(Vec<Selector>, Traced<Vec<Failover>>)>,
 }
 
 /// A service route whose rules are in the order in which they are tried.
@@ -207,7 +207,7 @@ impl ResolvedWorkspace {
     }
 
     /// Where traffic for a service of that namespace goes, as seen from a cluster: the nearest setting decides.
-    pub(crate) fn failover_in(&self, cluster: &ClusterName, namespace: &Label) -> &[Failover] {
+    pub(crate) fn failover_in(&self, cluster: &ClusterName, namespace: &Label) -> &Traced<Vec<Failover>> {
         let takes = |selectors: &[Selector]| {
             let mut selectors = selectors.iter();
             selectors.any(|selector| selector.matches(cluster, namespace))
@@ -224,6 +224,15 @@ impl ResolvedWorkspace {
             .iter()
             .any(|selector| selector.matches_cluster(cluster))
     }
+}
+
+/// Equal with all origins.
+pub(crate) fn same_workspace(was: &Traced<ResolvedWorkspace>, is: &Traced<ResolvedWorkspace>) -> bool {
+    let (was_of_groups, is_of_groups) = (&was.value.failover_of_groups, &is.value.failover_of_groups);
+    let mut of_groups = was_of_groups.iter().zip(is_of_groups);
+    was.is_identical(is)
+        && was.value.failover.is_identical(&is.value.failover)
+        && of_groups.all(|((_, was), (_, is))| was.is_identical(is))
 }
 
 /// Equal with all origins: rules that swap places keep their value and change their field.

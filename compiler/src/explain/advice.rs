@@ -287,7 +287,7 @@ impl Asked<'_> {
 /// A rule took the request and refuses it: its reason says what to do.
 fn is_decided_by_a_rule(trace: &Trace) -> bool {
     trace.steps.last().is_some_and(|step| match step.stage {
-        Stage::Entry | Stage::Host | Stage::Grant => false,
+        Stage::Entry | Stage::Host | Stage::Grant | Stage::Failover => false,
         Stage::GatewayRule => step.origin.is_some(),
         Stage::ServiceRule => true,
     })

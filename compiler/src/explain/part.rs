@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::request::Request;
-use super::{Entry, Place, Stage, Step, Trace, trace};
+use super::{Entry, Outcome, Place, Stage, Step, Trace, trace};
 use crate::finding::Origin;
-use crate::lower::named_service;
+use crate::lower::{named_service, upstream_prefix};
 use crate::name::{ClusterName, Fqn, Hostname, Kind, Label, ServiceId, WorkloadId};
 use crate::plan::{Inputs, PlanKey, part};
 use crate::report::{ClusterReport, GatewayReport, ServiceReport};
-use crate::routes::{RoutedGateway, RoutedGatewayMode, Slice};
+use crate::routes::{RoutedGateway, RoutedGatewayMode, RoutedService, Slice, SliceItem};
 use crate::view::{HealthCheck, Instance, LocalGateway, LocalPort, LocalService, View};
 
 /// What is asked, and of what.
@@ -56,7 +56,10 @@ impl<'a> Asked<'a> {
 
     /// What the proxy makes of that part of what its edge would hold.
     pub(super) fn trace(&self, entry: &Entry) -> Trace {
-        let traced = |(slice, view): (Slice, View)| trace(self.cluster, &slice, &view, entry, self.request);
+        let traced = |(slice, view): (Slice, View)| {
+            let trace = trace(self.cluster, &slice, &view, entry, self.request);
+            self.with_failover(trace, &slice)
+        };
         match entry {
             Entry::Sidecar(namespace) => {
                 let meant = named_service(self.request.host(), namespace);
@@ -116,6 +119,49 @@ impl<'a> Asked<'a> {
                 tried: Vec::new(),
             })
             .collect()
+    }
+
+    /// In what order the clusters of each service are tried, told at the end: routes say the order and not who decided it.
+    fn with_failover(&self, mut trace: Trace, slice: &Slice) -> Trace {
+        let Outcome::Forward { targets, .. } = &trace.outcome else {
+            return trace;
+        };
+        let services = slice.items.values().filter_map(|item| match item {
+            SliceItem::Service(service) => Some(&service.value),
+            _ => None,
+        });
+        let met = services.filter(|service| {
+            let prefix = upstream_prefix(Some(&service.workspace), &service.id);
+            let is_met = targets.iter().any(|target| target.upstream.starts_with(&prefix));
+            is_met && !service.remotes.is_empty()
+        });
+        let steps: Vec<Step> = met.filter_map(|service| self.failover(service)).collect();
+        trace.steps.extend(steps);
+        trace
+    }
+
+    fn failover(&self, service: &RoutedService) -> Option<Step> {
+        let workspace = self.inputs.resolved.workspaces.get(&service.workspace)?;
+        let region = &self.inputs.resolved.clusters.get(self.cluster)?.value.region;
+        let failover = workspace.value.failover_in(self.cluster, &service.id.namespace);
+        let own = failover.value.iter().filter(|entry| entry.from == *region);
+        let order: Vec<String> = own
+            .flat_map(|entry| &entry.to)
+            .map(|region| format!("region {region}"))
+            .chain(["any other".to_owned()])
+            .collect();
+        let told = format!(
+            "service {} is served by {} itself, then by the other clusters of region {region}, then by {}",
+            service.id,
+            self.cluster,
+            order.join(", then by ")
+        );
+        Some(Step {
+            stage: Stage::Failover,
+            told,
+            origin: failover.origin.clone(),
+            tried: Vec::new(),
+        })
     }
 
     fn of_sidecar(&self, namespace: &Label, services: &BTreeSet<ServiceId>) -> (Slice, View) {

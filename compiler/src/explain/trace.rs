@@ -5,7 +5,7 @@ use super::request::Request;
 use super::walk::{Walk, arrival, walk};
 use super::{Destination, Entry, Host, Hosts, Location, Outcome, Stage, Step, Trace, Tried};
 use crate::finding::{Origin, Traced};
-use crate::http::HttpMatch;
+use crate::http::{HttpMatch, Retry, Span};
 use crate::intent::hosts_field;
 use crate::lower::{EAST_WEST, OUTBOUND, lower, named_service};
 use crate::name::{ClusterName, Fqn, Label, ServiceId, WorkloadId};
@@ -137,7 +137,7 @@ impl<'a> Tracer<'a> {
                 listed(shares)
             }
         };
-        let told = told + &besides(&rule.value.conduct);
+        let told = told + &besides(&rule.value.conduct, rule.value.timeout, rule.value.retry.as_ref());
         self.push(Stage::GatewayRule, told, rule.origin.clone(), tried);
         let GatewayAction::Split(split) = &rule.value.action else {
             return;
@@ -166,7 +166,7 @@ impl<'a> Tracer<'a> {
     fn service_rule(&mut self, id: &ServiceId, service: &'a RoutedService) {
         let (tried, matched) = first(&service.rules, |rule| &rule.matches, self.request);
         if let Some(rule) = matched {
-            let besides = besides(&rule.value.conduct);
+            let besides = besides(&rule.value.conduct, rule.value.timeout, rule.value.retry.as_ref());
             let told = format!("of service {id}: {}{besides}", split_in_words(&rule.value.action));
             self.push(Stage::ServiceRule, told, rule.origin.clone(), tried);
         }
@@ -306,7 +306,17 @@ fn first<'a, R>(
 }
 
 /// What a rule does with a request beside sending it somewhere.
-fn besides(conduct: &Conduct) -> String {
+fn besides(conduct: &Conduct, timeout: Option<Span>, retry: Option<&Retry>) -> String {
+    let timeout = timeout.map(|timeout| format!("; it has {timeout} in all"));
+    let retry = retry.map(|retry| {
+        let codes: Vec<String> = retry.codes.iter().map(|code| code.as_u16().to_string()).collect();
+        let codes = match codes.is_empty() {
+            true => String::new(),
+            false => format!(" or an answer of {}", codes.join(" or ")),
+        };
+        let attempts = retry.attempts.as_u32();
+        format!("; it is sent again up to {attempts} times after a failed connection{codes}")
+    });
     let copies = conduct.mirrors.iter().map(|mirror| {
         let to = match &mirror.target {
             MirrorTarget::Port(_) => format!("service {}", mirror.service),
@@ -323,7 +333,12 @@ fn besides(conduct: &Conduct) -> String {
         let (percent, status) = (f64::from(abort.percent), abort.status_code.as_u16());
         format!("; {percent} % are answered with {status} on purpose")
     });
-    copies.chain(delay).chain(abort).collect()
+    copies
+        .chain(timeout)
+        .chain(retry)
+        .chain(delay)
+        .chain(abort)
+        .collect()
 }
 
 fn split_in_words(action: &ServiceAction) -> String {

@@ -7,7 +7,7 @@ use super::{Lowered, Site};
 use crate::finding::Traced;
 use crate::http::Path;
 use crate::intent::Subset;
-use crate::name::{HostPort, Kind, Label, ServiceId};
+use crate::name::{Fqn, HostPort, Kind, Label, ServiceId};
 use crate::proxy::{Check, Endpoint, EndpointGroup, Endpoints, Health, Upstream};
 use crate::report::State;
 use crate::view::{
@@ -65,14 +65,7 @@ pub(super) fn destination(id: &ServiceId, port: &Port, subset: Option<&Label>) -
 /// labels are part of it: a subset that is redefined is another upstream, so that no proxy ever sends by the rules of
 /// one definition to the endpoints of the other.
 fn name(offered: &Offered<'_>, port: &Port, subset: Option<&Label>, scope: Scope) -> String {
-    let owner = offered.workspace.map_or_else(
-        || "-".to_owned(),
-        |workspace| {
-            let tenant = workspace.ancestor(Kind::Tenant);
-            let tenant = tenant.as_ref().map_or("-", |tenant| tenant.leaf());
-            format!("{tenant}/{}", workspace.leaf())
-        },
-    );
+    let service = upstream_prefix(offered.workspace, offered.id);
     let scope = match scope {
         Scope::Mesh => "",
         Scope::Local => "local/",
@@ -80,7 +73,20 @@ fn name(offered: &Offered<'_>, port: &Port, subset: Option<&Label>, scope: Scope
     let subset = subset.map_or_else(String::new, |subset| {
         format!("/{subset}{}", selector(offered, subset))
     });
-    format!("{scope}{owner}/{}:{}{subset}", offered.id, port.port)
+    format!("{scope}{service}{}{subset}", port.port)
+}
+
+/// What the names of all upstreams of a service begin with: `tenant/workspace/namespace/service:`.
+pub(crate) fn upstream_prefix(workspace: Option<&Fqn>, id: &ServiceId) -> String {
+    let owner = workspace.map_or_else(
+        || "-".to_owned(),
+        |workspace| {
+            let tenant = workspace.ancestor(Kind::Tenant);
+            let tenant = tenant.as_ref().map_or("-", |tenant| tenant.leaf());
+            format!("{tenant}/{}", workspace.leaf())
+        },
+    );
+    format!("{owner}/{id}:")
 }
 
 fn selector(offered: &Offered<'_>, subset: &Label) -> String {

@@ -64,7 +64,7 @@ pub(super) fn plan(name: &Fqn, id: &ServiceId, inputs: &Inputs<'_>) -> Planned {
             remotes: seen_from(
                 cluster,
                 &remotes,
-                workspace.value.failover_in(cluster, &id.namespace),
+                &workspace.value.failover_in(cluster, &id.namespace).value,
                 inputs,
             ),
             ..routed.clone()

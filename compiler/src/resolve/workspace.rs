@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::cluster::ClusterChange;
 use super::resolver::{Part, Resolver, Update};
-use super::{Resolved, ResolvedWorkspace, listed};
+use super::{Resolved, ResolvedWorkspace, listed, same_workspace};
 use crate::effective;
 use crate::finding::{Claim, Code, Finding, Traced};
 use crate::intent::{Failover, Group, Spec, Workspace};
@@ -123,7 +123,7 @@ fn store(update: &mut Update<'_>, name: &Fqn, workspace: Option<ResolvedWorkspac
         .resolved
         .workspaces
         .get(name)
-        .is_some_and(|was| was.is_identical(&resolved));
+        .is_some_and(|was| same_workspace(was, &resolved));
     if !same {
         update
             .to
@@ -178,7 +178,7 @@ fn failover_of_groups(
     resolver: &Resolver,
     workspace: &Fqn,
     owned: &[Selector],
-) -> Vec<(Vec<Selector>, Vec<Failover>)> {
+) -> Vec<(Vec<Selector>, Traced<Vec<Failover>>)> {
     let groups = resolver.tree.below(workspace, Kind::TrafficGroup);
     let setting = groups.filter(|group| effective::sets_failover(resolver.intent(), group));
     setting

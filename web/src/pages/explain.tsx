@@ -24,6 +24,7 @@ const STAGES: Record<Step["stage"], string> = {
   grant: "Grant",
   gatewayRule: "Rule of the gateway",
   serviceRule: "Rule of the service",
+  failover: "Failover",
 };
 
 export function ExplainPage({ address }: { address: URL }) {
