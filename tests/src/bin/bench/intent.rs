@@ -168,8 +168,8 @@ async fn sample(
     workspaces: usize,
     nth: usize,
 ) -> Result<Sample> {
-    // Another place of the tree each time; the weight says which time it is.
-    let document = population::route(nth * 131 % workspaces, nth % ROUTES_MIN, nth);
+    // Another place of the tree each time.
+    let document = population::route(nth * 131 % workspaces, nth % ROUTES_MIN, 1 + nth);
     let name: Fqn = document["name"]
         .as_str()
         .context("a route without a name")?

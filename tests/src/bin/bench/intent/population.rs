@@ -22,6 +22,7 @@ const USERS: usize = 500;
 const BINDINGS: usize = 3;
 /// In each workspace, with two hosts each; every seventh host is a wildcard.
 const GATEWAYS: usize = 3;
+const TIMEOUT_MIN_MS: usize = 5_000;
 pub(crate) const ORGANIZATION: &str = "organizations/acme";
 
 pub(crate) fn workspaces(resources: usize) -> usize {
@@ -50,9 +51,10 @@ pub(crate) fn documents(resources: usize) -> impl Iterator<Item = Value> {
     few.into_iter().chain(below)
 }
 
-/// A route of some workspace, as it is written for the `version`th time.
+/// A route of some workspace, as it is written for the `version`th time; it was there before the first.
 pub(crate) fn route(workspace: usize, service: usize, version: usize) -> Value {
-    let weight = version % 100;
+    // Each version says something that none before it has said of any route, or nothing would come over the feed.
+    let timeout = format!("{}ms", TIMEOUT_MIN_MS + version);
     json!({
         "kind": "ServiceRoute",
         "name": format!("{}/trafficgroups/web/serviceroutes/s{service:02}", workspace_name(workspace)),
@@ -66,9 +68,9 @@ pub(crate) fn route(workspace: usize, service: usize, version: usize) -> Value {
                 {
                     "matches": [{"path": {"type": "PathPrefix", "value": "/beta"}, "headers": [{"name": "x-beta", "value": "yes"}]}],
                     "backendRefs": [{"subset": "v2"}],
-                    "timeouts": {"request": "5s"},
+                    "timeouts": {"request": timeout},
                 },
-                {"backendRefs": [{"subset": "v1", "weight": 100 - weight}, {"subset": "v2", "weight": weight}]},
+                {"backendRefs": [{"subset": "v1", "weight": 95}, {"subset": "v2", "weight": 5}]},
             ],
         },
     })
@@ -157,7 +159,7 @@ fn workspace_documents(workspace: usize, routes: usize) -> impl Iterator<Item = 
     }));
     documents
         .into_iter()
-        .chain((0..routes).map(move |service| route(workspace, service, 50)))
+        .chain((0..routes).map(move |service| route(workspace, service, 0)))
 }
 
 /// Two of them.
