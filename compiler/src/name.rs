@@ -469,6 +469,16 @@ pub struct ServiceId {
 pub type WorkloadId = ServiceId;
 
 impl ServiceId {
+    /// No name in that namespace, or in one that comes after it, is before this one.
+    pub(crate) fn first_in(namespace: Label) -> ServiceId {
+        // No character that a name may begin with is less than '0'.
+        let least: Result<Label, _> = "0".parse();
+        ServiceId {
+            namespace,
+            name: least.expect("invariant: a digit is a name"),
+        }
+    }
+
     /// The name under which the whole mesh knows it (Multi-Cluster Services API).
     pub fn clusterset_host(&self) -> String {
         format!("{}.{}.svc.clusterset.local", self.name, self.namespace)

@@ -62,11 +62,7 @@ impl Selector {
             // A prefix may be empty or end in '-', which no name does; no character of a name is less than '0'.
             Pattern::Prefix(prefix) => prefix.parse().or_else(|_| format!("{prefix}0").parse()),
         };
-        let least: Result<Label, _> = "0".parse();
-        ServiceId {
-            namespace: namespace.expect("invariant: a prefix was checked when it was parsed"),
-            name: least.expect("invariant: a digit is a name"),
-        }
+        ServiceId::first_in(namespace.expect("invariant: a prefix was checked when it was parsed"))
     }
 
     /// What all namespaces that it matches begin with.

@@ -1,6 +1,6 @@
 //! What a key is planned from, with the few questions that all keys ask.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::remote;
 use crate::finding::Traced;
@@ -81,8 +81,11 @@ impl<'a> Inputs<'a> {
 
     /// Whether a namespace of a cluster is known by name: from the cluster's report, or from a selector that names it.
     pub(crate) fn is_known(&self, cluster: &ClusterName, namespace: &Label) -> bool {
+        let first = ServiceId::first_in(namespace.clone());
         let reported = self.report(cluster).is_some_and(|report| {
-            let mut ids = report.services.keys().chain(report.gateways.keys());
+            let service = report.services.range(&first..).next().map(|(id, _)| id);
+            let workload = report.gateways.range(&first..).next().map(|(id, _)| id);
+            let mut ids = service.into_iter().chain(workload);
             ids.any(|id| id.namespace == *namespace)
         });
         // What names it also owns it.
@@ -168,18 +171,19 @@ impl<'a> Inputs<'a> {
         for selector in &resolved.value.namespaces {
             let reports = self.reports();
             for (_, report) in reports.filter(|(cluster, _)| selector.matches_cluster(cluster)) {
-                ids.extend(offered(report, selector).cloned());
+                ids.extend(taken(&report.services, selector).cloned());
             }
         }
         ids
     }
 }
 
-/// The services of a cluster in the namespaces that a selector matches, without looking at the others.
-fn offered<'a>(report: &'a ClusterReport, selector: &'a Selector) -> impl Iterator<Item = &'a ServiceId> {
-    let services = report
-        .services
-        .range(selector.first_service()..)
-        .map(|(id, _)| id);
-    services.take_while(|id| selector.matches_namespace(&id.namespace))
+/// Those of a cluster's services, or workloads, that are in the namespaces that a selector matches, without looking at the
+/// others.
+pub(super) fn taken<'a, V>(
+    ids: &'a BTreeMap<ServiceId, V>,
+    selector: &'a Selector,
+) -> impl Iterator<Item = &'a ServiceId> {
+    let ids = ids.range(selector.first_service()..).map(|(id, _)| id);
+    ids.take_while(|id| selector.matches_namespace(&id.namespace))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::inputs::Inputs;
+use super::inputs::{Inputs, taken};
 use crate::name::{ClusterName, Fqn, Label, ServiceId, WorkloadId};
 use crate::report::ClusterReport;
 use crate::resolve::{Resolved, same_gateway, same_route};
@@ -38,9 +38,8 @@ pub(super) fn all(inputs: &Inputs<'_>) -> BTreeSet<PlanKey> {
     let gateways = inputs.resolved.gateways.keys().cloned().map(PlanKey::Gateway);
     let mut keys: BTreeSet<PlanKey> = clusters.chain(gateways).collect();
     for (cluster, report) in inputs.reports() {
-        keys.extend(
-            namespaces(report).map(|namespace| PlanKey::Namespace(cluster.clone(), namespace.clone())),
-        );
+        let namespaces = namespaces(report.services.keys().chain(report.gateways.keys())).into_iter();
+        keys.extend(namespaces.map(|namespace| PlanKey::Namespace(cluster.clone(), namespace.clone())));
     }
     for (name, workspace) in &inputs.resolved.workspaces {
         keys.extend(named(inputs.resolved, &workspace.value.namespaces));
@@ -64,9 +63,8 @@ pub(super) fn dirty(before: &Inputs<'_>, after: &Inputs<'_>) -> BTreeSet<PlanKey
     touched.keys
 }
 
-fn namespaces(report: &ClusterReport) -> impl Iterator<Item = &Label> {
-    let services = report.services.keys();
-    services.chain(report.gateways.keys()).map(|id| &id.namespace)
+fn namespaces<'a>(ids: impl Iterator<Item = &'a ServiceId>) -> BTreeSet<&'a Label> {
+    ids.map(|id| &id.namespace).collect()
 }
 
 /// The namespaces that selectors name, in the clusters that they match.
@@ -203,21 +201,25 @@ impl Touched {
 
     /// All in the namespaces whose owner may have changed, whoever asks for it.
     fn owned(&mut self, selectors: &[Selector], inputs: &Inputs<'_>) {
-        for (cluster, report) in inputs.reports() {
-            let owned = |namespace: &Label| selectors.iter().any(|s| s.matches(cluster, namespace));
-            let namespaces = namespaces(report).filter(|namespace| owned(namespace));
-            self.keys
-                .extend(namespaces.map(|namespace| PlanKey::Namespace(cluster.clone(), namespace.clone())));
-            let services = report.services.keys().filter(|id| owned(&id.namespace));
-            self.services.extend(services.cloned());
-            for workload in report.gateways.keys().filter(|id| owned(&id.namespace)) {
-                self.workloads.insert(workload.clone());
-                let dedicated = inputs
-                    .resolved
-                    .gateways_on(workload)
-                    .filter(|(_, gateway)| gateway.value.mode == RoutedGatewayMode::EastWest);
-                self.workspaces
-                    .extend(dedicated.map(|(_, gateway)| gateway.value.workspace.clone()));
+        for selector in selectors {
+            let reports = inputs.reports();
+            for (cluster, report) in reports.filter(|(cluster, _)| selector.matches_cluster(cluster)) {
+                let services = taken(&report.services, selector);
+                let workloads = taken(&report.gateways, selector);
+                let namespaces = namespaces(services.chain(workloads)).into_iter();
+                self.keys.extend(
+                    namespaces.map(|namespace| PlanKey::Namespace(cluster.clone(), namespace.clone())),
+                );
+                self.services.extend(taken(&report.services, selector).cloned());
+                for workload in taken(&report.gateways, selector) {
+                    self.workloads.insert(workload.clone());
+                    let dedicated = inputs
+                        .resolved
+                        .gateways_on(workload)
+                        .filter(|(_, gateway)| gateway.value.mode == RoutedGatewayMode::EastWest);
+                    self.workspaces
+                        .extend(dedicated.map(|(_, gateway)| gateway.value.workspace.clone()));
+                }
             }
         }
     }

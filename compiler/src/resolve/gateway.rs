@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use super::resolver::{Part, Resolver, Update};
+use super::resolver::{Part, Resolver, Update, Wanted};
 use super::rules::Mirrored;
 use super::{Loans, ResolvedWorkspace, application, grant, listed, rules, same_gateway};
 use crate::finding::{Claim, Code, Finding, Origin, Traced};
@@ -19,14 +19,20 @@ use crate::routes::{Conduct, GatewayAction, GatewayRule, RoutedGateway, RoutedGa
 pub(super) struct Listener {
     /// Whose the hosts are: its own workspace, or the one that lends them.
     owner: Fqn,
-    workload: WorkloadId,
-    port: u16,
-    protocol: Protocol,
+    port: Port,
     hosts: BTreeSet<Hostname>,
 }
 
+/// A port of a workload, for one thing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Port {
+    workload: WorkloadId,
+    number: u16,
+    protocol: Protocol,
+}
+
 /// What a port is for; one that is for one thing is for no other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Protocol {
     Http,
     Tls,
@@ -38,7 +44,7 @@ enum Protocol {
 /// What a resource asks for.
 struct Wants<'a> {
     workload: &'a WorkloadId,
-    port: Option<(u16, Protocol)>,
+    port: Option<Port>,
     hosts: BTreeSet<Hostname>,
     hosts_from: Option<&'a Fqn>,
 }
@@ -81,8 +87,8 @@ fn dirty(update: &mut Update<'_>) -> BTreeSet<Fqn> {
     {
         if let Some(was) = wants(touch.was()) {
             wanted.workloads.remove(&was.workload.namespace, &touch.name);
-            if let Some((port, _)) = was.port {
-                wanted.ports.remove(&(was.workload.clone(), port), &touch.name);
+            if let Some(port) = &was.port {
+                wanted.ports.remove(port, &touch.name);
             }
             for host in &was.hosts {
                 wanted.hosts.remove(host, &touch.name);
@@ -93,8 +99,8 @@ fn dirty(update: &mut Update<'_>) -> BTreeSet<Fqn> {
         }
         if let Some(is) = wants(touch.is()) {
             wanted.workloads.insert(&is.workload.namespace, &touch.name);
-            if let Some((port, _)) = is.port {
-                wanted.ports.insert(&(is.workload.clone(), port), &touch.name);
+            if let Some(port) = &is.port {
+                wanted.ports.insert(port, &touch.name);
             }
             for host in &is.hosts {
                 wanted.hosts.insert(host, &touch.name);
@@ -150,24 +156,30 @@ fn dirty(update: &mut Update<'_>) -> BTreeSet<Fqn> {
 }
 
 fn wants(spec: Option<&Spec>) -> Option<Wants<'_>> {
+    let port = |workload: &WorkloadId, number, protocol| {
+        Some(Port {
+            workload: workload.clone(),
+            number,
+            protocol,
+        })
+    };
     Some(match spec? {
         Spec::Api(api) => Wants {
             workload: &api.workload,
-            port: Some((api.port.get(), Protocol::Http)),
+            port: port(&api.workload, api.port.get(), Protocol::Http),
             hosts: api.openapi.hosts.clone(),
             hosts_from: api.hosts_from.as_ref(),
         },
         Spec::Gateway(gateway) => {
+            let port = |number, protocol| port(&gateway.workload, number, protocol);
             let (port, hosts) = match &gateway.mode {
-                GatewayMode::Ingress(ingress) => {
-                    (Some((ingress.port, Protocol::Http)), ingress.hosts.clone())
-                }
+                GatewayMode::Ingress(ingress) => (port(ingress.port, Protocol::Http), ingress.hosts.clone()),
                 GatewayMode::Passthrough(passthrough) => match &passthrough.connections {
-                    Connections::Tls(hosts) => (Some((passthrough.port, Protocol::Tls)), hosts.clone()),
-                    Connections::Tcp => (Some((passthrough.port, Protocol::Tcp)), BTreeSet::new()),
+                    Connections::Tls(hosts) => (port(passthrough.port, Protocol::Tls), hosts.clone()),
+                    Connections::Tcp => (port(passthrough.port, Protocol::Tcp), BTreeSet::new()),
                 },
                 // Its hosts are those of others, outside of the mesh.
-                GatewayMode::Egress(egress) => (Some((egress.port, Protocol::Egress)), BTreeSet::new()),
+                GatewayMode::Egress(egress) => (port(egress.port, Protocol::Egress), BTreeSet::new()),
                 GatewayMode::EastWest | GatewayMode::Transit => (None, BTreeSet::new()),
             };
             Wants {
@@ -201,18 +213,16 @@ fn listener(
     findings: &mut Vec<Finding>,
 ) -> Option<Listener> {
     let wants = wants(resolver.tree.spec(name))?;
-    let (port, protocol) = wants.port?;
+    let port = wants.port?;
     let lender = wants.hosts_from.filter(|lender| *lender != workspace);
     let mut listener = Listener {
         owner: lender.unwrap_or(workspace).clone(),
-        workload: wants.workload.clone(),
         port,
-        protocol,
         hosts: BTreeSet::new(),
     };
-    if let Some(holder) = listener.port_holder(resolver, name) {
+    if let Some(holder) = listener.port.holder(resolver, name) {
         let claim = Claim {
-            what: format!("port {port} of workload {}, for {protocol},", wants.workload),
+            what: listener.port.to_string(),
             holder: holder.clone(),
         };
         findings.push(Finding::taken(name, "spec.port", Code::PortTaken, claim));
@@ -256,16 +266,31 @@ fn listener(
     Some(listener)
 }
 
-impl Listener {
-    fn port_holder<'a>(&self, resolver: &'a Resolver, name: &Fqn) -> Option<&'a Fqn> {
-        let others = resolver.wanted.ports.of(&(self.workload.clone(), self.port));
-        let mut before = others.take_while(|other| *other < name);
-        before.find(|other| {
-            let held = resolver.listeners.get(*other);
-            held.is_some_and(|held| held.protocol != self.protocol || self.protocol == Protocol::Tcp)
+impl Port {
+    /// What the port cannot be for as well: anything else, and of whole connections also another's.
+    fn rivals(&self) -> impl Iterator<Item = Port> {
+        let rivals = Protocol::ALL
+            .into_iter()
+            .filter(|other| *other != self.protocol || self.protocol == Protocol::Tcp);
+        rivals.map(|protocol| Port {
+            protocol,
+            ..self.clone()
         })
     }
 
+    /// The first before `name` that has it for something else.
+    fn holder<'a>(&self, resolver: &'a Resolver, name: &Fqn) -> Option<&'a Fqn> {
+        let rivals = self.rivals();
+        let firsts = rivals.filter_map(|rival| resolver.wanted.held_ports.of(&rival).next());
+        firsts.filter(|first| *first < name).min()
+    }
+
+    fn is_same_listener(&self, other: &Port) -> bool {
+        self.workload == other.workload && self.number == other.number
+    }
+}
+
+impl Listener {
     fn host_holder<'a>(&self, resolver: &'a Resolver, name: &Fqn, host: &Hostname) -> Option<&'a Fqn> {
         let held = resolver.wanted.held_hosts.intersecting(host);
         let before = held.map(|(_, other)| other).filter(|other| *other < name);
@@ -281,9 +306,33 @@ impl Listener {
     /// Whether the two may not have one host. One workspace, with those to which it lends, may serve a host on several
     /// listeners; across workspaces a host has one owner, wherever it is served.
     fn excludes(&self, other: &Listener) -> bool {
-        let same_listener = self.workload == other.workload && self.port == other.port;
-        self.owner != other.owner || same_listener
+        self.owner != other.owner || self.port.is_same_listener(&other.port)
     }
+}
+
+/// Takes the port that a resource holds now; gives those to which that matters. A port that several have for one thing is
+/// kept from others by the first of them alone, so that only who becomes or ceases to be the first matters to anybody.
+fn hold_port(wanted: &mut Wanted, name: &Fqn, had: Option<&Port>, has: Option<&Port>) -> BTreeSet<Fqn> {
+    let mut concerned = BTreeSet::new();
+    if had == has {
+        return concerned;
+    }
+    let mut concern = |wanted: &Wanted, port: &Port| {
+        if wanted.held_ports.of(port).next() == Some(name) {
+            for rival in port.rivals() {
+                concerned.extend(wanted.ports.of(&rival).cloned());
+            }
+        }
+    };
+    if let Some(port) = had {
+        concern(wanted, port);
+        wanted.held_ports.remove(port, name);
+    }
+    if let Some(port) = has {
+        wanted.held_ports.insert(port, name);
+        concern(wanted, port);
+    }
+    concerned
 }
 
 /// Takes what a resource holds now; gives those after it to which that matters.
@@ -293,14 +342,12 @@ fn hold(resolver: &mut Resolver, name: &Fqn, listener: Option<Listener>) -> BTre
     if before == after {
         return BTreeSet::new();
     }
-    let mut concerned = BTreeSet::new();
-    let place = |listener: &Listener| (listener.workload.clone(), listener.port);
-    let moved = before.map(place) != after.map(place);
-    if moved || before.map(|held| held.protocol) != after.map(|held| held.protocol) {
-        for place in [before, after].into_iter().flatten().map(place) {
-            concerned.extend(resolver.wanted.ports.of(&place).cloned());
-        }
-    }
+    let (had, has) = (before.map(|held| &held.port), after.map(|held| &held.port));
+    let mut concerned = hold_port(&mut resolver.wanted, name, had, has);
+    let moved = match (had, has) {
+        (Some(had), Some(has)) => !had.is_same_listener(has),
+        _ => true,
+    };
     let hosts = |listener: Option<&Listener>| listener.map_or_else(BTreeSet::new, |held| held.hosts.clone());
     let (had, has) = (hosts(before), hosts(after));
     let elsewhere = moved || before.map(|held| &held.owner) != after.map(|held| &held.owner);
@@ -356,7 +403,7 @@ fn routed(
     let spec = resolver.tree.spec(name)?;
     let owned = &resolver.resolved.workspaces.get(&workspace)?.value;
     let ingress = |listener: &Listener, rules| RoutedGatewayMode::Ingress {
-        port: listener.port,
+        port: listener.port.number,
         hosts: listener.hosts.clone(),
         rules,
     };
@@ -421,6 +468,22 @@ fn not_lent(lender: &Fqn, host: &Hostname) -> String {
     format!(
         "{lender} does not lend host {host}; ask its owner for a reference grant, or leave hostsFrom out to claim the host"
     )
+}
+
+impl Protocol {
+    const ALL: [Protocol; 4] = [Protocol::Http, Protocol::Tls, Protocol::Tcp, Protocol::Egress];
+}
+
+/// As a claim names it.
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Port {
+            workload,
+            number,
+            protocol,
+        } = self;
+        write!(f, "port {number} of workload {workload}, for {protocol},")
+    }
 }
 
 impl fmt::Display for Protocol {
@@ -541,4 +604,48 @@ fn own_backends<'a>(
         Finding::error(name, format!("{field}[{at}]"), Code::NamespaceNotOwned, message)
     }));
     foreign.first().map(|(_, backend)| *backend)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// Else each of the thousands that share a port of one workload would look at all others.
+    #[test]
+    fn the_first_that_has_a_port_keeps_it_from_others_and_those_behind_it_do_not_matter() {
+        use Protocol::{Http, Tcp, Tls};
+        let name = |leaf: &str| -> Fqn {
+            let name = format!("organizations/acme/tenants/a/workspaces/w/gatewaygroups/g/gateways/{leaf}");
+            name.parse().unwrap()
+        };
+        let port = |protocol| Port {
+            workload: "mesh/gateway".parse().unwrap(),
+            number: 8080,
+            protocol,
+        };
+        let mut wanted = Wanted::default();
+        for (leaf, protocol) in [("a", Http), ("b", Http), ("c", Tls), ("d", Tcp), ("e", Tcp)] {
+            wanted.ports.insert(&port(protocol), &name(leaf));
+        }
+        for (leaf, had, has, expected) in [
+            ("b", None, Some(Http), "c d e"),
+            ("a", None, Some(Http), "c d e"),
+            ("b", Some(Http), None, ""),
+            ("b", None, Some(Http), ""),
+            ("a", Some(Http), None, "c d e"),
+            ("b", Some(Http), Some(Tls), "a b c d e"),
+            ("d", None, Some(Tcp), "a b c d e"),
+            ("e", None, Some(Tcp), ""),
+        ] {
+            let (had, has) = (had.map(port), has.map(port));
+            let concerned = hold_port(&mut wanted, &name(leaf), had.as_ref(), has.as_ref());
+            let concerned: Vec<&str> = concerned.iter().map(Fqn::leaf).collect();
+            assert_eq!(
+                concerned.join(" "),
+                expected,
+                "{leaf} has {has:?} instead of {had:?}"
+            );
+        }
+    }
 }

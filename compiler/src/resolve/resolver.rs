@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::gateway::Listener;
+use super::gateway::{Listener, Port};
 use super::tree::{Touched, Tree};
 use super::{Resolved, cluster, gateway, grant, reference, route, setting, workspace};
 use crate::claims::{HostIndex, Index, SelectorIndex};
 use crate::finding::{Code, Finding, Origin};
 use crate::intent::{Intent, Resource};
-use crate::name::{Fqn, Kind, Label, ServiceId, WorkloadId};
+use crate::name::{Fqn, Kind, Label, ServiceId};
 use crate::persistent::{Map, Set};
 use crate::selector::Selector;
 
@@ -62,8 +62,10 @@ pub(super) struct Wanted {
     pub(super) hosts: HostIndex,
     /// Of `hosts` those that are held.
     pub(super) held_hosts: HostIndex,
-    /// Gateways and APIs, by the port that they want.
-    pub(super) ports: Index<(WorkloadId, u16)>,
+    /// By gateways and APIs.
+    pub(super) ports: Index<Port>,
+    /// Of `ports` those that are held.
+    pub(super) held_ports: Index<Port>,
     /// Gateways and APIs, by the namespace of their workload.
     pub(super) workloads: Index<Label>,
     /// Gateways and APIs, by the workspace whose hosts they borrow.
@@ -85,6 +87,10 @@ pub(super) struct Update<'a> {
     pub(super) moved: BTreeMap<Fqn, BTreeSet<Selector>>,
     /// Resources that hold something that others have begun or ceased to want.
     contested: BTreeSet<Fqn>,
+}
+
+impl Part {
+    const ALL: [Part; 2] = [Part::Claims, Part::Settings];
 }
 
 impl Edit {
@@ -110,8 +116,7 @@ impl Resolver {
         };
         let touched: Vec<Fqn> = update.touched.all().map(|touch| touch.name.clone()).collect();
         for name in &touched {
-            update.tell(Part::Claims, name, Vec::new());
-            update.tell(Part::Settings, name, Vec::new());
+            update.forget(name);
         }
         // Each stage looks at what the ones before it have made.
         let clusters = cluster::update(&mut update);
@@ -166,12 +171,29 @@ impl Update<'_> {
     /// Replaces what one stage says of a resource.
     pub(super) fn tell(&mut self, part: Part, resource: &Fqn, findings: Vec<Finding>) {
         let key = (resource.clone(), part);
+        let told = self.to.told.get(&key).map_or(&[][..], |told| told);
+        if told == findings.as_slice() {
+            return;
+        }
         if findings.is_empty() {
             self.to.told.remove(&key);
         } else {
             self.to.told.insert(key, findings.into());
         }
-        let parts = [Part::Claims, Part::Settings].map(|part| self.to.told.get(&(resource.clone(), part)));
+        self.gather(resource);
+    }
+
+    /// What all stages have said of a resource that is not as it was.
+    fn forget(&mut self, resource: &Fqn) {
+        for part in Part::ALL {
+            self.to.told.remove(&(resource.clone(), part));
+        }
+        self.gather(resource);
+    }
+
+    /// What there is to say of a resource, from all that say something.
+    fn gather(&mut self, resource: &Fqn) {
+        let parts = Part::ALL.map(|part| self.to.told.get(&(resource.clone(), part)));
         let told = parts
             .into_iter()
             .flatten()
