@@ -1,6 +1,7 @@
 //! The REST API. `endpoint` is its table of contents; the body of each request is decided by the pure modules.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
@@ -24,6 +25,7 @@ use crate::denial::Denials;
 use crate::idempotency::InFlight;
 use crate::limit::{Allowance, Limits};
 use crate::login::Login;
+use crate::lookup::Lookups;
 use crate::mesh::Mesh;
 use crate::metrics::ApiMetrics;
 use crate::problem::{Problem, Shown};
@@ -78,11 +80,15 @@ GET /v1/openapi.json, with a token, is its description for programs. The web adm
 how to build it and to name it with --web-dir.
 ";
 
-/// What the handlers work with. Cheap to clone.
+/// What the handlers work with. Cheap to clone: every layer around a request does.
 #[derive(Clone, Debug)]
-pub(crate) struct App {
+pub(crate) struct App(Arc<AppState>);
+
+#[derive(Debug)]
+pub(crate) struct AppState {
     pub(crate) organization: Fqn,
     pub(crate) store: Store,
+    pub(crate) lookups: Lookups,
     pub(crate) writes: Writes,
     pub(crate) denials: Denials,
     pub(crate) mesh: watch::Receiver<Arc<Mesh>>,
@@ -98,6 +104,20 @@ pub(crate) struct App {
     pub(crate) standing: Standing,
     /// Ends those who wait.
     pub(crate) shutdown: Shutdown,
+}
+
+impl From<AppState> for App {
+    fn from(state: AppState) -> App {
+        App(Arc::new(state))
+    }
+}
+
+impl Deref for App {
+    type Target = AppState;
+
+    fn deref(&self) -> &AppState {
+        &self.0
+    }
 }
 
 impl App {

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::audit::{self, Record, Verb};
 use crate::iam::Principal;
+use crate::store::lookup::Lookup;
 use crate::store::token::TokenRow;
 use crate::store::{self, Store, StoreError};
 use crate::token::{CredentialKind, Token};
@@ -128,9 +129,13 @@ async fn sealed(store: &Store, text: &str) -> Result<Option<DateTime<Utc>>, Stor
     let Ok(token) = text.parse::<Token>() else {
         return Ok(None);
     };
-    let holder = store.find_credential(token.sha256()).await?;
-    let valid = holder.filter(|holder| holder.is_valid(audit::now()));
-    Ok(valid.and_then(|holder| holder.expires_at))
+    let lookup = Lookup {
+        sha256: token.sha256(),
+        name: None,
+    };
+    let found = store.find(&lookup).await?;
+    let valid = found.filter(|found| found.holder.is_valid(audit::now()));
+    Ok(valid.and_then(|found| found.holder.expires_at))
 }
 
 /// When that which people keep elsewhere ends.

@@ -21,6 +21,7 @@ mod idempotency;
 mod keeper;
 mod limit;
 mod login;
+mod lookup;
 mod managed;
 mod mesh;
 mod metrics;

@@ -19,7 +19,7 @@ use tombolo_runtime::shutdown::{Shutdown, TaskError, Tasks, Trigger};
 use tombolo_runtime::telemetry::chain;
 use tombolo_runtime::tls::{Identity, TlsError};
 
-use crate::api::{self, App};
+use crate::api::{self, App, AppState};
 use crate::audit::{KeyError, SigningKey};
 use crate::break_glass::{self, BreakGlassError};
 use crate::change::{Change, ChangeVerb};
@@ -32,6 +32,7 @@ use crate::idempotency::{self, InFlight};
 use crate::keeper::Keeper;
 use crate::limit::Limits;
 use crate::login::{Login, LoginConfig, OidcError};
+use crate::lookup::Lookups;
 use crate::metrics::ApiMetrics;
 use crate::outbound::{Outbound, OutboundError};
 use crate::report_history;
@@ -230,9 +231,14 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
     }
     couriers.register(metrics.registry());
     let standing = Standing::default();
-    let app = App {
+    let (lookups, loops) = Lookups::new(&store);
+    for lookup_loop in loops {
+        tasks.spawn("lookups", lookup_loop.run());
+    }
+    let app = App::from(AppState {
         organization,
         store: store.clone(),
+        lookups,
         writes: writes.clone(),
         denials,
         mesh: feed.mesh(),
@@ -244,7 +250,7 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
         login: Login::new(&config.login)?,
         standing: standing.clone(),
         shutdown: shutdown.clone(),
-    };
+    });
 
     let api_listener = bind(config.listen).await?;
     let feed_listener = bind(config.feed_listen).await?;

@@ -115,6 +115,11 @@ impl Snapshot {
         document
     }
 
+    /// Whether it is at least as new as what somebody has seen in the database.
+    pub(crate) fn has(&self, seen: Version) -> bool {
+        seen <= self.version
+    }
+
     pub(crate) fn get(&self, name: &Fqn) -> Option<&Arc<Stored>> {
         self.tree.get(name)
     }

@@ -1,6 +1,7 @@
 //! All that is known of SQL. One file per aggregate; a write takes the transaction that it is part of, and a
 //! transaction belongs to the principal for whom it was begun: row-level security shows it nothing else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sea_query::{Iden, PostgresQueryBuilder};
@@ -8,7 +9,7 @@ use sea_query_sqlx::SqlxBinder;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgRow};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, Postgres};
 use tokio::time::timeout;
 use tombolo_compiler::name::Label;
 
@@ -20,6 +21,7 @@ pub(crate) mod history;
 pub(crate) mod idempotency;
 pub(crate) mod joined;
 pub(crate) mod login;
+pub(crate) mod lookup;
 pub(crate) mod organization;
 pub(crate) mod plan;
 pub(crate) mod realm;
@@ -30,6 +32,8 @@ pub(crate) mod role;
 pub(crate) mod session;
 pub(crate) mod token;
 
+/// For statements that are transactions of their own.
+pub(crate) type Connection = PoolConnection<Postgres>;
 pub(crate) type Tx = sqlx::Transaction<'static, Postgres>;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("../migrations");
@@ -42,11 +46,11 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 const STATEMENT_TIMEOUT_MS: &str = "5000";
 /// A database that runs has ended a statement by [`STATEMENT_TIMEOUT_MS`]; one that is frozen, or behind a network
 /// that drops packets, answers never and closes nothing.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
 const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// A connection that has rested for longer is asked whether it still answers before it is used. Asking each time would
 /// cost every request a round trip.
-const REST_TRUSTED: Duration = Duration::from_secs(1);
+pub(crate) const REST_TRUSTED: Duration = Duration::from_secs(1);
 /// SQLSTATE of a statement that its timeout has ended.
 const QUERY_CANCELED: &str = "57014";
 /// SQLSTATE of a row that no policy allows, and of what a role was not granted.
@@ -72,6 +76,11 @@ pub enum StoreError {
     },
     #[error("cannot {doing}: the database has not answered for {seconds} s", seconds = ANSWER_TIMEOUT.as_secs())]
     Silent { doing: &'static str },
+    /// Of a statement that was asked for many.
+    #[error(transparent)]
+    Shared(Arc<StoreError>),
+    #[error("management is stopping")]
+    Stopping,
     #[error("cannot {doing}: it took the database longer than {STATEMENT_TIMEOUT_MS} ms; try again")]
     TooSlow {
         doing: &'static str,
@@ -350,7 +359,7 @@ impl Store {
     }
 
     /// For one statement that is a transaction of its own. It is nobody's.
-    async fn connection(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+    pub(crate) async fn connection(&self) -> Result<Connection, StoreError> {
         bounded("connect", self.pool.acquire()).await
     }
 
@@ -362,12 +371,19 @@ impl Store {
 impl StoreError {
     /// Whether it may work later without anybody changing anything.
     pub(crate) fn is_transient(&self) -> bool {
-        self.is_away() || matches!(self, StoreError::TooSlow { .. })
+        match self {
+            StoreError::Shared(error) => error.is_transient(),
+            StoreError::TooSlow { .. } | StoreError::Stopping => true,
+            error => error.is_away(),
+        }
     }
 
     /// Whether it says something of the database as a whole, and not of one statement.
     pub(crate) fn is_away(&self) -> bool {
-        matches!(self, StoreError::Unavailable { .. } | StoreError::Silent { .. })
+        match self {
+            StoreError::Shared(error) => error.is_away(),
+            error => matches!(error, StoreError::Unavailable { .. } | StoreError::Silent { .. }),
+        }
     }
 }
 

@@ -275,6 +275,7 @@ mod tests {
             keyed: None,
             teams: Vec::new(),
             time: Utc::now(),
+            seen: Version::default(),
             credential: None,
         };
         wish.prepare(now, &root)

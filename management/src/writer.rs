@@ -54,6 +54,8 @@ pub(crate) struct Caller {
     pub(crate) teams: Vec<String>,
     /// When it asked.
     pub(crate) time: DateTime<Utc>,
+    /// What was committed when it was looked up. Nothing, of management itself.
+    pub(crate) seen: Version,
     /// What it identified itself with; `None` of management itself.
     pub(crate) credential: Option<Credential>,
 }
@@ -153,18 +155,22 @@ impl Writes {
         self.snapshots.clone()
     }
 
-    /// Decides before the queue. Before a refusal, what other replicas have committed is looked at.
+    /// Decides before the queue. Nobody is refused on less than what other replicas had committed when it came.
     async fn prepare(&self, caller: &Caller, order: &Order) -> Result<Prepared, WriteError> {
         let base = self.snapshot();
         let refusal = match order.prepare(&base, caller) {
             Ok(prepared) => return Ok(prepared),
             Err(refusal) => refusal,
         };
-        // Asked here and not in the loop: a flood of refusals must not queue before the writes.
-        if self.store.version().await? == base.version {
+        // A flood of refusals must neither ask the database once more each, nor queue before the writes.
+        if caller.seen == base.version {
             return Err(refusal.into());
         }
-        let latest = self.catch_up().await?;
+        let found = self.store.version().await?;
+        let mut latest = self.snapshot();
+        if latest.version != found {
+            latest = self.catch_up().await?;
+        }
         Ok(order.prepare(&latest, caller)?)
     }
 
@@ -755,6 +761,7 @@ impl Caller {
             keyed: None,
             teams: Vec::new(),
             time: audit::now(),
+            seen: Version::default(),
             credential: None,
         }
     }

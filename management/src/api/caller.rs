@@ -6,6 +6,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use tokio::time::Instant;
 use tombolo_compiler::name::Fqn;
+use tombolo_proto::held::Version;
 use uuid::Uuid;
 
 use super::{App, RequestInfo, verb_of};
@@ -18,6 +19,7 @@ use crate::login::browser::{Cookie, Origin};
 use crate::managed::Hand;
 use crate::problem::Problem;
 use crate::snapshot::Snapshot;
+use crate::store::lookup::{Found, Lookup};
 use crate::store::token::Holder;
 use crate::token::{Token, TokenError};
 use crate::writer::{Caller, Credential};
@@ -131,15 +133,28 @@ impl RequestInfo {
 impl App {
     /// Looks up who it is.
     pub(crate) async fn identify(&self, bearer: Bearer) -> Result<Caller, Problem> {
-        let holder = self.store.find_credential(bearer.sha256()).await?;
-        self.caller(bearer, holder).await
+        let (caller, _) = self.identify_holder(bearer).await?;
+        Ok(caller)
     }
 
     /// As [`App::identify`], with what the caller identifies itself with.
     pub(crate) async fn identify_holder(&self, bearer: Bearer) -> Result<(Caller, Holder), Problem> {
-        let holder = self.store.find_credential(bearer.sha256()).await?;
+        let holder = self.look_up(&bearer, None).await?.map(|found| found.holder);
         let caller = self.caller(bearer, holder.clone()).await?;
         Ok((caller, holder.expect("invariant: nobody is a caller without one")))
+    }
+
+    /// Whose it is, and the resource of that name as the second wall shows it.
+    pub(crate) async fn look_up(
+        &self,
+        bearer: &Bearer,
+        name: Option<&Fqn>,
+    ) -> Result<Option<Found>, Problem> {
+        let lookup = Lookup {
+            sha256: bearer.sha256(),
+            name: name.cloned(),
+        };
+        Ok(self.lookups.find(lookup).await?)
     }
 
     /// Who brings it, when the database knows this of it.
@@ -152,7 +167,7 @@ impl App {
             ));
         }
         bearer.info.charge(&self.limits, holder.user_uid)?;
-        let known = self.principal(holder.user_uid).await?;
+        let known = self.principal(holder.user_uid, holder.seen).await?;
         let (principal, teams) = known
             .ok_or_else(|| bearer.refuse("whose token, key or session it is does not exist any more"))?;
         let mut expires_at = holder.expires_at;
@@ -178,6 +193,7 @@ impl App {
             hand: bearer.hand,
             keyed: None,
             time,
+            seen: holder.seen,
             credential: Some(Credential {
                 id: holder.held.id(),
                 expires_at,
@@ -192,10 +208,10 @@ impl App {
 
     /// Who has that uid, and its teams. Another replica may have created it a moment ago: that is looked up beside the
     /// queue of writes, which a token of somebody who is gone must not fill.
-    async fn principal(&self, uid: Uuid) -> Result<Option<(Principal, Vec<String>)>, Problem> {
+    async fn principal(&self, uid: Uuid, seen: Version) -> Result<Option<(Principal, Vec<String>)>, Problem> {
         let snapshot = self.writes.snapshot();
         let known = snapshot.known(uid);
-        if known.is_some() || self.store.version().await? == snapshot.version {
+        if known.is_some() || snapshot.has(seen) {
             return Ok(known);
         }
         Ok(self.writes.catch_up().await?.known(uid))
@@ -203,7 +219,7 @@ impl App {
 
     /// The user of that uid.
     pub(crate) async fn user_by_uid(&self, uid: Uuid) -> Result<Option<Fqn>, Problem> {
-        let known = self.principal(uid).await?;
+        let known = self.principal(uid, self.store.version().await?).await?;
         Ok(known.and_then(|(principal, _)| match principal {
             Principal::User { name, .. } => Some(name),
             Principal::ServiceAccount { .. } | Principal::BreakGlass { .. } | Principal::System => None,

@@ -242,12 +242,13 @@ async fn write(
 
 /// From the database, under the caller's own rights, and decided by the first wall all the same.
 async fn get(app: &App, bearer: Bearer, name: &Fqn) -> Result<Response, Problem> {
-    let shown = app.store.get_by_token(bearer.sha256(), name).await?;
-    let (holder, stored) = shown.unzip();
+    let found = app.look_up(&bearer, Some(name)).await?;
+    let (holder, stored) = found.map(|found| (found.holder, found.resource)).unzip();
     let caller = app.caller(bearer, holder).await?;
-    app.allow_read(&app.writes.snapshot(), &caller, name, Verb::Get)?;
+    let snapshot = app.writes.snapshot();
+    app.allow_read(&snapshot, &caller, name, Verb::Get)?;
     let stored = stored.flatten().ok_or_else(|| Problem::not_found(name))?;
-    Ok(represent(&app.writes.snapshot(), Some(&stored)))
+    Ok(represent(&snapshot, Some(&stored)))
 }
 
 /// What the caller may not read is left out, so that a list is empty where nothing is and where nothing may be seen.

@@ -1,5 +1,5 @@
-//! Resources and the tombstones of their names. A caller's reads are one statement each: it finds whose token that is,
-//! becomes that user, and reads what row-level security shows to it.
+//! Resources and the tombstones of their names. A caller's reads are one statement: it finds whose token that is, becomes that
+//! user, and reads what row-level security shows to it. What lists does it here; what reads one, with others, in `lookup`.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tombolo_compiler::intent::Resource;
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
-use super::token::{ACT_BY_CREDENTIAL, Holder, holder};
+use super::token::{HOLDER, Holder, holder};
 use super::{Resources, Store, StoreError, Tombstones, Tx, bounded, execute, fetch};
 use crate::managed::{Managed, Manager};
 use crate::snapshot::Stored;
@@ -34,45 +34,20 @@ pub(crate) struct Part {
     pub(crate) resources: Vec<Stored>,
 }
 
-/// What a token's holder is shown; `None` for a token that nobody holds.
-pub(crate) type Shown<T> = Option<(Holder, T)>;
-
-/// What a read shows of a resource. `OFFSET 0` and the mention of the token keep Postgres from looking before the token
-/// has made the transaction somebody's; if it did, there would be no row.
+/// What a read shows of a resource.
 const COLUMNS: &str =
     "name, uid, document, etag, revision, created_at, updated_at, managed_by, managed_revision, owner";
 
 impl Store {
-    /// `None` within for a resource that does not exist, or that row-level security keeps.
-    pub(crate) async fn get_by_token(
-        &self,
-        sha256: [u8; 32],
-        name: &Fqn,
-    ) -> Result<Shown<Option<Stored>>, StoreError> {
-        let sql = format!(
-            "SELECT t.*, r.* \
-             FROM {ACT_BY_CREDENTIAL}($1) t LEFT JOIN LATERAL (SELECT {COLUMNS} FROM resources \
-             WHERE name = $2 AND t.user_uid IS NOT NULL OFFSET 0) r ON true"
-        );
-        let query = sqlx::query(AssertSqlSafe(sql))
-            .bind(sha256.to_vec())
-            .bind(name.as_str());
-        let mut connection = self.connection().await?;
-        let rows = bounded("read a resource", query.fetch_all(&mut *connection)).await?;
-        let Some(row) = rows.first() else {
-            return Ok(None);
-        };
-        Ok(Some((holder(row)?, shown(row)?)))
-    }
-
+    /// `None` for a token that nobody holds. `OFFSET 0` and the mention of the user keep Postgres from looking before the token has made the transaction somebody's;
+    /// if it did, there would be no row.
     pub(crate) async fn list_by_token(
         &self,
         sha256: [u8; 32],
         window: &Window,
-    ) -> Result<Shown<Part>, StoreError> {
+    ) -> Result<Option<(Holder, Part)>, StoreError> {
         let sql = format!(
-            "SELECT t.*, \
-             o.revision AS head_revision, r.* FROM {ACT_BY_CREDENTIAL}($1) t \
+            "SELECT {HOLDER}, o.revision AS head_revision, r.* FROM look_up(ARRAY[$1], ARRAY[NULL]) t \
              JOIN LATERAL (SELECT revision FROM organizations WHERE name = $2 AND t.user_uid IS NOT NULL OFFSET 0) o \
              ON true LEFT JOIN LATERAL (SELECT {COLUMNS} FROM resources WHERE collection = $3 \
              AND name COLLATE \"C\" > $4 AND t.user_uid IS NOT NULL ORDER BY name COLLATE \"C\" LIMIT $5) r ON true \
@@ -248,8 +223,8 @@ fn one_row(rows: u64, name: &Fqn) -> Result<(), StoreError> {
     }
 }
 
-/// Of the row of a token that may have found no resource.
-fn shown(row: &PgRow) -> Result<Option<Stored>, StoreError> {
+/// Of a row that may hold no resource.
+pub(super) fn shown(row: &PgRow) -> Result<Option<Stored>, StoreError> {
     let found: Option<String> = column(row, "name")?;
     found.map(|_| stored(row)).transpose()
 }

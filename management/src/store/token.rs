@@ -1,9 +1,10 @@
 //! Bearer tokens, of which only the SHA-256 is stored, and keys of service accounts, of which only the public half is.
 
 use chrono::{DateTime, Utc};
-use sea_query::{Asterisk, Expr, ExprTrait, Func, Order, Query, UpdateStatement};
+use sea_query::{Expr, ExprTrait, Order, Query, UpdateStatement};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
+use tombolo_proto::held::Version;
 use uuid::Uuid;
 
 use super::{Store, StoreError, Tokens, Tx, bounded, execute, fetch};
@@ -32,6 +33,8 @@ pub(crate) struct Holder {
     pub(crate) user_uid: Uuid,
     pub(crate) expires_at: Option<DateTime<Utc>>,
     pub(crate) revoked_at: Option<DateTime<Utc>>,
+    /// What was committed when this was looked up.
+    pub(crate) seen: Version,
 }
 
 /// What a caller identifies itself with.
@@ -84,17 +87,6 @@ impl Store {
             .to_owned();
         execute(tx, "store a token", &statement).await?;
         Ok(())
-    }
-
-    /// Asked for each request: what is revoked anywhere is refused everywhere at once.
-    pub(crate) async fn find_credential(&self, sha256: [u8; 32]) -> Result<Option<Holder>, StoreError> {
-        let statement = Query::select()
-            .expr(Expr::col(Asterisk))
-            .from_function(Func::cust(ACT_BY_CREDENTIAL).arg(sha256.to_vec()), Tokens::Table)
-            .to_owned();
-        let mut connection = self.connection().await?;
-        let rows = fetch(&mut connection, "look up a credential", &statement).await?;
-        rows.first().map(holder).transpose()
     }
 
     pub(crate) async fn tokens_of(
@@ -204,9 +196,6 @@ impl Store {
     }
 }
 
-/// Knows whose token or session it is, and makes the transaction that user's.
-pub(super) const ACT_BY_CREDENTIAL: &str = "act_by_credential";
-
 const COLUMNS: [Tokens; 8] = [
     Tokens::Id,
     Tokens::UserUid,
@@ -217,6 +206,10 @@ const COLUMNS: [Tokens; 8] = [
     Tokens::IssuedBy,
     Tokens::PublicKey,
 ];
+
+/// What [`holder`] reads of a row of `look_up`.
+pub(super) const HOLDER: &str =
+    "credential, user_uid, expires_at, revoked_at, groups, seen_epoch, seen_revision";
 
 pub(super) fn holder(row: &PgRow) -> Result<Holder, StoreError> {
     let read = || -> Result<Holder, sqlx::Error> {
@@ -230,6 +223,10 @@ pub(super) fn holder(row: &PgRow) -> Result<Holder, StoreError> {
             user_uid: row.try_get("user_uid")?,
             expires_at: row.try_get("expires_at")?,
             revoked_at: row.try_get("revoked_at")?,
+            seen: Version {
+                epoch: row.try_get("seen_epoch").map(i64::cast_unsigned)?,
+                revision: row.try_get("seen_revision").map(i64::cast_unsigned)?,
+            },
         })
     };
     read().map_err(|source| StoreError::Query {

@@ -223,13 +223,46 @@ async fn on_few_connections_no_request_sees_what_the_one_before_was_let_see() {
 }
 
 #[tokio::test]
+async fn of_those_who_are_looked_up_together_each_is_shown_what_is_its_own() {
+    let (management, ann, bob) = without_the_first_wall().await;
+    let admin = management.admin.clone();
+    let gone = management.user("gone", &[(PAY, "admin"), (ACME, "admin")]).await;
+    management
+        .sql("UPDATE tokens t SET revoked_at = now() FROM resources u WHERE u.uid = t.user_uid AND u.name LIKE '%/gone'")
+        .await;
+    let nobody = Api::new(admin.addr, Some(&format!("tb_{}", "A".repeat(43))));
+    // (who, the status of PAY, the status of MEDIA)
+    let callers = [
+        (&admin, 200, 200),
+        (&ann, 200, 404),
+        (&gone, 401, 401),
+        (&bob, 404, 200),
+        (&nobody, 401, 401),
+    ];
+    for round in 0..10 {
+        // All at once, and in another order each time, so that each follows upon each in one statement.
+        let requests = (0..100_usize).map(|number| {
+            let (api, pay, media) = callers[(number * (round % 4 + 1) + round) % callers.len()];
+            async move {
+                for (name, status) in [(PAY, pay), (MEDIA, media)] {
+                    let answer = api.get(name).await;
+                    assert_eq!(answer.status, status, "round {round}, {name}: {}", answer.text);
+                }
+            }
+        });
+        join_all(requests).await;
+    }
+    management.stop().await;
+}
+
+#[tokio::test]
 async fn a_request_whose_caller_hangs_up_leaves_nothing_of_its_rights_to_the_next() {
     let (management, ann, bob) = without_the_first_wall().await;
     let admin = management.admin.clone();
     for round in 0..60 {
         // Hung up anywhere between the token's lookup and the last row: a request takes about a millisecond.
         let hung_up = (0..20).map(|number: u64| {
-            let path = ["audit", "audit:tail"][number as usize % 2];
+            let path = ["audit", "audit:tail", MEDIA, "organizations/acme/tenants"][number as usize % 4];
             let patience = Duration::from_micros(100 + (round * 20 + number) % 40 * 50);
             let admin = &admin;
             async move { timeout(patience, admin.get(path)).await.is_err() }
