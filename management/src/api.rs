@@ -55,7 +55,7 @@ mod idempotency;
 mod login;
 mod oidc;
 mod openapi;
-mod pages;
+pub(crate) mod pages;
 mod past;
 mod plans;
 mod readiness;

@@ -43,6 +43,7 @@ mod unenforced;
 mod wish;
 mod writer;
 
+pub use api::pages::paths as pages;
 pub use break_glass::BreakGlassError;
 pub use login::{LoginConfig, OidcConfig, OidcError};
 pub use outbound::OutboundError;

@@ -11,7 +11,7 @@ use axum::http::header::{
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{AppendHeaders, IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -35,14 +35,28 @@ const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:26rem;mar
                      button,.button{display:inline-block;margin:1.5rem .5rem 0 0;padding:.5rem 1.2rem;font:inherit}\
                      .bad{color:#b00020}code{font-size:1.3em;letter-spacing:.1em}";
 
+/// Where they are. A test holds each to what a stranger may do there, and fails for one that it does not know.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    pages().into_iter().map(|(path, _)| path)
+}
+
 pub(crate) fn router() -> Router<App> {
-    Router::new()
-        .route("/auth/login", get(show_login).post(submit_login))
-        .route("/auth/oidc", get(oidc::begin))
-        .route(oidc::CALLBACK, get(oidc::callback))
-        .route(device::PAGE, get(device::show).post(device::decide))
-        .route("/auth/device_authorization", post(device::authorize))
-        .route("/auth/token", post(device::token))
+    pages()
+        .into_iter()
+        .fold(Router::new(), |router, (path, methods)| {
+            router.route(path, methods)
+        })
+}
+
+fn pages() -> [(&'static str, MethodRouter<App>); 6] {
+    [
+        ("/auth/login", get(show_login).post(submit_login)),
+        ("/auth/oidc", get(oidc::begin)),
+        (oidc::CALLBACK, get(oidc::callback)),
+        (device::PAGE, get(device::show).post(device::decide)),
+        ("/auth/device_authorization", post(device::authorize)),
+        ("/auth/token", post(device::token)),
+    ]
 }
 
 /// Somebody who asks for a page.

@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
+use anyhow::ensure;
 use http::Method;
 use serde_json::{Value, json};
+use tombolo_management::pages;
 use tombolo_tests::eventually;
 
 use crate::support::{ACME, Answer, Api, Management};
 
+const DEADLINE: Duration = Duration::from_secs(20);
 const PASSWORD: &str = "a horse that reads maps";
 /// What a browser says of a request that a page of ours sends.
 const OURS: (&str, &str) = ("sec-fetch-site", "same-origin");
@@ -50,6 +53,74 @@ async fn session(management: &Management, user: &str) -> (String, String) {
 async fn records(management: &Management, filter: &str) -> Vec<Value> {
     let page = management.admin.get(&format!("audit?{filter}")).await.json();
     page["items"].as_array().cloned().unwrap_or_default()
+}
+
+/// Of every form of the pages what it has, and nothing of it true.
+const FORM: &str = "user=ann&password=guessed&code=BCDF-GHJK&decision=allow&device_code=guessed\
+                    &grant_type=urn:ietf:params:oauth:grant-type:device_code";
+
+/// What a stranger gets of each page, with GET and with POST of that form.
+const OF_A_STRANGER: [(&str, u16, u16); 6] = [
+    ("/auth/login", 200, 403),
+    ("/auth/oidc", 404, 405),
+    ("/auth/callback", 404, 405),
+    ("/auth/device", 303, 401),
+    // A code that nobody has confirmed is worth nothing.
+    ("/auth/device_authorization", 405, 200),
+    ("/auth/token", 405, 400),
+];
+
+#[tokio::test]
+async fn no_page_serves_a_stranger_and_every_denial_is_on_record() {
+    let management = with_passwords().await;
+    let known: Vec<&str> = OF_A_STRANGER.iter().map(|(path, ..)| *path).collect();
+    assert_eq!(
+        known,
+        pages().collect::<Vec<_>>(),
+        "say here what a stranger gets of a new page"
+    );
+    let stranger = management.anonymous();
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let (mut wrong, mut denied) = (Vec::new(), Vec::new());
+    for (path, of_get, of_post) in OF_A_STRANGER {
+        let calls = [
+            (Method::GET, of_get),
+            (Method::POST, of_post),
+            (Method::PUT, 405),
+            (Method::DELETE, 405),
+        ];
+        for (method, expected) in calls {
+            let what = format!("{method} {path}");
+            let answer = stranger.send(method, path, &[form], FORM.to_owned()).await;
+            if answer.status != expected {
+                wrong.push(format!("{what}: {} {}", answer.status, answer.text));
+            }
+            assert!(
+                !answer.headers.contains_key("set-cookie"),
+                "{what} gives a cookie"
+            );
+            assert!(
+                !answer.text.contains("organizations/"),
+                "{what} tells {}",
+                answer.text
+            );
+            if matches!(expected, 401 | 403) {
+                denied.push(what);
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    eventually(DEADLINE, || async {
+        let [forbidden, unknown] = [
+            records(&management, "outcome=denied").await,
+            records(&management, "outcome=unauthenticated").await,
+        ];
+        let recorded = forbidden.len() + unknown.len();
+        ensure!(recorded == denied.len(), "{denied:?}: {forbidden:?} {unknown:?}");
+        Ok(())
+    })
+    .await;
+    management.stop().await;
 }
 
 #[tokio::test]
@@ -139,9 +210,9 @@ async fn a_cookie_writes_from_pages_of_ours_only() {
             answer.refused(403, "another site");
         }
     }
-    eventually(Duration::from_secs(20), async || {
+    eventually(DEADLINE, async || {
         let denied = records(&management, "outcome=unauthenticated&verb=create").await;
-        anyhow::ensure!(denied.len() == 4, "{denied:?}");
+        ensure!(denied.len() == 4, "{denied:?}");
         Ok(())
     })
     .await;
@@ -220,11 +291,11 @@ async fn a_login_that_fails_tells_nothing_is_counted_and_is_on_record() {
         .send(Method::POST, "/auth/login", &form, "user=nul%00&password=x")
         .await;
     assert_eq!(answer.status, 401, "{}", answer.text);
-    eventually(Duration::from_secs(20), async || {
+    eventually(DEADLINE, async || {
         let kept = management
             .count("SELECT count(*) FROM audit WHERE name = U&'nul\\FFFD'")
             .await;
-        anyhow::ensure!(kept == 1, "{kept} records");
+        ensure!(kept == 1, "{kept} records");
         Ok(())
     })
     .await;
@@ -243,17 +314,17 @@ async fn a_login_that_fails_tells_nothing_is_counted_and_is_on_record() {
             .refused(429, "too many attempts");
     }
     let who = format!("name={ACME}/users/ann&verb=login&outcome=unauthenticated");
-    eventually(Duration::from_secs(20), async || {
+    eventually(DEADLINE, async || {
         let denied = records(&management, &who).await;
         let reasons: Vec<&str> = denied
             .iter()
             .filter_map(|record| record["reason"].as_str())
             .collect();
-        anyhow::ensure!(
+        ensure!(
             reasons.iter().any(|reason| reason.contains("no such user")),
             "{reasons:?}"
         );
-        anyhow::ensure!(
+        ensure!(
             reasons.iter().any(|reason| reason.contains("too many")),
             "{reasons:?}"
         );

@@ -17,7 +17,7 @@ const PAY: &str = "organizations/acme/tenants/pay";
 const SHOP: &str = "organizations/acme/tenants/pay/workspaces/shop";
 const VIDEO: &str = "organizations/acme/tenants/media/workspaces/video";
 /// Of each kind of name that is claimed.
-const CONTESTED: usize = 120;
+const CONTESTED: usize = 60;
 
 #[tokio::test]
 async fn replicas_that_start_together_migrate_once_and_make_one_organization() {
@@ -64,17 +64,39 @@ async fn invariant_6_of_hundreds_of_names_claimed_from_two_replicas_at_once_none
         let name = format!("{ACME}/tenants/{tenant}/workspaces/w{number}");
         json!({"name": name, "spec": {"namespaces": [format!("*/contested-{number}")]}})
     };
-    let gateway = |workspace: &str, service: &str, number: usize| {
-        let host = format!("h{number}.example.com");
-        json!({"name": format!("{workspace}/gatewaygroups/edge/gateways/g{number}"), "spec": {
+    let gateway = |workspace: &str, leaf: String, host: String| {
+        let (_, service) = workspace.rsplit_once('/').unwrap();
+        json!({"name": format!("{workspace}/gatewaygroups/edge/gateways/{leaf}"), "spec": {
             "workload": "mesh/gateway", "type": "ingress", "port": 8080, "hosts": [host],
             "rules": [{"backendRefs": [{"namespace": service, "name": "web"}]}],
         }})
     };
+    let host = |workspace, number| gateway(workspace, format!("g{number}"), format!("h{number}.example.com"));
+    let below = |workspace, number, label: &str| {
+        gateway(
+            workspace,
+            format!("w{number}"),
+            format!("{label}.w{number}.example.com"),
+        )
+    };
+    let port = |workspace, number: usize, protocol| {
+        let mut listener = gateway(workspace, format!("p{number}"), format!("p{number}.example.com"));
+        let spec = listener["spec"].as_object_mut().unwrap();
+        spec.insert("port".to_owned(), json!(20_000 + number));
+        spec.insert("protocol".to_owned(), json!(protocol));
+        if protocol == "tcp" {
+            spec.remove("hosts");
+            let rules = spec.remove("rules").unwrap();
+            spec.insert("backendRefs".to_owned(), rules[0]["backendRefs"].clone());
+        }
+        listener
+    };
     let pairs = (0..CONTESTED).flat_map(|number| {
         [
             (namespace("pay", number), namespace("media", number)),
-            (gateway(SHOP, "shop", number), gateway(VIDEO, "video", number)),
+            (host(SHOP, number), host(VIDEO, number)),
+            (below(SHOP, number, "*"), below(VIDEO, number, "shop")),
+            (port(SHOP, number, "tcp"), port(VIDEO, number, "http")),
         ]
     });
     let attempts = pairs.map(|(ours, theirs)| {
@@ -87,23 +109,27 @@ async fn invariant_6_of_hundreds_of_names_claimed_from_two_replicas_at_once_none
         }
     });
     let outcomes: Vec<[u16; 2]> = stream::iter(attempts).buffer_unordered(16).collect().await;
-    assert_eq!(outcomes.len(), 2 * CONTESTED);
+    assert_eq!(outcomes.len(), 4 * CONTESTED);
     let strange: Vec<&[u16; 2]> = outcomes
         .iter()
         .filter(|outcome| **outcome != [201, 409])
         .collect();
     assert!(strange.is_empty(), "one of two wins, always: {strange:?}");
 
-    let claims = "SELECT count(*) FROM (SELECT claim FROM resources, \
-                  jsonb_array_elements_text(coalesce(document->'spec'->'namespaces', document->'spec'->'hosts')) claim \
-                  WHERE claim LIKE '*/contested-%' OR claim LIKE 'h%.example.com' GROUP BY claim HAVING count(*) = 1) x";
+    // As the world sees them: a wildcard and a name below it are one, and so is a port for all and one for some hosts.
+    let claims = "SELECT count(*) FROM (SELECT claim FROM resources, LATERAL (SELECT CASE \
+                  WHEN name LIKE '%/gateways/p%' THEN document->'spec'->>'port' \
+                  WHEN name LIKE '%/gateways/w%' THEN regexp_replace(document->'spec'->'hosts'->>0, '^[^.]*', '') \
+                  WHEN name LIKE '%/gateways/g%' THEN document->'spec'->'hosts'->>0 \
+                  WHEN document->'spec'->'namespaces'->>0 LIKE '*/contested-%' THEN document->'spec'->'namespaces'->>0 \
+                  END) x (claim) WHERE claim IS NOT NULL GROUP BY claim HAVING count(*) = 1) x";
     assert_eq!(
         management.count(claims).await,
-        2 * CONTESTED as i64,
+        4 * CONTESTED as i64,
         "each name has one owner"
     );
     let winners = management
-        .text("SELECT string_agg(DISTINCT realm, ' ' ORDER BY realm) FROM resources WHERE name LIKE '%/gateways/g%'")
+        .text("SELECT string_agg(DISTINCT realm, ' ' ORDER BY realm) FROM resources WHERE name LIKE '%/gateways/%'")
         .await;
     assert!(
         winners.contains("media") && winners.contains("pay"),

@@ -182,12 +182,12 @@ async fn page(api: &mut Connection, token: &str, query: &str) -> Result<f64> {
 
 /// The token of the page behind about a thousand others, as the samples tell; `None` when there are not as many records.
 fn far(loaded: &Loaded, wanted: &[Wanted]) -> Option<String> {
-    let found = loaded
+    let mut found = loaded
         .samples
         .iter()
         .rev()
         .filter(|sample| wanted.iter().all(|wanted| wanted.takes(sample)));
-    let sample = found.skip(FAR / SAMPLED as usize).next()?;
+    let sample = found.nth(FAR / SAMPLED as usize)?;
     let time = sample.time.timestamp_micros();
     Some(format!("{time}.{}.{}", sample.chain, sample.sequence))
 }
