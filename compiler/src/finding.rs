@@ -118,6 +118,7 @@ pub enum Code {
     ParentMissing,
     UnknownCluster,
     UnknownRegion,
+    UnknownNetwork,
     UnknownWorkspace,
     UnknownTenant,
     /// A resource that may not be named from here, or that does not exist.

@@ -6,17 +6,20 @@ use super::resolver::{Part, Update};
 use super::tree::Tree;
 use super::{application, identity};
 use crate::finding::{Code, Finding};
-use crate::intent::{ClaimOffer, Quota, RoleName, Spec, WasmExtension};
+use crate::intent::{ClaimOffer, NetworkReachability, Quota, RoleName, Spec, WasmExtension};
 use crate::invariant::misnamed;
-use crate::name::{Fqn, Kind};
+use crate::name::{Fqn, Kind, Label};
 
-/// The kinds of which nothing else is to be found than what is wrong with the names in them.
-const KINDS: [Kind; 7] = [
+/// The kinds of which nothing else is to be found here than what is wrong with the names in them.
+const KINDS: [Kind; 10] = [
     Kind::Application,
     Kind::Binding,
     Kind::ClaimOffer,
     Kind::Invariant,
+    Kind::NetworkReachability,
     Kind::Quota,
+    Kind::SecuritySetting,
+    Kind::ServiceSecuritySetting,
     Kind::Team,
     Kind::WasmExtension,
 ];
@@ -25,16 +28,33 @@ pub(super) fn update(update: &mut Update<'_>) {
     let mut dirty = BTreeSet::new();
     let named_by = &mut update.to.wanted.named_by;
     for touch in KINDS.into_iter().flat_map(|kind| update.touched.of(kind)) {
-        for name in named(touch.was()) {
-            named_by.remove(name, &touch.name);
+        for name in named(&touch.name, touch.was()) {
+            named_by.remove(&name, &touch.name);
         }
-        for name in named(touch.is()) {
-            named_by.insert(name, &touch.name);
+        for name in named(&touch.name, touch.is()) {
+            named_by.insert(&name, &touch.name);
         }
         dirty.insert(touch.name.clone());
     }
     for touch in update.touched.all().filter(|touch| touch.flipped()) {
         dirty.extend(named_by.of(&touch.name).cloned());
+    }
+    // Who may use one is written in it.
+    for touch in update.touched.of(Kind::WasmExtension) {
+        dirty.extend(named_by.of(&touch.name).cloned());
+    }
+    for organization in update
+        .touched
+        .of(Kind::Cluster)
+        .map(|touch| touch.name.organization())
+    {
+        dirty.extend(
+            update
+                .to
+                .tree
+                .children(&organization, Kind::NetworkReachability)
+                .cloned(),
+        );
     }
     for touch in update.touched.of(Kind::Team) {
         dirty.extend(identity::holding(named_by, &touch.name));
@@ -51,20 +71,24 @@ pub(super) fn update(update: &mut Update<'_>) {
 }
 
 /// All whose coming and going matters to a resource.
-fn named(spec: Option<&Spec>) -> Vec<&Fqn> {
+fn named(name: &Fqn, spec: Option<&Spec>) -> Vec<Fqn> {
     match spec {
-        Some(Spec::Application(application)) => vec![&application.workspace],
+        Some(Spec::Application(application)) => vec![application.workspace.clone()],
         Some(Spec::Binding(binding)) => {
             let role = match &binding.role {
                 RoleName::Own(role) => Some(role),
                 RoleName::Builtin(_) => None,
             };
-            binding.subjects.iter().chain(role).collect()
+            binding.subjects.iter().chain(role).cloned().collect()
         }
-        Some(Spec::Team(team)) => team.members.iter().collect(),
-        Some(Spec::Quota(quota)) => quota.node.iter().collect(),
-        Some(Spec::WasmExtension(extension)) => extension.tenants.iter().collect(),
-        _ => Vec::new(),
+        Some(Spec::Team(team)) => team.members.iter().cloned().collect(),
+        Some(Spec::Quota(quota)) => quota.node.iter().cloned().collect(),
+        Some(Spec::WasmExtension(extension)) => extension.tenants.iter().cloned().collect(),
+        Some(spec) => extensions(spec)
+            .into_iter()
+            .filter_map(|(_, extension)| extension_name(name, extension))
+            .collect(),
+        None => Vec::new(),
     }
 }
 
@@ -76,6 +100,8 @@ fn check(tree: &Tree, name: &Fqn, spec: &Spec) -> Vec<Finding> {
         Spec::Team(team) => identity::check_team(tree, name, team),
         Spec::Quota(quota) => limited(tree, name, quota).into_iter().collect(),
         Spec::WasmExtension(extension) => tenants(tree, name, extension),
+        Spec::NetworkReachability(networks) => unknown_networks(tree, name, networks),
+        Spec::SecuritySetting(_) | Spec::ServiceSecuritySetting(_) => unusable(tree, name, spec),
         Spec::Invariant(invariant) => misnamed(invariant)
             .map(|message| Finding::error(name, "spec", Code::OutOfReach, message))
             .into_iter()
@@ -92,6 +118,81 @@ fn tenants(tree: &Tree, name: &Fqn, extension: &WasmExtension) -> Vec<Finding> {
             let message =
                 format!("{tenant} is not a tenant that exists; create the tenant first, or correct the name");
             Finding::error(name, "spec.tenants", Code::UnknownTenant, message)
+        })
+        .collect()
+}
+
+/// The extensions that a setting attaches, each with the field that does.
+fn extensions(spec: &Spec) -> Vec<(&'static str, &Label)> {
+    let halves = match spec {
+        Spec::SecuritySetting(setting) => vec![
+            ("spec.defaults.extensions", &setting.defaults),
+            ("spec.mandates.extensions", &setting.mandates),
+        ],
+        Spec::ServiceSecuritySetting(setting) => vec![("spec.settings.extensions", &setting.settings)],
+        _ => Vec::new(),
+    };
+    halves
+        .into_iter()
+        .flat_map(|(field, security)| {
+            let extensions = security.extensions.iter().flatten();
+            extensions.map(move |extension| (field, extension))
+        })
+        .collect()
+}
+
+fn extension_name(setting: &Fqn, extension: &Label) -> Option<Fqn> {
+    setting.organization().child(Kind::WasmExtension, extension).ok()
+}
+
+/// Which extensions there are for others is not for a tenant to know. A setting of the organization is the word of those
+/// who say whom an extension is for.
+fn unusable(tree: &Tree, name: &Fqn, spec: &Spec) -> Vec<Finding> {
+    let tenant = name.ancestor(Kind::Tenant);
+    let is_usable = |extension: &Label| {
+        let extension = extension_name(name, extension);
+        let Some(Spec::WasmExtension(extension)) = extension.and_then(|extension| tree.spec(&extension))
+        else {
+            return false;
+        };
+        tenant
+            .as_ref()
+            .is_none_or(|tenant| extension.tenants.contains(tenant))
+    };
+    let unusable = extensions(spec)
+        .into_iter()
+        .filter(|(_, extension)| !is_usable(extension));
+    unusable
+        .map(|(field, extension)| {
+            let whose = tenant.as_ref().map_or_else(String::new, |tenant| format!(" that {tenant} may use"));
+            let message = format!(
+                "{extension} is not an extension of the organization{whose}; correct the name, or have the extension name the tenant"
+            );
+            Finding::error(name, field, Code::OutOfReach, message)
+        })
+        .collect()
+}
+
+fn unknown_networks(tree: &Tree, name: &Fqn, networks: &NetworkReachability) -> Vec<Finding> {
+    let clusters = tree.children(&name.organization(), Kind::Cluster);
+    let known: BTreeSet<&Label> = clusters
+        .filter_map(|cluster| match tree.spec(cluster) {
+            Some(Spec::Cluster(cluster)) => cluster.network.as_ref(),
+            _ => None,
+        })
+        .collect();
+    let named = networks
+        .reaches
+        .iter()
+        .flat_map(|(from, to)| to.iter().chain([from]));
+    let unknown: BTreeSet<&Label> = named.filter(|network| !known.contains(network)).collect();
+    unknown
+        .into_iter()
+        .map(|network| {
+            let message = format!(
+                "no cluster is in network {network}; correct the name, or set the network of a cluster"
+            );
+            Finding::warning(name, "spec.reaches", Code::UnknownNetwork, message)
         })
         .collect()
 }
