@@ -51,14 +51,8 @@ pub(crate) struct ApplyArgs {
     /// Do what this plan says, or nothing: refused if the same files would do something else by now.
     #[arg(long, env = "TOMBOLO_PLAN", value_name = "PLAN", conflicts_with = "dry_run")]
     plan: Option<String>,
-    /// Go past approval policies, for this reason. For administrators of the organization, and on record.
-    #[arg(
-        long,
-        env = "TOMBOLO_BREAK_GLASS_REASON",
-        value_name = "REASON",
-        conflicts_with = "dry_run"
-    )]
-    break_glass: Option<String>,
+    #[command(flatten)]
+    leave: BreakGlassArgs,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -84,6 +78,18 @@ pub(crate) struct ConfirmArgs {
     pub(crate) confirm: Option<String>,
 }
 
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BreakGlassArgs {
+    /// Go past approval policies, for this reason. For administrators of the organization, and on record.
+    #[arg(
+        long,
+        env = "TOMBOLO_BREAK_GLASS_REASON",
+        value_name = "REASON",
+        conflicts_with = "dry_run"
+    )]
+    pub(crate) break_glass: Option<String>,
+}
+
 pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
     let flag = |set: bool| set.then(|| "true".to_owned());
@@ -92,7 +98,7 @@ pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<Verdict> {
         ("overwrite", flag(args.overwrite)),
         ("allowUnenforced", flag(args.allow_unenforced)),
         ("plan", args.plan),
-        ("breakGlass", args.break_glass),
+        ("breakGlass", args.leave.break_glass),
     ];
     let answer = post(&client, &args.files, &query("changes", &parameters), args.force).await?;
     print(args.output.output, &answer, describe)?;

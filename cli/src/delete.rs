@@ -6,23 +6,30 @@ use clap::Args;
 use hyper::Method;
 
 use crate::Verdict;
-use crate::apply::{ConfirmArgs, WaitArgs, forced, judge, revision};
+use crate::apply::{BreakGlassArgs, ConfirmArgs, WaitArgs, forced, judge, revision};
 use crate::client::{Client, Extras, ServerArgs, query};
 use crate::output::{OutputArgs, print};
+use crate::plan::describe;
 use crate::wait::wait;
 
 /// Deletes a resource, as it is when the command looks at it.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
+  tombolo delete organizations/acme/tenants/payments --dry-run
   tombolo delete organizations/acme/tenants/payments --wait")]
 pub(crate) struct DeleteArgs {
     /// Its name.
     name: String,
+    /// Say what would change, down to the routes of each cluster, and change nothing.
+    #[arg(long, env = "TOMBOLO_DRY_RUN")]
+    dry_run: bool,
     /// Also what `tombolo sync` or another manager keeps; it will find it missing.
     #[arg(long, env = "TOMBOLO_FORCE")]
     force: bool,
     #[command(flatten)]
     confirm: ConfirmArgs,
+    #[command(flatten)]
+    leave: BreakGlassArgs,
     #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
@@ -40,10 +47,19 @@ pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<Verdict> {
         headers: forced(args.force),
         ..Extras::default()
     };
-    let path = query(name.as_str(), &[("confirm", args.confirm.confirm)]);
-    let answer = client.send(Method::DELETE, &path, extras).await?;
-    print(args.output.output, &answer.body, |_| format!("deleted {name}\n"))?;
-    if !args.wait.wait {
+    let parameters = [
+        ("dry_run", args.dry_run.then(|| "true".to_owned())),
+        ("confirm", args.confirm.confirm),
+        ("breakGlass", args.leave.break_glass),
+    ];
+    let answer = client
+        .send(Method::DELETE, &query(name.as_str(), &parameters), extras)
+        .await?;
+    print(args.output.output, &answer.body, |answer| match args.dry_run {
+        true => describe(answer),
+        false => format!("deleted {name}\n"),
+    })?;
+    if args.dry_run || !args.wait.wait {
         return Ok(Verdict::Good);
     }
     let deadline = Instant::now() + args.wait.timeout;

@@ -7,7 +7,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::Verdict;
-use crate::apply::{ConfirmArgs, WaitArgs, judge, revision};
+use crate::apply::{BreakGlassArgs, ConfirmArgs, WaitArgs, judge, revision};
 use crate::client::{Client, Extras, ServerArgs, query};
 use crate::difference;
 use crate::output::{Output, OutputArgs, items, print, table, text, yaml};
@@ -93,6 +93,8 @@ pub(crate) struct RollbackArgs {
     #[command(flatten)]
     confirm: ConfirmArgs,
     #[command(flatten)]
+    leave: BreakGlassArgs,
+    #[command(flatten)]
     wait: WaitArgs,
     #[command(flatten)]
     output: OutputArgs,
@@ -153,7 +155,11 @@ pub(crate) async fn rollback(args: RollbackArgs) -> anyhow::Result<Verdict> {
     let dry_run = args.dry_run.then(|| "true".to_owned());
     let path = query(
         &format!("{}:rollback", client.name(&args.name)?),
-        &[("dry_run", dry_run), ("confirm", args.confirm.confirm)],
+        &[
+            ("dry_run", dry_run),
+            ("confirm", args.confirm.confirm),
+            ("breakGlass", args.leave.break_glass),
+        ],
     );
     let extras = Extras {
         body: Some(json!({ "revision": args.to })),

@@ -11,6 +11,7 @@ use super::{App, Params, dry_run};
 use crate::approval::Leave;
 use crate::audit::Verb;
 use crate::problem::Problem;
+use crate::wish::Order;
 use crate::writer::Caller;
 
 const REASON_BYTES_MAX: usize = 500;
@@ -53,25 +54,26 @@ pub(crate) async fn write(
         let prepared = prepared.map_err(|error| Problem::of_write(error, &caller.principal, Verb::Change))?;
         return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
     }
-    let mut order = app.order(wish, plan);
-    if let Some(reason) = params.break_glass {
-        order.leave = Leave::BreakGlass {
-            reason: reason_of(reason)?,
-        };
-    }
+    let order = Order {
+        leave: leave(params.break_glass)?,
+        ..app.order(wish, plan)
+    };
     match app.writes.write(caller.clone(), order).await {
         Ok(committed) => Ok(committed.into_response()),
         Err(error) => Err(plans::refused(&app, &caller, error).await),
     }
 }
 
-/// A reason that says nothing is none.
-fn reason_of(reason: String) -> Result<String, Problem> {
-    match reason.trim().is_empty() || reason.len() > REASON_BYTES_MAX || reason.contains('\0') {
-        true => {
+/// What lets a write go past approval policies. A reason that says nothing is none.
+pub(super) fn leave(reason: Option<String>) -> Result<Leave, Problem> {
+    match reason {
+        None => Ok(Leave::None),
+        Some(reason)
+            if reason.trim().is_empty() || reason.len() > REASON_BYTES_MAX || reason.contains('\0') =>
+        {
             let detail = format!("breakGlass: say why, in at most {REASON_BYTES_MAX} bytes");
             Err(Problem::bad_request(detail))
         }
-        false => Ok(reason),
+        Some(reason) => Ok(Leave::BreakGlass { reason }),
     }
 }

@@ -14,7 +14,7 @@ use super::body::Body;
 use super::resources::{GetParams, WriteParams, page, page_size, represent};
 use super::target::Collection;
 use super::world::World;
-use super::{App, dry_run, plans};
+use super::{App, changes, dry_run, plans};
 use crate::audit::Verb;
 use crate::document;
 use crate::history::{Difference, Entry, Place, differences, may_read_past};
@@ -22,7 +22,7 @@ use crate::problem::Problem;
 use crate::snapshot::Tree;
 use crate::store::Tx;
 use crate::store::history::{HistoryFilter, Part};
-use crate::wish::{Rollback, Wish, subjects};
+use crate::wish::{Order, Rollback, Wish, subjects};
 use crate::writer::Caller;
 
 #[derive(Debug, Deserialize)]
@@ -184,11 +184,11 @@ pub(crate) async fn roll_back(
         let prepared = app.writes.dry_run(&caller, &wish).await.map_err(of_write)?;
         return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
     }
-    let committed = app
-        .writes
-        .write(caller, app.order(wish, plan))
-        .await
-        .map_err(of_write)?;
+    let order = Order {
+        leave: changes::leave(params.break_glass.clone())?,
+        ..app.order(wish, plan)
+    };
+    let committed = app.writes.write(caller, order).await.map_err(of_write)?;
     Ok(committed.into_response())
 }
 

@@ -14,7 +14,7 @@ use super::body::Body;
 use super::caller::Bearer;
 use super::target::{Collection, PastQuestion, Target};
 use super::{
-    App, Params, access, claim_offers, dry_run, effective, past, plans, readiness, status, watching,
+    App, Params, access, changes, claim_offers, dry_run, effective, past, plans, readiness, status, watching,
 };
 use crate::audit::Verb;
 use crate::change::{Change, ChangeVerb, IfMatch};
@@ -67,6 +67,9 @@ pub(crate) struct WriteParams {
     pub(crate) allow_unenforced: bool,
     /// The plan of a write that was asked to be confirmed.
     pub(crate) confirm: Option<String>,
+    /// Why the write goes past approval policies. For administrators of the organization, and on record.
+    #[serde(rename = "breakGlass")]
+    pub(crate) break_glass: Option<String>,
 }
 
 pub(crate) async fn get_or_list(
@@ -234,6 +237,7 @@ async fn write(
     let plan = plans::required(&HeaderMap::new(), params.confirm.as_deref())?;
     let order = Order {
         reply,
+        leave: changes::leave(params.break_glass.clone())?,
         ..app.order(vec![change].into(), plan)
     };
     let committed = app.writes.write(caller, order).await.map_err(of_write)?;

@@ -233,6 +233,67 @@ async fn an_approval_is_good_for_what_was_approved_and_as_long_as_the_role_is_he
     team.management.stop().await;
 }
 
+/// Who has to undo something at night needs no file for it.
+#[tokio::test]
+async fn the_glass_is_broken_for_an_update_a_rollback_and_a_deletion_as_well() {
+    let team = team().await;
+    let root = &team.management.admin;
+    let spare = format!("{PAY}/workspaces/spare");
+    let document = json!({"name": spare, "spec": {"namespaces": ["*/spare"]}});
+    let created = root.post("changes?breakGlass=setup", document).await;
+    assert_eq!(created.status, 200, "{}", created.text);
+    let revision = created.json()["revision"].clone();
+
+    let update = |query: &str| {
+        let document = json!({"name": spare, "description": "broken", "spec": {"namespaces": ["*/spare"]}});
+        let (path, spare) = (format!("{spare}{query}"), &spare);
+        async move {
+            let etag = root.get(spare).await.etag();
+            let seen = [("if-match", etag.as_str())];
+            root.send(Method::PUT, &path, &seen, document.to_string()).await
+        }
+    };
+    let roll_back = |query: &str| {
+        let path = format!("{spare}:rollback{query}");
+        let wish = json!({ "revision": revision });
+        async move { root.post(&path, wish).await }
+    };
+    let delete = |query: &str| {
+        let (path, spare) = (format!("{spare}{query}"), &spare);
+        async move { root.delete(&path, &root.get(spare).await.etag()).await }
+    };
+    update("").await.refused(409, "need the approval");
+    let updated = update("?breakGlass=fire").await;
+    assert_eq!(updated.status, 200, "{}", updated.text);
+    roll_back("").await.refused(409, "need the approval");
+    roll_back("?breakGlass=%20").await.refused(400, "say why");
+    let rolled_back = roll_back("?breakGlass=fire").await;
+    assert_eq!(rolled_back.status, 200, "{}", rolled_back.text);
+    assert_eq!(root.get(&spare).await.json()["description"], Value::Null);
+    delete("").await.refused(409, "need the approval");
+    let deleted = delete("?breakGlass=fire").await;
+    assert_eq!(deleted.status, 200, "{}", deleted.text);
+
+    let records = root.get(&format!("audit?name={spare}&outcome=done")).await.json();
+    let reasons: Vec<&str> = records["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|record| record["reason"].as_str().unwrap())
+        .collect();
+    let rolled_back = format!("break glass: fire; {spare} rolled back to revision {revision}");
+    assert_eq!(
+        reasons,
+        [
+            "break glass: fire",
+            &rolled_back,
+            "break glass: fire",
+            "break glass: setup"
+        ]
+    );
+    team.management.stop().await;
+}
+
 #[tokio::test]
 async fn breaking_the_glass_is_for_administrators_and_says_why() {
     let team = team().await;
