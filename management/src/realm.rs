@@ -2,6 +2,7 @@
 //! than roles, on purpose: it keeps tenants apart when the decision in front of it is wrong.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tombolo_compiler::name::{Fqn, Kind};
 use tombolo_compiler::persistent::Map;
@@ -26,6 +27,10 @@ pub(crate) struct Holdings(Map<(Uuid, String), usize>);
 /// By principal and realm.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Realms(pub(crate) BTreeMap<(Uuid, String), Access>);
+
+/// The realms of which a caller sees rows, as Postgres has told it: what is answered from memory stays within them too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Opened(Arc<[String]>);
 
 /// What leads from some realms to others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,6 +99,23 @@ impl Realms {
                 .collect(),
             removed: removed.cloned().collect(),
         }
+    }
+}
+
+impl Opened {
+    pub(crate) fn of(realms: Vec<String>) -> Opened {
+        Opened(realms.into())
+    }
+
+    /// To management itself.
+    pub(crate) fn everywhere() -> Opened {
+        Opened::of(vec![EVERYWHERE.to_owned()])
+    }
+
+    pub(crate) fn has(&self, node: &Fqn) -> bool {
+        let realm = node.ancestor(Kind::Tenant).unwrap_or_else(|| node.organization());
+        let opens = |opened: &String| opened == EVERYWHERE || opened == realm.as_str();
+        self.0.iter().any(opens)
     }
 }
 

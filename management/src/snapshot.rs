@@ -142,9 +142,14 @@ impl Snapshot {
         self.tree.keys().next().map(Fqn::organization)
     }
 
+    /// Whether the second wall is where it is in `next`, as far as can be told at a glance.
+    pub(crate) fn opens_the_same(&self, next: &Snapshot) -> bool {
+        self.bindings.give_the_same(&next.bindings) && self.owned.same_realms(&next.owned)
+    }
+
     /// What the second wall must be told when this becomes `next`.
     pub(crate) fn realms_to(&self, next: &Snapshot) -> RealmChange {
-        match self.bindings.give_the_same(&next.bindings) && self.owned.same_realms(&next.owned) {
+        match self.opens_the_same(next) {
             true => RealmChange::default(),
             false => self.realms().to(&next.realms()),
         }

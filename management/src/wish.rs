@@ -216,6 +216,7 @@ mod tests {
     use crate::change::Step;
     use crate::iam::Principal;
     use crate::managed::Hand;
+    use crate::realm::Opened;
     use crate::snapshot::{Delta, Stored, etag};
 
     const ACME: &str = "organizations/acme";
@@ -276,6 +277,7 @@ mod tests {
             teams: Vec::new(),
             time: Utc::now(),
             seen: Version::default(),
+            opened: Opened::everywhere(),
             credential: None,
         };
         wish.prepare(now, &root)

@@ -22,6 +22,7 @@ use crate::change::{Prepared, Refusal, Step};
 use crate::change_plan::PlanId;
 use crate::iam::{Action, Principal, holds};
 use crate::problem::Problem;
+use crate::realm::Opened;
 use crate::reply::Answer;
 use crate::store::plan::{PlanState, StoredPlan, Vote};
 use crate::store::{self, StoreError};
@@ -356,10 +357,12 @@ async fn move_plan(app: &App, plan: &StoredPlan, from: PlanState, to: PlanState)
 
 /// The policies that a plan comes under now, if it still comes to what it said.
 async fn policies_of(app: &App, caller: &Caller, plan: &StoredPlan) -> Result<Vec<Required>, Problem> {
-    // Decided with the author's rights: whoever approves need not be able to write it.
+    // Decided with the author's rights: whoever approves need not be able to write it. What the second wall opens to the
+    // author was asked when it planned, and is asked again when it is applied.
     let author = Caller {
         principal: Principal::of(plan.author.clone(), plan.author_uid),
         hand: plan.hand.clone(),
+        opened: Opened::everywhere(),
         ..caller.clone()
     };
     let wish = plans::wish_of(app, &author, documents(app, plan).await?, Taking::PLANNED).await?;

@@ -13,16 +13,17 @@ use super::{App, RequestInfo, verb_of};
 use crate::account_key::assertion::{self, Assertion};
 use crate::audit::{self, Verb};
 use crate::break_glass;
+use crate::history::may_read_past;
 use crate::iam::{Action, Decision, Principal, decide, may};
 use crate::limit::Limits;
 use crate::login::browser::{Cookie, Origin};
 use crate::managed::Hand;
 use crate::problem::Problem;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Tree};
 use crate::store::lookup::{Found, Lookup};
 use crate::store::token::Holder;
 use crate::token::{Token, TokenError};
-use crate::writer::{Caller, Credential};
+use crate::writer::{Caller, Credential, WALLED};
 
 /// What a request brings to show who sends it, not looked up yet: a read looks it up in the statement that reads.
 #[derive(Debug)]
@@ -194,6 +195,7 @@ impl App {
             keyed: None,
             time,
             seen: holder.seen,
+            opened: holder.opened,
             credential: Some(Credential {
                 id: holder.held.id(),
                 expires_at,
@@ -250,12 +252,19 @@ impl App {
         node: &Fqn,
         verb: Verb,
     ) -> Result<(), Problem> {
-        self.allow(snapshot, caller, Action::Read, node, verb)
-            .map_err(|denied| {
-                let mut problem = Problem::not_found(node);
-                problem.denied = denied.denied;
-                problem
-            })
+        let allowed = self.allow(snapshot, caller, Action::Read, node, verb);
+        let allowed = allowed.and_then(|()| match caller.is_open(node) {
+            true => Ok(()),
+            false => {
+                tracing::error!(%node, "the second wall held what the first let through");
+                Err(Problem::denied(WALLED, &caller.principal, verb, node))
+            }
+        });
+        allowed.map_err(|denied| {
+            let mut problem = Problem::not_found(node);
+            problem.denied = denied.denied;
+            problem
+        })
     }
 }
 
@@ -273,8 +282,14 @@ impl Snapshot {
 }
 
 impl Caller {
+    /// By both walls.
     pub(crate) fn may_read(&self, snapshot: &Snapshot, node: &Fqn) -> bool {
-        may(&self.asker(), Action::Read, node, &snapshot.bindings).is_some()
+        may(&self.asker(), Action::Read, node, &snapshot.bindings).is_some() && self.is_open(node)
+    }
+
+    /// By both walls, what it was in `past`.
+    pub(crate) fn may_read_past(&self, now: &Snapshot, past: &Tree, node: &Fqn) -> bool {
+        may_read_past(&self.asker(), now, past, node) && self.is_open(node)
     }
 }
 

@@ -15,7 +15,6 @@ use super::body::Body;
 use super::world::World;
 use super::{App, Params};
 use crate::document;
-use crate::history::may_read_past;
 use crate::problem::Problem;
 use crate::writer::Caller;
 
@@ -98,7 +97,7 @@ async fn explain_past(
     let mut world = World::at(app, revision).await?;
     let snapshot = app.writes.snapshot();
     let mut answer = {
-        let may_read = |name: &Fqn| may_read_past(&caller.asker(), &snapshot, &world.tree, name);
+        let may_read = |name: &Fqn| caller.may_read_past(&snapshot, &world.tree, name);
         let Question { from, request } = question;
         let explanation = explain(
             &world.resolved,

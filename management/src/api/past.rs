@@ -17,7 +17,7 @@ use super::world::World;
 use super::{App, changes, dry_run, plans};
 use crate::audit::Verb;
 use crate::document;
-use crate::history::{Difference, Entry, Place, differences, may_read_past};
+use crate::history::{Difference, Entry, Place, differences};
 use crate::problem::Problem;
 use crate::snapshot::Tree;
 use crate::store::Tx;
@@ -58,7 +58,7 @@ pub(crate) async fn list(
     check_revision(app, &mut tx, revision).await?;
     let tree = app.store.tree_at(&mut tx, Part::Around(around), revision).await?;
     let snapshot = app.writes.snapshot();
-    let may_read = |name: &Fqn| may_read_past(&caller.asker(), &snapshot, &tree, name);
+    let may_read = |name: &Fqn| caller.may_read_past(&snapshot, &tree, name);
     let mut page = page(&snapshot, &tree, collection, params, may_read)?;
     page["revision"] = revision.into();
     Ok(Json(page).into_response())
@@ -125,7 +125,7 @@ pub(crate) async fn diff(
     check_revision(app, &mut before.tx, to).await?;
     let after = app.store.tree_at(&mut before.tx, Part::Around(name), to).await?;
     let snapshot = app.writes.snapshot();
-    if !after.is_empty() && !may_read_past(&caller.asker(), &snapshot, &after, name) {
+    if !after.is_empty() && !caller.may_read_past(&snapshot, &after, name) {
         return Err(Problem::not_found(format!("{name} at revision {to}")));
     }
     let differences = differences(name, &before.tree, &after);
@@ -150,7 +150,7 @@ pub(crate) async fn compiled(
     let world = World::at(app, revision).await?;
     let (plans, findings) = plan::plan(&world.resolved, &world.reports);
     let snapshot = app.writes.snapshot();
-    let may_read = |owner: &Fqn| may_read_past(&caller.asker(), &snapshot, &world.tree, owner);
+    let may_read = |owner: &Fqn| caller.may_read_past(&snapshot, &world.tree, owner);
     let (routes, hidden) = routes(&plans, name, may_read);
     let findings: Vec<_> = findings
         .iter()
@@ -232,7 +232,7 @@ async fn open(
     let mut tx = app.store.read_as(&caller.principal).await?;
     check_revision(app, &mut tx, revision).await?;
     let tree = app.store.tree_at(&mut tx, part, revision).await?;
-    if !may_read_past(&caller.asker(), &snapshot, &tree, name) {
+    if !caller.may_read_past(&snapshot, &tree, name) {
         return Err(Problem::not_found(format!("{name} at revision {revision}")));
     }
     Ok(Past { tx, tree })

@@ -40,7 +40,7 @@ enum Change {
 
 pub(crate) async fn watch(
     app: &App,
-    caller: Caller,
+    mut caller: Caller,
     collection: Collection,
     params: &GetParams,
     headers: &HeaderMap,
@@ -74,6 +74,7 @@ pub(crate) async fn watch(
     };
     let mut ending = app.shutdown.clone();
     let mut stay = app.standing.stay(&caller);
+    let store = app.store.clone();
     let stream = async_stream::stream! {
         let mut batch = events(&first, &snapshot);
         loop {
@@ -89,6 +90,12 @@ pub(crate) async fn watch(
                 return;
             }
             let latest = snapshots.borrow_and_update().clone();
+            if !snapshot.opens_the_same(&latest) {
+                // Who cannot be told of it begins again.
+                let Ok(opened) = store.opened(&caller.principal).await else { return };
+                caller.opened = opened;
+            }
+            snapshot = latest.clone();
             let now = view(&latest, &caller, &collection);
             let changes = between(&seen, &now);
             if !changes.is_empty() {

@@ -13,7 +13,7 @@ use tombolo_compiler::resolve::{Resolved, resolve};
 
 use super::App;
 use super::past::check_revision;
-use crate::history::{Difference, may_read_past};
+use crate::history::Difference;
 use crate::problem::Problem;
 use crate::report_history::report_hash;
 use crate::snapshot::Tree;
@@ -115,7 +115,7 @@ impl World {
             .store
             .tree_at(&mut self.tx, part, self.revision.saturating_sub(1))
             .await?;
-        let may_read = |name: &Fqn| may_read_past(&caller.asker(), &snapshot, &self.tree, name);
+        let may_read = |name: &Fqn| caller.may_read_past(&snapshot, &self.tree, name);
         let readable = entries.iter().filter(|entry| may_read(&entry.name));
         let changes: Vec<Value> = readable
             .take(WRITTEN_MAX)

@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Row};
 
 use super::{Realms as Table, Store, StoreError, Tx, bounded, execute, fetch, role};
 use crate::iam::Principal;
-use crate::realm::{Access, RealmChange, Realms};
+use crate::realm::{Access, Opened, RealmChange, Realms};
 
 impl Store {
     /// Part of a write by a principal that itself may not say who may do what: this is derived from the bindings that
@@ -22,6 +22,15 @@ impl Store {
         become_role(tx, role::SYSTEM).await?;
         self.apply_realms(tx, change).await?;
         become_role(tx, role::of(principal)).await
+    }
+
+    /// Of which the principal sees rows now.
+    pub(crate) async fn opened(&self, principal: &Principal) -> Result<Opened, StoreError> {
+        let mut tx = self.read_as(principal).await?;
+        let asking = sqlx::query_scalar("SELECT realm FROM realms").fetch_all(&mut *tx);
+        Ok(Opened::of(
+            bounded("look up the realms of a caller", asking).await?,
+        ))
     }
 
     /// From here on the transaction works for that principal: for rows that another one has given up to the caller.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{Store, StoreError, Tokens, Tx, bounded, execute, fetch};
 use crate::account_key::PublicKey;
 use crate::account_key::assertion::Assertion;
+use crate::realm::Opened;
 use crate::token::{CredentialKind, MadeWith};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,7 @@ pub(crate) struct Holder {
     pub(crate) revoked_at: Option<DateTime<Utc>>,
     /// What was committed when this was looked up.
     pub(crate) seen: Version,
+    pub(crate) opened: Opened,
 }
 
 /// What a caller identifies itself with.
@@ -209,7 +211,7 @@ const COLUMNS: [Tokens; 8] = [
 
 /// What [`holder`] reads of a row of `look_up`.
 pub(super) const HOLDER: &str =
-    "credential, user_uid, expires_at, revoked_at, groups, seen_epoch, seen_revision";
+    "credential, user_uid, expires_at, revoked_at, groups, seen_epoch, seen_revision, realms";
 
 pub(super) fn holder(row: &PgRow) -> Result<Holder, StoreError> {
     let read = || -> Result<Holder, sqlx::Error> {
@@ -227,6 +229,7 @@ pub(super) fn holder(row: &PgRow) -> Result<Holder, StoreError> {
                 epoch: row.try_get("seen_epoch").map(i64::cast_unsigned)?,
                 revision: row.try_get("seen_revision").map(i64::cast_unsigned)?,
             },
+            opened: Opened::of(row.try_get("realms")?),
         })
     };
     read().map_err(|source| StoreError::Query {

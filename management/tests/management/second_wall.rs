@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use axum::body::Body;
 use futures::future::join_all;
 use futures::{StreamExt, stream};
 use http::Method;
@@ -62,6 +63,44 @@ async fn invariant_6_with_the_first_wall_gone_another_tenants_rows_are_neither_r
     for question in [":history", "?revision=2", ":compiled", ":status"] {
         let told = ann.get(&format!("{video}{question}")).await;
         assert!(!told.text.contains("\"spec\""), "{question}: {}", told.text);
+    }
+    // Answered from memory, by the same wall.
+    for question in [
+        "tree",
+        "effective",
+        "status",
+        "receipt",
+        "access",
+        "readiness",
+        "offers",
+        "history",
+        "compiled",
+    ] {
+        ann.get(&format!("{video}:{question}"))
+            .await
+            .refused(404, "does not exist, or is not yours");
+    }
+    let tree = ann.get(&format!("{PAY}:tree")).await.json();
+    assert!(names(&tree).len() > 3, "its own: {tree}");
+    let found = ann.get("search?namespace=video").await.json();
+    assert_eq!(
+        (&found["items"], &found["hidden"]),
+        (&json!([]), &json!(1)),
+        "{found}"
+    );
+    let moved = json!({"name": video, "spec": {"namespaces": ["*/video", "*/more"]}});
+    let tried = format!("{video}?dry_run=true");
+    let headers = [("if-match", "*"), ("content-type", "application/json")];
+    ann.send(Method::PUT, &tried, &headers, moved.to_string())
+        .await
+        .refused(403, "row-level security keeps it from you");
+    ann.post("plans?overwrite=true", json!([moved]))
+        .await
+        .refused(403, "row-level security keeps it from you");
+    for (workspaces, shown, hidden) in [(PAY, "shop", "video"), (MEDIA, "synced", "video")] {
+        let path = format!("{workspaces}/workspaces?watch=true");
+        let first = told(ann.stream(&path, &[]).await, "synced").await;
+        assert!(first.contains(shown) && !first.contains(hidden), "{first}");
     }
     for collection in ["workspaces", "bindings"] {
         let list = ann.get(&format!("{MEDIA}/{collection}")).await.json();
@@ -275,6 +314,20 @@ async fn a_request_whose_caller_hangs_up_leaves_nothing_of_its_rights_to_the_nex
         }
     }
     management.stop().await;
+}
+
+/// What a stream tells until that word.
+async fn told(stream: Body, word: &str) -> String {
+    let mut stream = stream.into_data_stream();
+    let mut text = String::new();
+    while !text.contains(word) {
+        let part = timeout(Duration::from_secs(20), stream.next()).await;
+        let part = part
+            .expect("nothing was told in time")
+            .expect("the stream has ended");
+        text.push_str(&String::from_utf8_lossy(&part.unwrap()));
+    }
+    text
 }
 
 fn a_tenant(number: usize) -> &'static str {
