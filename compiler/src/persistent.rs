@@ -265,7 +265,7 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
         if !self.contains_key(key) {
             self.insert(key.clone(), V::default());
         }
-        self.get_mut(key)
+        self.descend_mut(key)
             .expect("invariant: it was inserted, if it was not there")
     }
 
@@ -273,9 +273,17 @@ impl<K: Ord + Clone, V: Clone> Map<K, V> {
     where
         K: Borrow<Q>,
     {
-        if !self.contains_key(key) {
-            return None;
+        // Nothing is copied for a key that is not there.
+        match self.contains_key(key) {
+            true => self.descend_mut(key),
+            false => None,
         }
+    }
+
+    fn descend_mut<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
         let mut node = &mut self.root;
         loop {
             match Arc::make_mut(node) {

@@ -135,7 +135,12 @@ fn dirty(update: &mut Update<'_>) -> BTreeSet<Fqn> {
     }
     let tree = &update.to.tree;
     for (workspace, selectors) in &update.moved {
-        dirty.extend(tree.below(workspace, Kind::Gateway).cloned());
+        let groups = tree.children(workspace, Kind::GatewayGroup);
+        dirty.extend(
+            groups
+                .flat_map(|group| tree.children(group, Kind::Gateway))
+                .cloned(),
+        );
         for selector in selectors {
             let workloads = wanted.workloads.starting_with(selector.namespace_prefix());
             let matching = workloads.filter(|(namespace, _)| selector.matches_namespace(namespace));
@@ -150,7 +155,7 @@ fn dirty(update: &mut Update<'_>) -> BTreeSet<Fqn> {
         .chain(served)
         .filter(|name| name.kind() == Kind::Application)
     {
-        dirty.extend(tree.below(application, Kind::Api).cloned());
+        dirty.extend(tree.children(application, Kind::Api).cloned());
     }
     dirty
 }

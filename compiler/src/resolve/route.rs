@@ -12,27 +12,31 @@ use crate::http::{Edits, Effect, HttpRule, SubsetBackend};
 use crate::intent::{ServiceRoute, Spec, Subset};
 use crate::name::{Fqn, Kind, Label, ServiceId};
 use crate::routes::{Conduct, ServiceAction, ServiceRule};
+use crate::selector::Selector;
 
 /// A service of a workspace.
 type Key = (Fqn, ServiceId);
 
 pub(super) fn update(update: &mut Update<'_>, groups: &BTreeSet<Fqn>) {
-    let mut dirty: BTreeSet<Key> = BTreeSet::new();
+    let mut dirty: Vec<Key> = Vec::new();
     let services = &mut update.to.wanted.services;
     for touch in update.touched.of(Kind::ServiceRoute) {
         if let Some(key) = key(&touch.name, touch.was()) {
             services.remove(&key, &touch.name);
-            dirty.insert(key);
+            dirty.push(key);
         }
         if let Some(key) = key(&touch.name, touch.is()) {
             services.insert(&key, &touch.name);
-            dirty.insert(key);
+            dirty.push(key);
         }
     }
     for group in groups.iter().filter(|group| group.kind() == Kind::TrafficGroup) {
-        let routes = update.to.tree.below(group, Kind::ServiceRoute);
+        let routes = update.to.tree.children(group, Kind::ServiceRoute);
         dirty.extend(routes.filter_map(|route| key(route, update.to.tree.spec(route))));
     }
+    // Routes come nearly in the order of their keys, twice when all is new: sorting that is cheaper than a set.
+    dirty.sort();
+    dirty.dedup();
     for key in dirty {
         update.recomputed += 1;
         service(update, key);
@@ -67,13 +71,16 @@ fn service(update: &mut Update<'_>, key: Key) {
     let routes: Vec<Fqn> = update.to.wanted.services.of(&key).cloned().collect();
     let mut winner: Option<(Fqn, ResolvedRoute)> = None;
     for name in &routes {
-        let Some(Spec::ServiceRoute(route)) = update.to.tree.spec(name) else {
+        let (Some(group), Some(Spec::ServiceRoute(route))) = (name.parent(), update.to.tree.spec(name))
+        else {
             continue;
         };
         let mut findings = Vec::new();
-        if is_of_group(update, name, route, &mut findings) {
+        // What is wrong with the group is told of the group.
+        let namespaces = namespaces(update.to, &group, &mut Vec::new());
+        if is_of_group(name, route, (&group, &namespaces), &mut findings) {
             // Checked even when it loses, so that its author hears of everything at once.
-            let resolved = resolved(update, name, route, &mut findings);
+            let resolved = resolved(name, route, &namespaces, &mut findings);
             match &winner {
                 None => winner = Some((name.clone(), resolved)),
                 Some((winner, _)) => {
@@ -101,12 +108,12 @@ fn store(update: &mut Update<'_>, key: Key, name: &Fqn, route: ResolvedRoute) {
     }
 }
 
-fn is_of_group(update: &Update<'_>, name: &Fqn, route: &ServiceRoute, findings: &mut Vec<Finding>) -> bool {
-    let Some(group) = name.parent() else {
-        return false;
-    };
-    // What is wrong with the group is told of the group.
-    let namespaces = namespaces(update.to, &group, &mut Vec::new());
+fn is_of_group(
+    name: &Fqn,
+    route: &ServiceRoute,
+    (group, namespaces): (&Fqn, &[Selector]),
+    findings: &mut Vec<Finding>,
+) -> bool {
     let namespace = &route.service.namespace;
     let is_of_group = namespaces
         .iter()
@@ -114,7 +121,7 @@ fn is_of_group(update: &Update<'_>, name: &Fqn, route: &ServiceRoute, findings: 
     if !is_of_group {
         let message = format!(
             "namespace {namespace} is not one of {group}: {}; route a service of those namespaces",
-            listed(&namespaces)
+            listed(namespaces)
         );
         findings.push(Finding::error(
             name,
@@ -127,19 +134,17 @@ fn is_of_group(update: &Update<'_>, name: &Fqn, route: &ServiceRoute, findings: 
 }
 
 fn resolved(
-    update: &Update<'_>,
     name: &Fqn,
     route: &ServiceRoute,
+    namespaces: &[Selector],
     findings: &mut Vec<Finding>,
 ) -> ResolvedRoute {
     let subsets = subsets(name, route, findings);
     let known: BTreeSet<&Label> = subsets.iter().map(|subset| &subset.name).collect();
-    let group = name.parent();
-    let namespaces = group.map(|group| namespaces(update.to, &group, &mut Vec::new()));
     let mirrored = Mirrored::ByService {
         service: &route.service,
         subsets: &known,
-        namespaces: &namespaces.unwrap_or_default(),
+        namespaces,
     };
     let outcomes: Vec<(ServiceAction, Edits, Conduct)> = route
         .rules

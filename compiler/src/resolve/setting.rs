@@ -67,7 +67,7 @@ fn dirty(update: &Update<'_>, clusters: &ClusterChange) -> BTreeSet<Fqn> {
         dirty.extend(
             beside
                 .iter()
-                .flat_map(|workspace| resolver.tree.below(workspace, node.kind()))
+                .flat_map(|workspace| resolver.tree.children(workspace, node.kind()))
                 .cloned(),
         );
         dirty.insert(node);

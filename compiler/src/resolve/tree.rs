@@ -66,13 +66,6 @@ impl Tree {
         self.get(name).map(|resource| &resource.spec)
     }
 
-    /// All of a kind at any depth below a node.
-    pub(super) fn below<'a>(&'a self, node: &Fqn, kind: Kind) -> impl Iterator<Item = &'a Fqn> + use<'a> {
-        within(&self.intent, node)
-            .filter(move |name| name.kind() == kind)
-            .filter(|name| !self.orphans.contains_key(*name))
-    }
-
     /// All of a kind directly below a node, without looking at what else is there.
     pub(super) fn children<'a>(&'a self, node: &Fqn, kind: Kind) -> impl Iterator<Item = &'a Fqn> + use<'a> {
         let collection = format!("{node}/{}/", kind.collection());

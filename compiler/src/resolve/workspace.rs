@@ -179,7 +179,7 @@ fn failover_of_groups(
     workspace: &Fqn,
     owned: &[Selector],
 ) -> Vec<(Vec<Selector>, Traced<Vec<Failover>>)> {
-    let groups = resolver.tree.below(workspace, Kind::TrafficGroup);
+    let groups = resolver.tree.children(workspace, Kind::TrafficGroup);
     let setting = groups.filter(|group| effective::sets_failover(resolver.intent(), group));
     setting
         .filter_map(|name| {
@@ -201,7 +201,7 @@ pub(super) fn update_groups(update: &mut Update<'_>) -> BTreeSet<Fqn> {
     for kind in kinds {
         dirty.extend(update.touched.of(kind).map(|touch| touch.name.clone()));
         for workspace in update.moved.keys() {
-            dirty.extend(update.to.tree.below(workspace, kind).cloned());
+            dirty.extend(update.to.tree.children(workspace, kind).cloned());
         }
     }
     for name in &dirty {
