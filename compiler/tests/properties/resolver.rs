@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tombolo_compiler::finding::Finding;
+use tombolo_compiler::finding::{Code, Finding};
 use tombolo_compiler::intent::{Intent, Resource};
 use tombolo_compiler::name::Fqn;
 use tombolo_compiler::resolve::{self, Resolver, resolve};
@@ -142,5 +142,57 @@ fn a_change_resolves_its_own_keys_only() {
     ];
     for (what, edits, expected) in steps {
         assert_eq!(resolver.update(edits).recomputed, expected, "{what}");
+    }
+}
+
+#[test]
+fn a_port_that_is_given_up_goes_to_the_next_that_wants_it() {
+    let workspace = "organizations/acme/tenants/a/workspaces/w";
+    let gateway = |leaf: &str| format!("{workspace}/gatewaygroups/g/gateways/{leaf}");
+    let backends = json!([{"namespace": "shop", "name": "web"}]);
+    let http = |leaf: &str| {
+        let hosts = [format!("{leaf}.example.com")];
+        put(
+            json!({"name": gateway(leaf), "spec": {"workload": "mesh/gw", "type": "ingress", "port": 80,
+            "hosts": hosts, "rules": [{"backendRefs": backends}]}}),
+        )
+    };
+    let tcp = |leaf: &str| {
+        put(
+            json!({"name": gateway(leaf), "spec": {"workload": "mesh/gw", "type": "ingress", "protocol": "tcp",
+            "port": 80, "backendRefs": backends}}),
+        )
+    };
+    let gone = |leaf: &str| resolve::Edit::Remove(gateway(leaf).parse().unwrap());
+    let mut resolver = Resolver::default();
+    let skeleton = [
+        json!({"name": "organizations/acme"}),
+        json!({"name": "organizations/acme/tenants/a"}),
+        json!({"name": workspace, "spec": {"namespaces": ["*/shop"]}}),
+        json!({"name": format!("{workspace}/gatewaygroups/g")}),
+    ];
+    resolver.update(skeleton.map(put));
+    for (step, edit, refused) in [
+        ("the first", http("b"), ""),
+        ("another one for connections", tcp("c"), "c by b"),
+        ("one before it for requests", http("a"), "c by a"),
+        ("another one for connections", tcp("d"), "c by a, d by a"),
+        ("one that is not in the way", gone("b"), "c by a, d by a"),
+        ("the last for requests", gone("a"), "d by c"),
+        ("a later one for requests", http("e"), "d by c, e by c"),
+        ("the one that has it", gone("c"), "e by d"),
+        ("one that takes it for requests", http("d"), ""),
+    ] {
+        resolver.update([edit]);
+        check(&resolver, &resolver.intent().clone(), step);
+        let taken: Vec<String> = resolver
+            .findings()
+            .filter(|finding| finding.code == Code::PortTaken)
+            .map(|finding| {
+                let holder = &finding.claim.as_ref().unwrap().holder;
+                format!("{} by {}", finding.resource.leaf(), holder.leaf())
+            })
+            .collect();
+        assert_eq!(taken.join(", "), refused, "{step}");
     }
 }
