@@ -155,7 +155,8 @@ impl Selection {
 }
 
 impl Tried {
-    pub(crate) fn add(&mut self, host: usize, priority: usize) {
+    /// `host` and its priority, as they were chosen.
+    pub(crate) fn add(&mut self, (host, priority): (usize, usize)) {
         self.hosts.push(host);
         if !self.priorities.contains(&priority) {
             self.priorities.push(priority);
@@ -449,7 +450,7 @@ mod tests {
         let other = RetryHosts::Other { draws_max: 20 };
         for _ in 0..50 {
             let mut tried = Tried::default();
-            tried.add(0, 0);
+            tried.add((0, 0));
             let host = selection
                 .choose(&draw, |_| 0, &mut tried, other, RetryPriorities::Any)
                 .unwrap();
@@ -458,7 +459,7 @@ mod tests {
                 .choose(&draw, |_| 0, &mut tried, other, RetryPriorities::Other)
                 .unwrap();
             assert_eq!(host, (2, 1), "another priority");
-            tried.add(2, 1);
+            tried.add((2, 1));
             let host = selection
                 .choose(&draw, |_| 0, &mut tried, other, RetryPriorities::Other)
                 .unwrap();

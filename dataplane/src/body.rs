@@ -10,8 +10,23 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
 use crate::exchange::{Exchange, Flag};
+use crate::h1;
 use crate::pool::Lease;
 use crate::upload::Upload;
+
+/// The body of a client's request, as its connection brings it.
+pub(crate) enum ClientBody {
+    Http1(h1::StreamedBody),
+    Http2(Incoming),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ClientError {
+    #[error("{0}")]
+    Http1(h1::Malformed),
+    #[error(transparent)]
+    Http2(hyper::Error),
+}
 
 /// What a client's connection sends as a response's body.
 pub(crate) enum ResponseBody {
@@ -48,6 +63,28 @@ pub(crate) enum ResponseError {
     Upstream(#[source] hyper::Error),
     #[error("the response did not end in time")]
     Timeout,
+}
+
+impl Body for ClientBody {
+    type Data = Bytes;
+    type Error = ClientError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ClientError>>> {
+        match self.get_mut() {
+            Self::Http1(body) => body.poll_frame(cx).map_err(ClientError::Http1),
+            Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map_err(ClientError::Http2),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http1(body) => body.has_ended(),
+            Self::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
 }
 
 impl RequestEnd {
@@ -104,7 +141,7 @@ impl UpstreamBody {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 if let (Some(data), Some(exchange)) = (frame.data_ref(), &mut self.exchange) {
-                    exchange.sent(data.len());
+                    exchange.sent(data.len() as u64);
                 }
                 if self.incoming.is_end_stream() {
                     self.finish();

@@ -273,6 +273,13 @@ impl Forward {
 }
 
 impl HeaderEdits {
+    /// Whether lines of that name do not stay as they are.
+    pub(crate) fn replaces(&self, name: &[u8]) -> bool {
+        let set = self.set.iter().map(|(name, _)| name);
+        let mut names = self.remove.iter().chain(set);
+        names.any(|replaced| name.eq_ignore_ascii_case(replaced.as_str().as_bytes()))
+    }
+
     pub(crate) fn apply(&self, headers: &mut http::HeaderMap) {
         for name in &self.remove {
             headers.remove(name);

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::request::Parts;
 use http::{HeaderName, Method};
 
 use crate::access_log::{self, Entry};
@@ -81,17 +80,16 @@ impl Exchange {
     }
 
     /// Remembers the head for the access log, if there is one.
-    pub(crate) fn head(&mut self, request: &Parts, authority: &str) {
+    pub(crate) fn head(&mut self, method: &Method, path: &str, authority: &str, request_id: &[u8]) {
         if self.connection.worker.access_log.is_none() {
             return;
         }
-        let id = request.headers.get(REQUEST_ID).and_then(|id| id.to_str().ok());
         self.trace = Some(Box::new(Trace {
             time_ms: access_log::now_ms(),
-            method: request.method.clone(),
-            path: request.uri.path().to_owned(),
+            method: method.clone(),
+            path: path.to_owned(),
             authority: authority.to_owned(),
-            request_id: id.unwrap_or_default().to_owned(),
+            request_id: std::str::from_utf8(request_id).unwrap_or_default().to_owned(),
             cluster: None,
             host: None,
             bytes_sent: 0,
@@ -129,9 +127,9 @@ impl Exchange {
         self.status = status;
     }
 
-    pub(crate) fn sent(&mut self, bytes: usize) {
+    pub(crate) fn sent(&mut self, bytes: u64) {
         if let Some(trace) = &mut self.trace {
-            trace.bytes_sent += bytes as u64;
+            trace.bytes_sent += bytes;
         }
     }
 

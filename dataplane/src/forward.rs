@@ -11,19 +11,20 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::{Body, Incoming};
 
-use crate::balance::{Draw, Tried};
-use crate::body::{Deadline, RequestEnd, ResponseBody, UpstreamBody};
+use crate::attempt::{Attempts, Failure, Refusal, until_answered};
+use crate::balance::Draw;
+use crate::body::{ClientBody, Deadline, RequestEnd, ResponseBody, UpstreamBody};
 use crate::config::{Action, Fault, Forward, HeaderEdits, Protocol};
 use crate::exchange::{Exchange, Flag, REQUEST_ID};
 use crate::listener::Connection;
 use crate::mirror;
 use crate::pool::{Freshness, HostPool, Lease, SendFailure};
-use crate::retry::{Outcome, RetryPolicy};
+use crate::retry::Outcome;
 use crate::rewrite::{Asked, PathRewrite};
 use crate::router::normalize_path;
 use crate::snapshot::LiveCluster;
 use crate::upload::{RequestBody, Upload};
-use crate::worker::{Random, Worker, WorkerCluster};
+use crate::worker::{Random, Worker};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -55,49 +56,40 @@ pub(crate) struct Head {
     pub(crate) headers: HeaderMap,
 }
 
-/// Why an attempt brought no response.
-pub(crate) enum Failure {
-    /// The route's policy decides.
-    Attempt { outcome: Outcome, detail: String },
-    /// The route's timeout is over.
-    Late,
-    /// The client broke off its request.
-    ClientGone,
-}
-
-/// A request to be answered without any host.
-struct Refusal {
-    status: StatusCode,
-    flag: Flag,
-    reason: String,
+/// A request on its way over hyper's connections.
+struct Sending<'a> {
+    cluster: &'a LiveCluster,
+    head: Head,
+    upload: Option<Rc<Upload>>,
+    deadline: Deadline,
+    per_try: Option<Duration>,
 }
 
 /// Answers one request.
-pub(crate) async fn serve(connection: Rc<Connection>, request: Request<Incoming>) -> Response<ResponseBody> {
+pub(crate) async fn serve(
+    connection: Rc<Connection>,
+    request: Request<ClientBody>,
+) -> Response<ResponseBody> {
     let mut exchange = Exchange::begin(connection);
     let (mut parts, body) = request.into_parts();
     let live = exchange.connection().listener.live();
     let target = match target(&parts) {
         Ok(target) => target,
-        Err(reason) => return refuse(exchange, bad_request(reason)),
+        Err(reason) => return refuse(exchange, Refusal::bad_request(reason)),
     };
     let Ok(authority) = authority(&parts) else {
-        return refuse(exchange, bad_request("the host is missing or malformed"));
+        return refuse(exchange, Refusal::bad_request("the host is missing or malformed"));
     };
     let random = &exchange.connection().worker.random;
     add_request_id(&mut parts.headers, random);
     let shown = authority.to_str().unwrap_or_default();
-    exchange.head(&parts, shown);
+    let id = parts
+        .headers
+        .get(&REQUEST_ID)
+        .map_or(&b""[..], HeaderValue::as_bytes);
+    exchange.head(&parts.method, parts.uri.path(), shown, id);
     let Some(route) = live.routes.route(shown, target.path(), &parts) else {
-        let reason = "no route".to_owned();
-        return refuse(
-            exchange,
-            Refusal {
-                status: StatusCode::NOT_FOUND,
-                flag: Flag::NoRoute,
-                reason,
-            },
-        );
+        return refuse(exchange, Refusal::no_route());
     };
     let forward = match &route.action {
         Action::Forward(forward) => forward,
@@ -123,7 +115,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, request: Request<Incoming>
     let target = match &forward.path {
         Some(rewrite) => match rewritten(rewrite, &target) {
             Ok(target) => target,
-            Err(reason) => return refuse(exchange, bad_request(reason)),
+            Err(reason) => return refuse(exchange, Refusal::bad_request(reason)),
         },
         None => target,
     };
@@ -155,7 +147,7 @@ async fn forward_to(
     forward: &Forward,
     edits: &HeaderEdits,
     mut head: Head,
-    body: Incoming,
+    body: ClientBody,
 ) -> Result<(Response<Incoming>, Lease, Deadline), Refusal> {
     let worker = Rc::clone(&exchange.connection().worker);
     let target = match forward.targets.as_slice() {
@@ -163,7 +155,10 @@ async fn forward_to(
         _ => forward.target(worker.random.below(forward.total_weight)),
     };
     let Some(cluster) = worker.view().clusters.get(&target.cluster).map(Rc::clone) else {
-        return Err(no_healthy_upstream(format!("unknown cluster {}", target.cluster)));
+        return Err(Refusal::no_healthy_upstream(format!(
+            "unknown cluster {}",
+            target.cluster
+        )));
     };
     exchange.cluster(
         &cluster.live.name,
@@ -192,93 +187,59 @@ async fn forward_to(
         timeout: forward.timeout,
         request: request_end,
     };
-    let mut tried = Tried::default();
-    loop {
-        let pool = cluster
-            .choose(&worker.random, &mut tried, policy)
-            .ok_or_else(|| no_healthy_upstream("no healthy upstream".to_owned()))?;
-        exchange.host(pool.host.address);
-        let may_retry = policy.is_some_and(|policy| exchange.retries() < policy.retries_max);
-        let headers = if may_retry {
-            head.headers.clone()
+    let mut sending = Sending {
+        cluster: &cluster.live,
+        head,
+        upload,
+        deadline,
+        per_try: policy.and_then(|policy| policy.per_try_timeout),
+    };
+    let (response, lease) = until_answered(exchange, &cluster, policy, &mut sending)
+        .await
+        // hyper drops this future when the client leaves.
+        .map_err(|refusal| refusal.unwrap_or_else(Refusal::broken_off))?;
+    Ok((response, lease, sending.deadline))
+}
+
+impl Attempts for Sending<'_> {
+    type Answer = (Response<Incoming>, Lease);
+
+    /// Within the route's time and its own.
+    async fn attempt(&mut self, pool: &Rc<HostPool>, repeatable: bool) -> Result<Self::Answer, Failure> {
+        let headers = if repeatable {
+            self.head.headers.clone()
         } else {
-            std::mem::take(&mut head.headers)
+            std::mem::take(&mut self.head.headers)
         };
-        let body = upload.as_ref().map_or(RequestBody::Empty, Upload::attempt);
-        let request = head.request(headers, body, cluster.live.config.protocol);
-        let per_try = policy.and_then(|policy| policy.per_try_timeout);
-        let result = bounded_attempt(&pool, &cluster, request, upload.as_ref(), &deadline, per_try).await;
-        let (outcome, refusal) = match result {
-            Ok((response, lease)) => {
-                let outcome = Outcome::Status(response.status().as_u16());
-                if !can_retry(policy, upload.as_ref(), outcome, exchange.retries()) {
-                    return Ok((response, lease, deadline));
-                }
-                (outcome, None)
-            }
-            Err(Failure::Attempt { outcome, detail }) => {
-                if outcome == Outcome::ConnectFailure {
-                    exchange.connect_failed();
-                }
-                (outcome, Some(failed(outcome, &detail)))
-            }
-            Err(Failure::Late) => return Err(timed_out()),
-            Err(Failure::ClientGone) => {
-                return Err(Refusal {
-                    flag: Flag::ClientGone,
-                    ..bad_request("the request broke off")
-                });
-            }
+        let body = self.upload.as_ref().map_or(RequestBody::Empty, Upload::attempt);
+        let request = self.head.request(headers, body, self.cluster.config.protocol);
+        let try_over = async {
+            let Some(timeout) = self.per_try else {
+                return std::future::pending().await;
+            };
+            self.deadline.request.come().await;
+            tokio::time::sleep(timeout).await;
         };
-        if let Some(refusal) = refusal
-            && !can_retry(policy, upload.as_ref(), outcome, exchange.retries())
-        {
-            return Err(refusal);
-        }
-        let back_off = policy.map_or(Duration::ZERO, |policy| {
-            policy.back_off.wait(exchange.retries(), worker.random.share())
-        });
-        exchange.retry();
         tokio::select! {
-            () = tokio::time::sleep(back_off) => {}
-            () = deadline.expired() => return Err(timed_out()),
+            biased;
+            result = attempt(pool, self.cluster, request, self.upload.as_ref()) => result,
+            () = self.deadline.expired() => Err(Failure::Late),
+            () = try_over => {
+                Err(Failure::Attempt { outcome: Outcome::PerTryTimeout, detail: "per try timeout".to_owned() })
+            }
         }
     }
-}
 
-fn can_retry(
-    policy: Option<&RetryPolicy>,
-    upload: Option<&Rc<Upload>>,
-    outcome: Outcome,
-    retries: u32,
-) -> bool {
-    policy.is_some_and(|policy| policy.retries(outcome, retries))
-        && upload.is_none_or(|upload| upload.can_repeat())
-}
+    fn status((response, _): &Self::Answer) -> u16 {
+        response.status().as_u16()
+    }
 
-/// One attempt, within the route's time and its own.
-async fn bounded_attempt(
-    pool: &Rc<HostPool>,
-    cluster: &WorkerCluster,
-    request: Request<RequestBody>,
-    upload: Option<&Rc<Upload>>,
-    deadline: &Deadline,
-    per_try: Option<Duration>,
-) -> Result<(Response<Incoming>, Lease), Failure> {
-    let try_over = async {
-        let Some(timeout) = per_try else {
-            return std::future::pending().await;
-        };
-        deadline.request.come().await;
-        tokio::time::sleep(timeout).await;
-    };
-    tokio::select! {
-        biased;
-        result = attempt(pool, &cluster.live, request, upload) => result,
-        () = deadline.expired() => Err(Failure::Late),
-        () = try_over => {
-            Err(Failure::Attempt { outcome: Outcome::PerTryTimeout, detail: "per try timeout".to_owned() })
-        }
+    fn can_repeat(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.can_repeat())
+    }
+
+    async fn expired(&self) {
+        self.deadline.expired().await;
     }
 }
 
@@ -310,7 +271,9 @@ pub(crate) async fn attempt(
         match unsent {
             // The host had closed the connection while it waited; that is no news about the host.
             Some(unsent) if freshness == Freshness::Reused => request = unsent,
-            _ if upload.is_some_and(|upload| upload.is_broken()) => return Err(Failure::ClientGone),
+            _ if upload.is_some_and(|upload| upload.is_broken()) => {
+                return Err(Failure::Client(Refusal::broken_off()));
+            }
             _ => {
                 let outcome = if was_refused(&error) {
                     Outcome::RefusedStream
@@ -378,14 +341,14 @@ fn pass(
     Response::from_parts(parts, ResponseBody::Upstream(Box::new(body)))
 }
 
-fn refuse(exchange: Exchange, refusal: Refusal) -> Response<ResponseBody> {
+pub(crate) fn refuse(exchange: Exchange, refusal: Refusal) -> Response<ResponseBody> {
     respond(exchange, refusal.status, refusal.reason.into(), refusal.flag)
 }
 
 /// An answer of our own.
 fn respond(mut exchange: Exchange, status: StatusCode, body: Bytes, flag: Flag) -> Response<ResponseBody> {
     exchange.respond(status.as_u16());
-    exchange.sent(body.len());
+    exchange.sent(body.len() as u64);
     exchange.end(flag);
     let mut response = Response::new(ResponseBody::Full(None));
     *response.status_mut() = status;
@@ -405,50 +368,14 @@ fn respond(mut exchange: Exchange, status: StatusCode, body: Bytes, flag: Flag) 
 /// Sends the client elsewhere.
 fn lead(exchange: Exchange, status: StatusCode, location: &str) -> Response<ResponseBody> {
     let Ok(location) = HeaderValue::from_str(location) else {
-        return refuse(exchange, bad_request("the redirect leads to a malformed URL"));
+        return refuse(
+            exchange,
+            Refusal::bad_request("the redirect leads to a malformed URL"),
+        );
     };
     let mut response = respond(exchange, status, Bytes::new(), Flag::None);
     response.headers_mut().insert(header::LOCATION, location);
     response
-}
-
-fn bad_request(reason: &str) -> Refusal {
-    Refusal {
-        status: StatusCode::BAD_REQUEST,
-        flag: Flag::BadRequest,
-        reason: reason.to_owned(),
-    }
-}
-
-fn no_healthy_upstream(reason: String) -> Refusal {
-    Refusal {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        flag: Flag::NoHealthyUpstream,
-        reason,
-    }
-}
-
-fn timed_out() -> Refusal {
-    let reason = "upstream request timeout".to_owned();
-    Refusal {
-        status: StatusCode::GATEWAY_TIMEOUT,
-        flag: Flag::UpstreamTimeout,
-        reason,
-    }
-}
-
-fn failed(outcome: Outcome, detail: &str) -> Refusal {
-    let flag = match outcome {
-        Outcome::PerTryTimeout => return timed_out(),
-        Outcome::ConnectFailure => Flag::ConnectFailure,
-        Outcome::RefusedStream | Outcome::Reset | Outcome::Status(_) => Flag::UpstreamReset,
-    };
-    let reason = format!("upstream connect error or disconnect/reset before headers: {detail}");
-    Refusal {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        flag,
-        reason,
-    }
 }
 
 impl Head {
@@ -462,7 +389,10 @@ impl Head {
         uri.path_and_query = Some(self.target.clone());
         match protocol {
             Protocol::Http1 => {
-                headers.remove(header::TE);
+                if headers.contains_key(header::TE) {
+                    // It concerns one connection only (RFC 9110, section 10.1.4).
+                    headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+                }
                 headers.insert(header::HOST, self.authority.clone());
             }
             Protocol::Http2 => {
@@ -549,7 +479,7 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 fn add_forwarded(headers: &mut HeaderMap, connection: &Connection) {
-    let peer = connection.peer_header();
+    let peer = connection.peer().clone();
     let value = match joined(headers, &FORWARDED_FOR, b",") {
         None => peer,
         Some(mut before) => {
@@ -595,7 +525,7 @@ fn add_request_id(headers: &mut HeaderMap, random: &Random) {
 }
 
 /// A random UUID (RFC 9562, version 4) as text.
-fn uuid(high: u64, low: u64) -> [u8; 36] {
+pub(crate) fn uuid(high: u64, low: u64) -> [u8; 36] {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let bits =
         (u128::from(high) << 64 | u128::from(low)) & !(0xf << 76) & !(0b11 << 62) | 4 << 76 | 0b10 << 62;

@@ -1,5 +1,5 @@
-//! A socket that can be broken from outside: how a request in flight on a host that has been declared dead is
-//! reset, without any bookkeeping per request.
+//! Sockets with something to them. One can be broken from outside: how a request in flight on a host that has been declared
+//! dead is reset, without any bookkeeping per request. The other begins with what was read of it before.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -7,14 +7,21 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+
+use crate::h1::Buffer;
 
 /// An upstream connection's bytes.
 pub(crate) struct BreakableIo {
-    inner: TokioIo<TcpStream>,
+    inner: TcpStream,
     breaker: Rc<Breaker>,
+}
+
+/// A client's connection whose first bytes were read to tell what it speaks.
+pub(crate) struct RewoundIo {
+    first: Buffer,
+    inner: TcpStream,
 }
 
 /// Breaks its connection once: reads and writes fail from then on.
@@ -29,7 +36,7 @@ impl BreakableIo {
         let breaker = Rc::new(Breaker::default());
         (
             Self {
-                inner: TokioIo::new(stream),
+                inner: stream,
                 breaker: Rc::clone(&breaker),
             },
             breaker,
@@ -62,11 +69,27 @@ impl Breaker {
     }
 }
 
-impl Read for BreakableIo {
+impl BreakableIo {
+    /// Whether nothing has come since the last message, not even the connection's end.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let seen = self.inner.try_read(&mut [0]);
+        self.breaker.check().is_ok()
+            && matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl BreakableIo {
+    /// Whether it was broken from outside.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.breaker.broken.get()
+    }
+}
+
+impl AsyncRead for BreakableIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buf: ReadBufCursor<'_>,
+        buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.breaker.check()?;
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
@@ -77,7 +100,7 @@ impl Read for BreakableIo {
     }
 }
 
-impl Write for BreakableIo {
+impl AsyncWrite for BreakableIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.breaker.check()?;
         Pin::new(&mut self.inner).poll_write(cx, buf)
@@ -101,6 +124,55 @@ impl Write for BreakableIo {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.breaker.check()?;
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+}
+
+impl RewoundIo {
+    pub(crate) fn new(first: Buffer, inner: TcpStream) -> Self {
+        Self { first, inner }
+    }
+}
+
+impl AsyncRead for RewoundIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return Pin::new(&mut self.inner).poll_read(cx, buf);
+        }
+        let read = self.first.filled().len().min(buf.remaining());
+        buf.put_slice(&self.first.filled()[..read]);
+        self.first.consume(read);
+        self.first.rest();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for RewoundIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 }

@@ -3,6 +3,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -12,13 +14,16 @@ use std::time::{Duration, Instant};
 use futures::FutureExt;
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
+use crate::body::ClientBody;
 use crate::forward;
+use crate::h1::{self, Buffer, HEAD_TIMEOUT};
+use crate::io::RewoundIo;
 use crate::metrics::{ListenerCounters, RouteCounters};
 use crate::pool::LocalExecutor;
 use crate::snapshot::LiveListener;
@@ -30,13 +35,9 @@ const NO_CLUSTER: &str = "-";
 const PREFACE_START: &[u8] = b"PRI ";
 /// How long an idle HTTP/1.1 connection of a draining listener is kept, so that a request that is already under way is
 /// answered, with `connection: close`, instead of cut off.
-const DRAIN_LINGER: Duration = Duration::from_millis(500);
+pub(crate) const DRAIN_LINGER: Duration = Duration::from_millis(500);
 /// Wait after a failed accept: it is nearly always a limit on file descriptors.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
-/// Wait for the rest of a request's first word when it came in pieces.
-const SNIFF_BACK_OFF: Duration = Duration::from_millis(1);
-/// Waits for the first word before the connection is given up.
-const SNIFF_WAITS_MAX: u32 = 5_000;
 /// Listen backlog; the kernel lowers it to its own limit.
 const BACKLOG: i32 = 4096;
 
@@ -76,7 +77,7 @@ struct Drain {
 /// Binds one socket per worker, or says why it cannot. The sockets share their port. That nobody else has it, unless it is
 /// `ours` already, is found out by a first socket that does not share: sharing would succeed against another process of
 /// the same user.
-pub(crate) fn bind(address: SocketAddr, workers: usize, ours: bool) -> std::io::Result<Vec<StdTcpListener>> {
+pub(crate) fn bind(address: SocketAddr, workers: usize, ours: bool) -> io::Result<Vec<StdTcpListener>> {
     if !ours {
         drop(socket(address, Sharing::Exclusive)?);
     }
@@ -89,7 +90,7 @@ enum Sharing {
     Shared,
 }
 
-fn socket(address: SocketAddr, sharing: Sharing) -> std::io::Result<StdTcpListener> {
+fn socket(address: SocketAddr, sharing: Sharing) -> io::Result<StdTcpListener> {
     let socket = socket2::Socket::new(
         socket2::Domain::for_address(address),
         socket2::Type::STREAM,
@@ -111,7 +112,7 @@ pub(crate) fn start(
     name: &Arc<str>,
     live: &Arc<LiveListener>,
     socket: StdTcpListener,
-) -> std::io::Result<Rc<WorkerListener>> {
+) -> io::Result<Rc<WorkerListener>> {
     let socket = TcpListener::from_std(socket)?;
     let listener = Rc::new(WorkerListener {
         name: Arc::clone(name),
@@ -132,6 +133,15 @@ impl WorkerListener {
 
     pub(crate) fn update(&self, live: &Arc<LiveListener>) {
         *self.live.borrow_mut() = Rc::new(LiveListener::clone(live));
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.begun.get()
+    }
+
+    /// Ready once draining has begun.
+    pub(crate) async fn drained(&self) {
+        self.drain.begun().await;
     }
 
     /// Stops accepting; connections end after what they have in flight.
@@ -190,7 +200,7 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, stream: TcpStream, 
     });
 }
 
-async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, stream: TcpStream, peer: IpAddr) {
+async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: TcpStream, peer: IpAddr) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(
             error = &error as &dyn std::error::Error,
@@ -199,8 +209,9 @@ async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, stream: TcpStre
         return;
     }
     let idle_timeout = listener.live().config.idle_timeout.unwrap_or(Duration::MAX);
+    let mut input = Buffer::new(&worker.buffers);
     let sniffed = tokio::select! {
-        sniffed = sniff(&stream) => sniffed,
+        sniffed = sniff(&mut stream, &mut input) => sniffed,
         () = tokio::time::sleep(idle_timeout) => return,
         () = lingered(&listener.drain) => return,
     };
@@ -215,29 +226,21 @@ async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, stream: TcpStre
         idle_since: Cell::new(Instant::now()),
         draining: Cell::new(false),
     });
-    let io = TokioIo::new(stream);
+    if protocol == Codec::Http1 {
+        return h1::serve(connection, stream, input).await;
+    }
     let shared = Rc::clone(&connection);
     let service = service_fn(move |request: Request<Incoming>| {
         let connection = Rc::clone(&shared);
+        let request = request.map(ClientBody::Http2);
         async move { Ok::<_, Infallible>(forward::serve(connection, request).await) }
     });
-    let ended = match protocol {
-        Codec::Http1 => {
-            let server = http1::Builder::new()
-                .header_read_timeout(None)
-                .serve_connection(io, service);
-            connection
-                .drive(pin!(server), http1::Connection::graceful_shutdown)
-                .await
-        }
-        Codec::Http2 => {
-            let server = http2::Builder::new(LocalExecutor).serve_connection(io, service);
-            connection
-                .drive(pin!(server), http2::Connection::graceful_shutdown)
-                .await
-        }
-    };
-    if let Err(error) = ended {
+    let io = TokioIo::new(RewoundIo::new(input, stream));
+    let server = http2::Builder::new(LocalExecutor).serve_connection(io, service);
+    if let Err(error) = connection
+        .drive(pin!(server), http2::Connection::graceful_shutdown)
+        .await
+    {
         tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
     }
 }
@@ -248,23 +251,33 @@ async fn lingered(drain: &Drain) {
     tokio::time::sleep(DRAIN_LINGER).await;
 }
 
-/// Looks at the first bytes without taking them.
-async fn sniff(stream: &TcpStream) -> std::io::Result<Codec> {
-    let mut first = [0; PREFACE_START.len()];
-    for _ in 0..SNIFF_WAITS_MAX {
-        let seen = stream.peek(&mut first).await?;
-        if seen == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+/// Reads until the first bytes say which protocol they begin. Memory is for those who have sent something.
+async fn sniff(stream: &mut TcpStream, input: &mut Buffer) -> io::Result<Codec> {
+    stream.readable().await?;
+    let decided = async {
+        loop {
+            let read = poll_fn(|cx| input.poll_fill(stream, cx)).await?;
+            if let Some(codec) = spoken(input.filled()) {
+                return Ok(codec);
+            }
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
         }
-        if first[..seen] != PREFACE_START[..seen] {
-            return Ok(Codec::Http1);
-        }
-        if seen == PREFACE_START.len() {
-            return Ok(Codec::Http2);
-        }
-        tokio::time::sleep(SNIFF_BACK_OFF).await;
+    };
+    tokio::time::timeout(HEAD_TIMEOUT, decided).await?
+}
+
+/// What a connection that begins like this speaks, if that can be said yet.
+fn spoken(first: &[u8]) -> Option<Codec> {
+    let seen = first.len().min(PREFACE_START.len());
+    if first[..seen] != PREFACE_START[..seen] {
+        Some(Codec::Http1)
+    } else if seen == PREFACE_START.len() {
+        Some(Codec::Http2)
+    } else {
+        None
     }
-    Err(std::io::ErrorKind::TimedOut.into())
 }
 
 impl Connection {
@@ -278,16 +291,16 @@ impl Connection {
     }
 
     /// The client's address, as it goes into `x-forwarded-for`.
-    pub(crate) fn peer_header(&self) -> HeaderValue {
-        self.peer.clone()
+    pub(crate) fn peer(&self) -> &HeaderValue {
+        &self.peer
     }
 
     /// Whether a response should ask the client to use another connection.
     pub(crate) fn wants_close(&self) -> bool {
-        self.protocol == Codec::Http1 && self.draining.get()
+        self.protocol == Codec::Http1 && self.listener.is_draining()
     }
 
-    /// Runs the connection to its end: by the client, by idleness, or because the listener drains.
+    /// Runs a connection of HTTP/2 to its end: by the client, by idleness, or because the listener drains.
     async fn drive<C: Future<Output = hyper::Result<()>>>(
         &self,
         mut server: Pin<&mut C>,
@@ -299,11 +312,9 @@ impl Connection {
             tokio::select! {
                 biased;
                 ended = server.as_mut() => return ended,
-                () = self.listener.drain.begun(), if !self.draining.get() => {
+                () = self.listener.drained(), if !self.draining.get() => {
                     self.draining.set(true);
-                    if self.protocol == Codec::Http2 {
-                        shut_down(server.as_mut());
-                    }
+                    shut_down(server.as_mut());
                 }
                 () = timer.as_mut(), if armed => {
                     if self.idle_left() == Some(Duration::ZERO) {
@@ -329,5 +340,28 @@ impl Connection {
             return Some(allowed);
         }
         Some(allowed.saturating_sub(self.idle_since.get().elapsed()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_byte_that_differs_decides() {
+        for (first, expected) in [
+            ("", None),
+            ("P", None),
+            ("PRI", None),
+            ("PRI ", Some(Codec::Http2)),
+            ("PRI * HTTP/2.0\r\n", Some(Codec::Http2)),
+            ("PO", Some(Codec::Http1)),
+            ("PU", Some(Codec::Http1)),
+            ("PRIX", Some(Codec::Http1)),
+            ("G", Some(Codec::Http1)),
+            ("\r\n", Some(Codec::Http1)),
+        ] {
+            assert_eq!(spoken(first.as_bytes()), expected, "{first:?}");
+        }
     }
 }

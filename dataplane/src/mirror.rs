@@ -69,7 +69,7 @@ async fn copy(
             Err(_) => return,
         },
     };
-    let Some(pool) = cluster.choose(&worker.random, &mut Tried::default(), None) else {
+    let Some((pool, _)) = cluster.choose(&worker.random, &mut Tried::default(), None) else {
         return;
     };
     let headers = std::mem::take(&mut head.headers);

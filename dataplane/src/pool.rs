@@ -11,6 +11,7 @@ use futures::future::{LocalBoxFuture, Shared};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::config::Protocol;
@@ -27,6 +28,7 @@ pub(crate) struct HostPool {
     pub(crate) host: Arc<Host>,
     active: Cell<u32>,
     idle: RefCell<Vec<IdleConnection>>,
+    idle_h1: RefCell<Vec<(BreakableIo, Instant)>>,
     multiplexed: RefCell<Option<Multiplexed>>,
     breakers: RefCell<Vec<Weak<Breaker>>>,
 }
@@ -90,6 +92,7 @@ impl HostPool {
             host,
             active: Cell::new(0),
             idle: RefCell::default(),
+            idle_h1: RefCell::default(),
             multiplexed: RefCell::default(),
             breakers: RefCell::default(),
         })
@@ -111,6 +114,7 @@ impl HostPool {
     /// Breaks every connection: the host is dead.
     pub(crate) fn break_connections(&self) {
         self.idle.borrow_mut().clear();
+        self.idle_h1.borrow_mut().clear();
         *self.multiplexed.borrow_mut() = None;
         let breakers = self.breakers.take();
         for breaker in breakers.iter().filter_map(Weak::upgrade) {
@@ -124,6 +128,9 @@ impl HostPool {
             idle.sender.is_closed() || now.saturating_duration_since(idle.since) > IDLE_MAX
         };
         self.idle.borrow_mut().retain(|idle| !stale(idle));
+        self.idle_h1
+            .borrow_mut()
+            .retain(|(io, since)| now.saturating_duration_since(*since) <= IDLE_MAX && io.is_quiet());
         self.breakers
             .borrow_mut()
             .retain(|breaker| breaker.strong_count() > 0);
@@ -150,6 +157,27 @@ impl HostPool {
             }
             Protocol::Http2 => self.http2_sender(connect_timeout).await,
         }
+    }
+
+    /// A waiting connection for our own codec.
+    pub(crate) fn idle_h1(&self) -> Option<BreakableIo> {
+        loop {
+            let (io, _) = self.idle_h1.borrow_mut().pop()?;
+            if io.is_quiet() {
+                return Some(io);
+            }
+        }
+    }
+
+    /// A new connection for our own codec.
+    pub(crate) async fn connect_h1(&self, connect_timeout: Duration) -> Result<BreakableIo, ConnectError> {
+        let stream = bounded(connect_timeout, self.connect()).await?;
+        Ok(self.breakable(stream))
+    }
+
+    /// Keeps a connection whose last exchange is over in both directions.
+    pub(crate) fn keep_h1(&self, io: BreakableIo, now: Instant) {
+        self.idle_h1.borrow_mut().push((io, now));
     }
 
     async fn http2_sender(
@@ -184,7 +212,9 @@ impl HostPool {
 
     async fn open_http1(self: Rc<Self>) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
         let io = self.breakable(self.connect().await?);
-        let (sender, connection) = http1::handshake(io).await.map_err(ConnectError::handshake)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(io))
+            .await
+            .map_err(ConnectError::handshake)?;
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(
@@ -198,7 +228,7 @@ impl HostPool {
 
     async fn open_http2(self: Rc<Self>) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
         let io = self.breakable(self.connect().await?);
-        let (sender, connection) = http2::handshake(LocalExecutor, io)
+        let (sender, connection) = http2::handshake(LocalExecutor, TokioIo::new(io))
             .await
             .map_err(ConnectError::handshake)?;
         tokio::task::spawn_local(async move {

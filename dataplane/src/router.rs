@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use http::HeaderMap;
+use http::Method;
 use http::header::{COOKIE, HeaderName};
 use http::request::Parts;
 
@@ -27,6 +27,30 @@ pub(crate) enum Ports {
     Ignored,
     /// Domains may name one, and a request's is a part of its host.
     Matter,
+}
+
+/// What a route is chosen by besides authority and path.
+pub(crate) trait RequestView {
+    fn method(&self) -> &Method;
+
+    fn query(&self) -> Option<&str>;
+
+    /// The values of a header, line by line.
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
+}
+
+impl RequestView for Parts {
+    fn method(&self) -> &Method {
+        &self.method
+    }
+
+    fn query(&self) -> Option<&str> {
+        self.uri.query()
+    }
+
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        self.headers.get_all(name).iter().map(http::HeaderValue::as_bytes)
+    }
 }
 
 impl RouteTable {
@@ -74,7 +98,7 @@ impl RouteTable {
     }
 
     /// The route of a request for `authority` and `path` (without its query).
-    pub(crate) fn route(&self, authority: &str, path: &str, request: &Parts) -> Option<&Route> {
+    pub(crate) fn route(&self, authority: &str, path: &str, request: &impl RequestView) -> Option<&Route> {
         let name = match self.ports {
             Ports::Ignored => without_port(authority),
             Ports::Matter => authority,
@@ -99,8 +123,8 @@ impl RouteTable {
 }
 
 impl RouteMatcher {
-    fn matches(&self, path: &str, request: &Parts) -> bool {
-        let query = request.uri.query();
+    fn matches(&self, path: &str, request: &impl RequestView) -> bool {
+        let query = request.query();
         self.path.matches(path)
             && self.headers.iter().all(|header| header.matches(path, request))
             && self.query.iter().all(|(name, wanted)| {
@@ -108,7 +132,7 @@ impl RouteMatcher {
                 given.is_some_and(|given| wanted.matches(given.as_bytes()))
             })
             && self.cookies.iter().all(|(name, wanted)| {
-                let given = first_cookie(&request.headers, name);
+                let given = first_cookie(request.lines(&COOKIE), name);
                 given.is_some_and(|given| wanted.matches(given))
             })
     }
@@ -137,24 +161,24 @@ impl ValueMatcher {
 }
 
 impl HeaderMatcher {
-    fn matches(&self, path: &str, request: &Parts) -> bool {
+    fn matches(&self, path: &str, request: &impl RequestView) -> bool {
         match self {
-            Self::Method(methods) => methods.contains(&request.method),
-            Self::Target(pattern) => match request.uri.query() {
+            Self::Method(methods) => methods.contains(request.method()),
+            Self::Target(pattern) => match request.query() {
                 None => pattern.matches(path.as_bytes()),
                 Some(query) => pattern.matches(format!("{path}?{query}").as_bytes()),
             },
-            Self::Present(name) => request.headers.contains_key(name),
-            Self::Absent(name) => !request.headers.contains_key(name),
-            Self::Exact(name, value) => any_line(&request.headers, name, |line| line == value.as_bytes()),
-            Self::Regex(name, pattern) => any_line(&request.headers, name, |line| pattern.matches(line)),
+            Self::Present(name) => request.lines(name).next().is_some(),
+            Self::Absent(name) => request.lines(name).next().is_none(),
+            Self::Exact(name, value) => any_line(request, name, |line| line == value.as_bytes()),
+            Self::Regex(name, pattern) => any_line(request, name, |line| pattern.matches(line)),
         }
     }
 }
 
 /// Each line of a header is looked at by itself, as in Envoy; only cookies are one line, however HTTP/2 sends them.
-fn any_line(headers: &HeaderMap, name: &HeaderName, matches: impl Fn(&[u8]) -> bool) -> bool {
-    let mut lines = headers.get_all(name).iter().map(http::HeaderValue::as_bytes);
+fn any_line(request: &impl RequestView, name: &HeaderName, matches: impl Fn(&[u8]) -> bool) -> bool {
+    let mut lines = request.lines(name);
     if *name != COOKIE {
         return lines.any(matches);
     }
@@ -171,8 +195,7 @@ fn first_param<'a>(query: &'a str, name: &str) -> Option<&'a str> {
 }
 
 /// The value of the first cookie of that name, without quotes around it, as Envoy reads them.
-fn first_cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let lines = headers.get_all(COOKIE).iter().map(http::HeaderValue::as_bytes);
+fn first_cookie<'a>(lines: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<&'a [u8]> {
     let mut cookies = lines.flat_map(|line| line.split(|byte| *byte == b';'));
     cookies.find_map(|cookie| {
         let start = cookie.iter().position(|byte| *byte != b' ')?;

@@ -10,8 +10,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderMap;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
+
+use crate::body::{ClientBody, ClientError};
 
 /// A body up to this size can be sent again; of a larger one nothing is kept, and it is sent once.
 const KEPT_MAX_BYTES: usize = 64 * 1024;
@@ -40,13 +42,13 @@ pub(crate) struct Upload {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UploadError {
     #[error("the client stopped sending its request")]
-    Client(#[source] hyper::Error),
+    Client(#[source] ClientError),
     #[error("another attempt took over")]
     Superseded,
 }
 
 struct State {
-    incoming: Incoming,
+    incoming: ClientBody,
     kept: Vec<Bytes>,
     kept_bytes: usize,
     trailers: Option<HeaderMap>,
@@ -73,7 +75,7 @@ enum End {
 
 impl Upload {
     /// `replay` says whether it may be sent more than once.
-    pub(crate) fn new(incoming: Incoming, replay: bool) -> Rc<Self> {
+    pub(crate) fn new(incoming: ClientBody, replay: bool) -> Rc<Self> {
         let replay = if replay { Replay::Kept } else { Replay::Lost };
         let state = State {
             incoming,

@@ -9,10 +9,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::runtime::LocalOptions;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::access_log::AccessLogger;
 use crate::balance::{Draw, Tried};
+use crate::h1::Buffers;
 use crate::listener::{self, WorkerListener};
 use crate::metrics::{ListenerCounters, Metrics, RouteCounters};
 use crate::pool::HostPool;
@@ -40,6 +42,7 @@ pub(crate) struct Worker {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Option<AccessLogger>,
     pub(crate) random: Random,
+    pub(crate) buffers: Rc<Buffers>,
     view: RefCell<Rc<View>>,
     listeners: RefCell<HashMap<Arc<str>, Rc<WorkerListener>>>,
     pools: RefCell<HashMap<u64, Rc<HostPool>>>,
@@ -82,7 +85,9 @@ pub(crate) fn run(
     access_log: Option<AccessLogger>,
     commands: mpsc::Receiver<Command>,
 ) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default());
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -97,6 +102,7 @@ pub(crate) fn run(
         metrics,
         access_log,
         random: Random::new(),
+        buffers: Rc::default(),
         view: RefCell::default(),
         listeners: RefCell::default(),
         pools: RefCell::default(),
@@ -106,7 +112,7 @@ pub(crate) fn run(
         copies: Cell::new(0),
         disconnected: Notify::new(),
     });
-    tokio::task::LocalSet::new().block_on(&runtime, worker.run(commands));
+    runtime.block_on(worker.run(commands));
 }
 
 impl Worker {
@@ -282,13 +288,13 @@ impl Drop for CopyCount {
 }
 
 impl WorkerCluster {
-    /// The pool of the host for the next attempt, which is added to what was tried.
+    /// The pool of the host for the next attempt, with the host's index and priority.
     pub(crate) fn choose(
         &self,
         random: &Random,
         tried: &mut Tried,
         policy: Option<&RetryPolicy>,
-    ) -> Option<Rc<HostPool>> {
+    ) -> Option<(Rc<HostPool>, (usize, usize))> {
         if !self.live.traffic.load(std::sync::atomic::Ordering::Relaxed) {
             self.live
                 .traffic
@@ -298,15 +304,9 @@ impl WorkerCluster {
             (policy.hosts, policy.priorities)
         });
         let active = |host: usize| self.pools[host].active();
-        let (host, priority) = self
-            .live
-            .selection
-            .load()
-            .choose(random, active, tried, hosts, priorities)?;
-        if policy.is_some() {
-            tried.add(host, priority);
-        }
-        Some(Rc::clone(&self.pools[host]))
+        let selection = self.live.selection.load();
+        let chosen = selection.choose(random, active, tried, hosts, priorities)?;
+        Some((Rc::clone(&self.pools[chosen.0]), chosen))
     }
 
     pub(crate) fn counters(&self, worker: &Worker, listener: &Arc<str>) -> Arc<RouteCounters> {

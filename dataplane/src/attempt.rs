@@ -1,0 +1,148 @@
+//! Attempts at one request: hosts are asked in turn until one answers, the route's policy gives up, or its time is over. What is
+//! sent, and how, is the business of who asks.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::balance::Tried;
+use crate::exchange::{Exchange, Flag};
+use crate::pool::HostPool;
+use crate::retry::{Outcome, RetryPolicy};
+use crate::worker::WorkerCluster;
+
+/// A request that can be sent to one host after the other.
+pub(crate) trait Attempts {
+    type Answer;
+
+    /// Sends it to a host; `repeatable` says whether another attempt may follow.
+    async fn attempt(&mut self, pool: &Rc<HostPool>, repeatable: bool) -> Result<Self::Answer, Failure>;
+
+    fn status(answer: &Self::Answer) -> u16;
+
+    /// Whether another attempt would send the same bytes.
+    fn can_repeat(&self) -> bool;
+
+    /// Ready when the route's time is over.
+    async fn expired(&self);
+}
+
+/// Why an attempt brought no response.
+pub(crate) enum Failure {
+    /// The route's policy decides.
+    Attempt { outcome: Outcome, detail: String },
+    /// The route's timeout is over.
+    Late,
+    /// The client broke off its request, or sent what is none.
+    Client(Refusal),
+    /// The client has closed its connection.
+    ClientLeft,
+}
+
+/// A request to be answered without any host.
+pub(crate) struct Refusal {
+    pub(crate) status: StatusCode,
+    pub(crate) flag: Flag,
+    pub(crate) reason: String,
+}
+
+/// Tries hosts of `cluster` until one answers; without a refusal there is nobody left to be refused.
+pub(crate) async fn until_answered<A: Attempts>(
+    exchange: &mut Exchange,
+    cluster: &WorkerCluster,
+    policy: Option<&RetryPolicy>,
+    attempts: &mut A,
+) -> Result<A::Answer, Option<Refusal>> {
+    let mut tried = Tried::default();
+    loop {
+        let random = &exchange.connection().worker.random;
+        let (pool, host) = cluster
+            .choose(random, &mut tried, policy)
+            .ok_or_else(|| Some(Refusal::no_healthy_upstream("no healthy upstream".to_owned())))?;
+        exchange.host(pool.host.address);
+        let repeatable = policy.is_some_and(|policy| exchange.retries() < policy.retries_max);
+        let repeats = |attempts: &A, outcome| {
+            policy.is_some_and(|policy| policy.retries(outcome, exchange.retries())) && attempts.can_repeat()
+        };
+        match attempts.attempt(&pool, repeatable).await {
+            Ok(answer) if repeats(attempts, Outcome::Status(A::status(&answer))) => {}
+            Ok(answer) => return Ok(answer),
+            Err(Failure::Attempt { outcome, detail }) => {
+                if outcome == Outcome::ConnectFailure {
+                    exchange.connect_failed();
+                }
+                if !repeats(attempts, outcome) {
+                    return Err(Some(Refusal::failed(outcome, &detail)));
+                }
+            }
+            Err(Failure::Late) => return Err(Some(Refusal::timed_out())),
+            Err(Failure::Client(refusal)) => return Err(Some(refusal)),
+            Err(Failure::ClientLeft) => return Err(None),
+        }
+        tried.add(host);
+        let back_off = policy.map_or(Duration::ZERO, |policy| {
+            let share = exchange.connection().worker.random.share();
+            policy.back_off.wait(exchange.retries(), share)
+        });
+        exchange.retry();
+        tokio::select! {
+            () = tokio::time::sleep(back_off) => {}
+            () = attempts.expired() => return Err(Some(Refusal::timed_out())),
+        }
+    }
+}
+
+impl Refusal {
+    pub(crate) fn bad_request(reason: &str) -> Self {
+        Self {
+            status: StatusCode::BAD_REQUEST,
+            flag: Flag::BadRequest,
+            reason: reason.to_owned(),
+        }
+    }
+
+    pub(crate) fn broken_off() -> Self {
+        Self {
+            flag: Flag::ClientGone,
+            ..Self::bad_request("the request broke off")
+        }
+    }
+
+    pub(crate) fn no_route() -> Self {
+        Self {
+            status: StatusCode::NOT_FOUND,
+            flag: Flag::NoRoute,
+            reason: "no route".to_owned(),
+        }
+    }
+
+    pub(crate) fn no_healthy_upstream(reason: String) -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            flag: Flag::NoHealthyUpstream,
+            reason,
+        }
+    }
+
+    fn timed_out() -> Self {
+        Self {
+            status: StatusCode::GATEWAY_TIMEOUT,
+            flag: Flag::UpstreamTimeout,
+            reason: "upstream request timeout".to_owned(),
+        }
+    }
+
+    fn failed(outcome: Outcome, detail: &str) -> Self {
+        let flag = match outcome {
+            Outcome::PerTryTimeout => return Self::timed_out(),
+            Outcome::ConnectFailure => Flag::ConnectFailure,
+            Outcome::RefusedStream | Outcome::Reset | Outcome::Status(_) => Flag::UpstreamReset,
+        };
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            flag,
+            reason: format!("upstream connect error or disconnect/reset before headers: {detail}"),
+        }
+    }
+}

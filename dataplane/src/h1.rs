@@ -1,0 +1,19 @@
+//! HTTP/1.1 towards clients and hosts: a codec without I/O (`head`, `framing`, `chunked`, `encode`) and the loop around it. What
+//! is ambiguous is refused and its connection closed; nothing of a request is copied but its head, once.
+
+pub(crate) use bridge::StreamedBody;
+pub(crate) use buffer::{Buffer, Buffers};
+pub(crate) use connection::{HEAD_TIMEOUT, serve};
+pub(crate) use framing::Malformed;
+
+mod bridge;
+mod buffer;
+mod chunked;
+mod connection;
+mod encode;
+mod exchange;
+mod framing;
+mod head;
+mod plan;
+mod relay;
+mod timer;

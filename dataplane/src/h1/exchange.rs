@@ -1,0 +1,680 @@
+//! One request and its answer over HTTP/1.1 on both sides: the head rewritten once, the body relayed as it comes, in bounded
+//! memory. What needs more than that is left to the bridge.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use http::{Method, Response};
+use tokio::io::AsyncWrite;
+
+use super::bridge::{self, ClientLeft, To};
+use super::buffer::Buffer;
+use super::connection::{Client, Next};
+use super::encode::{self, KeepAlive};
+use super::framing::{self, Framing, Malformed, Version};
+use super::head::{Fields, HEAD_BYTES_MAX, Head, Known, RequestLine, StatusLine, read_response};
+use super::plan::{Expects, Plan, Terms, plan, terms};
+use super::relay::{Broken, Relay};
+use crate::attempt::{Attempts, Failure, Refusal, until_answered};
+use crate::body::{ClientBody, ResponseBody};
+use crate::config::Forward;
+use crate::exchange::{Exchange, Flag};
+use crate::forward;
+use crate::io::BreakableIo;
+use crate::pool::{Freshness, HostPool, Lease};
+use crate::retry::Outcome;
+use crate::worker::WorkerCluster;
+
+/// Without a byte of a request's body the exchange is given up; Envoy's idle timeout of a stream.
+pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(300);
+/// Responses before the response; a host sends one or two.
+const INTERIM_MAX: u32 = 16;
+
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// Answers one request, whose head is at the front of what has come.
+pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fields) -> Next {
+    let worker = Rc::clone(&client.connection.worker);
+    let live = client.connection.listener.live();
+    let head = fields.of(&client.input.filled()[..line.bytes]);
+    let terms = match terms(line, head) {
+        Ok(terms) => terms,
+        Err(malformed) => return refuse(client, line, malformed).await,
+    };
+    let Some(plan) = plan(line, head, terms, &live, &worker.view(), &worker.random) else {
+        return Box::pin(bridged(client, line, fields, terms)).await;
+    };
+    let mut exchange = Exchange::begin(Rc::clone(&client.connection));
+    let out = open(
+        &mut exchange,
+        std::mem::take(&mut client.out),
+        line,
+        head,
+        terms,
+        &plan,
+    );
+    client.input.consume(line.bytes);
+    exchange.cluster(
+        &plan.cluster.live.name,
+        plan.cluster.counters(&worker, &client.connection.listener.name),
+    );
+    let policy = plan
+        .forward
+        .retry
+        .as_ref()
+        .filter(|policy| policy.retries_max > 0);
+    let started = exchange.started();
+    let sending = if matches!(terms.framing, Framing::Empty | Framing::Length(0)) {
+        Upload::Head { out, written: 0 }
+    } else {
+        Upload::Body {
+            relay: Relay::new(out, terms.framing),
+            progress: (0, started),
+        }
+    };
+    let mut sending = Sending {
+        client,
+        cluster: &plan.cluster,
+        upload: sending,
+        ended: None,
+        started,
+        timeout: plan.forward.timeout,
+        per_try: policy.and_then(|policy| policy.per_try_timeout),
+        is_head: line.method == Method::HEAD,
+        is_idempotent: line.method.is_idempotent(),
+        expects: terms.expects,
+    };
+    match until_answered(&mut exchange, &plan.cluster, policy, &mut sending).await {
+        Ok(answer) => {
+            sending
+                .pass(answer, exchange, terms.keep_alive, plan.forward)
+                .await
+        }
+        Err(None) => Next::Close,
+        Err(Some(refusal)) => {
+            let sent = sending.ended.is_some() || matches!(sending.upload, Upload::Head { .. });
+            let keep_alive = if sent { terms.keep_alive } else { KeepAlive::No };
+            sending.client.out = sending.upload.into_out();
+            let to = To {
+                is_head: line.method == Method::HEAD,
+                version: line.version,
+                keep_alive,
+            };
+            let response = forward::refuse(exchange, refusal);
+            Box::pin(write(client, response, to)).await
+        }
+    }
+}
+
+/// Begins the record of the exchange, and writes the head for the host.
+fn open(
+    exchange: &mut Exchange,
+    mut out: Vec<u8>,
+    line: &RequestLine,
+    head: Head<'_>,
+    terms: Terms,
+    plan: &Plan<'_>,
+) -> Vec<u8> {
+    let connection = Rc::clone(exchange.connection());
+    let random = &connection.worker.random;
+    let given = head.values(Known::RequestId).next();
+    let made = given
+        .is_none()
+        .then(|| forward::uuid(random.next(), random.next()));
+    let target = &head.bytes[line.target.clone()];
+    out.clear();
+    encode::Request {
+        head,
+        method: &line.method,
+        target,
+        framing: terms.framing,
+        host: plan.forward.host.as_ref(),
+        peer: connection.peer(),
+        request_id: made.as_ref().map(|id| &id[..]),
+        edits: [&plan.target.edits, &plan.route.edits],
+    }
+    .write(&mut out);
+    if connection.worker.access_log.is_some() {
+        let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
+        let host = head.values(Known::Host).next().unwrap_or_default();
+        let id = given.or(made.as_ref().map(|id| &id[..])).unwrap_or_default();
+        exchange.head(
+            &line.method,
+            &String::from_utf8_lossy(path),
+            &String::from_utf8_lossy(host),
+            id,
+        );
+    }
+    out
+}
+
+/// A request on its way to one host after the other.
+struct Sending<'a> {
+    client: &'a mut Client,
+    cluster: &'a WorkerCluster,
+    upload: Upload,
+    /// When the last byte of the client's request was read and sent.
+    ended: Option<Instant>,
+    started: Instant,
+    timeout: Option<Duration>,
+    per_try: Option<Duration>,
+    is_head: bool,
+    is_idempotent: bool,
+    expects: Expects,
+}
+
+enum Upload {
+    /// It can be sent again.
+    Head {
+        out: Vec<u8>,
+        written: usize,
+    },
+    Body {
+        relay: Relay,
+        progress: (u64, Instant),
+    },
+}
+
+/// A host's response, of which the head was read.
+struct Answer {
+    io: BreakableIo,
+    input: Buffer,
+    line: StatusLine,
+    framing: Framing,
+    lease: Lease,
+}
+
+/// Why a connection brought no response.
+enum Unanswered {
+    /// Nothing of the request was sent.
+    Unsent(String),
+    /// The connection ended without a byte of an answer.
+    Unheard(String),
+    Failure(Failure),
+}
+
+impl Upload {
+    fn into_out(self) -> Vec<u8> {
+        match self {
+            Self::Head { out, .. } => out,
+            Self::Body { relay, .. } => relay.into_ahead(),
+        }
+    }
+}
+
+impl Attempts for Sending<'_> {
+    type Answer = Answer;
+
+    /// On another connection if the first one had been closed while it waited, or may have been: that is no news about the
+    /// host, and what may be repeated (RFC 9110, section 9.2.2) is.
+    async fn attempt(&mut self, pool: &Rc<HostPool>, _: bool) -> Result<Answer, Failure> {
+        let lease = pool.lease();
+        let began = Instant::now();
+        let mut wanted = Freshness::Reused;
+        loop {
+            let (mut io, freshness) = self.connection(pool, wanted).await?;
+            let mut input = Buffer::new(&self.client.connection.worker.buffers);
+            let mut receiving = Receiving {
+                io: &mut io,
+                input: &mut input,
+                interim: 0,
+                broken: None,
+                began,
+            };
+            if let Upload::Head { written, .. } = &mut self.upload {
+                *written = 0;
+                self.ended = None;
+            }
+            match poll_fn(|cx| self.poll_answer(&mut receiving, cx)).await {
+                Ok((line, framing)) => {
+                    return Ok(Answer {
+                        io,
+                        input,
+                        line,
+                        framing,
+                        lease,
+                    });
+                }
+                Err(Unanswered::Unsent(_)) if freshness == Freshness::Reused => {}
+                // Once only: a request that ends the host's process must not end all of its processes.
+                Err(Unanswered::Unheard(_))
+                    if freshness == Freshness::Reused && self.is_repeatable() && !io.is_broken() =>
+                {
+                    wanted = Freshness::New;
+                }
+                Err(Unanswered::Unsent(detail) | Unanswered::Unheard(detail)) => return Err(reset(&detail)),
+                Err(Unanswered::Failure(failure)) => return Err(failure),
+            }
+        }
+    }
+
+    fn status(answer: &Answer) -> u16 {
+        answer.line.status
+    }
+
+    fn can_repeat(&self) -> bool {
+        matches!(self.upload, Upload::Head { .. })
+    }
+
+    async fn expired(&self) {
+        let Some(timeout) = self.timeout else {
+            return std::future::pending().await;
+        };
+        tokio::time::sleep_until((self.ended.unwrap_or(self.started) + timeout).into()).await;
+    }
+}
+
+/// What an attempt reads into.
+struct Receiving<'a> {
+    io: &'a mut BreakableIo,
+    input: &'a mut Buffer,
+    interim: u32,
+    /// The host takes no more of the request; it may have answered all the same.
+    broken: Option<String>,
+    began: Instant,
+}
+
+impl Sending<'_> {
+    /// Whether it may be sent again on our own account.
+    fn is_repeatable(&self) -> bool {
+        self.is_idempotent && matches!(self.upload, Upload::Head { .. })
+    }
+
+    async fn connection(
+        &mut self,
+        pool: &Rc<HostPool>,
+        wanted: Freshness,
+    ) -> Result<(BreakableIo, Freshness), Failure> {
+        if wanted == Freshness::Reused
+            && let Some(io) = pool.idle_h1()
+        {
+            return Ok((io, Freshness::Reused));
+        }
+        let deadline = self.timeout.map(|timeout| self.started + timeout);
+        let mut connecting = pin!(pool.connect_h1(self.cluster.live.config.connect_timeout));
+        let connected = poll_fn(|cx| {
+            if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
+                return Poll::Ready(Some(connected));
+            }
+            let deadline = deadline.filter(|_| matches!(self.upload, Upload::Head { .. }));
+            self.client.timer.poll(deadline, cx).map(|()| None)
+        });
+        match connected.await {
+            Some(Ok(io)) => Ok((io, Freshness::New)),
+            Some(Err(error)) => Err(Failure::Attempt {
+                outcome: Outcome::ConnectFailure,
+                detail: error.to_string(),
+            }),
+            None => Err(Failure::Late),
+        }
+    }
+
+    fn poll_answer(
+        &mut self,
+        receiving: &mut Receiving<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(StatusLine, Framing), Unanswered>> {
+        if self.ended.is_none() && receiving.broken.is_none() {
+            if self.invite().is_err() {
+                return Poll::Ready(Err(Unanswered::Failure(Failure::ClientLeft)));
+            }
+            match self.poll_upload(receiving.io, cx) {
+                Poll::Pending | Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(Broken::Sink(error))) if self.is_unsent() => {
+                    return Poll::Ready(Err(Unanswered::Unsent(error.to_string())));
+                }
+                Poll::Ready(Err(Broken::Sink(error))) => receiving.broken = Some(error.to_string()),
+                Poll::Ready(Err(broken)) => {
+                    let refusal = match broken {
+                        Broken::Malformed(malformed) => refusal(malformed),
+                        Broken::Source | Broken::Sink(_) => Refusal::broken_off(),
+                    };
+                    return Poll::Ready(Err(Unanswered::Failure(Failure::Client(refusal))));
+                }
+            }
+        }
+        if let Poll::Ready(answered) = self.poll_head(receiving, cx) {
+            return Poll::Ready(answered);
+        }
+        if self.ended.is_some() && poll_left(self.client, cx).is_ready() {
+            return Poll::Ready(Err(Unanswered::Failure(Failure::ClientLeft)));
+        }
+        let (deadline, failure) = self.deadline(receiving.began);
+        self.client
+            .timer
+            .poll(deadline, cx)
+            .map(|()| Err(Unanswered::Failure(failure())))
+    }
+
+    /// Tells a client that waits to be told to send its body.
+    fn invite(&mut self) -> Result<(), HalfSaid> {
+        let expected = std::mem::replace(&mut self.expects, Expects::Nothing);
+        if expected == Expects::Continue && self.client.input.is_empty() {
+            return say_continue(&self.client.stream.try_write(CONTINUE));
+        }
+        Ok(())
+    }
+
+    /// Sends what there is of the request.
+    fn poll_upload(&mut self, host: &mut BreakableIo, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        match &mut self.upload {
+            Upload::Head { out, written } => {
+                while *written < out.len() {
+                    let wrote =
+                        std::task::ready!(std::pin::Pin::new(&mut *host).poll_write(cx, &out[*written..]));
+                    match wrote.map_err(Broken::Sink)? {
+                        0 => return Poll::Ready(Err(Broken::Sink(io::ErrorKind::WriteZero.into()))),
+                        wrote => *written += wrote,
+                    }
+                }
+                self.ended = Some(self.started);
+            }
+            Upload::Body { relay, progress } => {
+                let polled = relay.poll(&mut self.client.input, &mut self.client.stream, host, cx);
+                if relay.data() != progress.0 {
+                    *progress = (relay.data(), Instant::now());
+                }
+                std::task::ready!(polled)?;
+                self.ended = Some(Instant::now());
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn is_unsent(&self) -> bool {
+        match &self.upload {
+            Upload::Head { written, .. } => *written == 0,
+            Upload::Body { relay, .. } => relay.is_untouched(),
+        }
+    }
+
+    /// Reads the response's head.
+    fn poll_head(
+        &mut self,
+        receiving: &mut Receiving<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(StatusLine, Framing), Unanswered>> {
+        loop {
+            let ended = match receiving.input.poll_fill(receiving.io, cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Ok(0)) => "the host closed the connection".to_owned(),
+                Poll::Ready(Ok(_)) => match self.read_head(receiving) {
+                    Ok(None) => continue,
+                    Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
+                    Err(detail) => return Poll::Ready(Err(Unanswered::Failure(reset(&detail)))),
+                },
+                Poll::Ready(Err(error)) => error.to_string(),
+            };
+            let detail = receiving.broken.take().unwrap_or(ended);
+            let silent = receiving.input.is_empty() && receiving.interim == 0;
+            return Poll::Ready(Err(if silent {
+                Unanswered::Unheard(detail)
+            } else {
+                Unanswered::Failure(reset(&detail))
+            }));
+        }
+    }
+
+    /// The final head, if it has come: those before it are for us.
+    fn read_head(&mut self, receiving: &mut Receiving<'_>) -> Result<Option<(StatusLine, Framing)>, String> {
+        let fields = &mut self.client.answered;
+        loop {
+            let filled = receiving.input.filled();
+            let Some(line) = read_response(filled, fields).map_err(|malformed| malformed.to_string())? else {
+                break;
+            };
+            if (100..200).contains(&line.status) {
+                receiving.interim += 1;
+                if line.status == 101 || receiving.interim > INTERIM_MAX {
+                    return Err("the host's interim responses lead nowhere".to_owned());
+                }
+                receiving.input.consume(line.bytes);
+                continue;
+            }
+            let said = fields.of(&filled[..line.bytes]).said(line.version);
+            let framing = framing::of_response(self.is_head, line.status, said);
+            return framing
+                .map(|framing| Some((line, framing)))
+                .map_err(|malformed| malformed.to_string());
+        }
+        if receiving.input.is_full() {
+            if receiving.input.filled().len() >= HEAD_BYTES_MAX {
+                return Err("the host's head is too large".to_owned());
+            }
+            receiving.input.grow();
+        }
+        Ok(None)
+    }
+
+    /// The next moment at which it is too late, and for what.
+    fn deadline(&self, began: Instant) -> (Option<Instant>, fn() -> Failure) {
+        let Some(ended) = self.ended else {
+            let deadline = match &self.upload {
+                Upload::Head { .. } => self.timeout.map(|timeout| self.started + timeout),
+                Upload::Body { progress, .. } => {
+                    return (Some(progress.1 + BODY_TIMEOUT), || {
+                        Failure::Client(refusal(Malformed::BodyTooSlow))
+                    });
+                }
+            };
+            return (deadline, || Failure::Late);
+        };
+        let route = self.timeout.map(|timeout| ended + timeout);
+        let this = self.per_try.map(|timeout| ended.max(began) + timeout);
+        match (route, this) {
+            (_, Some(this)) if route.is_none_or(|route| this < route) => (Some(this), || Failure::Attempt {
+                outcome: Outcome::PerTryTimeout,
+                detail: "per try timeout".to_owned(),
+            }),
+            (route, _) => (route, || Failure::Late),
+        }
+    }
+
+    /// Passes the response on.
+    async fn pass(
+        mut self,
+        mut answer: Answer,
+        mut exchange: Exchange,
+        asked: KeepAlive,
+        forward: &Forward,
+    ) -> Next {
+        let (line, framing) = (answer.line, answer.framing);
+        let head = self.client.answered.of(&answer.input.filled()[..line.bytes]);
+        let reusable =
+            line.version == Version::Http11 && framing != Framing::UntilClose && !head.has_option("close");
+        let told = exchange.connection().wants_close();
+        // Nobody knows whether the rest of the request will come in time for another one behind it.
+        let early = self.ended.is_none();
+        let keep_alive = if told || early { KeepAlive::No } else { asked };
+        let mut out = match &mut self.upload {
+            Upload::Head { out, .. } if !early => std::mem::take(out),
+            Upload::Head { .. } | Upload::Body { .. } => std::mem::take(&mut self.client.out),
+        };
+        out.clear();
+        encode::Response {
+            head,
+            status: line.status,
+            framing,
+            edits: &forward.response_edits,
+            keep_alive,
+        }
+        .write(&mut out);
+        answer.input.consume(line.bytes);
+        exchange.respond(line.status);
+        let mut relay = Relay::new(out, framing);
+        let mut uploaded = self.ended;
+        let passed = poll_fn(|cx| self.poll_pass(&mut relay, &mut answer, &mut uploaded, cx)).await;
+        exchange.sent(relay.data());
+        let next = match passed {
+            Ok(()) => {
+                exchange.end(Flag::None);
+                let sent = self.ended.is_some();
+                if sent && reusable && answer.input.is_empty() {
+                    answer.lease.pool().keep_h1(answer.io, Instant::now());
+                }
+                match keep_alive {
+                    KeepAlive::Yes => Next::Request,
+                    KeepAlive::No => Next::Linger,
+                }
+            }
+            Err(flag) => {
+                exchange.end(flag);
+                Next::Close
+            }
+        };
+        self.client.out = relay.into_ahead();
+        next
+    }
+
+    /// `uploaded` says since when nothing more is sent to the host.
+    fn poll_pass(
+        &mut self,
+        relay: &mut Relay,
+        answer: &mut Answer,
+        uploaded: &mut Option<Instant>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Flag>> {
+        let passed = relay.poll(&mut answer.input, &mut answer.io, &mut self.client.stream, cx);
+        match passed {
+            Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+            Poll::Ready(Err(Broken::Sink(_))) => return Poll::Ready(Err(Flag::ClientGone)),
+            Poll::Ready(Err(Broken::Source | Broken::Malformed(_))) => {
+                return Poll::Ready(Err(Flag::UpstreamReset));
+            }
+            Poll::Pending => {}
+        }
+        // A host that answers early may not want the rest; then nobody reads it.
+        if uploaded.is_none() && self.poll_upload(&mut answer.io, cx).is_ready() {
+            *uploaded = Some(self.ended.unwrap_or_else(Instant::now));
+        }
+        if uploaded.is_some() && poll_left(self.client, cx).is_ready() {
+            return Poll::Ready(Err(Flag::ClientGone));
+        }
+        let (deadline, flag) = match (*uploaded, &self.upload) {
+            (None, Upload::Body { progress, .. }) => (Some(progress.1 + BODY_TIMEOUT), Flag::ClientGone),
+            (uploaded, _) => {
+                let since = uploaded.unwrap_or(self.started);
+                (self.timeout.map(|timeout| since + timeout), Flag::UpstreamTimeout)
+            }
+        };
+        self.client.timer.poll(deadline, cx).map(|()| Err(flag))
+    }
+}
+
+/// Ready when the client has closed its connection; what it sends meanwhile is kept for later, as far as there is room.
+fn poll_left(client: &mut Client, cx: &mut Context<'_>) -> Poll<ClientLeft> {
+    while !client.input.is_full() {
+        match client.input.poll_fill(&mut client.stream, cx) {
+            Poll::Ready(Ok(read)) if read > 0 => {}
+            Poll::Ready(_) => return Poll::Ready(ClientLeft),
+            Poll::Pending => {
+                client.input.rest();
+                break;
+            }
+        }
+    }
+    Poll::Pending
+}
+
+/// A line of ours went out in part, so that whatever follows it would be misread.
+struct HalfSaid;
+
+/// Tells a client to send its body. Where the socket has no room, the client sends after a while without being told.
+fn say_continue(written: &io::Result<usize>) -> Result<(), HalfSaid> {
+    match written {
+        Ok(written) if *written != CONTINUE.len() => Err(HalfSaid),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+fn reset(detail: &str) -> Failure {
+    Failure::Attempt {
+        outcome: Outcome::Reset,
+        detail: format!("connection termination: {detail}"),
+    }
+}
+
+fn refusal(malformed: Malformed) -> Refusal {
+    Refusal {
+        status: malformed.status(),
+        ..Refusal::bad_request(&malformed.to_string())
+    }
+}
+
+/// Refuses a request whose head could be read but not understood; nothing behind it can be trusted.
+async fn refuse(client: &mut Client, line: &RequestLine, malformed: Malformed) -> Next {
+    let exchange = Exchange::begin(Rc::clone(&client.connection));
+    let response = forward::refuse(exchange, refusal(malformed));
+    let to = To {
+        is_head: line.method == Method::HEAD,
+        version: line.version,
+        keep_alive: KeepAlive::No,
+    };
+    write(client, response, to).await
+}
+
+async fn write(client: &mut Client, response: Response<ResponseBody>, to: To) -> Next {
+    match bridge::write(response, to, &mut client.stream).await {
+        Ok(KeepAlive::Yes) => Next::Request,
+        Ok(KeepAlive::No) => Next::Linger,
+        Err(_) => Next::Close,
+    }
+}
+
+/// Answers a request the way those of HTTP/2 are answered.
+async fn bridged(client: &mut Client, line: &RequestLine, fields: &Fields, terms: Terms) -> Next {
+    let (body, mut feed) = bridge::body(terms.framing);
+    let head = fields.of(&client.input.filled()[..line.bytes]);
+    let request = match bridge::request(line, head, ClientBody::Http1(body)) {
+        Ok(request) => request,
+        Err(malformed) => return refuse(client, line, malformed).await,
+    };
+    client.input.consume(line.bytes);
+    let (mut reader, mut writer) = client.stream.split();
+    let timer = &mut client.timer;
+    let mut serving = pin!(forward::serve(Rc::clone(&client.connection), request));
+    let mut expects = terms.expects;
+    let served = poll_fn(|cx| {
+        if let Poll::Ready(response) = serving.as_mut().poll(cx) {
+            return Poll::Ready(Some(response));
+        }
+        if expects == Expects::Continue && feed.is_wanted() {
+            expects = Expects::Nothing;
+            if client.input.is_empty() && say_continue(&writer.try_write(CONTINUE)).is_err() {
+                return Poll::Ready(None);
+            }
+        }
+        feed.poll(&mut client.input, &mut reader, timer, cx)
+            .map(|ClientLeft| None)
+    });
+    let Some(response) = served.await else {
+        return Next::Close;
+    };
+    feed.discard(&mut client.input);
+    let to = To {
+        is_head: line.method == Method::HEAD,
+        version: line.version,
+        keep_alive: if feed.is_complete() {
+            terms.keep_alive
+        } else {
+            KeepAlive::No
+        },
+    };
+    let mut writing = pin!(bridge::write(response, to, &mut writer));
+    let written = poll_fn(|cx| {
+        if let Poll::Ready(written) = writing.as_mut().poll(cx) {
+            return Poll::Ready(written.ok());
+        }
+        feed.poll(&mut client.input, &mut reader, timer, cx)
+            .map(|ClientLeft| None)
+    });
+    match written.await {
+        Some(KeepAlive::Yes) => Next::Request,
+        Some(KeepAlive::No) => Next::Linger,
+        None => Next::Close,
+    }
+}

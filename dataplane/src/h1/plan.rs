@@ -1,0 +1,235 @@
+//! What is to be done with a request, decided from its head before anything is: pure functions.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use http::Method;
+
+use super::encode::KeepAlive;
+use super::framing::{self, Framing, Lines, Malformed, Version};
+use super::head::{Head, Known, RequestLine, View};
+use crate::balance::Draw;
+use crate::config::{Action, Forward, Protocol, Route, Target};
+use crate::router::normalize_path;
+use crate::snapshot::LiveListener;
+use crate::worker::{View as Clusters, WorkerCluster};
+
+/// What the head says about the exchange around it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) framing: Framing,
+    pub(crate) keep_alive: KeepAlive,
+    pub(crate) expects: Expects,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expects {
+    Nothing,
+    Continue,
+}
+
+/// A request that goes to a host as it is but for its head.
+pub(crate) struct Plan<'a> {
+    pub(crate) route: &'a Route,
+    pub(crate) forward: &'a Forward,
+    pub(crate) target: &'a Target,
+    pub(crate) cluster: Rc<WorkerCluster>,
+}
+
+/// What the head says about the exchange, if it says it in one way.
+pub(crate) fn terms(line: &RequestLine, head: Head<'_>) -> Result<Terms, Malformed> {
+    let framing = framing::of_request(head.said(line.version))?;
+    check_host(line, head)?;
+    let expects = head
+        .values(Known::Expect)
+        .any(|expected| expected.eq_ignore_ascii_case(b"100-continue"));
+    let expects = if expects && line.version == Version::Http11 {
+        Expects::Continue
+    } else {
+        Expects::Nothing
+    };
+    let keeps =
+        line.version == Version::Http11 && line.method != Method::CONNECT && !head.has_option("close");
+    Ok(Terms {
+        framing,
+        keep_alive: if keeps { KeepAlive::Yes } else { KeepAlive::No },
+        expects,
+    })
+}
+
+/// One host and no other: HTTP/1.1 demands the line, and a target that names a host must name the same (RFC 9112, section
+/// 3.2, where a proxy may also believe the target; but who looked at the request before us may not have).
+fn check_host(line: &RequestLine, head: Head<'_>) -> Result<(), Malformed> {
+    let target = &head.bytes[line.target.clone()];
+    let named = match target.iter().position(|byte| *byte == b':') {
+        Some(scheme) if target[scheme..].starts_with(b"://") && !target.starts_with(b"/") => {
+            let authority = &target[scheme + 3..];
+            let end = authority
+                .iter()
+                .position(|byte| matches!(byte, b'/' | b'?' | b'#'));
+            Some(&authority[..end.unwrap_or(authority.len())])
+        }
+        _ => None,
+    };
+    match (head.lines(Known::Host), named) {
+        (Lines::One(host), Some(named)) if !is_same_host(host, named) => Err(Malformed::HostAndTarget),
+        (Lines::One(host), _) if host.is_empty() || !host.iter().all(is_in_host) => Err(Malformed::Host),
+        (Lines::One(_), _) => Ok(()),
+        (Lines::None, _) if line.version == Version::Http10 => Ok(()),
+        (Lines::None | Lines::Many, _) => Err(Malformed::Host),
+    }
+}
+
+/// Names are compared as they stand; the port that nobody needs to write may be written once.
+fn is_same_host(one: &[u8], other: &[u8]) -> bool {
+    let without_port = |host: &'_ [u8]| host.strip_suffix(b":80").unwrap_or(host).to_ascii_lowercase();
+    without_port(one) == without_port(other)
+}
+
+/// How the request goes to its host, if it needs nothing but what this file does.
+pub(crate) fn plan<'a>(
+    line: &RequestLine,
+    head: Head<'_>,
+    terms: Terms,
+    live: &'a LiveListener,
+    clusters: &Clusters,
+    random: &impl Draw,
+) -> Option<Plan<'a>> {
+    let Lines::One(host) = head.lines(Known::Host) else {
+        return None;
+    };
+    let target = &head.bytes[line.target.clone()];
+    if line.version != Version::Http11
+        || line.method == Method::CONNECT
+        || !is_plain_host(host)
+        || !target.iter().all(is_plain_in_target)
+        || head.values(Known::Cookie).nth(1).is_some()
+    {
+        return None;
+    }
+    let (host, target) = (std::str::from_utf8(host).ok()?, std::str::from_utf8(target).ok()?);
+    let (path, query) = match target.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (target, None),
+    };
+    let Cow::Borrowed(path) = normalize_path(path)? else {
+        return None;
+    };
+    let view = View {
+        head,
+        method: &line.method,
+        query,
+    };
+    let route = live.routes.route(host, path, &view)?;
+    let Action::Forward(forward) = &route.action else {
+        return None;
+    };
+    let is_plain = forward.path.is_none() && forward.mirrors.is_empty() && forward.fault.is_none();
+    let replayed = forward
+        .retry
+        .as_ref()
+        .is_some_and(|policy| policy.retries_max > 0)
+        && !matches!(terms.framing, Framing::Empty | Framing::Length(0));
+    if !is_plain || replayed {
+        return None;
+    }
+    let cluster = |target: &Target| {
+        let cluster = clusters.clusters.get(&target.cluster)?;
+        (cluster.live.config.protocol == Protocol::Http1).then_some(cluster)
+    };
+    let target = match forward.targets.as_slice() {
+        [only] => only,
+        // Nothing is drawn here that might have to be drawn again.
+        all if all.iter().all(|target| cluster(target).is_some()) => {
+            forward.target(random.below(forward.total_weight))
+        }
+        _ => return None,
+    };
+    Some(Plan {
+        route,
+        forward,
+        target,
+        cluster: Rc::clone(cluster(target)?),
+    })
+}
+
+fn is_in_host(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']')
+}
+
+/// A name with or without a port; what has more to it is looked at elsewhere.
+fn is_plain_host(host: &[u8]) -> bool {
+    let colon = host.iter().position(|byte| *byte == b':');
+    let (name, port) = host.split_at(colon.unwrap_or(host.len()));
+    let port = port.get(1..).unwrap_or(b"80");
+    !name.is_empty()
+        && !name.iter().any(|byte| matches!(byte, b'[' | b']'))
+        && (1..=5).contains(&port.len())
+        && port.iter().all(u8::is_ascii_digit)
+}
+
+/// What stands in the target of a request that nobody had to think about.
+fn is_plain_in_target(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"/?-._~%!$&'()*+,;=:@".contains(byte)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::h1::head::{Fields, read_request};
+
+    #[test]
+    fn there_is_one_host() {
+        use Malformed::{Host, HostAndTarget};
+        let cases = [
+            ("/", "1.1", "host: h\r\n", Ok(())),
+            ("/", "1.1", "host: h:80\r\n", Ok(())),
+            ("/", "1.1", "host: [::1]:80\r\n", Ok(())),
+            ("/http://other/", "1.1", "host: h\r\n", Ok(())),
+            ("/", "1.0", "", Ok(())),
+            ("/", "1.1", "", Err(Host)),
+            ("/", "1.1", "host:\r\n", Err(Host)),
+            ("/", "1.1", "host: h\r\nhost: h\r\n", Err(Host)),
+            ("/", "1.0", "host: h\r\nhost: h\r\n", Err(Host)),
+            ("/", "1.1", "host: a/b\r\n", Err(Host)),
+            ("/", "1.1", "host: user@h\r\n", Err(Host)),
+            ("http://h/", "1.1", "host: h\r\n", Ok(())),
+            ("http://H", "1.1", "host: h\r\n", Ok(())),
+            ("http://h?q", "1.1", "host: h\r\n", Ok(())),
+            ("http://h/", "1.1", "", Err(Host)),
+            ("http://h:80/", "1.1", "host: h\r\n", Ok(())),
+            ("http://h/", "1.1", "host: H:80\r\n", Ok(())),
+            ("http://h:8080/", "1.1", "host: h\r\n", Err(HostAndTarget)),
+            ("http://other/", "1.1", "host: h\r\n", Err(HostAndTarget)),
+            ("http://user@h/", "1.1", "host: h\r\n", Err(HostAndTarget)),
+        ];
+        for (target, version, lines, expected) in cases {
+            let text = format!("GET {target} HTTP/{version}\r\n{lines}\r\n");
+            let mut fields = Fields::default();
+            let line = read_request(text.as_bytes(), &mut fields).unwrap().unwrap();
+            assert_eq!(
+                check_host(&line, fields.of(text.as_bytes())),
+                expected,
+                "{text:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_with_or_without_a_port_is_plain() {
+        for (host, expected) in [
+            ("h", true),
+            ("a.b-c_d~1:8080", true),
+            ("", false),
+            (":80", false),
+            ("h:", false),
+            ("h:x", false),
+            ("h:123456", false),
+            ("a:b:c", false),
+            ("[::1]", false),
+        ] {
+            assert_eq!(is_plain_host(host.as_bytes()), expected, "{host:?}");
+        }
+    }
+}

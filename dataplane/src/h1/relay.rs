@@ -1,0 +1,261 @@
+//! One direction of an exchange: what was written down (a head) first, then a body as it comes, each read written before the
+//! next one. The memory is one buffer, however large the body.
+
+use std::borrow::Cow;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::buffer::Buffer;
+use super::framing::{Decoder, Framing, Malformed};
+
+/// How a body is written, where that differs from how it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Coding {
+    AsItCame,
+    /// It came until the end of its connection.
+    Chunk,
+}
+
+pub(crate) struct Relay {
+    /// Written before what is in the buffer.
+    ahead: Vec<u8>,
+    written: usize,
+    /// Written after it.
+    behind: Cow<'static, [u8]>,
+    behind_written: usize,
+    decoder: Decoder,
+    coding: Coding,
+    /// Bytes at the buffer's front that are still to be written, and those behind them that are not.
+    pass: usize,
+    skip: usize,
+    ended: bool,
+    untouched: bool,
+    data: u64,
+}
+
+/// Why a body did not get through.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// Its source ended, or failed.
+    Source,
+    Malformed(Malformed),
+    /// Whoever it was written to.
+    Sink(io::Error),
+}
+
+impl Relay {
+    /// `ahead` is written first, in one go with the start of the body.
+    pub(crate) fn new(ahead: Vec<u8>, framing: Framing) -> Self {
+        Self {
+            ahead,
+            written: 0,
+            behind: Cow::Borrowed(b""),
+            behind_written: 0,
+            decoder: Decoder::new(framing),
+            coding: if framing == Framing::UntilClose {
+                Coding::Chunk
+            } else {
+                Coding::AsItCame
+            },
+            pass: 0,
+            skip: 0,
+            ended: matches!(framing, Framing::Empty | Framing::Length(0)),
+            untouched: true,
+            data: 0,
+        }
+    }
+
+    /// The memory of what was written ahead, for the next one.
+    pub(crate) fn into_ahead(self) -> Vec<u8> {
+        self.ahead
+    }
+
+    /// Whether nothing was written yet, so that all of it can be written elsewhere.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.untouched
+    }
+
+    /// Bytes of the body that were read.
+    pub(crate) fn data(&self) -> u64 {
+        self.data
+    }
+
+    /// Ready when all has been written. A source that has brought nothing new keeps it waiting, and so does a sink that takes
+    /// nothing.
+    pub(crate) fn poll<R, W>(
+        &mut self,
+        buffer: &mut Buffer,
+        from: &mut R,
+        to: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Broken>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        loop {
+            if self.pass == 0 && self.skip == 0 && !self.ended && !buffer.is_empty() {
+                self.look(buffer.filled())?;
+            }
+            ready!(self.poll_write(buffer, to, cx))?;
+            if self.ended {
+                return Poll::Ready(Ok(()));
+            }
+            let read = ready!(buffer.poll_fill(from, cx)).map_err(|_| Broken::Source)?;
+            if read == 0 {
+                if !self.decoder.ends_by_close() {
+                    return Poll::Ready(Err(Broken::Source));
+                }
+                self.behind = Cow::Borrowed(b"0\r\n\r\n");
+                self.ended = true;
+            }
+        }
+    }
+
+    fn look(&mut self, input: &[u8]) -> Result<(), Broken> {
+        let piece = self.decoder.look(input).map_err(Broken::Malformed)?;
+        self.pass = piece.pass;
+        self.skip = piece.taken - piece.pass;
+        self.data += piece.data as u64;
+        self.ended = piece.ended;
+        if self.coding == Coding::Chunk {
+            use std::io::Write;
+            // Writing to memory cannot fail.
+            let _ = write!(self.ahead, "{:x}\r\n", piece.pass);
+            self.behind = Cow::Borrowed(b"\r\n");
+        } else if piece.ended && matches!(self.decoder, Decoder::Chunked(_)) {
+            let mut trailers = self.decoder.take_trailers();
+            self.behind = if trailers.is_empty() {
+                Cow::Borrowed(b"\r\n")
+            } else {
+                trailers.extend_from_slice(b"\r\n");
+                Cow::Owned(trailers)
+            };
+        }
+        Ok(())
+    }
+
+    fn poll_write<W: AsyncWrite + Unpin>(
+        &mut self,
+        buffer: &mut Buffer,
+        to: &mut W,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            let ahead = &self.ahead[self.written..];
+            let behind = &self.behind[self.behind_written..];
+            if ahead.is_empty() && self.pass == 0 && behind.is_empty() {
+                break;
+            }
+            let slices = [ahead, &buffer.filled()[..self.pass], behind].map(IoSlice::new);
+            let written =
+                ready!(Pin::new(&mut *to).poll_write_vectored(cx, &slices)).map_err(Broken::Sink)?;
+            if written == 0 {
+                return Poll::Ready(Err(Broken::Sink(io::ErrorKind::WriteZero.into())));
+            }
+            self.advance(buffer, written);
+        }
+        self.ahead.clear();
+        self.written = 0;
+        self.behind = Cow::Borrowed(b"");
+        self.behind_written = 0;
+        buffer.consume(std::mem::take(&mut self.skip));
+        Poll::Ready(Ok(()))
+    }
+
+    fn advance(&mut self, buffer: &mut Buffer, written: usize) {
+        let ahead = written.min(self.ahead.len() - self.written);
+        self.untouched = false;
+        self.written += ahead;
+        let passed = (written - ahead).min(self.pass);
+        buffer.consume(passed);
+        self.pass -= passed;
+        self.behind_written += written - ahead - passed;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::future::poll_fn;
+    use std::rc::Rc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::h1::Buffers;
+
+    /// What arrives of `input` when it is read and written `step` bytes at a time, and what is left of it.
+    async fn relayed(input: &[u8], framing: Framing, step: usize) -> Result<(Vec<u8>, Vec<u8>), String> {
+        let (mut source, mut from) = tokio::io::duplex(step);
+        let (mut to, mut sink) = tokio::io::duplex(step);
+        let mut buffer = Buffer::new(&Rc::new(Buffers::default()));
+        let mut relay = Relay::new(b"HEAD ".to_vec(), framing);
+        let input = input.to_vec();
+        let sent = async move {
+            // A body that ends early leaves the rest unread.
+            let _ = source.write_all(&input).await;
+        };
+        let relayed = async {
+            let passed = poll_fn(|cx| relay.poll(&mut buffer, &mut from, &mut to, cx)).await;
+            drop((from, to));
+            passed.map_err(|broken| format!("{broken:?}"))
+        };
+        let mut arrived = Vec::new();
+        let ((), passed, _) = tokio::join!(sent, relayed, sink.read_to_end(&mut arrived));
+        passed?;
+        Ok((arrived, buffer.filled().to_vec()))
+    }
+
+    #[tokio::test]
+    async fn a_body_goes_through_in_pieces_of_any_size() {
+        let cases: [(&str, Framing, &str); 6] = [
+            ("", Framing::Empty, "HEAD "),
+            ("", Framing::Length(0), "HEAD "),
+            ("12345", Framing::Length(5), "HEAD 12345"),
+            (
+                "3\r\nabc\r\n0\r\n\r\n",
+                Framing::Chunked,
+                "HEAD 3\r\nabc\r\n0\r\n\r\n",
+            ),
+            (
+                "3;x\r\nabc\r\n0\r\na: b\r\nhost: h\r\n\r\n",
+                Framing::Chunked,
+                "HEAD 3;x\r\nabc\r\n0\r\na: b\r\n\r\n",
+            ),
+            ("", Framing::UntilClose, "HEAD 0\r\n\r\n"),
+        ];
+        for (input, framing, expected) in cases {
+            for step in 1..=expected.len() {
+                let (arrived, left) = relayed(input.as_bytes(), framing, step).await.unwrap();
+                assert_eq!(
+                    (arrived, left),
+                    (expected.as_bytes().to_vec(), Vec::new()),
+                    "{input:?} by {step}"
+                );
+            }
+        }
+        let (arrived, left) = relayed(b"12GET /", Framing::Length(2), 64).await.unwrap();
+        assert_eq!((arrived, left), (b"HEAD 12".to_vec(), b"GET /".to_vec()));
+        let (arrived, _) = relayed(b"abc", Framing::UntilClose, 64).await.unwrap();
+        assert_eq!(arrived, b"HEAD 3\r\nabc\r\n0\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_ends_early_is_broken() {
+        for (input, framing) in [
+            ("1234", Framing::Length(5)),
+            ("3\r\nabc\r\n", Framing::Chunked),
+            ("0\r\n\r", Framing::Chunked),
+        ] {
+            assert_eq!(
+                relayed(input.as_bytes(), framing, 64).await,
+                Err("Source".to_owned()),
+                "{input}"
+            );
+        }
+    }
+}
