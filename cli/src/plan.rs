@@ -111,6 +111,18 @@ pub(crate) fn describe(answer: &Value) -> String {
     if !fields.is_empty() {
         described = format!("{described}\n{fields}");
     }
+    let handed = items(&answer["handedOver"]).iter();
+    let handed = table(
+        ["ACTION", "HANDED OVER"],
+        handed.map(|change| ["action", "name"].map(|field| text(&change[field]))),
+    );
+    if !handed.is_empty() {
+        described = format!("{described}\n{handed}");
+    }
+    if let Some(hidden @ 1..) = answer["handedOverHidden"].as_u64() {
+        described =
+            format!("{described}\nresources that hand something over and that you may not read: {hidden}\n");
+    }
     let clusters = answer["routes"].as_object().into_iter().flatten();
     let rows = clusters.flat_map(|(cluster, routes)| {
         let row = |route: &Value| [cluster.clone(), text(&route["action"]), text(&route["route"])];
@@ -167,6 +179,8 @@ mod tests {
                 "us-east": [{"route": "namespaces/shop", "action": "create"}],
                 "us-west": [{"route": "namespaces/shop", "action": "delete"}, {"route": "cluster", "action": "update"}],
             },
+            "handedOver": [{"name": "organizations/acme/tenants/d/workspaces/w", "action": "update"}],
+            "handedOverHidden": 1,
             "routesHidden": 2,
             "plan": "17-5f2c",
             "findings": [{"resource": "organizations/acme/tenants/a", "message": "no cluster has it"}],
@@ -177,6 +191,9 @@ mod tests {
              create  organizations/acme/tenants/a\n\
              update  organizations/acme/tenants/c\n\n\
              ~ organizations/acme/tenants/c\n    description: \"x\" → \"y\"\n\n\
+             ACTION  HANDED OVER\n\
+             update  organizations/acme/tenants/d/workspaces/w\n\n\
+             resources that hand something over and that you may not read: 1\n\n\
              CLUSTER  ACTION  ROUTE\n\
              us-east  create  namespaces/shop\n\
              us-west  delete  namespaces/shop\n\

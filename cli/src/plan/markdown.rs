@@ -32,6 +32,7 @@ pub(crate) fn summary(plan: &Value) -> String {
     let differences: String = changes.into_iter().map(difference::describe).collect();
     // Writing to a string cannot fail.
     let _ = write!(summary, "```diff\n{}```\n", cut(differences));
+    summary.push_str(&handed_over(plan));
     let sentences = behaviour::sentences(&plan["behaviour"]);
     if !sentences.is_empty() {
         let lines = sentences
@@ -65,6 +66,24 @@ fn cut(mut lines: String) -> String {
         lines.push_str("… cut here: `tombolo plan` shows all of it\n");
     }
     lines
+}
+
+fn handed_over(plan: &Value) -> String {
+    let lines = items(&plan["handedOver"])
+        .iter()
+        .map(|change| format!("- {} `{}`\n", text(&change["action"]), text(&change["name"])));
+    let lines: String = lines.collect();
+    let hidden = match plan["handedOverHidden"].as_u64().unwrap_or_default() {
+        0 => String::new(),
+        count => format!("- {count} of others, who alone may read them\n"),
+    };
+    match lines.is_empty() && hidden.is_empty() {
+        true => String::new(),
+        false => format!(
+            "\n**Handed over** by the offers that it accepts\n\n{}{hidden}",
+            cut(lines)
+        ),
+    }
 }
 
 fn routes(plan: &Value) -> String {
@@ -119,6 +138,8 @@ mod tests {
                 {"name": "a/c", "action": "unchanged"},
                 {"name": "a/d", "action": "delete", "before": {}},
             ],
+            "handedOver": [{"name": "a/e", "action": "update"}],
+            "handedOverHidden": 1,
             "routes": {"us-east": [{"route": "namespaces/shop", "action": "delete"}]},
             "routesHidden": 1,
             "behaviour": {"newlyReachable": [{"from": {"namespace": ["us-east", "cart"]}, "to": "shop/web"}]},
@@ -127,6 +148,7 @@ mod tests {
         assert_eq!(
             summary(&plan),
             "### Mesh: 1 to delete, 1 to update\n\n```diff\n~ a/b\n    spec.x: 1 → 2\n- a/d\n```\n\n\
+             **Handed over** by the offers that it accepts\n\n- update `a/e`\n- 1 of others, who alone may read them\n\n\
              **Behaviour**, by what clusters report now:\n\n- us-east/cart can newly reach shop/web\n\n\
              **Findings**\n\n- `a/b`: \\<b\\>bold\\</b\\>\n\n\
              <details><summary>Routes by cluster</summary>\n\n| cluster | action | route |\n|---|---|---|\n\

@@ -260,6 +260,8 @@ fn planned(more: Value, required: &[&str]) -> Value {
         json!({"name": text(), "action": action(), "before": {"type": "object"}, "after": {"type": "object"}}),
         &["name", "action"],
     );
+    let mut handed = list(change.clone());
+    handed["description"] = json!("What the offers that it accepts take from their makers.");
     let any = json!({"type": ["object", "null"]});
     let route = closed(
         json!({"route": text(), "action": action(), "before": any, "after": any}),
@@ -269,6 +271,8 @@ fn planned(more: Value, required: &[&str]) -> Value {
         "plan": {"type": "string", "description": "Its name: the revision that it was made on, and its hash."},
         "revision": count(),
         "changes": list(change),
+        "handedOver": handed,
+        "handedOverHidden": count(),
         "routes": {"type": "object", "additionalProperties": list(route)},
         "routesHidden": count(),
         "behaviour": behaviour(),
@@ -278,6 +282,8 @@ fn planned(more: Value, required: &[&str]) -> Value {
         "plan",
         "revision",
         "changes",
+        "handedOver",
+        "handedOverHidden",
         "routes",
         "routesHidden",
         "behaviour",

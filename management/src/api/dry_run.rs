@@ -36,10 +36,15 @@ pub(crate) fn describe(caller: &Caller, prepared: &Prepared, mesh: &Mesh) -> Val
     let clusters = routes.keys().collect();
     let behaviour = behaviour::tell(&plan.behaviour, mesh, &clusters, may_read);
     let changes: Vec<Value> = prepared.steps.iter().map(change).collect();
+    let (handed, handed_hidden): (Vec<&Step>, Vec<&Step>) =
+        prepared.handed.iter().partition(|step| may_read(step.name()));
+    let handed: Vec<Value> = handed.into_iter().map(change).collect();
     json!({
         "plan": plan.id.to_string(),
         "revision": base.version.revision,
         "changes": changes,
+        "handedOver": handed,
+        "handedOverHidden": handed_hidden.len(),
         "routes": routes,
         "routesHidden": routes_hidden,
         "behaviour": behaviour,

@@ -89,6 +89,25 @@ async fn a_claim_changes_hands_when_both_sides_say_so() {
         .await
         .refused(404, "is not yours");
 
+    let planned = bob.post("plans?overwrite=true", wanted.clone()).await.json();
+    assert_eq!(
+        (&planned["handedOver"], &planned["handedOverHidden"]),
+        (&json!([]), &json!(2)),
+        "the workspace that loses it, and the offer: {planned}"
+    );
+    let planned = management
+        .admin
+        .post("plans?overwrite=true", wanted.clone())
+        .await
+        .json();
+    let handed: Vec<(&Value, &Value)> = planned["handedOver"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|change| (&change["action"], &change["name"]))
+        .collect();
+    assert_eq!(json!(handed), json!([["update", SHOP], ["delete", name]]));
+
     let taken = bob.put("*", wanted).await;
     assert_eq!(taken.status, 200, "{}", taken.text);
     assert!(!taken.text.contains(PAY), "{}", taken.text);

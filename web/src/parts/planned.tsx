@@ -11,6 +11,9 @@ export function Planned({ plan }: { plan: Plan }) {
     <div className="planned">
       <h3>Resources</h3>
       {changes.length === 0 ? <p className="empty">Nothing changes.</p> : <Changes changes={changes} />}
+      {(plan.handedOver.length > 0 || plan.handedOverHidden > 0) && <h3>Handed over by offers that it accepts</h3>}
+      {plan.handedOver.length > 0 && <Changes changes={plan.handedOver} />}
+      {plan.handedOverHidden > 0 && <p className="hint">{plan.handedOverHidden} that you may not read.</p>}
       <Findings findings={plan.findings} />
       <h3>Behaviour</h3>
       {told.length === 0 ? (
