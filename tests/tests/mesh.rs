@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -602,6 +603,7 @@ fn replace_dir(dir: &Path, with: &Path) -> Result<()> {
     copy_dir(with, dir)
 }
 
+/// Of a process that may be at work: a file that it has just renamed was a temporary one.
 fn copy_dir(from: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(from)? {
         let entry = entry?;
@@ -610,7 +612,10 @@ fn copy_dir(from: &Path, to: &Path) -> Result<()> {
             fs::create_dir(&target)?;
             copy_dir(&entry.path(), &target)?;
         } else {
-            fs::copy(entry.path(), target)?;
+            match fs::copy(entry.path(), target) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                copied => drop(copied?),
+            }
         }
     }
     Ok(())
