@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::approval::Leave;
 use crate::audit::{Outcome, Record, Verb};
 use crate::change_plan::PlanId;
+use crate::computations::Computations;
 use crate::denial::Denials;
 use crate::idempotency::InFlight;
 use crate::limit::{Allowance, Limits};
@@ -90,6 +91,7 @@ pub(crate) struct AppState {
     pub(crate) store: Store,
     pub(crate) lookups: Lookups,
     pub(crate) writes: Writes,
+    pub(crate) computations: Computations,
     pub(crate) denials: Denials,
     pub(crate) mesh: watch::Receiver<Arc<Mesh>>,
     /// To the edges.

@@ -8,6 +8,7 @@ pub mod audit;
 mod break_glass;
 mod change;
 mod change_plan;
+mod computations;
 pub mod delivery;
 mod denial;
 mod document;

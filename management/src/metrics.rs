@@ -23,8 +23,9 @@ pub(crate) struct ApiMetrics {
     pub(crate) revision: Gauge,
 }
 
+/// One of those that a gauge counts, for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct InFlight(Gauge);
+pub(crate) struct Counted(Gauge);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -32,14 +33,26 @@ struct RequestLabels {
     status: u16,
 }
 
-impl Drop for InFlight {
+impl Counted {
+    pub(crate) fn by(gauge: &Gauge) -> Counted {
+        gauge.inc();
+        Counted(gauge.clone())
+    }
+}
+
+impl Drop for Counted {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
 impl ApiMetrics {
-    pub(crate) fn register(registry: &Metrics, denials_dropped: Counter, behind: Gauge) -> ApiMetrics {
+    pub(crate) fn register(
+        registry: &Metrics,
+        denials_dropped: Counter,
+        behind: Gauge,
+        computations_waiting: Gauge,
+    ) -> ApiMetrics {
         let metrics = ApiMetrics {
             registry: registry.clone(),
             requests: Family::default(),
@@ -77,6 +90,11 @@ impl ApiMetrics {
                 "Denials that were too many to be recorded",
                 denials_dropped,
             );
+            registry.register(
+                "computations_waiting",
+                "Requests that wait for a turn to compute something over the whole organization",
+                computations_waiting,
+            );
         });
         metrics.break_glass.register(registry);
         metrics
@@ -91,9 +109,8 @@ impl ApiMetrics {
     }
 
     /// Counts a request as under way for as long as the guard lives; a caller that hangs up drops it too.
-    pub(crate) fn begin(&self) -> InFlight {
-        self.in_flight.inc();
-        InFlight(self.in_flight.clone())
+    pub(crate) fn begin(&self) -> Counted {
+        Counted::by(&self.in_flight)
     }
 
     pub(crate) fn request(&self, method: &Method, status: u16, elapsed: Duration) {

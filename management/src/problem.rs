@@ -10,6 +10,7 @@ use tombolo_runtime::telemetry::chain;
 
 use crate::audit::Verb;
 use crate::change::{Refusal, Told};
+use crate::computations::Busy;
 use crate::document::{BadBody, BadDocument};
 use crate::iam::Principal;
 use crate::login::TooOften;
@@ -344,6 +345,13 @@ impl From<WriteError> for Problem {
                 unavailable(error.to_string())
             }
         }
+    }
+}
+
+impl From<Busy> for Problem {
+    fn from(error: Busy) -> Problem {
+        tracing::warn!(error = chain(&error), "answered 503");
+        unavailable(error.to_string())
     }
 }
 

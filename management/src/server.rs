@@ -23,6 +23,7 @@ use crate::api::{self, App, AppState};
 use crate::audit::{KeyError, SigningKey};
 use crate::break_glass::{self, BreakGlassError};
 use crate::change::{Change, ChangeVerb};
+use crate::computations::Computations;
 use crate::delivery::{Courier, Couriers, Target};
 use crate::denial::Denials;
 use crate::embedded::{EmbeddedError, EmbeddedPostgres};
@@ -213,7 +214,9 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
     let behind = writer.behind();
     let (denials, denial_writer) = Denials::new(store.clone());
     let feed = Feed::open(store.clone(), writes.clone(), identity).await?;
-    let metrics = ApiMetrics::register(&Metrics::default(), denials.dropped(), behind);
+    let computations = Computations::default();
+    let waiting = computations.waiting();
+    let metrics = ApiMetrics::register(&Metrics::default(), denials.dropped(), behind, waiting);
     metrics.break_glass().set_expiry(sealed_until);
     keeper.metrics().register(metrics.registry());
     let couriers = Couriers::default();
@@ -240,6 +243,7 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
         store: store.clone(),
         lookups,
         writes: writes.clone(),
+        computations,
         denials,
         mesh: feed.mesh(),
         questions: feed.questions(),

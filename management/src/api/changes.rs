@@ -50,9 +50,7 @@ pub(crate) async fn write(
     };
     let wish = plans::wish(&app, &caller, &body, taking).await?;
     if params.dry_run {
-        let prepared = app.writes.dry_run(&caller, &wish).await;
-        let prepared = prepared.map_err(|error| Problem::of_write(error, &caller.principal, Verb::Change))?;
-        return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
+        return dry_run::answer(&app, &caller, wish, Verb::Change).await;
     }
     let order = Order {
         leave: leave(params.break_glass)?,

@@ -10,20 +10,41 @@ use tombolo_compiler::plan::SliceChange;
 use tombolo_compiler::report::Reports;
 use tombolo_compiler::routes::{SliceItem, SliceKey};
 
-use super::behaviour;
+use super::{App, behaviour};
+use crate::audit::Verb;
 use crate::change::{Prepared, Step};
 use crate::change_plan::ChangePlan;
 use crate::mesh::Mesh;
+use crate::problem::Problem;
+use crate::wish::Wish;
 use crate::writer::Caller;
 
-pub(crate) fn answer(caller: &Caller, prepared: &Prepared, mesh: &Mesh) -> Response {
-    let mut described = describe(caller, prepared, mesh);
+pub(crate) async fn answer(app: &App, caller: &Caller, wish: Wish, verb: Verb) -> Result<Response, Problem> {
+    let (_, mut described) = plan(app, caller, wish, verb).await?;
     described["dryRun"] = true.into();
-    Json(described).into_response()
+    Ok(Json(described).into_response())
+}
+
+/// What a wish comes to, and how the caller is told of it.
+pub(crate) async fn plan(
+    app: &App,
+    caller: &Caller,
+    wish: Wish,
+    verb: Verb,
+) -> Result<(Prepared, Value), Problem> {
+    let (planning, caller) = (app.clone(), caller.clone());
+    let planned = async move {
+        let prepared = planning.writes.dry_run(&caller, &wish).await;
+        let prepared = prepared.map_err(|error| Problem::of_write(error, &caller.principal, verb))?;
+        let mesh = planning.mesh.borrow().clone();
+        let described = describe(&caller, &prepared, &mesh);
+        Ok((prepared, described))
+    };
+    app.computations.run(planned).await?
 }
 
 /// The plan of a change. What the caller may not read of it is counted and not shown.
-pub(crate) fn describe(caller: &Caller, prepared: &Prepared, mesh: &Mesh) -> Value {
+fn describe(caller: &Caller, prepared: &Prepared, mesh: &Mesh) -> Value {
     let base = &prepared.base;
     let reports = Reports {
         joined: base.joined_clusters(),

@@ -41,12 +41,16 @@ pub(crate) async fn ask(
     let question = document::parse_one(body.format, &body.bytes)?;
     let question: Question =
         serde_json::from_value(question).map_err(|error| Problem::bad_request(error.to_string()))?;
+    let (from, request) = (json!(question.from), json!(question.request));
     let mut answer = match params.revision {
-        Some(revision) => explain_past(&app, &caller, &question, revision).await?,
+        Some(revision) => {
+            let explained = explain_past(app.clone(), caller, question, revision);
+            app.computations.run(explained).await??
+        }
         None => explain_present(&app, &caller, &question).await,
     };
-    answer["from"] = json!(question.from);
-    answer["request"] = json!(question.request);
+    answer["from"] = from;
+    answer["request"] = request;
     Ok(Json(answer).into_response())
 }
 
@@ -88,23 +92,17 @@ async fn explain_present(app: &App, caller: &Caller, question: &Question) -> Val
 }
 
 /// With what clusters reported when the revision ended, and what that revision had done.
-async fn explain_past(
-    app: &App,
-    caller: &Caller,
-    question: &Question,
-    revision: u64,
-) -> Result<Value, Problem> {
-    let mut world = World::at(app, revision).await?;
+async fn explain_past(app: App, caller: Caller, question: Question, revision: u64) -> Result<Value, Problem> {
+    let mut world = World::at(&app, revision).await?;
     let snapshot = app.writes.snapshot();
     let mut answer = {
         let may_read = |name: &Fqn| caller.may_read_past(&snapshot, &world.tree, name);
-        let Question { from, request } = question;
         let explanation = explain(
             &world.resolved,
             &world.reports,
             &world.findings,
-            from,
-            request,
+            &question.from,
+            &question.request,
             &may_read,
         );
         let mut answer = shown(&explanation, may_read);
@@ -112,7 +110,7 @@ async fn explain_past(
         answer
     };
     answer["revision"] = json!(revision);
-    if let Some(written) = world.written(app, caller).await? {
+    if let Some(written) = world.written(&app, &caller).await? {
         answer["written"] = written;
     }
     Ok(answer)

@@ -47,19 +47,19 @@ pub(crate) async fn get(app: &App, caller: &Caller, name: &Fqn, revision: u64) -
 }
 
 pub(crate) async fn list(
-    app: &App,
-    caller: &Caller,
-    collection: &Collection,
-    params: &GetParams,
+    app: App,
+    caller: Caller,
+    collection: Collection,
+    params: GetParams,
     revision: u64,
 ) -> Result<Response, Problem> {
     let around = collection.parent.as_ref().unwrap_or(&app.organization);
     let mut tx = app.store.read_as(&caller.principal).await?;
-    check_revision(app, &mut tx, revision).await?;
+    check_revision(&app, &mut tx, revision).await?;
     let tree = app.store.tree_at(&mut tx, Part::Around(around), revision).await?;
     let snapshot = app.writes.snapshot();
     let may_read = |name: &Fqn| caller.may_read_past(&snapshot, &tree, name);
-    let mut page = page(&snapshot, &tree, collection, params, may_read)?;
+    let mut page = page(&snapshot, &tree, &collection, &params, may_read)?;
     page["revision"] = revision.into();
     Ok(Json(page).into_response())
 }
@@ -109,26 +109,26 @@ pub(crate) async fn history(
 }
 
 pub(crate) async fn diff(
-    app: &App,
-    caller: &Caller,
-    name: &Fqn,
-    params: &GetParams,
+    app: App,
+    caller: Caller,
+    name: Fqn,
+    params: GetParams,
 ) -> Result<Response, Problem> {
     let from = params
         .from
         .ok_or_else(|| Problem::bad_request("from: say from which revision, and to which"))?;
-    let mut before = open(app, caller, name, from, Part::Around(name)).await?;
+    let mut before = open(&app, &caller, &name, from, Part::Around(&name)).await?;
     let to = match params.to {
         Some(to) => to,
         None => app.store.head(&mut before.tx).await?.version.revision,
     };
-    check_revision(app, &mut before.tx, to).await?;
-    let after = app.store.tree_at(&mut before.tx, Part::Around(name), to).await?;
+    check_revision(&app, &mut before.tx, to).await?;
+    let after = app.store.tree_at(&mut before.tx, Part::Around(&name), to).await?;
     let snapshot = app.writes.snapshot();
-    if !after.is_empty() && !caller.may_read_past(&snapshot, &after, name) {
+    if !after.is_empty() && !caller.may_read_past(&snapshot, &after, &name) {
         return Err(Problem::not_found(format!("{name} at revision {to}")));
     }
-    let differences = differences(name, &before.tree, &after);
+    let differences = differences(&name, &before.tree, &after);
     let changes: Vec<Value> = differences.iter().map(Difference::to_json).collect();
     Ok(Json(json!({"name": name, "from": from, "to": to, "changes": changes})).into_response())
 }
@@ -136,25 +136,22 @@ pub(crate) async fn diff(
 /// The routes of each cluster, as they come out of the intent of a revision: of the whole organization, or those that
 /// a node has a part in.
 pub(crate) async fn compiled(
-    app: &App,
-    caller: &Caller,
-    name: &Fqn,
-    params: &GetParams,
+    app: App,
+    caller: Caller,
+    name: Fqn,
+    revision: u64,
 ) -> Result<Response, Problem> {
-    let revision = params
-        .revision
-        .unwrap_or_else(|| app.writes.snapshot().version.revision);
     let lineage: Vec<Fqn> = name.lineage().collect();
-    open(app, caller, name, revision, Part::Names(&lineage)).await?;
+    open(&app, &caller, &name, revision, Part::Names(&lineage)).await?;
     // Routes come of all tenants' resources; what of them is shown is decided below.
-    let world = World::at(app, revision).await?;
+    let world = World::at(&app, revision).await?;
     let (plans, findings) = plan::plan(&world.resolved, &world.reports);
     let snapshot = app.writes.snapshot();
     let may_read = |owner: &Fqn| caller.may_read_past(&snapshot, &world.tree, owner);
-    let (routes, hidden) = routes(&plans, name, may_read);
+    let (routes, hidden) = routes(&plans, &name, may_read);
     let findings: Vec<_> = findings
         .iter()
-        .filter(|finding| finding.resource.is_within(name) && may_read(&finding.resource))
+        .filter(|finding| finding.resource.is_within(&name) && may_read(&finding.resource))
         .collect();
     Ok(Json(json!({
         "name": name,
@@ -178,27 +175,36 @@ pub(crate) async fn roll_back(
         .map_err(|error| Problem::bad_request(format!("{error}; send the revision to roll back to")))?;
     let plan = plans::required(&HeaderMap::new(), params.confirm.as_deref())?;
     let wish = rollback(app, &caller, name, wish.revision).await?;
-    let actor = caller.principal.clone();
-    let of_write = |error| Problem::of_write(error, &actor, Verb::Change);
     if params.dry_run {
-        let prepared = app.writes.dry_run(&caller, &wish).await.map_err(of_write)?;
-        return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
+        return dry_run::answer(app, &caller, wish, Verb::Change).await;
     }
+    let actor = caller.principal.clone();
     let order = Order {
         leave: changes::leave(params.break_glass.clone())?,
         ..app.order(wish, plan)
     };
-    let committed = app.writes.write(caller, order).await.map_err(of_write)?;
+    let committed = app.writes.write(caller, order).await;
+    let committed = committed.map_err(|error| Problem::of_write(error, &actor, Verb::Change))?;
     Ok(committed.into_response())
 }
 
 /// What is to be known of the past for a rollback.
 pub(crate) async fn rollback(app: &App, caller: &Caller, node: &Fqn, revision: u64) -> Result<Wish, Problem> {
-    let mut past = open(app, caller, node, revision, Part::Around(node)).await?;
+    let read = past_of(app.clone(), caller.clone(), node.clone(), revision);
+    Ok(Wish::Rollback(Rollback {
+        node: node.clone(),
+        revision,
+        past: app.computations.run(read).await??,
+    }))
+}
+
+/// The node and all below, with whom bindings there name.
+async fn past_of(app: App, caller: Caller, node: Fqn, revision: u64) -> Result<Tree, Problem> {
+    let mut past = open(&app, &caller, &node, revision, Part::Around(&node)).await?;
     let principals: Vec<Fqn> = past
         .tree
         .values()
-        .filter(|stored| stored.name().is_within(node))
+        .filter(|stored| stored.name().is_within(&node))
         .flat_map(|stored| subjects(&stored.resource))
         .cloned()
         .collect();
@@ -212,11 +218,7 @@ pub(crate) async fn rollback(app: &App, caller: &Caller, node: &Fqn, revision: u
             .map(|(name, stored)| (name.clone(), stored.clone()));
         past.tree.extend(principals);
     }
-    Ok(Wish::Rollback(Rollback {
-        node: node.clone(),
-        revision,
-        past: past.tree,
-    }))
+    Ok(past.tree)
 }
 
 /// The part of a revision that is asked for, when the caller may read `name` there.

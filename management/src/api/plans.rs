@@ -63,9 +63,7 @@ pub(crate) async fn make(
         allow_unenforced: params.allow_unenforced,
     };
     let wish = wish_of(&app, &caller, documents.clone(), taking).await?;
-    let prepared = app.writes.dry_run(&caller, &wish).await;
-    let prepared = prepared.map_err(|error| Problem::of_write(error, &caller.principal, Verb::Change))?;
-    let described = dry_run::describe(&caller, &prepared, &app.mesh.borrow().clone());
+    let (prepared, described) = dry_run::plan(&app, &caller, wish, Verb::Change).await?;
     match params.submit {
         false => Ok(Json(described).into_response()),
         true => {

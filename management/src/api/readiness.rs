@@ -15,10 +15,11 @@ use crate::audit::Verb;
 use crate::problem::Problem;
 use crate::writer::Caller;
 
-pub(crate) fn get(app: &App, caller: &Caller, name: &Fqn) -> Result<Response, Problem> {
+/// Of a large organization a computation: each loss is planned.
+pub(crate) async fn get(app: App, caller: Caller, name: Fqn) -> Result<Response, Problem> {
     let snapshot = app.writes.snapshot();
-    app.allow_read(&snapshot, caller, name, Verb::Get)?;
-    snapshot.get(name).ok_or_else(|| Problem::not_found(name))?;
+    app.allow_read(&snapshot, &caller, &name, Verb::Get)?;
+    snapshot.get(&name).ok_or_else(|| Problem::not_found(&name))?;
     let mesh = app.mesh.borrow().clone();
     let heard = |cluster: &&ClusterName| {
         mesh.heard
@@ -36,7 +37,7 @@ pub(crate) fn get(app: &App, caller: &Caller, name: &Fqn) -> Result<Response, Pr
         clusters: mesh.clusters.clone(),
         ..Reports::default()
     };
-    let services = readiness(snapshot.judged.resolved(), &reports, &silent, name);
+    let services = readiness(snapshot.judged.resolved(), &reports, &silent, &name);
     let answer = json!({"name": name, "revision": snapshot.version.revision, "items": services});
     Ok(Json(answer).into_response())
 }

@@ -93,17 +93,29 @@ pub(crate) async fn get_or_list(
     let caller = app.identify(bearer).await?;
     match target {
         Target::Resource(name) => past::get(&app, &caller, &name, revision).await,
-        Target::Collection(collection) => past::list(&app, &caller, &collection, &params, revision).await,
         Target::Status(name) => status::status(&app, &caller, &name),
         Target::Receipt(name) => status::receipt(&app, &caller, &name, &params).await,
         Target::Tree(name) => tree(&app, &caller, &name, &params),
         Target::Effective(name) => effective::effective(&app, &caller, &name, &params),
-        Target::Readiness(name) => readiness::get(&app, &caller, &name),
         Target::Access(name) => access::access(&app, &caller, &name),
         Target::Offers(name) => claim_offers::get(&app, &caller, &name),
         Target::Past(PastQuestion::History, name) => past::history(&app, &caller, &name, &params).await,
-        Target::Past(PastQuestion::Diff, name) => past::diff(&app, &caller, &name, &params).await,
-        Target::Past(PastQuestion::Compiled, name) => past::compiled(&app, &caller, &name, &params).await,
+        Target::Collection(collection) => {
+            let listed = past::list(app.clone(), caller, collection, params, revision);
+            app.computations.run(listed).await?
+        }
+        Target::Readiness(name) => {
+            let planned = readiness::get(app.clone(), caller, name);
+            app.computations.run(planned).await?
+        }
+        Target::Past(PastQuestion::Diff, name) => {
+            let compared = past::diff(app.clone(), caller, name, params);
+            app.computations.run(compared).await?
+        }
+        Target::Past(PastQuestion::Compiled, name) => {
+            let compiled = past::compiled(app.clone(), caller, name, revision);
+            app.computations.run(compiled).await?
+        }
         Target::Adopt(_) | Target::Transfer(_) | Target::Past(PastQuestion::Rollback, _) => {
             let detail = format!("{path} changes something: POST it");
             Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method", detail))
@@ -224,23 +236,18 @@ async fn write(
     if !params.allow_unenforced {
         unenforced::check(std::slice::from_ref(&change))?;
     }
-    let actor = caller.principal.clone();
-    let of_write = |error| Problem::of_write(error, &actor, verb);
     if params.dry_run {
-        let prepared = app
-            .writes
-            .dry_run(&caller, &vec![change].into())
-            .await
-            .map_err(of_write)?;
-        return Ok(dry_run::answer(&caller, &prepared, &app.mesh.borrow().clone()));
+        return dry_run::answer(app, &caller, vec![change].into(), verb).await;
     }
+    let actor = caller.principal.clone();
     let plan = plans::required(&HeaderMap::new(), params.confirm.as_deref())?;
     let order = Order {
         reply,
         leave: changes::leave(params.break_glass.clone())?,
         ..app.order(vec![change].into(), plan)
     };
-    let committed = app.writes.write(caller, order).await.map_err(of_write)?;
+    let committed = app.writes.write(caller, order).await;
+    let committed = committed.map_err(|error| Problem::of_write(error, &actor, verb))?;
     Ok(committed.into_response())
 }
 

@@ -78,7 +78,6 @@ impl World {
         })
     }
 
-    /// Of those of the clusters that there were which are `wanted`.
     /// Of the clusters that may be read, and of those that are `shown` anyway.
     pub(super) fn sources(
         &self,

@@ -10,6 +10,7 @@ mod backup;
 mod bad_input;
 mod break_glass;
 mod central;
+mod computations;
 mod concurrency;
 mod contract;
 mod device;
