@@ -30,7 +30,11 @@ pub(crate) struct Realms(pub(crate) BTreeMap<(Uuid, String), Access>);
 
 /// The realms of which a caller sees rows, as Postgres has told it: what is answered from memory stays within them too.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Opened(Arc<[String]>);
+pub(crate) enum Opened {
+    Everything,
+    /// Sorted.
+    Realms(Arc<[String]>),
+}
 
 /// What leads from some realms to others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,19 +107,24 @@ impl Realms {
 }
 
 impl Opened {
-    pub(crate) fn of(realms: Vec<String>) -> Opened {
-        Opened(realms.into())
-    }
-
-    /// To management itself.
-    pub(crate) fn everywhere() -> Opened {
-        Opened::of(vec![EVERYWHERE.to_owned()])
+    pub(crate) fn of(mut realms: Vec<String>) -> Opened {
+        if realms.iter().any(|realm| realm == EVERYWHERE) {
+            return Opened::Everything;
+        }
+        realms.sort_unstable();
+        Opened::Realms(realms.into())
     }
 
     pub(crate) fn has(&self, node: &Fqn) -> bool {
-        let realm = node.ancestor(Kind::Tenant).unwrap_or_else(|| node.organization());
-        let opens = |opened: &String| opened == EVERYWHERE || opened == realm.as_str();
-        self.0.iter().any(opens)
+        match self {
+            Opened::Everything => true,
+            Opened::Realms(realms) => {
+                let realm = stands_in(node);
+                realms
+                    .binary_search_by(|opened| opened.as_str().cmp(realm))
+                    .is_ok()
+            }
+        }
     }
 }
 
@@ -137,6 +146,18 @@ fn realm_of(node: &Fqn) -> String {
         None if node.kind() == Kind::Organization => EVERYWHERE.to_owned(),
         None => node.organization().to_string(),
     }
+}
+
+/// The tenant, or else the organization: what a row's realm is. Asked for every node that is shown.
+fn stands_in(node: &Fqn) -> &str {
+    let mut realm = node.as_str();
+    for above in std::iter::once(realm).chain(node.above()) {
+        if above.rsplit('/').nth(1) == Some(Kind::Tenant.collection()) {
+            return above;
+        }
+        realm = above;
+    }
+    realm
 }
 
 #[cfg(test)]
@@ -331,6 +352,30 @@ mod tests {
             removed: vec![(ANN, pay)],
         };
         assert_eq!(before.realms_to(&after), expected);
+    }
+
+    #[test]
+    fn what_is_open_is_what_stands_in_an_open_realm() {
+        let pay = format!("{ACME}/tenants/pay");
+        for (realms, node, is_open) in [
+            (vec![], ACME, false),
+            (vec!["*"], &*format!("{pay}/workspaces/w/trafficgroups/g"), true),
+            (vec![&*format!("{ACME}/tenants/web"), &*pay, ACME], &pay, true),
+            (vec![&*pay], &format!("{pay}/workspaces/w/trafficgroups/g"), true),
+            (vec![&*pay], &format!("{pay}2"), false),
+            (vec![&*pay], &format!("{ACME}/tenants/media/workspaces/w"), false),
+            (vec![&*pay], ACME, false),
+            (vec![&*pay], &format!("{ACME}/users/ann"), false),
+            (vec![ACME], &format!("{ACME}/clusters/us/bindings/b"), true),
+            (vec![ACME], &pay, false),
+        ] {
+            let opened = Opened::of(realms.iter().map(ToString::to_string).collect());
+            assert_eq!(
+                opened.has(&node.parse().unwrap()),
+                is_open,
+                "{node} of {realms:?}"
+            );
+        }
     }
 
     #[test]

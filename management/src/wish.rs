@@ -277,7 +277,7 @@ mod tests {
             teams: Vec::new(),
             time: Utc::now(),
             seen: Version::default(),
-            opened: Opened::everywhere(),
+            opened: Opened::Everything,
             credential: None,
         };
         wish.prepare(now, &root)

@@ -777,7 +777,7 @@ impl Caller {
             teams: Vec::new(),
             time: audit::now(),
             seen: Version::default(),
-            opened: Opened::everywhere(),
+            opened: Opened::Everything,
             credential: None,
         }
     }

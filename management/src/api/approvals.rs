@@ -362,7 +362,7 @@ async fn policies_of(app: &App, caller: &Caller, plan: &StoredPlan) -> Result<Ve
     let author = Caller {
         principal: Principal::of(plan.author.clone(), plan.author_uid),
         hand: plan.hand.clone(),
-        opened: Opened::everywhere(),
+        opened: Opened::Everything,
         ..caller.clone()
     };
     let wish = plans::wish_of(app, &author, documents(app, plan).await?, Taking::PLANNED).await?;
