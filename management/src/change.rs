@@ -97,8 +97,16 @@ pub(crate) enum Refusal {
     OtherUid { name: Fqn },
     #[error("{name} exists; say which state you have seen with its ETag")]
     MatchRequired { name: Fqn },
-    #[error("{name} still has {}; delete what stands below it first, or in the same request", listed(.children))]
-    HasChildren { name: Fqn, children: Vec<Fqn> },
+    #[error(
+        "{name} still has {}; delete what stands below it first, or in the same request",
+        children_of(.children, *.hidden)
+    )]
+    HasChildren {
+        name: Fqn,
+        children: Vec<Fqn>,
+        /// How many more, which the caller may not read.
+        hidden: usize,
+    },
     #[error("the organization would be left without an administrator; bind another one first")]
     NoAdministrator,
     #[error(
@@ -249,14 +257,37 @@ impl Prepared {
     }
 }
 
-/// Decides a write on `base`. Authorization comes first and for all of it, so that no other answer tells a caller
-/// what exists where it may not look.
+/// Told of what the first wall lets through and the second one holds.
+pub(crate) const WALLED: &str =
+    "row-level security keeps it from you; your rights may have changed a moment ago";
+
+impl Asker<'_> {
+    /// Whether the second wall lets it write there. Postgres asks again; but what is refused before that tells of what is there.
+    pub(crate) fn check_open(&self, name: &Fqn) -> Result<(), Refusal> {
+        match self.is_open(name) {
+            true => Ok(()),
+            false => {
+                tracing::error!(%name, "the second wall held what the first let through");
+                Err(Refusal::Denied {
+                    name: name.clone(),
+                    because: WALLED.to_owned(),
+                })
+            }
+        }
+    }
+}
+
+/// Decides a write on `base`. Authorization comes first and for all of it, by both walls, so that no other answer tells a
+/// caller what exists where it may not look.
 pub(crate) fn prepare(
     base: &Arc<Snapshot>,
     asker: &Asker<'_>,
     changes: &[Change],
 ) -> Result<Prepared, Refusal> {
     authorize(base, asker, changes)?;
+    changes
+        .iter()
+        .try_for_each(|change| asker.check_open(&change.name))?;
     let mut by_name = BTreeMap::new();
     for change in changes {
         if by_name.insert(&change.name, change).is_some() {
@@ -298,14 +329,15 @@ fn judge(
     let mut judged = base.judged.clone();
     judged.update(edits);
     let intent = judged.intent();
-    all.iter().try_for_each(|step| check_place(intent, step))?;
+    let may_read = |name: &Fqn| asker.may_read(name, &base.bindings);
+    all.iter()
+        .try_for_each(|step| check_place(intent, step, may_read))?;
     if let Some(private) = private {
         check_policy(base, asker, &private, &steps)?;
     }
     let created = steps.iter().filter(|step| matches!(step, Step::Create(_)));
     quota::check(intent, created.map(Step::name)).map_err(Refusal::OverQuota)?;
     check_findings(base, asker, &judged, &all)?;
-    let may_read = |name: &Fqn| iam::may(asker, Action::Read, name, &base.bindings).is_some();
     let misses = handover::misses(&steps, intent);
     if !misses.is_empty() {
         return Err(Refusal::Invalid(Told::of(misses, may_read)));
@@ -422,7 +454,7 @@ fn step(base: &Snapshot, change: &Change) -> Result<Step, Refusal> {
     })
 }
 
-fn check_place(intent: &Intent, step: &Step) -> Result<(), Refusal> {
+fn check_place(intent: &Intent, step: &Step, may_read: impl Fn(&Fqn) -> bool) -> Result<(), Refusal> {
     match step {
         Step::Create(resource) => match resource.name.parent() {
             Some(parent) if !intent.contains_key(&parent) => Err(Refusal::ParentNotFound {
@@ -432,15 +464,16 @@ fn check_place(intent: &Intent, step: &Step) -> Result<(), Refusal> {
             _ => Ok(()),
         },
         Step::Delete(stored) => {
-            let children: Vec<Fqn> = below(intent, stored.name().as_str())
+            let (children, hidden): (Vec<Fqn>, Vec<Fqn>) = below(intent, stored.name().as_str())
                 .map(|resource| resource.name.clone())
-                .collect();
-            if children.is_empty() {
+                .partition(may_read);
+            if children.is_empty() && hidden.is_empty() {
                 return Ok(());
             }
             Err(Refusal::HasChildren {
                 name: stored.name().clone(),
                 children,
+                hidden: hidden.len(),
             })
         }
         Step::Update(..) | Step::Transfer(..) | Step::Keep(_) => Ok(()),
@@ -536,7 +569,7 @@ fn check_findings(
             }
         })
         .collect();
-    let may_read = |name: &Fqn| iam::may(asker, Action::Read, name, &base.bindings).is_some();
+    let may_read = |name: &Fqn| asker.may_read(name, &base.bindings);
     if new.is_empty() {
         Ok(())
     } else if !claims.is_empty() {
@@ -561,7 +594,7 @@ fn with_clusters(base: &Snapshot, asker: &Asker<'_>, mut finding: Finding) -> Fi
     }
     let clusters = base.clusters();
     let known = clusters.values().map(|(stored, _)| stored.name());
-    let known = known.filter(|name| iam::may(asker, Action::Read, name, &base.bindings).is_some());
+    let known = known.filter(|name| asker.may_read(name, &base.bindings));
     let known: Vec<Fqn> = known.cloned().collect();
     if !known.is_empty() {
         finding
@@ -569,6 +602,13 @@ fn with_clusters(base: &Snapshot, asker: &Asker<'_>, mut finding: Finding) -> Fi
             .push_str(&format!("; there are {}", listed(&known)));
     }
     finding
+}
+
+fn children_of(children: &[Fqn], hidden: usize) -> String {
+    let shown = (!children.is_empty()).then(|| listed(children));
+    let hidden = (hidden > 0).then(|| format!("{hidden} below it that you may not read"));
+    let parts: Vec<String> = shown.into_iter().chain(hidden).collect();
+    parts.join(", and ")
 }
 
 fn listed(names: &[Fqn]) -> String {

@@ -27,6 +27,7 @@ pub(crate) use grant::{excess, holds, lacks, owns_more};
 use index::{Index, relation, upwards};
 use role::{Relation, Rights};
 
+use crate::realm::Opened;
 use crate::snapshot::Tree;
 
 /// How many whom to ask are named.
@@ -59,6 +60,8 @@ pub struct Asker<'a> {
     /// The address that the request came from; empty when it came from nowhere.
     pub source: &'a str,
     pub time: DateTime<Utc>,
+    /// By the second wall, of which nothing here decides.
+    pub(crate) opened: &'a Opened,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -332,6 +335,18 @@ fn whom_to_ask(asker: &Asker<'_>, node: &Fqn, bindings: &Bindings) -> Vec<Fqn> {
     ask
 }
 
+impl Asker<'_> {
+    /// By the second wall. Everybody exists for itself.
+    pub(crate) fn is_open(&self, node: &Fqn) -> bool {
+        self.opened.has(node) || self.principal.name() == Some(node)
+    }
+
+    /// By both walls.
+    pub(crate) fn may_read(&self, node: &Fqn, bindings: &Bindings) -> bool {
+        may(self, Action::Read, node, bindings).is_some() && self.is_open(node)
+    }
+}
+
 #[cfg(test)]
 impl<'a> Asker<'a> {
     /// Now, and from nowhere.
@@ -340,6 +355,7 @@ impl<'a> Asker<'a> {
             principal,
             source: "",
             time: Utc::now(),
+            opened: &Opened::Everything,
         }
     }
 }

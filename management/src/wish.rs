@@ -53,7 +53,7 @@ impl Wish {
     pub(crate) fn prepare(&self, base: &Arc<Snapshot>, caller: &Caller) -> Result<Prepared, Refusal> {
         let changes = match self {
             Wish::Changes(changes) => Cow::Borrowed(changes.as_slice()),
-            Wish::Rollback(rollback) => Cow::Owned(rollback.changes(base)?),
+            Wish::Rollback(rollback) => Cow::Owned(rollback.changes(base, caller)?),
         };
         caller.hand.claim(prepare(base, &caller.asker(), &changes)?)
     }
@@ -131,7 +131,8 @@ impl From<Vec<Change>> for Wish {
 impl Rollback {
     /// The changes that make the present like the past. A resource that exists keeps its uid; one that is gone comes
     /// back as a new one.
-    fn changes(&self, base: &Snapshot) -> Result<Vec<Change>, Refusal> {
+    fn changes(&self, base: &Snapshot, caller: &Caller) -> Result<Vec<Change>, Refusal> {
+        caller.asker().check_open(&self.node)?;
         let refuse = |reasons: Vec<String>| Refusal::CannotRollBack {
             node: self.node.clone(),
             revision: self.revision,
@@ -145,6 +146,7 @@ impl Rollback {
         let mut changes = Vec::new();
         let mut reasons = Vec::new();
         for difference in differences(&self.node, &base.tree, &self.past) {
+            caller.asker().check_open(&difference.name)?;
             let verb = match (difference.before, difference.after) {
                 (Some(now), Some(then)) if now.resource == then.resource => continue,
                 (Some(now), Some(then)) => {

@@ -11,6 +11,7 @@ use tombolo_compiler::name::Fqn;
 use super::App;
 use super::body::Body;
 use crate::audit::Verb;
+use crate::change::WALLED;
 use crate::iam::{self, Action, Asker, Because, Decision, Lack, Principal, decide, may};
 use crate::problem::Problem;
 use crate::snapshot::Snapshot;
@@ -52,8 +53,15 @@ pub(crate) async fn test(State(app): State<App>, caller: Caller, body: Body) -> 
         principal: &principal,
         source: question.source.as_deref().unwrap_or(&caller.source),
         time: question.time.unwrap_or(caller.time),
+        opened: &caller.opened,
     };
-    let told = |node: &Fqn| answer(node, &decide(&asker, question.action, node, &snapshot.bindings));
+    let told = |node: &Fqn| match decide(&asker, question.action, node, &snapshot.bindings) {
+        // Of the caller itself: of others it may ask only where it may see who may do what.
+        Decision::Allow(_) if !caller.is_open(node) => {
+            json!({"name": node, "allowed": false, "because": WALLED})
+        }
+        decision => answer(node, &decision),
+    };
     let decisions: Vec<Value> = question.names.iter().map(told).collect();
     Ok(Json(json!({
         "who": principal.to_string(),
@@ -77,7 +85,8 @@ pub(crate) fn access(app: &App, caller: &Caller, node: &Fqn) -> Result<Response,
 
 /// Who may set the policy of a node may see it, and so may who reads its audit log.
 fn allow_to_see(app: &App, snapshot: &Snapshot, caller: &Caller, node: &Fqn) -> Result<(), Problem> {
-    if may(&caller.asker(), Action::SetPolicy, node, &snapshot.bindings).is_some() {
+    let sets_it = may(&caller.asker(), Action::SetPolicy, node, &snapshot.bindings).is_some();
+    if sets_it && caller.is_open(node) {
         return Ok(());
     }
     app.allow(snapshot, caller, Action::ReadAudit, node, Verb::Get)

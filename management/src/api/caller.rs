@@ -13,8 +13,9 @@ use super::{App, RequestInfo, verb_of};
 use crate::account_key::assertion::{self, Assertion};
 use crate::audit::{self, Verb};
 use crate::break_glass;
+use crate::change::WALLED;
 use crate::history::may_read_past;
-use crate::iam::{Action, Decision, Principal, decide, may};
+use crate::iam::{Action, Decision, Principal, decide};
 use crate::limit::Limits;
 use crate::login::browser::{Cookie, Origin};
 use crate::managed::Hand;
@@ -23,7 +24,7 @@ use crate::snapshot::{Snapshot, Tree};
 use crate::store::lookup::{Found, Lookup};
 use crate::store::token::Holder;
 use crate::token::{Token, TokenError};
-use crate::writer::{Caller, Credential, WALLED};
+use crate::writer::{Caller, Credential};
 
 /// What a request brings to show who sends it, not looked up yet: a read looks it up in the statement that reads.
 #[derive(Debug)]
@@ -228,7 +229,7 @@ impl App {
         }))
     }
 
-    /// Whether the caller may do that to the node.
+    /// Whether the caller may do that to the node, by both walls.
     pub(crate) fn allow(
         &self,
         snapshot: &Snapshot,
@@ -237,9 +238,14 @@ impl App {
         node: &Fqn,
         verb: Verb,
     ) -> Result<(), Problem> {
+        let deny = |because: String| Err(Problem::denied(because, &caller.principal, verb, node));
         match decide(&caller.asker(), action, node, &snapshot.bindings) {
-            Decision::Allow(_) => Ok(()),
-            Decision::Deny(lack) => Err(Problem::denied(lack.to_string(), &caller.principal, verb, node)),
+            Decision::Allow(_) if caller.is_open(node) => Ok(()),
+            Decision::Allow(_) => {
+                tracing::error!(%node, "the second wall held what the first let through");
+                deny(WALLED.to_owned())
+            }
+            Decision::Deny(lack) => deny(lack.to_string()),
         }
     }
 
@@ -252,19 +258,12 @@ impl App {
         node: &Fqn,
         verb: Verb,
     ) -> Result<(), Problem> {
-        let allowed = self.allow(snapshot, caller, Action::Read, node, verb);
-        let allowed = allowed.and_then(|()| match caller.is_open(node) {
-            true => Ok(()),
-            false => {
-                tracing::error!(%node, "the second wall held what the first let through");
-                Err(Problem::denied(WALLED, &caller.principal, verb, node))
-            }
-        });
-        allowed.map_err(|denied| {
-            let mut problem = Problem::not_found(node);
-            problem.denied = denied.denied;
-            problem
-        })
+        self.allow(snapshot, caller, Action::Read, node, verb)
+            .map_err(|denied| {
+                let mut problem = Problem::not_found(node);
+                problem.denied = denied.denied;
+                problem
+            })
     }
 }
 
@@ -284,7 +283,7 @@ impl Snapshot {
 impl Caller {
     /// By both walls.
     pub(crate) fn may_read(&self, snapshot: &Snapshot, node: &Fqn) -> bool {
-        may(&self.asker(), Action::Read, node, &snapshot.bindings).is_some() && self.is_open(node)
+        self.asker().may_read(node, &snapshot.bindings)
     }
 
     /// By both walls, what it was in `past`.

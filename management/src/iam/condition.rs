@@ -158,6 +158,7 @@ mod tests {
 
     use super::*;
     use crate::iam::Principal;
+    use crate::realm::Opened;
 
     fn condition(text: &str) -> Condition {
         text.to_owned().try_into().unwrap()
@@ -172,6 +173,7 @@ mod tests {
             principal: &principal,
             source: "10.1.2.3",
             time: "2026-11-20T09:30:00Z".parse().unwrap(),
+            opened: &Opened::Everything,
         };
         let teams = ["organizations/acme/teams/web".parse().unwrap()];
         let node = "organizations/acme/tenants/pay".parse().unwrap();

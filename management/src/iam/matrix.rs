@@ -81,6 +81,7 @@ fn verbs(bindings: &Bindings, node: &Fqn) -> String {
         principal: &principal,
         source: "",
         time: DateTime::UNIX_EPOCH,
+        opened: &Opened::Everything,
     };
     let allowed = Action::ALL
         .into_iter()

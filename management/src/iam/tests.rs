@@ -80,6 +80,7 @@ fn ask(who: &Principal, action: Action, node: &str, bindings: &Bindings) -> Deci
         principal: who,
         source: "127.0.0.1",
         time: DateTime::UNIX_EPOCH,
+        opened: &Opened::Everything,
     };
     decide(&asker, action, &name(node), bindings)
 }
@@ -221,6 +222,7 @@ fn a_condition_that_does_not_hold_gives_nothing_and_is_named() {
         principal: &principal,
         source,
         time: DateTime::UNIX_EPOCH,
+        opened: &Opened::Everything,
     };
     assert!(decide(&from("10.1.1.1"), Action::Update, &name(SHOP), &given).is_allowed());
     let denied = decide(&from("127.0.0.1"), Action::Update, &name(SHOP), &given);
@@ -362,6 +364,7 @@ fn nobody_gives_what_it_does_not_hold() {
             principal: &giver,
             source: "",
             time: DateTime::UNIX_EPOCH,
+            opened: &Opened::Everything,
         };
         let found = excess(&asker, &before, &after).map(|excess| excess.to_string());
         match (found, words) {
