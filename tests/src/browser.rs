@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http::{Method, Request, Uri, header};
 use http_body_util::Full;
@@ -55,6 +55,24 @@ impl Browser {
             .collect();
         let first = self.send(Method::POST, url, body.join("&")).await?;
         self.follow(url, first).await
+    }
+
+    /// Lets in the command line that shows this link and code, after logging in as that user.
+    ///
+    /// # Errors
+    /// A page is not the one that a person would wait for.
+    pub async fn let_in(&mut self, link: &str, code: &str, user: &str, password: &str) -> Result<()> {
+        let page = self.open(link).await?;
+        ensure!(page.text().contains("<h1>Sign in</h1>"), "{}", page.text());
+        let origin = origin(link)?;
+        let back = link.strip_prefix(&origin).context("the link has an origin")?;
+        let fields = [("user", user), ("password", password), ("return", back)];
+        let page = self.submit(&format!("{origin}/auth/login"), &fields).await?;
+        ensure!(page.text().contains(code), "{}", page.text());
+        let fields = [("code", code), ("decision", "allow")];
+        let page = self.submit(&format!("{origin}/auth/device"), &fields).await?;
+        ensure!(page.text().contains("It is let in"), "{}", page.text());
+        Ok(())
     }
 
     /// One request, with its redirect as the answer if it is one.

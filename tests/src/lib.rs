@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 pub mod ads;
 pub mod browser;
+pub mod central;
 pub mod client;
 pub mod console;
 pub mod edits;

@@ -59,19 +59,7 @@ async fn a_command_line_is_let_in_by_a_browser_until_it_logs_out() {
     let code = second.strip_prefix("and confirm the code ").unwrap();
 
     let mut browser = Browser::new();
-    let page = browser.open(&link).await.unwrap();
-    assert!(page.text().contains("<h1>Sign in</h1>"), "{}", page.text());
-    let back = link.strip_prefix(&console.server()).unwrap();
-    let fields = [("user", "admin"), ("password", PASSWORD), ("return", back)];
-    let form = format!("{}/auth/login", console.server());
-    let page = browser.submit(&form, &fields).await.unwrap();
-    assert!(page.text().contains(code), "{}", page.text());
-    let form = format!("{}/auth/device", console.server());
-    let page = browser
-        .submit(&form, &[("code", code), ("decision", "allow")])
-        .await
-        .unwrap();
-    assert!(page.text().contains("It is let in"), "{}", page.text());
+    browser.let_in(&link, code, "admin", PASSWORD).await.unwrap();
 
     let ended = timeout(COMMAND_TIME_MAX, login.wait()).await.unwrap().unwrap();
     assert!(ended.success(), "{ended}");
