@@ -158,6 +158,10 @@ const COLUMNS: [&str; 6] = ["TIME", "OUTCOME", "ACTOR", "VERB", "REVISION", "RES
 fn cells(record: &Value) -> [String; 6] {
     let who = text(&record["actor"]);
     let mut what = text(&record["name"]);
+    let repeated = record["repeated"].as_u64().unwrap_or(0);
+    if repeated > 0 {
+        what = format!("{what}, {} times", repeated + 1);
+    }
     let reason = text(&record["reason"]);
     if !reason.is_empty() {
         what = format!("{what} ({reason})");
@@ -192,13 +196,13 @@ mod tests {
             {"time": "2026-11-21T10:00:00Z", "actor": "organizations/acme/users/ann", "verb": "change",
                 "name": "organizations/acme", "outcome": "done", "revision": 7},
             {"time": "2026-11-21T09:00:00Z", "actor": "unknown", "verb": "get", "name": "organizations/acme",
-                "outcome": "unauthenticated", "reason": "no token"},
+                "outcome": "unauthenticated", "reason": "no token", "repeated": 11},
         ]});
         assert_eq!(
             records(&answer),
             "TIME                  OUTCOME          ACTOR    VERB    REVISION  RESOURCE\n\
              2026-11-21T10:00:00Z  done             ann      change  7         organizations/acme\n\
-             2026-11-21T09:00:00Z  unauthenticated  unknown  get               organizations/acme (no token)\n"
+             2026-11-21T09:00:00Z  unauthenticated  unknown  get               organizations/acme, 12 times (no token)\n"
         );
         assert_eq!(records(&json!({"items": []})), "no records\n");
     }

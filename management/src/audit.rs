@@ -82,12 +82,15 @@ pub struct Record {
     pub before: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<Value>,
+    /// How many more of a flood differ from this denial in nothing but their moment and their request id.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub repeated: u64,
     /// Denials before this one that were too many to be recorded.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub dropped: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verb {
     Get,
@@ -122,7 +125,7 @@ pub enum Verb {
     GrantDevice,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     Done,
@@ -223,6 +226,7 @@ impl Record {
             reason: String::new(),
             before: None,
             after: None,
+            repeated: 0,
             dropped: 0,
         }
     }

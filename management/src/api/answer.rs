@@ -655,6 +655,7 @@ fn audit_record() -> Value {
             "reason": text(),
             "before": state,
             "after": state,
+            "repeated": count(),
             "dropped": count(),
             "chain": {"type": "string", "enum": ["writes", "denials"]},
             "sequence": count(),

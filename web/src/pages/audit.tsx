@@ -167,6 +167,12 @@ function Row({ record }: { record: AuditRecord }) {
             )}
             <dt>From</dt>
             <dd>{record.source}</dd>
+            {record.repeated !== undefined && (
+              <>
+                <dt>Alike</dt>
+                <dd>{record.repeated} more</dd>
+              </>
+            )}
             <dt>Request</dt>
             <dd>{record.requestId}</dd>
             <dt>Record</dt>

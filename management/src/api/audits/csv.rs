@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::item;
 use crate::store::audit::Listed;
 
-const COLUMNS: [&str; 16] = [
+const COLUMNS: [&str; 18] = [
     "chain",
     "sequence",
     "time",
@@ -22,6 +22,8 @@ const COLUMNS: [&str; 16] = [
     "hash",
     "before",
     "after",
+    "repeated",
+    "dropped",
 ];
 
 pub(super) fn header() -> Vec<u8> {
@@ -86,7 +88,7 @@ mod tests {
         let line = line(&json!({"chain": "writes", "sequence": 3, "verb": "create"}));
         assert_eq!(
             String::from_utf8(line).unwrap(),
-            "writes,3,,,,,create,,,,,,,,,\r\n"
+            "writes,3,,,,,create,,,,,,,,,,,\r\n"
         );
     }
 }
