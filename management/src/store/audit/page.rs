@@ -153,7 +153,7 @@ fn push_walk(
     statement.push("SELECT page.* FROM (SELECT 1) AS one");
     match &path.lead {
         Lead::Any | Lead::Actor(_) => {}
-        Lead::Nodes { keys, .. } | Lead::ActorIn { keys, .. } => {
+        Lead::Nodes { keys, .. } => {
             statement.push(" CROSS JOIN unnest(");
             statement.push_bind(keys.clone()).push("::int[]) AS node (key)");
         }
@@ -173,14 +173,11 @@ fn push_walk(
         Lead::Actor(actor) => {
             statement.push(" AND actor_key = ").push_bind(*actor);
         }
-        Lead::Nodes { depth, .. } => {
+        Lead::Nodes { depth, actor, .. } => {
             statement.push(format!(" AND node{depth}_key = node.key"));
-        }
-        Lead::ActorIn { actor, .. } => {
-            statement.push(format!(
-                " AND node{FIRST_KEY_DEPTH}_key = node.key AND actor_key = "
-            ));
-            statement.push_bind(*actor);
+            if let Some(actor) = actor {
+                statement.push(" AND actor_key = ").push_bind(*actor);
+            }
         }
     }
     if path.by_class {

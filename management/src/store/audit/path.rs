@@ -18,20 +18,14 @@ pub(super) enum Lead {
     /// None: by time alone, or by class and time.
     Any,
     Actor(i32),
-    /// Nodes of one depth.
+    /// Nodes of one depth, and what an actor has done there.
     Nodes {
         depth: usize,
         keys: Vec<i32>,
-    },
-    /// What the actor has done in tenants, or in others of depth two.
-    ActorIn {
-        keys: Vec<i32>,
-        actor: i32,
+        actor: Option<i32>,
     },
 }
 
-/// The deepest node whose records have an index by class. Below it are single resources, with few records each.
-const CLASS_DEPTH_MAX: usize = 4;
 /// The depth of the first of the node keys: the organization has none.
 pub(super) const FIRST_KEY_DEPTH: usize = 2;
 
@@ -47,19 +41,6 @@ pub(super) fn paths(organization: &str, filter: &Filter) -> Vec<Path> {
         let lead = actor.map_or(Lead::Any, Lead::Actor);
         return vec![Path { lead, by_class }];
     }
-    if let Some(actor) = actor {
-        let mut keys: Vec<i32> = scope.iter().map(|node| key(cut(node, FIRST_KEY_DEPTH))).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        let lead = Lead::ActorIn { keys, actor };
-        return match scope.is_empty() {
-            true => Vec::new(),
-            false => vec![Path {
-                lead,
-                by_class: false,
-            }],
-        };
-    }
     let depth_max = FIRST_KEY_DEPTH + NODE_KEYS - 1;
     let of_depth = |wanted: usize| {
         let mut keys: Vec<i32> = scope
@@ -70,8 +51,12 @@ pub(super) fn paths(organization: &str, filter: &Filter) -> Vec<Path> {
         keys.sort_unstable();
         keys.dedup();
         (!keys.is_empty()).then_some(Path {
-            lead: Lead::Nodes { depth: wanted, keys },
-            by_class: by_class && wanted <= CLASS_DEPTH_MAX,
+            lead: Lead::Nodes {
+                depth: wanted,
+                keys,
+                actor,
+            },
+            by_class: by_class && actor.is_none(),
         })
     };
     (FIRST_KEY_DEPTH..=depth_max).filter_map(of_depth).collect()
@@ -132,7 +117,11 @@ mod tests {
     fn nodes(depth: usize, names: &[&str]) -> Lead {
         let mut keys: Vec<i32> = names.iter().map(|name| key(name)).collect();
         keys.sort_unstable();
-        Lead::Nodes { depth, keys }
+        Lead::Nodes {
+            depth,
+            keys,
+            actor: None,
+        }
     }
 
     #[test]
@@ -191,7 +180,7 @@ mod tests {
                     name: Some(ROUTE.to_owned()),
                     ..filter(&[ACME])
                 },
-                vec![path(nodes(5, &[ROUTE]), false)],
+                vec![path(nodes(5, &[ROUTE]), true)],
             ),
             (
                 Filter {
@@ -201,9 +190,10 @@ mod tests {
                     ..filter(&[PAY])
                 },
                 vec![path(
-                    Lead::ActorIn {
-                        keys: vec![key(PAY)],
-                        actor: ann_key,
+                    Lead::Nodes {
+                        depth: 4,
+                        keys: vec![key(WEB)],
+                        actor: Some(ann_key),
                     },
                     false,
                 )],
