@@ -143,8 +143,15 @@ pub(crate) struct RequestInfo {
     pub(crate) source: String,
     /// What is left to the principal, once it is known.
     pub(crate) allowance: Arc<OnceLock<Allowance>>,
-    /// Those of the principal, once it is known.
-    pub(crate) teams: Arc<OnceLock<Vec<String>>>,
+    /// Who calls, once it is known.
+    pub(crate) identity: Arc<OnceLock<Identity>>,
+}
+
+/// As the log and the record of a denial tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) principal: String,
+    pub(crate) teams: Vec<String>,
 }
 
 pub(crate) fn router(app: App, health: Health) -> Router {
@@ -195,15 +202,10 @@ async fn frame(
         id: request_id(&request),
         source: peer.ip().to_canonical().to_string(),
         allowance: Arc::default(),
-        teams: Arc::default(),
+        identity: Arc::default(),
     };
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let span = tracing::info_span!(
-        "request",
-        request_id = info.id,
-        principal = tracing::field::Empty,
-        revision = tracing::field::Empty
-    );
+    let span = tracing::info_span!("request", request_id = info.id, revision = tracing::field::Empty);
     request.extensions_mut().insert(info.clone());
     let seen = request.headers().get(header::IF_NONE_MATCH).cloned();
     let started = Instant::now();
@@ -214,7 +216,8 @@ async fn frame(
     {
         app.denials.record(record);
     }
-    let mut response = match response.extensions().get::<Problem>() {
+    let problem = response.extensions().get::<Problem>().cloned();
+    let mut response = match &problem {
         None => response,
         Some(problem) => {
             if let Some(record) = denial(problem, &info) {
@@ -224,7 +227,6 @@ async fn frame(
             if let Some(allow) = response.headers().get(header::ALLOW) {
                 rendered.headers_mut().insert(header::ALLOW, allow.clone());
             }
-            span.in_scope(|| tracing::info!(problem = problem.detail, "refused"));
             rendered
         }
     };
@@ -248,6 +250,8 @@ async fn frame(
             path,
             status,
             source = info.source,
+            principal = info.identity.get().map(|identity| identity.principal.as_str()),
+            problem = problem.as_ref().map(|problem| problem.detail.as_str()),
             elapsed_us = started.elapsed().as_micros(),
             "answered"
         );
@@ -285,7 +289,11 @@ fn denial(problem: &Problem, info: &RequestInfo) -> Option<Record> {
         None => ("unknown".to_owned(), Outcome::Unauthenticated),
     };
     Some(Record {
-        teams: info.teams.get().cloned().unwrap_or_default(),
+        teams: info
+            .identity
+            .get()
+            .map(|identity| identity.teams.clone())
+            .unwrap_or_default(),
         source: info.source.clone(),
         request_id: info.id.clone(),
         reason: storable(&problem.detail),

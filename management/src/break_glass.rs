@@ -132,6 +132,7 @@ async fn sealed(store: &Store, text: &str) -> Result<Option<DateTime<Utc>>, Stor
     let lookup = Lookup {
         sha256: token.sha256(),
         name: None,
+        held: None,
     };
     let found = store.find(&lookup).await?;
     let valid = found.filter(|found| found.holder.is_valid(audit::now()));

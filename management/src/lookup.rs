@@ -58,6 +58,7 @@ impl Lookups {
     /// `None` for what nobody holds.
     pub(crate) async fn find(&self, lookup: Lookup) -> Result<Option<Found>, StoreError> {
         let (done, answer) = oneshot::channel();
+        let held = lookup.held.clone();
         let asking = async {
             let queued = self.queue.send(Waiting { lookup, done }).await;
             queued.map_err(|_| StoreError::Stopping)?;
@@ -66,7 +67,7 @@ impl Lookups {
         let doing = "look up who calls";
         let row = timeout(ANSWER_TIMEOUT, asking).await;
         let row = row.unwrap_or(Err(StoreError::Silent { doing }))?;
-        row.as_ref().map(FoundRow::read).transpose()
+        row.map(|row| row.read(held.as_ref())).transpose()
     }
 }
 
@@ -77,6 +78,8 @@ impl LookupLoop {
         while self.receive(&mut waiting).await > 0 {
             // Of those whose callers have hung up, nobody wants to know.
             waiting.retain(|one| !one.done.is_closed());
+            // Who asks for several things at once is looked up once.
+            waiting.sort_unstable_by_key(|one| one.lookup.sha256);
             let asked: Vec<&Lookup> = waiting.iter().map(|one| &one.lookup).collect();
             match self.ask(&asked).await {
                 Ok(rows) => {

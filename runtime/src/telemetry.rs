@@ -41,7 +41,12 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), TelemetryError> {
         .with_env_filter(env_filter)
         .with_writer(std::io::stderr);
     match format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+        // Spans do not nest here: the list of them would repeat the one.
+        LogFormat::Json => builder
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .try_init(),
         LogFormat::Text => builder.try_init(),
     }
     .map_err(|_| TelemetryError::AlreadyInstalled)

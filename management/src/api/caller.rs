@@ -9,7 +9,7 @@ use tombolo_compiler::name::Fqn;
 use tombolo_proto::held::Version;
 use uuid::Uuid;
 
-use super::{App, RequestInfo, verb_of};
+use super::{App, Identity, RequestInfo, verb_of};
 use crate::account_key::assertion::{self, Assertion};
 use crate::audit::{self, Verb};
 use crate::break_glass;
@@ -21,7 +21,7 @@ use crate::login::browser::{Cookie, Origin};
 use crate::managed::Hand;
 use crate::problem::Problem;
 use crate::snapshot::{Snapshot, Tree};
-use crate::store::lookup::{Found, Lookup};
+use crate::store::lookup::{Found, Held, Lookup};
 use crate::store::token::Holder;
 use crate::token::{Token, TokenError};
 use crate::writer::{Caller, Credential};
@@ -152,9 +152,15 @@ impl App {
         bearer: &Bearer,
         name: Option<&Fqn>,
     ) -> Result<Option<Found>, Problem> {
+        let snapshot = self.writes.snapshot();
+        let held = name.and_then(|name| snapshot.get(name)).map(|stored| Held {
+            epoch: snapshot.version.epoch,
+            stored: stored.clone(),
+        });
         let lookup = Lookup {
             sha256: bearer.sha256(),
             name: name.cloned(),
+            held,
         };
         Ok(self.lookups.find(lookup).await?)
     }
@@ -186,10 +192,13 @@ impl App {
                 return Err(bearer.refuse("the assertion was used already; sign one for each request"));
             }
         }
-        tracing::Span::current().record("principal", principal.to_string());
+        let identity = bearer.info.identity.get_or_init(|| Identity {
+            principal: principal.to_string(),
+            teams,
+        });
         let caller = Caller {
             principal,
-            teams: bearer.info.teams.get_or_init(|| teams).clone(),
+            teams: identity.teams.clone(),
             source: bearer.info.source,
             request_id: bearer.info.id,
             hand: bearer.hand,

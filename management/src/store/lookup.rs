@@ -1,5 +1,7 @@
 //! Who calls, and the resource that it reads: one statement for the requests of many.
 
+use std::sync::Arc;
+
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row};
 use tombolo_compiler::name::Fqn;
@@ -14,6 +16,14 @@ use crate::snapshot::Stored;
 pub(crate) struct Lookup {
     pub(crate) sha256: [u8; 32],
     pub(crate) name: Option<Fqn>,
+    pub(crate) held: Option<Held>,
+}
+
+/// A resource as memory has it: where the database has the same, it need not send the document.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) epoch: u64,
+    pub(crate) stored: Arc<Stored>,
 }
 
 /// Whose it is, and the resource as row-level security shows it to that user.
@@ -40,9 +50,12 @@ impl Store {
         let given: Vec<&[u8]> = lookups.iter().map(|lookup| &lookup.sha256[..]).collect();
         let names = lookups.iter().map(|lookup| lookup.name.as_ref().map(Fqn::as_str));
         let names: Vec<Option<&str>> = names.collect();
-        let asking = sqlx::query("SELECT * FROM look_up($1, $2)")
+        let held = lookups.iter().map(|lookup| lookup.held.as_ref().map(Held::tag));
+        let held: Vec<Option<String>> = held.collect();
+        let asking = sqlx::query("SELECT * FROM look_up($1, $2, $3)")
             .bind(given)
-            .bind(names);
+            .bind(names)
+            .bind(held);
         let rows = bounded(DOING, asking.fetch_all(connection)).await?;
         let mut found: Vec<Option<FoundRow>> = lookups.iter().map(|_| None).collect();
         for row in rows {
@@ -60,15 +73,23 @@ impl Store {
         let mut connection = self.connection().await?;
         let found = self.look_up(&mut connection, &[lookup]).await?;
         let found = found.iter().flatten().next();
-        found.map(FoundRow::read).transpose()
+        found.map(|row| row.read(lookup.held.as_ref())).transpose()
+    }
+}
+
+impl Held {
+    /// What `look_up` compares. An ETag is unique within an epoch.
+    fn tag(&self) -> String {
+        format!("{}/{}", self.epoch, self.stored.etag)
     }
 }
 
 impl FoundRow {
-    pub(crate) fn read(&self) -> Result<Found, StoreError> {
+    /// With what was held when it was asked for.
+    pub(crate) fn read(&self, held: Option<&Held>) -> Result<Found, StoreError> {
         Ok(Found {
             holder: holder(&self.0)?,
-            resource: shown(&self.0)?,
+            resource: shown(&self.0, held.map(|held| &held.stored.resource))?,
         })
     }
 }

@@ -65,7 +65,7 @@ impl Store {
             return Ok(None);
         };
         let revision: i64 = column(row, "head_revision")?;
-        let resources = rows.iter().filter_map(|row| shown(row).transpose());
+        let resources = rows.iter().filter_map(|row| shown(row, None).transpose());
         let part = Part {
             revision: revision.cast_unsigned(),
             resources: resources.collect::<Result<_, _>>()?,
@@ -224,9 +224,17 @@ fn one_row(rows: u64, name: &Fqn) -> Result<(), StoreError> {
 }
 
 /// Of a row that may hold no resource.
-pub(super) fn shown(row: &PgRow) -> Result<Option<Stored>, StoreError> {
-    let found: Option<String> = column(row, "name")?;
-    found.map(|_| stored(row)).transpose()
+/// Where a row comes without its document, `held` is that.
+pub(super) fn shown(row: &PgRow, held: Option<&Arc<Resource>>) -> Result<Option<Stored>, StoreError> {
+    let found: Option<&str> = column(row, "name")?;
+    if found.is_none() {
+        return Ok(None);
+    }
+    let document: Option<Value> = column(row, "document")?;
+    match (document, held) {
+        (None, Some(held)) => stored_as(row, held.clone()).map(Some),
+        (document, _) => stored_of(row, document.unwrap_or_default()).map(Some),
+    }
 }
 
 fn name(row: &PgRow) -> Result<Fqn, StoreError> {
@@ -235,10 +243,18 @@ fn name(row: &PgRow) -> Result<Fqn, StoreError> {
 }
 
 fn stored(row: &PgRow) -> Result<Stored, StoreError> {
+    stored_of(row, column(row, "document")?)
+}
+
+fn stored_of(row: &PgRow, document: Value) -> Result<Stored, StoreError> {
     let name = name(row)?;
-    let document: Value = column(row, "document")?;
     let resource = Resource::from_json(document).map_err(|error| corrupt(name.as_str(), &error))?;
-    if resource.name != name {
+    stored_as(row, Arc::new(resource))
+}
+
+fn stored_as(row: &PgRow, resource: Arc<Resource>) -> Result<Stored, StoreError> {
+    let name = &resource.name;
+    if column::<&str>(row, "name")? != name.as_str() {
         return Err(corrupt(name.as_str(), &"its document has another name"));
     }
     let uid: Uuid = column(row, "uid")?;
@@ -255,7 +271,6 @@ fn stored(row: &PgRow) -> Result<Stored, StoreError> {
         })
     });
     Ok(Stored {
-        resource: Arc::new(resource),
         uid,
         etag: column(row, "etag")?,
         revision: revision.cast_unsigned(),
@@ -263,6 +278,7 @@ fn stored(row: &PgRow) -> Result<Stored, StoreError> {
         updated_at,
         managed: managed.transpose()?,
         owner: column(row, "owner")?,
+        resource,
     })
 }
 

@@ -48,6 +48,34 @@ async fn replicas_that_start_together_migrate_once_and_make_one_organization() {
     }
 }
 
+/// What a replica holds in memory is sent without its document: not when another one has written since.
+#[tokio::test]
+async fn a_read_shows_what_another_replica_has_just_written() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let (replica, other) = management.replica().await;
+    for time in 0..20 {
+        let written = json!({"name": PAY, "description": format!("written {time} times")});
+        let written = management.admin.put("*", written).await.json();
+        let (read, again) = futures::join!(other.get(PAY), other.get(PAY));
+        assert_eq!(read.json(), written);
+        assert_eq!(again.json(), written);
+        assert_eq!(management.admin.get(PAY).await.json(), written);
+    }
+    // A document that another epoch had under the same ETag, as memory has it until it has loaded the present one.
+    management
+        .sql(
+            "UPDATE resources SET document = jsonb_set(document, '{description}', '\"restored\"') \
+             WHERE name = 'organizations/acme/tenants/pay'; UPDATE organizations SET epoch = 2",
+        )
+        .await;
+    for api in [&management.admin, &other] {
+        assert_eq!(api.get(PAY).await.json()["description"], "restored");
+    }
+    replica.stop().await.unwrap();
+    management.stop().await;
+}
+
 /// Every name is claimed by two tenants at the same time, each through a replica of its own.
 #[tokio::test]
 async fn invariant_6_of_hundreds_of_names_claimed_from_two_replicas_at_once_none_has_two_owners() {
