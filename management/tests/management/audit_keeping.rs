@@ -163,7 +163,7 @@ async fn checkpointed(management: &Management, file: &Path) -> Vec<Signed> {
     .await
 }
 
-async fn verify_export(api: &Api, checkpoints: &[Signed]) -> Report {
+pub(crate) async fn verify_export(api: &Api, checkpoints: &[Signed]) -> Report {
     let answer = api.get("audit:export").await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     let mut export = Export::new(keys(api).await, checkpoints).unwrap();

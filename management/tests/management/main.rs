@@ -25,6 +25,7 @@ mod kinds;
 mod login;
 mod managed;
 mod matrix;
+mod migrations;
 mod oidc;
 mod outage;
 mod past;
