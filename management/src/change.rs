@@ -628,6 +628,7 @@ mod tests {
     use tombolo_proto::held::Version;
 
     use super::*;
+    use crate::realm::Opened;
     use crate::snapshot::{Delta, etag};
 
     const ACME: &str = "organizations/acme";
@@ -776,6 +777,23 @@ mod tests {
         let changes = [apply(document, IfMatch::Missing)];
         let prepared = prepare(&base, &user(&base, "ann"), &changes).unwrap();
         assert!(prepared.changes_nothing());
+    }
+
+    #[test]
+    fn who_deletes_is_told_of_what_stands_below_as_far_as_it_may_read() {
+        let base = base();
+        let root = user(&base, "root");
+        let asker = Asker {
+            opened: &Opened::of(vec![ACME.to_owned()]),
+            ..Asker::here(&root)
+        };
+        let refusal = super::prepare(&base, &asker, &[delete(ACME)]).unwrap_err();
+        let told = refusal.to_string();
+        assert!(
+            told.contains("users/ann, organizations/acme/users/root, and 3 below it that you may not read"),
+            "{told}"
+        );
+        assert!(!told.contains("tenants"), "{told}");
     }
 
     #[test]
