@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tombolo_compiler::intent::{BadResource, Resource};
@@ -12,6 +13,10 @@ use crate::change::{Change, ChangeVerb, IfMatch};
 
 /// Of a request's body. A resource is at most a few KiB, and a transaction of hundreds is still one.
 pub(crate) const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// From a request's headers to the end of its body. Who calls was looked up at the headers; a poor line brings the largest
+/// body in a third of it.
+pub(crate) const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Of one request, below what one statement of Postgres can bind.
 const CHANGES_MAX: usize = 1000;
@@ -46,6 +51,8 @@ pub(crate) struct Document {
 pub(crate) enum BadBody {
     #[error("the body is larger than {BODY_BYTES_MAX} bytes; split it")]
     TooLarge,
+    #[error("the body took longer than {} s to arrive; send it again", BODY_TIME_MAX.as_secs())]
+    TooSlow,
     #[error("the content type {given:?} is not understood; send application/json or application/yaml")]
     MediaType { given: String },
     #[error("the body was cut off")]

@@ -27,6 +27,7 @@ pub(crate) const PROBLEMS: &[(u16, &[&str])] = &[
     (403, &["denied", "cross-site"]),
     (404, &["not-found"]),
     (405, &["method"]),
+    (408, &["too-slow"]),
     (
         409,
         &[
@@ -185,6 +186,7 @@ impl Problem {
             WriteError::Refused(Refusal::Denied { name, because }) => {
                 Problem::denied(because, actor, verb, &name)
             }
+            WriteError::Revoked => Problem::unauthenticated(error.to_string(), verb, actor.to_string()),
             // It asks for what it cannot have alone: what the security team wants to see.
             WriteError::Refused(Refusal::NeedsApproval { ref node, .. }) => Problem {
                 denied: Problem::denied("", actor, verb, node).denied,
@@ -209,9 +211,6 @@ impl Problem {
         match error {
             TokenWriteError::Write(error) => Problem::of_write(error, actor, verb),
             error @ TokenWriteError::Outlives { .. } => Problem::bad_request(format!("/expireTime: {error}")),
-            error @ TokenWriteError::Revoked => {
-                Problem::unauthenticated(error.to_string(), verb, actor.to_string())
-            }
         }
     }
 
@@ -336,6 +335,9 @@ impl From<WriteError> for Problem {
         match error {
             WriteError::Refused(refusal) => refusal.into(),
             WriteError::Store(error) => error.into(),
+            WriteError::Revoked => {
+                Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", error.to_string())
+            }
             WriteError::Uncertain(_)
             | WriteError::Stuck
             | WriteError::WentBack { .. }
@@ -358,6 +360,7 @@ impl From<Busy> for Problem {
 impl From<BadBody> for Problem {
     fn from(error: BadBody) -> Problem {
         let (status, code) = match &error {
+            BadBody::TooSlow => (StatusCode::REQUEST_TIMEOUT, "too-slow"),
             BadBody::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large"),
             BadBody::MediaType { .. } => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type"),
             BadBody::CutOff

@@ -22,7 +22,7 @@ use crate::snapshot::Snapshot;
 use crate::store::organization::Head;
 use crate::store::token::{Holder, TokenRow};
 use crate::store::{self, Store, StoreError, Tx};
-use crate::writer::{Caller, Credential, WriteError, load_since};
+use crate::writer::{Caller, Credential, WriteError, load_since, lock_for};
 
 /// Tells our tokens from others, for people and for scanners of leaked secrets.
 const PREFIX: &str = "tb_";
@@ -89,8 +89,6 @@ pub(crate) enum TokenWriteError {
     Write(#[from] WriteError),
     #[error("it would outlive what you identified yourself with, which ends at {}; ask for an earlier end", latest.to_rfc3339())]
     Outlives { latest: DateTime<Utc> },
-    #[error("what you identified yourself with was revoked meanwhile; ask for a new one, or log in again")]
-    Revoked,
 }
 
 impl From<Refusal> for TokenWriteError {
@@ -259,13 +257,8 @@ pub(crate) async fn admit(
     caller: &Caller,
     user: &Fqn,
 ) -> Result<(Head, Uuid), TokenWriteError> {
-    let (head, snapshot) = lock(store, tx, held).await?;
+    let (head, snapshot) = lock(store, tx, held, caller).await?;
     let user_uid = authorize(&snapshot, caller, user)?;
-    if let Some(credential) = caller.credential
-        && !store.is_unrevoked(tx, credential.id).await?
-    {
-        return Err(TokenWriteError::Revoked);
-    }
     match iam::lacks(&caller.asker(), user, &snapshot.bindings) {
         None => Ok((head, user_uid)),
         Some(excess) => Err(Refusal::Denied {
@@ -313,7 +306,7 @@ pub(crate) async fn revoke(
     (kind, id): (CredentialKind, Uuid),
 ) -> Result<Option<Answer>, TokenWriteError> {
     let mut tx = store.begin_as(&caller.principal).await?;
-    let (head, snapshot) = lock(store, &mut tx, held).await?;
+    let (head, snapshot) = lock(store, &mut tx, held, caller).await?;
     let user_uid = authorize(&snapshot, caller, user)?;
     let made = store.revoke_token(&mut tx, user_uid, kind, id, audit::now());
     let Some(made) = made.await? else {
@@ -340,13 +333,14 @@ pub(crate) fn ended(revoked: &str, made: &[MadeWith]) -> String {
     }
 }
 
-/// Keeps writers out until the transaction ends, and gives what the database holds meanwhile.
+/// As [`lock_for`], and gives what the database holds meanwhile.
 pub(crate) async fn lock(
     store: &Store,
     tx: &mut Tx,
     held: &Snapshot,
+    caller: &Caller,
 ) -> Result<(Head, Snapshot), WriteError> {
-    let head = store.lock_head(tx).await?;
+    let head = lock_for(store, tx, caller).await?;
     let snapshot = match head.version == held.version {
         true => held.clone(),
         false => load_since(store, held).await?,

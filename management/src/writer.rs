@@ -97,6 +97,10 @@ pub(crate) enum WriteError {
          administrator adopts it with `POST /v1/organizations/<organization>:adopt`"
     )]
     WentBack { held: Version, found: Version },
+    #[error(
+        "what you identified yourself with was revoked or has expired meanwhile; ask for a new one, or log in again"
+    )]
+    Revoked,
     #[error("too many writes are waiting; nothing of this one was begun")]
     Busy,
     #[error("management is stopping")]
@@ -358,7 +362,7 @@ impl Writer {
         prepared: Prepared,
     ) -> Result<Committed, WriteError> {
         let mut tx = self.store.begin_as(&caller.principal).await?;
-        let head = self.store.lock_head(&mut tx).await?;
+        let head = lock_for(&self.store, &mut tx, caller).await?;
         let base = self.catch_up(&head).await?;
         self.check_heard(head.version)?;
         let kept = self.store.kept_answer(&mut tx, caller).await?;
@@ -433,7 +437,7 @@ impl Writer {
         // Most of it before the lock, as at a start.
         let base = load_since(&self.store, &Snapshot::empty()).await?;
         let mut tx = self.store.begin_as(&caller.principal).await?;
-        let mut head = self.store.lock_head(&mut tx).await?;
+        let mut head = lock_for(&self.store, &mut tx, caller).await?;
         let found = head.version;
         let kept = self.store.kept_answer(&mut tx, caller).await?;
         if let Some(answer) = caller.open(kept)? {
@@ -546,6 +550,17 @@ async fn in_time<T>(work: impl Future<Output = Result<T, WriteError>>) -> Result
     timeout(TRANSACTION_TIME_MAX, work)
         .await
         .unwrap_or(Err(WriteError::Stuck))
+}
+
+/// Keeps writers out until the transaction ends, for a caller whose token or session still holds then: it was looked up
+/// before the body of the request was read, which takes as long as the caller likes.
+pub(crate) async fn lock_for(store: &Store, tx: &mut Tx, caller: &Caller) -> Result<Head, WriteError> {
+    let Some(credential) = caller.credential else {
+        return Ok(store.lock_head(tx).await?);
+    };
+    let head = store.lock_head_with(tx, credential.id).await?;
+    head.filter(|_| !credential.is_over(audit::now()))
+        .ok_or(WriteError::Revoked)
 }
 
 /// What was committed, from what was held of it. Whoever holds the head's lock is given just what that head says:
@@ -751,6 +766,12 @@ pub(crate) async fn create_organization(
     let caller = Caller::system();
     let prepared = prepare(&Arc::new(Snapshot::empty()), &caller.asker(), changes)?;
     Ok(Some((prepared, caller)))
+}
+
+impl Credential {
+    pub(crate) fn is_over(&self, now: DateTime<Utc>) -> bool {
+        self.expires_at.is_some_and(|at| at <= now)
+    }
 }
 
 impl Caller {

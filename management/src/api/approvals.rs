@@ -27,7 +27,7 @@ use crate::reply::Answer;
 use crate::store::plan::{PlanState, StoredPlan, Vote};
 use crate::store::{self, StoreError};
 use crate::wish::{Order, Wish};
-use crate::writer::{Caller, Committed, WriteError};
+use crate::writer::{Caller, Committed, WriteError, lock_for};
 
 /// Of a description or a comment.
 const TEXT_BYTES_MAX: usize = 2000;
@@ -91,7 +91,8 @@ pub(crate) async fn submit(
     };
     let mut tx = app.store.begin_as(&Principal::System).await?;
     // First of all, for what is inserted holds on to its row, and two who did would wait for each other.
-    let head = app.store.lock_head(&mut tx).await?;
+    let head = lock_for(&app.store, &mut tx, caller).await;
+    let head = head.map_err(|error| Problem::of_write(error, &caller.principal, Verb::SubmitPlan))?;
     let kept = app.store.kept_answer(&mut tx, caller).await?;
     if let Some(answer) = caller.open(kept)? {
         return Ok(answer.into_response());
@@ -272,7 +273,8 @@ async fn vote(
         time: audit::now(),
     };
     let mut tx = app.store.begin_as(&Principal::System).await?;
-    let head = app.store.lock_head(&mut tx).await?;
+    let head = lock_for(&app.store, &mut tx, caller).await;
+    let head = head.map_err(|error| Problem::of_write(error, &caller.principal, verb))?;
     let kept = app.store.kept_answer(&mut tx, caller).await?;
     if let Some(answer) = caller.open(kept)? {
         return Ok(answer.into_response());

@@ -1,12 +1,15 @@
 //! Extractors that answer with problem details: the body within its limit, and the query.
 
+use std::time::Duration;
+
 use axum::body::{Bytes, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 
-use crate::document::{self, BODY_BYTES_MAX, BadBody, Format};
+use crate::document::{self, BODY_BYTES_MAX, BODY_TIME_MAX, BadBody, Format};
 use crate::problem::Problem;
 
 /// The bytes of a body of a media type that we read.
@@ -43,8 +46,17 @@ impl<S: Send + Sync> FromRequest<S> for Body {
 /// The whole of a body, within its limit.
 pub(crate) async fn read(headers: &HeaderMap, body: axum::body::Body) -> Result<Bytes, BadBody> {
     check_length(headers)?;
-    let bytes = to_bytes(body, BODY_BYTES_MAX).await;
-    bytes.map_err(|error| {
+    within(body, BODY_BYTES_MAX, BODY_TIME_MAX).await
+}
+
+/// All of it, of at most so many bytes, and within that time.
+pub(super) async fn within(
+    body: axum::body::Body,
+    bytes_max: usize,
+    time_max: Duration,
+) -> Result<Bytes, BadBody> {
+    let bytes = timeout(time_max, to_bytes(body, bytes_max)).await;
+    bytes.map_err(|_| BadBody::TooSlow)?.map_err(|error| {
         let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
         while let Some(error) = cause {
             if error.is::<http_body_util::LengthLimitError>() {
@@ -75,5 +87,27 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
         Query::try_from_uri(&parts.uri)
             .map(|Query(params)| Params(params))
             .map_err(|rejection| Problem::bad_request(rejection.body_text()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::body::Body;
+    use futures::{StreamExt, stream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_goes_on_for_ever_is_given_up() {
+        let begun = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"{"))]);
+        let endless = Body::from_stream(begun.chain(stream::pending()));
+        let read = within(endless, 100, Duration::ZERO).await;
+        assert_eq!(read, Err(BadBody::TooSlow));
+        let read = within(Body::from("{}"), 100, BODY_TIME_MAX).await;
+        assert_eq!(read, Ok(Bytes::from_static(b"{}")));
+        let read = within(Body::from("{}"), 1, BODY_TIME_MAX).await;
+        assert_eq!(read, Err(BadBody::TooLarge));
     }
 }

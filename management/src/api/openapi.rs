@@ -291,7 +291,7 @@ fn concerns(endpoint: &Endpoint, status: u16) -> bool {
     match status {
         412 | 428 => endpoint.parameters.contains(&"If-Match") || WITH_A_PLAN.contains(&endpoint.id),
         409 | 422 => !endpoint.audit.is_empty(),
-        413 | 415 => endpoint.takes.is_some(),
+        408 | 413 | 415 => endpoint.takes.is_some(),
         _ => true,
     }
 }

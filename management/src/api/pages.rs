@@ -2,7 +2,6 @@
 //! and of the table of endpoints, which is for programs.
 
 use axum::Router;
-use axum::body::to_bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request, State};
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, LOCATION, REFERRER_POLICY,
@@ -16,8 +15,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::caller::Bearer;
-use super::{App, Params, device, login, oidc};
+use super::{App, Params, body, device, login, oidc};
 use crate::audit::Verb;
+use crate::document::{BODY_TIME_MAX, BadBody};
 use crate::login::browser::return_path;
 use crate::login::session::Visitor;
 use crate::problem::{Problem, Shown};
@@ -172,8 +172,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Form<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _state: &S) -> Result<Form<T>, Problem> {
-        let bytes = to_bytes(request.into_body(), FORM_BYTES_MAX).await;
-        let bytes = bytes.map_err(|_| Problem::bad_request("the form is too large, or cut off"))?;
+        let bytes = body::within(request.into_body(), FORM_BYTES_MAX, BODY_TIME_MAX).await;
+        let bytes = bytes.map_err(|error| match error {
+            BadBody::TooSlow => error.into(),
+            _ => Problem::bad_request("the form is too large, or cut off"),
+        })?;
         serde_urlencoded::from_bytes(&bytes)
             .map(Form)
             .map_err(|error| Problem::bad_request(error.to_string()))

@@ -179,3 +179,52 @@ async fn invariant_1_no_write_without_its_audit_record_and_none_without_its_writ
     );
     management.stop().await;
 }
+
+/// Who calls is looked up when a request comes, and its body and the lock may take their time.
+#[tokio::test]
+async fn who_is_revoked_while_a_write_waits_has_written_nothing() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let pay = format!("{ACME}/tenants/pay");
+    let ann = management.user("ann", &[(&pay, "admin")]).await;
+    let revoked = |at: &str| {
+        format!(
+            "UPDATE tokens t SET revoked_at = {at} FROM resources u WHERE u.uid = t.user_uid AND u.name LIKE '%/ann'"
+        )
+    };
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                   AND wait_event_type = 'Lock' AND query LIKE '%is_unrevoked(%'";
+    let before = management.traces().await;
+    let group = format!("{pay}/workspaces/shop/trafficgroups/late");
+    let tokens = format!("{ACME}/users/ann/tokens");
+    for (path, body) in [
+        (
+            format!("{pay}/workspaces/shop/trafficgroups"),
+            json!({ "name": group }),
+        ),
+        ("changes".to_owned(), json!([{ "name": group }])),
+        ("plans?submit=true".to_owned(), json!([{ "name": group }])),
+        (tokens, json!({})),
+    ] {
+        let holder = management.hold_head().await;
+        let revoking = async {
+            // Those who keep the record may wait for the same lock.
+            eventually(DEADLINE, async || {
+                ensure!(
+                    management.count(waiting).await == 1,
+                    "the write does not wait yet"
+                );
+                Ok(())
+            })
+            .await;
+            management.sql(&revoked("now()")).await;
+            drop(holder);
+        };
+        let (answer, ()) = futures::join!(ann.post(&path, body), revoking);
+        answer.refused(401, "was revoked or has expired meanwhile");
+        management.sql(&revoked("NULL")).await;
+    }
+    assert_eq!(management.traces().await, before);
+    assert_eq!(management.count("SELECT count(*) FROM plans").await, 0);
+    management.stop().await;
+}
