@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
 use tokio::time::timeout;
 use tombolo_tests::eventually;
 
@@ -244,5 +245,53 @@ async fn an_export_is_what_the_reader_may_read_and_resumes() {
         "{}",
         lines[1]
     );
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn an_export_ends_with_what_its_reader_came_with() {
+    let management = Management::start().await;
+    let ann = management.user("ann", &[(ACME, "auditor")]).await;
+    // A record of the other chain, which is read after the first.
+    management.anonymous().get(ACME).await;
+    eventually(DEADLINE, || async {
+        let denials = management
+            .count("SELECT count(*) FROM audit WHERE chain = 'denials'")
+            .await;
+        ensure!(denials == 1, "{denials} denials");
+        Ok(())
+    })
+    .await;
+    let mut holder = PgConnection::connect(management.url()).await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE audit IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    let mut export = ann.stream("audit:export", &[]).await.into_data_stream();
+    management.waits(1).await;
+    management
+        .sql("UPDATE tokens t SET revoked_at = now() FROM resources u WHERE u.uid = t.user_uid AND u.name LIKE '%/ann'")
+        .await;
+    drop(holder);
+    let mut text = String::new();
+    let broken = loop {
+        match timeout(DEADLINE, export.next()).await.unwrap() {
+            Some(Ok(bytes)) => text.push_str(std::str::from_utf8(&bytes).unwrap()),
+            Some(Err(_)) => break true,
+            None => break false,
+        }
+    };
+    assert!(broken && !text.contains("{\"end\":"), "{text}");
+    assert!(!text.contains("\"chain\":\"denials\""), "{text}");
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn a_follower_that_claims_to_have_seen_all_there_can_be_is_told_the_rest() {
+    let management = Management::start().await;
+    let id = format!("{}.0", u64::MAX);
+    let mut tail = Events::open(&management.admin, "", Some(&id)).await;
+    management.anonymous().get(ACME).await;
+    assert_eq!(tail.next().await.unwrap()["chain"], "denials");
     management.stop().await;
 }

@@ -11,12 +11,13 @@ use futures::{Stream, stream};
 use serde::Deserialize;
 
 use super::super::{App, Params};
-use super::{Wanted, boundary, csv};
+use super::{Wanted, boundary, csv, readable};
 use crate::audit::{Chain, Line, StatementKind, now, record_line, words_of_text};
 use crate::iam::Principal;
 use crate::problem::Problem;
+use crate::store::Tx;
 use crate::store::audit::{Filter, Listed, Stretch, holds};
-use crate::writer::Caller;
+use crate::writer::{Caller, WriteError};
 
 /// How many records there are, so that a caller can tell how far it has come. Not known under a filter.
 const RECORDS: HeaderName = HeaderName::from_static("x-tombolo-records");
@@ -212,11 +213,8 @@ impl Plan {
 
     async fn read(&self, stretch: Stretch) -> Result<Vec<Listed>, Broken> {
         let mut tx = self.app.store.read_as(&self.caller.principal).await?;
-        let mut listed = self
-            .app
-            .store
-            .audit_stretch(&mut tx, &self.filter, stretch)
-            .await?;
+        let filter = self.filter_now(&mut tx).await?;
+        let mut listed = self.app.store.audit_stretch(&mut tx, &filter, stretch).await?;
         if !self.words.is_empty() {
             listed.retain(|listed| holds(listed, &self.words));
         }
@@ -224,6 +222,29 @@ impl Plan {
             tracing::warn!(chain = %stretch.chain, after = stretch.after, "records are missing from an export: verify it");
         }
         Ok(listed)
+    }
+
+    /// What its reader may still read: that may become less while a long export goes on.
+    async fn filter_now(&self, tx: &mut Tx) -> Result<Filter, Broken> {
+        let caller = Caller {
+            time: now(),
+            ..self.caller.clone()
+        };
+        if let Some(credential) = caller.credential
+            && (credential.is_over(caller.time) || !self.app.store.is_unrevoked(tx, credential.id).await?)
+        {
+            return Err(Broken(WriteError::Revoked.to_string()));
+        }
+        let nodes = readable(&self.app, &caller);
+        if self.is_complete && !nodes.contains(&self.app.organization.to_string()) {
+            return Err(Broken(
+                "its reader may not read all of the record any more".to_owned(),
+            ));
+        }
+        Ok(Filter {
+            nodes,
+            ..self.filter.clone()
+        })
     }
 
     fn line(&self, listed: &Listed) -> Vec<u8> {

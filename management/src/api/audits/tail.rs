@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use super::super::{App, Params};
 use super::{Wanted, item, readable};
-use crate::audit::{Chain, words_of_text};
+use crate::audit::{Chain, now, words_of_text};
 use crate::iam::Principal;
 use crate::problem::Problem;
 use crate::standing::Stay;
@@ -132,11 +132,12 @@ impl Follower {
     async fn look(&mut self) -> Result<String, StoreError> {
         let heads = heads(&self.app).await?;
         let mut events = String::new();
-        // A binding that was taken away counts from now on.
+        // A binding that was taken away counts from now on, and so does a condition that holds no longer.
+        self.caller.time = now();
         self.filter.nodes = readable(&self.app, &self.caller);
         for (chain, until) in [(Chain::Writes, heads.writes), (Chain::Denials, heads.denials)] {
             let after = self.reached.of(chain);
-            let until = until.min(after + STRETCH_MAX);
+            let until = until.min(after.saturating_add(STRETCH_MAX));
             if until <= after {
                 continue;
             }
