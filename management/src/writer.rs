@@ -492,12 +492,17 @@ impl Writer {
         Ok(next)
     }
 
+    /// What cannot be followed is decided on without what was committed since: such a replica is not ready, whatever the
+    /// reason.
     async fn poll(&mut self) -> Result<(), WriteError> {
         let result = in_time(Box::pin(self.poll_once())).await;
         self.observe(result.as_ref().err());
-        if result.is_ok() {
-            self.postgres.set_ready();
-            self.behind.set(0);
+        match &result {
+            Ok(()) => {
+                self.postgres.set_ready();
+                self.behind.set(0);
+            }
+            Err(error) => self.postgres.set_waiting(chain(error)),
         }
         result
     }

@@ -391,3 +391,30 @@ async fn a_transaction_of_which_each_statement_is_just_in_time_ends_after_ten_se
     admin.create(json!({ "name": name })).await;
     management.stop().await;
 }
+
+#[tokio::test]
+async fn a_replica_that_cannot_read_a_row_is_not_ready_and_names_it() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let admin = &management.admin;
+    becomes_ready(admin).await;
+    let pay = format!("{ACME}/tenants/pay");
+    let rewritten = |document: &str| {
+        format!(
+            "WITH head AS (UPDATE organizations SET revision = revision + 1 RETURNING revision) \
+             UPDATE resources r SET revision = head.revision, document = {document} FROM head WHERE r.name = '{pay}'"
+        )
+    };
+    management
+        .sql(&rewritten("jsonb_set(document, '{spec}', '7')"))
+        .await;
+    becomes_unready(
+        admin,
+        &format!("postgres: the row of {pay} in resources cannot be read"),
+    )
+    .await;
+    management.sql(&rewritten("document - 'spec'")).await;
+    becomes_ready(admin).await;
+    assert_eq!(admin.get(&format!("{pay}:tree")).await.status, 200);
+    management.stop().await;
+}
