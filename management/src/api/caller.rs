@@ -21,6 +21,7 @@ use crate::login::browser::{Cookie, Origin};
 use crate::managed::Hand;
 use crate::problem::Problem;
 use crate::snapshot::{Snapshot, Tree};
+use crate::store::StoreError;
 use crate::store::lookup::{Found, Held, Lookup};
 use crate::store::token::Holder;
 use crate::token::{Token, TokenError};
@@ -216,6 +217,20 @@ impl App {
             break_glass::used(&self.store, metrics, &caller, &bearer.request, &bearer.name).await?;
         }
         Ok(caller)
+    }
+
+    /// Of who listens: what it may see at `latest`, when it was last asked at `seen`.
+    pub(crate) async fn renew(
+        &self,
+        caller: &mut Caller,
+        seen: &Snapshot,
+        latest: &Snapshot,
+    ) -> Result<(), StoreError> {
+        caller.time = audit::now();
+        if !seen.opens_the_same(latest) {
+            caller.opened = self.store.opened(&caller.principal).await?;
+        }
+        Ok(())
     }
 
     /// Who has that uid, and its teams. Another replica may have created it a moment ago: that is looked up beside the

@@ -94,7 +94,7 @@ pub(crate) async fn get_or_list(
     match target {
         Target::Resource(name) => past::get(&app, &caller, &name, revision).await,
         Target::Status(name) => status::status(&app, &caller, &name),
-        Target::Receipt(name) => status::receipt(&app, &caller, &name, &params).await,
+        Target::Receipt(name) => status::receipt(&app, caller, &name, &params).await,
         Target::Tree(name) => tree(&app, &caller, &name, &params),
         Target::Effective(name) => effective::effective(&app, &caller, &name, &params),
         Target::Access(name) => access::access(&app, &caller, &name),

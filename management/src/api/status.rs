@@ -36,7 +36,7 @@ pub(crate) fn status(app: &App, caller: &Caller, name: &Fqn) -> Result<Response,
 /// Answers when the outcome is settled, or when the wait is over.
 pub(crate) async fn receipt(
     app: &App,
-    caller: &Caller,
+    mut caller: Caller,
     name: &Fqn,
     params: &GetParams,
 ) -> Result<Response, Problem> {
@@ -49,8 +49,9 @@ pub(crate) async fn receipt(
     let deadline = Instant::now() + wait;
     let (mut snapshots, mut meshes) = (app.writes.watch(), app.mesh.clone());
     let mut ending = app.shutdown.clone();
-    let snapshot = snapshots.borrow_and_update().clone();
-    app.allow_read(&snapshot, caller, name, Verb::Get)?;
+    let mut stay = app.standing.stay(&caller);
+    let mut snapshot = snapshots.borrow_and_update().clone();
+    app.allow_read(&snapshot, &caller, name, Verb::Get)?;
     // A name that is gone can still be asked about at the revision that removed it.
     let revision = match (params.revision, snapshot.get(name)) {
         (Some(revision), _) => revision,
@@ -58,7 +59,10 @@ pub(crate) async fn receipt(
         (None, None) => return Err(Problem::not_found(name)),
     };
     loop {
-        let snapshot = snapshots.borrow_and_update().clone();
+        let latest = snapshots.borrow_and_update().clone();
+        app.renew(&mut caller, &snapshot, &latest).await?;
+        snapshot = latest;
+        app.allow_read(&snapshot, &caller, name, Verb::Get)?;
         let mesh = meshes.borrow_and_update().clone();
         let status = status_of(&snapshot, &mesh, name, revision);
         let settled = match status.outcome {
@@ -69,6 +73,7 @@ pub(crate) async fn receipt(
             tokio::select! {
                 Ok(()) = snapshots.changed() => true,
                 Ok(()) = meshes.changed() => true,
+                () = stay.wait() => false,
                 () = ending.wait() => false,
             }
         };

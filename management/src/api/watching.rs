@@ -52,9 +52,14 @@ pub(crate) async fn watch(
         // Another replica may have drawn it.
         snapshot = app.writes.catch_up().await?;
     }
+    if caller.seen != snapshot.version {
+        // Of another moment than what is shown.
+        caller.opened = app.store.opened(&caller.principal).await?;
+    }
     let mut seen = view(&snapshot, &caller, &collection);
     let first = match since {
-        None => all(&seen),
+        // Nothing is older than the first revision: of what is gone, nothing was told.
+        None | Some(0) => all(&seen),
         Some(since) if since > snapshot.version.revision => {
             let drawn = snapshot.version.revision;
             let detail =
@@ -74,7 +79,7 @@ pub(crate) async fn watch(
     };
     let mut ending = app.shutdown.clone();
     let mut stay = app.standing.stay(&caller);
-    let store = app.store.clone();
+    let app = app.clone();
     let stream = async_stream::stream! {
         let mut batch = events(&first, &snapshot);
         loop {
@@ -90,10 +95,9 @@ pub(crate) async fn watch(
                 return;
             }
             let latest = snapshots.borrow_and_update().clone();
-            if !snapshot.opens_the_same(&latest) {
-                // Who cannot be told of it begins again.
-                let Ok(opened) = store.opened(&caller.principal).await else { return };
-                caller.opened = opened;
+            // Who cannot be told of it begins again.
+            if app.renew(&mut caller, &snapshot, &latest).await.is_err() {
+                return;
             }
             snapshot = latest.clone();
             let now = view(&latest, &caller, &collection);

@@ -339,3 +339,16 @@ async fn every_endpoint_asks_who_calls_and_records_who_was_refused() {
     .await;
     management.stop().await;
 }
+
+#[tokio::test]
+async fn who_waits_for_a_receipt_is_told_nothing_once_the_right_to_it_is_gone() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let ann = management.user("ann", &[(PAY, "reader")]).await;
+    let path = format!("{SHOP}:receipt?wait=60s");
+    let binding = format!("{PAY}/bindings/ann-reader");
+    let (receipt, deleted) = futures::join!(ann.get(&path), management.admin.delete(&binding, "*"));
+    assert_eq!(deleted.status, 200, "{}", deleted.text);
+    receipt.refused(404, "does not exist, or is not yours");
+    management.stop().await;
+}
