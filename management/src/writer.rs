@@ -8,7 +8,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tombolo_compiler::name::{ClusterName, Fqn, Kind};
 use tombolo_proto::held::Version;
@@ -32,6 +32,10 @@ use crate::wish::{Order, Wish};
 
 /// How late a replica may learn what another one has committed.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// What this replica itself has committed is published by then; only what another one has is worth a poll.
+const PUBLISHED_TIME: Duration = Duration::from_millis(10);
+/// For a poll that was asked for. It takes milliseconds; a replica that needs longer is busy or not ready.
+const REACHED_TIME_MAX: Duration = Duration::from_secs(1);
 /// Writes that wait for the loop. At a millisecond or two each, the last one still answers within a second.
 const QUEUED_MAX: usize = 256;
 /// A write that has waited for longer is not begun: its caller is better told to try again than kept waiting
@@ -114,6 +118,7 @@ pub(crate) struct Writes {
     jobs: mpsc::Sender<Job>,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     heard: Arc<watch::Sender<Version>>,
+    hurry: Arc<Notify>,
 }
 
 #[derive(Debug)]
@@ -124,6 +129,8 @@ pub(crate) struct Writer {
     /// The latest version that a central said it holds of ours. A process that has just started knows no other
     /// witness of what a restored database has lost.
     heard: watch::Receiver<Version>,
+    /// Somebody waits for what another replica has committed.
+    hurry: Arc<Notify>,
     postgres: Condition,
     /// 1 while the database is behind.
     behind: Gauge,
@@ -208,6 +215,20 @@ impl Writes {
         answer.await.map_err(|_| WriteError::Stopping)?
     }
 
+    /// Waits until the snapshot holds what somebody has seen in the database, so that what was answered by one replica is
+    /// not missing in the next answer of another. Who waits too long is answered with what there is.
+    pub(crate) async fn reach(&self, seen: Version) {
+        let mut snapshots = self.snapshots.clone();
+        let mut reached = async |patience| {
+            let reached = snapshots.wait_for(|snapshot| snapshot.has(seen));
+            timeout(patience, reached).await.is_ok()
+        };
+        if !reached(PUBLISHED_TIME).await {
+            self.hurry.notify_one();
+            reached(REACHED_TIME_MAX).await;
+        }
+    }
+
     pub(crate) async fn catch_up(&self) -> Result<Arc<Snapshot>, WriteError> {
         let (done, answer) = oneshot::channel();
         self.send(Job::CatchUp { done })?;
@@ -266,11 +287,13 @@ impl Writer {
         let (sender, jobs) = mpsc::channel(QUEUED_MAX);
         let (snapshots, receiver) = watch::channel(Arc::new(snapshot));
         let (heard, hearing) = watch::channel(Version::default());
+        let hurry = Arc::new(Notify::new());
         let writer = Writer {
             store: store.clone(),
             jobs,
             snapshots,
             heard: hearing,
+            hurry: hurry.clone(),
             postgres,
             behind: Gauge::default(),
         };
@@ -279,6 +302,7 @@ impl Writer {
             jobs: sender,
             snapshots: receiver,
             heard: Arc::new(heard),
+            hurry,
         };
         (writer, writes)
     }
@@ -298,6 +322,7 @@ impl Writer {
                 },
                 // A central that tells of more than there is must not wait for the next tick.
                 Ok(()) = self.heard.changed() => poll.reset_immediately(),
+                () = self.hurry.notified() => poll.reset_immediately(),
                 _ = poll.tick() => {
                     if let Err(error) = self.poll().await {
                         tracing::debug!(error = chain(&error), "cannot poll the database");

@@ -39,6 +39,7 @@ pub(crate) async fn test(State(app): State<App>, caller: Caller, body: Body) -> 
         let detail = format!("/names: name between 1 and {NAMES_MAX} nodes");
         return Err(Problem::bad_request(detail));
     }
+    app.writes.reach(caller.seen).await;
     let snapshot = app.writes.snapshot();
     let principal = match &question.who {
         Some(who) if Some(who) != caller.principal.name() => {

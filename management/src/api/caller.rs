@@ -143,7 +143,12 @@ impl App {
     /// As [`App::identify`], with what the caller identifies itself with.
     pub(crate) async fn identify_holder(&self, bearer: Bearer) -> Result<(Caller, Holder), Problem> {
         let holder = self.look_up(&bearer, None).await?.map(|found| found.holder);
+        let is_read = bearer.verb == Verb::Get;
         let caller = self.caller(bearer, holder.clone()).await?;
+        if is_read {
+            // What answers from memory must not know less than what this caller was told before; a write is decided anew.
+            self.writes.reach(caller.seen).await;
+        }
         Ok((caller, holder.expect("invariant: nobody is a caller without one")))
     }
 

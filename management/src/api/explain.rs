@@ -55,6 +55,7 @@ pub(crate) async fn ask(
 }
 
 async fn explain_present(app: &App, caller: &Caller, question: &Question) -> Value {
+    app.writes.reach(caller.seen).await;
     let Question { from, request } = question;
     let snapshot = app.writes.snapshot();
     let reports = Reports {

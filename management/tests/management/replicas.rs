@@ -253,3 +253,20 @@ async fn pages_are_whole_and_in_order_for_who_may_read_some_of_a_collection() {
     }
     management.stop().await;
 }
+
+#[tokio::test]
+async fn what_one_replica_has_answered_the_other_one_knows_from_memory() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let (replica, there) = management.replica().await;
+    for number in 0..20 {
+        let name = format!("{SHOP}/trafficgroups/g{number}");
+        management.admin.create(json!({ "name": name })).await;
+        let tree = there.get(&format!("{SHOP}:tree")).await;
+        assert!(tree.text.contains(&name), "{number}: {}", tree.text);
+        let effective = there.get(&format!("{name}:effective")).await;
+        assert_eq!(effective.status, 200, "{number}: {}", effective.text);
+    }
+    replica.stop().await.unwrap();
+    management.stop().await;
+}
