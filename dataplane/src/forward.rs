@@ -414,7 +414,8 @@ impl Head {
 fn target(request: &Parts) -> Result<PathAndQuery, &'static str> {
     let given = request.uri.path_and_query().ok_or("CONNECT is not supported")?;
     // `OPTIONS *` asks about the server as a whole, which a proxy of many has no answer to.
-    let path = normalize_path(given.path()).ok_or("the path does not start with a slash")?;
+    let path = normalize_path(given.path())
+        .ok_or("the path does not start with a slash, or a % in it escapes nothing")?;
     match path {
         std::borrow::Cow::Borrowed(_) => Ok(given.clone()),
         std::borrow::Cow::Owned(path) => {

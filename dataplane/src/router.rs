@@ -212,7 +212,7 @@ fn first_cookie<'a>(lines: impl Iterator<Item = &'a [u8]>, name: &str) -> Option
 
 /// The path as routes see it and as it is forwarded: dot segments resolved and needlessly escaped characters
 /// unescaped, as Envoy's `normalize_path` does; escaped slashes stay as they are. `None` when it is not
-/// a path.
+/// a path, or a `%` in it escapes nothing.
 pub(crate) fn normalize_path(path: &str) -> Option<Cow<'_, str>> {
     if !path.starts_with('/') {
         return None;
@@ -221,7 +221,7 @@ pub(crate) fn normalize_path(path: &str) -> Option<Cow<'_, str>> {
     if plain {
         return Some(Cow::Borrowed(path));
     }
-    let path = unescape_unreserved(path).replace('\\', "/");
+    let path = unescape_unreserved(path)?.replace('\\', "/");
     let mut segments: Vec<&str> = Vec::new();
     let mut directory = false;
     for segment in path[1..].split('/') {
@@ -265,28 +265,25 @@ fn lowercase(name: &str) -> Cow<'_, str> {
 }
 
 /// Replaces `%41` by `A` where the character needs no escape (RFC 3986, section 2.3), so that no spelling of a path
-/// escapes a route.
-fn unescape_unreserved(path: &str) -> String {
+/// escapes a route. `None` when a `%` escapes nothing: with what is unescaped behind it, as in `%2%65`, it would.
+fn unescape_unreserved(path: &str) -> Option<String> {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
     while let Some(at) = rest.find('%') {
-        out.push_str(&rest[..at]);
-        let code = rest
-            .get(at + 1..at + 3)
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match code {
-            Some(byte) if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') => {
-                out.push(char::from(byte));
-                rest = &rest[at + 3..];
-            }
-            _ => {
-                out.push('%');
-                rest = &rest[at + 1..];
-            }
+        let (before, escaped) = (&rest[..at], rest.get(at..at + 3)?);
+        // The parser alone would take a sign.
+        let is_hex = escaped[1..].bytes().all(|digit| digit.is_ascii_hexdigit());
+        let byte = u8::from_str_radix(&escaped[1..], 16).ok().filter(|_| is_hex)?;
+        out.push_str(before);
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(escaped);
         }
+        rest = &rest[at + 3..];
     }
     out.push_str(rest);
-    out
+    Some(out)
 }
 
 #[cfg(test)]
@@ -596,11 +593,19 @@ mod tests {
             ("/a/%2e%2E/b", Some("/b")),
             ("/%61dmin", Some("/admin")),
             ("/a%2Fb", Some("/a%2Fb")),
-            ("/a%", Some("/a%")),
-            ("/a%zz%41", Some("/a%zzA")),
+            ("/a%20%c3%A9", Some("/a%20%c3%A9")),
+            ("/a/%252e%252e/b", Some("/a/%252e%252e/b")),
+            // What is left over would make another escape with what is unescaped behind it.
+            ("/a/%2%65%2%65/b", None),
+            ("/a/%%32e%%32e/b", None),
+            ("/a%", None),
+            ("/a%4", None),
+            ("/a%zz", None),
+            ("/a%+f", None),
             ("/a\\b", Some("/a/b")),
             ("/.well-known/x", Some("/.well-known/x")),
-            ("/%é", Some("/%é")),
+            ("/%é", None),
+            ("/é%41", Some("/éA")),
             ("*", None),
             ("", None),
         ];

@@ -450,6 +450,45 @@ async fn what_is_odd_but_clear_is_answered() {
     stage.proxy.stop().await;
 }
 
+/// A target's path, and as what it comes to the host if it is not refused.
+const PATHS: &[(&str, Option<&str>)] = &[
+    ("/a/../b", Some("/b")),
+    ("/a/%2e%2E/b", Some("/b")),
+    ("/a/%2e./b", Some("/b")),
+    ("/%61%2fb", Some("/a%2fb")),
+    ("/a/%252e%252e/b", Some("/a/%252e%252e/b")),
+    ("/a/%2%65%2%65/b", None),
+    ("/a/%2%45%2%45/b", None),
+    ("/a/%%32e%%32e/b", None),
+    ("/a/%2", None),
+    ("/a/%", None),
+    ("/a/%+e%+e/b", None),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_path_becomes_another_one_behind_the_proxy() {
+    let stage = Stage::start().await;
+    let client = proxy::http2_client();
+    for (path, seen) in PATHS {
+        let status = if seen.is_some() { 200 } else { 400 };
+        let line = seen.map(|seen| format!("GET {seen} HTTP/1.1\r\n"));
+        let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+        stage.seen.lock().unwrap().clear();
+        let answer = stage.talk(request.as_bytes(), usize::MAX).await;
+        assert_eq!(statuses(&answer), [status], "{path}: {answer:?}");
+        assert_eq!(stage.has_seen("GET "), line.is_some(), "{path}");
+        assert!(line.iter().all(|line| stage.has_seen(line)), "{path}");
+
+        stage.seen.lock().unwrap().clear();
+        let url = format!("http://{}{path}", stage.listener);
+        let answer = proxy::get(&client, &url).await.unwrap();
+        assert_eq!(answer.status, status, "{path} over HTTP/2: {}", answer.body);
+        assert_eq!(stage.has_seen("GET "), line.is_some(), "{path} over HTTP/2");
+        assert!(line.iter().all(|line| stage.has_seen(line)), "{path} over HTTP/2");
+    }
+    stage.proxy.stop().await;
+}
+
 /// What a host says, and what the client gets of it: the status, and the body if there is an end to it.
 const SAID: &[(&str, u16, Option<&str>)] = &[
     ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", 200, Some("ok")),
