@@ -8,6 +8,7 @@ use http::StatusCode;
 
 use crate::balance::Tried;
 use crate::exchange::{Exchange, Flag};
+use crate::h1::Malformed;
 use crate::pool::HostPool;
 use crate::retry::{Outcome, RetryPolicy};
 use crate::worker::WorkerCluster;
@@ -93,7 +94,28 @@ pub(crate) async fn until_answered<A: Attempts>(
     }
 }
 
+impl Failure {
+    /// The connection to the host ended, or had to.
+    pub(crate) fn reset(detail: &str) -> Self {
+        Self::terminated(Outcome::Reset, detail)
+    }
+
+    pub(crate) fn terminated(outcome: Outcome, detail: &str) -> Self {
+        Self::Attempt {
+            outcome,
+            detail: format!("connection termination: {detail}"),
+        }
+    }
+}
+
 impl Refusal {
+    pub(crate) fn malformed(malformed: Malformed) -> Self {
+        Self {
+            status: malformed.status(),
+            ..Self::bad_request(&malformed.to_string())
+        }
+    }
+
     pub(crate) fn bad_request(reason: &str) -> Self {
         Self {
             status: StatusCode::BAD_REQUEST,

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
@@ -41,6 +42,8 @@ pub(crate) struct UpstreamBody {
     pub(crate) exchange: Option<Exchange>,
     pub(crate) deadline: Deadline,
     pub(crate) timer: Option<Pin<Box<Sleep>>>,
+    /// Names of trailers that are left out.
+    pub(crate) unfit: Vec<HeaderName>,
 }
 
 /// A route's timeout: from the end of the request to the end of the response.
@@ -91,7 +94,7 @@ impl RequestEnd {
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Instant> {
         match self {
             Self::At(at) => Poll::Ready(*at),
-            Self::WhenUploaded(upload) => upload.poll_completed(cx),
+            Self::WhenUploaded(upload) => upload.poll_ended(cx),
         }
     }
 
@@ -146,6 +149,10 @@ impl UpstreamBody {
                 if self.incoming.is_end_stream() {
                     self.finish();
                 }
+                let frame = match frame.into_trailers() {
+                    Ok(trailers) => Frame::trailers(without(trailers, &self.unfit)),
+                    Err(data) => data,
+                };
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(None) => {
@@ -180,6 +187,16 @@ impl UpstreamBody {
         self.fail(Flag::UpstreamTimeout);
         Poll::Ready(Some(Err(ResponseError::Timeout)))
     }
+}
+
+/// The trailers that may stand behind a body of whose head `unfit` were taken out.
+pub(crate) fn without(mut trailers: HeaderMap, unfit: &[HeaderName]) -> HeaderMap {
+    let is_unfit = |name: &&HeaderName| unfit.contains(name) || !h1::may_trail(name.as_str().as_bytes());
+    let unfit: Vec<HeaderName> = trailers.keys().filter(is_unfit).cloned().collect();
+    for name in unfit {
+        trailers.remove(name);
+    }
+    trailers
 }
 
 impl Body for ResponseBody {

@@ -275,9 +275,14 @@ impl Forward {
 impl HeaderEdits {
     /// Whether lines of that name do not stay as they are.
     pub(crate) fn replaces(&self, name: &[u8]) -> bool {
-        let set = self.set.iter().map(|(name, _)| name);
-        let mut names = self.remove.iter().chain(set);
+        let mut names = self.replaced();
         names.any(|replaced| name.eq_ignore_ascii_case(replaced.as_str().as_bytes()))
+    }
+
+    /// The names of which no line stays as it is.
+    pub(crate) fn replaced(&self) -> impl Iterator<Item = &HeaderName> {
+        let set = self.set.iter().map(|(name, _)| name);
+        self.remove.iter().chain(set)
     }
 
     pub(crate) fn apply(&self, headers: &mut http::HeaderMap) {

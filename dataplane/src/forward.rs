@@ -16,6 +16,7 @@ use crate::balance::Draw;
 use crate::body::{ClientBody, Deadline, RequestEnd, ResponseBody, UpstreamBody};
 use crate::config::{Action, Fault, Forward, HeaderEdits, Protocol};
 use crate::exchange::{Exchange, Flag, REQUEST_ID};
+use crate::h1::{BODY_TIMEOUT, Malformed};
 use crate::listener::Connection;
 use crate::mirror;
 use crate::pool::{Freshness, HostPool, Lease, SendFailure};
@@ -30,13 +31,23 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1), and `expect`, which hyper has answered.
-const HOP_BY_HOP: [HeaderName; 6] = [
+const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
+    header::TE,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     header::EXPECT,
+];
+
+/// What a message keeps even if its `connection` lists it: where it goes, how long it is, and what the proxy says of it.
+const END_TO_END: [HeaderName; 5] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    FORWARDED_FOR,
+    FORWARDED_PROTO,
+    REQUEST_ID,
 ];
 
 /// Listeners have no TLS of their own yet.
@@ -109,8 +120,8 @@ pub(crate) async fn serve(
     {
         return respond(exchange, status, FAULT_BODY.into(), Flag::FaultInjected);
     }
+    let listed = strip_hop_by_hop(&mut parts.headers);
     add_forwarded(&mut parts.headers, exchange.connection());
-    strip_hop_by_hop(&mut parts.headers);
     join_cookies(&mut parts.headers);
     let target = match &forward.path {
         Some(rewrite) => match rewritten(rewrite, &target) {
@@ -125,7 +136,7 @@ pub(crate) async fn serve(
         authority: forward.host.clone().unwrap_or(authority),
         headers: parts.headers,
     };
-    match forward_to(&mut exchange, forward, &route.edits, head, body).await {
+    match forward_to(&mut exchange, forward, &route.edits, head, body, listed).await {
         Ok((response, lease, deadline)) => pass(exchange, response, lease, deadline, &forward.response_edits),
         Err(refusal) => refuse(exchange, refusal),
     }
@@ -141,13 +152,14 @@ async fn suffered(fault: &Fault, worker: &Worker) -> Option<StatusCode> {
     abort.map(|(status, _)| status)
 }
 
-/// Tries hosts until one answers, the policy gives up, or the time is over.
+/// Tries hosts until one answers, the policy gives up, or the time is over; `unfit` may not stand behind the body.
 async fn forward_to(
     exchange: &mut Exchange,
     forward: &Forward,
     edits: &HeaderEdits,
     mut head: Head,
     body: ClientBody,
+    mut unfit: Vec<HeaderName>,
 ) -> Result<(Response<Incoming>, Lease, Deadline), Refusal> {
     let worker = Rc::clone(&exchange.connection().worker);
     let target = match forward.targets.as_slice() {
@@ -172,7 +184,8 @@ async fn forward_to(
     let upload = if body.is_end_stream() {
         None
     } else {
-        Some(Upload::new(body, policy.is_some() || !mirrors.is_empty()))
+        unfit.extend(target.edits.replaced().chain(edits.replaced()).cloned());
+        Some(Upload::new(body, policy.is_some() || !mirrors.is_empty(), unfit))
     };
     mirror::send(&worker, &mirrors, &head, upload.as_ref(), forward.timeout);
     // What a fault has made it wait is not of the route's time.
@@ -224,6 +237,9 @@ impl Attempts for Sending<'_> {
             biased;
             result = attempt(pool, self.cluster, request, self.upload.as_ref()) => result,
             () = self.deadline.expired() => Err(Failure::Late),
+            () = stalled(self.upload.as_ref()) => {
+                Err(Failure::Client(Refusal::malformed(Malformed::BodyTooSlow)))
+            }
             () = try_over => {
                 Err(Failure::Attempt { outcome: Outcome::PerTryTimeout, detail: "per try timeout".to_owned() })
             }
@@ -240,6 +256,14 @@ impl Attempts for Sending<'_> {
 
     async fn expired(&self) {
         self.deadline.expired().await;
+    }
+}
+
+/// Ready once nothing of a body has moved for long, be it that the client sends none or that the host takes none.
+async fn stalled(upload: Option<&Rc<Upload>>) {
+    match upload {
+        Some(upload) => upload.stalled(BODY_TIMEOUT).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -262,6 +286,10 @@ pub(crate) async fn attempt(
                 detail: error.to_string(),
             })?;
         let SendFailure { error, unsent } = match sender.send(request).await {
+            // hyper takes a 101 for the answer, though nobody has asked for another protocol.
+            Ok(response) if response.status().is_informational() => {
+                return Err(Failure::reset("the host's interim responses lead nowhere"));
+            }
             Ok(response) => {
                 lease.hold(sender);
                 return Ok((response, lease));
@@ -280,10 +308,7 @@ pub(crate) async fn attempt(
                 } else {
                     Outcome::Reset
                 };
-                return Err(Failure::Attempt {
-                    outcome,
-                    detail: reset_detail(&error),
-                });
+                return Err(Failure::terminated(outcome, &error.to_string()));
             }
         }
     }
@@ -301,10 +326,6 @@ fn was_refused(error: &hyper::Error) -> bool {
     false
 }
 
-fn reset_detail(error: &hyper::Error) -> String {
-    format!("connection termination: {error}")
-}
-
 /// Passes the response on, and the rest of the exchange to its body.
 fn pass(
     mut exchange: Exchange,
@@ -316,7 +337,8 @@ fn pass(
     let (mut parts, incoming) = response.into_parts();
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
-    strip_hop_by_hop(&mut parts.headers);
+    let mut unfit = strip_hop_by_hop(&mut parts.headers);
+    unfit.extend(edits.replaced().cloned());
     edits.apply(&mut parts.headers);
     if exchange.connection().wants_close() {
         parts
@@ -337,6 +359,7 @@ fn pass(
         exchange: Some(exchange),
         deadline,
         timer: None,
+        unfit,
     };
     Response::from_parts(parts, ResponseBody::Upstream(Box::new(body)))
 }
@@ -393,6 +416,10 @@ impl Head {
                     // It concerns one connection only (RFC 9110, section 10.1.4).
                     headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
                 }
+                if !body.is_end_stream() && !headers.contains_key(header::CONTENT_LENGTH) {
+                    // hyper would leave out the body of a GET.
+                    headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
                 headers.insert(header::HOST, self.authority.clone());
             }
             Protocol::Http2 => {
@@ -412,7 +439,10 @@ impl Head {
 
 /// Where the request goes within its host: the path normalized, the query untouched.
 fn target(request: &Parts) -> Result<PathAndQuery, &'static str> {
-    let given = request.uri.path_and_query().ok_or("CONNECT is not supported")?;
+    let given = request.uri.path_and_query();
+    let given = given
+        .filter(|_| request.method != Method::CONNECT)
+        .ok_or("CONNECT is not supported")?;
     // `OPTIONS *` asks about the server as a whole, which a proxy of many has no answer to.
     let path = normalize_path(given.path())
         .ok_or("the path does not start with a slash, or a % in it escapes nothing")?;
@@ -458,25 +488,31 @@ fn authority(request: &Parts) -> Result<HeaderValue, ()> {
     Ok(value)
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    // Most connections name no headers of their own.
-    if let Some(named) = headers.get(header::CONNECTION) {
-        let named = named.to_str().unwrap_or_default().to_owned();
-        for name in named
-            .split(',')
-            .map(str::trim)
-            .filter(|name| !name.eq_ignore_ascii_case("te"))
-        {
-            headers.remove(name);
-        }
+/// Takes out what concerns one connection only; what `connection` lists may not stand behind the body either.
+fn strip_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderName> {
+    let named: Vec<HeaderName> = options(headers, &header::CONNECTION)
+        .filter_map(|option| HeaderName::from_bytes(option).ok())
+        .collect();
+    // `te: trailers` is what gRPC asks with; any other coding is between us and the client.
+    let takes_trailers = options(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+    for name in named.iter().filter(|name| !END_TO_END.contains(name)) {
+        headers.remove(name);
     }
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
-    // `te: trailers` is what gRPC asks with; any other coding is between us and the client.
-    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
-        headers.remove(header::TE);
+    if takes_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+    named
+}
+
+/// What the lines of a header list between their commas.
+fn options<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let lines = headers.get_all(name).into_iter();
+    lines
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
 }
 
 fn add_forwarded(headers: &mut HeaderMap, connection: &Connection) {
@@ -585,23 +621,38 @@ mod tests {
     fn headers_of_one_connection_stay_there() {
         let mut headers = HeaderMap::new();
         for (name, value) in [
-            ("connection", "x-mine, keep-alive, te"),
+            ("connection", "\u{e9}, x-mine, keep-alive, te"),
+            ("connection", "x-yours, x-forwarded-for,, content-length"),
             ("x-mine", "1"),
+            ("x-yours", "1"),
+            ("x-forwarded-for", "1.2.3.4"),
+            ("content-length", "1"),
             ("keep-alive", "timeout=5"),
             ("transfer-encoding", "chunked"),
             ("upgrade", "websocket"),
             ("te", "trailers"),
             ("x-kept", "1"),
         ] {
-            headers.insert(name, HeaderValue::from_static(value));
+            headers.append(name, HeaderValue::from_str(value).unwrap());
         }
         strip_hop_by_hop(&mut headers);
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["te", "x-kept"]);
-        headers.insert("te", HeaderValue::from_static("gzip"));
-        strip_hop_by_hop(&mut headers);
-        assert!(!headers.contains_key("te"));
+        assert_eq!(left, ["content-length", "te", "x-forwarded-for", "x-kept"]);
+        for (lines, asked) in [
+            (&["gzip"][..], false),
+            (&["gzip, trailers"], true),
+            (&["gzip", "Trailers"], true),
+        ] {
+            headers.remove("te");
+            for line in lines {
+                headers.append("te", HeaderValue::from_static(line));
+            }
+            strip_hop_by_hop(&mut headers);
+            let left: Vec<&HeaderValue> = headers.get_all("te").iter().collect();
+            let expected: &[&str] = if asked { &["trailers"] } else { &[] };
+            assert_eq!(left, expected, "{lines:?}");
+        }
     }
 
     #[test]

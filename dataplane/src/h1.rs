@@ -3,8 +3,10 @@
 
 pub(crate) use bridge::StreamedBody;
 pub(crate) use buffer::{Buffer, Buffers};
+pub(crate) use chunked::may_trail;
 pub(crate) use connection::{HEAD_TIMEOUT, serve};
 pub(crate) use framing::Malformed;
+pub(crate) use stall::BODY_TIMEOUT;
 
 mod bridge;
 mod buffer;
@@ -16,4 +18,5 @@ mod framing;
 mod head;
 mod plan;
 mod relay;
+mod stall;
 mod timer;

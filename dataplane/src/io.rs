@@ -70,7 +70,8 @@ impl Breaker {
 }
 
 impl BreakableIo {
-    /// Whether nothing has come since the last message, not even the connection's end.
+    /// Whether nothing has come since the last message, not even the connection's end, as far as the runtime has heard: the
+    /// socket itself is not asked, which would be a system call per request and decide no race.
     pub(crate) fn is_quiet(&self) -> bool {
         let seen = self.inner.try_read(&mut [0]);
         self.breaker.check().is_ok()

@@ -6,14 +6,14 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
-use crate::body::{ClientBody, ClientError};
+use crate::body::{ClientBody, ClientError, without};
 
 /// A body up to this size can be sent again; of a larger one nothing is kept, and it is sent once.
 const KEPT_MAX_BYTES: usize = 64 * 1024;
@@ -52,6 +52,10 @@ struct State {
     kept: Vec<Bytes>,
     kept_bytes: usize,
     trailers: Option<HeaderMap>,
+    /// Names of trailers that are left out.
+    unfit: Vec<HeaderName>,
+    /// When the client's last piece was read, or an attempt began.
+    moved: Instant,
     replay: Replay,
     end: End,
     attempt: u32,
@@ -70,18 +74,22 @@ enum Replay {
 enum End {
     Open,
     Complete(Instant),
+    /// The connection that it was sent on wants no more of it; another attempt may.
+    Abandoned(Instant),
     Broken,
 }
 
 impl Upload {
     /// `replay` says whether it may be sent more than once.
-    pub(crate) fn new(incoming: ClientBody, replay: bool) -> Rc<Self> {
+    pub(crate) fn new(incoming: ClientBody, replay: bool, unfit: Vec<HeaderName>) -> Rc<Self> {
         let replay = if replay { Replay::Kept } else { Replay::Lost };
         let state = State {
             incoming,
             kept: Vec::new(),
             kept_bytes: 0,
             trailers: None,
+            unfit,
+            moved: Instant::now(),
             replay,
             end: End::Open,
             attempt: 0,
@@ -97,6 +105,10 @@ impl Upload {
     pub(crate) fn attempt(self: &Rc<Self>) -> RequestBody {
         let mut state = self.state.borrow_mut();
         state.attempt += 1;
+        if let End::Abandoned(_) = state.end {
+            state.end = End::Open;
+        }
+        state.moved = Instant::now();
         RequestBody::Upload {
             upload: Rc::clone(self),
             attempt: state.attempt,
@@ -124,7 +136,22 @@ impl Upload {
     pub(crate) fn completed_at(&self) -> Option<Instant> {
         match self.state.borrow().end {
             End::Complete(at) => Some(at),
-            End::Open | End::Broken => None,
+            End::Open | End::Abandoned(_) | End::Broken => None,
+        }
+    }
+
+    /// Ready once it has stood still for so long; never when it has ended.
+    pub(crate) async fn stalled(&self, timeout: Duration) {
+        loop {
+            let (moved, end) = {
+                let state = self.state.borrow();
+                (state.moved, state.end)
+            };
+            match end {
+                End::Open if Instant::now() >= moved + timeout => return,
+                End::Open => tokio::time::sleep_until((moved + timeout).into()).await,
+                End::Complete(_) | End::Abandoned(_) | End::Broken => std::future::pending().await,
+            }
         }
     }
 
@@ -132,12 +159,13 @@ impl Upload {
         matches!(self.state.borrow().end, End::Broken)
     }
 
-    /// Ready with the moment at which the client's last byte was read.
-    pub(crate) fn poll_completed(&self, cx: &mut Context<'_>) -> Poll<Instant> {
-        if let Some(at) = self.completed_at() {
+    /// Ready with the moment at which the client's last byte was read, or at which nobody wanted more of them.
+    pub(crate) fn poll_ended(&self, cx: &mut Context<'_>) -> Poll<Instant> {
+        let mut state = self.state.borrow_mut();
+        if let End::Complete(at) | End::Abandoned(at) = state.end {
             return Poll::Ready(at);
         }
-        self.state.borrow_mut().waiter = Some(cx.waker().clone());
+        state.waiter = Some(cx.waker().clone());
         Poll::Pending
     }
 }
@@ -178,6 +206,7 @@ impl State {
             }
             Poll::Ready(Some(Ok(frame))) => frame,
         };
+        self.moved = Instant::now();
         match frame.into_data() {
             Ok(chunk) => {
                 self.keep(&chunk, next);
@@ -188,6 +217,7 @@ impl State {
             }
             Err(frame) => {
                 if let Ok(trailers) = frame.into_trailers() {
+                    let trailers = without(trailers, &self.unfit);
                     self.trailers = Some(trailers.clone());
                     self.complete();
                     *next = self.kept.len() + 1;
@@ -232,8 +262,28 @@ impl State {
             self.end = End::Complete(Instant::now());
             self.hand_out();
         }
+        self.wake();
+    }
+
+    /// Whoever sends the `attempt`-th one has dropped it.
+    fn abandon(&mut self, attempt: u32) {
+        if attempt == self.attempt && matches!(self.end, End::Open) {
+            self.end = End::Abandoned(Instant::now());
+            self.wake();
+        }
+    }
+
+    fn wake(&mut self) {
         if let Some(waiter) = self.waiter.take() {
             waiter.wake();
+        }
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let Self::Upload { upload, attempt, .. } = self {
+            upload.state.borrow_mut().abandon(*attempt);
         }
     }
 }

@@ -170,6 +170,9 @@ const REFUSED: &[Refused] = &[
     (">POST http://user@hWAY HTTP/1.1\r\nhost: h\r\n", "", 400),
     (">POST http:WAY HTTP/1.1\r\nhost: h\r\n", "", 400),
     (">CONNECT h:80 HTTP/1.1\r\nhost: h:80\r\n", "", 400),
+    (">CONNECT WAY HTTP/1.1\r\nhost: h\r\n", "", 400),
+    ("host: h\r\ncontent-length: 05\r\n", "hello", 400),
+    ("host: h\r\ncontent-length: 00\r\n", "", 400),
     (
         ">POST WAY HTTP/1.0\r\nhost: h\r\ntransfer-encoding: chunked\r\n",
         "0\r\n\r\n",
@@ -417,6 +420,37 @@ const TAKEN: &[Taken] = &[
         &["hello"],
         &[],
     ),
+    // A path that is not as plain as it could be goes over the bridge.
+    (
+        "GET /%61WAY HTTP/1.1\r\nhost: h\r\nx-forwarded-for: 9.9.9.9\r\nconnection: x-forwarded-for, x-forwarded-proto, x-request-id, host, x-mine\r\nconnection: x-yours, close\r\nx-mine: secret\r\nx-yours: secret\r\n\r\n",
+        1,
+        &[
+            "GET /aWAY HTTP/1.1\r\n",
+            "host: h\r\n",
+            "x-forwarded-for: 9.9.9.9,127.",
+            "x-forwarded-proto: http\r\n",
+            "x-request-id: ",
+        ],
+        &["secret", "x-mine", "x-yours"],
+    ),
+    (
+        "GET /%61WAY HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\nGET WAY2 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n",
+        2,
+        &["GET /aWAY HTTP", "hello", "GET WAY2 HTTP"],
+        &[],
+    ),
+    (
+        "GET /%61WAY HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\nconnection: content-length, close\r\n\r\nhello",
+        1,
+        &["GET /aWAY HTTP", "content-length: 5\r\n", "hello"],
+        &[],
+    ),
+    (
+        "POST WAY HTTP/1.1\r\nhost: h\r\nconnection: x-mine, close\r\ntransfer-encoding: chunked\r\ntrailer: x-sum, x-mine\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 1\r\nx-mine: secret\r\n\r\n",
+        1,
+        &["\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n"],
+        &["secret"],
+    ),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -515,6 +549,11 @@ const SAID: &[(&str, u16, Option<&str>)] = &[
         Some("0\r\nx: y\r\n\r\n"),
     ),
     (
+        "HTTP/1.1 200 OK\r\nconnection: x-mine\r\ntransfer-encoding: chunked\r\n\r\n0\r\nx-mine: a\r\nx: y\r\n\r\n",
+        200,
+        Some("0\r\nx: y\r\n\r\n"),
+    ),
+    (
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\nx: y\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
         200,
         Some(""),
@@ -559,6 +598,7 @@ const SAID: &[(&str, u16, Option<&str>)] = &[
         Some(""),
     ),
     ("HTTP/1.1 200 OK\r\ncontent-length: +2\r\n\r\nok", 503, Some("")),
+    ("HTTP/1.1 200 OK\r\ncontent-length: 02\r\n\r\nok", 503, Some("")),
     (
         "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nok",
         503,
@@ -641,6 +681,31 @@ async fn what_breaks_off_anywhere_is_not_taken_for_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_an_answer_does_not_end_as_a_whole_one_in_http_1_0() {
+    let stage = Stage::start().await;
+    for (said, whole) in [
+        ("2\r\nok\r\n0\r\n\r\n", true),
+        ("2\r\nok\r\n", false),
+        ("2\r\nok\r\nnonsense\r\n", false),
+    ] {
+        let said = format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{said}");
+        let request = says("/relayed", &said).replace("HTTP/1.1", "HTTP/1.0");
+        let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut answer)).await;
+        let read = read.expect("the connection is closed");
+        assert_eq!(
+            read.is_ok(),
+            whole,
+            "{said:?}: {read:?} {:?}",
+            String::from_utf8_lossy(&answer)
+        );
+    }
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_too_much_is_refused_within_bounds() {
     let stage = Stage::start().await;
     let start = "GET /relayed HTTP/1.1\r\nhost: h\r\n";
@@ -649,6 +714,7 @@ async fn what_is_too_much_is_refused_within_bounds() {
         (format!("{start}{}\r\n", "x: y\r\n".repeat(100)), 431),
         (format!("{start}x: {}\r\n\r\n", "y".repeat(70_000)), 431),
         (format!("{start}{}", "y".repeat(70_000)), 431),
+        (format!("{start}connection: {}\r\n\r\n", "a,".repeat(33)), 431),
         (
             format!("GET /{} HTTP/1.1\r\nhost: h\r\n\r\n", "y".repeat(70_000)),
             414,
@@ -664,6 +730,12 @@ async fn what_is_too_much_is_refused_within_bounds() {
         let answer = stage.talk(request.as_bytes(), 10_000).await;
         assert_eq!(statuses(&answer), [status], "{}: {answer:?}", &request[..60]);
     }
+    let said = format!(
+        "HTTP/1.1 200 OK\r\nconnection: {}\r\ncontent-length: 0\r\n\r\n",
+        "a,".repeat(33)
+    );
+    let answer = stage.talk(says("/relayed", &said).as_bytes(), usize::MAX).await;
+    assert_eq!(statuses(&answer), [503], "{answer:?}");
     let one = "GET /relayed HTTP/1.1\r\nhost: h\r\n\r\n".repeat(999);
     let last = "GET /relayed HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
     let answer = stage.talk(format!("{one}{last}").as_bytes(), usize::MAX).await;
@@ -683,6 +755,21 @@ const SAID_OVER_THE_BRIDGE: &[(&str, u16, &str)] = &[
         "2\r\nok\r\n0\r\nx: y\r\n\r\n",
     ),
     ("HTTP/1.1 204 No Content\r\ncontent-length: 5\r\n\r\n", 204, ""),
+    (
+        "HTTP/1.1 200 OK\r\nconnection: close\r\nconnection: x-secret\r\nx-secret: 1\r\ncontent-length: 2\r\n\r\nok",
+        200,
+        "ok",
+    ),
+    (
+        "HTTP/1.1 200 OK\r\nconnection: x-secret\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nx: y\r\nx-secret: 1\r\n\r\n",
+        200,
+        "2\r\nok\r\n0\r\nx: y\r\n\r\n",
+    ),
+    (
+        "HTTP/1.1 101 Switching\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        503,
+        "upstream connect error or disconnect/reset before headers: connection termination: the host's interim responses lead nowhere",
+    ),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -696,6 +783,7 @@ async fn an_answer_over_the_bridge_ends_where_it_ends() {
         assert_eq!(statuses(&answer), [*status], "{said:?}: {answer:?}");
         let (head, got) = answer.split_once("\r\n\r\n").unwrap();
         assert_eq!(got, *body, "{said:?}: {head}");
+        assert!(!head.contains("secret"), "{said:?}: {head}");
         assert_eq!(
             head.contains("content-length"),
             !body.is_empty() && !body.ends_with("\r\n"),

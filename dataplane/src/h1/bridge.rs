@@ -17,9 +17,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use super::buffer::Buffer;
 use super::chunked::may_trail;
 use super::encode::{self, KeepAlive};
-use super::exchange::BODY_TIMEOUT;
 use super::framing::{Decoder, Framing, Malformed, Version};
 use super::head::{Head, RequestLine};
+use super::stall::{BODY_TIMEOUT, TimeoutWriter};
 use super::timer::Timer;
 use crate::body::{ClientBody, ResponseBody};
 
@@ -252,6 +252,7 @@ pub(crate) async fn write<W: AsyncWrite + Unpin>(
     to: To,
     writer: &mut W,
 ) -> io::Result<KeepAlive> {
+    let mut writer = TimeoutWriter::new(writer, BODY_TIMEOUT);
     let (parts, mut body) = response.into_parts();
     let status = parts.status.as_u16();
     let bodiless = to.is_head || matches!(status, 204 | 304);
@@ -303,7 +304,7 @@ pub(crate) async fn write<W: AsyncWrite + Unpin>(
     loop {
         let frame = match next.take() {
             Some(frame) => frame,
-            None => body.frame().await,
+            None => tokio::time::timeout(BODY_TIMEOUT, body.frame()).await?,
         };
         let Some(frame) = frame else { break };
         let data = match frame.map_err(io::Error::other)?.into_data() {
@@ -362,5 +363,54 @@ fn write_lines(out: &mut Vec<u8>, headers: &HeaderMap) {
     }
     if !headers.contains_key(header::DATE) {
         encode::date(out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::upload::Upload;
+
+    async fn has_ended(upload: &Upload) -> bool {
+        poll_fn(|cx| Poll::Ready(upload.poll_ended(cx).is_ready())).await
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_nobody_reads_has_ended() {
+        let (body, _feed) = body(Framing::Length(5));
+        let upload = Upload::new(ClientBody::Http1(body), true, vec![]);
+        let first = upload.attempt();
+        assert!(!has_ended(&upload).await);
+        drop(first);
+        assert!(has_ended(&upload).await);
+        assert_eq!(
+            upload.completed_at(),
+            None,
+            "half a request is on that connection"
+        );
+        assert!(upload.can_repeat());
+        let second = upload.attempt();
+        assert!(!has_ended(&upload).await, "another attempt reads it");
+        let third = upload.attempt();
+        drop(second);
+        assert!(!has_ended(&upload).await, "the last one counts");
+        drop(third);
+        assert!(has_ended(&upload).await);
+    }
+
+    #[tokio::test]
+    async fn an_upload_may_not_stand_still() {
+        let (open, _feed) = body(Framing::Length(5));
+        let upload = Upload::new(ClientBody::Http1(open), true, vec![]);
+        let attempt = upload.attempt();
+        assert!(pin!(upload.stalled(BODY_TIMEOUT)).now_or_never().is_none());
+        upload.stalled(Duration::ZERO).await;
+        drop(attempt);
+        let stalled = upload.stalled(Duration::ZERO).now_or_never();
+        assert!(stalled.is_none(), "what has ended stands still by right");
     }
 }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 
 /// Holds nearly every head with the start of its body, and is a good size for one read.
-const BUFFER_BYTES: usize = 16 * 1024;
+pub(crate) const BUFFER_BYTES: usize = 16 * 1024;
 /// Kept for the next connections of a worker: 4 MiB.
 const SPARE_MAX: usize = 256;
 

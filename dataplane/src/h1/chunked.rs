@@ -2,8 +2,11 @@
 //! extensions and trailers. Extensions are passed on as they are; trailers are kept until the end, without those that would
 //! mean something in a head.
 
-use super::framing::{Malformed, Piece, Run};
-use super::head::{Known, known};
+use http::HeaderName;
+
+use super::framing::{Framing, Malformed, Piece, Run};
+use super::head::{Head, Known, known};
+use crate::config::HeaderEdits;
 
 /// Of all extensions and trailers of one message: a few checksums and a status, as of gRPC-Web.
 const ASIDE_BYTES_MAX: usize = 8 * 1024;
@@ -23,6 +26,11 @@ pub(crate) struct Chunked {
     /// Where the last of them begins.
     trailer: usize,
 }
+
+/// Names that may not stand behind one body: those that its head's `connection` lists, and those that edits take out of the head
+/// or set there.
+#[derive(Debug, Default)]
+pub(crate) struct Unfit(Vec<HeaderName>);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
@@ -197,6 +205,35 @@ impl Chunked {
     }
 }
 
+impl Unfit {
+    pub(crate) fn of(head: Head<'_>, framing: Framing, edits: &[&HeaderEdits]) -> Self {
+        if framing != Framing::Chunked {
+            return Self::default();
+        }
+        let listed = head
+            .options()
+            .filter_map(|option| HeaderName::from_bytes(option).ok());
+        let replaced = edits.iter().flat_map(|edits| edits.replaced()).cloned();
+        Self(listed.chain(replaced).collect())
+    }
+
+    /// The lines whose names are others.
+    pub(crate) fn without(&self, lines: Vec<u8>) -> Vec<u8> {
+        let Self(unfit) = self;
+        if unfit.is_empty() || lines.is_empty() {
+            return lines;
+        }
+        let fits = |line: &&[u8]| {
+            let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+            !unfit
+                .iter()
+                .any(|unfit| name.eq_ignore_ascii_case(unfit.as_str().as_bytes()))
+        };
+        let lines = lines.split_inclusive(|byte| *byte == b'\n').filter(fits);
+        lines.flatten().copied().collect()
+    }
+}
+
 /// Whether a header may stand behind a body: not if it says where the message ends, where it goes, who sends it or how it is
 /// read (RFC 9110, section 6.5.1), since some receivers merge what stands there into the head.
 pub(crate) fn may_trail(name: &[u8]) -> bool {
@@ -223,7 +260,10 @@ pub(crate) fn is_token(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
+    use crate::h1::head::{Fields, read_request};
 
     /// What is passed of a whole body with what follows it, its data, and how much is left.
     fn read(input: &[u8], step: usize) -> Result<(Vec<u8>, Vec<u8>, usize), Malformed> {
@@ -298,6 +338,26 @@ mod tests {
             assert!(piece.is_ok_and(|piece| piece.ended), "{input:?}");
             assert_eq!(chunked.take_trailers(), expected.as_bytes(), "{input:?}");
         }
+    }
+
+    #[test]
+    fn what_is_taken_out_of_a_head_does_not_come_behind_its_body() {
+        let text = b"GET / HTTP/1.1\r\nconnection: te, X-Mine\r\n\r\n";
+        let mut fields = Fields::default();
+        assert!(read_request(text, &mut fields).is_ok());
+        let head = fields.of(text);
+        let edits = HeaderEdits {
+            remove: vec![HeaderName::from_static("x-gone")],
+            set: vec![(HeaderName::from_static("x-set"), HeaderValue::from_static("1"))],
+            add: vec![(HeaderName::from_static("x-added"), HeaderValue::from_static("1"))],
+        };
+        let lines = b"x-mine: 1\r\nX-Gone: 1\r\nx-kept: x-gone: 1\r\nx-set: 2\r\nx-added: 2\r\n".to_vec();
+        let unfit = Unfit::of(head, Framing::Chunked, &[&HeaderEdits::default(), &edits]);
+        assert_eq!(
+            unfit.without(lines.clone()),
+            b"x-kept: x-gone: 1\r\nx-added: 2\r\n"
+        );
+        assert_eq!(Unfit::default().without(lines.clone()), lines);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use super::buffer::Buffer;
+use super::buffer::{BUFFER_BYTES, Buffer};
 use super::encode::{self, KeepAlive};
 use super::exchange;
 use super::framing::Malformed;
@@ -23,7 +23,7 @@ use crate::listener::{Connection, DRAIN_LINGER};
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long, and for how many bytes, a connection that is given up is still read, so that closing it does not take the last
 /// answer from a client that is still sending.
-const LINGER: Duration = Duration::from_secs(1);
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 256 * 1024;
 
 /// What a client's connection is made of.
@@ -71,21 +71,62 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream, input: 
             }
         };
         match exchange::answer(&mut client, &line, &fields).await {
-            Next::Request => client.input.rest(),
+            Next::Request => {
+                client.input.rest();
+                rest(&mut client.out);
+            }
             Next::Linger => return client.linger().await,
             Next::Close => return,
         }
     }
 }
 
+/// Gives back what an idle connection should not hold for the sake of one long head.
+fn rest(out: &mut Vec<u8>) {
+    if out.capacity() > BUFFER_BYTES {
+        *out = Vec::new();
+    }
+}
+
 /// What a connection that waits for a head waits with.
 struct Waiting {
     since: Instant,
-    /// When the first byte of the head was seen.
+    /// When the first byte was seen, of the head or of an empty line before it.
     begun: Option<Instant>,
+    after_empty_line: bool,
     drained: Option<Instant>,
     /// Where the last look at the head ended.
     looked: usize,
+}
+
+impl Waiting {
+    /// Whether more can be said of a head than before.
+    fn is_worth_a_look(&mut self, input: &mut Buffer) -> bool {
+        if !self.after_empty_line && input.filled().starts_with(b"\r\n") {
+            // One empty line, which old clients send after a body (RFC 9112, section 2.2).
+            self.after_empty_line = true;
+            self.begun.get_or_insert_with(Instant::now);
+            input.consume(2);
+        }
+        match input.filled() {
+            b"" => false,
+            b"\r" => {
+                self.begun.get_or_insert_with(Instant::now);
+                false
+            }
+            // A head that has begun can only end, or turn out malformed, with a line.
+            filled => head::is_worth_a_look(filled, self.looked),
+        }
+    }
+}
+
+/// What a client is told when the time for its head is over: nothing, if it has sent no more than an empty line.
+fn too_slow(unread: &[u8]) -> Result<Option<RequestLine>, Malformed> {
+    if matches!(unread, b"" | b"\r") {
+        Ok(None)
+    } else {
+        Err(Malformed::HeadTooSlow)
+    }
 }
 
 impl Client {
@@ -98,6 +139,7 @@ impl Client {
         let mut waiting = Waiting {
             since: Instant::now(),
             begun: None,
+            after_empty_line: false,
             drained: None,
             looked: 0,
         };
@@ -144,9 +186,9 @@ impl Client {
         if self.timer.poll(deadline, cx).is_pending() {
             return Poll::Pending;
         }
-        let too_slow = slow.is_some() && deadline == slow;
-        Poll::Ready(if too_slow {
-            Err(Malformed::HeadTooSlow)
+        let is_slow = slow.is_some() && deadline == slow;
+        Poll::Ready(if is_slow {
+            too_slow(self.input.filled())
         } else {
             Ok(None)
         })
@@ -154,18 +196,10 @@ impl Client {
 
     /// Looks at what has come, unless it was looked at before.
     fn look(&mut self, fields: &mut Fields, waiting: &mut Waiting) -> Result<Option<RequestLine>, Malformed> {
-        if waiting.begun.is_none() && self.input.filled().starts_with(b"\r\n") {
-            // One empty line, which old clients send after a body (RFC 9112, section 2.2).
-            waiting.begun = Some(Instant::now());
-            self.input.consume(2);
-        }
-        let filled = self.input.filled();
-        // A head that has begun can only end, or turn out malformed, with a line.
-        let new = &filled[waiting.looked..];
-        let worth = waiting.looked == 0 || new.contains(&b'\n');
-        if filled.is_empty() || filled == b"\r" || !worth {
+        if !waiting.is_worth_a_look(&mut self.input) {
             return self.room(waiting);
         }
+        let filled = self.input.filled();
         if let Some(line) = head::read_request(filled, fields)? {
             return if line.bytes > HEAD_BYTES_MAX {
                 Err(Malformed::HeadTooLarge)
@@ -215,7 +249,7 @@ impl Client {
         self.out.extend_from_slice(reason.as_bytes());
         exchange.sent(reason.len() as u64);
         // Whoever does not read it is not served any worse.
-        let _ = self.stream.write_all(&self.out).await;
+        let _ = tokio::time::timeout(LINGER, self.stream.write_all(&self.out)).await;
     }
 
     /// Closes the connection once the client has, or had the time to.
@@ -236,5 +270,71 @@ impl Client {
             }
         })
         .await;
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::h1::Buffers;
+
+    #[tokio::test]
+    async fn the_time_for_a_head_begins_with_whatever_comes_first() {
+        // Pieces as they come, with whether each is worth a look.
+        let cases: [&[(&str, bool)]; 5] = [
+            &[("\r", false), ("\n", false), ("G", true)],
+            &[("\r\n", false), ("\r", false), ("\n", true)],
+            &[("\r\nGET", true), (" / HTTP", false)],
+            &[("\n", true)],
+            &[("G", true)],
+        ];
+        for pieces in cases {
+            let mut input = Buffer::new(&Rc::new(Buffers::default()));
+            let mut waiting = Waiting {
+                since: Instant::now(),
+                begun: None,
+                after_empty_line: false,
+                drained: None,
+                looked: 0,
+            };
+            assert!(!waiting.is_worth_a_look(&mut input));
+            assert!(waiting.begun.is_none(), "nothing has come yet");
+            for (piece, expected) in pieces {
+                let mut from = piece.as_bytes();
+                poll_fn(|cx| input.poll_fill(&mut from, cx)).await.unwrap();
+                let worth = waiting.is_worth_a_look(&mut input);
+                assert_eq!(worth, *expected, "{pieces:?} at {piece:?}");
+                if worth {
+                    waiting.looked = input.filled().len();
+                } else {
+                    assert!(
+                        waiting.begun.is_some() || waiting.looked > 0,
+                        "{pieces:?} at {piece:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn who_has_asked_nothing_is_told_nothing() {
+        for (unread, expected) in [("", Ok(())), ("\r", Ok(())), ("G", Err(Malformed::HeadTooSlow))] {
+            assert_eq!(too_slow(unread.as_bytes()).map(drop), expected, "{unread:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_head_is_not_held_for_ever() {
+        for (capacity, kept) in [
+            (0, true),
+            (1024, true),
+            (BUFFER_BYTES, true),
+            (BUFFER_BYTES + 1, false),
+        ] {
+            let mut out = Vec::with_capacity(capacity);
+            rest(&mut out);
+            assert_eq!(out.capacity() == capacity, kept, "{capacity}");
+        }
     }
 }

@@ -178,31 +178,23 @@ pub(crate) fn end(out: &mut Vec<u8>, keep_alive: KeepAlive) {
 }
 
 /// The headers that `connection` names; nearly always none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Named {
-    None,
-    Some,
-}
+struct Named<'a>(Vec<&'a [u8]>);
 
-impl Named {
-    fn of(head: Head<'_>) -> Self {
-        let of_its_own = |option: &[u8]| {
+impl<'a> Named<'a> {
+    fn of(head: Head<'a>) -> Self {
+        let of_its_own = |option: &&[u8]| {
             [&b"close"[..], b"keep-alive"]
                 .iter()
                 .any(|own| option.eq_ignore_ascii_case(own))
         };
-        if head.options().all(of_its_own) {
-            Self::None
-        } else {
-            Self::Some
-        }
+        Self(head.options().filter(|option| !of_its_own(option)).collect())
     }
 
-    fn has(self, head: Head<'_>, field: &Field) -> bool {
-        self == Self::Some
-            && head
-                .options()
-                .any(|option| option.eq_ignore_ascii_case(head.name(field)))
+    fn has(&self, head: Head<'_>, field: &Field) -> bool {
+        let Self(names) = self;
+        names
+            .iter()
+            .any(|name| name.eq_ignore_ascii_case(head.name(field)))
     }
 }
 

@@ -13,12 +13,14 @@ use tokio::io::AsyncWrite;
 
 use super::bridge::{self, ClientLeft, To};
 use super::buffer::Buffer;
-use super::connection::{Client, Next};
+use super::chunked::Unfit;
+use super::connection::{Client, LINGER, Next};
 use super::encode::{self, KeepAlive};
 use super::framing::{self, Framing, Malformed, Version};
-use super::head::{Fields, HEAD_BYTES_MAX, Head, Known, RequestLine, StatusLine, read_response};
+use super::head::{self, Fields, HEAD_BYTES_MAX, Head, Known, RequestLine, StatusLine, read_response};
 use super::plan::{Expects, Plan, Terms, plan, terms};
 use super::relay::{Broken, Relay};
+use super::stall::Progress;
 use crate::attempt::{Attempts, Failure, Refusal, until_answered};
 use crate::body::{ClientBody, ResponseBody};
 use crate::config::Forward;
@@ -29,8 +31,6 @@ use crate::pool::{Freshness, HostPool, Lease};
 use crate::retry::Outcome;
 use crate::worker::WorkerCluster;
 
-/// Without a byte of a request's body the exchange is given up; Envoy's idle timeout of a stream.
-pub(crate) const BODY_TIMEOUT: Duration = Duration::from_secs(300);
 /// Responses before the response; a host sends one or two.
 const INTERIM_MAX: u32 = 16;
 
@@ -57,6 +57,8 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         terms,
         &plan,
     );
+    let edits = [&plan.target.edits, &plan.route.edits];
+    let unfit = Unfit::of(head, terms.framing, &edits);
     client.input.consume(line.bytes);
     exchange.cluster(
         &plan.cluster.live.name,
@@ -72,8 +74,8 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         Upload::Head { out, written: 0 }
     } else {
         Upload::Body {
-            relay: Relay::new(out, terms.framing),
-            progress: (0, started),
+            relay: Relay::new(out, terms.framing).without(unfit),
+            progress: Progress::new(0, started),
         }
     };
     let mut sending = Sending {
@@ -175,7 +177,7 @@ enum Upload {
     },
     Body {
         relay: Relay,
-        progress: (u64, Instant),
+        progress: Progress,
     },
 }
 
@@ -186,6 +188,15 @@ struct Answer {
     line: StatusLine,
     framing: Framing,
     lease: Lease,
+}
+
+/// A response on its way to the client.
+struct Passing {
+    relay: Relay,
+    /// Since when nothing more is sent to the host.
+    uploaded: Option<Instant>,
+    /// Once it had to wait.
+    progress: Option<Progress>,
 }
 
 /// Why a connection brought no response.
@@ -221,6 +232,7 @@ impl Attempts for Sending<'_> {
             let mut receiving = Receiving {
                 io: &mut io,
                 input: &mut input,
+                looked: 0,
                 interim: 0,
                 broken: None,
                 began,
@@ -246,7 +258,9 @@ impl Attempts for Sending<'_> {
                 {
                     wanted = Freshness::New;
                 }
-                Err(Unanswered::Unsent(detail) | Unanswered::Unheard(detail)) => return Err(reset(&detail)),
+                Err(Unanswered::Unsent(detail) | Unanswered::Unheard(detail)) => {
+                    return Err(Failure::reset(&detail));
+                }
                 Err(Unanswered::Failure(failure)) => return Err(failure),
             }
         }
@@ -272,6 +286,8 @@ impl Attempts for Sending<'_> {
 struct Receiving<'a> {
     io: &'a mut BreakableIo,
     input: &'a mut Buffer,
+    /// Where the last look at the head ended.
+    looked: usize,
     interim: u32,
     /// The host takes no more of the request; it may have answered all the same.
     broken: Option<String>,
@@ -330,7 +346,7 @@ impl Sending<'_> {
                 Poll::Ready(Err(Broken::Sink(error))) => receiving.broken = Some(error.to_string()),
                 Poll::Ready(Err(broken)) => {
                     let refusal = match broken {
-                        Broken::Malformed(malformed) => refusal(malformed),
+                        Broken::Malformed(malformed) => Refusal::malformed(malformed),
                         Broken::Source | Broken::Sink(_) => Refusal::broken_off(),
                     };
                     return Poll::Ready(Err(Unanswered::Failure(Failure::Client(refusal))));
@@ -375,8 +391,8 @@ impl Sending<'_> {
             }
             Upload::Body { relay, progress } => {
                 let polled = relay.poll(&mut self.client.input, &mut self.client.stream, host, cx);
-                if relay.data() != progress.0 {
-                    *progress = (relay.data(), Instant::now());
+                if polled.is_pending() {
+                    progress.note(relay.moved());
                 }
                 std::task::ready!(polled)?;
                 self.ended = Some(Instant::now());
@@ -405,7 +421,7 @@ impl Sending<'_> {
                 Poll::Ready(Ok(_)) => match self.read_head(receiving) {
                     Ok(None) => continue,
                     Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
-                    Err(detail) => return Poll::Ready(Err(Unanswered::Failure(reset(&detail)))),
+                    Err(detail) => return Poll::Ready(Err(Unanswered::Failure(Failure::reset(&detail)))),
                 },
                 Poll::Ready(Err(error)) => error.to_string(),
             };
@@ -414,7 +430,7 @@ impl Sending<'_> {
             return Poll::Ready(Err(if silent {
                 Unanswered::Unheard(detail)
             } else {
-                Unanswered::Failure(reset(&detail))
+                Unanswered::Failure(Failure::reset(&detail))
             }));
         }
     }
@@ -424,10 +440,15 @@ impl Sending<'_> {
         let fields = &mut self.client.answered;
         loop {
             let filled = receiving.input.filled();
+            if !head::is_worth_a_look(filled, receiving.looked) {
+                break;
+            }
             let Some(line) = read_response(filled, fields).map_err(|malformed| malformed.to_string())? else {
+                receiving.looked = filled.len();
                 break;
             };
             if (100..200).contains(&line.status) {
+                receiving.looked = 0;
                 receiving.interim += 1;
                 if line.status == 101 || receiving.interim > INTERIM_MAX {
                     return Err("the host's interim responses lead nowhere".to_owned());
@@ -435,9 +456,10 @@ impl Sending<'_> {
                 receiving.input.consume(line.bytes);
                 continue;
             }
-            let said = fields.of(&filled[..line.bytes]).said(line.version);
-            let framing = framing::of_response(self.is_head, line.status, said);
+            let head = fields.of(&filled[..line.bytes]);
+            let framing = framing::of_response(self.is_head, line.status, head.said(line.version));
             return framing
+                .and_then(|framing| head.check_options().map(|()| framing))
                 .map(|framing| Some((line, framing)))
                 .map_err(|malformed| malformed.to_string());
         }
@@ -456,8 +478,8 @@ impl Sending<'_> {
             let deadline = match &self.upload {
                 Upload::Head { .. } => self.timeout.map(|timeout| self.started + timeout),
                 Upload::Body { progress, .. } => {
-                    return (Some(progress.1 + BODY_TIMEOUT), || {
-                        Failure::Client(refusal(Malformed::BodyTooSlow))
+                    return (Some(progress.deadline()), || {
+                        Failure::Client(Refusal::malformed(Malformed::BodyTooSlow))
                     });
                 }
             };
@@ -503,12 +525,16 @@ impl Sending<'_> {
             keep_alive,
         }
         .write(&mut out);
+        let unfit = Unfit::of(head, framing, &[&forward.response_edits]);
         answer.input.consume(line.bytes);
         exchange.respond(line.status);
-        let mut relay = Relay::new(out, framing);
-        let mut uploaded = self.ended;
-        let passed = poll_fn(|cx| self.poll_pass(&mut relay, &mut answer, &mut uploaded, cx)).await;
-        exchange.sent(relay.data());
+        let mut passing = Passing {
+            relay: Relay::new(out, framing).without(unfit),
+            uploaded: self.ended,
+            progress: None,
+        };
+        let passed = poll_fn(|cx| self.poll_pass(&mut passing, &mut answer, cx)).await;
+        exchange.sent(passing.relay.data());
         let next = match passed {
             Ok(()) => {
                 exchange.end(Flag::None);
@@ -526,18 +552,21 @@ impl Sending<'_> {
                 Next::Close
             }
         };
-        self.client.out = relay.into_ahead();
+        self.client.out = passing.relay.into_ahead();
         next
     }
 
-    /// `uploaded` says since when nothing more is sent to the host.
     fn poll_pass(
         &mut self,
-        relay: &mut Relay,
+        passing: &mut Passing,
         answer: &mut Answer,
-        uploaded: &mut Option<Instant>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Flag>> {
+        let Passing {
+            relay,
+            uploaded,
+            progress,
+        } = passing;
         let passed = relay.poll(&mut answer.input, &mut answer.io, &mut self.client.stream, cx);
         match passed {
             Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
@@ -554,14 +583,30 @@ impl Sending<'_> {
         if uploaded.is_some() && poll_left(self.client, cx).is_ready() {
             return Poll::Ready(Err(Flag::ClientGone));
         }
+        let progress = progress.get_or_insert_with(|| Progress::new(relay.moved(), Instant::now()));
+        progress.note(relay.moved());
         let (deadline, flag) = match (*uploaded, &self.upload) {
-            (None, Upload::Body { progress, .. }) => (Some(progress.1 + BODY_TIMEOUT), Flag::ClientGone),
+            (None, Upload::Body { progress, .. }) => (progress.deadline(), Flag::ClientGone),
             (uploaded, _) => {
                 let since = uploaded.unwrap_or(self.started);
-                (self.timeout.map(|timeout| since + timeout), Flag::UpstreamTimeout)
+                let blamed = if relay.waits_for_sink() {
+                    Flag::ClientGone
+                } else {
+                    Flag::UpstreamTimeout
+                };
+                let route = self.timeout.map(|timeout| since + timeout);
+                sooner(route, progress.deadline(), blamed)
             }
         };
-        self.client.timer.poll(deadline, cx).map(|()| Err(flag))
+        self.client.timer.poll(Some(deadline), cx).map(|()| Err(flag))
+    }
+}
+
+/// When a response's body is given up: the route's time is over, or it stands still because of whoever is `blamed`.
+fn sooner(route: Option<Instant>, stalled: Instant, blamed: Flag) -> (Instant, Flag) {
+    match route {
+        Some(route) if route <= stalled => (route, Flag::UpstreamTimeout),
+        _ => (stalled, blamed),
     }
 }
 
@@ -591,30 +636,18 @@ fn say_continue(written: &io::Result<usize>) -> Result<(), HalfSaid> {
     }
 }
 
-fn reset(detail: &str) -> Failure {
-    Failure::Attempt {
-        outcome: Outcome::Reset,
-        detail: format!("connection termination: {detail}"),
-    }
-}
-
-fn refusal(malformed: Malformed) -> Refusal {
-    Refusal {
-        status: malformed.status(),
-        ..Refusal::bad_request(&malformed.to_string())
-    }
-}
-
 /// Refuses a request whose head could be read but not understood; nothing behind it can be trusted.
 async fn refuse(client: &mut Client, line: &RequestLine, malformed: Malformed) -> Next {
     let exchange = Exchange::begin(Rc::clone(&client.connection));
-    let response = forward::refuse(exchange, refusal(malformed));
+    let response = forward::refuse(exchange, Refusal::malformed(malformed));
     let to = To {
         is_head: line.method == Method::HEAD,
         version: line.version,
         keep_alive: KeepAlive::No,
     };
-    write(client, response, to).await
+    // Whoever does not read it is not served any worse.
+    let written = tokio::time::timeout(LINGER, write(client, response, to)).await;
+    written.unwrap_or(Next::Close)
 }
 
 async fn write(client: &mut Client, response: Response<ResponseBody>, to: To) -> Next {
@@ -664,17 +697,49 @@ async fn bridged(client: &mut Client, line: &RequestLine, fields: &Fields, terms
             KeepAlive::No
         },
     };
-    let mut writing = pin!(bridge::write(response, to, &mut writer));
-    let written = poll_fn(|cx| {
-        if let Poll::Ready(written) = writing.as_mut().poll(cx) {
-            return Poll::Ready(written.ok());
-        }
-        feed.poll(&mut client.input, &mut reader, timer, cx)
-            .map(|ClientLeft| None)
-    });
-    match written.await {
+    let written = {
+        let mut writing = pin!(bridge::write(response, to, &mut writer));
+        poll_fn(|cx| {
+            if let Poll::Ready(written) = writing.as_mut().poll(cx) {
+                return Poll::Ready(written.ok());
+            }
+            feed.poll(&mut client.input, &mut reader, timer, cx)
+                .map(|ClientLeft| None)
+        })
+        .await
+    };
+    match written {
         Some(KeepAlive::Yes) => Next::Request,
         Some(KeepAlive::No) => Next::Linger,
-        None => Next::Close,
+        None => {
+            if line.version == Version::Http10 {
+                // The end of the connection may be that of the body: only a reset says that this one is not. Where there is no
+                // connection any more, there is nothing to say.
+                let _ = client.stream.set_zero_linger();
+            }
+            Next::Close
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_ends_with_its_routes_time_or_when_it_stands_still() {
+        let now = Instant::now();
+        let at = |secs| now + Duration::from_secs(secs);
+        let cases = [
+            (None, 300, Flag::ClientGone, (300, Flag::ClientGone)),
+            (None, 300, Flag::UpstreamTimeout, (300, Flag::UpstreamTimeout)),
+            (Some(15), 300, Flag::ClientGone, (15, Flag::UpstreamTimeout)),
+            (Some(300), 300, Flag::ClientGone, (300, Flag::UpstreamTimeout)),
+            (Some(900), 300, Flag::ClientGone, (300, Flag::ClientGone)),
+        ];
+        for (route, stalled, blamed, (end, flag)) in cases {
+            let got = sooner(route.map(at), at(stalled), blamed);
+            assert_eq!(got, (at(end), flag), "{route:?} {stalled} {blamed:?}");
+        }
     }
 }

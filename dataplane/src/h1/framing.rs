@@ -68,6 +68,10 @@ pub(crate) enum Malformed {
     HostAndTarget,
     #[error("the target is malformed")]
     Target,
+    #[error("CONNECT is not supported")]
+    Connect,
+    #[error("connection lists too much")]
+    Options,
     #[error("a chunk is malformed")]
     Chunk,
     #[error("the extensions or trailers of the chunks are too long")]
@@ -102,7 +106,7 @@ impl Malformed {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadTooLarge | Self::Options => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::HeadTooSlow | Self::BodyTooSlow => StatusCode::REQUEST_TIMEOUT,
             _ => StatusCode::BAD_REQUEST,
@@ -144,8 +148,9 @@ fn content_length(lines: Lines<'_>) -> Result<u64, Malformed> {
     let Lines::One(value) = lines else {
         return Err(Malformed::Length);
     };
-    // 18 digits always fit 64 bits with room to add; nobody sends an exabyte.
-    if value.is_empty() || value.len() > 18 || !value.iter().all(u8::is_ascii_digit) {
+    // 18 digits always fit 64 bits with room to add; nobody sends an exabyte. Some readers take a leading zero for octal.
+    let is_padded = value.len() > 1 && value[0] == b'0';
+    if value.is_empty() || value.len() > 18 || is_padded || !value.iter().all(u8::is_ascii_digit) {
         return Err(Malformed::Length);
     }
     Ok(value
@@ -240,7 +245,8 @@ mod tests {
             (&[], &[], Ok(Framing::Empty)),
             (&["0"], &[], Ok(Framing::Length(0))),
             (&["42"], &[], Ok(Framing::Length(42))),
-            (&["007"], &[], Ok(Framing::Length(7))),
+            (&["007"], &[], Err(Length)),
+            (&["00"], &[], Err(Length)),
             (
                 &["999999999999999999"],
                 &[],

@@ -13,6 +13,8 @@ use crate::router::RequestView;
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Lines of a head, as in Envoy.
 const FIELDS_MAX: usize = 100;
+/// What `connection` may list in all: nobody has use for more than a few, and each is looked for among all lines.
+const OPTIONS_MAX: usize = 32;
 /// What follows the target in a request's first line: a space and the version.
 const VERSION_BYTES: usize = " HTTP/1.1".len();
 
@@ -152,6 +154,11 @@ pub(crate) fn read_response(bytes: &[u8], fields: &mut Fields) -> Result<Option<
     }))
 }
 
+/// Whether more can be said of a head than when it had `looked` bytes: it ends, or turns out malformed, with a line only.
+pub(crate) fn is_worth_a_look(filled: &[u8], looked: usize) -> bool {
+    looked == 0 || filled[looked..].contains(&b'\n')
+}
+
 fn version(minor: u8) -> Version {
     if minor == 0 {
         Version::Http10
@@ -281,6 +288,14 @@ impl<'a> Head<'a> {
         lines
             .flat_map(|line| line.split(|byte| *byte == b','))
             .map(<[u8]>::trim_ascii)
+            .filter(|option| !option.is_empty())
+    }
+
+    pub(crate) fn check_options(self) -> Result<(), Malformed> {
+        match self.options().nth(OPTIONS_MAX) {
+            Some(_) => Err(Malformed::Options),
+            None => Ok(()),
+        }
     }
 
     /// Whether whoever sends it takes trailers in the answer.
@@ -443,6 +458,34 @@ mod tests {
     }
 
     #[test]
+    fn a_head_is_looked_at_once_per_line() {
+        let text = b"HTTP/1.1 200 OK\r\na: b\r\n\r\n";
+        let mut looked = 0;
+        let looks = (1..=text.len()).filter(|end| {
+            let worth = is_worth_a_look(&text[..*end], looked);
+            if worth {
+                looked = *end;
+            }
+            worth
+        });
+        assert_eq!(looks.count(), 4, "at its first byte and at the end of each line");
+    }
+
+    #[test]
+    fn options_are_counted() {
+        for (listed, expected) in [
+            ("a,".repeat(OPTIONS_MAX), Ok(())),
+            (",".repeat(10_000), Ok(())),
+            ("a,".repeat(OPTIONS_MAX + 1), Err(Malformed::Options)),
+        ] {
+            let text = format!("GET / HTTP/1.1\r\nconnection: {listed}\r\n\r\n");
+            let mut fields = Fields::default();
+            read_request(text.as_bytes(), &mut fields).unwrap();
+            assert_eq!(fields.of(text.as_bytes()).check_options(), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn lines_are_counted() {
         let of = |count: usize| format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));
         assert!(matches!(request(&of(FIELDS_MAX)), Ok(Some(_))));
@@ -480,7 +523,7 @@ mod tests {
 
     #[test]
     fn options_of_the_connection_are_a_list() {
-        let text = b"GET / HTTP/1.1\r\nConnection: a ,Close\r\nconnection:\tb\r\n\r\n";
+        let text = b"GET / HTTP/1.1\r\nConnection: a ,Close, ,\r\nconnection:\tb\r\n\r\n";
         let mut fields = Fields::default();
         read_request(text, &mut fields).unwrap();
         let head = fields.of(text);

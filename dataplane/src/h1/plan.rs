@@ -38,8 +38,12 @@ pub(crate) struct Plan<'a> {
 
 /// What the head says about the exchange, if it says it in one way.
 pub(crate) fn terms(line: &RequestLine, head: Head<'_>) -> Result<Terms, Malformed> {
+    if line.method == Method::CONNECT {
+        return Err(Malformed::Connect);
+    }
     let framing = framing::of_request(head.said(line.version))?;
     check_host(line, head)?;
+    head.check_options()?;
     let expects = head
         .values(Known::Expect)
         .any(|expected| expected.eq_ignore_ascii_case(b"100-continue"));
@@ -48,8 +52,7 @@ pub(crate) fn terms(line: &RequestLine, head: Head<'_>) -> Result<Terms, Malform
     } else {
         Expects::Nothing
     };
-    let keeps =
-        line.version == Version::Http11 && line.method != Method::CONNECT && !head.has_option("close");
+    let keeps = line.version == Version::Http11 && !head.has_option("close");
     Ok(Terms {
         framing,
         keep_alive: if keeps { KeepAlive::Yes } else { KeepAlive::No },
@@ -100,7 +103,6 @@ pub(crate) fn plan<'a>(
     };
     let target = &head.bytes[line.target.clone()];
     if line.version != Version::Http11
-        || line.method == Method::CONNECT
         || !is_plain_host(host)
         || !target.iter().all(is_plain_in_target)
         || head.values(Known::Cookie).nth(1).is_some()

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::buffer::Buffer;
+use super::chunked::Unfit;
 use super::framing::{Decoder, Framing, Malformed};
 
 /// How a body is written, where that differs from how it came.
@@ -34,6 +35,9 @@ pub(crate) struct Relay {
     ended: bool,
     untouched: bool,
     data: u64,
+    /// Bytes that were read or written, of whatever kind.
+    moved: u64,
+    unfit: Unfit,
 }
 
 /// Why a body did not get through.
@@ -65,7 +69,14 @@ impl Relay {
             ended: matches!(framing, Framing::Empty | Framing::Length(0)),
             untouched: true,
             data: 0,
+            moved: 0,
+            unfit: Unfit::default(),
         }
+    }
+
+    /// Leaves out the trailers of those names.
+    pub(crate) fn without(self, unfit: Unfit) -> Self {
+        Self { unfit, ..self }
     }
 
     /// The memory of what was written ahead, for the next one.
@@ -81,6 +92,16 @@ impl Relay {
     /// Bytes of the body that were read.
     pub(crate) fn data(&self) -> u64 {
         self.data
+    }
+
+    /// What says whether anything moves.
+    pub(crate) fn moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Whether it waits for whoever it writes to.
+    pub(crate) fn waits_for_sink(&self) -> bool {
+        self.pass > 0 || self.written < self.ahead.len() || self.behind_written < self.behind.len()
     }
 
     /// Ready when all has been written. A source that has brought nothing new keeps it waiting, and so does a sink that takes
@@ -105,6 +126,7 @@ impl Relay {
                 return Poll::Ready(Ok(()));
             }
             let read = ready!(buffer.poll_fill(from, cx)).map_err(|_| Broken::Source)?;
+            self.moved += read as u64;
             if read == 0 {
                 if !self.decoder.ends_by_close() {
                     return Poll::Ready(Err(Broken::Source));
@@ -127,7 +149,7 @@ impl Relay {
             let _ = write!(self.ahead, "{:x}\r\n", piece.pass);
             self.behind = Cow::Borrowed(b"\r\n");
         } else if piece.ended && matches!(self.decoder, Decoder::Chunked(_)) {
-            let mut trailers = self.decoder.take_trailers();
+            let mut trailers = self.unfit.without(self.decoder.take_trailers());
             self.behind = if trailers.is_empty() {
                 Cow::Borrowed(b"\r\n")
             } else {
@@ -169,6 +191,7 @@ impl Relay {
     fn advance(&mut self, buffer: &mut Buffer, written: usize) {
         let ahead = written.min(self.ahead.len() - self.written);
         self.untouched = false;
+        self.moved += written as u64;
         self.written += ahead;
         let passed = (written - ahead).min(self.pass);
         buffer.consume(passed);
@@ -242,6 +265,27 @@ mod tests {
         assert_eq!((arrived, left), (b"HEAD 12".to_vec(), b"GET /".to_vec()));
         let (arrived, _) = relayed(b"abc", Framing::UntilClose, 64).await.unwrap();
         assert_eq!(arrived, b"HEAD 3\r\nabc\r\n0\r\n\r\n");
+    }
+
+    #[tokio::test]
+    async fn it_is_known_who_is_waited_for() {
+        let (mut source, mut from) = tokio::io::duplex(64);
+        let (mut to, mut sink) = tokio::io::duplex(4);
+        let mut buffer = Buffer::new(&Rc::new(Buffers::default()));
+        let mut relay = Relay::new(b"HEAD ".to_vec(), Framing::Length(8));
+        let mut poll = async || {
+            let polled = poll_fn(|cx| Poll::Ready(relay.poll(&mut buffer, &mut from, &mut to, cx))).await;
+            (polled.is_ready(), relay.waits_for_sink(), relay.moved())
+        };
+        assert_eq!(poll().await, (false, true, 4));
+        assert_eq!(poll().await, (false, true, 4), "nothing has moved");
+        let mut taken = [0; 4];
+        sink.read_exact(&mut taken).await.unwrap();
+        assert_eq!(poll().await, (false, false, 5));
+        source.write_all(b"1234").await.unwrap();
+        assert_eq!(poll().await, (false, true, 5 + 4 + 3));
+        sink.read_exact(&mut taken).await.unwrap();
+        assert_eq!(poll().await, (false, false, 5 + 4 + 4));
     }
 
     #[tokio::test]
