@@ -79,6 +79,8 @@ pub(crate) enum Step {
 pub(crate) enum Refusal {
     #[error("{because}")]
     Denied { name: Fqn, because: String },
+    #[error("{WALLED}")]
+    Walled { name: Fqn },
     #[error("{name} is named twice in one request")]
     NamedTwice { name: Fqn },
     #[error("{name} does not exist")]
@@ -266,13 +268,7 @@ impl Asker<'_> {
     pub(crate) fn check_open(&self, name: &Fqn) -> Result<(), Refusal> {
         match self.is_open(name) {
             true => Ok(()),
-            false => {
-                tracing::error!(%name, "the second wall held what the first let through");
-                Err(Refusal::Denied {
-                    name: name.clone(),
-                    because: WALLED.to_owned(),
-                })
-            }
+            false => Err(Refusal::Walled { name: name.clone() }),
         }
     }
 }

@@ -186,6 +186,10 @@ impl Problem {
             WriteError::Refused(Refusal::Denied { name, because }) => {
                 Problem::denied(because, actor, verb, &name)
             }
+            WriteError::Refused(Refusal::Walled { ref name }) => {
+                tracing::error!(%name, "the second wall held what the first let through");
+                Problem::denied(error.to_string(), actor, verb, name)
+            }
             WriteError::Revoked => Problem::unauthenticated(error.to_string(), verb, actor.to_string()),
             // It asks for what it cannot have alone: what the security team wants to see.
             WriteError::Refused(Refusal::NeedsApproval { ref node, .. }) => Problem {
@@ -276,7 +280,7 @@ impl IntoResponse for Problem {
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         let (status, code) = match &refusal {
-            Refusal::Denied { .. } => (StatusCode::FORBIDDEN, "denied"),
+            Refusal::Denied { .. } | Refusal::Walled { .. } => (StatusCode::FORBIDDEN, "denied"),
             Refusal::NamedTwice { .. } => (StatusCode::BAD_REQUEST, "named-twice"),
             Refusal::NotFound { .. } | Refusal::ParentNotFound { .. } => (StatusCode::NOT_FOUND, "not-found"),
             Refusal::Exists { .. } => (StatusCode::CONFLICT, "exists"),
