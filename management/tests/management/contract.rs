@@ -299,8 +299,11 @@ async fn no_endpoint_serves_a_stranger_and_every_denial_is_on_record() {
 }
 
 async fn are_on_record(management: &Management, denied: i64) {
-    let records =
-        format!("SELECT count(*) FROM audit WHERE actor = '{ACME}/users/powerless' AND outcome = 'denied'");
+    // Of more than one batch holds, those that are alike are one record with the number of the others.
+    let records = format!(
+        "SELECT coalesce(sum(1 + coalesce((convert_from(record, 'UTF8')::jsonb->>'repeated')::bigint, 0)), 0)::bigint \
+         FROM audit WHERE actor = '{ACME}/users/powerless' AND outcome = 'denied'"
+    );
     eventually(Duration::from_secs(20), async || {
         let found = management.count(&records).await;
         anyhow::ensure!(found == denied, "{found} of {denied} denials are on record");
