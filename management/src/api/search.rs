@@ -31,11 +31,17 @@ pub(crate) async fn list(
         (None, None, Some(namespace)) => Sought::Namespace(namespace.parse()?),
         _ => return Err(Problem::bad_request("ask for one of host, service and namespace")),
     };
+    let found = look(app.clone(), caller, sought);
+    Ok(app.computations.run(found).await?)
+}
+
+/// Every document of the organization is looked at.
+async fn look(app: App, caller: Caller, sought: Sought) -> Response {
     let snapshot = app.writes.snapshot();
     let mut touches = search(snapshot.judged.intent(), &sought);
     let all = touches.len();
     touches.retain(|touch| caller.may_read(&snapshot, &touch.resource));
     let hidden = all - touches.len();
     let answer = json!({"revision": snapshot.version.revision, "items": touches, "hidden": hidden});
-    Ok(Json(answer).into_response())
+    Json(answer).into_response()
 }
