@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::enforcement;
 use crate::finding::{Origin, Traced};
 use crate::http::{Retry, Span};
-use crate::intent::{Failover, Intent};
+use crate::intent::{Failover, Intent, Spec};
 use crate::name::{Fqn, Kind, Label, ServiceId};
 use crate::setting::{
     CallRule, Callers, Egress, Issuers, LoadBalancing, Mtls, Outliers, Reachability, Security, Tokens,
@@ -210,6 +210,32 @@ pub fn of_service(intent: &Intent, node: &Fqn, service: &ServiceId) -> Result<Ef
         traffic: EffectiveTraffic::of(&paths::of_service(intent, node, service)),
         security: EffectiveSecurity::of(&paths::of_service(intent, node, service)),
     })
+}
+
+/// What connections to workloads of a node must be.
+pub(crate) fn mtls_of_node(intent: &Intent, node: &Fqn) -> Decided<Mtls> {
+    EffectiveSecurity::mtls().decide(&[paths::of_node(intent, node)])
+}
+
+/// What connections to one workload of a workspace must be.
+pub(crate) fn mtls_of_service(intent: &Intent, workspace: &Fqn, service: &ServiceId) -> Decided<Mtls> {
+    EffectiveSecurity::mtls().decide(&paths::of_service(intent, workspace, service))
+}
+
+/// The nodes and settings at which the mTLS of some services of a workspace is decided: the workspace, its security
+/// groups, and what is set for one service of these. Every service gets what is at least as strict as one of them.
+pub(crate) fn mtls_within(intent: &Intent, workspace: &Fqn) -> Vec<(Fqn, Decided<Mtls>)> {
+    let mut within = vec![(workspace.clone(), mtls_of_node(intent, workspace))];
+    for group in paths::children(intent, workspace, Kind::SecurityGroup) {
+        within.push((group.clone(), mtls_of_node(intent, group)));
+        for setting in paths::children(intent, group, Kind::ServiceSecuritySetting) {
+            if let Some(Spec::ServiceSecuritySetting(set)) = intent.get(setting).map(|set| &set.spec) {
+                let decided = mtls_of_service(intent, workspace, &set.service);
+                within.push((setting.clone(), decided));
+            }
+        }
+    }
+    within
 }
 
 /// Where traffic of a workspace, or of a traffic group, goes when neither its cluster nor its region can serve it.

@@ -224,7 +224,12 @@ pub const TABLE: &[Row] = &[
     by(Kind::Invariant, "neverFromOutside", Plane::Management),
     by(Kind::Invariant, "onlyServedBy", Plane::Management),
     by(Kind::Invariant, "noFailover", Plane::Management),
-    by(Kind::Invariant, "noPlaintextBetweenTenants", Plane::Management),
+    nowhere(
+        Kind::Invariant,
+        "noPlaintextBetweenTenants",
+        Concern::Security,
+        "it is held against what settings ask for, and no proxy encrypts what it sends to another yet",
+    ),
 ];
 
 const NETWORKS: &str = "every cluster sends to every gateway that is reported, whatever its network";

@@ -10,9 +10,7 @@ use crate::resolve::{Resolved, ResolvedWorkspace};
 use crate::routes::{RoutedGateway, RoutedGatewayMode};
 use crate::selector::Selector;
 
-/// What is not known to hold is refused like what is known to be broken.
-const PLAIN: &str =
-    "proxies send to each other in plain text, and nothing encrypts that yet, so that it cannot hold";
+mod plaintext;
 
 /// An invariant that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +35,7 @@ pub fn broken(intent: &Intent, resolved: &Resolved) -> BTreeSet<Broken> {
     });
     invariants
         .flat_map(|(name, invariant)| {
-            breaks(name, invariant, resolved)
+            breaks(invariant, intent, resolved)
                 .into_iter()
                 .map(|(by, example)| Broken {
                     invariant: name.clone(),
@@ -48,12 +46,12 @@ pub fn broken(intent: &Intent, resolved: &Resolved) -> BTreeSet<Broken> {
         .collect()
 }
 
-fn breaks(name: &Fqn, invariant: &Invariant, resolved: &Resolved) -> Vec<(Fqn, String)> {
+fn breaks(invariant: &Invariant, intent: &Intent, resolved: &Resolved) -> Vec<(Fqn, String)> {
     match invariant {
         Invariant::NeverFromOutside(place) => from_outside(place, resolved),
         Invariant::OnlyServedBy(only) => served_elsewhere(only, resolved),
         Invariant::NoFailover(never) => fails_over(never, resolved).into_iter().collect(),
-        Invariant::NoPlaintextBetweenTenants {} => vec![(name.clone(), PLAIN.to_owned())],
+        Invariant::NoPlaintextBetweenTenants {} => plaintext::between_tenants(intent, resolved),
     }
 }
 
@@ -131,6 +129,19 @@ fn fails_over(never: &NoFailover, resolved: &Resolved) -> Option<(Fqn, String)> 
         never.workspace, never.region
     );
     Some((never.workspace.clone(), example))
+}
+
+/// Whether the workspace could have the same service in two clusters.
+fn is_in_several(workspace: &Fqn, resolved: &Resolved) -> bool {
+    let Some(owned) = resolved.workspaces.get(workspace) else {
+        return false;
+    };
+    let clusters: Vec<&ClusterName> = resolved.clusters_of(workspace).collect();
+    let mut pairs = clusters
+        .iter()
+        .enumerate()
+        .flat_map(|(at, from)| clusters[at + 1..].iter().map(move |to| (from, to)));
+    pairs.any(|(from, to)| shares(&owned.value, from, to))
 }
 
 /// Whether the workspace could own namespaces of one name in both.
@@ -275,11 +286,6 @@ mod tests {
                 json!({"noFailover": {"workspace": SHOP, "region": "asia"}}),
                 vec!["*/shop"],
                 None,
-            ),
-            (
-                json!({"noPlaintextBetweenTenants": {}}),
-                vec![],
-                Some(PLAIN.to_owned()),
             ),
         ] {
             let found = examples(&invariant, &namespaces);

@@ -16,7 +16,8 @@ pub enum Invariant {
     OnlyServedBy(OnlyServedBy),
     /// Requests for the workspace's services never fail over into that region.
     NoFailover(NoFailover),
-    /// Requests from one tenant to another are never in plain text.
+    /// Settings ask for strict mTLS wherever requests of another tenant come to. It is about what is asked for: no proxy
+    /// encrypts yet.
     NoPlaintextBetweenTenants {},
 }
 

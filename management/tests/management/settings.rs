@@ -159,3 +159,40 @@ spec: {{service: shop/web, settings: {{mtls: strict}}}}
     ann.get(&nowhere).await.refused(404, "is not yours to see");
     management.stop().await;
 }
+
+#[tokio::test]
+async fn plain_text_between_tenants_is_ruled_out_by_what_settings_ask_for() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let admin = &management.admin;
+    let invariant =
+        json!({"name": format!("{ACME}/invariants/sealed"), "spec": {"noPlaintextBetweenTenants": {}}});
+    let invariants = format!("{ACME}/invariants");
+    let answer = admin.post(&invariants, invariant.clone()).await;
+    answer.refused(422, "no proxy encrypts what it sends to another yet");
+
+    // Both workspaces are in two clusters, and nothing is said of mTLS.
+    let answer = insist(admin, Method::POST, &invariants, "*", invariant.clone()).await;
+    answer.refused(409, "organizations/acme/tenants/media can reach services of");
+    answer.refused(409, "where no setting says mtls: permissive is built in");
+
+    create(admin, setting(ACME, &json!({"defaults": {"mtls": "strict"}}))).await;
+    let answer = insist(admin, Method::POST, &invariants, "*", invariant).await;
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    let status = admin
+        .get(&format!("{ACME}/invariants/sealed:status"))
+        .await
+        .json();
+    assert_eq!(status["status"]["findings"][0]["code"], "NotEnforced", "{status}");
+
+    let lax = setting(SHOP, &json!({"defaults": {"mtls": "permissive"}}));
+    let settings = format!("{SHOP}/securitysettings");
+    let ann = management.user("ann", &[(SHOP, "writer")]).await;
+    let answer = insist(&ann, Method::POST, &settings, "*", lax).await;
+    answer.refused(409, "it would break organizations/acme/invariants/sealed: ");
+    answer.refused(
+        409,
+        "where spec.defaults.mtls of organizations/acme/tenants/pay/workspaces/shop/securitysettings/default lets",
+    );
+    management.stop().await;
+}
