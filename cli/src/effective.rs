@@ -13,9 +13,11 @@ use crate::output::{OutputArgs, items, print, table, text};
 #[command(after_help = "Examples:
   tombolo effective organizations/acme/tenants/payments/workspaces/checkout
   tombolo effective organizations/acme/tenants/payments/workspaces/checkout --service shop/reviews
+  tombolo effective organizations/acme/tenants/payments/applications/shop
   tombolo effective organizations/acme -o json")]
 pub(crate) struct EffectiveArgs {
-    /// An organization, a tenant, a workspace or a group.
+    /// An organization, a tenant, a workspace or a group; a gateway or a route has the settings of its group, an
+    /// application or an API those of the workspace that serves it.
     name: String,
     /// One service of a workspace or group, as NAMESPACE/NAME.
     #[arg(long, env = "TOMBOLO_SERVICE")]

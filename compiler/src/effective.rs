@@ -59,8 +59,13 @@ pub struct Row {
 pub enum NoSettings {
     #[error("{0} does not exist")]
     NotFound(Fqn),
-    #[error("settings count for organizations, tenants, workspaces and groups; ask one of these, not {0}")]
+    #[error(
+        "settings count for organizations, tenants, workspaces and groups, and for gateways, routes, applications and \
+         APIs; ask one of these, not {0}"
+    )]
     NotANode(Fqn),
+    #[error("the workspace of {0} does not exist; name one of its tenant")]
+    NoWorkspace(Fqn),
     #[error("{0} has no services; ask its workspaces, or a group")]
     NoServices(Fqn),
     #[error("namespace {} of service {service} is not one of {node}", .service.namespace)]
@@ -170,6 +175,36 @@ impl Row {
             with: decided.with.clone(),
             not_enforced: enforcement::reason(kind, &in_table).filter(|_| decided.value.origin.is_some()),
         }
+    }
+}
+
+/// The node whose settings count for a resource: itself, the group that it stands in, or the workspace that serves it.
+///
+/// # Errors
+/// When the resource does not exist, or nothing counts for it.
+pub fn node_of(intent: &Intent, resource: &Fqn) -> Result<Fqn, NoSettings> {
+    if !intent.contains_key(resource) {
+        return Err(NoSettings::NotFound(resource.clone()));
+    }
+    let not_a_node = || NoSettings::NotANode(resource.clone());
+    match resource.kind() {
+        _ if paths::is_settable(resource) => Ok(resource.clone()),
+        Kind::Gateway | Kind::ServiceRoute => resource.parent().ok_or_else(not_a_node),
+        Kind::Application | Kind::Api => {
+            let application = resource.ancestor(Kind::Application).ok_or_else(not_a_node)?;
+            let workspace = match intent.get(&application).map(|resource| &resource.spec) {
+                Some(Spec::Application(found)) => Some(&found.workspace),
+                _ => None,
+            };
+            let is_its_own = |workspace: &&Fqn| {
+                workspace.kind() == Kind::Workspace
+                    && workspace.parent() == application.parent()
+                    && intent.contains_key(*workspace)
+            };
+            let workspace = workspace.filter(is_its_own).cloned();
+            workspace.ok_or(NoSettings::NoWorkspace(application))
+        }
+        _ => Err(not_a_node()),
     }
 }
 

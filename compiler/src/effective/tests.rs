@@ -11,6 +11,7 @@ use crate::name::Fqn;
 use crate::resolve::resolve;
 
 const WORKSPACE: &str = "organizations/acme/tenants/pay/workspaces/shop";
+const VIDEO: &str = "organizations/acme/tenants/media/workspaces/video";
 
 /// `acme`, `pay`, `shop` with the security groups `a` and `b` and the traffic group `web`, and settings on them: each a
 /// node and its spec, or the rest of a name and its spec.
@@ -417,6 +418,59 @@ fn what_is_wrong_is_found_on_who_wrote_it() {
         };
         assert_eq!(short(&finding.resource), resource);
         assert!(finding.message.contains(message), "{}", finding.message);
+    }
+}
+
+#[test]
+fn what_nothing_is_set_on_has_the_settings_of_where_it_stands() {
+    let served_by = |workspace: &str| json!({ "workspace": workspace });
+    let intent = intent(&[
+        (
+            "shop/gatewaygroups/edge/gateways/door",
+            json!({"workload": "shop/door", "type": "eastwest"}),
+        ),
+        ("web/serviceroutes/r", json!({"service": "shop/web", "rules": []})),
+        ("pay/applications/app", served_by(WORKSPACE)),
+        (
+            "pay/applications/lost",
+            served_by("organizations/acme/tenants/pay/workspaces/gone"),
+        ),
+        ("pay/applications/other", served_by(VIDEO)),
+        ("acme/tenants/media/workspaces/video", json!({"namespaces": []})),
+        ("acme/clusters/us", json!({"region": "us"})),
+    ]);
+    let node = |resource: &str| {
+        let found = node_of(&intent, &resource.parse().unwrap());
+        found
+            .map(|node| node.to_string())
+            .map_err(|error| error.to_string())
+    };
+    let tenant = "organizations/acme/tenants/pay";
+    for (resource, expected) in [
+        (WORKSPACE.to_owned(), WORKSPACE.to_owned()),
+        (
+            format!("{WORKSPACE}/gatewaygroups/edge/gateways/door"),
+            format!("{WORKSPACE}/gatewaygroups/edge"),
+        ),
+        (
+            format!("{WORKSPACE}/trafficgroups/web/serviceroutes/r"),
+            format!("{WORKSPACE}/trafficgroups/web"),
+        ),
+        (format!("{tenant}/applications/app"), WORKSPACE.to_owned()),
+    ] {
+        assert_eq!(node(&resource), Ok(expected), "{resource}");
+    }
+    for (resource, reason) in [
+        (format!("{tenant}/applications/lost"), "the workspace of"),
+        (format!("{tenant}/applications/other"), "the workspace of"),
+        (format!("{tenant}/applications/none"), "does not exist"),
+        (
+            "organizations/acme/clusters/us".to_owned(),
+            "settings count for organizations",
+        ),
+    ] {
+        let refused = node(&resource).unwrap_err();
+        assert!(refused.contains(reason), "{resource}: {refused}");
     }
 }
 

@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use tombolo_compiler::effective::{NoSettings, of_node, of_service};
+use tombolo_compiler::effective::{NoSettings, node_of, of_node, of_service};
 use tombolo_compiler::name::{Fqn, ServiceId};
 
 use super::App;
@@ -25,9 +25,14 @@ pub(crate) fn effective(
     app.allow_read(&snapshot, caller, node, Verb::Get)?;
     let service: Option<ServiceId> = params.service.as_deref().map(str::parse).transpose()?;
     let intent = snapshot.judged.intent();
+    let settled = node_of(intent, node)?;
+    if !node.is_within(&settled) {
+        // An application names the workspace that serves it, and naming it is no right to read it.
+        app.allow_read(&snapshot, caller, &settled, Verb::Get)?;
+    }
     let effective = match &service {
-        None => of_node(intent, node),
-        Some(service) => of_service(intent, node, service),
+        None => of_node(intent, &settled),
+        Some(service) => of_service(intent, &settled, service),
     }?;
     let mut answer = json!({
         "name": node,
@@ -44,9 +49,10 @@ impl From<NoSettings> for Problem {
     fn from(error: NoSettings) -> Problem {
         match &error {
             NoSettings::NotFound(node) => Problem::not_found(node),
-            NoSettings::NotANode(_) | NoSettings::NoServices(_) | NoSettings::NotInNode { .. } => {
-                Problem::bad_request(error.to_string())
-            }
+            NoSettings::NotANode(_)
+            | NoSettings::NoWorkspace(_)
+            | NoSettings::NoServices(_)
+            | NoSettings::NotInNode { .. } => Problem::bad_request(error.to_string()),
         }
     }
 }

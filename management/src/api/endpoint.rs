@@ -79,13 +79,18 @@ pub(crate) enum Shape {
     Stream(&'static [&'static str]),
 }
 
-/// The nodes that settings attach to.
-const SETTABLE: &[Kind] = &[
+/// The nodes that settings attach to, and what stands there or is served there.
+const SETTLED: &[Kind] = &[
     Kind::Organization,
     Kind::Tenant,
     Kind::Workspace,
     Kind::TrafficGroup,
+    Kind::GatewayGroup,
     Kind::SecurityGroup,
+    Kind::Gateway,
+    Kind::ServiceRoute,
+    Kind::Application,
+    Kind::Api,
 ];
 /// Where users stand, as the router says it.
 const USERS: &str = "/v1/organizations/{organization}/users/{user}";
@@ -201,9 +206,10 @@ pub(crate) fn table() -> Vec<Endpoint> {
         },
         Endpoint {
             method: Method::GET,
-            place: Place::ResourceOf(SETTABLE, ":effective"),
+            place: Place::ResourceOf(SETTLED, ":effective"),
             id: "effective",
-            summary: "The settings that count for a node, or for a service of it, with who decided each.",
+            summary: "The settings that count for a node, for a service of it, or for what stands or is served there, with \
+                      who decided each.",
             access: Access::Decided,
             audit: &[],
             parameters: &["service"],

@@ -196,3 +196,48 @@ async fn plain_text_between_tenants_is_ruled_out_by_what_settings_ask_for() {
     );
     management.stop().await;
 }
+
+#[tokio::test]
+async fn what_stands_or_is_served_at_a_node_has_its_settings() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let admin = &management.admin;
+    let (web, app) = (
+        format!("{SHOP}/trafficgroups/web"),
+        format!("{PAY}/applications/app"),
+    );
+    let spec = json!({"defaults": {"resilience": {"timeout": "7s"}}});
+    let timeouts = json!({"name": format!("{SHOP}/trafficsettings/default"), "spec": spec});
+    create(admin, timeouts).await;
+    let route = format!("{web}/serviceroutes/r");
+    admin
+        .create(json!({"name": route, "spec": {"service": "shop/web", "rules": []}}))
+        .await;
+    let door = format!("{SHOP}/gatewaygroups/edge/gateways/door");
+    admin
+        .create(json!({"name": door, "spec": {"workload": "shop/door", "type": "eastwest"}}))
+        .await;
+    admin
+        .create(json!({"name": app, "spec": {"workspace": SHOP}}))
+        .await;
+    for asked in [&route, &door, &app, &format!("{SHOP}/gatewaygroups/edge")] {
+        let answer = admin.get(&format!("{asked}:effective")).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let answer = answer.json();
+        assert_eq!(answer["name"], asked.as_str());
+        let timeout = field(&answer, "traffic.resilience.timeout");
+        assert_eq!(timeout["value"], "7s", "{asked}");
+        assert_eq!(
+            timeout["origin"]["resource"],
+            format!("{SHOP}/trafficsettings/default")
+        );
+    }
+    let cluster = admin.get(&format!("{ACME}/clusters/us-east:effective")).await;
+    cluster.refused(400, "ask one of these, not organizations/acme/clusters/us-east");
+
+    // Naming a workspace is no right to read it.
+    let tim = management.user("tim", &[(&app, "reader")]).await;
+    assert_eq!(tim.get(&app).await.status, 200);
+    tim.get(&format!("{app}:effective")).await.refused(404, SHOP);
+    management.stop().await;
+}
