@@ -220,6 +220,33 @@ fn read_changes(mut documents: Vec<Value>, overwrite: bool) -> Result<Vec<Change
     }
 }
 
+/// What of a body is about resources that may be read, and how many of its parts are not.
+pub(crate) fn readable(mut documents: Vec<Value>, may_read: impl Fn(&Fqn) -> bool) -> (Vec<Value>, usize) {
+    let mut hidden = 0;
+    let mut keep_readable = |parts: &mut Vec<Value>| {
+        let before = parts.len();
+        parts.retain(|part| subject(part).is_some_and(|name| may_read(&name)));
+        hidden += before - parts.len();
+    };
+    match documents.as_mut_slice() {
+        [Value::Array(list)] => keep_readable(list),
+        [Value::Object(fields)] if fields.contains_key("changes") => {
+            if let Some(Value::Array(changes)) = fields.get_mut("changes") {
+                keep_readable(changes);
+            }
+        }
+        _ => keep_readable(&mut documents),
+    }
+    (documents, hidden)
+}
+
+/// Of a resource, a change or a rollback.
+fn subject(part: &Value) -> Option<Fqn> {
+    let places = ["/name", "/resource/name", "/rollback/name"];
+    let mut names = places.iter().filter_map(|place| part.pointer(place));
+    names.next()?.as_str()?.parse().ok()
+}
+
 /// Header and document write ETags with and without quotes.
 pub(crate) fn unquoted(etag: &str) -> String {
     etag.trim().trim_matches('"').to_owned()
@@ -367,6 +394,8 @@ impl fmt::Display for BadDocument {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const TENANT: &str = "organizations/acme/tenants/pay";
@@ -498,5 +527,40 @@ mod tests {
                 .to_string()
                 .contains("send application/json or application/yaml")
         );
+    }
+
+    #[test]
+    fn of_a_body_only_what_may_be_read_is_left() {
+        let (mine, other) = (
+            "organizations/acme/tenants/mine",
+            "organizations/acme/tenants/other",
+        );
+        let named = |name: &str| json!({ "name": name });
+        let change = |name: &str| json!({"op": "apply", "resource": {"name": name}});
+        let rollback = |name: &str| json!({"rollback": {"name": name, "revision": 1}});
+        for (documents, left, hidden) in [
+            (vec![named(mine)], vec![named(mine)], 0),
+            (vec![named(other), named(mine)], vec![named(mine)], 1),
+            (
+                vec![json!([named(mine), named(other)])],
+                vec![json!([named(mine)])],
+                1,
+            ),
+            (
+                vec![json!({"changes": [change(other), change(mine), {"op": "delete", "name": other}]})],
+                vec![json!({"changes": [change(mine)]})],
+                2,
+            ),
+            (vec![rollback(mine)], vec![rollback(mine)], 0),
+            (vec![rollback(other)], vec![], 1),
+            (vec![json!({"spec": {}})], vec![], 1),
+        ] {
+            let told = format!("{documents:?}");
+            assert_eq!(
+                readable(documents, |name| name.as_str() == mine),
+                (left, hidden),
+                "{told}"
+            );
+        }
     }
 }

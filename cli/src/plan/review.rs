@@ -251,8 +251,12 @@ fn shown(plan: &Value) -> String {
     let documents: String = documents
         .map(|document| format!("---\n{}", crate::output::yaml(document).unwrap_or_default()))
         .collect();
+    let hidden = match plan["documentsHidden"].as_u64() {
+        None | Some(0) => String::new(),
+        Some(hidden) => format!("and {hidden} more that you may not read\n"),
+    };
     format!(
-        "plan {} by {}: {}\n{votes}{documents}",
+        "plan {} by {}: {}\n{votes}{documents}{hidden}",
         text(&plan["plan"]),
         text(&plan["author"]),
         text(&plan["state"])

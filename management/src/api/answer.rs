@@ -345,6 +345,7 @@ fn kept() -> Value {
 fn kept_plan() -> Value {
     let mut fields = kept();
     fields["documents"] = list(json!({"type": "object"}));
+    fields["documentsHidden"] = count();
     closed(fields, KEPT)
 }
 

@@ -20,6 +20,7 @@ use crate::approval::{Leave, Required, required, required_of};
 use crate::audit::{self, Record, Verb};
 use crate::change::{Prepared, Refusal, Step};
 use crate::change_plan::PlanId;
+use crate::document;
 use crate::iam::{Action, Principal, holds};
 use crate::problem::Problem;
 use crate::realm::Opened;
@@ -177,7 +178,11 @@ pub(crate) async fn get(
 ) -> Result<Json<Value>, Problem> {
     let plan = find(&app, &caller, &id, Verb::Get).await?;
     let mut shown: Value = told(&plan).into_iter().collect();
-    shown["documents"] = documents(&app, &plan).await?.into();
+    let snapshot = app.writes.snapshot();
+    let may_read = |name: &Fqn| caller.may_read(&snapshot, name);
+    let (documents, hidden) = document::readable(documents(&app, &plan).await?, may_read);
+    shown["documents"] = documents.into();
+    shown["documentsHidden"] = hidden.into();
     Ok(Json(shown))
 }
 

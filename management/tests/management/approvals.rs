@@ -419,3 +419,37 @@ async fn whoever_may_approve_rejects_what_is_stale_as_well() {
     assert_eq!(act(&team.ben, &orphan, "reject").await.status, 200);
     team.management.stop().await;
 }
+
+#[tokio::test]
+async fn of_a_kept_plan_everybody_is_shown_what_they_may_read() {
+    let team = team().await;
+    let admin = &team.management.admin;
+    let rules = json!([{"kinds": ["Tenant"], "verbs": ["read"]}]);
+    let role = json!({"name": format!("{PAY}/roles/names"), "spec": {"rules": rules}});
+    let left = admin.post(&format!("{PAY}/roles?breakGlass=test"), role).await;
+    assert_eq!(left.status, 201, "{}", left.text);
+    let tim = team.management.user("tim", &[]).await;
+    let binding = json!({"name": format!("{PAY}/bindings/tim"),
+        "spec": {"role": format!("{PAY}/roles/names"), "subjects": [format!("{ACME}/users/tim")]}});
+    let left = admin
+        .post(&format!("{PAY}/bindings?breakGlass=test"), binding)
+        .await;
+    assert_eq!(left.status, 201, "{}", left.text);
+
+    let documents = json!([{"name": PAY, "description": "ours"}, change("theirs")]);
+    let id = submit(&team.ann, documents).await;
+    let shown = |answer: Answer| {
+        let plan = answer.json();
+        let names: Vec<Value> = plan["documents"][0]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["name"].clone())
+            .collect();
+        (json!(names), plan["documentsHidden"].clone())
+    };
+    let plan = format!("plans/{id}");
+    assert_eq!(shown(tim.get(&plan).await), (json!([PAY]), json!(1)));
+    assert_eq!(shown(team.ben.get(&plan).await), (json!([PAY, SHOP]), json!(0)));
+    team.management.stop().await;
+}
