@@ -119,7 +119,8 @@ pub const TABLE: &[Row] = &[
     nowhere(
         Kind::Gateway,
         "rateLimit",
-        Concern::Function,
+        // Whoever guesses passwords or floods a service is who a limit keeps out.
+        Concern::Security,
         "no gateway counts requests yet, so none is too many",
     ),
     by(Kind::Gateway, "redirect", Plane::Proxy),

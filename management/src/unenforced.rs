@@ -74,10 +74,12 @@ mod tests {
                     "rules": [{"backendRefs": [{"namespace": "shop", "name": "web"}]}], field: value},
             }))
         };
-        let limited = gateway("limited", "rateLimit", json!({"requests": 1, "per": "1s"}));
+        let open = gateway("open", "cors", json!({"allowOrigins": ["*"]}));
         let closed = gateway("closed", "authorization", json!({"allow": []}));
-        assert_eq!(check(std::slice::from_ref(&limited)), Ok(()));
-        let error = check(&[limited, closed]).unwrap_err();
+        let limited = gateway("limited", "rateLimit", json!({"requests": 1, "per": "1s"}));
+        assert_eq!(check(std::slice::from_ref(&open)), Ok(()));
+        assert_eq!(check(&[limited]).unwrap_err().0.len(), 1);
+        let error = check(&[open, closed]).unwrap_err();
         assert_eq!(error.0.len(), 1);
         assert_eq!(
             error.to_string(),

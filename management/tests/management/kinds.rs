@@ -67,6 +67,7 @@ async fn what_protects_nothing_is_refused_unless_the_writer_insists() {
         [
             "/spec/jwt",
             "/spec/authorization",
+            "/spec/rateLimit",
             "/spec/validateRequests",
             "/spec/defaults/reachability",
             "/spec/defaults/egress",
