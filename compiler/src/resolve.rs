@@ -19,6 +19,7 @@ use crate::selector::Selector;
 mod application;
 mod cluster;
 mod difference;
+mod external;
 mod gateway;
 mod grant;
 mod identity;

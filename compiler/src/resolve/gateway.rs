@@ -198,6 +198,11 @@ fn wants(spec: Option<&Spec>) -> Option<Wants<'_>> {
     })
 }
 
+/// The hosts that a gateway or an API asks for.
+pub(super) fn served_hosts(spec: &Spec) -> BTreeSet<Hostname> {
+    wants(Some(spec)).map(|wants| wants.hosts).unwrap_or_default()
+}
+
 /// The workspace that it stands for, if that may use the workload.
 fn workspace(resolver: &Resolver, name: &Fqn, loans: &mut Loans, findings: &mut Vec<Finding>) -> Option<Fqn> {
     let wants = wants(resolver.tree.spec(name))?;

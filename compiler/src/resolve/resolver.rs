@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::gateway::{Listener, Port};
 use super::tree::{Touched, Tree};
-use super::{Resolved, cluster, gateway, grant, reference, route, setting, workspace};
+use super::{Resolved, cluster, external, gateway, grant, reference, route, setting, workspace};
 use crate::claims::{HostIndex, Index, SelectorIndex};
 use crate::finding::{Code, Finding, Origin};
 use crate::intent::{Intent, Resource};
@@ -62,6 +62,8 @@ pub(super) struct Wanted {
     pub(super) hosts: HostIndex,
     /// Of `hosts` those that are held.
     pub(super) held_hosts: HostIndex,
+    /// By external services.
+    pub(super) external_hosts: HostIndex,
     /// By gateways and APIs.
     pub(super) ports: Index<Port>,
     /// Of `ports` those that are held.
@@ -127,6 +129,7 @@ impl Resolver {
         reference::update(&mut update);
         grant::update(&mut update);
         gateway::update(&mut update);
+        external::update(&mut update);
         for (name, finding) in std::mem::take(&mut update.touched.orphans) {
             update.tell(Part::Claims, &name, finding.into_iter().collect());
         }
