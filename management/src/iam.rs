@@ -25,7 +25,7 @@ pub(crate) use access::access;
 pub(crate) use condition::check as check_condition;
 pub(crate) use grant::{excess, holds, lacks, owns_more};
 use index::{Index, relation, upwards};
-use role::{Relation, Rights};
+use role::{Actions, Relation, Rights};
 
 use crate::realm::Opened;
 use crate::snapshot::Tree;
@@ -62,6 +62,16 @@ pub struct Asker<'a> {
     pub time: DateTime<Utc>,
     /// By the second wall, of which nothing here decides.
     pub(crate) opened: &'a Opened,
+}
+
+/// Where somebody may do something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reach {
+    /// At and below these, perhaps, and nowhere else.
+    pub(crate) nodes: Vec<Fqn>,
+    /// Whether it may on all of them and on everything below them. Otherwise a role is of some kinds only, or has a scope, or
+    /// a binding a condition, and [`may`] tells of each name.
+    pub(crate) is_whole: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,22 +188,33 @@ impl Bindings {
         self.index.nodes_of(principal)
     }
 
-    /// Like [`Bindings::nodes_of`], those alone on which it may do that.
-    pub(crate) fn nodes_for(&self, asker: &Asker<'_>, action: Action) -> Vec<Fqn> {
-        let Some(name) = asker.principal.name() else {
-            return self
-                .tree
-                .keys()
-                .next()
-                .map(Fqn::organization)
-                .into_iter()
-                .collect();
+    /// Where a principal may do that by a binding, in the order of the names.
+    pub(crate) fn reach(&self, principal: &Principal, action: Action) -> Reach {
+        let (Some(name), Some(uid)) = (principal.name(), principal.uid()) else {
+            let organization = self.tree.keys().next().map(Fqn::organization);
+            return Reach {
+                nodes: organization.into_iter().collect(),
+                is_whole: true,
+            };
         };
-        let mut nodes: Vec<Fqn> = self.nodes_of(name).cloned().collect();
-        nodes.sort();
-        nodes.dedup();
-        nodes.retain(|node| may(asker, action, node, self).is_some());
-        nodes
+        let mut nodes: BTreeMap<&Fqn, bool> = BTreeMap::new();
+        let subjects = self
+            .index
+            .subjects_of(name)
+            .filter(|_| self.uid(name) == Some(uid));
+        for (node, grant) in subjects.flat_map(|subject| self.index.grants_of(subject)) {
+            let holds = |actions: &Actions| actions.holds(action);
+            let (on, below) = (grant.rights.node[node.kind() as usize], grant.rights.below);
+            if holds(&on) || below.iter().any(holds) {
+                let is_whole = holds(&on) && below.iter().all(holds) && grant.condition.is_none();
+                *nodes.entry(node).or_default() |= is_whole;
+            }
+        }
+        let is_whole = |node: &Fqn| node.lineage().any(|above| nodes.get(&above) == Some(&true));
+        Reach {
+            is_whole: nodes.keys().all(|node| is_whole(node)),
+            nodes: nodes.keys().copied().cloned().collect(),
+        }
     }
 
     /// The teams of a principal, through other teams too.

@@ -20,13 +20,17 @@ use crate::writer::Caller;
 
 mod csv;
 mod export;
+mod reader;
 mod tail;
 
 pub(crate) use export::export;
+use reader::Reader;
 pub(crate) use tail::tail;
 
 const PAGE_SIZE_DEFAULT: u64 = 100;
 const PAGE_SIZE_MAX: u64 = 500;
+/// Records that are looked at for one page, of which the caller may read only some: then it ends before it is full.
+const LOOKED_AT_MAX: usize = 10_000;
 /// Records read at a time while verifying.
 const VERIFY_BATCH: u64 = 1000;
 
@@ -66,25 +70,43 @@ pub(crate) async fn list(
         return Err(Problem::bad_request(detail));
     }
     let words = wanted.text.as_deref().map(words_of_text).unwrap_or_default();
-    let filter = wanted.filter(&app, &caller)?;
+    let reader = Reader::of(&app, &caller);
+    let mut filter = wanted.filter(&reader)?;
     let mut tx = app.store.read_as(&caller.principal).await?;
     // One more tells whether there is another page.
-    let limit = page_size + 1;
-    let mut listed = match words.is_empty() {
-        true => app.store.list_audit(&mut tx, &filter, limit).await?,
-        false => {
-            let limit = limit as usize;
-            app.store.search_audit(&mut tx, &filter, &words, limit).await?
-        }
+    let limit = match reader.may_read_all() {
+        true => page_size + 1,
+        false => PAGE_SIZE_MAX + 1,
     };
-    let more = listed.len() as u64 > page_size;
-    if more {
-        listed.pop();
-    }
+    let (mut listed, mut looked_at) = (Vec::new(), 0);
+    let reached = loop {
+        let found = match words.is_empty() {
+            true => app.store.list_audit(&mut tx, &filter, limit).await?,
+            false => {
+                let limit = limit as usize;
+                app.store.search_audit(&mut tx, &filter, &words, limit).await?
+            }
+        };
+        let reached = found.last().map(|last| last.place);
+        let is_last = (found.len() as u64) < limit;
+        looked_at += found.len();
+        listed.extend(found.into_iter().filter(|record| reader.may_read(record)));
+        if is_last || looked_at >= LOOKED_AT_MAX || listed.len() as u64 > page_size {
+            break reached.filter(|_| !is_last);
+        }
+        filter.after = reached;
+    };
+    let next = match listed.len() as u64 > page_size {
+        true => {
+            listed.truncate(page_size as usize);
+            listed.last().map(|last: &Listed| last.place)
+        }
+        false => reached,
+    };
     let items: Vec<Value> = listed.iter().map(item).collect();
     let mut page = json!({ "items": items });
-    if let Some(last) = listed.last().filter(|_| more) {
-        page["nextPageToken"] = page_token(&last.place).into();
+    if let Some(next) = next {
+        page["nextPageToken"] = page_token(&next).into();
     }
     Ok(Json(page))
 }
@@ -165,7 +187,7 @@ async fn verify_chain(
 }
 
 impl Wanted {
-    fn filter(&self, app: &App, caller: &Caller) -> Result<Filter, Problem> {
+    fn filter(&self, reader: &Reader) -> Result<Filter, Problem> {
         if self.actor.as_ref().is_some_and(|actor| actor.contains('\0')) {
             return Err(Problem::bad_request("actor: it holds a NUL character"));
         }
@@ -182,7 +204,7 @@ impl Wanted {
             kind,
             verb: verb.map(|verb| verb.to_string()),
             outcome: outcome.map(|outcome| outcome.to_string()),
-            nodes: readable(app, caller),
+            nodes: reader.nodes.clone(),
             after,
         })
     }
@@ -196,13 +218,6 @@ impl Wanted {
             None => Ok(()),
         }
     }
-}
-
-/// The nodes whose records the caller may read, with those of all below them.
-fn readable(app: &App, caller: &Caller) -> Vec<String> {
-    let snapshot = app.writes.snapshot();
-    let nodes = snapshot.bindings.nodes_for(&caller.asker(), Action::ReadAudit);
-    nodes.iter().map(Fqn::to_string).collect()
 }
 
 fn word<T>(name: &str, given: Option<&str>) -> Result<Option<T>, Problem>

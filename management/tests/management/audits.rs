@@ -12,6 +12,7 @@ use tombolo_tests::eventually;
 use crate::support::{ACME, Api, Management, two_teams};
 
 const DEADLINE: Duration = Duration::from_secs(30);
+const PAY: &str = "organizations/acme/tenants/pay";
 
 #[tokio::test]
 async fn the_log_is_newest_first_and_filtered() {
@@ -208,6 +209,93 @@ async fn every_pair_of_filters_lists_what_both_let_through() {
         paged(&ann, "&kind=trafficgroup").await.iter().collect::<Vec<_>>(),
         expected
     );
+    management.stop().await;
+}
+
+/// Of the log, as somebody is given it.
+struct Part {
+    leaf: &'static str,
+    on: &'static str,
+    /// Of the role.
+    rule: Value,
+    /// Of the binding.
+    more: Value,
+    is_readable: fn(&Value) -> bool,
+}
+
+/// By a role of some kinds, with a scope, or under a condition: less than all of a node and what is below it.
+#[tokio::test]
+async fn whoever_may_read_a_part_of_the_log_is_shown_that_part() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let admin = &management.admin;
+    let parts = [
+        Part {
+            leaf: "kinds",
+            on: ACME,
+            rule: json!({"kinds": ["Workspace"], "verbs": ["read-audit"]}),
+            more: json!({}),
+            is_readable: |record| record["kind"] == "Workspace",
+        },
+        Part {
+            leaf: "node",
+            on: PAY,
+            rule: json!({"verbs": ["read-audit"], "scope": "node"}),
+            more: json!({}),
+            is_readable: |record| record["name"] == PAY,
+        },
+        Part {
+            leaf: "condition",
+            on: ACME,
+            rule: json!({"verbs": ["read-audit"]}),
+            more: json!({"condition": "name.contains('/media')"}),
+            is_readable: |record| record["name"].as_str().unwrap().contains("/media"),
+        },
+    ];
+    for part in parts {
+        let Part {
+            leaf,
+            on,
+            is_readable,
+            ..
+        } = part;
+        let role = format!("{ACME}/roles/{leaf}");
+        admin
+            .create(json!({"name": role, "spec": {"rules": [part.rule]}}))
+            .await;
+        let reader = management.user(leaf, &[]).await;
+        let mut spec = json!({"role": role, "subjects": [format!("{ACME}/users/{leaf}")]});
+        spec.as_object_mut()
+            .unwrap()
+            .extend(part.more.as_object().unwrap().clone());
+        admin
+            .create(json!({"name": format!("{on}/bindings/{leaf}"), "spec": spec}))
+            .await;
+
+        let mut expected = paged(admin, "").await;
+        expected.retain(is_readable);
+        assert!(!expected.is_empty(), "{leaf}");
+        assert_eq!(paged(&reader, "").await, expected, "{leaf}");
+        let exported = reader.get("audit:export").await;
+        let lines: Vec<Value> = exported
+            .text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(lines[0]["export"]["complete"], false, "{leaf}");
+        let records = lines.iter().filter(|line| !line["record"].is_null());
+        assert_eq!(
+            records.clone().count(),
+            expected.len(),
+            "{leaf}: {}",
+            exported.text
+        );
+        assert!(
+            records.clone().all(|line| is_readable(&line["record"])),
+            "{leaf}: {}",
+            exported.text
+        );
+    }
     management.stop().await;
 }
 

@@ -11,7 +11,7 @@ use futures::{Stream, stream};
 use serde::Deserialize;
 
 use super::super::{App, Params};
-use super::{Wanted, boundary, csv, readable};
+use super::{Reader, Wanted, boundary, csv};
 use crate::audit::{Chain, Line, StatementKind, now, record_line, words_of_text};
 use crate::iam::Principal;
 use crate::problem::Problem;
@@ -70,10 +70,11 @@ pub(crate) async fn export(
         ("pageSize", wanted.page_size.is_some()),
         ("pageToken", wanted.page_token.is_some()),
     ])?;
-    let filter = wanted.filter(&app, &caller)?;
+    let reader = Reader::of(&app, &caller);
+    let filter = wanted.filter(&reader)?;
     let words = wanted.text.as_deref().map(words_of_text).unwrap_or_default();
     let is_complete =
-        words.is_empty() && filter.nodes.contains(&app.organization.to_string()) && filter.lets_all_through();
+        words.is_empty() && reader.may_read_all_of(&app.organization) && filter.lets_all_through();
     let after = wanted.after.as_deref().map(resumed).transpose()?;
     let mut tx = app.store.read_as(&Principal::System).await?;
     let heads = [
@@ -213,8 +214,13 @@ impl Plan {
 
     async fn read(&self, stretch: Stretch) -> Result<Vec<Listed>, Broken> {
         let mut tx = self.app.store.read_as(&self.caller.principal).await?;
-        let filter = self.filter_now(&mut tx).await?;
+        let reader = self.reader_now(&mut tx).await?;
+        let filter = Filter {
+            nodes: reader.nodes.clone(),
+            ..self.filter.clone()
+        };
         let mut listed = self.app.store.audit_stretch(&mut tx, &filter, stretch).await?;
+        listed.retain(|listed| reader.may_read(listed));
         if !self.words.is_empty() {
             listed.retain(|listed| holds(listed, &self.words));
         }
@@ -225,7 +231,7 @@ impl Plan {
     }
 
     /// What its reader may still read: that may become less while a long export goes on.
-    async fn filter_now(&self, tx: &mut Tx) -> Result<Filter, Broken> {
+    async fn reader_now(&self, tx: &mut Tx) -> Result<Reader, Broken> {
         let caller = Caller {
             time: now(),
             ..self.caller.clone()
@@ -235,16 +241,13 @@ impl Plan {
         {
             return Err(Broken(WriteError::Revoked.to_string()));
         }
-        let nodes = readable(&self.app, &caller);
-        if self.is_complete && !nodes.contains(&self.app.organization.to_string()) {
+        let reader = Reader::of(&self.app, &caller);
+        if self.is_complete && !reader.may_read_all_of(&self.app.organization) {
             return Err(Broken(
                 "its reader may not read all of the record any more".to_owned(),
             ));
         }
-        Ok(Filter {
-            nodes,
-            ..self.filter.clone()
-        })
+        Ok(reader)
     }
 
     fn line(&self, listed: &Listed) -> Vec<u8> {

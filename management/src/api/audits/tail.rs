@@ -13,7 +13,7 @@ use futures::{Stream, stream};
 use tokio::time::{Instant, sleep};
 
 use super::super::{App, Params};
-use super::{Wanted, item, readable};
+use super::{Reader, Wanted, item};
 use crate::audit::{Chain, now, words_of_text};
 use crate::iam::Principal;
 use crate::problem::Problem;
@@ -60,7 +60,7 @@ pub(crate) async fn tail(
         ("format", wanted.format.is_some()),
         ("after", wanted.after.is_some()),
     ])?;
-    let filter = wanted.filter(&app, &caller)?;
+    let filter = wanted.filter(&Reader::of(&app, &caller))?;
     let words = wanted.text.as_deref().map(words_of_text).unwrap_or_default();
     let reached = match headers.get(LAST_EVENT_ID) {
         Some(id) => id.to_str().ok().and_then(Reached::parse).ok_or_else(|| {
@@ -134,7 +134,8 @@ impl Follower {
         let mut events = String::new();
         // A binding that was taken away counts from now on, and so does a condition that holds no longer.
         self.caller.time = now();
-        self.filter.nodes = readable(&self.app, &self.caller);
+        let reader = Reader::of(&self.app, &self.caller);
+        self.filter.nodes.clone_from(&reader.nodes);
         for (chain, until) in [(Chain::Writes, heads.writes), (Chain::Denials, heads.denials)] {
             let after = self.reached.of(chain);
             let until = until.min(after.saturating_add(STRETCH_MAX));
@@ -148,10 +149,9 @@ impl Follower {
                 .store
                 .audit_stretch(&mut tx, &self.filter, stretch)
                 .await?;
-            for listed in listed
-                .iter()
-                .filter(|listed| self.words.is_empty() || holds(listed, &self.words))
-            {
+            let is_wanted = |listed: &&Listed| self.words.is_empty() || holds(listed, &self.words);
+            let listed = listed.iter().filter(|listed| reader.may_read(listed));
+            for listed in listed.filter(is_wanted) {
                 self.reached.set(chain, listed.place.sequence);
                 push_event(&mut events, self.reached, listed);
             }
