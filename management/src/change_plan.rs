@@ -130,6 +130,7 @@ mod tests {
 
     use chrono::Utc;
     use tombolo_compiler::intent::{Intent, Resource};
+    use tombolo_compiler::name::Kind;
     use tombolo_compiler::plan::Plans;
     use tombolo_compiler::resolve::resolve;
     use tombolo_compiler::routes::{SliceItem, SliceKey};
@@ -213,7 +214,7 @@ mod tests {
     /// Those before with what the plan says of them.
     fn planned_documents(prepared: &Prepared) -> BTreeMap<Fqn, String> {
         let mut documents = documents(&prepared.base);
-        for step in &prepared.steps {
+        for step in prepared.all() {
             match step {
                 Step::Keep(_) | Step::Transfer(..) => {}
                 Step::Delete(_) => drop(documents.remove(step.name())),
@@ -262,7 +263,8 @@ mod tests {
 
     #[test]
     fn a_plan_equals_what_is_applied_to_the_byte() {
-        let (start, mut written) = (start(), 0);
+        let (start, mut written, mut accepted) = (start(), 0, 0);
+        let mut kinds = BTreeSet::new();
         let slices_of_start = slices(&start);
         for seed in 1..=SEQUENCES {
             let (mut edits, mut base) = (Edits::new(seed), start.clone());
@@ -276,13 +278,17 @@ mod tests {
                     continue;
                 };
                 let planned = ChangePlan::of(&prepared, &reports());
-                let next = applied(&base, &prepared.steps);
+                let steps: Vec<Step> = prepared.all().cloned().collect();
+                let next = applied(&base, &steps);
                 assert_eq!(documents(&next), planned_documents(&prepared), "{at}");
                 let after = slices(&next);
                 assert_routes(&planned, &before, &after, &at);
                 assert_eq!(planned.behaviour, behaviour(&before, &after), "{at}");
                 assert!(prepared.judged.findings().eq(next.judged.findings()), "{at}");
                 written += u64::from(!prepared.changes_nothing());
+                accepted += u64::from(!prepared.handed.is_empty());
+                let changed = steps.iter().filter(|step| !matches!(step, Step::Keep(_)));
+                kinds.extend(changed.map(|step| step.name().kind()));
                 let done = Prepared {
                     judged: next.judged.clone(),
                     ..prepared
@@ -295,6 +301,11 @@ mod tests {
             written > SEQUENCES,
             "only {written} of the random writes were good: they test nothing"
         );
+        assert!(
+            accepted > SEQUENCES / 50,
+            "only {accepted} of the random writes have accepted an offer"
+        );
+        assert_eq!(kinds, BTreeSet::from(Kind::ALL), "a kind was never written");
     }
 
     fn id(base: &Arc<Snapshot>, changes: &[Change]) -> PlanId {
