@@ -12,31 +12,33 @@ CREATE FUNCTION look_up(given bytea[], names text[], held text[])
     LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
-    place int := 1;
-    -- Of those with the same credential as the one in this place.
-    last int;
+    -- Whose principal the statement works for at present.
+    acting bytea;
+    known boolean;
 BEGIN
     SELECT o.epoch, o.revision INTO seen_epoch, seen_revision
         FROM organizations o WHERE o.name = tombolo_organization();
-    WHILE place <= cardinality(given) LOOP
-        last := place;
-        WHILE given[last + 1] = given[place] LOOP
-            last := last + 1;
-        END LOOP;
-        -- Nobody until this credential proves good: what the one before it sees is not for this one.
-        PERFORM set_config('tombolo.principal', '', true);
-        SELECT a.credential, a.user_uid, a.expires_at, a.revoked_at, a.groups
-            INTO credential, user_uid, expires_at, revoked_at, groups FROM act_by_credential(given[place]) a;
-        IF FOUND THEN
+    FOR place IN 1 .. cardinality(given) LOOP
+        nth := place;
+        IF acting IS DISTINCT FROM given[place] THEN
+            -- Nobody until this credential proves good: what the one before it sees is not for this one.
+            PERFORM set_config('tombolo.principal', '', true);
+            SELECT a.credential, a.user_uid, a.expires_at, a.revoked_at, a.groups
+                INTO credential, user_uid, expires_at, revoked_at, groups FROM act_by_credential(given[place]) a;
+            known := FOUND;
+            acting := given[place];
             realms := ARRAY(SELECT r.realm FROM realms r);
-            -- `LIMIT` makes it one look into the index for each.
-            RETURN QUERY SELECT n, seen_epoch, seen_revision, credential, user_uid, expires_at, revoked_at, groups, realms,
-                    r.name, r.uid, CASE WHEN seen_epoch || '/' || r.etag = held[n] THEN NULL ELSE r.document END,
-                    r.etag, r.revision, r.created_at, r.updated_at, r.managed_by, r.managed_revision, r.owner
-                FROM generate_series(place, last) n
-                    LEFT JOIN LATERAL (SELECT * FROM resources WHERE resources.name = names[n] LIMIT 1) r ON true;
         END IF;
-        place := last + 1;
+        CONTINUE WHEN NOT known;
+        IF names[place] IS NULL THEN
+            name := NULL;
+        ELSE
+            SELECT r.name, r.uid, CASE WHEN seen_epoch || '/' || r.etag = held[place] THEN NULL ELSE r.document END,
+                    r.etag, r.revision, r.created_at, r.updated_at, r.managed_by, r.managed_revision, r.owner
+                INTO name, uid, document, etag, revision, created_at, updated_at, managed_by, managed_revision, owner
+                FROM resources r WHERE r.name = names[place];
+        END IF;
+        RETURN NEXT;
     END LOOP;
 END $$;
 REVOKE EXECUTE ON FUNCTION look_up(bytea[], text[], text[]) FROM PUBLIC;
