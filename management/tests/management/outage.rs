@@ -183,6 +183,52 @@ async fn a_postgres_that_freezes_in_the_middle_of_a_write_stops_the_writer_for_a
 }
 
 #[tokio::test]
+async fn one_connection_that_hangs_keeps_nobody_else_from_being_looked_up() {
+    // Shorter than a look-up is waited for, longer than one takes.
+    const HANGS: Duration = Duration::from_secs(2);
+    // Of management: one to ask, and one that takes over.
+    const LOOPS: usize = 2;
+    let dir = tempfile::tempdir().unwrap();
+    let postgres = EmbeddedPostgres::start(dir.path()).await.unwrap();
+    let management = Management::start_on(postgres.url().to_owned()).await;
+    let admin = &management.admin;
+    // The loops take turns.
+    for _ in 0..LOOPS {
+        assert_eq!(admin.get(ACME).await.status, 200);
+    }
+    let look_ups = management
+        .text("SELECT string_agg(pid::text, ' ') FROM pg_stat_activity WHERE query LIKE 'SELECT * FROM look_up(%'")
+        .await;
+    let look_ups: Vec<i32> = look_ups.split(' ').map(|pid| pid.parse().unwrap()).collect();
+    assert_eq!(look_ups.len(), LOOPS);
+    let frozen = Frozen::new(look_ups[..1].to_vec());
+
+    let mut hanging = None;
+    for _ in 0..LOOPS {
+        let mut read = Box::pin(admin.get(ACME));
+        match tokio::time::timeout(HANGS, &mut read).await {
+            Ok(answer) => assert_eq!(answer.status, 200, "{}", answer.text),
+            Err(_) => {
+                hanging = Some(read);
+                break;
+            }
+        }
+    }
+    let hanging = hanging.expect("one of the loops has the frozen connection");
+    let others = async {
+        for _ in 0..5 {
+            let answer = admin.get(ACME).await;
+            assert_eq!(answer.status, 200, "{}", answer.text);
+        }
+    };
+    let (answer, ()) = futures::join!(hanging, others);
+    assert_eq!(answer.status, 503, "{}", answer.text);
+    drop(frozen);
+    management.stop().await;
+    postgres.stop().await;
+}
+
+#[tokio::test]
 async fn a_statement_that_takes_too_long_is_not_called_an_unreachable_database() {
     let management = Management::start().await;
     two_teams(&management).await;
