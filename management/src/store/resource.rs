@@ -47,7 +47,7 @@ impl Store {
         window: &Window,
     ) -> Result<Option<(Holder, Part)>, StoreError> {
         let sql = format!(
-            "SELECT {HOLDER}, o.revision AS head_revision, r.* FROM look_up(ARRAY[$1], ARRAY[NULL]) t \
+            "SELECT {HOLDER}, o.revision AS head_revision, r.* FROM look_up(ARRAY[$1], ARRAY[NULL], ARRAY[NULL]) t \
              JOIN LATERAL (SELECT revision FROM organizations WHERE name = $2 AND t.user_uid IS NOT NULL OFFSET 0) o \
              ON true LEFT JOIN LATERAL (SELECT {COLUMNS} FROM resources WHERE collection = $3 \
              AND name COLLATE \"C\" > $4 AND t.user_uid IS NOT NULL ORDER BY name COLLATE \"C\" LIMIT $5) r ON true \
