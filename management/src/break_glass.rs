@@ -17,12 +17,12 @@ use tombolo_runtime::admin::Metrics;
 use uuid::Uuid;
 
 use crate::audit::{self, Record, Verb};
+use crate::caller::Caller;
 use crate::iam::Principal;
 use crate::store::lookup::Lookup;
 use crate::store::token::TokenRow;
 use crate::store::{self, Store, StoreError};
 use crate::token::{CredentialKind, Token};
-use crate::writer::Caller;
 
 /// Long enough to be sealed once a quarter; a copy that nobody remembers dies by itself.
 const VALID: TimeDelta = TimeDelta::days(90);

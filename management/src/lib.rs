@@ -6,6 +6,7 @@ mod api;
 mod approval;
 pub mod audit;
 mod break_glass;
+mod caller;
 mod change;
 mod change_plan;
 mod computations;

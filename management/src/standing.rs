@@ -13,8 +13,8 @@ use tombolo_runtime::telemetry::chain;
 use uuid::Uuid;
 
 use crate::audit;
+use crate::caller::Caller;
 use crate::store::{Store, StoreError};
-use crate::writer::Caller;
 
 /// How much longer whoever listens may do so, once what they came with is revoked on any replica.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -122,7 +122,7 @@ fn listening_time(lasts: Option<TimeDelta>) -> Duration {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::writer::Credential;
+    use crate::caller::Credential;
 
     fn caller(id: u128) -> Caller {
         let credential = Credential {

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::account_key::PublicKey;
 use crate::audit::{self, Record, Verb};
+use crate::caller::{Caller, Credential};
 use crate::change::{Refusal, authorize_one};
 use crate::iam::{self, Action};
 use crate::reply::Answer;
@@ -22,7 +23,7 @@ use crate::snapshot::Snapshot;
 use crate::store::organization::Head;
 use crate::store::token::{Holder, TokenRow};
 use crate::store::{self, Store, StoreError, Tx};
-use crate::writer::{Caller, Credential, WriteError, load_since, lock_for};
+use crate::writer::{WriteError, load_since, lock_for};
 
 /// Tells our tokens from others, for people and for scanners of leaked secrets.
 const PREFIX: &str = "tb_";

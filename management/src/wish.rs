@@ -8,6 +8,7 @@ use tombolo_compiler::intent::{Resource, Spec};
 use tombolo_compiler::name::Fqn;
 
 use crate::approval::{self, Leave};
+use crate::caller::Caller;
 use crate::change::{Change, ChangeVerb, IfMatch, Prepared, Refusal, prepare};
 use crate::change_plan::PlanId;
 use crate::guard;
@@ -15,7 +16,6 @@ use crate::history::differences;
 use crate::mesh::Mesh;
 use crate::reply::Reply;
 use crate::snapshot::{Snapshot, Tree};
-use crate::writer::Caller;
 
 /// Of one rollback: beyond this many resources the transaction would keep other writes waiting.
 const ROLLBACK_CHANGES_MAX: usize = 2000;

@@ -11,11 +11,11 @@ use tombolo_compiler::name::Fqn;
 use super::App;
 use super::body::Body;
 use crate::audit::Verb;
+use crate::caller::Caller;
 use crate::change::WALLED;
 use crate::iam::{self, Action, Asker, Because, Decision, Lack, Principal, decide, may};
 use crate::problem::Problem;
 use crate::snapshot::Snapshot;
-use crate::writer::Caller;
 
 /// Of one question.
 const NAMES_MAX: usize = 100;

@@ -18,6 +18,7 @@ use super::resources::page_size;
 use super::{App, Params, plans};
 use crate::approval::{Leave, Required, required, required_of};
 use crate::audit::{self, Record, Verb};
+use crate::caller::Caller;
 use crate::change::{Prepared, Refusal, Step};
 use crate::change_plan::PlanId;
 use crate::document;
@@ -28,7 +29,7 @@ use crate::reply::Answer;
 use crate::store::plan::{PlanState, StoredPlan, Vote};
 use crate::store::{self, StoreError};
 use crate::wish::{Order, Wish};
-use crate::writer::{Caller, Committed, WriteError, lock_for};
+use crate::writer::{Committed, WriteError, lock_for};
 
 /// Of a description or a comment.
 const TEXT_BYTES_MAX: usize = 2000;

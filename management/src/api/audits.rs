@@ -12,11 +12,11 @@ use super::{App, Params};
 use crate::audit::{
     Broken, Chain, Mark, Outcome, PublicKeys, Statement, StatementKind, Verb, Verifier, hex, words_of_text,
 };
+use crate::caller::Caller;
 use crate::iam::{Action, Principal};
 use crate::problem::Problem;
 use crate::store::Tx;
 use crate::store::audit::{Filter, Listed, Numbered, Place};
-use crate::writer::Caller;
 
 mod csv;
 mod export;

@@ -13,6 +13,7 @@ use super::{App, Identity, RequestInfo, verb_of};
 use crate::account_key::assertion::{self, Assertion};
 use crate::audit::{self, Verb};
 use crate::break_glass;
+use crate::caller::{Caller, Credential};
 use crate::change::WALLED;
 use crate::history::may_read_past;
 use crate::iam::{Action, Decision, Principal, decide};
@@ -25,7 +26,6 @@ use crate::store::StoreError;
 use crate::store::lookup::{Found, Held, Lookup};
 use crate::store::token::Holder;
 use crate::token::{Token, TokenError};
-use crate::writer::{Caller, Credential};
 
 /// What a request brings to show who sends it, not looked up yet: a read looks it up in the statement that reads.
 #[derive(Debug)]

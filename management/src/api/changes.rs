@@ -10,9 +10,9 @@ use super::plans::{self, Taking};
 use super::{App, Params, dry_run};
 use crate::approval::Leave;
 use crate::audit::Verb;
+use crate::caller::Caller;
 use crate::problem::Problem;
 use crate::wish::Order;
-use crate::writer::Caller;
 
 const REASON_BYTES_MAX: usize = 500;
 

@@ -7,9 +7,9 @@ use tombolo_compiler::name::Fqn;
 
 use super::App;
 use crate::audit::Verb;
+use crate::caller::Caller;
 use crate::handover;
 use crate::problem::Problem;
-use crate::writer::Caller;
 
 pub(crate) fn get(app: &App, caller: &Caller, name: &Fqn) -> Result<Response, Problem> {
     let snapshot = app.writes.snapshot();

@@ -14,6 +14,7 @@ use super::login::{generate, not_opened, system};
 use super::pages::{Form, Member, PageProblem, Visit, Who, escaped, page, see_other};
 use super::{App, Params};
 use crate::audit::{self, Record, Verb};
+use crate::caller::Credential;
 use crate::iam::Principal;
 use crate::login::device::{CODE_TIME, Device, DeviceState, Grant, INTERVAL_S, Poll, UserCode};
 use crate::login::session::{self, Method, Opening, Proof, Visitor};
@@ -21,7 +22,6 @@ use crate::problem::{Problem, Shown};
 use crate::store::device::DeviceKey;
 use crate::store::{self, StoreError};
 use crate::token::Token;
-use crate::writer::Credential;
 
 /// Where people confirm.
 pub(super) const PAGE: &str = "/auth/device";

@@ -12,12 +12,12 @@ use tombolo_compiler::routes::{SliceItem, SliceKey};
 
 use super::{App, behaviour};
 use crate::audit::Verb;
+use crate::caller::Caller;
 use crate::change::{Prepared, Step};
 use crate::change_plan::ChangePlan;
 use crate::mesh::Mesh;
 use crate::problem::Problem;
 use crate::wish::Wish;
-use crate::writer::Caller;
 
 pub(crate) async fn answer(app: &App, caller: &Caller, wish: Wish, verb: Verb) -> Result<Response, Problem> {
     let (_, mut described) = plan(app, caller, wish, verb).await?;

@@ -9,8 +9,8 @@ use tombolo_compiler::name::{Fqn, ServiceId};
 use super::App;
 use super::resources::GetParams;
 use crate::audit::Verb;
+use crate::caller::Caller;
 use crate::problem::Problem;
-use crate::writer::Caller;
 
 /// Who may read a node may know what binds it: values and names of the settings above it are told, also to those who may
 /// not read these. Their names hold nothing that the node's own does not

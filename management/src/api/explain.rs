@@ -14,9 +14,9 @@ use tombolo_compiler::report::Reports;
 use super::body::Body;
 use super::world::World;
 use super::{App, Params};
+use crate::caller::Caller;
 use crate::document;
 use crate::problem::Problem;
-use crate::writer::Caller;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -10,11 +10,12 @@ use axum::response::{IntoResponse, Response};
 use super::App;
 use super::body;
 use super::caller::Bearer;
+use crate::caller::Caller;
 use crate::idempotency::{BadKey, Key, Keyed};
 use crate::managed::{FORCE, MANAGER};
 use crate::problem::Problem;
 use crate::reply::Answer;
-use crate::writer::{Caller, Committed};
+use crate::writer::Committed;
 
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Tells that the answer was given before.

@@ -18,6 +18,7 @@ use super::idempotency::IDEMPOTENCY_KEY;
 use super::tokens::{self, Collection};
 use super::{App, RequestInfo};
 use crate::audit::{self, Record, Verb};
+use crate::caller::Caller;
 use crate::iam::Principal;
 use crate::login::browser::{self, Cookie};
 use crate::login::password::Password;
@@ -28,7 +29,6 @@ use crate::problem::Problem;
 use crate::store::token::Held;
 use crate::store::{self, StoreError, Tx};
 use crate::token::{self, CredentialKind, Token};
-use crate::writer::Caller;
 
 /// For a name that is none: it is counted and recorded as itself.
 const NAME_CHARS_MAX: usize = 64;

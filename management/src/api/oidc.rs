@@ -18,6 +18,7 @@ use super::login::{generate, open, system};
 use super::pages::{PageProblem, Visit, see_other};
 use super::{App, Params};
 use crate::audit::{self, Verb};
+use crate::caller::Caller;
 use crate::change::{Change, ChangeVerb, IfMatch, Refusal};
 use crate::login::attempt::{ATTEMPT_TIME, Attempt, state_sha256};
 use crate::login::browser::{Cookie, return_path};
@@ -29,7 +30,7 @@ use crate::problem::Problem;
 use crate::store;
 use crate::token::Token;
 use crate::wish::Wish;
-use crate::writer::{Caller, Committed, WriteError};
+use crate::writer::{Committed, WriteError};
 
 /// Where the provider sends browsers back to; it is registered there.
 pub(super) const CALLBACK: &str = "/auth/callback";

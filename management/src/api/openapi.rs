@@ -10,8 +10,8 @@ use tombolo_compiler::schema;
 
 use super::answer::{self, page_of, reference};
 use super::endpoint::{self, Access, Endpoint, Place, Shape};
+use crate::caller::Caller;
 use crate::problem::PROBLEMS;
-use crate::writer::Caller;
 
 pub(crate) async fn get(_caller: Caller) -> Json<Value> {
     Json(document(&endpoint::table()))

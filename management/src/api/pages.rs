@@ -17,13 +17,13 @@ use serde::de::DeserializeOwned;
 use super::caller::Bearer;
 use super::{App, Params, body, device, login, oidc};
 use crate::audit::Verb;
+use crate::caller::Caller;
 use crate::document::{BODY_TIME_MAX, BadBody};
 use crate::login::browser::return_path;
 use crate::login::session::Visitor;
 use crate::problem::{Problem, Shown};
 use crate::store::StoreError;
 use crate::store::token::Held;
-use crate::writer::Caller;
 
 /// Of a form: a password, a path and a code fit in many times.
 const FORM_BYTES_MAX: usize = 16 * 1024;

@@ -16,6 +16,7 @@ use super::target::Collection;
 use super::world::World;
 use super::{App, changes, dry_run, plans};
 use crate::audit::Verb;
+use crate::caller::Caller;
 use crate::document;
 use crate::history::{Difference, Entry, Place, differences};
 use crate::problem::Problem;
@@ -23,7 +24,6 @@ use crate::snapshot::Tree;
 use crate::store::Tx;
 use crate::store::history::{HistoryFilter, Part};
 use crate::wish::{Order, Rollback, Wish, subjects};
-use crate::writer::Caller;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

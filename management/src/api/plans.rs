@@ -12,6 +12,7 @@ use tombolo_compiler::name::Fqn;
 use super::body::Body;
 use super::{App, Params, approvals, dry_run, past};
 use crate::audit::Verb;
+use crate::caller::Caller;
 use crate::change::Refusal;
 use crate::change_plan::PlanId;
 use crate::document;
@@ -20,7 +21,7 @@ use crate::problem::Problem;
 use crate::store::history::HistoryFilter;
 use crate::unenforced;
 use crate::wish::Wish;
-use crate::writer::{Caller, WriteError};
+use crate::writer::WriteError;
 
 pub(crate) const IF_PLAN: HeaderName = HeaderName::from_static("if-plan");
 /// How many of the changes since a plan was made are named.

@@ -12,8 +12,8 @@ use tombolo_compiler::report::Reports;
 
 use super::App;
 use crate::audit::Verb;
+use crate::caller::Caller;
 use crate::problem::Problem;
-use crate::writer::Caller;
 
 /// Of a large organization a computation: each loss is planned.
 pub(crate) async fn get(app: App, caller: Caller, name: Fqn) -> Result<Response, Problem> {

@@ -17,6 +17,7 @@ use super::{
     App, Params, access, changes, claim_offers, dry_run, effective, past, plans, readiness, status, watching,
 };
 use crate::audit::Verb;
+use crate::caller::Caller;
 use crate::change::{Change, ChangeVerb, IfMatch};
 use crate::document::{self, Document};
 use crate::iam::Action;
@@ -26,7 +27,6 @@ use crate::snapshot::{Snapshot, Stored, Tree};
 use crate::store::resource::Window;
 use crate::unenforced;
 use crate::wish::Order;
-use crate::writer::Caller;
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: usize = 500;

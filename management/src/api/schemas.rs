@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use tombolo_compiler::name::Kind;
 use tombolo_compiler::schema;
 
+use crate::caller::Caller;
 use crate::problem::Problem;
-use crate::writer::Caller;
 
 pub(crate) async fn list(_caller: Caller) -> Json<Value> {
     let items = Kind::ALL.map(|kind| {

@@ -8,8 +8,8 @@ use serde_json::json;
 use tombolo_compiler::search::{Sought, search};
 
 use super::{App, Params};
+use crate::caller::Caller;
 use crate::problem::Problem;
-use crate::writer::Caller;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

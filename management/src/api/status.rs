@@ -17,10 +17,10 @@ use tombolo_compiler::roll_up::{Heard, Outcome, Status, roll_up};
 use super::App;
 use super::resources::GetParams;
 use crate::audit::Verb;
+use crate::caller::Caller;
 use crate::mesh::Mesh;
 use crate::problem::Problem;
 use crate::snapshot::Snapshot;
-use crate::writer::Caller;
 
 /// A caller that wants to wait longer asks again.
 const WAIT_MAX: Duration = Duration::from_secs(60);

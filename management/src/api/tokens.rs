@@ -17,10 +17,10 @@ use super::body::Body;
 use super::{App, login};
 use crate::account_key;
 use crate::audit::{self, Verb};
+use crate::caller::Caller;
 use crate::iam::Action;
 use crate::problem::Problem;
 use crate::token::{self, CredentialKind, Issued, Order, TokenInfo};
-use crate::writer::Caller;
 
 /// Of a description.
 const DESCRIPTION_BYTES_MAX: usize = 200;

@@ -18,9 +18,9 @@ use tombolo_compiler::name::{Fqn, Kind};
 use super::App;
 use super::resources::GetParams;
 use super::target::Collection;
+use crate::caller::Caller;
 use crate::problem::Problem;
 use crate::snapshot::{Snapshot, Stored, below};
-use crate::writer::Caller;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// So that proxies in between do not take a quiet collection for a dead connection.

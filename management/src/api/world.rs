@@ -13,13 +13,13 @@ use tombolo_compiler::resolve::{Resolved, resolve};
 
 use super::App;
 use super::past::check_revision;
+use crate::caller::Caller;
 use crate::history::Difference;
 use crate::problem::Problem;
 use crate::report_history::report_hash;
 use crate::snapshot::Tree;
 use crate::store::Tx;
 use crate::store::history::{HistoryFilter, Part};
-use crate::writer::Caller;
 
 /// Of what a revision has written, how much is told.
 const WRITTEN_MAX: usize = 20;

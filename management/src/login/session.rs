@@ -9,9 +9,9 @@ use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
 
 use crate::audit::{self, Outcome, Record, Verb};
+use crate::caller::{Caller, Credential};
 use crate::store::{Store, StoreError, Tx};
 use crate::token::{self, Token};
-use crate::writer::{Caller, Credential};
 
 /// Of what a program says it is.
 const AGENT_CHARS_MAX: usize = 200;

@@ -7,10 +7,10 @@ use sqlx::{PgConnection, Row};
 
 use super::{IdempotencyKeys, Store, StoreError, Tx, commit, execute, fetch};
 use crate::audit::now;
+use crate::caller::Caller;
 use crate::iam::Principal;
 use crate::idempotency::Kept;
 use crate::reply::Answer;
-use crate::writer::Caller;
 
 /// Of one statement that drops answers, so that it ends well before its timeout.
 const PRUNED_MAX: u64 = 1000;

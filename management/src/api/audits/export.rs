@@ -13,11 +13,12 @@ use serde::Deserialize;
 use super::super::{App, Params};
 use super::{Reader, Wanted, boundary, csv};
 use crate::audit::{Chain, Line, StatementKind, now, record_line, words_of_text};
+use crate::caller::Caller;
 use crate::iam::Principal;
 use crate::problem::Problem;
 use crate::store::Tx;
 use crate::store::audit::{Filter, Listed, Stretch, holds};
-use crate::writer::{Caller, WriteError};
+use crate::writer::WriteError;
 
 /// How many records there are, so that a caller can tell how far it has come. Not known under a filter.
 const RECORDS: HeaderName = HeaderName::from_static("x-tombolo-records");

@@ -7,10 +7,10 @@ use serde::Deserialize;
 use tombolo_compiler::name::Fqn;
 
 use super::super::App;
+use crate::caller::Caller;
 use crate::iam::{self, Action};
 use crate::snapshot::Snapshot;
 use crate::store::audit::Listed;
-use crate::writer::Caller;
 
 pub(super) struct Reader {
     /// It may read nothing that is neither about these nor about what stands below them.

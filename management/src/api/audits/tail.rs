@@ -15,12 +15,12 @@ use tokio::time::{Instant, sleep};
 use super::super::{App, Params};
 use super::{Reader, Wanted, item};
 use crate::audit::{Chain, now, words_of_text};
+use crate::caller::Caller;
 use crate::iam::Principal;
 use crate::problem::Problem;
 use crate::standing::Stay;
 use crate::store::StoreError;
 use crate::store::audit::{Filter, Listed, Stretch, holds};
-use crate::writer::Caller;
 
 /// How late a record of another replica may be told.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
