@@ -27,5 +27,6 @@ pub mod schema;
 pub mod search;
 pub mod selector;
 pub mod setting;
+pub mod touched;
 pub mod url;
 pub mod view;

@@ -144,6 +144,7 @@ pub async fn start(config: Config, parent: Shutdown) -> Result<Running, EdgeErro
         &config.centrals,
         stored_slice,
         snapshots.clone(),
+        &fleet,
         &metrics,
     );
     // Taken before anything can arrive, so that the saver sees every change.

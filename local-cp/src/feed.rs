@@ -18,6 +18,7 @@ use tombolo_runtime::shutdown::{Shutdown, Tasks};
 use tombolo_runtime::telemetry::chain;
 use tombolo_runtime::tls::{Identity, TlsError, connect};
 
+use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
 use answer::answer;
@@ -48,8 +49,9 @@ struct Shared {
     state: Mutex<State>,
     adopted: watch::Sender<Option<Adopted>>,
     events: Vec<mpsc::Sender<Event>>,
-    /// What questions are answered from.
+    /// What questions are answered from, with the fleet.
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    fleet: Fleet,
     metrics: Metrics,
 }
 
@@ -119,6 +121,7 @@ impl Feed {
         urls: &[String],
         last_good: Option<SliceCopy>,
         snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+        fleet: &Fleet,
         metrics: &Metrics,
     ) -> (Feed, Links) {
         let (senders, receivers) = urls.iter().map(|_| mpsc::channel(EVENTS_MAX)).unzip();
@@ -134,6 +137,7 @@ impl Feed {
             }),
             events: senders,
             snapshots,
+            fleet: fleet.clone(),
             metrics: metrics.clone(),
         });
         let links = Links {
@@ -310,7 +314,7 @@ impl Shared {
         let snapshot = self.snapshots.borrow().clone();
         Answer {
             id: question.id,
-            answer: answer(&self.cluster, snapshot.as_deref(), question).map(Bytes::from),
+            answer: answer(&self.cluster, snapshot.as_deref(), &self.fleet, question).map(Bytes::from),
         }
     }
 

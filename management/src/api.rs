@@ -66,6 +66,7 @@ mod search;
 mod status;
 mod target;
 mod tokens;
+mod touched;
 mod watching;
 mod world;
 

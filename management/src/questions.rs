@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tombolo_compiler::name::ClusterName;
-use tombolo_proto::frame::{Answer, Question};
+use tombolo_proto::frame::{Answer, QUESTION_BYTES_MAX, Question};
 use tombolo_proto::session::Event;
 
 /// Two hops there and back, and a moment to compute; a person waits for it.
@@ -57,7 +59,21 @@ impl Questions {
     ///
     /// # Errors
     /// Nobody can ask it, or it does not answer in time: a sentence that says so.
-    pub(crate) async fn ask(&self, cluster: &ClusterName, body: Bytes) -> Result<Bytes, String> {
+    pub(crate) async fn ask<A: DeserializeOwned>(
+        &self,
+        cluster: &ClusterName,
+        asked: &impl Serialize,
+    ) -> Result<A, String> {
+        let body = serde_json::to_vec(asked).map_err(|error| error.to_string())?;
+        if body.len() > QUESTION_BYTES_MAX {
+            return Err(format!("the question to the edge of {cluster} is too large"));
+        }
+        let answer = self.ask_bytes(cluster, body.into()).await?;
+        serde_json::from_slice(&answer)
+            .map_err(|error| format!("cannot read what the edge of {cluster} answers: {error}"))
+    }
+
+    async fn ask_bytes(&self, cluster: &ClusterName, body: Bytes) -> Result<Bytes, String> {
         let asking = async {
             let mut reason = "no central is connected".to_owned();
             for events in self.links() {

@@ -2,6 +2,7 @@
 //! on one mesh and leave it as they found it.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -154,6 +155,35 @@ fn an_explanation_has_its_last_word_from_the_edge() {
         .await;
         mesh.start_part(east)?;
         mesh.ready(east).await
+    });
+}
+
+/// The edges make the configurations with and without the change, and the proxies have the names that they gave themselves.
+#[test]
+fn a_plan_names_the_proxies_that_would_change() {
+    on_mesh(async |mesh| {
+        eventually(DEADLINE, || async {
+            let proxies = touched(mesh, "v2").await?;
+            for (cluster, name) in [(EAST, "us-east"), (WEST, "us-west")] {
+                let page = page(mesh.admin(Part::Edge(cluster)), "/config").await?;
+                let known: BTreeSet<&String> = page["proxies"]
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(id, _)| id)
+                    .collect();
+                let named = &proxies[name]["changed"]["names"];
+                ensure!(
+                    known.len() == 2 && json!(known) == *named,
+                    "{known:?} and not {proxies}"
+                );
+            }
+            Ok(())
+        })
+        .await;
+        let as_it_is = touched(mesh, "v1").await?;
+        ensure!(as_it_is == json!({}), "{as_it_is}");
+        Ok(())
     });
 }
 
@@ -509,6 +539,17 @@ async fn explained(mesh: &Mesh) -> Result<Value> {
     Ok(serde_json::from_slice(&reply.expect(StatusCode::OK)?.body)?)
 }
 
+/// The proxies that a plan names, which sends all requests to a subset.
+async fn touched(mesh: &Mesh, subset: &str) -> Result<Value> {
+    let rules = json!([{"backendRefs": [{"subset": subset}]}]);
+    let path = "plans?overwrite=true";
+    let reply = mesh
+        .call(mesh.admin_token(), Method::POST, path, Some(&route(&rules)))
+        .await?;
+    let plan: Value = serde_json::from_slice(&reply.expect(StatusCode::OK)?.body)?;
+    Ok(plan["behaviour"]["proxies"].clone())
+}
+
 async fn answered_by(address: SocketAddr, host: &str, wanted: &str) {
     eventually(DEADLINE, || async {
         let by = ask(address, host).await?;
@@ -550,7 +591,16 @@ async fn write_route(mesh: &Mesh, rules: &Value) -> Result<()> {
         .call(token, Method::GET, ROUTE, None)
         .await?
         .expect(StatusCode::OK)?;
-    let document = json!({
+    let document = route(rules);
+    let etag = reply.header("etag");
+    mesh.call_if(token, Method::PUT, ROUTE, Some(&document), Some(&etag))
+        .await?
+        .expect(StatusCode::OK)?;
+    Ok(())
+}
+
+fn route(rules: &Value) -> Value {
+    json!({
         "name": ROUTE,
         "spec": {
             "service": "shop/reviews",
@@ -560,12 +610,7 @@ async fn write_route(mesh: &Mesh, rules: &Value) -> Result<()> {
             ],
             "rules": rules,
         },
-    });
-    let etag = reply.header("etag");
-    mesh.call_if(token, Method::PUT, ROUTE, Some(&document), Some(&etag))
-        .await?
-        .expect(StatusCode::OK)?;
-    Ok(())
+    })
 }
 
 async fn restore_route(mesh: &Mesh) -> Result<()> {

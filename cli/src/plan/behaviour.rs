@@ -1,5 +1,5 @@
-//! The behaviour part of a plan as people read it: which hosts and services move, who reaches whom, and how many proxies
-//! that concerns.
+//! The behaviour part of a plan as people read it: which hosts and services move, who reaches whom, and which proxies are
+//! given something else.
 
 use serde_json::Value;
 
@@ -109,12 +109,42 @@ fn source(from: &Value) -> String {
 fn proxies(clusters: &Value) -> Vec<String> {
     let clusters = clusters.as_object().into_iter().flatten();
     clusters
-        .map(|(cluster, proxies)| match proxies["atMost"].as_u64() {
-            Some(1) => format!("{cluster}: at most 1 proxy is given something else"),
-            Some(count) => format!("{cluster}: at most {count} proxies are given something else"),
-            None => format!("{cluster}: its edge has not told how many proxies it has"),
-        })
+        .map(|(cluster, proxies)| format!("{cluster}: {}", proxies_of_one(proxies)))
         .collect()
+}
+
+/// Those that its edge has named, or else how many there may be.
+fn proxies_of_one(proxies: &Value) -> String {
+    let changed = &proxies["changed"];
+    let names: Vec<String> = items(&changed["names"]).iter().map(text).collect();
+    let more = changed["more"].as_u64().unwrap_or_default();
+    if !changed.is_null() {
+        let rest = match more {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let told = match names.len() as u64 + more {
+            0 => "no proxy is given anything else".to_owned(),
+            1 => format!("1 proxy is given something else: {}", listed(&names)),
+            count => format!(
+                "{count} proxies are given something else: {}{rest}",
+                listed(&names)
+            ),
+        };
+        return match changed["silent"].as_u64() {
+            Some(silent @ 1..) => format!("{told}; of {silent} that went silent it is not known"),
+            _ => told,
+        };
+    }
+    let told = match proxies["atMost"].as_u64() {
+        Some(1) => "at most 1 proxy is given something else".to_owned(),
+        Some(count) => format!("at most {count} proxies are given something else"),
+        None => "its edge has not told how many proxies it has".to_owned(),
+    };
+    match proxies["away"].as_str() {
+        Some(away) => format!("{told}; which is not known: {away}"),
+        None => told,
+    }
 }
 
 fn listed(names: &[String]) -> String {
@@ -140,7 +170,11 @@ mod tests {
             "newlyReachable": [{"from": {"outside": "organizations/acme/g/gateways/in"}, "to": "shop/web", "workspace": "w"}],
             "noLongerReachable": [{"from": {"namespace": ["us-east", "cart"]}, "to": "shop/web", "workspace": "w"}],
             "hidden": 2, "more": 0,
-            "proxies": {"us-east": {"atMost": 3}, "us-west": {"atMost": null}},
+            "proxies": {
+                "ap": {"atMost": 2, "away": "the edge of ap is not heard"},
+                "eu": {"atMost": 9, "changed": {"names": ["gw-1", "web-1"], "more": 3, "silent": 1, "version": [1, 7]}},
+                "sa": {"atMost": 9, "changed": {"names": [], "more": 0, "silent": 0, "version": [1, 7]}},
+                "us-east": {"atMost": 3}, "us-west": {"atMost": null}},
         });
         assert_eq!(
             sentences(&behaviour),
@@ -150,6 +184,9 @@ mod tests {
                 "whoever reaches organizations/acme/g/gateways/in can newly reach shop/web",
                 "us-east/cart can no longer reach shop/web",
                 "that you may not read: 2 more",
+                "ap: at most 2 proxies are given something else; which is not known: the edge of ap is not heard",
+                "eu: 5 proxies are given something else: gw-1, web-1 and 3 more; of 1 that went silent it is not known",
+                "sa: no proxy is given anything else",
                 "us-east: at most 3 proxies are given something else",
                 "us-west: its edge has not told how many proxies it has",
             ]

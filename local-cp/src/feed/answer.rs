@@ -1,15 +1,28 @@
-//! What an edge answers to those above: what a proxy of its cluster does with a request, from what the edge holds.
+//! What an edge answers to those above, from what it holds: what a proxy of its cluster does with a request, and which of
+//! its proxies a change of routes would touch.
 
-use tombolo_compiler::explain::{Asked, Told, trace};
+use serde::Deserialize;
+use tombolo_compiler::explain::{self, Told, trace};
 use tombolo_compiler::name::ClusterName;
+use tombolo_compiler::touched::{self, TouchedAsked, touched};
 use tombolo_proto::frame::{ANSWER_BYTES_MAX, Question};
 
+use crate::fleet::Fleet;
 use crate::snapshot::Snapshot;
+
+/// What an edge is asked; each has fields that no other has.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Asked {
+    Trace(explain::Asked),
+    Touched(TouchedAsked),
+}
 
 /// The answer's body, or a sentence that says why there is none.
 pub(super) fn answer(
     cluster: &ClusterName,
     snapshot: Option<&Snapshot>,
+    fleet: &Fleet,
     question: &Question,
 ) -> Result<Vec<u8>, String> {
     if question.cluster != cluster.as_str() {
@@ -22,17 +35,29 @@ pub(super) fn answer(
         .map_err(|error| format!("the edge of {cluster} cannot read the question: {error}"))?;
     let snapshot =
         snapshot.ok_or_else(|| format!("the edge of {cluster} does not hold both slice and view yet"))?;
-    let told = Told {
-        version: snapshot.version,
-        trace: trace(
-            cluster,
-            &snapshot.slice,
-            &snapshot.view,
-            &asked.entry,
-            &asked.request,
-        ),
+    let Snapshot {
+        version, slice, view, ..
+    } = snapshot;
+    let body = match asked {
+        Asked::Trace(explain::Asked { entry, request }) => serde_json::to_vec(&Told {
+            version: *version,
+            trace: trace(cluster, slice, view, &entry, &request),
+        }),
+        Asked::Touched(asked) => {
+            let proxies = fleet.proxies();
+            let proxies = touched::Proxies {
+                connected: proxies
+                    .connected
+                    .into_values()
+                    .map(|member| member.node)
+                    .collect(),
+                silent: proxies.unknown.len(),
+            };
+            let told = touched(cluster, (*version, slice), view, &proxies, &asked);
+            serde_json::to_vec(&told.map_err(|error| error.to_string())?)
+        }
     };
-    let body = serde_json::to_vec(&told).map_err(|error| error.to_string())?;
+    let body = body.map_err(|error| error.to_string())?;
     if body.len() > ANSWER_BYTES_MAX {
         return Err(format!("the answer of the edge of {cluster} is too large"));
     }
@@ -44,9 +69,12 @@ pub(super) fn answer(
 mod tests {
     use std::sync::Arc;
 
-    use serde_json::json;
+    use serde_json::{Value, json};
+    use tombolo_compiler::proxy::{ProxyNode, ProxyRole};
 
     use super::*;
+    use crate::ads::node::{Acknowledges, Introduction};
+    use crate::fleet::Roster;
 
     #[test]
     fn a_question_is_answered_from_what_the_edge_holds_or_refused_with_the_reason() {
@@ -63,9 +91,34 @@ mod tests {
             cluster: cluster.to_owned(),
             body: body.to_owned().into(),
         };
-        let good = answer(&cluster, Some(&snapshot), &question("us-east", &asked)).unwrap();
-        let told: Told = serde_json::from_slice(&good).unwrap();
+        let fleet = Fleet::new(Roster::default());
+        let good = |asked: &str| {
+            let good = answer(&cluster, Some(&snapshot), &fleet, &question("us-east", asked)).unwrap();
+            serde_json::from_slice::<Value>(&good).unwrap()
+        };
+        let told: Told = serde_json::from_value(good(&asked)).unwrap();
         assert_eq!(told.version, (1, 7));
+
+        let node = ProxyNode {
+            id: "web-1".to_owned(),
+            role: ProxyRole::Sidecar {
+                namespace: "shop".parse().unwrap(),
+                outbound: ([127, 0, 0, 1], 15001).into(),
+            },
+        };
+        let _seat = fleet.join(&Introduction {
+            node,
+            acknowledges: Acknowledges::Activated,
+        });
+        let workspace = "organizations/acme/tenants/a/workspaces/w";
+        let owner = json!({"namespace": {"value": {"workspace": workspace}}});
+        let told = good(&json!({"after": {"namespaces/shop": owner}}).to_string());
+        assert_eq!(
+            told,
+            json!({"version": [1, 7], "names": ["web-1"], "more": 0, "silent": 0})
+        );
+        let told = good(&json!({"after": {"namespaces/media": owner}}).to_string());
+        assert_eq!(told["names"], json!([]));
         for (held, question, reason) in [
             (Some(&snapshot), question("us-west", &asked), "not of us-west"),
             (
@@ -74,8 +127,13 @@ mod tests {
                 "cannot read the question",
             ),
             (None, question("us-east", &asked), "does not hold both"),
+            (
+                Some(&snapshot),
+                question("us-east", r#"{"after": {"pods/x": null}}"#),
+                "pods/x",
+            ),
         ] {
-            let refused = answer(&cluster, held, &question).unwrap_err();
+            let refused = answer(&cluster, held, &fleet, &question).unwrap_err();
             assert!(refused.contains(reason), "{refused}");
         }
     }

@@ -298,7 +298,13 @@ fn planned(more: Value, required: &[&str]) -> Value {
 /// What a change means to those who send and serve, from what clusters report at that moment.
 fn behaviour() -> Value {
     let by_cluster = |of: Value| json!({"type": "object", "additionalProperties": of});
-    let proxies = closed(json!({"atMost": {"type": ["integer", "null"]}}), &["atMost"]);
+    let changed = json!({"names": list(text()), "more": count(), "silent": count(), "version": version()});
+    let changed = closed(changed, &["names", "more", "silent", "version"]);
+    let at_most = json!({"type": ["integer", "null"]});
+    let proxies = closed(
+        json!({"atMost": at_most, "changed": changed, "away": text()}),
+        &["atMost"],
+    );
     closed(
         json!({
             "hosts": list(reference("HostMove")),
@@ -406,9 +412,8 @@ fn explanation() -> Value {
         }
         closed(fields, &[&["steps", "stepsHidden", "outcome"], required].concat())
     };
-    let version = json!({"type": "array", "items": count(), "minItems": 2, "maxItems": 2});
     let edge = json!({"anyOf": [
-        closed(json!({"answer": trace(json!({ "version": version }), &["version"])}), &["answer"]),
+        closed(json!({"answer": trace(json!({ "version": version() }), &["version"])}), &["answer"]),
         closed(json!({ "away": text() }), &["away"]),
     ]});
     trace(
@@ -791,6 +796,11 @@ fn text() -> Value {
 
 fn count() -> Value {
     json!({"type": "integer", "minimum": 0})
+}
+
+/// The epoch and the revision of a slice.
+fn version() -> Value {
+    json!({"type": "array", "items": count(), "minItems": 2, "maxItems": 2})
 }
 
 fn time() -> Value {

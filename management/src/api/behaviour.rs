@@ -75,7 +75,7 @@ fn shown<'a, T: Serialize + 'a>(
 }
 
 /// How many proxies of each cluster are given something else, at most: which of them it concerns, the cluster's edge
-/// alone knows. `null` where the edge has not told how many it has.
+/// alone knows, and is asked (`touched`). `null` where the edge has not told how many it has.
 fn proxies(mesh: &Mesh, clusters: &BTreeSet<&ClusterName>) -> Value {
     let count = |cluster: &ClusterName| {
         let receipt = mesh.heard.get(cluster)?.receipt.as_ref()?;

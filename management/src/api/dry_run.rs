@@ -10,6 +10,7 @@ use tombolo_compiler::plan::SliceChange;
 use tombolo_compiler::report::Reports;
 use tombolo_compiler::routes::{SliceItem, SliceKey};
 
+use super::touched::{self, Asking};
 use super::{App, behaviour};
 use crate::audit::Verb;
 use crate::caller::Caller;
@@ -37,14 +38,18 @@ pub(crate) async fn plan(
         let prepared = planning.writes.dry_run(&caller, &wish).await;
         let prepared = prepared.map_err(|error| Problem::of_write(error, &caller.principal, verb))?;
         let mesh = planning.mesh.borrow().clone();
-        let described = describe(&caller, &prepared, &mesh);
-        Ok((prepared, described))
+        let (described, asking) = describe(&caller, &prepared, &mesh);
+        Ok::<_, Problem>((prepared, described, asking))
     };
-    app.computations.run(planned).await?
+    let (prepared, mut described, asking) = app.computations.run(planned).await??;
+    // Not in its turn: edges that are slow hold up no computation.
+    touched::name(&app.questions, asking, &mut described["behaviour"]["proxies"]).await;
+    Ok((prepared, described))
 }
 
-/// The plan of a change. What the caller may not read of it is counted and not shown.
-fn describe(caller: &Caller, prepared: &Prepared, mesh: &Mesh) -> Value {
+/// The plan of a change, and what the edges have yet to tell of it. What the caller may not read of it is counted and not
+/// shown.
+fn describe(caller: &Caller, prepared: &Prepared, mesh: &Mesh) -> (Value, Asking) {
     let base = &prepared.base;
     let reports = Reports {
         joined: base.joined_clusters(),
@@ -53,14 +58,21 @@ fn describe(caller: &Caller, prepared: &Prepared, mesh: &Mesh) -> Value {
     };
     let plan = ChangePlan::of(prepared, &reports);
     let may_read = |name: &Fqn| caller.may_read(base, name);
-    let (routes, routes_hidden) = readable(plan.routes, may_read);
-    let clusters = routes.keys().collect();
+    let (routes, routes_hidden) = readable(&plan.routes, may_read);
+    let clusters: BTreeSet<&ClusterName> = routes.keys().collect();
+    let shown = plan
+        .routes
+        .iter()
+        .filter(|(cluster, _)| clusters.contains(cluster));
+    let there = base.clusters();
+    let may_know = |cluster: &ClusterName| there.get(cluster).is_some_and(|(held, _)| may_read(held.name()));
+    let asking = touched::questions(shown, mesh, may_know);
     let behaviour = behaviour::tell(&plan.behaviour, mesh, &clusters, may_read);
     let changes: Vec<Value> = prepared.steps.iter().map(change).collect();
     let (handed, handed_hidden): (Vec<&Step>, Vec<&Step>) =
         prepared.handed.iter().partition(|step| may_read(step.name()));
     let handed: Vec<Value> = handed.into_iter().map(change).collect();
-    json!({
+    let described = json!({
         "plan": plan.id.to_string(),
         "revision": base.version.revision,
         "changes": changes,
@@ -70,18 +82,19 @@ fn describe(caller: &Caller, prepared: &Prepared, mesh: &Mesh) -> Value {
         "routesHidden": routes_hidden,
         "behaviour": behaviour,
         "findings": plan.findings,
-    })
+    });
+    (described, asking)
 }
 
 /// What the caller may read of the routes that change, by cluster, and how many others change.
-fn readable(
-    clusters: impl IntoIterator<Item = (ClusterName, Vec<SliceChange>)>,
+fn readable<'a>(
+    clusters: impl IntoIterator<Item = (&'a ClusterName, &'a Vec<SliceChange>)>,
     may_read: impl Fn(&Fqn) -> bool,
 ) -> (BTreeMap<ClusterName, Vec<Value>>, usize) {
     let mut routes: BTreeMap<_, Vec<Value>> = BTreeMap::new();
     let mut hidden = 0;
     for (cluster, changes) in clusters {
-        for change in &changes {
+        for change in changes {
             if owners(change).into_iter().all(&may_read) {
                 routes.entry(cluster.clone()).or_default().push(route(change));
             } else {
@@ -185,8 +198,10 @@ mod tests {
             change(Some(other), None),
             gateway,
         ];
-        let clusters = [("us-east".parse().unwrap(), changes)];
-        let (routes, hidden) = readable(clusters, |name| name.as_str().starts_with(mine));
+        let clusters = [("us-east".parse().unwrap(), changes)].into();
+        let (routes, hidden) = readable(&BTreeMap::clone(&clusters), |name| {
+            name.as_str().starts_with(mine)
+        });
         assert_eq!(hidden, 3);
         let shown = serde_json::to_string(&routes).unwrap();
         assert!(shown.contains(mine) && !shown.contains(other), "{shown}");

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tombolo_compiler::explain::request::Request;
 use tombolo_compiler::explain::{Advice, Asked, Explanation, Outcome, Step, Told, Trace, Viewpoint, explain};
 use tombolo_compiler::finding::Origin;
-use tombolo_compiler::name::{ClusterName, Fqn};
+use tombolo_compiler::name::Fqn;
 use tombolo_compiler::report::Reports;
 
 use super::body::Body;
@@ -79,7 +79,8 @@ async fn explain_present(app: &App, caller: &Caller, question: &Question) -> Val
             entry,
             request: request.clone(),
         };
-        answer["edge"] = match ask_edge(app, &from.cluster, &asked).await {
+        // Which instances there are is known to the edge only.
+        answer["edge"] = match app.questions.ask::<Told>(&from.cluster, &asked).await {
             Ok(told) => {
                 let mut shown = shown_trace(&told.trace, may_read);
                 shown["version"] = json!(told.version);
@@ -115,14 +116,6 @@ async fn explain_past(app: App, caller: Caller, question: Question, revision: u6
         answer["written"] = written;
     }
     Ok(answer)
-}
-
-/// Which instances there are is known to the edge only.
-async fn ask_edge(app: &App, cluster: &ClusterName, asked: &Asked) -> Result<Told, String> {
-    let body = serde_json::to_vec(asked).map_err(|error| error.to_string())?;
-    let answer = app.questions.ask(cluster, body.into()).await?;
-    serde_json::from_slice(&answer)
-        .map_err(|error| format!("cannot read what the edge of {cluster} answers: {error}"))
 }
 
 /// What the caller may read of an explanation; the rest is counted.

@@ -7,7 +7,8 @@ use anyhow::ensure;
 use http::Method;
 use serde_json::{Value, json};
 use tombolo_compiler::name::ClusterName;
-use tombolo_compiler::report::{ClusterReport, ReportItem};
+use tombolo_compiler::observe::Agent;
+use tombolo_compiler::report::{ClusterReport, Receipt, ReportItem};
 use tombolo_tests::edits::{self, Edits};
 use tombolo_tests::eventually;
 
@@ -114,6 +115,59 @@ async fn a_plan_tells_a_caller_what_it_may_read_and_counts_the_rest() {
         .post("plans", change)
         .await
         .refused(403, "needs the role");
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn a_plan_names_the_proxies_that_the_edges_name_for_whoever_may_read_the_cluster() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let admin = &management.admin;
+    let ann = management.user("ann", &[(PAY, "writer")]).await;
+    let mut central = Central::connect(&management, "a").await;
+    let receipt = ReportItem::Receipt(Receipt {
+        proxies: 3,
+        ..Receipt::default()
+    });
+    central.report(&[
+        ("clusters/us-east/agent", &Agent::Live),
+        ("clusters/us-east/receipt", &receipt),
+        ("clusters/us-west/agent", &Agent::Lost),
+        ("clusters/us-west/receipt", &receipt),
+    ]);
+    let named = json!({"version": [1, 7], "names": ["gw-1", "web-1"], "more": 0, "silent": 1});
+    central.answers(Ok(named.to_string()));
+    let change = namespaces(&["*/more"]);
+    let proxies = async |api: &Api| {
+        let plan = api.post("plans?overwrite=true", change.clone()).await;
+        assert_eq!(plan.status, 200, "{}", plan.text);
+        plan.json()["behaviour"]["proxies"].clone()
+    };
+    eventually(DEADLINE, async || {
+        let found = proxies(admin).await;
+        let expected = json!({
+            "us-east": {"atMost": 3, "changed": named},
+            "us-west": {"atMost": 3, "away": "the edge of us-west is not heard"},
+        });
+        ensure!(found == expected, "{found}");
+        Ok(())
+    })
+    .await;
+    let counted = json!({"us-east": {"atMost": 3}, "us-west": {"atMost": 3}});
+    assert_eq!(proxies(&ann).await, counted, "she may not read the clusters");
+
+    central.answers(Err("it is busy".to_owned()));
+    assert_eq!(
+        proxies(admin).await["us-east"],
+        json!({"atMost": 3, "away": "it is busy"})
+    );
+    // What an edge of another version says is not passed on.
+    central.answers(Ok(json!({"pods": 3}).to_string()));
+    let away = proxies(admin).await["us-east"]["away"].to_string();
+    assert!(
+        away.contains("cannot read what the edge of us-east answers"),
+        "{away}"
+    );
     management.stop().await;
 }
 

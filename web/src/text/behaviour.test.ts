@@ -22,7 +22,13 @@ test("each difference is a sentence", () => {
       noLongerReachable: [{ from: { namespace: ["us-east", "cart"] }, to: "shop/web", workspace: "w" }],
       hidden: 2,
       more: 0,
-      proxies: { "us-east": { atMost: 3 }, "us-west": { atMost: null } },
+      proxies: {
+        ap: { atMost: 2, away: "the edge of ap is not heard" },
+        eu: { atMost: 9, changed: { names: ["gw-1", "web-1"], more: 3, silent: 1, version: [1, 7] } },
+        sa: { atMost: 9, changed: { names: [], more: 0, silent: 0, version: [1, 7] } },
+        "us-east": { atMost: 3 },
+        "us-west": { atMost: null },
+      },
       reports: {},
     }),
   ).toEqual([
@@ -31,6 +37,9 @@ test("each difference is a sentence", () => {
     `whoever reaches ${door} can newly reach shop/web`,
     "us-east/cart can no longer reach shop/web",
     "that you may not read: 2 more",
+    "ap: at most 2 proxies are given something else; which is not known: the edge of ap is not heard",
+    "eu: 5 proxies are given something else: gw-1, web-1 and 3 more; of 1 that went silent it is not known",
+    "sa: no proxy is given anything else",
     "us-east: at most 3 proxies are given something else",
     "us-west: its edge has not told how many proxies it has",
   ]);

@@ -6,6 +6,7 @@ type Behaviour = Plan["behaviour"];
 type Host = Behaviour["hosts"][number];
 type Service = Behaviour["services"][number];
 type Reach = Behaviour["newlyReachable"][number];
+type Proxies = Behaviour["proxies"][string];
 
 /** A sentence for each thing that differs; none when nothing does. */
 export function sentences(behaviour: Behaviour): string[] {
@@ -16,7 +17,7 @@ export function sentences(behaviour: Behaviour): string[] {
     ...behaviour.noLongerReachable.map((reach) => `${source(reach.from)} can no longer reach ${reach.to}`),
     ...(behaviour.more > 0 ? [`and ${behaviour.more} more`] : []),
     ...(behaviour.hidden > 0 ? [`that you may not read: ${behaviour.hidden} more`] : []),
-    ...Object.entries(behaviour.proxies).map(([cluster, { atMost }]) => proxies(cluster, atMost)),
+    ...Object.entries(behaviour.proxies).map(([cluster, told]) => `${cluster}: ${proxies(told)}`),
   ];
 }
 
@@ -39,9 +40,23 @@ function source(from: Reach["from"]): string {
   return "namespace" in from ? from.namespace.join("/") : `whoever reaches ${from.outside}`;
 }
 
-function proxies(cluster: string, atMost: unknown): string {
-  if (typeof atMost !== "number") return `${cluster}: its edge has not told how many proxies it has`;
-  return `${cluster}: at most ${atMost} ${atMost === 1 ? "proxy is" : "proxies are"} given something else`;
+/** Those that the edge has named, or else how many there may be. */
+function proxies({ atMost, changed, away }: Proxies): string {
+  if (changed) {
+    const count = changed.names.length + changed.more;
+    const rest = changed.more > 0 ? ` and ${changed.more} more` : "";
+    const verb = count === 1 ? "1 proxy is" : `${count} proxies are`;
+    const told =
+      count === 0
+        ? "no proxy is given anything else"
+        : `${verb} given something else: ${listed(changed.names)}${rest}`;
+    return changed.silent > 0 ? `${told}; of ${changed.silent} that went silent it is not known` : told;
+  }
+  const told =
+    typeof atMost === "number"
+      ? `at most ${atMost} ${atMost === 1 ? "proxy is" : "proxies are"} given something else`
+      : "its edge has not told how many proxies it has";
+  return away ? `${told}; which is not known: ${away}` : told;
 }
 
 function listed(names: string[]): string {
