@@ -29,7 +29,8 @@ const LOOKED_UP_MAX: usize = 20;
 
 /// Makes a folder of YAML the truth for a node: creates and changes what the folder holds, and says what differs.
 ///
-/// What it writes is managed by it from then on: another's write to it is refused unless forced, and then shown here.
+/// The fields that its documents set are managed by it from then on: another's write to them is refused unless forced, and then
+/// shown here. The other fields of a resource are whoever's.
 /// What stands below the node and was never in the folder is left alone. Exits with 1 on an error; with --check, 0 means in
 /// sync and 2 means drift.
 #[derive(Args, Debug)]
@@ -53,7 +54,7 @@ pub(crate) struct SyncArgs {
     /// Delete what the folder manages and does not hold any more.
     #[arg(long, env = "TOMBOLO_PRUNE")]
     prune: bool,
-    /// Take over what somebody else manages.
+    /// Take over what somebody else manages, and fields that somebody else has set otherwise.
     #[arg(long, env = "TOMBOLO_FORCE")]
     force: bool,
     /// Keep security that no plane enforces yet; it protects nothing until one does.
@@ -82,16 +83,8 @@ pub(crate) async fn run(args: SyncArgs) -> anyhow::Result<Verdict> {
     let mut drift = compare(&folder, &server, &manager);
     name_culprits(&client, &mut drift).await;
 
-    let foreign = drift
-        .differences
-        .iter()
-        .find(|difference| difference.state == State::Foreign);
-    if let Some(foreign) = foreign.filter(|_| !args.check && !args.force) {
-        let by = foreign.by.as_deref().unwrap_or_default();
-        bail!(
-            "{} is managed by {by}: nothing was changed; remove it from one of the two, or take it over with --force",
-            foreign.name
-        );
+    if !args.check && !args.force {
+        drift.differences.iter().try_for_each(refuse_to_take)?;
     }
     let end = match (args.check, args.dry_run, args.submit) {
         (true, ..) => End::Say,
@@ -100,7 +93,10 @@ pub(crate) async fn run(args: SyncArgs) -> anyhow::Result<Verdict> {
         _ => End::Apply(args.confirm.confirm),
     };
     let wanted = |difference: &&Difference| args.prune || !difference.state.is_deletion();
-    let wanted: Vec<&Difference> = drift.differences.iter().filter(wanted).collect();
+    let mut wanted: Vec<&Difference> = drift.differences.iter().filter(wanted).collect();
+    if matches!(end, End::Apply(_)) {
+        wanted.extend(&drift.unrecorded);
+    }
     let hand = Hand {
         manager: &manager,
         force: args.force,
@@ -153,6 +149,25 @@ struct Done {
     revisions: Vec<u64>,
     /// The plan that waits.
     submitted: Option<Value>,
+}
+
+/// What the folder wants and somebody else has.
+fn refuse_to_take(difference: &Difference) -> anyhow::Result<()> {
+    let name = &difference.name;
+    match difference.state {
+        State::Foreign => {
+            let by = difference.by.as_deref().unwrap_or_default();
+            bail!(
+                "{name} is managed by {by}: nothing was changed; remove it from one of the two, or take it over with --force"
+            )
+        }
+        State::Contested => bail!(
+            "somebody else has set {} of {name} to something else: nothing was changed; take that out of the folder, or take \
+             it over with --force",
+            difference.fields
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// All that the server has at and below the node. A node that is not there yet has nothing.
@@ -256,9 +271,14 @@ async fn name_culprits(client: &Client, drift: &mut Drift) {
         let Ok(answer) = client.get(&path).await else {
             return;
         };
-        let mut records = items(&answer.body).iter();
-        let last =
-            records.find(|record| record["name"] == difference.name.as_str() && record["outcome"] == "done");
+        let has_done_it = |record: &&Value| {
+            let (before, after) = (&record["before"], &record["after"]);
+            let is_it = difference.fields.is_empty()
+                || before.is_null()
+                || !difference.fields.differing(before, after).is_empty();
+            is_it && record["name"] == difference.name.as_str() && record["outcome"] == "done"
+        };
+        let last = items(&answer.body).iter().find(has_done_it);
         difference.by = last.map(|record| text(&record["actor"]));
     }
 }
@@ -271,9 +291,14 @@ fn people(answer: &Value) -> String {
             state.map_or_else(String::new, |state| state.as_text().to_owned()),
             text(&difference["name"]),
             text(&difference["by"]),
+            items(&difference["fields"])
+                .iter()
+                .map(text)
+                .collect::<Vec<_>>()
+                .join(", "),
         ]
     });
-    let mut shown = table(["STATE", "RESOURCE", "BY"], rows);
+    let mut shown = table(["STATE", "RESOURCE", "BY", "FIELDS"], rows);
     let node = text(&answer["node"]);
     let applied = drift
         .iter()
@@ -321,13 +346,14 @@ mod tests {
     fn people_read_what_differs_what_was_done_and_what_is_left() {
         let node = "organizations/acme/tenants/pay";
         let answer = json!({"node": node, "others": 2, "drift": [
-            {"name": "organizations/acme/tenants/pay/workspaces/a", "state": "changedElsewhere", "by": "ann", "applied": true},
+            {"name": "organizations/acme/tenants/pay/workspaces/a", "state": "changedElsewhere", "by": "ann",
+                "fields": ["/description", "/spec/namespaces"], "applied": true},
             {"name": "organizations/acme/tenants/pay/workspaces/b", "state": "surplus", "applied": false},
         ]});
         assert_eq!(
             people(&answer),
-            "STATE              RESOURCE                                     BY\n\
-             changed elsewhere  organizations/acme/tenants/pay/workspaces/a  ann\n\
+            "STATE              RESOURCE                                     BY   FIELDS\n\
+             changed elsewhere  organizations/acme/tenants/pay/workspaces/a  ann  /description, /spec/namespaces\n\
              surplus            organizations/acme/tenants/pay/workspaces/b\n\
              1 applied\n\
              1 left as they are\n\

@@ -8,6 +8,7 @@ mod claims;
 pub mod effective;
 pub mod enforcement;
 pub mod explain;
+pub mod fields;
 pub mod finding;
 pub mod http;
 pub mod intent;

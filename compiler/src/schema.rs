@@ -160,6 +160,11 @@ fn resource(kind: Kind, generator: &mut SchemaGenerator) -> Value {
             "owner": server(json!({"description": "Who created it, or was given it since.", "type": "string"})),
             "managedBy": server(json!({"description": "Who keeps it in step with a source outside.", "type": "string"})),
             "managedRevision": server(json!({"description": "Of its manager's last write.", "type": "integer", "minimum": 0})),
+            "managedFields": server(json!({
+                "description": "What of it that is, as JSON pointers; without these, all of it.",
+                "type": "array",
+                "items": {"type": "string"},
+            })),
             "createTime": server(json!({"type": "string", "format": "date-time"})),
             "updateTime": server(json!({"type": "string", "format": "date-time"})),
         },

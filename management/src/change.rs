@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use tombolo_compiler::fields::Fields;
 use tombolo_compiler::finding::{Code, Finding, Severity};
 use tombolo_compiler::intent::{BuiltinRole, Intent, Resource, Spec};
 use tombolo_compiler::name::{Fqn, Kind};
@@ -62,6 +63,8 @@ pub(crate) struct Prepared {
     pub(crate) handed: Vec<Step>,
     /// The tree that results.
     pub(crate) judged: Resolver,
+    /// By name, the fields that a manager sets; empty where nobody writes as one.
+    pub(crate) set: BTreeMap<Fqn, Fields>,
 }
 
 #[derive(Clone, Debug)]
@@ -112,9 +115,25 @@ pub(crate) enum Refusal {
     #[error("the organization would be left without an administrator; bind another one first")]
     NoAdministrator,
     #[error(
-        "{name} is managed by {by}, which would undo this; change it there, or force it (--force, or {FORCE}: true)"
+        "{name} is managed by {by}{}, which would undo this; change it there, or force it (--force, or {FORCE}: true)",
+        in_fields(.fields)
     )]
-    Managed { name: Fqn, by: Manager },
+    Managed {
+        name: Fqn,
+        by: Manager,
+        /// Of those that it keeps, the ones that would change.
+        fields: Fields,
+    },
+    #[error(
+        "somebody else has set {fields} of {name} to something else; leave it out, or take it over \
+         (--force, or {FORCE}: true)"
+    )]
+    Contested { name: Fqn, fields: Fields },
+    #[error(
+        "{name} cannot be what its manager and others have set together: {reason}; take out what excludes the other, or take \
+         all of it over (--force, or {FORCE}: true)"
+    )]
+    CannotMerge { name: Fqn, reason: String },
     #[error(
         "what {offer} hands over is managed by a pipeline of its holder, which would undo this; ask for an offer that the \
          pipeline makes itself, or force it (--force, or {FORCE}: true)"
@@ -259,6 +278,13 @@ impl Prepared {
     }
 }
 
+fn in_fields(fields: &Fields) -> String {
+    match fields.is_empty() {
+        true => String::new(),
+        false => format!(" in {fields}"),
+    }
+}
+
 /// Told of what the first wall lets through and the second one holds.
 pub(crate) const WALLED: &str =
     "row-level security keeps it from you; your rights may have changed a moment ago";
@@ -344,6 +370,7 @@ fn judge(
         steps,
         handed,
         judged,
+        set: BTreeMap::new(),
     })
 }
 

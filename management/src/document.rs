@@ -22,13 +22,14 @@ pub(crate) const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 const CHANGES_MAX: usize = 1000;
 
 /// What the server sets and callers may send back: that makes get, edit, apply work.
-const SERVER_FIELDS: [&str; 7] = [
+const SERVER_FIELDS: [&str; 8] = [
     "revision",
     "createTime",
     "updateTime",
     "status",
     "managedBy",
     "managedRevision",
+    "managedFields",
     "owner",
 ];
 

@@ -288,7 +288,9 @@ impl From<Refusal> for Problem {
             Refusal::MatchRequired { .. } => (StatusCode::PRECONDITION_REQUIRED, "etag-required"),
             Refusal::HasChildren { .. } => (StatusCode::CONFLICT, "has-children"),
             Refusal::NoAdministrator => (StatusCode::CONFLICT, "no-administrator"),
-            Refusal::Managed { .. } | Refusal::HolderManages { .. } => (StatusCode::CONFLICT, "managed"),
+            Refusal::Managed { .. } | Refusal::Contested { .. } | Refusal::HolderManages { .. } => {
+                (StatusCode::CONFLICT, "managed")
+            }
             Refusal::NeedsApproval { .. } => (StatusCode::CONFLICT, "needs-approval"),
             Refusal::Protected { .. } => (StatusCode::CONFLICT, "protected"),
             Refusal::InvariantBroken(_) => (StatusCode::CONFLICT, "invariant-broken"),
@@ -297,9 +299,10 @@ impl From<Refusal> for Problem {
             Refusal::Claimed(_) => (StatusCode::CONFLICT, "claimed"),
             Refusal::InUse(_) => (StatusCode::CONFLICT, "in-use"),
             Refusal::KeyReused { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "key-reused"),
-            Refusal::Invalid(_) | Refusal::BadCondition { .. } | Refusal::NoSuchOwner { .. } => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "invalid")
-            }
+            Refusal::Invalid(_)
+            | Refusal::CannotMerge { .. }
+            | Refusal::BadCondition { .. }
+            | Refusal::NoSuchOwner { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             Refusal::PlanMoved { .. } => (StatusCode::PRECONDITION_FAILED, "plan-moved"),
             Refusal::CannotRollBack { .. } => (StatusCode::CONFLICT, "cannot-roll-back"),
         };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
+use tombolo_compiler::fields::Kept;
 use tombolo_compiler::intent::{Intent, Resource};
 use tombolo_compiler::name::{ClusterName, Fqn, Kind};
 use tombolo_compiler::persistent::Map;
@@ -85,6 +86,9 @@ impl Stored {
         if let Some(managed) = &self.managed {
             document["managedBy"] = managed.by.as_str().into();
             document["managedRevision"] = managed.revision.into();
+            if let Kept::Fields(fields) = &managed.kept {
+                document["managedFields"] = serde_json::json!(fields);
+            }
         }
         document
     }
@@ -106,9 +110,10 @@ impl Snapshot {
         }
     }
 
-    /// A resource's REST form.
+    /// A resource's REST form. Where it was looked up, what its manager keeps is the tree's to know.
     pub(crate) fn to_json(&self, stored: &Stored) -> serde_json::Value {
-        let mut document = stored.to_json();
+        let in_memory = self.get(stored.name()).filter(|held| held.etag == stored.etag);
+        let mut document = in_memory.map_or(stored, |held| held.as_ref()).to_json();
         if let Some(owner) = stored.owner.and_then(|uid| self.bindings.name_of(uid)) {
             document["owner"] = owner.as_str().into();
         }

@@ -146,6 +146,7 @@ enum Resources {
     UpdatedAt,
     ManagedBy,
     ManagedRevision,
+    ManagedFields,
     Owner,
 }
 

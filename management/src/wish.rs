@@ -55,7 +55,13 @@ impl Wish {
             Wish::Changes(changes) => Cow::Borrowed(changes.as_slice()),
             Wish::Rollback(rollback) => Cow::Owned(rollback.changes(base, caller)?),
         };
-        caller.hand.claim(prepare(base, &caller.asker(), &changes)?)
+        let decide = |changes: &[Change]| prepare(base, &caller.asker(), changes);
+        // What cannot be merged is told only to whoever may write it.
+        let prepared = match caller.hand.merged(base, &changes) {
+            Ok(merged) => decide(&merged)?,
+            Err(refusal) => decide(&changes).and(Err(refusal))?,
+        };
+        caller.hand.claim(prepared, &changes)
     }
 
     fn reason(&self) -> Option<String> {

@@ -1,7 +1,7 @@
 //! The one loop that writes: it owns the snapshot that everybody else reads, so that what it publishes follows
 //! commit order. It also polls for what other replicas have committed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use serde_json::json;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tombolo_compiler::fields::Fields;
 use tombolo_compiler::name::{ClusterName, Fqn, Kind};
 use tombolo_proto::held::Version;
 use tombolo_runtime::admin::Condition;
@@ -615,7 +616,8 @@ pub(crate) async fn write_steps(
         end: head.audit,
         delta: Delta::default(),
     };
-    pen.write(&mut tx, caller, &prepared.steps, reason).await?;
+    pen.write(&mut tx, caller, (&prepared.steps, &prepared.set), reason)
+        .await?;
     if !prepared.handed.is_empty() {
         let taker = Caller {
             hand: Hand::default(),
@@ -624,7 +626,10 @@ pub(crate) async fn write_steps(
         let reason = handed_over(&prepared.handed);
         // The second wall keeps the caller from rows of those who offered.
         store.act_as(&mut tx, &Principal::System).await?;
-        pen.write(&mut tx, &taker, &prepared.handed, &reason).await?;
+        // What it takes from others it does not set.
+        let nothing = BTreeMap::new();
+        pen.write(&mut tx, &taker, (&prepared.handed, &nothing), &reason)
+            .await?;
         store.act_as(&mut tx, &caller.principal).await?;
     }
     let head = Head {
@@ -661,12 +666,12 @@ struct Pen<'a> {
 }
 
 impl Pen<'_> {
-    /// Rows, tombstones, history and audit records of some steps.
+    /// Rows, tombstones, history and audit records of some steps, with the fields that their manager sets.
     async fn write(
         &mut self,
         tx: &mut Tx,
         caller: &Caller,
-        steps: &[Step],
+        (steps, set): (&[Step], &BTreeMap<Fqn, Fields>),
         reason: &str,
     ) -> Result<(), StoreError> {
         let Pen {
@@ -689,7 +694,9 @@ impl Pen<'_> {
                         revision: version.revision,
                         created_at: now,
                         updated_at: now,
-                        managed: caller.hand.after(None, version.revision),
+                        managed: caller
+                            .hand
+                            .created(resource, set.get(&resource.name), version.revision),
                         owner: caller.principal.uid(),
                     };
                     store.insert_resource(tx, &stored).await?;
@@ -701,7 +708,12 @@ impl Pen<'_> {
                         etag: etag(held.uid, version.revision),
                         revision: version.revision,
                         updated_at: now,
-                        managed: caller.hand.after(held.managed.as_ref(), version.revision),
+                        managed: caller.hand.updated(
+                            held,
+                            resource,
+                            set.get(&resource.name),
+                            version.revision,
+                        ),
                         ..(**held).clone()
                     };
                     store.update_resource(tx, &stored, &held.etag).await?;
@@ -710,6 +722,8 @@ impl Pen<'_> {
                 Step::Transfer(held, owner) => {
                     let stored = Stored {
                         owner: Some(*owner),
+                        managed: (held.managed.as_ref())
+                            .map(|managed| managed.beside(held, &held.resource, version.revision)),
                         etag: etag(held.uid, version.revision),
                         revision: version.revision,
                         updated_at: now,

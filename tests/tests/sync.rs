@@ -83,10 +83,11 @@ async fn a_folder_and_a_person_do_not_fight_silently() {
     assert!(stage.drift().await.is_empty());
 
     // By hand: refused, and nothing of it happens.
-    let edit = format!("name: {PAY}/workspaces/a\ndescription: by hand\nspec: {{namespaces: ['*/a']}}\n");
+    let edit = format!("name: {PAY}/workspaces/a\ndescription: by hand\nspec: {{namespaces: ['*/c']}}\n");
     fs::write(stage.console.folder().join("edit.yaml"), edit).unwrap();
     let refused = stage.run("tombolo apply --overwrite -f edit.yaml").await;
-    says(&refused, 1, "is managed by sync/organizations/acme/tenants/pay");
+    let why = "is managed by sync/organizations/acme/tenants/pay in /spec/namespaces";
+    says(&refused, 1, why);
     let refused = stage.run(&format!("tombolo delete {PAY}/workspaces/b")).await;
     says(&refused, 1, "is managed by sync/organizations/acme/tenants/pay");
     assert!(stage.drift().await.is_empty());
@@ -123,6 +124,76 @@ async fn a_folder_and_a_person_do_not_fight_silently() {
         stage.drift().await,
         ["pay foreign acme", "a foreign acme", "b foreign acme"]
     );
+    stage.console.stop().await;
+}
+
+#[tokio::test]
+async fn a_folder_and_a_person_share_a_resource_by_its_fields() {
+    let stage = Stage::start().await;
+    let edit = |text: &str| fs::write(stage.console.folder().join("edit.yaml"), text).unwrap();
+    let shop = format!("name: {PAY}/workspaces/shop\n");
+    let document = format!("name: {PAY}\n---\n{shop}spec: {{namespaces: ['*/shop']}}\n");
+    stage.write("pay.yaml", &document);
+    says(&stage.run(SYNC).await, 0, "2 applied");
+
+    // What the folder does not set is no drift, and stays when the folder changes.
+    edit(&format!(
+        "{shop}description: ask the shop team\nspec: {{namespaces: ['*/shop']}}\n"
+    ));
+    says(
+        &stage.run("tombolo apply --overwrite -f edit.yaml").await,
+        0,
+        "update",
+    );
+    assert!(stage.drift().await.is_empty());
+    stage.write("pay.yaml", &document.replace("*/shop", "*/shops"));
+    assert_eq!(stage.drift().await, ["shop changed -"]);
+    says(&stage.run(SYNC).await, 0, "1 applied");
+    let got = stage
+        .run(&format!("tombolo get {PAY}/workspaces/shop -o yaml"))
+        .await;
+    says(&got, 0, "description: ask the shop team");
+    says(&got, 0, "*/shops");
+
+    // What it sets is: with who has changed it, also when somebody else has changed another field since.
+    stage.write("pay.yaml", &document);
+    says(&stage.run(SYNC).await, 0, "1 applied");
+    edit(&format!(
+        "{shop}description: ask the shop team\nspec: {{namespaces: ['*/mine']}}\n"
+    ));
+    says(
+        &stage.run("tombolo apply --overwrite --force -f edit.yaml").await,
+        0,
+        "update",
+    );
+    let ben = "name: organizations/acme/users/ben\n---\nname: organizations/acme/bindings/ben\n\
+        spec: {role: admin, subjects: [organizations/acme/users/ben]}\n";
+    fs::write(stage.console.folder().join("ben.yaml"), ben).unwrap();
+    says(&stage.run("tombolo apply -f ben.yaml").await, 0, "create");
+    edit(&format!(
+        "{shop}description: ask ben\nspec: {{namespaces: ['*/mine']}}\n"
+    ));
+    let ben = "TOMBOLO_TOKEN=$(tombolo token create organizations/acme/users/ben) tombolo";
+    says(
+        &stage.run(&format!("{ben} apply --overwrite -f edit.yaml")).await,
+        0,
+        "update",
+    );
+    assert_eq!(stage.drift().await, ["shop changedElsewhere admin"]);
+    let told = stage.run(&format!("{SYNC} --check")).await;
+    says(&told, 2, "/spec/namespaces");
+
+    // What the folder newly wants and a person has set otherwise is not taken unasked.
+    says(&stage.run(SYNC).await, 0, "1 applied");
+    stage.write(
+        "pay.yaml",
+        &document.replace("spec:", "description: the shop\nspec:"),
+    );
+    assert_eq!(stage.drift().await, ["shop contested -"]);
+    let refused = stage.run(SYNC).await;
+    says(&refused, 1, "somebody else has set /description");
+    says(&stage.run(&format!("{SYNC} --force")).await, 0, "1 applied");
+    assert!(stage.drift().await.is_empty());
     stage.console.stop().await;
 }
 

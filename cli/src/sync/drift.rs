@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tombolo_compiler::fields::{Fields, Kept};
 use tombolo_compiler::intent::Resource;
 use tombolo_compiler::name::Fqn;
 
 use crate::output::text;
 
 /// What the server says of a resource, and a folder may repeat: that makes get, save, sync work.
-const SERVER_FIELDS: [&str; 9] = [
+const SERVER_FIELDS: [&str; 10] = [
     "etag",
     "uid",
     "revision",
@@ -20,6 +21,7 @@ const SERVER_FIELDS: [&str; 9] = [
     "status",
     "managedBy",
     "managedRevision",
+    "managedFields",
     "owner",
 ];
 
@@ -29,7 +31,9 @@ pub(crate) struct Held {
     resource: Resource,
     etag: String,
     managed_by: Option<String>,
-    /// Somebody else has written it since its manager did.
+    /// What its manager keeps.
+    kept: Kept,
+    /// Somebody else has written to that since its manager did.
     is_touched: bool,
 }
 
@@ -43,10 +47,14 @@ pub(crate) enum State {
     Changed,
     /// Somebody else has changed what the folder manages.
     ChangedElsewhere,
+    /// The folder newly sets what somebody else has set otherwise: taken over with `--force` only.
+    Contested,
     /// Not managed by anybody: the folder takes it over.
     Unmanaged,
     /// Managed by somebody else: taken over with `--force` only.
     Foreign,
+    /// As the folder says, but the server does not have the record of which fields that are. No drift: only written along.
+    Unrecorded,
     /// The folder manages it, and does not hold it any more: deleted with `--prune` only.
     Surplus,
 }
@@ -58,6 +66,9 @@ pub(crate) struct Difference {
     /// Who manages it, or who changed it last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) by: Option<String>,
+    /// Of a resource that is there and the folder's own: what differs, as JSON pointers.
+    #[serde(skip_serializing_if = "Fields::is_empty")]
+    pub(crate) fields: Fields,
     /// Whether this run has mended it.
     pub(crate) applied: bool,
     #[serde(skip)]
@@ -68,6 +79,8 @@ pub(crate) struct Difference {
 pub(crate) struct Drift {
     /// Parents before what stands below them.
     pub(crate) differences: Vec<Difference>,
+    /// As the folder says, but for the record of which fields it sets.
+    pub(crate) unrecorded: Vec<Difference>,
     /// Below the node, and neither in the folder nor managed by it: left alone.
     pub(crate) others: usize,
 }
@@ -83,8 +96,10 @@ impl State {
             State::Missing => "missing",
             State::Changed => "changed",
             State::ChangedElsewhere => "changed elsewhere",
+            State::Contested => "contested",
             State::Unmanaged => "unmanaged",
             State::Foreign => "foreign",
+            State::Unrecorded => "unrecorded",
             State::Surplus => "surplus",
         }
     }
@@ -96,7 +111,13 @@ impl Held {
     pub(crate) fn read(item: &Value) -> anyhow::Result<Held> {
         let number = |field: &str| item[field].as_u64().unwrap_or_default();
         let managed_by = item["managedBy"].as_str().map(str::to_owned);
+        let fields = &item["managedFields"];
+        let kept = match fields.is_null() {
+            true => Kept::Whole,
+            false => Kept::Fields(Fields::deserialize(fields)?),
+        };
         Ok(Held {
+            kept,
             is_touched: managed_by.is_some() && number("revision") > number("managedRevision"),
             managed_by,
             etag: text(&item["etag"]),
@@ -111,6 +132,26 @@ impl Held {
 
     pub(crate) fn name(&self) -> &Fqn {
         &self.resource.name
+    }
+
+    /// How it differs from what its own folder wants, and in which fields.
+    fn differs(&self, wanted: &Resource) -> Option<(State, Fields)> {
+        let (held, sent) = (self.resource.to_json(), wanted.to_json());
+        let contested = self.kept.contested(&held, &sent);
+        if !contested.is_empty() {
+            return Some((State::Contested, contested));
+        }
+        let after = self.kept.merged(&held, &sent);
+        // Of what cannot stand together, the server says why.
+        if Resource::from_json(after.clone()).is_ok_and(|after| after == self.resource) {
+            let is_recorded = self.kept == Kept::Fields(Fields::of(&sent));
+            return (!is_recorded).then(|| (State::Unrecorded, Fields::default()));
+        }
+        let state = match self.is_touched {
+            true => State::ChangedElsewhere,
+            false => State::Changed,
+        };
+        Some((state, Kept::Whole.differing(&held, &after)))
     }
 }
 
@@ -133,29 +174,35 @@ pub(crate) fn compare(
 ) -> Drift {
     let mut drift = Drift::default();
     for (name, wanted) in folder {
-        let apply = |etag: Option<&str>| json!({"op": "apply", "resource": wanted.to_json(), "etag": etag});
-        let (state, by, change) = match server.get(name) {
+        let (state, fields, change) = match server.get(name) {
             None => (
                 State::Missing,
-                None,
+                Fields::default(),
                 json!({"op": "create", "resource": wanted.to_json()}),
             ),
             Some(held) => {
-                let state = match held.managed_by.as_deref() {
-                    None => State::Unmanaged,
-                    Some(by) if by != manager => State::Foreign,
-                    Some(_) if held.resource == *wanted => continue,
-                    Some(_) if held.is_touched => State::ChangedElsewhere,
-                    Some(_) => State::Changed,
+                let (state, fields) = match held.managed_by.as_deref() {
+                    None => (State::Unmanaged, Fields::default()),
+                    Some(by) if by != manager => (State::Foreign, Fields::default()),
+                    Some(_) => match held.differs(wanted) {
+                        Some(differs) => differs,
+                        None => continue,
+                    },
                 };
-                let by = held.managed_by.clone().filter(|_| state == State::Foreign);
-                (state, by, apply(Some(&held.etag)))
+                let change = json!({"op": "apply", "resource": wanted.to_json(), "etag": held.etag});
+                (state, fields, change)
             }
         };
-        drift.differences.push(Difference {
+        let holder = server.get(name).and_then(|held| held.managed_by.clone());
+        let list = match state {
+            State::Unrecorded => &mut drift.unrecorded,
+            _ => &mut drift.differences,
+        };
+        list.push(Difference {
             name: name.clone(),
             state,
-            by,
+            by: holder.filter(|_| state == State::Foreign),
+            fields,
             applied: false,
             change,
         });
@@ -169,6 +216,7 @@ pub(crate) fn compare(
             name: name.clone(),
             state: State::Surplus,
             by: None,
+            fields: Fields::default(),
             applied: false,
             change: json!({"op": "delete", "name": name, "etag": held.etag}),
         });
@@ -224,12 +272,14 @@ mod tests {
             .collect()
     }
 
-    /// A name, its description, who manages it, and the revisions of its last change and of its manager's.
+    /// A name, its description, who manages it - its description and namespaces, or all of it - and the revisions of its last
+    /// change and of its manager's.
     fn server(all: &[(&str, &str, Option<&str>, u64, u64)]) -> BTreeMap<Fqn, Held> {
         let held = all.iter().map(|(leaf, description, by, revision, managed)| {
             let item = json!({"kind": "Workspace", "name": format!("{PAY}/workspaces/{leaf}"),
                 "description": description, "spec": {"namespaces": []}, "etag": "e", "uid": "u",
-                "revision": revision, "managedBy": by, "managedRevision": by.map(|_| managed)});
+                "revision": revision, "managedBy": by, "managedRevision": by.map(|_| managed),
+                "managedFields": by.map(|_| ["/description", "/spec/namespaces"])});
             Held::read(&item).unwrap()
         });
         held.map(|held| (held.name().clone(), held)).collect()
@@ -273,6 +323,63 @@ mod tests {
         assert_eq!(states(&drift), expected);
         assert_eq!(drift.differences[4].by.as_deref(), Some("terraform"));
         assert_eq!(drift.others, 1, "h is neither ours nor wanted");
+    }
+
+    /// What a person has set beside the folder is neither drift nor lost, and what the folder newly wants of it is contested.
+    #[test]
+    fn fields_that_the_folder_does_not_set_are_not_its_business() {
+        let wanted = |document: Value| {
+            let resource = resource(document).unwrap();
+            BTreeMap::from([(resource.name.clone(), resource)])
+        };
+        let name = format!("{PAY}/workspaces/a");
+        let held = |fields: Option<&[&str]>| {
+            let item = json!({"name": name, "description": "by hand", "spec": {"namespaces": ["*/a"]}, "etag": "e",
+                "uid": "u", "revision": 9, "managedBy": ME, "managedRevision": 9, "managedFields": fields});
+            let held = Held::read(&item).unwrap();
+            BTreeMap::from([(held.name().clone(), held)])
+        };
+        let found = |folder: Value, fields: Option<&[&str]>| {
+            let drift = compare(&wanted(folder), &held(fields), ME);
+            let told = drift.differences.iter().chain(&drift.unrecorded);
+            let told: Vec<String> = told
+                .map(|one| format!("{} {}", one.state.as_text(), one.fields))
+                .collect();
+            told.join("; ")
+        };
+        let plain = json!({"name": name, "spec": {"namespaces": ["*/a"]}});
+        let (mut described, mut moved) = (plain.clone(), plain.clone());
+        described["description"] = "mine".into();
+        moved["spec"]["namespaces"] = json!(["*/b"]);
+        let own: &[&str] = &["/spec/namespaces"];
+        for (folder, fields, expected) in [
+            (&plain, Some(own), ""),
+            (&moved, Some(own), "changed /spec/namespaces"),
+            (&described, Some(own), "contested /description"),
+            (
+                &described,
+                Some(&["/description", "/spec/namespaces"]),
+                "changed /description",
+            ),
+            // It has set the description, and does so no more.
+            (
+                &plain,
+                Some(&["/description", "/spec/namespaces"]),
+                "changed /description",
+            ),
+            // As older versions left it: all of it is the folder's.
+            (&plain, None, "changed /description"),
+        ] {
+            assert_eq!(found(folder.clone(), fields), expected, "{folder} {fields:?}");
+        }
+        let mut same = plain.clone();
+        same["description"] = "by hand".into();
+        assert_eq!(found(same.clone(), None), "unrecorded ");
+        assert_eq!(
+            found(same, Some(own)),
+            "unrecorded ",
+            "it is the folder's from now on"
+        );
     }
 
     /// Whoever put back by hand what the folder says has caused no difference.

@@ -5,9 +5,12 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sea_query::{Expr, ExprTrait, OnConflict, Query};
-use serde_json::Value;
+use serde::Deserialize;
+use serde_json::{Value, json};
 use sqlx::postgres::PgRow;
+use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, PgConnection, Row};
+use tombolo_compiler::fields::{Fields, Kept};
 use tombolo_compiler::intent::Resource;
 use tombolo_compiler::name::Fqn;
 use uuid::Uuid;
@@ -35,8 +38,9 @@ pub(crate) struct Part {
 }
 
 /// What a read shows of a resource.
-const COLUMNS: &str =
-    "name, uid, document, etag, revision, created_at, updated_at, managed_by, managed_revision, owner";
+const COLUMNS: &str = "name, uid, document, etag, revision, created_at, updated_at, managed_by, managed_revision, managed_fields, owner";
+
+const MANAGED_FIELDS: &str = "managed_fields";
 
 impl Store {
     /// `None` for a token that nobody holds. `OFFSET 0` and the mention of the user keep Postgres from looking before the token has made the transaction somebody's;
@@ -88,6 +92,7 @@ impl Store {
                 Resources::UpdatedAt,
                 Resources::ManagedBy,
                 Resources::ManagedRevision,
+                Resources::ManagedFields,
                 Resources::Owner,
             ])
             .values_panic([
@@ -102,6 +107,7 @@ impl Store {
                 stored.updated_at.into(),
                 manager(stored).into(),
                 managed_revision(stored).into(),
+                managed_fields(stored).into(),
                 stored.owner.into(),
             ])
             .on_conflict(OnConflict::column(Resources::Name).do_nothing().to_owned())
@@ -125,6 +131,7 @@ impl Store {
             .value(Resources::UpdatedAt, stored.updated_at)
             .value(Resources::ManagedBy, manager(stored))
             .value(Resources::ManagedRevision, managed_revision(stored))
+            .value(Resources::ManagedFields, managed_fields(stored))
             .value(Resources::Owner, stored.owner)
             .and_where(Expr::col(Resources::Name).eq(stored.name().as_str()))
             .and_where(Expr::col(Resources::Etag).eq(held))
@@ -187,6 +194,7 @@ impl Store {
                 Resources::UpdatedAt,
                 Resources::ManagedBy,
                 Resources::ManagedRevision,
+                Resources::ManagedFields,
                 Resources::Owner,
             ])
             .from(Resources::Table)
@@ -268,6 +276,7 @@ fn stored_as(row: &PgRow, resource: Arc<Resource>) -> Result<Stored, StoreError>
         Ok(Managed {
             by,
             revision: revision.cast_unsigned(),
+            kept: kept(row, revision)?,
         })
     });
     Ok(Stored {
@@ -291,6 +300,29 @@ fn managed_revision(stored: &Stored) -> Option<i64> {
         .managed
         .as_ref()
         .map(|managed| managed.revision.cast_signed())
+}
+
+fn managed_fields(stored: &Stored) -> Option<Value> {
+    let managed = stored.managed.as_ref()?;
+    match &managed.kept {
+        Kept::Whole => None,
+        Kept::Fields(fields) => Some(json!({"revision": managed.revision, "fields": fields})),
+    }
+}
+
+/// What a manager keeps whose last write was at that revision. A look-up does not read it: the tree in memory knows.
+fn kept(row: &PgRow, revision: i64) -> Result<Kept, StoreError> {
+    #[derive(Deserialize)]
+    struct Recorded {
+        revision: i64,
+        fields: Fields,
+    }
+    if row.try_column(MANAGED_FIELDS).is_err() {
+        return Ok(Kept::Whole);
+    }
+    let recorded: Option<Json<Recorded>> = column(row, MANAGED_FIELDS)?;
+    let current = recorded.filter(|recorded| recorded.revision == revision);
+    Ok(current.map_or(Kept::Whole, |recorded| Kept::Fields(recorded.0.fields)))
 }
 
 fn column<'r, T>(row: &'r PgRow, name: &'static str) -> Result<T, StoreError>

@@ -90,6 +90,148 @@ async fn what_one_manages_no_other_changes_by_accident() {
     management.stop().await;
 }
 
+const SHOP: &str = "organizations/acme/tenants/pay/workspaces/shop";
+const CI: (&str, &str) = ("tombolo-manager", "ci");
+const FORCE: (&str, &str) = ("tombolo-force", "true");
+
+fn shop(namespaces: &str) -> Value {
+    json!({"name": SHOP, "spec": {"namespaces": [namespaces]}})
+}
+
+fn described(mut document: Value, description: &str) -> Value {
+    document["description"] = description.into();
+    document
+}
+
+/// What is managed of the workspace, its description and its namespaces, and whether somebody has forced a change.
+async fn kept(api: &Api) -> (Value, Value, Value, bool) {
+    let held = api.get(SHOP).await.json();
+    let touched = held["revision"].as_u64() > held["managedRevision"].as_u64();
+    (
+        held["managedFields"].clone(),
+        held["description"].clone(),
+        held["spec"]["namespaces"][0].clone(),
+        touched,
+    )
+}
+
+async fn applied(api: &Api, headers: &[(&str, &str)], document: Value) {
+    let answer = apply(api, headers, document).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+}
+
+#[tokio::test]
+async fn a_manager_keeps_the_fields_that_it_sets_and_no_others() {
+    let management = Management::start().await;
+    let admin = &management.admin;
+    admin.create(pay("")).await;
+    applied(admin, &[CI], shop("*/a")).await;
+    let namespaces = json!(["/spec/namespaces"]);
+    assert_eq!(
+        kept(admin).await,
+        (namespaces.clone(), Value::Null, json!("*/a"), false)
+    );
+
+    // Beside it, everybody sets what they like.
+    applied(admin, &[], described(shop("*/a"), "by hand")).await;
+    assert_eq!(
+        kept(admin).await,
+        (namespaces.clone(), json!("by hand"), json!("*/a"), false)
+    );
+    let before = management.traces().await;
+    let refused = apply(admin, &[], described(shop("*/b"), "mine")).await;
+    refused.refused(409, "is managed by ci in /spec/namespaces");
+    let etag = admin.get(SHOP).await.etag();
+    admin.delete(SHOP, &etag).await.refused(409, "is managed by ci");
+    assert_eq!(management.traces().await, before, "nothing of it was written");
+
+    // The manager does not undo what it does not set, and asks before it takes that.
+    applied(admin, &[CI], shop("*/b")).await;
+    assert_eq!(
+        kept(admin).await,
+        (namespaces.clone(), json!("by hand"), json!("*/b"), false)
+    );
+    let contested = apply(admin, &[CI], described(shop("*/b"), "ci's")).await;
+    contested.refused(409, "somebody else has set /description");
+    applied(admin, &[CI, FORCE], described(shop("*/b"), "ci's")).await;
+    let both = json!(["/description", "/spec/namespaces"]);
+    assert_eq!(kept(admin).await, (both, json!("ci's"), json!("*/b"), false));
+    apply(admin, &[], shop("*/b"))
+        .await
+        .refused(409, "is managed by ci in /description");
+
+    // What it sets no more goes, and is free.
+    applied(admin, &[CI], shop("*/b")).await;
+    assert_eq!(
+        kept(admin).await,
+        (namespaces.clone(), Value::Null, json!("*/b"), false)
+    );
+    applied(admin, &[], described(shop("*/b"), "by hand")).await;
+    applied(admin, &[FORCE], described(shop("*/c"), "by hand")).await;
+    assert_eq!(
+        kept(admin).await,
+        (namespaces.clone(), json!("by hand"), json!("*/c"), true)
+    );
+    applied(admin, &[], described(shop("*/c"), "still")).await;
+    assert_eq!(
+        kept(admin).await,
+        (namespaces, json!("still"), json!("*/c"), true)
+    );
+    management.stop().await;
+}
+
+/// As a version left it that knew no fields, or wrote after one that did.
+#[tokio::test]
+async fn what_was_managed_as_a_whole_is_until_its_manager_writes_again() {
+    for older in ["managed_fields = NULL", "managed_revision = managed_revision - 1"] {
+        let management = Management::start().await;
+        management.admin.create(pay("")).await;
+        applied(&management.admin, &[CI], shop("*/a")).await;
+        management
+            .sql(&format!(
+                "UPDATE resources SET {older} WHERE managed_by IS NOT NULL"
+            ))
+            .await;
+        let (running, replica) = management.replica().await;
+        assert_eq!(kept(&replica).await.0, Value::Null, "{older}");
+        let by_hand = described(shop("*/a"), "by hand");
+        apply(&replica, &[], by_hand.clone())
+            .await
+            .refused(409, "is managed by ci in /description");
+        applied(&replica, &[CI], shop("*/a")).await;
+        assert_eq!(kept(&replica).await.0, json!(["/spec/namespaces"]), "{older}");
+        applied(&replica, &[], by_hand).await;
+        running.stop().await.unwrap();
+        management.stop().await;
+    }
+}
+
+/// An invariant is of one sort: two cannot stand in one resource.
+#[tokio::test]
+async fn what_a_manager_and_a_person_cannot_have_both_is_refused_with_the_reason() {
+    let management = Management::start().await;
+    let admin = &management.admin;
+    admin.create(pay("")).await;
+    admin.create(shop("*/a")).await;
+    let invariant = |spec: Value| json!({"name": format!("{ACME}/invariants/it"), "spec": spec});
+    let never = json!({"neverFromOutside": {"workspace": SHOP}});
+    let failover = json!({"noFailover": {"workspace": SHOP, "region": "us"}});
+    admin.create(invariant(never)).await;
+    let refused = apply(admin, &[CI], invariant(failover.clone())).await;
+    refused.refused(422, "cannot be what its manager and others have set together");
+    applied(admin, &[CI, FORCE], invariant(failover.clone())).await;
+    let held = admin.get(&format!("{ACME}/invariants/it")).await.json();
+    assert_eq!(held["spec"], failover);
+
+    // It tells nobody what stands there who may not write it.
+    let ann = management.user("ann", &[]).await;
+    let never = json!({"neverFromOutside": {"workspace": SHOP}});
+    let refused = apply(&ann, &[CI], invariant(never)).await;
+    assert!(!refused.text.contains("together"), "{}", refused.text);
+    refused.refused(403, "");
+    management.stop().await;
+}
+
 #[tokio::test]
 async fn a_replica_knows_who_manages_what() {
     let management = Management::start().await;

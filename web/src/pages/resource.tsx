@@ -96,7 +96,8 @@ function DocumentTab({ resource }: { resource: Resource }) {
     <>
       {resource.managedBy && (
         <p className="notice">
-          <strong>{resource.managedBy}</strong> keeps this in step with a source outside. Change it there.
+          <strong>{resource.managedBy}</strong> keeps {resource.managedFields?.join(", ") ?? "this"} in step with a source outside.
+          Change that there.
         </p>
       )}
       <pre className="document" tabIndex={0} aria-label={`Document of ${name}`}>

@@ -3,7 +3,7 @@ import { LineCounter, parseDocument, stringify } from "yaml";
 import type { ProblemDetails } from "../api/problem";
 
 /** What the server writes into a resource, and takes from nobody. */
-const OF_THE_SERVER = ["kind", "uid", "etag", "revision", "createTime", "updateTime", "managedBy", "managedRevision", "owner"];
+const OF_THE_SERVER = ["kind", "uid", "etag", "revision", "createTime", "updateTime", "managedBy", "managedRevision", "managedFields", "owner"];
 
 export interface Mistake {
   /** From 1; 0 when it is about no line. */
