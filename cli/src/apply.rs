@@ -90,6 +90,21 @@ pub(crate) struct BreakGlassArgs {
     pub(crate) break_glass: Option<String>,
 }
 
+/// In place of a write.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct SubmissionArgs {
+    /// Change nothing, and keep a plan of it, for others to approve (`tombolo plan approve`).
+    #[arg(
+        long,
+        env = "TOMBOLO_SUBMIT",
+        conflicts_with_all = ["dry_run", "confirm", "break_glass"]
+    )]
+    pub(crate) submit: bool,
+    /// What those who approve the plan should know.
+    #[arg(long, env = "TOMBOLO_DESCRIPTION", requires = "submit")]
+    pub(crate) description: Option<String>,
+}
+
 pub(crate) async fn run(args: ApplyArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
     let flag = |set: bool| set.then(|| "true".to_owned());

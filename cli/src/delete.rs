@@ -1,22 +1,25 @@
-//! `tombolo delete`: removes one resource.
+//! `tombolo delete`: removes one resource, or asks others to agree that it goes.
 
 use std::time::Instant;
 
 use clap::Args;
 use hyper::Method;
+use serde_json::json;
 
 use crate::Verdict;
-use crate::apply::{BreakGlassArgs, ConfirmArgs, WaitArgs, forced, judge, revision};
+use crate::apply::{BreakGlassArgs, ConfirmArgs, SubmissionArgs, WaitArgs, forced, judge, revision};
 use crate::client::{Client, Extras, ServerArgs, query};
 use crate::output::{OutputArgs, print};
 use crate::plan::describe;
+use crate::plan::review::{keep, submitted};
 use crate::wait::wait;
 
 /// Deletes a resource, as it is when the command looks at it.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   tombolo delete organizations/acme/tenants/payments --dry-run
-  tombolo delete organizations/acme/tenants/payments --wait")]
+  tombolo delete organizations/acme/tenants/payments --wait
+  tombolo delete organizations/acme/tenants/payments --submit    a plan of it, for others to approve")]
 pub(crate) struct DeleteArgs {
     /// Its name.
     name: String,
@@ -28,6 +31,8 @@ pub(crate) struct DeleteArgs {
     force: bool,
     #[command(flatten)]
     confirm: ConfirmArgs,
+    #[command(flatten)]
+    submission: SubmissionArgs,
     #[command(flatten)]
     leave: BreakGlassArgs,
     #[command(flatten)]
@@ -42,6 +47,12 @@ pub(crate) async fn run(args: DeleteArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
     let name = client.name(&args.name)?;
     let etag = client.get(name.as_str()).await?.etag;
+    if args.submission.submit {
+        let body = json!({"changes": [{"op": "delete", "name": name, "etag": etag}]});
+        let answer = keep(&client, body, args.submission.description, args.force).await?;
+        print(args.output.output, &answer, submitted)?;
+        return Ok(Verdict::Good);
+    }
     let extras = Extras {
         if_match: etag.as_deref(),
         headers: forced(args.force),

@@ -7,10 +7,11 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::Verdict;
-use crate::apply::{BreakGlassArgs, ConfirmArgs, WaitArgs, judge, revision};
+use crate::apply::{BreakGlassArgs, ConfirmArgs, SubmissionArgs, WaitArgs, judge, revision};
 use crate::client::{Client, Extras, ServerArgs, query};
 use crate::difference;
 use crate::output::{Output, OutputArgs, items, print, table, text, yaml};
+use crate::plan::review::{keep, submitted};
 use crate::plan::{changed_names, describe};
 use crate::wait::wait;
 
@@ -80,7 +81,8 @@ pub(crate) struct ShowArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   tombolo rollback tenants/payments --to 12 --dry-run
-  tombolo rollback tenants/payments --to 12 --wait")]
+  tombolo rollback tenants/payments --to 12 --wait
+  tombolo rollback tenants/payments --to 12 --submit    a plan of it, for others to approve")]
 pub(crate) struct RollbackArgs {
     /// Its name.
     name: String,
@@ -92,6 +94,8 @@ pub(crate) struct RollbackArgs {
     dry_run: bool,
     #[command(flatten)]
     confirm: ConfirmArgs,
+    #[command(flatten)]
+    submission: SubmissionArgs,
     #[command(flatten)]
     leave: BreakGlassArgs,
     #[command(flatten)]
@@ -152,9 +156,16 @@ pub(crate) async fn show(args: ShowArgs) -> anyhow::Result<()> {
 
 pub(crate) async fn rollback(args: RollbackArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
+    let name = client.name(&args.name)?;
+    if args.submission.submit {
+        let body = json!({"rollback": {"name": name, "revision": args.to}});
+        let answer = keep(&client, body, args.submission.description, false).await?;
+        print(args.output.output, &answer, submitted)?;
+        return Ok(Verdict::Good);
+    }
     let dry_run = args.dry_run.then(|| "true".to_owned());
     let path = query(
-        &format!("{}:rollback", client.name(&args.name)?),
+        &format!("{name}:rollback"),
         &[
             ("dry_run", dry_run),
             ("confirm", args.confirm.confirm),

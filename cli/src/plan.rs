@@ -4,20 +4,21 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use serde_json::Value;
+use hyper::Method;
+use serde_json::{Value, json};
 use tombolo_compiler::name::Fqn;
 
 use crate::Verdict;
 use crate::apply::post;
-use crate::client::{Client, ServerArgs, query};
+use crate::client::{Client, Extras, ServerArgs, query};
 use crate::difference;
 use crate::output::{Output, items, print, print_text, table, text};
 
 mod behaviour;
 mod markdown;
-mod review;
+pub(crate) mod review;
 
-/// Says what `tombolo apply --overwrite` would do, and does nothing.
+/// Says what `tombolo apply --overwrite`, or with --delete `tombolo delete`, would do, and does nothing.
 ///
 /// Exits with 0 when there is nothing to do, with 2 when there is, and with 1 when it cannot be done. What it shows last
 /// is the name of the plan, to which `tombolo apply --plan` holds the write.
@@ -27,6 +28,7 @@ mod review;
     subcommand_negates_reqs = true,
     after_help = "Examples:
   tombolo plan -f mesh/
+  tombolo plan --delete tenants/payments --delete tenants/payments/workspaces/checkout    together
   tombolo plan -f mesh/ -o markdown >> \"$GITHUB_STEP_SUMMARY\"   in CI: a summary for people
   tombolo plan -f mesh/ -o json | jq -r .plan                    in CI: the plan for `tombolo apply --plan`"
 )]
@@ -38,10 +40,13 @@ pub(crate) struct PlanArgs {
         short = 'f',
         long = "file",
         env = "TOMBOLO_FILE",
-        required = true,
+        required_unless_present = "delete",
         value_name = "FILE|DIR|-"
     )]
     files: Vec<PathBuf>,
+    /// Plan that this resource is deleted; can be given many times.
+    #[arg(long, env = "TOMBOLO_DELETE", value_name = "NAME", conflicts_with = "files")]
+    delete: Vec<String>,
     /// As for `tombolo apply`: keep security that no plane enforces yet.
     #[arg(long, env = "TOMBOLO_ALLOW_UNENFORCED")]
     allow_unenforced: bool,
@@ -73,7 +78,16 @@ pub(crate) async fn run(args: PlanArgs) -> anyhow::Result<Verdict> {
         ),
     ];
     let path = query("plans", &parameters);
-    let answer = post(&client, &args.files, &path, false).await?;
+    let answer = match args.delete.is_empty() {
+        true => post(&client, &args.files, &path, false).await?,
+        false => {
+            let extras = Extras {
+                body: Some(deletions(&client, &args.delete)?),
+                ..Extras::default()
+            };
+            client.send(Method::POST, &path, extras).await?.body
+        }
+    };
     match args.output {
         PlanOutput::Table => print(Output::Table, &answer, describe)?,
         PlanOutput::Json => print(Output::Json, &answer, describe)?,
@@ -84,6 +98,12 @@ pub(crate) async fn run(args: PlanArgs) -> anyhow::Result<Verdict> {
         true => Verdict::Good,
         false => Verdict::Changes,
     })
+}
+
+fn deletions(client: &Client, names: &[String]) -> anyhow::Result<Value> {
+    let delete = |name: &String| Ok(json!({"op": "delete", "name": client.name(name)?}));
+    let changes: Vec<Value> = names.iter().map(delete).collect::<anyhow::Result<_>>()?;
+    Ok(json!({ "changes": changes }))
 }
 
 /// The resources that a transaction has changed, or would change.
@@ -162,8 +182,6 @@ pub(crate) fn describe(answer: &Value) -> String {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

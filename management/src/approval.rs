@@ -339,7 +339,7 @@ mod tests {
             refusal,
             format!(
                 "changes of {PAY} and below need the approval of another person with the role admin there ({POLICY}); \
-                 make a plan with `tombolo plan submit`, or POST it to /v1/plans?submit=true"
+                 make a plan with `tombolo plan submit`, or with --submit, or POST it to /v1/plans?submit=true"
             )
         );
     }

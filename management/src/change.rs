@@ -166,7 +166,7 @@ pub(crate) enum Refusal {
     PlanMoved { given: PlanId, found: PlanId },
     #[error(
         "changes of {node} and below need the approval of another person with the role {approver} there ({policy}); make a plan \
-         with `tombolo plan submit`, or POST it to /v1/plans?submit=true"
+         with `tombolo plan submit`, or with --submit, or POST it to /v1/plans?submit=true"
     )]
     NeedsApproval {
         policy: Fqn,

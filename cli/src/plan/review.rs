@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{changed_names, describe};
 use crate::Verdict;
-use crate::apply::{WaitArgs, judge, post, revision};
+use crate::apply::{WaitArgs, forced, judge, post, revision};
 use crate::client::{Client, Extras, ServerArgs, query};
 use crate::output::{OutputArgs, items, print, table, text};
 use crate::wait::wait;
@@ -27,7 +27,9 @@ pub(crate) enum PlanCommand {
 /// Keeps a plan, for others to approve.
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
-  tombolo plan submit -f mesh/ --description 'move the shop to the west'")]
+  tombolo plan submit -f mesh/ --description 'move the shop to the west'
+
+Of a deletion, a rollback or a folder: `tombolo delete`, `rollback` and `sync` take --submit.")]
 pub(crate) struct SubmitArgs {
     /// A file, a folder, or `-` for standard input; can be given many times.
     #[arg(
@@ -146,6 +148,25 @@ async fn submit(args: SubmitArgs) -> anyhow::Result<Verdict> {
     Ok(Verdict::Good)
 }
 
+/// Keeps a plan of what `body` says, for others to approve.
+pub(crate) async fn keep(
+    client: &Client,
+    body: Value,
+    description: Option<String>,
+    force: bool,
+) -> anyhow::Result<Value> {
+    let parameters = [("submit", Some("true".to_owned())), ("description", description)];
+    let extras = Extras {
+        body: Some(body),
+        headers: forced(force),
+        ..Extras::default()
+    };
+    let answer = client
+        .send(Method::POST, &query("plans", &parameters), extras)
+        .await?;
+    Ok(answer.body)
+}
+
 async fn list(args: ListArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
     let mut found: Vec<Value> = Vec::new();
@@ -203,7 +224,7 @@ async fn act(client: &Client, id: &str, verb: &str, body: Value) -> anyhow::Resu
     Ok(answer.body)
 }
 
-fn submitted(answer: &Value) -> String {
+pub(crate) fn submitted(answer: &Value) -> String {
     let approvals = items(&answer["approvals"]).iter().map(|approval| {
         format!(
             "needs somebody else who is {} on {} ({})\n",
