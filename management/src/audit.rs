@@ -21,8 +21,7 @@ mod statement;
 mod verifier;
 
 pub use export::{ChainReport, Export, Fault, Line, Report, record_line};
-pub(crate) use index::actor_key;
-pub use index::{Index, NODE_KEYS, key, words_of_text};
+pub use index::{Index, Term, words_of_text};
 pub use statement::{
     BadStatement, KeyError, KeyId, PublicKey, PublicKeys, Signed, SigningKey, Statement, StatementKind,
 };

@@ -20,6 +20,7 @@ mod handover;
 mod history;
 pub mod iam;
 mod idempotency;
+mod indexer;
 mod keeper;
 mod limit;
 mod login;

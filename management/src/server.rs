@@ -30,6 +30,7 @@ use crate::embedded::{EmbeddedError, EmbeddedPostgres};
 use crate::feed::Feed;
 use crate::iam::Principal;
 use crate::idempotency::{self, InFlight};
+use crate::indexer::Indexer;
 use crate::keeper::Keeper;
 use crate::limit::Limits;
 use crate::login::{Login, LoginConfig, OidcError};
@@ -219,6 +220,8 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
     let metrics = ApiMetrics::register(&Metrics::default(), denials.dropped(), behind, waiting);
     metrics.break_glass().set_expiry(sealed_until);
     keeper.metrics().register(metrics.registry());
+    let indexer = Indexer::new(store.clone());
+    indexer.register(metrics.registry());
     let couriers = Couriers::default();
     for target in config.audit.targets {
         let organization = organization.leaf().to_owned();
@@ -271,6 +274,7 @@ async fn assemble(config: Config) -> Result<Running, ManagementError> {
     );
     tasks.spawn("standing", standing.run(store.clone(), shutdown.clone()));
     tasks.spawn("audit-keeper", keeper.run(shutdown.clone()));
+    tasks.spawn("audit-indexer", indexer.run(shutdown.clone()));
     tasks.spawn("feed", feed.run(feed_listener, shutdown.clone()));
     let router = api::router(app, health).into_make_service_with_connect_info::<SocketAddr>();
     let mut drain = shutdown.clone();

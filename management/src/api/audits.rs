@@ -69,7 +69,6 @@ pub(crate) async fn list(
         let detail = format!("pageSize {page_size} is not between 1 and {PAGE_SIZE_MAX}");
         return Err(Problem::bad_request(detail));
     }
-    let words = wanted.text.as_deref().map(words_of_text).unwrap_or_default();
     let reader = Reader::of(&app, &caller);
     let mut filter = wanted.filter(&reader)?;
     let mut tx = app.store.read_as(&caller.principal).await?;
@@ -77,18 +76,12 @@ pub(crate) async fn list(
     let limit = match reader.may_read_all() {
         true => page_size + 1,
         false => PAGE_SIZE_MAX + 1,
-    };
+    } as usize;
     let (mut listed, mut looked_at) = (Vec::new(), 0);
     let reached = loop {
-        let found = match words.is_empty() {
-            true => app.store.list_audit(&mut tx, &filter, limit).await?,
-            false => {
-                let limit = limit as usize;
-                app.store.search_audit(&mut tx, &filter, &words, limit).await?
-            }
-        };
+        let found = app.store.list_audit(&mut tx, &filter, limit).await?;
         let reached = found.last().map(|last| last.place);
-        let is_last = (found.len() as u64) < limit;
+        let is_last = found.len() < limit;
         looked_at += found.len();
         listed.extend(found.into_iter().filter(|record| reader.may_read(record)));
         if is_last || looked_at >= LOOKED_AT_MAX || listed.len() as u64 > page_size {
@@ -174,8 +167,7 @@ async fn verify_chain(
         let after = verifier.end().sequence;
         let rows = app.store.audit_chain(tx, chain, after, VERIFY_BATCH).await?;
         let last = rows.len() < VERIFY_BATCH as usize;
-        let organization = app.organization.leaf();
-        let walked = rows.iter().try_for_each(|row| verifier.next(organization, row));
+        let walked = rows.iter().try_for_each(|row| verifier.next(row));
         let walked = match last {
             true => walked.and_then(|()| verifier.finish(head)),
             false => walked,
@@ -204,6 +196,7 @@ impl Wanted {
             kind,
             verb: verb.map(|verb| verb.to_string()),
             outcome: outcome.map(|outcome| outcome.to_string()),
+            words: self.text.as_deref().map(words_of_text).unwrap_or_default(),
             nodes: reader.nodes.clone(),
             after,
         })

@@ -1,5 +1,5 @@
-//! What the columns of a record say. They repeat parts of the stored bytes for the search, and the verifier holds
-//! both equal.
+//! What the columns of a record say, which repeat parts of the stored bytes for the search, and the verifier holds both
+//! equal; and the terms that a record is found by.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +10,6 @@ use uuid::Uuid;
 
 use super::{Record, kind_of};
 
-/// How many ancestors of a name have a key: those at the depths from two on.
-pub const NODE_KEYS: usize = 4;
 /// Distinct words of one record that the search finds; the names and the reason come first.
 const WORDS_MAX: usize = 512;
 /// Fields of a document that change with every write; nobody knows them to search for.
@@ -27,17 +25,40 @@ pub struct Index {
     pub kind: String,
     pub name: String,
     pub outcome: String,
-    pub actor_key: i32,
-    pub class_key: i32,
-    /// Of the ancestors of the name, itself included, from the one at depth two on.
-    pub node_keys: [Option<i32>; NODE_KEYS],
 }
 
-/// The first four bytes of the SHA-256: short, so that an index of ten million is. What it finds is compared with the
-/// text itself.
-pub fn key(text: &str) -> i32 {
-    let hash: [u8; 32] = Sha256::digest(text).into();
-    i32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
+/// What records are found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Term<'a> {
+    Actor(&'a str),
+    Kind(&'a str),
+    Verb(&'a str),
+    Outcome(&'a str),
+    /// The name, or a node above it.
+    Node(&'a str),
+    Word(&'a str),
+}
+
+impl Term<'_> {
+    /// The first four bytes of a SHA-256: short, so that the postings of ten million records are. What it finds is
+    /// compared with the text itself.
+    pub fn key(self) -> u32 {
+        let (field, text) = match self {
+            Term::Actor(text) => ("actor", text),
+            Term::Kind(text) => ("kind", text),
+            Term::Verb(text) => ("verb", text),
+            Term::Outcome(text) => ("outcome", text),
+            Term::Node(text) => ("node", text),
+            Term::Word(text) => ("word", text),
+        };
+        let hash: [u8; 32] = Sha256::new()
+            .chain_update(field)
+            .chain_update("\n")
+            .chain_update(text)
+            .finalize()
+            .into();
+        u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]])
+    }
 }
 
 /// The words of a text as a caller gives it, and as the search compares them: letters, digits and hyphens, lower case.
@@ -45,9 +66,21 @@ pub fn words_of_text(text: &str) -> BTreeSet<String> {
     words(text).map(written).collect()
 }
 
+impl Index {
+    /// Of the fields that a page can be filtered by.
+    pub fn terms(&self) -> impl Iterator<Item = Term<'_>> {
+        let fields = [
+            Term::Actor(&self.actor),
+            Term::Kind(&self.kind),
+            Term::Verb(&self.verb),
+            Term::Outcome(&self.outcome),
+        ];
+        fields.into_iter().chain(nodes(&self.name).map(Term::Node))
+    }
+}
+
 impl Record {
-    /// `organization` is the label: equal actors and classes of two organizations have different keys.
-    pub fn index(&self, organization: &str) -> Index {
+    pub fn index(&self) -> Index {
         // Records of before kinds were recorded.
         let kind = match self.kind.is_empty() {
             true => kind_of(&self.name),
@@ -55,14 +88,6 @@ impl Record {
         };
         Index {
             time: self.time,
-            actor_key: actor_key(organization, &self.actor),
-            class_key: class_key(
-                organization,
-                &kind,
-                &self.verb.to_string(),
-                &self.outcome.to_string(),
-            ),
-            node_keys: node_keys(&self.name),
             actor: self.actor.clone(),
             verb: self.verb.to_string(),
             kind,
@@ -105,27 +130,11 @@ impl Record {
     }
 }
 
-pub(crate) fn actor_key(organization: &str, actor: &str) -> i32 {
-    key(&format!("{organization}\n{actor}"))
-}
-
-fn class_key(organization: &str, kind: &str, verb: &str, outcome: &str) -> i32 {
-    key(&format!("{organization}\n{kind}\n{verb}\n{outcome}"))
-}
-
-/// A name is pairs of collection and leaf; as text, because what was denied need not be a name of ours.
-fn node_keys(name: &str) -> [Option<i32>; NODE_KEYS] {
-    let mut keys = [None; NODE_KEYS];
-    let ends = name
-        .match_indices('/')
-        .map(|(at, _)| at)
-        .chain([name.len()])
-        .skip(1)
-        .step_by(2);
-    for (slot, end) in keys.iter_mut().zip(ends.skip(1)) {
-        *slot = Some(key(&name[..end]));
-    }
-    keys
+/// The name and those above it. A name is pairs of collection and leaf; as text, because what was denied need not be a
+/// name of ours.
+fn nodes(name: &str) -> impl Iterator<Item = &str> {
+    let ends = name.match_indices('/').map(|(at, _)| at).chain([name.len()]);
+    ends.skip(1).step_by(2).map(|end| &name[..end])
 }
 
 #[derive(Debug, Default)]
@@ -184,33 +193,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_has_a_key_for_each_node_above_it() {
+    fn a_name_is_below_each_node_above_it() {
         let (acme, pay) = ("organizations/acme", "organizations/acme/tenants/pay");
         let shop = "organizations/acme/tenants/pay/workspaces/shop";
-        let deep = "organizations/acme/tenants/pay/workspaces/shop/gatewaygroups/edge/gateways/g/trafficsettings/default";
-        let group = "organizations/acme/tenants/pay/workspaces/shop/gatewaygroups/edge";
-        let gateway = "organizations/acme/tenants/pay/workspaces/shop/gatewaygroups/edge/gateways/g";
-        let cluster = "organizations/acme/clusters/us-east";
-        let cases: [(&str, &[&str]); 7] = [
-            (acme, &[]),
-            (pay, &[pay]),
-            (shop, &[pay, shop]),
-            (deep, &[pay, shop, group, gateway]),
-            (cluster, &[cluster]),
+        let cases: [(&str, &[&str]); 5] = [
+            (acme, &[acme]),
+            (pay, &[acme, pay]),
+            (shop, &[acme, pay, shop]),
             ("", &[]),
             ("nothing of ours", &[]),
         ];
-        for (name, nodes) in cases {
-            let keys: Vec<i32> = node_keys(name).into_iter().flatten().collect();
-            let expected: Vec<i32> = nodes.iter().map(|node| key(node)).collect();
-            assert_eq!(keys, expected, "{name}");
+        for (name, expected) in cases {
+            assert_eq!(nodes(name).collect::<Vec<_>>(), expected, "{name}");
         }
     }
 
     #[test]
-    fn a_key_is_what_the_migration_makes_of_a_text() {
-        // ('x' || left(encode(sha256('abc'), 'hex'), 8))::bit(32)::int
-        assert_eq!(key("abc"), 0xba78_16bf_u32.cast_signed());
+    fn equal_texts_of_different_fields_are_different_terms() {
+        let all = [
+            Term::Actor,
+            Term::Kind,
+            Term::Verb,
+            Term::Outcome,
+            Term::Node,
+            Term::Word,
+        ];
+        let keys: BTreeSet<u32> = all.into_iter().map(|term| term("pay").key()).collect();
+        assert_eq!(keys.len(), all.len());
     }
 
     #[test]

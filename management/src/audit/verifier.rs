@@ -49,7 +49,7 @@ impl Verifier {
     }
 
     /// A row, with its columns.
-    pub fn next(&mut self, organization: &str, found: &Found) -> Result<(), Broken> {
+    pub fn next(&mut self, found: &Found) -> Result<(), Broken> {
         let expected = self.end.sequence + 1;
         if found.sequence == expected && found.previous != self.end.hash {
             return Err(Broken::new(expected, "it does not continue the record before it"));
@@ -57,7 +57,7 @@ impl Verifier {
         self.next_link(found.sequence, &found.hash, &found.bytes)?;
         let record: Record = serde_json::from_slice(&found.bytes)
             .map_err(|error| Broken::new(expected, format!("its bytes are no record: {error}")))?;
-        if record.index(organization) != found.index {
+        if record.index() != found.index {
             return Err(Broken::new(
                 expected,
                 "its columns say something else than its bytes",
@@ -133,7 +133,7 @@ mod tests {
                 bytes: sealed.bytes,
                 previous: sealed.previous.to_vec(),
                 hash: sealed.hash.to_vec(),
-                index: sealed.record.index("acme"),
+                index: sealed.record.index(),
             });
         }
         (rows, head.mark())
@@ -141,7 +141,7 @@ mod tests {
 
     fn verify(rows: &[Found], boundary: Mark, head: Mark) -> Result<u64, Broken> {
         let mut verifier = Verifier::behind(boundary);
-        rows.iter().try_for_each(|row| verifier.next("acme", row))?;
+        rows.iter().try_for_each(|row| verifier.next(row))?;
         verifier.finish(head)?;
         Ok(verifier.records())
     }

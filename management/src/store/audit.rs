@@ -7,25 +7,26 @@ use sqlx::{PgConnection, Row};
 
 use super::organization::Head;
 use super::{DenialHeads, Store, StoreError, Tx, bounded, commit, execute, fetch};
-use crate::audit::{Chain, ChainHead, Found, Index, Mark, NODE_KEYS, Record, Sealed, key, seal};
+use crate::audit::{Chain, ChainHead, Found, Index, Mark, Record, Sealed, seal};
 use crate::iam::Principal;
 
+mod filter;
+mod indexing;
+mod month;
 mod page;
-mod path;
+mod segment;
 mod statement;
-mod text;
 
-pub(crate) use page::{Filter, Listed, Place, Stretch};
+pub(crate) use filter::Filter;
+pub(crate) use page::{Listed, Place, Stretch};
 pub(crate) use statement::{Month, Numbered};
-pub(crate) use text::holds;
 
 /// All rows of a write in one statement of a fixed text, so that Postgres plans it once.
 const INSERT: &str = include_str!("audit/insert.sql");
 
 /// By the primary key, which has the order of the chain.
 const CHAIN: &str = "
-SELECT sequence, record, previous, hash, time, actor, verb, kind, name, outcome, actor_key, class_key, node2_key,
-    node3_key, node4_key, node5_key
+SELECT sequence, record, previous, hash, time, actor, verb, kind, name, outcome
 FROM audit
 WHERE organization = $1 AND chain = $2 AND sequence > $3
 ORDER BY sequence
@@ -48,10 +49,6 @@ struct Columns {
     kind: Vec<String>,
     name: Vec<String>,
     outcome: Vec<String>,
-    actor_key: Vec<i32>,
-    class_key: Vec<i32>,
-    node_keys: [Vec<Option<i32>>; NODE_KEYS],
-    words: Vec<String>,
 }
 
 impl Store {
@@ -77,14 +74,12 @@ impl Store {
         if sealed.is_empty() {
             return Ok(());
         }
-        let organization = self.organization.as_str();
         let mut columns = Columns::default();
         for one in sealed {
-            columns.push(organization, one);
+            columns.push(one);
         }
-        let [node2, node3, node4, node5] = columns.node_keys;
         let inserting = sqlx::query(INSERT)
-            .bind(organization)
+            .bind(self.organization.as_str())
             .bind(columns.chain)
             .bind(columns.sequence)
             .bind(columns.record)
@@ -96,13 +91,6 @@ impl Store {
             .bind(columns.kind)
             .bind(columns.name)
             .bind(columns.outcome)
-            .bind(columns.actor_key)
-            .bind(columns.class_key)
-            .bind(node2)
-            .bind(node3)
-            .bind(node4)
-            .bind(node5)
-            .bind(columns.words)
             .execute(&mut **tx);
         bounded("write the audit records", inserting).await?;
         Ok(())
@@ -192,8 +180,8 @@ impl Store {
 }
 
 impl Columns {
-    fn push(&mut self, organization: &str, sealed: &Sealed) {
-        let index = sealed.record.index(organization);
+    fn push(&mut self, sealed: &Sealed) {
+        let index = sealed.record.index();
         self.chain.push(sealed.chain.to_string());
         self.sequence.push(sealed.sequence.cast_signed());
         self.record.push(sealed.bytes.clone());
@@ -205,15 +193,6 @@ impl Columns {
         self.kind.push(index.kind);
         self.name.push(index.name);
         self.outcome.push(index.outcome);
-        self.actor_key.push(index.actor_key);
-        self.class_key.push(index.class_key);
-        for (column, key) in self.node_keys.iter_mut().zip(index.node_keys) {
-            column.push(key);
-        }
-        let words = sealed.record.words();
-        let keys: Vec<String> = words.iter().map(|word| key(word).to_string()).collect();
-        // Arrays of several lengths do not fit into one array, their texts do.
-        self.words.push(format!("{{{}}}", keys.join(",")));
     }
 }
 
@@ -253,14 +232,6 @@ fn found(row: &PgRow) -> Result<Found, StoreError> {
             kind: column(row, "kind")?,
             name: column(row, "name")?,
             outcome: column(row, "outcome")?,
-            actor_key: column(row, "actor_key")?,
-            class_key: column(row, "class_key")?,
-            node_keys: [
-                column(row, "node2_key")?,
-                column(row, "node3_key")?,
-                column(row, "node4_key")?,
-                column(row, "node5_key")?,
-            ],
         },
     })
 }

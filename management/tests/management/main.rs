@@ -4,6 +4,7 @@
 mod access;
 mod approvals;
 mod audit_keeping;
+mod audit_pages;
 mod audit_streams;
 mod audits;
 mod backup;

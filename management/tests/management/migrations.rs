@@ -120,7 +120,8 @@ impl Old {
 
     async fn has_lost_nothing(&mut self, before: &BTreeMap<String, i64>) {
         let after = self.counts().await;
-        for (table, before) in before {
+        // The words of the record are found in its postings from version 22 on.
+        for (table, before) in before.iter().filter(|(table, _)| *table != "audit_words") {
             let after = after.get(table).unwrap_or(&0);
             assert!(
                 after >= before,
@@ -136,35 +137,25 @@ impl Old {
             record.kind.clear();
         }
         let (sealed, head) = seal(chain, head, record);
-        let index = sealed.record.index("acme");
+        let index = sealed.record.index();
         let [time, record, previous, hash] = [
             at(index.time),
             bytes(&sealed.bytes),
             bytes(&sealed.previous),
             bytes(&sealed.hash),
         ];
-        let (columns, keys) = match self.version < 3 {
-            true => ("", String::new()),
-            false => {
-                let nodes = index
-                    .node_keys
-                    .map(|key| key.map_or("NULL".to_owned(), |key| key.to_string()));
-                let keys = format!(
-                    ", '{}', {}, {}, {}",
-                    index.kind,
-                    index.actor_key,
-                    index.class_key,
-                    nodes.join(", ")
-                );
-                (
-                    ", kind, actor_key, class_key, node2_key, node3_key, node4_key, node5_key",
-                    keys,
-                )
-            }
+        let (columns, more) = match self.version {
+            ..3 => ("", String::new()),
+            // What its keys were is read by no version that is left.
+            3..22 => (
+                ", kind, actor_key, class_key",
+                format!(", '{}', 1, 2", index.kind),
+            ),
+            _ => (", kind", format!(", '{}'", index.kind)),
         };
         self.sql(&format!(
             "INSERT INTO audit (organization, chain, sequence, record, previous, hash, time, actor, verb, name, outcome{columns}) \
-             VALUES ('acme', '{chain}', {}, {record}, {previous}, {hash}, {time}, '{}', '{}', '{}', '{}'{keys})",
+             VALUES ('acme', '{chain}', {}, {record}, {previous}, {hash}, {time}, '{}', '{}', '{}', '{}'{more})",
             sealed.sequence, index.actor, index.verb, index.name, index.outcome
         ))
         .await;

@@ -1,7 +1,6 @@
 //! `GET /v1/audit:tail`: new records as server-sent events (text/event-stream). It ends with what the caller came with, and
 //! after a minute: the client resumes with `Last-Event-ID` and misses nothing.
 
-use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::time::Duration;
 
@@ -14,13 +13,13 @@ use tokio::time::{Instant, sleep};
 
 use super::super::{App, Params};
 use super::{Reader, Wanted, item};
-use crate::audit::{Chain, now, words_of_text};
+use crate::audit::{Chain, now};
 use crate::caller::Caller;
 use crate::iam::Principal;
 use crate::problem::Problem;
 use crate::standing::Stay;
 use crate::store::StoreError;
-use crate::store::audit::{Filter, Listed, Stretch, holds};
+use crate::store::audit::{Filter, Listed, Stretch};
 
 /// How late a record of another replica may be told.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -41,7 +40,6 @@ struct Follower {
     app: App,
     caller: Caller,
     filter: Filter,
-    words: BTreeSet<String>,
     reached: Reached,
     stay: Stay,
     /// When the client last heard anything; `None` before the first event.
@@ -61,7 +59,6 @@ pub(crate) async fn tail(
         ("after", wanted.after.is_some()),
     ])?;
     let filter = wanted.filter(&Reader::of(&app, &caller))?;
-    let words = wanted.text.as_deref().map(words_of_text).unwrap_or_default();
     let reached = match headers.get(LAST_EVENT_ID) {
         Some(id) => id.to_str().ok().and_then(Reached::parse).ok_or_else(|| {
             Problem::bad_request("Last-Event-ID: it is not the id of an event of this stream")
@@ -73,7 +70,6 @@ pub(crate) async fn tail(
         app,
         caller,
         filter,
-        words,
         reached,
         told: None,
     };
@@ -149,9 +145,7 @@ impl Follower {
                 .store
                 .audit_stretch(&mut tx, &self.filter, stretch)
                 .await?;
-            let is_wanted = |listed: &&Listed| self.words.is_empty() || holds(listed, &self.words);
-            let listed = listed.iter().filter(|listed| reader.may_read(listed));
-            for listed in listed.filter(is_wanted) {
+            for listed in listed.iter().filter(|listed| reader.may_read(listed)) {
                 self.reached.set(chain, listed.place.sequence);
                 push_event(&mut events, self.reached, listed);
             }

@@ -1,30 +1,22 @@
-//! Pages of the record, newest first, both chains merged.
+//! Pages of the record, newest first, both chains merged; and stretches of one chain, oldest first.
+//!
+//! A chain is walked backwards: first the records that are in no segment yet, then the small segments, then the large
+//! ones. Of a segment only the buckets of the terms that are sought are read, and of its records only those that hold
+//! them.
 
-use chrono::{DateTime, Utc};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Postgres, QueryBuilder};
+use sqlx::{PgConnection, QueryBuilder};
 
 use super::super::{Store, StoreError, bounded};
 use super::column;
-use super::path::{FIRST_KEY_DEPTH, Lead, Path, depth, paths, scope};
+use super::filter::Filter;
+use super::month::{month_end, month_of};
+use super::segment::{DIRECTORY, Damaged, Outline, Sought, Tier, places_between};
 use crate::audit::Chain;
-
-/// Which records to list. All conditions must hold.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Filter {
-    pub(crate) since: Option<DateTime<Utc>>,
-    pub(crate) until: Option<DateTime<Utc>>,
-    pub(crate) actor: Option<String>,
-    /// This name, and all below it.
-    pub(crate) name: Option<String>,
-    pub(crate) kind: Option<String>,
-    pub(crate) verb: Option<String>,
-    pub(crate) outcome: Option<String>,
-    /// The nodes that the caller may read, with all below them.
-    pub(crate) nodes: Vec<String>,
-    /// Only what stands behind this place in the list.
-    pub(crate) after: Option<Place>,
-}
 
 /// Where a record stands in the list, newest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,41 +33,6 @@ pub(crate) struct Listed {
     pub(crate) hash: Vec<u8>,
 }
 
-/// Every walk of a page has an index in the order of the page, and ends with the page. What Postgres would guess of how many rows
-/// have two keys at once is the product of independent guesses, and where that is too few it would fetch all of them
-/// and sort.
-const WALK: &str = "SELECT set_config('enable_bitmapscan', 'off', true), set_config('enable_seqscan', 'off', true), \
-                    set_config('enable_sort', 'off', true)";
-const NEWEST_FIRST: &str = " ORDER BY time DESC, chain DESC, sequence DESC LIMIT ";
-
-impl Store {
-    pub(crate) async fn list_audit(
-        &self,
-        connection: &mut PgConnection,
-        filter: &Filter,
-        limit: u64,
-    ) -> Result<Vec<Listed>, StoreError> {
-        let organization = self.organization.as_str();
-        let paths = paths(organization, filter);
-        if paths.is_empty() {
-            return Ok(Vec::new());
-        }
-        let walking = sqlx::query(WALK).execute(&mut *connection);
-        bounded("prepare to list audit records", walking).await?;
-        let mut statement = QueryBuilder::new("SELECT chain, sequence, time, record, hash FROM (");
-        for (number, path) in paths.iter().enumerate() {
-            if number > 0 {
-                statement.push(" UNION ALL ");
-            }
-            push_walk(&mut statement, organization, filter, path, limit);
-        }
-        statement.push(") AS walked").push(NEWEST_FIRST).push(limit);
-        let listing = statement.build().fetch_all(connection);
-        let rows = bounded("list audit records", listing).await?;
-        rows.iter().map(listed).collect()
-    }
-}
-
 /// A stretch of one chain: the records behind `after`, up to `until`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stretch {
@@ -84,7 +41,47 @@ pub(crate) struct Stretch {
     pub(crate) until: u64,
 }
 
+/// Segments that are read at first, of each tier; then twice as many each time, since what was not found in those is rare.
+const SEGMENTS_FIRST: u64 = 8;
+const SEGMENTS_MAX: u64 = 128;
+/// Records that are read beyond those that are wanted, because terms and the directory find a few too many.
+const SPARE: usize = 32;
+/// Records in no segment whose words are looked at, at a time.
+const UNINDEXED_BATCH: usize = 256;
+
 impl Store {
+    /// At most so many.
+    pub(crate) async fn list_audit(
+        &self,
+        connection: &mut PgConnection,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let Some(sought) = filter.sought() else {
+            return Ok(Vec::new());
+        };
+        let mut listed = Vec::new();
+        for chain in [Chain::Writes, Chain::Denials] {
+            let walk = Walk {
+                store: self,
+                connection: &mut *connection,
+                filter,
+                sought: &sought,
+                chain,
+                limit,
+                below: match filter.after {
+                    Some(after) if after.chain == chain => after.sequence,
+                    _ => i64::MAX.cast_unsigned(),
+                },
+                found: Vec::new(),
+            };
+            listed.extend(Box::pin(walk.run()).await?);
+        }
+        listed.sort_unstable_by_key(|listed| Reverse(listed.place.order()));
+        listed.truncate(limit);
+        Ok(listed)
+    }
+
     /// Those of the stretch that the filter lets through, oldest first.
     pub(crate) async fn audit_stretch(
         &self,
@@ -95,159 +92,284 @@ impl Store {
         if filter.nodes.is_empty() {
             return Ok(Vec::new());
         }
-        let mut statement =
-            QueryBuilder::new("SELECT chain, sequence, time, record, hash FROM audit WHERE organization = ");
-        statement.push_bind(self.organization.to_string());
-        statement
-            .push(" AND chain = ")
-            .push_bind(stretch.chain.to_string());
+        let mut statement = self.select_of(stretch.chain);
         statement
             .push(" AND sequence > ")
             .push_bind(stretch.after.cast_signed());
         statement
             .push(" AND sequence <= ")
             .push_bind(stretch.until.cast_signed());
-        push_filter(&mut statement, filter);
+        filter.push(&mut statement);
         statement.push(" ORDER BY sequence");
-        let reading = statement.build().fetch_all(connection);
-        let rows = bounded("read audit records", reading).await?;
-        rows.iter().map(listed).collect()
+        let mut listed = list(connection, statement).await?;
+        listed.retain(|listed| filter.finds_words_in(&listed.bytes));
+        Ok(listed)
+    }
+
+    fn select_of(&self, chain: Chain) -> QueryBuilder<sqlx::Postgres> {
+        let mut statement =
+            QueryBuilder::new("SELECT chain, sequence, time, record, hash FROM audit WHERE organization = ");
+        statement.push_bind(self.organization.to_string());
+        statement.push(" AND chain = ").push_bind(chain.to_string());
+        statement
     }
 }
 
-impl Filter {
-    /// Apart from what may be read.
-    pub(crate) fn lets_all_through(&self) -> bool {
-        let Filter {
-            since,
-            until,
-            actor,
-            name,
-            kind,
-            verb,
-            outcome,
-            nodes: _,
-            after,
-        } = self;
-        let words = [actor, name, kind, verb, outcome];
-        since.is_none() && until.is_none() && after.is_none() && words.iter().all(|word| word.is_none())
-    }
-
-    /// Whether it asks for kind, verb or outcome.
-    pub(super) fn has_class(&self) -> bool {
-        self.kind.is_some() || self.verb.is_some() || self.outcome.is_some()
+impl Place {
+    /// Of the list, oldest first.
+    fn order(&self) -> (DateTime<Utc>, String, u64) {
+        (self.time, self.chain.to_string(), self.sequence)
     }
 }
 
-/// One walk for each key of the lead, and for each class when it goes by class.
-///
-/// The limit is part of the text: Postgres plans a statement that it has seen often without its values, and for a limit
-/// that it does not know it expects a tenth of the table.
-fn push_walk(
-    statement: &mut QueryBuilder<Postgres>,
-    organization: &str,
-    filter: &Filter,
-    path: &Path,
-    limit: u64,
-) {
-    statement.push("SELECT page.* FROM (SELECT 1) AS one");
-    match &path.lead {
-        Lead::Any | Lead::Actor(_) => {}
-        Lead::Nodes { keys, .. } => {
-            statement.push(" CROSS JOIN unnest(");
-            statement.push_bind(keys.clone()).push("::int[]) AS node (key)");
+/// One chain backwards, until a page is found or the chain ends.
+struct Walk<'a> {
+    store: &'a Store,
+    connection: &'a mut PgConnection,
+    filter: &'a Filter,
+    sought: &'a Sought,
+    chain: Chain,
+    limit: usize,
+    /// Every record that is not before this one has been walked.
+    below: u64,
+    found: Vec<Listed>,
+}
+
+/// A segment, with the buckets that were asked for.
+struct Read {
+    outline: Outline,
+    buckets: HashMap<i32, Vec<u8>>,
+}
+
+impl Walk<'_> {
+    async fn run(mut self) -> Result<Vec<Listed>, StoreError> {
+        let (indexed, indexed_time) = self.indexed().await?;
+        let newest = self
+            .filter
+            .newest()
+            .map_or(indexed_time, |newest| newest.min(indexed_time));
+        if self.filter.newest().is_none_or(|newest| newest > indexed_time) {
+            self.unindexed(indexed).await?;
         }
-    }
-    if path.by_class {
-        statement.push(" CROSS JOIN (SELECT class_key AS key FROM audit_classes WHERE organization = ");
-        statement.push_bind(organization.to_owned());
-        push_class(statement, filter);
-        statement.push(") AS class");
-    }
-    statement.push(
-        " CROSS JOIN LATERAL (SELECT chain, sequence, time, record, hash FROM audit WHERE organization = ",
-    );
-    statement.push_bind(organization.to_owned());
-    match &path.lead {
-        Lead::Any => {}
-        Lead::Actor(actor) => {
-            statement.push(" AND actor_key = ").push_bind(*actor);
+        self.below = self.below.min(indexed + 1);
+        let mut begins = Some(newest);
+        for tier in Tier::NEWEST_FIRST {
+            if let Some(at) = begins.filter(|_| !self.is_full()) {
+                begins = self.segments(tier, at).await?;
+            }
         }
-        Lead::Nodes { depth, actor, .. } => {
-            statement.push(format!(" AND node{depth}_key = node.key"));
-            if let Some(actor) = actor {
-                statement.push(" AND actor_key = ").push_bind(*actor);
+        Ok(self.found)
+    }
+
+    fn is_full(&self) -> bool {
+        self.found.len() >= self.limit
+    }
+
+    /// The last record that is in a segment.
+    async fn indexed(&mut self) -> Result<(u64, DateTime<Utc>), StoreError> {
+        const INDEXED: &str =
+            "SELECT sequence, time FROM audit_indexed WHERE organization = $1 AND chain = $2";
+        let reading = sqlx::query(INDEXED)
+            .bind(self.store.organization.as_str())
+            .bind(self.chain.to_string())
+            .fetch_optional(&mut *self.connection);
+        match bounded("find out which audit records are indexed", reading).await? {
+            None => Ok((0, DateTime::UNIX_EPOCH)),
+            Some(row) => {
+                let sequence: i64 = column(&row, "sequence")?;
+                Ok((sequence.cast_unsigned(), column(&row, "time")?))
             }
         }
     }
-    if path.by_class {
-        statement.push(" AND class_key = class.key");
-    }
-    push_filter(statement, filter);
-    statement.push(NEWEST_FIRST).push(limit).push(") AS page");
-}
 
-/// All that a record must be, in the words of its columns: what a key has found is compared with the text.
-pub(super) fn push_filter(statement: &mut QueryBuilder<Postgres>, filter: &Filter) {
-    if let Some(since) = filter.since {
-        statement.push(" AND time >= ").push_bind(since);
+    /// Record by record, of those behind the last segment.
+    async fn unindexed(&mut self, indexed: u64) -> Result<(), StoreError> {
+        while !self.is_full() {
+            let most = match self.filter.words.is_empty() {
+                true => self.limit,
+                false => UNINDEXED_BATCH,
+            };
+            let mut statement = self.store.select_of(self.chain);
+            statement
+                .push(" AND sequence > ")
+                .push_bind(indexed.cast_signed());
+            statement
+                .push(" AND sequence < ")
+                .push_bind(self.below.cast_signed());
+            let listed = self.newest_of(statement, most).await?;
+            let is_last = listed.len() < most;
+            self.below = listed.last().map_or(self.below, |last| last.place.sequence);
+            self.keep(listed);
+            if is_last {
+                break;
+            }
+        }
+        Ok(())
     }
-    if let Some(until) = filter.until {
-        statement.push(" AND time < ").push_bind(until);
-    }
-    if let Some(actor) = &filter.actor {
-        statement.push(" AND actor = ").push_bind(actor.clone());
-    }
-    push_class(statement, filter);
-    let scope = scope(filter);
-    if !scope.iter().any(|node| depth(node) < FIRST_KEY_DEPTH) {
-        // Names hold no character that LIKE reads in its own way.
-        let below: Vec<String> = scope.iter().map(|node| format!("{node}/%")).collect();
-        let nodes: Vec<String> = scope.into_iter().map(str::to_owned).collect();
-        statement.push(" AND (name = ANY(").push_bind(nodes);
-        statement.push("::text[]) OR name LIKE ANY(").push_bind(below);
-        statement.push("::text[]))");
-    }
-    if let Some(place) = &filter.after {
-        statement.push(" AND time <= ").push_bind(place.time);
-        statement.push(" AND (time, chain, sequence) < (");
-        statement.push_bind(place.time).push(", ");
-        statement.push_bind(place.chain.to_string()).push(", ");
-        statement.push_bind(place.sequence.cast_signed()).push(")");
-    }
-}
 
-fn push_class(statement: &mut QueryBuilder<Postgres>, filter: &Filter) {
-    for (column, wanted) in [
-        ("kind", &filter.kind),
-        ("verb", &filter.verb),
-        ("outcome", &filter.outcome),
-    ] {
-        if let Some(wanted) = wanted {
-            statement.push(format!(" AND {column} = "));
-            statement.push_bind(wanted.clone());
+    /// The segments of a tier that begin at a time or before. Gives the same of the next tier; `None` when nothing older is
+    /// wanted.
+    async fn segments(
+        &mut self,
+        tier: Tier,
+        mut begins: DateTime<Utc>,
+    ) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let buckets = self.sought.buckets(tier);
+        let mut most = SEGMENTS_FIRST;
+        let mut candidates = Vec::new();
+        loop {
+            let read = self.read(tier, &buckets, begins, most).await?;
+            let is_last = (read.len() as u64) < most;
+            for segment in &read {
+                let outline = segment.outline;
+                begins = outline.time - TimeDelta::microseconds(1);
+                let members = self
+                    .members(tier, segment)
+                    .map_err(|damaged| StoreError::Corrupt {
+                        table: "audit_postings",
+                        name: format!("{} {}", self.chain, outline.first),
+                        reason: damaged.to_string(),
+                    })?;
+                candidates.extend(members.into_iter().map(|sequence| (sequence, outline.time)));
+                self.below = self.below.min(outline.first);
+                while candidates.len() >= self.limit - self.found.len() + SPARE {
+                    self.fetch(&mut candidates).await?;
+                    if self.is_full() {
+                        return Ok(None);
+                    }
+                }
+            }
+            let is_over = |since: DateTime<Utc>| read.last().is_some_and(|last| last.outline.time <= since);
+            let is_over = self.filter.since.is_some_and(is_over);
+            if is_last || is_over {
+                while !candidates.is_empty() && !self.is_full() {
+                    self.fetch(&mut candidates).await?;
+                }
+                return Ok((!is_over).then_some(begins));
+            }
+            most = (most * 2).min(SEGMENTS_MAX);
         }
     }
+
+    /// The newest first.
+    async fn read(
+        &mut self,
+        tier: Tier,
+        buckets: &[i32],
+        begins: DateTime<Utc>,
+        most: u64,
+    ) -> Result<Vec<Read>, StoreError> {
+        let reading = sqlx::query("SELECT * FROM audit_buckets($1, $2, $3, $4, $5)")
+            .bind(self.chain.to_string())
+            .bind(tier.number())
+            .bind(buckets)
+            .bind(begins)
+            .bind(most as i32)
+            .fetch_all(&mut *self.connection);
+        let rows = bounded("read the index of audit records", reading).await?;
+        let mut segments: BTreeMap<Reverse<u64>, Read> = BTreeMap::new();
+        for row in &rows {
+            let outline = outline(row)?;
+            let segment = segments.entry(Reverse(outline.first)).or_insert_with(|| Read {
+                outline,
+                buckets: HashMap::new(),
+            });
+            segment
+                .buckets
+                .insert(column(row, "bucket")?, column(row, "entries")?);
+        }
+        Ok(segments.into_values().collect())
+    }
+
+    /// The sequences that may be sought, the last first.
+    fn members(&self, tier: Tier, segment: &Read) -> Result<Vec<u64>, Damaged> {
+        let Outline { first, length, .. } = segment.outline;
+        let directory = segment.buckets.get(&DIRECTORY).ok_or(Damaged)?;
+        let mut within = places_between(directory, length, self.filter.since, self.filter.newest())?;
+        within.end = within.end.min(self.below.saturating_sub(first));
+        let members = self.sought.members(tier, length, within, &segment.buckets)?;
+        Ok(members.backwards().map(|place| first + place).collect())
+    }
+
+    /// The first of the candidates, which it takes.
+    async fn fetch(&mut self, candidates: &mut Vec<(u64, DateTime<Utc>)>) -> Result<(), StoreError> {
+        let wanted = self.limit - self.found.len();
+        let taken: Vec<(u64, DateTime<Utc>)> =
+            candidates.drain(..candidates.len().min(wanted + SPARE)).collect();
+        let (Some((_, newest)), Some((_, oldest))) = (taken.first(), taken.last()) else {
+            return Ok(());
+        };
+        let sequences: Vec<i64> = taken.iter().map(|(sequence, _)| sequence.cast_signed()).collect();
+        let mut statement = self.store.select_of(self.chain);
+        statement
+            .push(" AND sequence = ANY(")
+            .push_bind(sequences)
+            .push("::bigint[])");
+        // Only the months of those segments.
+        statement.push(" AND time >= ").push_bind(*oldest);
+        statement
+            .push(" AND time < ")
+            .push_bind(month_end(month_of(*newest)));
+        let listed = self.newest_of(statement, taken.len()).await?;
+        self.keep(listed);
+        Ok(())
+    }
+
+    async fn newest_of(
+        &mut self,
+        mut statement: QueryBuilder<sqlx::Postgres>,
+        most: usize,
+    ) -> Result<Vec<Listed>, StoreError> {
+        self.filter.push(&mut statement);
+        // Part of the text: Postgres plans a statement that it has seen often without its values, and for a limit that it
+        // does not know it expects a tenth of the table.
+        statement.push(format!(" ORDER BY sequence DESC LIMIT {most}"));
+        list(self.connection, statement).await
+    }
+
+    fn keep(&mut self, listed: Vec<Listed>) {
+        let listed = listed
+            .into_iter()
+            .filter(|listed| self.filter.finds_words_in(&listed.bytes));
+        let wanted = self.limit - self.found.len();
+        self.found.extend(listed.take(wanted));
+    }
 }
 
-pub(super) fn listed(row: &PgRow) -> Result<Listed, StoreError> {
+async fn list(
+    connection: &mut PgConnection,
+    mut statement: QueryBuilder<sqlx::Postgres>,
+) -> Result<Vec<Listed>, StoreError> {
+    let listing = statement.build().fetch_all(connection);
+    let rows = bounded("list audit records", listing).await?;
+    rows.iter().map(listed).collect()
+}
+
+fn listed(row: &PgRow) -> Result<Listed, StoreError> {
+    let chain: String = column(row, "chain")?;
+    let sequence: i64 = column(row, "sequence")?;
     Ok(Listed {
-        place: place(row)?,
+        place: Place {
+            time: column(row, "time")?,
+            chain: chain.parse().map_err(|error| StoreError::Corrupt {
+                table: "audit",
+                name: sequence.to_string(),
+                reason: format!("{error}"),
+            })?,
+            sequence: sequence.cast_unsigned(),
+        },
         bytes: column(row, "record")?,
         hash: column(row, "hash")?,
     })
 }
 
-pub(super) fn place(row: &PgRow) -> Result<Place, StoreError> {
-    let chain: String = column(row, "chain")?;
-    let sequence: i64 = column(row, "sequence")?;
-    Ok(Place {
+/// A row of `audit_postings` without its entries.
+pub(super) fn outline(row: &PgRow) -> Result<Outline, StoreError> {
+    let first: i64 = column(row, "first")?;
+    let length: i32 = column(row, "length")?;
+    Ok(Outline {
+        first: first.cast_unsigned(),
+        length: length.cast_unsigned().into(),
         time: column(row, "time")?,
-        chain: chain.parse().map_err(|error| StoreError::Corrupt {
-            table: "audit",
-            name: sequence.to_string(),
-            reason: format!("{error}"),
-        })?,
-        sequence: sequence.cast_unsigned(),
     })
 }

@@ -45,9 +45,11 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     world.stop().await?;
     let loaded = load::run(world.postgres.url(), options.records).await?;
     world.resume().await?;
+    let indexing = load::indexed(world.postgres.url(), options.records).await?;
+    let indexing = indexing / u32::try_from(options.records)?;
 
     let pages = pages::run(&world, &loaded).await?;
-    let append = append::run(world.postgres.url(), options.samples).await?;
+    let append = append::run(world.postgres.url(), options.samples, indexing).await?;
     let verified = verify(&world, options.records).await?;
     world.stop().await?;
 

@@ -17,11 +17,6 @@ pub(crate) struct Sample {
     pub(crate) principal: String,
     pub(crate) document: String,
     pub(crate) record: String,
-    /// The words of a record, as an array of integers.
-    pub(crate) words: String,
-    /// By what pages of the record are found: actor, class, and the nodes from the second to the fifth, as far as the
-    /// resource's name goes.
-    pub(crate) keys: [Option<i32>; 6],
 }
 
 #[derive(Clone, Debug)]
@@ -40,7 +35,7 @@ impl Pgbench {
         let program = Path::new(&binaries).join("pgbench");
         ensure!(program.is_file(), "{} is missing", program.display());
         let script = dir.join("write.sql");
-        fs::write(&script, statements(prefix, &sample)).context("cannot write the script")?;
+        fs::write(&script, statements(prefix)).context("cannot write the script")?;
         Ok(Pgbench {
             program,
             script,
@@ -87,8 +82,8 @@ impl Pgbench {
 }
 
 /// Keep it beside `Writer::write`; the bench fails when the two touch different rows.
-fn statements(prefix: &str, sample: &Sample) -> String {
-    let insert_audit = insert_audit(prefix, sample);
+fn statements(prefix: &str) -> String {
+    let insert_audit = insert_audit(prefix);
     format!(
         "BEGIN;
 SELECT set_config('tombolo.principal', :principal, true);
@@ -107,9 +102,8 @@ COMMIT;
 }
 
 /// Management's statement, with the values of one record in the places of its parameters.
-fn insert_audit(prefix: &str, sample: &Sample) -> String {
-    let Sample { words, keys, .. } = sample;
-    let mut values = vec![
+fn insert_audit(prefix: &str) -> String {
+    let values = vec![
         "'acme'".to_owned(),
         "ARRAY['writes']".to_owned(),
         "ARRAY[:audit_sequence + 1]".to_owned(),
@@ -123,12 +117,9 @@ fn insert_audit(prefix: &str, sample: &Sample) -> String {
         format!("ARRAY['{prefix}' || :client_id::text]"),
         "ARRAY['done']".to_owned(),
     ];
-    let key = |key: Option<i32>| key.map_or("NULL".to_owned(), |key| key.to_string());
-    values.extend(keys.map(|given| format!("ARRAY[{}]", key(given))));
-    values.push(format!("ARRAY['{words}']"));
     let statement = INSERT_AUDIT.lines().filter(|line| !line.starts_with("--"));
     let statement = statement.collect::<Vec<_>>().join("\n");
-    // From the last on: `$1` begins `$19`.
+    // From the last on: `$1` begins `$12`.
     let numbered = values.iter().enumerate().rev();
     numbered.fold(statement, |statement, (index, value)| {
         statement.replace(&format!("${}", index + 1), value)

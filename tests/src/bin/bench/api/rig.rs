@@ -239,25 +239,17 @@ async fn sample(url: &str) -> Result<Sample> {
     let mut connection = PgConnection::connect(url).await?;
     let row = sqlx::query(
         "SELECT r.uid::text, (SELECT document::text FROM resources WHERE name LIKE '%/trafficgroups/g0'), \
-         (SELECT avg(length(record))::int FROM audit WHERE name LIKE '%/trafficgroups/g%'), \
-         w.words::text, a.actor_key, a.class_key, a.node2_key, a.node3_key, a.node4_key, a.node5_key \
-         FROM resources r, audit a JOIN audit_words w USING (organization, chain, sequence) \
-         WHERE r.name LIKE '%/users/writer' AND a.name LIKE '%/trafficgroups/g0'",
+         (SELECT avg(length(record))::int FROM audit WHERE name LIKE '%/trafficgroups/g%') \
+         FROM resources r WHERE r.name LIKE '%/users/writer'",
     )
     .fetch_one(&mut connection)
     .await?;
     // The record of an update also holds what was before.
     let record_bytes = usize::try_from(row.try_get::<i32, _>(2)?)? * 3 / 2;
-    let mut keys = [None; 6];
-    for (nth, key) in keys.iter_mut().enumerate() {
-        *key = row.try_get(4 + nth)?;
-    }
     Ok(Sample {
         principal: row.try_get(0)?,
         document: row.try_get(1)?,
         record: "r".repeat(record_bytes),
-        words: row.try_get(3)?,
-        keys,
     })
 }
 
@@ -265,7 +257,7 @@ async fn rows_per_write(url: &str) -> Result<f64> {
     let mut connection = PgConnection::connect(url).await?;
     let query = "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del)::float8 / \
                  nullif(sum(n_tup_upd) FILTER (WHERE relname = 'resources'), 0)::float8 \
-                 FROM pg_stat_user_tables WHERE relname <> 'denial_heads'";
+                 FROM pg_stat_user_tables WHERE relname <> 'denial_heads' AND relname !~ '^audit_(postings|indexed)'";
     let rows: Option<f64> = sqlx::query_scalar(query).fetch_one(&mut connection).await?;
     rows.context("nothing was written")
 }

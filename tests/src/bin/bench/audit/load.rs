@@ -1,12 +1,13 @@
 //! Ten million records of a year, in chains that verify: made here, sent by COPY.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
-use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
-use tombolo_management::audit::{Chain, ChainHead, Outcome, Record, Sealed, Verb, key, seal};
+use sqlx::{Connection, Executor, PgConnection};
+use tokio::time::sleep;
+use tombolo_management::audit::{Chain, ChainHead, Outcome, Record, Sealed, Verb, seal};
 
 use super::{ACME, database};
 
@@ -16,12 +17,14 @@ const GROUPS: u64 = 3;
 const ROUTES: u64 = 10;
 const USERS: u64 = 500;
 const SPAN_DAYS: i64 = 365;
+/// How often the progress of what takes minutes is printed.
+const TOLD_EACH: Duration = Duration::from_secs(10);
 /// Sent to Postgres at a time.
 const CHUNK_BYTES: usize = 4 << 20;
 /// One record in about this many is kept for the pages to draw filters from, and to find places far behind by.
 pub(super) const SAMPLED: u64 = 97;
-const COLUMNS: &str = "organization, chain, sequence, record, previous, hash, time, actor, verb, kind, name, outcome, \
-                       actor_key, class_key, node2_key, node3_key, node4_key, node5_key";
+const COLUMNS: &str =
+    "organization, chain, sequence, record, previous, hash, time, actor, verb, kind, name, outcome";
 
 /// Records that stand for all, oldest first, and the time that all lie in.
 pub(super) struct Loaded {
@@ -49,26 +52,14 @@ pub(super) async fn run(url: &str, records: usize) -> Result<Loaded> {
     let mut connection = database(url).await?;
     let ends = tombolo_management::audit::now();
     let begins = ends - TimeDelta::days(SPAN_DAYS);
-    let indexes = prepare(&mut connection, begins).await?;
+    prepare(&mut connection, begins).await?;
     let began = Instant::now();
     let samples = copy(url, records, begins, ends).await?;
     println!(
         "loaded {records} records in {:.0} s",
         began.elapsed().as_secs_f64()
     );
-    for index in indexes {
-        let began = Instant::now();
-        connection
-            .execute(AssertSqlSafe(index.clone()))
-            .await
-            .context("cannot build an index")?;
-        println!("built in {:.0} s: {index}", began.elapsed().as_secs_f64());
-    }
-    for table in ["audit", "audit_words"] {
-        connection
-            .execute(AssertSqlSafe(format!("VACUUM (ANALYZE) {table}")))
-            .await?;
-    }
+    connection.execute("VACUUM (ANALYZE) audit").await?;
     connection.execute("CHECKPOINT").await?;
     connection.close().await?;
     Ok(Loaded {
@@ -82,45 +73,65 @@ pub(super) fn tenant(number: u64) -> String {
     format!("{ACME}/tenants/t{number:03}")
 }
 
-/// An empty record without its indexes, whose definitions it gives: building them at the end is much faster.
-async fn prepare(connection: &mut PgConnection, begins: DateTime<Utc>) -> Result<Vec<String>> {
+/// How long management takes to index what was loaded.
+pub(super) async fn indexed(url: &str, records: usize) -> Result<Duration> {
+    const UNINDEXED: &str = "SELECT (SELECT audit_sequence FROM organizations) + (SELECT sequence FROM denial_heads) \
+                             - coalesce((SELECT sum(sequence) FROM audit_indexed), 0)::bigint";
+    /// Of both chains, which are in no whole segment.
+    const REST: i64 = 2 * 1024;
+    let mut connection = database(url).await?;
+    let (began, mut told) = (Instant::now(), Instant::now());
+    loop {
+        let unindexed: i64 = sqlx::query_scalar(UNINDEXED).fetch_one(&mut connection).await?;
+        if unindexed < REST {
+            break;
+        }
+        if told.elapsed() > TOLD_EACH {
+            println!("{unindexed} of {records} records are not indexed yet");
+            told = Instant::now();
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    let took = began.elapsed();
+    println!("management has indexed them in {:.0} s", took.as_secs_f64());
+    connection.execute("VACUUM (ANALYZE) audit_postings").await?;
+    connection.execute("CHECKPOINT").await?;
+    let sizes: Vec<(String, String)> = sqlx::query_as(
+        "SELECT parent, pg_size_pretty(sum(pg_total_relation_size(inhrelid))) FROM pg_inherits, \
+         LATERAL (SELECT inhparent::regclass::text AS parent) AS named \
+         WHERE parent IN ('audit', 'audit_postings') GROUP BY parent ORDER BY parent",
+    )
+    .fetch_all(&mut connection)
+    .await?;
+    for (table, size) in sizes {
+        println!("{table}: {size}");
+    }
+    connection.close().await?;
+    Ok(took)
+}
+
+async fn prepare(connection: &mut PgConnection, begins: DateTime<Utc>) -> Result<()> {
     connection
         .execute(
-            "SET maintenance_work_mem = '1GB'; SET max_parallel_maintenance_workers = 2; TRUNCATE audit, audit_words, \
-             audit_classes, audit_statements; UPDATE organizations SET audit_sequence = 0, \
-             audit_hash = decode(repeat('00', 32), 'hex'), audit_time = to_timestamp(0); DELETE FROM denial_heads",
+            "TRUNCATE audit, audit_postings, audit_indexed, audit_statements; UPDATE organizations SET \
+             audit_sequence = 0, audit_hash = decode(repeat('00', 32), 'hex'), audit_time = to_timestamp(0); \
+             DELETE FROM denial_heads",
         )
         .await?;
     sqlx::query("SELECT audit_add_partitions($1, now())")
         .bind(begins)
         .execute(&mut *connection)
         .await?;
-    let rows = sqlx::query(
-        "SELECT indexname::text, indexdef FROM pg_indexes WHERE tablename IN ('audit', 'audit_words') \
-         AND indexname NOT LIKE '%pkey'",
-    )
-    .fetch_all(&mut *connection)
-    .await?;
-    let mut definitions = Vec::new();
-    for row in rows {
-        let (name, definition): (String, String) = (row.get(0), row.get(1));
-        connection
-            .execute(AssertSqlSafe(format!("DROP INDEX {name}")))
-            .await?;
-        definitions.push(definition.replace(" ON ONLY ", " ON "));
-    }
-    Ok(definitions)
+    Ok(())
 }
 
 async fn copy(url: &str, records: usize, begins: DateTime<Utc>, ends: DateTime<Utc>) -> Result<Vec<Sample>> {
-    let (mut rows, mut words) = (database(url).await?, database(url).await?);
+    let mut rows = database(url).await?;
     let into = format!("COPY audit ({COLUMNS}) FROM STDIN (FORMAT binary)");
     let mut rows_in = rows.copy_in_raw(&into).await?;
-    let into = "COPY audit_words (organization, chain, sequence, time, words) FROM STDIN (FORMAT binary)";
-    let mut words_in = words.copy_in_raw(into).await?;
     let mut random = Random(1);
     let mut heads = [ChainHead::default(); 2];
-    let (mut row_bytes, mut word_bytes) = (copy_header(), copy_header());
+    let mut row_bytes = copy_header();
     let mut samples = Vec::new();
     let step = (ends - begins) / i32::try_from(records)?;
     for number in 0..records {
@@ -130,24 +141,20 @@ async fn copy(url: &str, records: usize, begins: DateTime<Utc>, ends: DateTime<U
         let (sealed, next) = seal(chain, *head, record);
         *head = next;
         push_row(&mut row_bytes, &sealed);
-        push_words(&mut word_bytes, &sealed);
         if random.below(SAMPLED) == 0 {
             samples.push(sample(sealed));
         }
         if row_bytes.len() > CHUNK_BYTES {
             rows_in.send(std::mem::take(&mut row_bytes)).await?;
-            words_in.send(std::mem::take(&mut word_bytes)).await?;
         }
         if number > 0 && number.is_multiple_of(1_000_000) {
             println!("sent {number} of {records} records");
         }
     }
-    for (bytes, copy) in [(row_bytes, &mut rows_in), (word_bytes, &mut words_in)] {
-        copy.send([bytes, (-1_i16).to_be_bytes().to_vec()].concat())
-            .await?;
-    }
+    rows_in
+        .send([row_bytes, (-1_i16).to_be_bytes().to_vec()].concat())
+        .await?;
     rows_in.finish().await?;
-    words_in.finish().await?;
     let [writes, denials] = heads;
     sqlx::query("UPDATE organizations SET audit_sequence = $1, audit_hash = $2, audit_time = $3")
         .bind(writes.sequence.cast_signed())
@@ -161,17 +168,12 @@ async fn copy(url: &str, records: usize, begins: DateTime<Utc>, ends: DateTime<U
         .bind(denials.time)
         .execute(&mut rows)
         .await?;
-    rows.execute(
-        "INSERT INTO audit_classes SELECT DISTINCT organization, kind, verb, outcome, class_key FROM audit",
-    )
-    .await?;
     rows.close().await?;
-    words.close().await?;
     Ok(samples)
 }
 
 fn sample(sealed: Sealed) -> Sample {
-    let index = sealed.record.index("acme");
+    let index = sealed.record.index();
     Sample {
         chain: sealed.chain,
         sequence: sealed.sequence,
@@ -298,8 +300,8 @@ fn copy_header() -> Vec<u8> {
 
 /// In the order of [`COLUMNS`].
 fn push_row(bytes: &mut Vec<u8>, sealed: &Sealed) {
-    let index = sealed.record.index("acme");
-    bytes.extend(18_i16.to_be_bytes());
+    let index = sealed.record.index();
+    bytes.extend(12_i16.to_be_bytes());
     push(bytes, b"acme");
     push(bytes, sealed.chain.to_string().as_bytes());
     push(bytes, &sealed.sequence.to_be_bytes());
@@ -316,33 +318,6 @@ fn push_row(bytes: &mut Vec<u8>, sealed: &Sealed) {
     ] {
         push(bytes, text.as_bytes());
     }
-    push(bytes, &index.actor_key.to_be_bytes());
-    push(bytes, &index.class_key.to_be_bytes());
-    for key in index.node_keys {
-        match key {
-            Some(key) => push(bytes, &key.to_be_bytes()),
-            None => bytes.extend((-1_i32).to_be_bytes()),
-        }
-    }
-}
-
-fn push_words(bytes: &mut Vec<u8>, sealed: &Sealed) {
-    /// The type `int4`.
-    const INT4: i32 = 23;
-    let keys: Vec<i32> = sealed.record.words().iter().map(|word| key(word)).collect();
-    let mut array = Vec::new();
-    for number in [1, 0, INT4, keys.len() as i32, 1] {
-        array.extend(number.to_be_bytes());
-    }
-    for key in keys {
-        push(&mut array, &key.to_be_bytes());
-    }
-    bytes.extend(5_i16.to_be_bytes());
-    push(bytes, b"acme");
-    push(bytes, sealed.chain.to_string().as_bytes());
-    push(bytes, &sealed.sequence.to_be_bytes());
-    push(bytes, &since_2000(sealed.record.time).to_be_bytes());
-    push(bytes, &array);
 }
 
 fn push(bytes: &mut Vec<u8>, field: &[u8]) {

@@ -1,0 +1,252 @@
+//! Pages of a record that is too long for one segment of its index: what they list is what a look at every record finds.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use chrono::{DateTime, Months, TimeDelta, Utc};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection, Row};
+use tombolo_management::audit::{Chain, ChainHead, Outcome, Record, Sealed, Verb, seal};
+use tombolo_tests::eventually;
+
+use crate::support::{ACME, Api, Management, two_teams};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Of the first of two months to come: a whole small segment, and another that ends with the month.
+const OF_ONE_MONTH: u32 = 1100;
+/// Of the second: a whole one, and some that are in none.
+const OF_ANOTHER: u32 = 1300;
+const DENIALS: u32 = 40;
+
+/// Few people at many places.
+fn record(number: u32, time: DateTime<Utc>, outcome: Outcome) -> Record {
+    let verbs = [Verb::Create, Verb::Update, Verb::Update, Verb::Delete];
+    let (tenant, leaf) = (["pay", "media"][number as usize % 2], number % 7);
+    let workspace = format!("{ACME}/tenants/{tenant}/workspaces/w{leaf}");
+    let name = match number % 3 {
+        0 => workspace,
+        _ => format!("{workspace}/trafficgroups/g{}", number % 2),
+    };
+    Record {
+        time,
+        request_id: format!("request{number}"),
+        after: Some(json!({"spec": {"description": format!("edition {}", number % 50)}})),
+        ..Record::new(
+            format!("{ACME}/users/u{}", number % 5),
+            verbs[number as usize % verbs.len()],
+            name,
+            outcome,
+        )
+    }
+}
+
+async fn append(connection: &mut PgConnection, sealed: Sealed) {
+    let index = sealed.record.index();
+    sqlx::query(
+        "INSERT INTO audit (organization, chain, sequence, record, previous, hash, time, actor, verb, kind, name, outcome) \
+         VALUES ('acme', $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+    )
+    .bind(sealed.chain.to_string())
+    .bind(sealed.sequence.cast_signed())
+    .bind(sealed.bytes)
+    .bind(sealed.previous.to_vec())
+    .bind(sealed.hash.to_vec())
+    .bind(index.time)
+    .bind(index.actor)
+    .bind(index.verb)
+    .bind(index.kind)
+    .bind(index.name)
+    .bind(index.outcome)
+    .execute(connection)
+    .await
+    .unwrap();
+}
+
+fn head(row: &sqlx::postgres::PgRow) -> ChainHead {
+    ChainHead {
+        sequence: row.get::<i64, _>(0).cast_unsigned(),
+        hash: row.get::<Vec<u8>, _>(1).try_into().unwrap(),
+        time: row.get(2),
+    }
+}
+
+/// As management would have in two months to come, whose partitions are there.
+async fn fill(url: &str) {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let mut tx = connection.begin().await.unwrap();
+    let row = sqlx::query("SELECT audit_sequence, audit_hash, audit_time FROM organizations FOR UPDATE")
+        .fetch_one(&mut *tx)
+        .await
+        .unwrap();
+    let mut writes = head(&row);
+    let mut denials = ChainHead::default();
+    let month = |months: u32| Utc::now() + Months::new(months);
+    let times = (0..OF_ONE_MONTH)
+        .map(|number| month(1) + TimeDelta::seconds(number.into()))
+        .chain((0..OF_ANOTHER).map(|number| month(2) + TimeDelta::seconds(number.into())));
+    for (number, time) in (0..).zip(times) {
+        let (sealed, next) = seal(Chain::Writes, writes, record(number, time, Outcome::Done));
+        writes = next;
+        append(&mut tx, sealed).await;
+        if number % ((OF_ONE_MONTH + OF_ANOTHER) / DENIALS) == 0 {
+            let (sealed, next) = seal(Chain::Denials, denials, record(number, time, Outcome::Denied));
+            denials = next;
+            append(&mut tx, sealed).await;
+        }
+    }
+    sqlx::query("UPDATE organizations SET audit_sequence = $1, audit_hash = $2, audit_time = $3")
+        .bind(writes.sequence.cast_signed())
+        .bind(writes.hash.to_vec())
+        .bind(writes.time)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    sqlx::query("INSERT INTO denial_heads (organization, sequence, hash, time) VALUES ('acme', $1, $2, $3)")
+        .bind(denials.sequence.cast_signed())
+        .bind(denials.hash.to_vec())
+        .bind(denials.time)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// Every record, the newest first, without the index.
+async fn all(url: &str) -> Vec<Value> {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let rows = sqlx::query("SELECT record FROM audit ORDER BY time DESC, chain DESC, sequence DESC")
+        .fetch_all(&mut connection)
+        .await
+        .unwrap();
+    rows.iter()
+        .map(|row| serde_json::from_slice(row.get(0)).unwrap())
+        .collect()
+}
+
+async fn paged(api: &Api, query: &str, page_size: u32) -> Vec<Value> {
+    let mut found = Vec::new();
+    let mut token = String::new();
+    loop {
+        let page = api
+            .get(&format!("audit?pageSize={page_size}{query}{token}"))
+            .await
+            .json();
+        for item in page["items"].as_array().unwrap() {
+            let mut item = item.as_object().unwrap().clone();
+            item.retain(|field, _| !["chain", "sequence", "hash"].contains(&field.as_str()));
+            found.push(Value::Object(item));
+        }
+        match page["nextPageToken"].as_str() {
+            Some(next) => token = format!("&pageToken={next}"),
+            None => return found,
+        }
+    }
+}
+
+type Holds = Box<dyn Fn(&Value) -> bool>;
+
+fn field(name: &'static str, value: &str) -> (String, Holds) {
+    let wanted = value.to_owned();
+    let holds = move |record: &Value| record[name] == wanted;
+    (format!("&{name}={value}"), Box::new(holds))
+}
+
+fn below(node: String) -> (String, Holds) {
+    let parameter = format!("&name={node}");
+    let within = format!("{node}/");
+    let holds = move |record: &Value| {
+        let name = record["name"].as_str().unwrap();
+        name == node || name.starts_with(&within)
+    };
+    (parameter, Box::new(holds))
+}
+
+#[tokio::test]
+async fn segments_give_what_every_record_looked_at_gives() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let pay = format!("{ACME}/tenants/pay");
+    let reader = management.user("reader", &[(&pay, "auditor")]).await;
+    let url = management.url().to_owned();
+    fill(&url).await;
+    // What is new comes behind what is in the months to come, and is in no segment.
+    let denied = reader.get(&format!("{ACME}/tenants/media")).await;
+    assert_eq!(denied.status, 404, "{}", denied.text);
+    management
+        .admin
+        .create(json!({"name": format!("{ACME}/tenants/new")}))
+        .await;
+    let segments = "SELECT coalesce(string_agg(length::text, ' ' ORDER BY tier DESC, time), '') FROM audit_postings \
+                    WHERE bucket = -1 AND chain = 'writes'";
+    let all = eventually(DEADLINE, || async {
+        let found = management.text(segments).await;
+        let lengths: Vec<&str> = found.split(' ').collect();
+        // Those of before, of the one month, both merged, and of the other.
+        ensure!(
+            lengths.len() == 3 && lengths[1..] == ["1100", "1024"],
+            "the segments are of {found} records"
+        );
+        let all = all(&url).await;
+        let denials = all.iter().filter(|record| record["outcome"] == "denied").count();
+        ensure!(denials == DENIALS as usize + 1, "{denials} denials");
+        Ok(all)
+    })
+    .await;
+
+    let text = |record: &Value, field: &str| record[field].as_str().unwrap().to_owned();
+    let in_one_month = text(&all[all.len() - 700], "time");
+    let later = text(&all[900], "time");
+    let (since, until) = (in_one_month.clone(), later.clone());
+    let filters: Vec<(String, Holds)> = vec![
+        field("actor", &format!("{ACME}/users/u3")),
+        field("actor", "system"),
+        field("kind", "Workspace"),
+        field("verb", "delete"),
+        field("outcome", "denied"),
+        field("outcome", "done"),
+        below(pay.clone()),
+        below(format!("{pay}/workspaces/w4")),
+        below(format!("{ACME}/tenants/media/workspaces/w1/trafficgroups/g1")),
+        (
+            format!("&since={in_one_month}"),
+            Box::new(move |record| text(record, "time") >= since),
+        ),
+        (
+            format!("&until={later}"),
+            Box::new(move |record| text(record, "time") < until),
+        ),
+        (
+            "&text=Edition%2017".to_owned(),
+            Box::new(|record| record["after"]["spec"]["description"] == "edition 17"),
+        ),
+        (
+            "&text=request1034".to_owned(),
+            Box::new(|record| record["requestId"] == "request1034"),
+        ),
+    ];
+    let parameter = |filter: &str| filter.split('=').next().map(str::to_owned);
+    for (number, (one, holds_one)) in filters.iter().enumerate() {
+        for (other, holds_other) in &filters[number..] {
+            let other = match (one == other, parameter(one) == parameter(other)) {
+                (true, _) => "",
+                (false, true) => continue,
+                (false, false) => other,
+            };
+            let holds = |record: &&Value| holds_one(record) && holds_other(record);
+            let expected: Vec<&Value> = all.iter().filter(holds).collect();
+            let found = paged(&management.admin, &format!("{one}{other}"), 499).await;
+            assert_eq!(found.iter().collect::<Vec<_>>(), expected, "{one}{other}");
+            let of_pay = below(pay.clone()).1;
+            let expected: Vec<&Value> = expected.into_iter().filter(|record| of_pay(record)).collect();
+            let found = paged(&reader, &format!("{one}{other}"), 499).await;
+            assert_eq!(
+                found.iter().collect::<Vec<_>>(),
+                expected,
+                "for the reader: {one}{other}"
+            );
+        }
+    }
+    let found = paged(&management.admin, "", 63).await;
+    assert_eq!(found, all);
+    management.stop().await;
+}
