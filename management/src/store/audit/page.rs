@@ -50,7 +50,8 @@ const SPARE: usize = 32;
 const UNINDEXED_BATCH: usize = 256;
 
 impl Store {
-    /// At most so many.
+    /// At most so many. The connection reads one moment ([`Store::read_as`]): what is in no segment then is in none of those
+    /// that are read.
     pub(crate) async fn list_audit(
         &self,
         connection: &mut PgConnection,
@@ -130,7 +131,7 @@ struct Walk<'a> {
     sought: &'a Sought,
     chain: Chain,
     limit: usize,
-    /// Every record that is not before this one has been walked.
+    /// Only records before this one are wanted.
     below: u64,
     found: Vec<Listed>,
 }
@@ -151,7 +152,6 @@ impl Walk<'_> {
         if self.filter.newest().is_none_or(|newest| newest > indexed_time) {
             self.unindexed(indexed).await?;
         }
-        self.below = self.below.min(indexed + 1);
         let mut begins = Some(newest);
         for tier in Tier::NEWEST_FIRST {
             if let Some(at) = begins.filter(|_| !self.is_full()) {
@@ -184,6 +184,7 @@ impl Walk<'_> {
 
     /// Record by record, of those behind the last segment.
     async fn unindexed(&mut self, indexed: u64) -> Result<(), StoreError> {
+        let mut below = self.below;
         while !self.is_full() {
             let most = match self.filter.words.is_empty() {
                 true => self.limit,
@@ -193,12 +194,14 @@ impl Walk<'_> {
             statement
                 .push(" AND sequence > ")
                 .push_bind(indexed.cast_signed());
-            statement
-                .push(" AND sequence < ")
-                .push_bind(self.below.cast_signed());
-            let listed = self.newest_of(statement, most).await?;
+            statement.push(" AND sequence < ").push_bind(below.cast_signed());
+            self.filter.push(&mut statement);
+            // Part of the text: Postgres plans a statement that it has seen often without its values, and for a limit that
+            // it does not know it expects a tenth of the table.
+            statement.push(format!(" ORDER BY sequence DESC LIMIT {most}"));
+            let listed = list(self.connection, statement).await?;
             let is_last = listed.len() < most;
-            self.below = listed.last().map_or(self.below, |last| last.place.sequence);
+            below = listed.last().map_or(below, |last| last.place.sequence);
             self.keep(listed);
             if is_last {
                 break;
@@ -231,7 +234,6 @@ impl Walk<'_> {
                         reason: damaged.to_string(),
                     })?;
                 candidates.extend(members.into_iter().map(|sequence| (sequence, outline.time)));
-                self.below = self.below.min(outline.first);
                 while candidates.len() >= self.limit - self.found.len() + SPARE {
                     self.fetch(&mut candidates).await?;
                     if self.is_full() {
@@ -310,21 +312,11 @@ impl Walk<'_> {
         statement
             .push(" AND time < ")
             .push_bind(month_end(month_of(*newest)));
-        let listed = self.newest_of(statement, taken.len()).await?;
+        self.filter.push(&mut statement);
+        statement.push(" ORDER BY sequence DESC");
+        let listed = list(self.connection, statement).await?;
         self.keep(listed);
         Ok(())
-    }
-
-    async fn newest_of(
-        &mut self,
-        mut statement: QueryBuilder<sqlx::Postgres>,
-        most: usize,
-    ) -> Result<Vec<Listed>, StoreError> {
-        self.filter.push(&mut statement);
-        // Part of the text: Postgres plans a statement that it has seen often without its values, and for a limit that it
-        // does not know it expects a tenth of the table.
-        statement.push(format!(" ORDER BY sequence DESC LIMIT {most}"));
-        list(self.connection, statement).await
     }
 
     fn keep(&mut self, listed: Vec<Listed>) {
