@@ -4,12 +4,15 @@
 -- changes, it is compact: which records of it hold a term is a list or a bitmap, and several terms at once are the
 -- intersection.
 
+-- In the order in which older code locks them.
+LOCK TABLE audit_words, audit IN ACCESS EXCLUSIVE MODE;
 DROP INDEX audit_by_time, audit_by_class, audit_by_actor, audit_by_actor_class, audit_by_node2, audit_by_node2_class,
     audit_by_node2_actor, audit_by_node3, audit_by_node3_class, audit_by_node3_actor, audit_by_node4,
     audit_by_node4_class, audit_by_node4_actor, audit_by_node5, audit_by_node5_class, audit_by_node5_actor;
 DROP INDEX audit_words_by_word;
--- Older code that runs beside newer code goes on to write these keys and words, and nobody reads them any more: a later
--- migration drops them.
+-- Older code that runs beside newer code goes on to write these keys and words, so that no write fails; a later migration
+-- drops them. Until it is gone, what it shows of the record is incomplete: its pages find nothing that newer code has
+-- written, and its search no words.
 ALTER TABLE audit ALTER COLUMN actor_key DROP NOT NULL, ALTER COLUMN class_key DROP NOT NULL;
 TRUNCATE audit_words;
 
@@ -102,12 +105,24 @@ BEGIN
 END
 $$;
 
-SELECT audit_add_partitions(
-    least(now(), (SELECT to_timestamp(min(right(child.relname, 7)) || ' UTC', 'YYYY_MM TZ')
-        FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid WHERE inhparent = 'audit'::regclass)),
-    now() + interval '3 months');
+-- The last sequence of each chain.
+CREATE FUNCTION audit_ends() RETURNS TABLE (chain text, sequence bigint)
+    LANGUAGE sql STABLE SECURITY DEFINER AS $$
+    SELECT 'writes', audit_sequence FROM organizations WHERE name = tombolo_organization()
+    UNION ALL
+    SELECT 'denials', coalesce(
+        (SELECT sequence FROM denial_heads WHERE organization = tombolo_organization()), 0)
+$$;
+
+SELECT audit_add_partitions(least(now(), min(month)), greatest(now() + interval '3 months', max(month)))
+FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid, LATERAL (
+    SELECT make_timestamptz(
+        left(right(child.relname, 7), 4)::int, right(child.relname, 2)::int, 1, 0, 0, 0, 'UTC') AS month
+) AS begins
+WHERE inhparent = 'audit'::regclass;
 
 CALL wall('audit_postings');
+REVOKE UPDATE ON audit_postings FROM tombolo_system;
 CALL wall('audit_indexed');
 GRANT SELECT ON audit_indexed TO tombolo_app;
 CREATE POLICY everybody ON audit_indexed FOR SELECT TO tombolo_app
@@ -119,11 +134,12 @@ DECLARE
 BEGIN
     FOREACH called IN ARRAY ARRAY[
         'audit_buckets(text, smallint, int[], timestamptz, int)',
+        'audit_ends()',
         'audit_add_partitions(timestamptz, timestamptz)',
         'audit_drop_partition(timestamptz)'] LOOP
         EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', called, current_schema());
         EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', called);
     END LOOP;
 END $$;
-GRANT EXECUTE ON FUNCTION audit_buckets TO tombolo_app;
+GRANT EXECUTE ON FUNCTION audit_buckets, audit_ends TO tombolo_app;
 GRANT EXECUTE ON FUNCTION audit_add_partitions, audit_drop_partition TO tombolo_system;

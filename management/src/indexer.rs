@@ -52,28 +52,27 @@ impl Indexer {
                 _ = looks.tick() => {}
                 () = ending.wait() => return,
             }
-            if let Err(error) = Box::pin(self.index(&shutdown)).await {
-                tracing::warn!(error = chain(&error), "cannot index the audit record");
-            }
+            Box::pin(self.index(&shutdown)).await;
         }
     }
 
     /// All that is whole.
-    async fn index(&self, shutdown: &Shutdown) -> Result<(), StoreError> {
+    async fn index(&self, shutdown: &Shutdown) {
         let mut told = u64::MAX;
         loop {
-            let unindexed = self.count().await?;
+            let unindexed = self.count().await.unwrap_or_else(failed);
             if unindexed > TOLD_EACH && unindexed <= told - TOLD_EACH {
                 tracing::info!(unindexed, "indexing the audit record");
                 told = unindexed;
             }
+            // What keeps one from going on keeps the other from nothing.
             let mut has_made_any = false;
             for chain in [Chain::Writes, Chain::Denials] {
-                has_made_any |= self.store.index_audit(chain).await?;
-                has_made_any |= self.store.merge_audit(chain).await?;
+                has_made_any |= self.store.index_audit(chain).await.unwrap_or_else(failed);
+                has_made_any |= self.store.merge_audit(chain).await.unwrap_or_else(failed);
             }
             if !has_made_any || shutdown.is_fired() {
-                return Ok(());
+                return;
             }
         }
     }
@@ -87,4 +86,9 @@ impl Indexer {
         self.unindexed.set(unindexed.cast_signed());
         Ok(unindexed)
     }
+}
+
+fn failed<T: Default>(error: StoreError) -> T {
+    tracing::warn!(error = chain(&error), "cannot index the audit record");
+    T::default()
 }

@@ -100,6 +100,12 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
+    /// After an upgrade.
+    #[error(
+        "the audit record is being indexed, {records} records are left: try again in some minutes, or ask for the \
+         newest ones, or those of before"
+    )]
+    Unindexed { records: u64 },
     #[error("the row of {name} in {table} cannot be read: {reason}")]
     Corrupt {
         table: &'static str,
@@ -374,7 +380,7 @@ impl StoreError {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             StoreError::Shared(error) => error.is_transient(),
-            StoreError::TooSlow { .. } | StoreError::Stopping => true,
+            StoreError::TooSlow { .. } | StoreError::Unindexed { .. } | StoreError::Stopping => true,
             error => error.is_away(),
         }
     }

@@ -1,9 +1,10 @@
 //! Pages of a record that is too long for one segment of its index: what they list is what a look at every record finds.
 
+use std::iter;
 use std::time::Duration;
 
 use anyhow::ensure;
-use chrono::{DateTime, Months, TimeDelta, Utc};
+use chrono::{DateTime, Datelike, Months, NaiveTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection, Row};
 use tombolo_management::audit::{Chain, ChainHead, Outcome, Record, Sealed, Verb, seal};
@@ -12,11 +13,15 @@ use tombolo_tests::eventually;
 use crate::support::{ACME, Api, Management, two_teams};
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Of the first of two months to come: a whole small segment, and another that ends with the month.
+/// Of months to come: each is a segment, more of them than are read at a time.
+const FEW: u32 = 40;
+const MONTHS_OF_FEW: u32 = 12;
+/// A whole small segment, and another that ends with the month.
 const OF_ONE_MONTH: u32 = 1100;
-/// Of the second: a whole one, and some that are in none.
+/// A whole one, and some that are in none.
 const OF_ANOTHER: u32 = 1300;
-const DENIALS: u32 = 40;
+/// One record in so many has a denial beside it.
+const DENIED: u32 = 50;
 
 /// Few people at many places.
 fn record(number: u32, time: DateTime<Utc>, outcome: Outcome) -> Record {
@@ -80,15 +85,28 @@ async fn fill(url: &str) {
         .unwrap();
     let mut writes = head(&row);
     let mut denials = ChainHead::default();
-    let month = |months: u32| Utc::now() + Months::new(months);
-    let times = (0..OF_ONE_MONTH)
-        .map(|number| month(1) + TimeDelta::seconds(number.into()))
-        .chain((0..OF_ANOTHER).map(|number| month(2) + TimeDelta::seconds(number.into())));
+    let this_month = Utc::now()
+        .date_naive()
+        .with_day(1)
+        .unwrap()
+        .and_time(NaiveTime::MIN)
+        .and_utc();
+    let sizes = iter::repeat_n(FEW, MONTHS_OF_FEW as usize).chain([OF_ONE_MONTH, OF_ANOTHER]);
+    let times = (1..).zip(sizes).flat_map(|(months, size)| {
+        let begins = this_month + Months::new(months);
+        (0..size).map(move |second| begins + TimeDelta::seconds(second.into()))
+    });
+    let last = this_month + Months::new(MONTHS_OF_FEW + 2);
+    sqlx::query("SELECT audit_add_partitions(now(), $1)")
+        .bind(last)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
     for (number, time) in (0..).zip(times) {
         let (sealed, next) = seal(Chain::Writes, writes, record(number, time, Outcome::Done));
         writes = next;
         append(&mut tx, sealed).await;
-        if number % ((OF_ONE_MONTH + OF_ANOTHER) / DENIALS) == 0 {
+        if number % DENIED == 0 {
             let (sealed, next) = seal(Chain::Denials, denials, record(number, time, Outcome::Denied));
             denials = next;
             append(&mut tx, sealed).await;
@@ -176,19 +194,30 @@ async fn segments_give_what_every_record_looked_at_gives() {
         .admin
         .create(json!({"name": format!("{ACME}/tenants/new")}))
         .await;
-    let segments = "SELECT coalesce(string_agg(length::text, ' ' ORDER BY tier DESC, time), '') FROM audit_postings \
-                    WHERE bucket = -1 AND chain = 'writes'";
+    let segments = |chain: &str| {
+        format!(
+            "SELECT coalesce(string_agg(length::text, ' ' ORDER BY tier DESC, time), '') FROM audit_postings \
+             WHERE bucket = -1 AND chain = '{chain}'"
+        )
+    };
+    let denied = (FEW * MONTHS_OF_FEW + OF_ONE_MONTH + OF_ANOTHER).div_ceil(DENIED);
     let all = eventually(DEADLINE, || async {
-        let found = management.text(segments).await;
+        let found = management.text(&segments("writes")).await;
         let lengths: Vec<&str> = found.split(' ').collect();
-        // Those of before, of the one month, both merged, and of the other.
+        // Those of before, each month of few, the one month, whose two are merged, and of the other.
+        let months = 1 + MONTHS_OF_FEW as usize;
         ensure!(
-            lengths.len() == 3 && lengths[1..] == ["1100", "1024"],
+            lengths.len() == months + 2 && lengths[months..] == ["1100", "1024"],
             "the segments are of {found} records"
+        );
+        let of_denials = management.text(&segments("denials")).await;
+        ensure!(
+            of_denials.contains(' '),
+            "the segments are of {of_denials} denials"
         );
         let all = all(&url).await;
         let denials = all.iter().filter(|record| record["outcome"] == "denied").count();
-        ensure!(denials == DENIALS as usize + 1, "{denials} denials");
+        ensure!(denials == denied as usize + 1, "{denials} denials");
         Ok(all)
     })
     .await;

@@ -28,6 +28,8 @@ pub(crate) struct Filter {
     pub(crate) after: Option<Place>,
 }
 
+/// Each is looked up in every segment; what holds these and not the others is dropped when it is read.
+const WORDS_SOUGHT: usize = 8;
 /// What may be on record about the whole organization need not have a name of ours.
 const WHOLE_DEPTH: usize = 1;
 
@@ -72,7 +74,7 @@ impl Filter {
             self.verb.as_deref().map(Term::Verb),
             self.outcome.as_deref().map(Term::Outcome),
         ];
-        let words = self.words.iter().map(|word| Term::Word(word));
+        let words = self.words.iter().take(WORDS_SOUGHT).map(|word| Term::Word(word));
         let all = fields.into_iter().flatten().chain(words);
         let any = match is_whole(&scope) {
             true => BTreeSet::new(),

@@ -1,14 +1,13 @@
 //! Makes the segments that pages are found by, behind the writes: what is in none yet is read record by record.
 
 use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
 use tokio::task::spawn_blocking;
 
 use super::super::{Store, StoreError, Tx, bounded, commit};
 use super::column;
 use super::page::outline;
-use super::segment::{
-    Bucket, DIRECTORY, MERGED_MAX, Outline, SMALL_MAX, Segment, Tier, next_merge, next_segment,
-};
+use super::segment::{Bucket, DIRECTORY, MERGED_MAX, Outline, SMALL_MAX, Segment, Tier, next_segment};
 use crate::audit::Chain;
 use crate::iam::Principal;
 
@@ -18,17 +17,14 @@ impl Store {
     pub(crate) async fn index_audit(&self, chain: Chain) -> Result<bool, StoreError> {
         let mut tx = self.begin_as(&Principal::System).await?;
         let Some(indexed) = self.lock_indexed(&mut tx, chain).await? else {
-            return Ok(false);
+            return commit(tx).await.map(|()| false);
         };
-        // One more tells whether the month has ended.
-        let mut found = self.audit_chain(&mut tx, chain, indexed, SMALL_MAX + 1).await?;
-        let Some(count) = next_segment(&found) else {
-            return Ok(false);
+        let records = self.outlines_behind(&mut tx, chain, indexed).await?;
+        let Some(count) = next_segment(Tier::Small, &records) else {
+            return commit(tx).await.map(|()| false);
         };
-        found.truncate(count);
-        let Some((end, time)) = found.last().map(|last| (last.sequence, last.index.time)) else {
-            return Ok(false);
-        };
+        let found = self.audit_chain(&mut tx, chain, indexed, count as u64).await?;
+        let (end, _) = records[count - 1];
         let segment = computed(move || Segment::of(&found)).await;
         self.insert_segment(&mut tx, chain, Tier::Small, segment).await?;
         const ADVANCE: &str =
@@ -36,8 +32,8 @@ impl Store {
         let advancing = sqlx::query(ADVANCE)
             .bind(self.organization.as_str())
             .bind(chain.to_string())
-            .bind(end.cast_signed())
-            .bind(time)
+            .bind(end.first.cast_signed())
+            .bind(end.time)
             .execute(&mut *tx);
         bounded("remember which audit records are indexed", advancing).await?;
         commit(tx).await?;
@@ -48,23 +44,24 @@ impl Store {
     pub(crate) async fn merge_audit(&self, chain: Chain) -> Result<bool, StoreError> {
         let mut tx = self.begin_as(&Principal::System).await?;
         if self.lock_indexed(&mut tx, chain).await?.is_none() {
-            return Ok(false);
+            return commit(tx).await.map(|()| false);
         }
-        let mut small = self.small_segments(&mut tx, chain).await?;
-        let Some(count) = next_merge(&small) else {
-            return Ok(false);
+        let small = self.small_segments(&mut tx, chain).await?;
+        let Some(count) = next_segment(Tier::Large, &small) else {
+            return commit(tx).await.map(|()| false);
         };
-        small.truncate(count);
         let mut parts = Vec::new();
-        for outline in small {
+        for (outline, _) in small.into_iter().take(count) {
             parts.push((outline, self.take_segment(&mut tx, chain, outline).await?));
         }
         let merged = computed(move || {
             let read = |(outline, buckets): &(Outline, Vec<Bucket>)| {
-                Segment::read(outline.first, outline.length, buckets).map_err(|damaged| StoreError::Corrupt {
-                    table: "audit_postings",
-                    name: format!("{chain} {}", outline.first),
-                    reason: damaged.to_string(),
+                Segment::read(Tier::Small, outline.first, outline.length, buckets).map_err(|damaged| {
+                    StoreError::Corrupt {
+                        table: "audit_postings",
+                        name: format!("{chain} {}", outline.first),
+                        reason: damaged.to_string(),
+                    }
                 })
             };
             let parts: Result<Vec<Segment>, StoreError> = parts.iter().map(read).collect();
@@ -93,33 +90,58 @@ impl Store {
         Ok(head.saturating_sub(indexed.cast_unsigned()))
     }
 
-    /// The last record that is in a segment, for whoever makes the next one; `None` while somebody else does.
+    /// The last record that is in a segment, for whoever makes the next one; `None` while somebody else does, and the first
+    /// time, when the row that is locked is made: whoever makes it also holds the organization, so that is committed at once.
     async fn lock_indexed(&self, tx: &mut Tx, chain: Chain) -> Result<Option<u64>, StoreError> {
-        const CREATE: &str = "INSERT INTO audit_indexed (organization, chain, sequence, time) \
-                              VALUES ($1, $2, 0, to_timestamp(0)) ON CONFLICT DO NOTHING";
         const LOCK: &str = "SELECT sequence FROM audit_indexed WHERE organization = $1 AND chain = $2 \
                             FOR UPDATE SKIP LOCKED";
-        for (doing, statement) in [
-            ("begin to index audit records", CREATE),
-            ("index audit records", LOCK),
-        ] {
-            let row = sqlx::query(statement)
-                .bind(self.organization.as_str())
-                .bind(chain.to_string())
-                .fetch_optional(&mut **tx);
-            if let Some(row) = bounded(doing, row).await? {
-                let sequence: i64 = column(&row, "sequence")?;
-                return Ok(Some(sequence.cast_unsigned()));
-            }
+        const CREATE: &str = "INSERT INTO audit_indexed (organization, chain, sequence, time) \
+                              VALUES ($1, $2, 0, to_timestamp(0)) ON CONFLICT DO NOTHING";
+        let locking = sqlx::query(LOCK)
+            .bind(self.organization.as_str())
+            .bind(chain.to_string())
+            .fetch_optional(&mut **tx);
+        if let Some(row) = bounded("index audit records", locking).await? {
+            let sequence: i64 = column(&row, "sequence")?;
+            return Ok(Some(sequence.cast_unsigned()));
         }
+        let creating = sqlx::query(CREATE)
+            .bind(self.organization.as_str())
+            .bind(chain.to_string())
+            .execute(&mut **tx);
+        bounded("begin to index audit records", creating).await?;
         Ok(None)
     }
 
-    /// The oldest, and one more than are merged.
-    async fn small_segments(&self, tx: &mut Tx, chain: Chain) -> Result<Vec<Outline>, StoreError> {
-        const OLDEST: &str = "SELECT first, length, time FROM audit_postings \
-                              WHERE organization = $1 AND chain = $2 AND tier = $3 AND bucket = $4 \
-                              ORDER BY time LIMIT $5";
+    /// The next records behind that one, with their sizes; one more than a segment takes, which tells whether its month has
+    /// ended.
+    async fn outlines_behind(
+        &self,
+        tx: &mut Tx,
+        chain: Chain,
+        sequence: u64,
+    ) -> Result<Vec<(Outline, u64)>, StoreError> {
+        const NEXT: &str = "SELECT sequence AS first, 1 AS length, time, octet_length(record)::bigint AS bytes FROM audit \
+                            WHERE organization = $1 AND chain = $2 AND sequence > $3 ORDER BY sequence LIMIT $4";
+        let reading = sqlx::query(NEXT)
+            .bind(self.organization.as_str())
+            .bind(chain.to_string())
+            .bind(sequence.cast_signed())
+            .bind(SMALL_MAX.cast_signed() + 1)
+            .fetch_all(&mut **tx);
+        let rows = bounded("find audit records that are not indexed", reading).await?;
+        rows.iter().map(sized).collect()
+    }
+
+    /// The oldest, with the sizes of their entries, and one more than are merged.
+    async fn small_segments(&self, tx: &mut Tx, chain: Chain) -> Result<Vec<(Outline, u64)>, StoreError> {
+        const OLDEST: &str = "
+            SELECT d.first, d.length, d.time, (
+                SELECT sum(octet_length(p.entries)) FROM audit_postings p
+                WHERE p.organization = $1 AND p.chain = $2 AND p.tier = $3 AND p.time = d.time AND p.first = d.first
+            ) AS bytes
+            FROM audit_postings d WHERE d.organization = $1 AND d.chain = $2 AND d.tier = $3 AND d.bucket = $4
+            ORDER BY d.time LIMIT $5";
         let reading = sqlx::query(OLDEST)
             .bind(self.organization.as_str())
             .bind(chain.to_string())
@@ -128,7 +150,7 @@ impl Store {
             .bind(MERGED_MAX as i64 + 1)
             .fetch_all(&mut **tx);
         let rows = bounded("list the segments of the audit record", reading).await?;
-        rows.iter().map(outline).collect()
+        rows.iter().map(sized).collect()
     }
 
     async fn take_segment(
@@ -184,6 +206,11 @@ impl Store {
         bounded("store a segment of the audit record", inserting).await?;
         Ok(())
     }
+}
+
+fn sized(row: &PgRow) -> Result<(Outline, u64), StoreError> {
+    let bytes: i64 = column(row, "bytes")?;
+    Ok((outline(row)?, bytes.cast_unsigned()))
 }
 
 /// Beside the requests: a segment takes longer than one of them.

@@ -7,13 +7,16 @@ pub(super) fn month_of(time: DateTime<Utc>) -> NaiveDate {
     first_day(time.year(), time.month())
 }
 
+pub(super) fn month_begin(month: NaiveDate) -> DateTime<Utc> {
+    month.and_time(NaiveTime::MIN).and_utc()
+}
+
 /// The beginning of the next.
 pub(super) fn month_end(month: NaiveDate) -> DateTime<Utc> {
-    let next = match month.month() {
+    month_begin(match month.month() {
         12 => first_day(month.year() + 1, 1),
         earlier => first_day(month.year(), earlier + 1),
-    };
-    next.and_time(NaiveTime::MIN).and_utc()
+    })
 }
 
 fn first_day(year: i32, month: u32) -> NaiveDate {

@@ -14,8 +14,8 @@ use sqlx::{PgConnection, QueryBuilder};
 use super::super::{Store, StoreError, bounded};
 use super::column;
 use super::filter::Filter;
-use super::month::{month_end, month_of};
-use super::segment::{DIRECTORY, Damaged, Outline, Sought, Tier, places_between};
+use super::month::{month_begin, month_end, month_of};
+use super::segment::{DIRECTORY, Damaged, LARGE_MAX, Members, Outline, Sought, Tier, places_between};
 use crate::audit::Chain;
 
 /// Where a record stands in the list, newest first.
@@ -44,10 +44,16 @@ pub(crate) struct Stretch {
 /// Segments that are read at first, of each tier; then twice as many each time, since what was not found in those is rare.
 const SEGMENTS_FIRST: u64 = 8;
 const SEGMENTS_MAX: u64 = 128;
+/// Rows of postings that are read at a time, of about a kilobyte, however many terms are sought.
+const ROWS_MAX: u64 = 4096;
 /// Records that are read beyond those that are wanted, because terms and the directory find a few too many.
 const SPARE: usize = 32;
 /// Records in no segment whose words are looked at, at a time.
 const UNINDEXED_BATCH: usize = 256;
+/// Records in no segment that one statement looks at, well within the time that it has, and how many such statements a
+/// page may cost: after an upgrade there may be millions that are not indexed yet.
+const UNINDEXED_STEP: u64 = 16_384;
+const UNINDEXED_STEPS: usize = 8;
 
 impl Store {
     /// At most so many. The connection reads one moment ([`Store::read_as`]): what is in no segment then is in none of those
@@ -62,13 +68,14 @@ impl Store {
             return Ok(Vec::new());
         };
         let mut listed = Vec::new();
-        for chain in [Chain::Writes, Chain::Denials] {
+        for ends in self.ends(connection).await? {
+            let chain = ends.chain;
             let walk = Walk {
                 store: self,
                 connection: &mut *connection,
                 filter,
                 sought: &sought,
-                chain,
+                ends,
                 limit,
                 below: match filter.after {
                     Some(after) if after.chain == chain => after.sequence,
@@ -107,6 +114,33 @@ impl Store {
         Ok(listed)
     }
 
+    /// Of both chains.
+    ///
+    /// It locks the record first, as retention does, which takes the postings afterwards: `ONLY` of a partitioned table has no
+    /// rows.
+    async fn ends(&self, connection: &mut PgConnection) -> Result<Vec<Ends>, StoreError> {
+        const ENDS: &str = "
+            SELECT ends.chain, ends.sequence, coalesce(indexed.sequence, 0) AS indexed,
+                coalesce(indexed.time, to_timestamp(0)) AS indexed_time
+            FROM audit_ends() AS ends
+            LEFT JOIN audit_indexed AS indexed ON indexed.organization = $1 AND indexed.chain = ends.chain
+            WHERE NOT EXISTS (SELECT FROM ONLY audit)";
+        let reading = sqlx::query(ENDS)
+            .bind(self.organization.as_str())
+            .fetch_all(connection);
+        let rows = bounded("find out which audit records are indexed", reading).await?;
+        let read = |row| {
+            let (last, indexed): (i64, i64) = (column(row, "sequence")?, column(row, "indexed")?);
+            Ok(Ends {
+                chain: chain(row, last)?,
+                last: last.cast_unsigned(),
+                indexed: indexed.cast_unsigned(),
+                indexed_time: column(row, "indexed_time")?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
     fn select_of(&self, chain: Chain) -> QueryBuilder<sqlx::Postgres> {
         let mut statement =
             QueryBuilder::new("SELECT chain, sequence, time, record, hash FROM audit WHERE organization = ");
@@ -123,13 +157,22 @@ impl Place {
     }
 }
 
+/// The last record of a chain, and the last that is in a segment.
+#[derive(Clone, Copy, Debug)]
+struct Ends {
+    chain: Chain,
+    last: u64,
+    indexed: u64,
+    indexed_time: DateTime<Utc>,
+}
+
 /// One chain backwards, until a page is found or the chain ends.
 struct Walk<'a> {
     store: &'a Store,
     connection: &'a mut PgConnection,
     filter: &'a Filter,
     sought: &'a Sought,
-    chain: Chain,
+    ends: Ends,
     limit: usize,
     /// Only records before this one are wanted.
     below: u64,
@@ -144,13 +187,10 @@ struct Read {
 
 impl Walk<'_> {
     async fn run(mut self) -> Result<Vec<Listed>, StoreError> {
-        let (indexed, indexed_time) = self.indexed().await?;
-        let newest = self
-            .filter
-            .newest()
-            .map_or(indexed_time, |newest| newest.min(indexed_time));
-        if self.filter.newest().is_none_or(|newest| newest > indexed_time) {
-            self.unindexed(indexed).await?;
+        let indexed = self.ends.indexed_time;
+        let newest = self.filter.newest().map_or(indexed, |newest| newest.min(indexed));
+        if self.filter.newest().is_none_or(|newest| newest > indexed) {
+            self.unindexed().await?;
         }
         let mut begins = Some(newest);
         for tier in Tier::NEWEST_FIRST {
@@ -165,49 +205,42 @@ impl Walk<'_> {
         self.found.len() >= self.limit
     }
 
-    /// The last record that is in a segment.
-    async fn indexed(&mut self) -> Result<(u64, DateTime<Utc>), StoreError> {
-        const INDEXED: &str =
-            "SELECT sequence, time FROM audit_indexed WHERE organization = $1 AND chain = $2";
-        let reading = sqlx::query(INDEXED)
-            .bind(self.store.organization.as_str())
-            .bind(self.chain.to_string())
-            .fetch_optional(&mut *self.connection);
-        match bounded("find out which audit records are indexed", reading).await? {
-            None => Ok((0, DateTime::UNIX_EPOCH)),
-            Some(row) => {
-                let sequence: i64 = column(&row, "sequence")?;
-                Ok((sequence.cast_unsigned(), column(&row, "time")?))
-            }
-        }
-    }
-
     /// Record by record, of those behind the last segment.
-    async fn unindexed(&mut self, indexed: u64) -> Result<(), StoreError> {
-        let mut below = self.below;
-        while !self.is_full() {
-            let most = match self.filter.words.is_empty() {
-                true => self.limit,
-                false => UNINDEXED_BATCH,
-            };
-            let mut statement = self.store.select_of(self.chain);
-            statement
-                .push(" AND sequence > ")
-                .push_bind(indexed.cast_signed());
-            statement.push(" AND sequence < ").push_bind(below.cast_signed());
-            self.filter.push(&mut statement);
-            // Part of the text: Postgres plans a statement that it has seen often without its values, and for a limit that
-            // it does not know it expects a tenth of the table.
-            statement.push(format!(" ORDER BY sequence DESC LIMIT {most}"));
-            let listed = list(self.connection, statement).await?;
-            let is_last = listed.len() < most;
-            below = listed.last().map_or(below, |last| last.place.sequence);
-            self.keep(listed);
-            if is_last {
-                break;
+    async fn unindexed(&mut self) -> Result<(), StoreError> {
+        let first = self.ends.indexed + 1;
+        let mut end = self.below;
+        for _ in 0..UNINDEXED_STEPS {
+            let begin = end
+                .min(self.ends.last + 1)
+                .saturating_sub(UNINDEXED_STEP)
+                .max(first);
+            while !self.is_full() && begin < end {
+                let most = match self.filter.words.is_empty() {
+                    true => self.limit,
+                    false => UNINDEXED_BATCH,
+                };
+                let mut statement = self.store.select_of(self.ends.chain);
+                statement.push(" AND sequence >= ").push_bind(begin.cast_signed());
+                statement.push(" AND sequence < ").push_bind(end.cast_signed());
+                statement
+                    .push(" AND time >= ")
+                    .push_bind(month_begin(month_of(self.ends.indexed_time)));
+                self.filter.push(&mut statement);
+                // Part of the text: Postgres plans a statement that it has seen often without its values, and for a limit
+                // that it does not know it expects a tenth of the table.
+                statement.push(format!(" ORDER BY sequence DESC LIMIT {most}"));
+                let listed = list(self.connection, statement).await?;
+                end = match listed.last() {
+                    Some(last) if listed.len() == most => last.place.sequence,
+                    _ => begin,
+                };
+                self.keep(listed);
+            }
+            if self.is_full() || begin == first {
+                return Ok(());
             }
         }
-        Ok(())
+        Err(StoreError::Unindexed { records: end - first })
     }
 
     /// The segments of a tier that begin at a time or before. Gives the same of the next tier; `None` when nothing older is
@@ -218,7 +251,8 @@ impl Walk<'_> {
         mut begins: DateTime<Utc>,
     ) -> Result<Option<DateTime<Utc>>, StoreError> {
         let buckets = self.sought.buckets(tier);
-        let mut most = SEGMENTS_FIRST;
+        let segments_max = (ROWS_MAX / buckets.len() as u64).clamp(1, SEGMENTS_MAX);
+        let mut most = SEGMENTS_FIRST.min(segments_max);
         let mut candidates = Vec::new();
         loop {
             let read = self.read(tier, &buckets, begins, most).await?;
@@ -226,14 +260,14 @@ impl Walk<'_> {
             for segment in &read {
                 let outline = segment.outline;
                 begins = outline.time - TimeDelta::microseconds(1);
-                let members = self
-                    .members(tier, segment)
-                    .map_err(|damaged| StoreError::Corrupt {
-                        table: "audit_postings",
-                        name: format!("{} {}", self.chain, outline.first),
-                        reason: damaged.to_string(),
-                    })?;
-                candidates.extend(members.into_iter().map(|sequence| (sequence, outline.time)));
+                let members = self.members(tier, segment).unwrap_or_else(|damaged| {
+                    // Postings only narrow: without them, each record of the segment is looked at.
+                    let (chain, first) = (self.ends.chain, outline.first);
+                    tracing::warn!(%chain, first, reason = %damaged, "the index of the audit record is damaged");
+                    Members::range(0..outline.length, outline.length)
+                });
+                let sequences = members.backwards().map(|place| outline.first + place);
+                candidates.extend(sequences.map(|sequence| (sequence, outline.time)));
                 while candidates.len() >= self.limit - self.found.len() + SPARE {
                     self.fetch(&mut candidates).await?;
                     if self.is_full() {
@@ -249,7 +283,7 @@ impl Walk<'_> {
                 }
                 return Ok((!is_over).then_some(begins));
             }
-            most = (most * 2).min(SEGMENTS_MAX);
+            most = (most * 2).min(segments_max);
         }
     }
 
@@ -262,7 +296,7 @@ impl Walk<'_> {
         most: u64,
     ) -> Result<Vec<Read>, StoreError> {
         let reading = sqlx::query("SELECT * FROM audit_buckets($1, $2, $3, $4, $5)")
-            .bind(self.chain.to_string())
+            .bind(self.ends.chain.to_string())
             .bind(tier.number())
             .bind(buckets)
             .bind(begins)
@@ -283,14 +317,12 @@ impl Walk<'_> {
         Ok(segments.into_values().collect())
     }
 
-    /// The sequences that may be sought, the last first.
-    fn members(&self, tier: Tier, segment: &Read) -> Result<Vec<u64>, Damaged> {
+    fn members(&self, tier: Tier, segment: &Read) -> Result<Members, Damaged> {
         let Outline { first, length, .. } = segment.outline;
         let directory = segment.buckets.get(&DIRECTORY).ok_or(Damaged)?;
         let mut within = places_between(directory, length, self.filter.since, self.filter.newest())?;
         within.end = within.end.min(self.below.saturating_sub(first));
-        let members = self.sought.members(tier, length, within, &segment.buckets)?;
-        Ok(members.backwards().map(|place| first + place).collect())
+        self.sought.members(tier, length, within, &segment.buckets)
     }
 
     /// The first of the candidates, which it takes.
@@ -302,13 +334,15 @@ impl Walk<'_> {
             return Ok(());
         };
         let sequences: Vec<i64> = taken.iter().map(|(sequence, _)| sequence.cast_signed()).collect();
-        let mut statement = self.store.select_of(self.chain);
+        let mut statement = self.store.select_of(self.ends.chain);
         statement
             .push(" AND sequence = ANY(")
             .push_bind(sequences)
             .push("::bigint[])");
         // Only the months of those segments.
-        statement.push(" AND time >= ").push_bind(*oldest);
+        statement
+            .push(" AND time >= ")
+            .push_bind(month_begin(month_of(*oldest)));
         statement
             .push(" AND time < ")
             .push_bind(month_end(month_of(*newest)));
@@ -338,16 +372,11 @@ async fn list(
 }
 
 fn listed(row: &PgRow) -> Result<Listed, StoreError> {
-    let chain: String = column(row, "chain")?;
     let sequence: i64 = column(row, "sequence")?;
     Ok(Listed {
         place: Place {
             time: column(row, "time")?,
-            chain: chain.parse().map_err(|error| StoreError::Corrupt {
-                table: "audit",
-                name: sequence.to_string(),
-                reason: format!("{error}"),
-            })?,
+            chain: chain(row, sequence)?,
             sequence: sequence.cast_unsigned(),
         },
         bytes: column(row, "record")?,
@@ -355,13 +384,29 @@ fn listed(row: &PgRow) -> Result<Listed, StoreError> {
     })
 }
 
+fn chain(row: &PgRow, sequence: i64) -> Result<Chain, StoreError> {
+    let chain: String = column(row, "chain")?;
+    chain.parse().map_err(|error| StoreError::Corrupt {
+        table: "audit",
+        name: sequence.to_string(),
+        reason: format!("{error}"),
+    })
+}
+
 /// A row of `audit_postings` without its entries.
 pub(super) fn outline(row: &PgRow) -> Result<Outline, StoreError> {
-    let first: i64 = column(row, "first")?;
-    let length: i32 = column(row, "length")?;
-    Ok(Outline {
+    let (first, length): (i64, i32) = (column(row, "first")?, column(row, "length")?);
+    let outline = Outline {
         first: first.cast_unsigned(),
         length: length.cast_unsigned().into(),
         time: column(row, "time")?,
-    })
+    };
+    match first > 0 && (1..=LARGE_MAX).contains(&outline.length) {
+        true => Ok(outline),
+        false => Err(StoreError::Corrupt {
+            table: "audit_postings",
+            name: first.to_string(),
+            reason: format!("{length} is no length of a segment"),
+        }),
+    }
 }

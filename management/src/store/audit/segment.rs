@@ -21,7 +21,9 @@ pub(super) enum Tier {
 pub(super) const SMALL_MAX: u64 = 1024;
 /// Small segments in a large one.
 pub(super) const MERGED_MAX: usize = 32;
-const LARGE_MAX: u64 = SMALL_MAX * MERGED_MAX as u64;
+pub(super) const LARGE_MAX: u64 = SMALL_MAX * MERGED_MAX as u64;
+/// Of records that are read to make a small segment, or of entries to make a large one. Ordinary ones have a megabyte.
+const READ_MAX: u64 = 16 << 20;
 
 /// The bucket of the times.
 pub(super) const DIRECTORY: i32 = -1;
@@ -67,6 +69,13 @@ impl Tier {
     /// In the order in which the chain is read backwards: what is in a small segment is newer than what is in a large one.
     pub(super) const NEWEST_FIRST: [Tier; 2] = [Tier::Small, Tier::Large];
 
+    fn length_max(self) -> u64 {
+        match self {
+            Tier::Small => SMALL_MAX,
+            Tier::Large => LARGE_MAX,
+        }
+    }
+
     pub(super) fn number(self) -> i16 {
         match self {
             Tier::Small => 0,
@@ -87,34 +96,32 @@ impl Tier {
     }
 }
 
-/// How many of the records, which are the next of a chain, make a small segment; `None` when more may still join them.
-pub(super) fn next_segment(found: &[Found]) -> Option<usize> {
-    let first = found.first()?;
-    let joins = |next: &&Found| {
-        next.sequence < first.sequence + SMALL_MAX && month_of(next.index.time) == month_of(first.index.time)
-    };
-    let count = found.iter().take_while(joins).count();
-    let is_whole = found[count - 1].sequence + 1 == first.sequence + SMALL_MAX;
-    (is_whole || count < found.len()).then_some(count)
-}
-
-/// A segment without its terms.
+/// A segment without its terms, or a record without its bytes, which is one of length one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Outline {
     pub(super) first: u64,
     pub(super) length: u64,
+    /// Of the first record.
     pub(super) time: DateTime<Utc>,
 }
 
-/// How many of the small segments, which are the oldest of a chain, make a large one; `None` when more may still join
-/// them.
-pub(super) fn next_merge(small: &[Outline]) -> Option<usize> {
-    let first = small.first()?;
-    let joins = |next: &&Outline| {
-        next.first + next.length <= first.first + LARGE_MAX && month_of(next.time) == month_of(first.time)
+/// How many of the records, which are the next of a chain, make a small segment, or of the small segments, which are the
+/// oldest of a chain, a large one; `None` when more may still join them. With the bytes of each.
+pub(super) fn next_segment(tier: Tier, parts: &[(Outline, u64)]) -> Option<usize> {
+    let (first, _) = parts.first()?;
+    let mut end = first.first;
+    let mut bytes = 0;
+    let joins = |(next, size): &&(Outline, u64)| {
+        bytes += size;
+        let is_next = next.first >= end && next.first + next.length <= first.first + tier.length_max();
+        end = next.first + next.length;
+        is_next && month_of(next.time) == month_of(first.time) && bytes <= READ_MAX
     };
-    let count = small.iter().take(MERGED_MAX).take_while(joins).count();
-    (count == MERGED_MAX || count < small.len()).then_some(count)
+    // The first by itself may be larger than is read otherwise.
+    let count = parts.iter().take_while(joins).count().max(1);
+    let (last, _) = parts[count - 1];
+    let is_full = last.first + last.length == first.first + tier.length_max();
+    (is_full || count < parts.len()).then_some(count)
 }
 
 impl Segment {
@@ -216,13 +223,18 @@ impl Segment {
     }
 
     /// From all of its buckets.
-    pub(super) fn read(first: u64, length: u64, buckets: &[Bucket]) -> Result<Segment, Damaged> {
+    pub(super) fn read(tier: Tier, first: u64, length: u64, buckets: &[Bucket]) -> Result<Segment, Damaged> {
         let mut segment = Segment {
             first,
             length,
             times: Vec::new(),
             postings: BTreeMap::new(),
         };
+        // Each, and the directory.
+        if buckets.len() != 1 + (1 << tier.bucket_bits()) {
+            return Err(Damaged);
+        }
+        let is_within = |place: u16| u64::from(place) < length;
         for bucket in buckets {
             if bucket.number == DIRECTORY {
                 segment.times = times(&bucket.entries)?;
@@ -234,7 +246,12 @@ impl Segment {
                 segment.postings.insert(key, places.all());
             }
         }
-        Ok(segment)
+        let mut places = segment.postings.values().flatten().copied();
+        let mut timed = segment.times.iter().map(|(place, _)| *place);
+        match places.all(is_within) && timed.all(is_within) {
+            true => Ok(segment),
+            false => Err(Damaged),
+        }
     }
 }
 
@@ -261,6 +278,9 @@ impl Sought {
         let mut members = Members::range(within, length);
         for key in &self.all {
             members.retain(&of_term(key)?);
+            if members.is_empty() {
+                return Ok(members);
+            }
         }
         if !self.any.is_empty() {
             let mut any = Members::none(length);
@@ -291,7 +311,7 @@ impl Members {
         Members(vec![0; length.div_ceil(u64::from(u64::BITS)) as usize])
     }
 
-    fn range(within: Range<u64>, length: u64) -> Members {
+    pub(super) fn range(within: Range<u64>, length: u64) -> Members {
         let mut members = Members::none(length);
         for place in within {
             members.insert(place);
@@ -303,6 +323,10 @@ impl Members {
         if let Some(word) = self.0.get_mut((place / u64::from(u64::BITS)) as usize) {
             *word |= 1 << (place % u64::from(u64::BITS));
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
     }
 
     fn retain(&mut self, other: &Members) {
@@ -530,52 +554,68 @@ mod tests {
         ];
         let stored: Vec<Segment> = parts
             .iter()
-            .map(|part| Segment::read(part.first, part.length, &part.buckets(Tier::Small)).unwrap())
+            .map(|part| {
+                Segment::read(Tier::Small, part.first, part.length, &part.buckets(Tier::Small)).unwrap()
+            })
             .collect();
         assert_eq!(stored, parts);
         assert_eq!(Segment::merge(&stored), Segment::of(&found));
     }
 
     #[test]
-    fn a_segment_ends_with_its_month_or_when_it_is_full() {
-        let year_end = "2025-12-31T23:00:00Z";
-        let mut gap = records(1100, "2026-03-01T00:00:00Z");
-        gap.drain(1000..1050);
-        let cases: [(Vec<Found>, Option<usize>); 6] = [
-            (Vec::new(), None),
-            (records(1023, "2026-03-01T00:00:00Z"), None),
-            (records(1024, "2026-03-01T00:00:00Z"), Some(1024)),
-            (records(60, year_end), None),
-            (records(61, year_end), Some(60)),
-            (gap, Some(1000)),
-        ];
-        for (found, expected) in cases {
-            assert_eq!(next_segment(&found), expected, "{} records", found.len());
-        }
-    }
-
-    #[test]
-    fn small_segments_are_merged_in_full_or_at_the_end_of_their_month() {
-        let small = |number: u64, month: &str| Outline {
-            first: 1 + number * SMALL_MAX,
-            length: SMALL_MAX,
-            time: format!("2026-{month}-01T00:00:00Z").parse().unwrap(),
+    fn a_segment_ends_when_it_is_full_or_large_or_with_its_month() {
+        let time = |month: u32| -> DateTime<Utc> { format!("2026-{month:02}-01T00:00:00Z").parse().unwrap() };
+        let part = |first: u64, length: u64, month: u32| Outline {
+            first,
+            length,
+            time: time(month),
         };
-        let many = |count: u64| (0..count).map(|number| small(number, "03")).collect::<Vec<_>>();
-        let with = |mut outlines: Vec<Outline>, last: Outline| {
-            outlines.push(last);
-            outlines
+        // From the first to the last, all of March.
+        let run = |tier: Tier, count: u64, size: u64| {
+            let length = tier.length_max()
+                / if tier == Tier::Small {
+                    SMALL_MAX
+                } else {
+                    MERGED_MAX as u64
+                };
+            let parts = (0..count).map(|number| (part(1 + number * length, length, 3), size));
+            parts.collect::<Vec<_>>()
         };
-        let cases = [
-            (many(0), None),
-            (many(31), None),
-            (many(32), Some(32)),
-            (many(33), Some(32)),
-            (with(many(3), small(3, "04")), Some(3)),
-            (with(many(3), small(40, "03")), Some(3)),
-        ];
-        for (outlines, expected) in cases {
-            assert_eq!(next_merge(&outlines), expected, "{outlines:?}");
+        let with = |mut parts: Vec<(Outline, u64)>, last: Outline| {
+            parts.push((last, 1));
+            parts
+        };
+        for (tier, full) in [(Tier::Small, 1024), (Tier::Large, 32)] {
+            let few = run(tier, 3, 1);
+            let (last, _) = few[2];
+            let end = last.first + last.length;
+            let cases = [
+                (run(tier, 0, 1), None, "none"),
+                (run(tier, full - 1, 1), None, "one too few"),
+                (run(tier, full, 1), Some(full as usize), "full"),
+                (run(tier, full + 1, 1), Some(full as usize), "one more than full"),
+                (
+                    with(few.clone(), part(end, 1, 4)),
+                    Some(3),
+                    "the next is of another month",
+                ),
+                (
+                    with(few.clone(), part(end + 40_000, 1, 3)),
+                    Some(3),
+                    "the next is far away",
+                ),
+                (
+                    with(few.clone(), part(1, 1, 3)),
+                    Some(3),
+                    "the next is one of before",
+                ),
+                (run(tier, 4, READ_MAX / 2), Some(2), "large"),
+                (run(tier, 2, READ_MAX + 1), Some(1), "each by itself is too large"),
+                (run(tier, 1, READ_MAX + 1), None, "the only one is too large"),
+            ];
+            for (parts, expected, case) in cases {
+                assert_eq!(next_segment(tier, &parts), expected, "{tier:?}: {case}");
+            }
         }
     }
 
@@ -605,10 +645,26 @@ mod tests {
         let buckets = segment.buckets(Tier::Small);
         let filled = buckets.iter().filter(|bucket| !bucket.entries.is_empty());
         for bucket in filled {
-            let mut cut_off = bucket.clone();
-            cut_off.entries.pop();
-            assert_eq!(Segment::read(1, 100, &[cut_off]), Err(Damaged), "{bucket:?}");
+            let mut cut_off = buckets.clone();
+            for cut in cut_off.iter_mut().filter(|one| one.number == bucket.number) {
+                cut.entries.pop();
+            }
+            assert_eq!(
+                Segment::read(Tier::Small, 1, 100, &cut_off),
+                Err(Damaged),
+                "{bucket:?}"
+            );
         }
+        assert_eq!(
+            Segment::read(Tier::Small, 1, 100, &buckets[1..]),
+            Err(Damaged),
+            "a bucket is missing"
+        );
+        assert_eq!(
+            Segment::read(Tier::Small, 1, 99, &buckets),
+            Err(Damaged),
+            "a place lies behind the end"
+        );
         let sought = all(&[Term::Word("nowhere")]);
         assert_eq!(
             sought.members(Tier::Small, 100, 0..100, &HashMap::new()),

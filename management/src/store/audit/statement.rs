@@ -198,7 +198,8 @@ impl Store {
     ) -> Result<Vec<Month>, StoreError> {
         const MONTHS: &str = "
             SELECT begins, ends FROM (
-                SELECT to_timestamp(right(child.relname, 7) || ' UTC', 'YYYY_MM TZ') AS begins
+                SELECT make_timestamptz(
+                    left(right(child.relname, 7), 4)::int, right(child.relname, 2)::int, 1, 0, 0, 0, 'UTC') AS begins
                 FROM pg_inherits JOIN pg_class child ON child.oid = inhrelid
                 WHERE inhparent = 'audit'::regclass
             ) AS months, LATERAL (

@@ -44,8 +44,9 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let mut world = World::start().await?;
     world.stop().await?;
     let loaded = load::run(world.postgres.url(), options.records).await?;
+    let began = Instant::now();
     world.resume().await?;
-    let indexing = load::indexed(world.postgres.url(), options.records).await?;
+    let indexing = load::indexed(world.postgres.url(), options.records, began).await?;
     let indexing = indexing / u32::try_from(options.records)?;
 
     let pages = pages::run(&world, &loaded).await?;

@@ -74,13 +74,13 @@ pub(super) fn tenant(number: u64) -> String {
 }
 
 /// How long management takes to index what was loaded.
-pub(super) async fn indexed(url: &str, records: usize) -> Result<Duration> {
+pub(super) async fn indexed(url: &str, records: usize, began: Instant) -> Result<Duration> {
     const UNINDEXED: &str = "SELECT (SELECT audit_sequence FROM organizations) + (SELECT sequence FROM denial_heads) \
                              - coalesce((SELECT sum(sequence) FROM audit_indexed), 0)::bigint";
     /// Of both chains, which are in no whole segment.
     const REST: i64 = 2 * 1024;
     let mut connection = database(url).await?;
-    let (began, mut told) = (Instant::now(), Instant::now());
+    let mut told = Instant::now();
     loop {
         let unindexed: i64 = sqlx::query_scalar(UNINDEXED).fetch_one(&mut connection).await?;
         if unindexed < REST {
