@@ -60,7 +60,7 @@ impl Indexer {
     async fn index(&self, shutdown: &Shutdown) {
         let mut told = u64::MAX;
         loop {
-            let unindexed = self.count().await.unwrap_or_else(failed);
+            let unindexed = or_told(self.count().await);
             if unindexed > TOLD_EACH && unindexed <= told - TOLD_EACH {
                 tracing::info!(unindexed, "indexing the audit record");
                 told = unindexed;
@@ -68,8 +68,8 @@ impl Indexer {
             // What keeps one from going on keeps the other from nothing.
             let mut has_made_any = false;
             for chain in [Chain::Writes, Chain::Denials] {
-                has_made_any |= self.store.index_audit(chain).await.unwrap_or_else(failed);
-                has_made_any |= self.store.merge_audit(chain).await.unwrap_or_else(failed);
+                has_made_any |= or_told(self.store.index_audit(chain).await);
+                has_made_any |= or_told(self.store.merge_audit(chain).await);
             }
             if !has_made_any || shutdown.is_fired() {
                 return;
@@ -88,7 +88,9 @@ impl Indexer {
     }
 }
 
-fn failed<T: Default>(error: StoreError) -> T {
-    tracing::warn!(error = chain(&error), "cannot index the audit record");
-    T::default()
+fn or_told<T: Default>(done: Result<T, StoreError>) -> T {
+    done.unwrap_or_else(|error| {
+        tracing::warn!(error = chain(&error), "cannot index the audit record");
+        T::default()
+    })
 }
