@@ -8,6 +8,7 @@ use tombolo_compiler::intent::Action;
 use crate::Verdict;
 use crate::client::{Client, Extras, ServerArgs};
 use crate::output::{OutputArgs, items, print, table, text};
+use crate::pages::whole;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuthCommand {
@@ -89,7 +90,7 @@ async fn can_i(args: CanIArgs) -> anyhow::Result<Verdict> {
 async fn who_can(args: WhoCanArgs) -> anyhow::Result<()> {
     let client = Client::new(args.server)?;
     let path = format!("{}:access", client.name(&args.name)?);
-    let answer = client.get(&path).await?.body;
+    let answer = whole(&client, &path, &[]).await?;
     print(args.output.output, &answer, listed)
 }
 

@@ -3,8 +3,9 @@
 use clap::Args;
 use serde_json::Value;
 
-use crate::client::{Client, ServerArgs, query};
+use crate::client::{Client, ServerArgs};
 use crate::output::{OutputArgs, items, print, table, text, yaml};
+use crate::pages::whole;
 
 /// Shows a resource, or those of a collection that you may read.
 #[derive(Args, Debug)]
@@ -24,27 +25,8 @@ pub(crate) struct GetArgs {
 pub(crate) async fn run(args: GetArgs) -> anyhow::Result<()> {
     let client = Client::new(args.server)?;
     let path = client.path(&args.name)?;
-    let mut answer = client.get(&path).await?.body;
-    while let Some(token) = answer["nextPageToken"].as_str().map(str::to_owned) {
-        let next = client
-            .get(&query(&path, &[("pageToken", Some(token))]))
-            .await?
-            .body;
-        answer = joined(answer, next);
-    }
+    let answer = whole(&client, &path, &[]).await?;
     print(args.output.output, &answer, people)
-}
-
-/// Two pages of one list as one.
-fn joined(mut page: Value, mut next: Value) -> Value {
-    if let (Some(items), Some(more)) = (page["items"].as_array_mut(), next["items"].as_array_mut()) {
-        items.append(more);
-    }
-    match next.get_mut("nextPageToken") {
-        Some(token) => page["nextPageToken"] = token.take(),
-        None => drop(page.as_object_mut().and_then(|page| page.remove("nextPageToken"))),
-    }
-    page
 }
 
 fn people(value: &Value) -> String {
@@ -83,12 +65,6 @@ mod tests {
             shown.contains("name: organizations/acme/tenants/pay\n"),
             "{shown}"
         );
-        let pages = joined(
-            json!({"items": [1], "nextPageToken": "a"}),
-            json!({"items": [2], "nextPageToken": "b"}),
-        );
-        assert_eq!(pages, json!({"items": [1, 2], "nextPageToken": "b"}));
-        assert_eq!(joined(pages, json!({"items": [3]})), json!({"items": [1, 2, 3]}));
         assert_eq!(people(&json!({"items": []})), "nothing here that you may read\n");
     }
 }

@@ -11,6 +11,7 @@ use crate::apply::{BreakGlassArgs, ConfirmArgs, SubmissionArgs, WaitArgs, judge,
 use crate::client::{Client, Extras, ServerArgs, query};
 use crate::difference;
 use crate::output::{Output, OutputArgs, items, print, table, text, yaml};
+use crate::pages::whole;
 use crate::plan::review::{keep, submitted};
 use crate::plan::{changed_names, describe};
 use crate::wait::wait;
@@ -135,7 +136,7 @@ pub(crate) async fn diff(args: DiffArgs) -> anyhow::Result<()> {
         ("from", Some(args.from.to_string())),
         ("to", args.to.map(|to| to.to_string())),
     ];
-    let answer = client.get(&query(&path, &parameters)).await?.body;
+    let answer = whole(&client, &path, &parameters).await?;
     print(args.output.output, &answer, compared)
 }
 

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::client::{Client, Extras, ServerArgs};
 use crate::output::{OutputArgs, items, print, table, text};
+use crate::pages::whole;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum KeyCommand {
@@ -105,7 +106,7 @@ async fn create(args: CreateArgs) -> anyhow::Result<()> {
 async fn list(args: ListArgs) -> anyhow::Result<()> {
     let client = Client::new(args.server)?;
     let path = format!("{}/keys", client.name(&args.account)?);
-    let answer = client.get(&path).await?.body;
+    let answer = whole(&client, &path, &[]).await?;
     print(args.output.output, &answer, listed)
 }
 

@@ -27,6 +27,7 @@ mod key;
 mod login;
 mod offers;
 mod output;
+mod pages;
 mod plan;
 mod problem;
 mod readiness;

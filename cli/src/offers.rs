@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::client::{Client, ServerArgs};
 use crate::output::{OutputArgs, items, print, table, text};
+use crate::pages::whole;
 
 /// Shows the claims that others offer to a workspace. To accept an offer, claim all of it: apply the workspace with the
 /// namespaces, and gateways with the hosts and ports. To make one, apply a ClaimOffer.
@@ -23,7 +24,7 @@ pub(crate) struct OffersArgs {
 pub(crate) async fn run(args: OffersArgs) -> anyhow::Result<()> {
     let client = Client::new(args.server)?;
     let path = format!("{}:offers", client.name(&args.name)?);
-    let answer = client.get(&path).await?.body;
+    let answer = whole(&client, &path, &[]).await?;
     print(args.output.output, &answer, people)
 }
 

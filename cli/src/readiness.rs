@@ -6,6 +6,7 @@ use serde_json::Value;
 use crate::Verdict;
 use crate::client::{Client, ServerArgs};
 use crate::output::{OutputArgs, items, print, table, text};
+use crate::pages::whole;
 
 /// Says of each service of a workspace whether it would survive the loss of its cluster or its region today, where its
 /// requests would go, and what is missing. Exits with 1 if one would not.
@@ -24,7 +25,7 @@ pub(crate) struct ReadinessArgs {
 pub(crate) async fn run(args: ReadinessArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
     let path = format!("{}:readiness", client.name(&args.name)?);
-    let answer = client.get(&path).await?.body;
+    let answer = whole(&client, &path, &[]).await?;
     print(args.output.output, &answer, people)?;
     Ok(if survives(&answer) {
         Verdict::Good

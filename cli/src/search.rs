@@ -3,8 +3,9 @@
 use clap::Args;
 use serde_json::Value;
 
-use crate::client::{Client, ServerArgs, query};
+use crate::client::{Client, ServerArgs};
 use crate::output::{OutputArgs, items, print, table, text};
+use crate::pages::whole;
 
 /// Finds every resource that touches a host, a service or a namespace: by name, by a wildcard that covers it, or by
 /// another name of the same service.
@@ -36,7 +37,7 @@ pub(crate) async fn run(args: SearchArgs) -> anyhow::Result<()> {
         ("service", args.service),
         ("namespace", args.namespace),
     ];
-    let answer = client.get(&query("search", &parameters)).await?.body;
+    let answer = whole(&client, "search", &parameters).await?;
     print(args.output.output, &answer, people)
 }
 

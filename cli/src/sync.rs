@@ -13,6 +13,7 @@ use crate::Verdict;
 use crate::apply::{ConfirmArgs, forced};
 use crate::client::{Client, Extras, ServerArgs, query};
 use crate::output::{OutputArgs, items, print, table, text};
+use crate::pages::whole;
 use crate::problem::Problem;
 
 mod drift;
@@ -172,33 +173,23 @@ fn refuse_to_take(difference: &Difference) -> anyhow::Result<()> {
 
 /// All that the server has at and below the node. A node that is not there yet has nothing.
 async fn below(client: &Client, node: &Fqn) -> anyhow::Result<BTreeMap<Fqn, Held>> {
-    let mut held = BTreeMap::new();
-    let mut token = None;
-    loop {
-        let path = query(
-            &format!("{node}:tree"),
-            &[("pageToken", token), ("pageSize", Some("500".to_owned()))],
-        );
-        let page = match client.get(&path).await {
-            Ok(answer) => answer.body,
-            Err(error)
-                if error
-                    .downcast_ref::<Problem>()
-                    .is_some_and(|problem| problem.status == 404) =>
-            {
-                return Ok(held);
-            }
-            Err(error) => return Err(error),
-        };
-        for item in items(&page) {
-            let one = Held::read(item)?;
-            held.insert(one.name().clone(), one);
+    let parameters = [("pageSize", Some("500".to_owned()))];
+    let tree = match whole(client, &format!("{node}:tree"), &parameters).await {
+        Ok(tree) => tree,
+        Err(error)
+            if error
+                .downcast_ref::<Problem>()
+                .is_some_and(|problem| problem.status == 404) =>
+        {
+            return Ok(BTreeMap::new());
         }
-        token = page["nextPageToken"].as_str().map(str::to_owned);
-        if token.is_none() {
-            return Ok(held);
-        }
-    }
+        Err(error) => return Err(error),
+    };
+    let held = items(&tree).iter().map(|item| {
+        let one = Held::read(item)?;
+        Ok((one.name().clone(), one))
+    });
+    held.collect()
 }
 
 impl Hand<'_> {

@@ -57,6 +57,7 @@ mod login;
 mod oidc;
 mod openapi;
 pub(crate) mod pages;
+mod paging;
 mod past;
 mod plans;
 mod readiness;

@@ -11,6 +11,7 @@ use tombolo_compiler::roll_up::{Outcome, Status};
 
 use super::mesh::{Mesh, STATE_TIMEOUT};
 use super::topology::{CLUSTERS, Cluster};
+use crate::pages::whole;
 use crate::plan::describe;
 
 const ROUTES_POLL: Duration = Duration::from_millis(100);
@@ -151,7 +152,7 @@ pub(super) async fn roll_back(mesh: &Mesh, node: &str, change: &Planned) -> anyh
 /// The routes of all clusters in which the node has a part, as they are compiled from what is stored and reported.
 async fn routes(mesh: &Mesh, node: &str) -> anyhow::Result<Routes> {
     let client = mesh.client(&mesh.tokens.ann)?;
-    let answer = client.get(&format!("{node}:compiled")).await?.body;
+    let answer = whole(&client, &format!("{node}:compiled"), &[]).await?;
     let routes = serde_json::from_value(without_origins(answer["routes"].clone()));
     routes.context("read the routes")
 }

@@ -12,6 +12,7 @@ use crate::Verdict;
 use crate::apply::{WaitArgs, forced, judge, post, revision};
 use crate::client::{Client, Extras, ServerArgs, query};
 use crate::output::{OutputArgs, items, print, table, text};
+use crate::pages::whole;
 use crate::wait::wait;
 
 #[derive(Debug, Subcommand)]
@@ -169,20 +170,8 @@ pub(crate) async fn keep(
 
 async fn list(args: ListArgs) -> anyhow::Result<Verdict> {
     let client = Client::new(args.server)?;
-    let mut found: Vec<Value> = Vec::new();
-    let mut page_token = None;
-    loop {
-        let page = client
-            .get(&query("plans", &[("pageToken", page_token)]))
-            .await?
-            .body;
-        found.extend(items(&page).iter().cloned());
-        page_token = page["nextPageToken"].as_str().map(str::to_owned);
-        if page_token.is_none() {
-            break;
-        }
-    }
-    print(args.output.output, &json!({ "items": found }), listed)?;
+    let found = whole(&client, "plans", &[]).await?;
+    print(args.output.output, &found, listed)?;
     Ok(Verdict::Good)
 }
 

@@ -10,6 +10,7 @@ use tombolo_compiler::name::Fqn;
 
 use super::App;
 use super::body::Body;
+use super::paging::PageParams;
 use crate::audit::Verb;
 use crate::caller::Caller;
 use crate::change::WALLED;
@@ -73,15 +74,23 @@ pub(crate) async fn test(State(app): State<App>, caller: Caller, body: Body) -> 
 }
 
 /// Everybody who may do something to the node, and through what.
-pub(crate) fn access(app: &App, caller: &Caller, node: &Fqn) -> Result<Response, Problem> {
+pub(crate) fn access(
+    app: &App,
+    caller: &Caller,
+    node: &Fqn,
+    paging: &PageParams,
+) -> Result<Response, Problem> {
     let snapshot = app.writes.snapshot();
     app.allow_read(&snapshot, caller, node, Verb::Get)?;
     allow_to_see(app, &snapshot, caller, node)?;
     if snapshot.get(node).is_none() {
         return Err(Problem::not_found(node));
     }
-    let items = iam::access(node, &snapshot.bindings);
-    Ok(Json(json!({"name": node, "items": items, "revision": snapshot.version.revision})).into_response())
+    let page = paging.cut(iam::access(node, &snapshot.bindings), |access| {
+        access.subject.clone()
+    })?;
+    let answer = json!({"name": node, "items": page.items, "revision": snapshot.version.revision});
+    Ok(Json(page.told_in(answer)).into_response())
 }
 
 /// Who may set the policy of a node may see it, and so may who reads its audit log.

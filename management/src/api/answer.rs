@@ -92,21 +92,21 @@ pub(crate) fn schemas() -> Map<String, Value> {
         (
             "Found",
             closed(
-                json!({"revision": count(), "items": list(reference("Touch")), "hidden": count()}),
+                json!({"revision": count(), "items": list(reference("Touch")), "nextPageToken": text(), "hidden": count()}),
                 &["revision", "items", "hidden"],
             ),
         ),
         (
             "ReadinessOfName",
             closed(
-                json!({"name": text(), "revision": count(), "items": list(reference("Readiness"))}),
+                json!({"name": text(), "revision": count(), "items": list(reference("Readiness")), "nextPageToken": text()}),
                 &["name", "revision", "items"],
             ),
         ),
         (
             "OffersToName",
             closed(
-                json!({"name": text(), "revision": count(), "items": list(claim_offer())}),
+                json!({"name": text(), "revision": count(), "items": list(claim_offer()), "nextPageToken": text()}),
                 &["name", "revision", "items"],
             ),
         ),
@@ -128,10 +128,7 @@ pub(crate) fn schemas() -> Map<String, Value> {
             "IssuedToken",
             token(json!({ "token": text() }), &["id", "createTime", "token"]),
         ),
-        (
-            "TokenList",
-            closed(json!({"items": list(reference("Token"))}), &["items"]),
-        ),
+        ("TokenList", page(reference("Token"), &["items"])),
         (
             "TokenWish",
             closed(json!({"description": text(), "expireTime": time()}), &[]),
@@ -149,20 +146,14 @@ pub(crate) fn schemas() -> Map<String, Value> {
                 &["id", "createTime", "publicKey", "key"],
             ),
         ),
-        (
-            "KeyList",
-            closed(json!({"items": list(reference("Key"))}), &["items"]),
-        ),
+        ("KeyList", page(reference("Key"), &["items"])),
         (
             "LoginWish",
             closed(json!({"user": text(), "password": text()}), &["user", "password"]),
         ),
         ("Session", session(json!({}), &[])),
         ("OpenedSession", session(json!({ "user": text() }), &["user"])),
-        (
-            "SessionList",
-            closed(json!({"items": list(reference("Session"))}), &["items"]),
-        ),
+        ("SessionList", page(reference("Session"), &["items"])),
         ("RevokedSession", closed(json!({ "id": uuid() }), &["id"])),
         (
             "LoginMethods",
@@ -516,7 +507,7 @@ fn access_list() -> Value {
         &["subject", "role", "verbs"],
     );
     closed(
-        json!({"name": text(), "items": list(item), "revision": count()}),
+        json!({"name": text(), "items": list(item), "nextPageToken": text(), "revision": count()}),
         &["name", "items", "revision"],
     )
 }
@@ -582,7 +573,8 @@ fn history_entry() -> Value {
 
 fn differences() -> Value {
     closed(
-        json!({"name": text(), "from": count(), "to": count(), "changes": list(difference())}),
+        json!({"name": text(), "from": count(), "to": count(), "changes": list(difference()),
+            "nextPageToken": text()}),
         &["name", "from", "to", "changes"],
     )
 }
@@ -630,6 +622,7 @@ fn compiled() -> Value {
             "revision": count(),
             "reports": report_sources(),
             "routes": by_cluster(json!({"type": "object"})),
+            "nextPageToken": text(),
             "routesHidden": count(),
             "findings": list(reference("Finding")),
         }),

@@ -13,8 +13,8 @@ use tombolo_runtime::telemetry::chain;
 use uuid::Uuid;
 
 use super::body::Body;
+use super::paging::page_size;
 use super::plans::Taking;
-use super::resources::page_size;
 use super::{App, Params, plans};
 use crate::approval::{Leave, Required, required, required_of};
 use crate::audit::{self, Record, Verb};

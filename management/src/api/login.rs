@@ -1,5 +1,7 @@
 //! `/v1/auth:login`, `:methods`, `:logout`, `:whoami`; a user's sessions and its password.
 
+use std::cmp::Reverse;
+
 use axum::Json;
 use axum::extract::{FromRequestParts, Path, State};
 use axum::http::header::{CACHE_CONTROL, SET_COOKIE, USER_AGENT};
@@ -15,8 +17,9 @@ use uuid::Uuid;
 use super::body::Body;
 use super::caller::Bearer;
 use super::idempotency::IDEMPOTENCY_KEY;
+use super::paging::PageParams;
 use super::tokens::{self, Collection};
-use super::{App, RequestInfo};
+use super::{App, Params, RequestInfo};
 use crate::audit::{self, Record, Verb};
 use crate::caller::Caller;
 use crate::iam::Principal;
@@ -145,11 +148,13 @@ pub(crate) async fn list(
     State(app): State<App>,
     caller: Caller,
     Collection { holder: user, .. }: Collection,
+    Params(paging): Params<PageParams>,
 ) -> Result<Json<Value>, Problem> {
     let user_uid = tokens::find(&app, &caller, &user, Verb::List)?;
     let mut tx = system(&app).await?;
-    let items = app.store.sessions_of(&mut tx, user_uid).await?;
-    Ok(Json(json!({ "items": items })))
+    let sessions = app.store.sessions_of(&mut tx, user_uid).await?;
+    let page = paging.cut(sessions, |session| Reverse(session.id))?;
+    Ok(Json(page.told_in(json!({ "items": page.items }))))
 }
 
 pub(crate) async fn revoke(

@@ -1,6 +1,6 @@
 //! The past of a node: read, listed, compared, compiled again, and brought back as a new change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::http::{HeaderMap, StatusCode};
@@ -11,14 +11,15 @@ use tombolo_compiler::name::{ClusterName, Fqn, Kind};
 use tombolo_compiler::plan::{self, Plans, SliceChange};
 
 use super::body::Body;
-use super::resources::{GetParams, WriteParams, page, page_size, represent};
+use super::paging::{PageParams, page_size};
+use super::resources::{GetParams, WriteParams, page, represent};
 use super::target::Collection;
 use super::world::World;
 use super::{App, changes, dry_run, plans};
 use crate::audit::Verb;
 use crate::caller::Caller;
 use crate::document;
-use crate::history::{Difference, Entry, Place, differences};
+use crate::history::{Entry, Place, differences};
 use crate::problem::Problem;
 use crate::snapshot::Tree;
 use crate::store::Tx;
@@ -129,8 +130,12 @@ pub(crate) async fn diff(
         return Err(Problem::not_found(format!("{name} at revision {to}")));
     }
     let differences = differences(&name, &before.tree, &after);
-    let changes: Vec<Value> = differences.iter().map(Difference::to_json).collect();
-    Ok(Json(json!({"name": name, "from": from, "to": to, "changes": changes})).into_response())
+    let page = params
+        .paging()
+        .cut(&differences, |difference| difference.name.clone())?;
+    let changes: Vec<Value> = page.items.iter().map(|difference| difference.to_json()).collect();
+    let answer = json!({"name": name, "from": from, "to": to, "changes": changes});
+    Ok(Json(page.told_in(answer)).into_response())
 }
 
 /// The routes of each cluster, as they come out of the intent of a revision: of the whole organization, or those that
@@ -140,6 +145,7 @@ pub(crate) async fn compiled(
     caller: Caller,
     name: Fqn,
     revision: u64,
+    paging: PageParams,
 ) -> Result<Response, Problem> {
     let lineage: Vec<Fqn> = name.lineage().collect();
     open(&app, &caller, &name, revision, Part::Names(&lineage)).await?;
@@ -149,19 +155,26 @@ pub(crate) async fn compiled(
     let snapshot = app.writes.snapshot();
     let may_read = |owner: &Fqn| caller.may_read_past(&snapshot, &world.tree, owner);
     let (routes, hidden) = routes(&plans, &name, may_read);
+    let clusters: BTreeSet<ClusterName> = routes.iter().map(|route| route.cluster.clone()).collect();
+    let page = paging.cut(&routes, |route| (route.cluster.clone(), route.key.clone()))?;
+    let mut shown: BTreeMap<&ClusterName, BTreeMap<&str, &Value>> = BTreeMap::new();
+    for route in &page.items {
+        let cluster = shown.entry(&route.cluster).or_default();
+        cluster.insert(&route.key, &route.item);
+    }
     let findings: Vec<_> = findings
         .iter()
         .filter(|finding| finding.resource.is_within(&name) && may_read(&finding.resource))
         .collect();
-    Ok(Json(json!({
+    let answer = json!({
         "name": name,
         "revision": revision,
-        "reports": world.sources(&app.organization, may_read, |cluster| routes.contains_key(cluster)),
-        "routes": routes,
+        "reports": world.sources(&app.organization, may_read, |cluster| clusters.contains(cluster)),
+        "routes": shown,
         "routesHidden": hidden,
         "findings": findings,
-    }))
-    .into_response())
+    });
+    Ok(Json(page.told_in(answer)).into_response())
 }
 
 pub(crate) async fn roll_back(
@@ -271,13 +284,16 @@ async fn readable_since(app: &App, tx: &mut Tx, caller: &Caller, name: &Fqn) -> 
     first.ok_or_else(|| Problem::not_found(name))
 }
 
-/// The routes of each cluster in which the node has a part, and how many of them the caller may not read.
-fn routes(
-    plans: &Plans,
-    node: &Fqn,
-    may_read: impl Fn(&Fqn) -> bool,
-) -> (BTreeMap<ClusterName, BTreeMap<String, Value>>, usize) {
-    let mut routes: BTreeMap<ClusterName, BTreeMap<String, Value>> = BTreeMap::new();
+/// A route as it is shown.
+struct Shown {
+    cluster: ClusterName,
+    key: String,
+    item: Value,
+}
+
+/// The routes in which the node has a part, by cluster and name, and how many of them the caller may not read.
+fn routes(plans: &Plans, node: &Fqn, may_read: impl Fn(&Fqn) -> bool) -> (Vec<Shown>, usize) {
+    let mut routes = Vec::new();
     let mut hidden = 0;
     for (cluster, slice) in plans {
         for (key, item) in &slice.items {
@@ -291,12 +307,16 @@ fn routes(
                 continue;
             }
             if owners.into_iter().all(&may_read) {
-                let shown = routes.entry(cluster.clone()).or_default();
-                shown.insert(key.to_string(), json!(item));
+                routes.push(Shown {
+                    cluster: cluster.clone(),
+                    key: key.to_string(),
+                    item: json!(item),
+                });
             } else {
                 hidden += 1;
             }
         }
     }
+    routes.sort_by(|a, b| (&a.cluster, &a.key).cmp(&(&b.cluster, &b.key)));
     (routes, hidden)
 }

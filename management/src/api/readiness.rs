@@ -11,12 +11,18 @@ use tombolo_compiler::readiness::readiness;
 use tombolo_compiler::report::Reports;
 
 use super::App;
+use super::paging::PageParams;
 use crate::audit::Verb;
 use crate::caller::Caller;
 use crate::problem::Problem;
 
 /// Of a large organization a computation: each loss is planned.
-pub(crate) async fn get(app: App, caller: Caller, name: Fqn) -> Result<Response, Problem> {
+pub(crate) async fn get(
+    app: App,
+    caller: Caller,
+    name: Fqn,
+    paging: PageParams,
+) -> Result<Response, Problem> {
     let snapshot = app.writes.snapshot();
     app.allow_read(&snapshot, &caller, &name, Verb::Get)?;
     snapshot.get(&name).ok_or_else(|| Problem::not_found(&name))?;
@@ -38,6 +44,7 @@ pub(crate) async fn get(app: App, caller: Caller, name: Fqn) -> Result<Response,
         ..Reports::default()
     };
     let services = readiness(snapshot.judged.resolved(), &reports, &silent, &name);
-    let answer = json!({"name": name, "revision": snapshot.version.revision, "items": services});
-    Ok(Json(answer).into_response())
+    let page = paging.cut(services, |service| service.service.clone())?;
+    let answer = json!({"name": name, "revision": snapshot.version.revision, "items": page.items});
+    Ok(Json(page.told_in(answer)).into_response())
 }

@@ -12,6 +12,7 @@ use tombolo_compiler::name::{Fqn, Label};
 
 use super::body::Body;
 use super::caller::Bearer;
+use super::paging::{PAGE_SIZE_MAX, PageParams, page_size};
 use super::target::{Collection, PastQuestion, Target};
 use super::{
     App, Params, access, changes, claim_offers, dry_run, effective, past, plans, readiness, status, watching,
@@ -27,9 +28,6 @@ use crate::snapshot::{Snapshot, Stored, Tree};
 use crate::store::resource::Window;
 use crate::unenforced;
 use crate::wish::Order;
-
-const PAGE_SIZE_DEFAULT: usize = 100;
-const PAGE_SIZE_MAX: usize = 500;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -49,6 +47,15 @@ pub(crate) struct GetParams {
     /// Of a collection: what changes from now on, or since `revision`.
     #[serde(default)]
     watch: bool,
+}
+
+impl GetParams {
+    pub(crate) fn paging(&self) -> PageParams {
+        PageParams {
+            page_size: self.page_size,
+            page_token: self.page_token.clone(),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -97,15 +104,15 @@ pub(crate) async fn get_or_list(
         Target::Receipt(name) => status::receipt(&app, caller, &name, &params).await,
         Target::Tree(name) => tree(&app, &caller, &name, &params),
         Target::Effective(name) => effective::effective(&app, &caller, &name, &params),
-        Target::Access(name) => access::access(&app, &caller, &name),
-        Target::Offers(name) => claim_offers::get(&app, &caller, &name),
+        Target::Access(name) => access::access(&app, &caller, &name, &params.paging()),
+        Target::Offers(name) => claim_offers::get(&app, &caller, &name, &params.paging()),
         Target::Past(PastQuestion::History, name) => past::history(&app, &caller, &name, &params).await,
         Target::Collection(collection) => {
             let listed = past::list(app.clone(), caller, collection, params, revision);
             app.computations.run(listed).await?
         }
         Target::Readiness(name) => {
-            let planned = readiness::get(app.clone(), caller, name);
+            let planned = readiness::get(app.clone(), caller, name, params.paging());
             app.computations.run(planned).await?
         }
         Target::Past(PastQuestion::Diff, name) => {
@@ -113,7 +120,7 @@ pub(crate) async fn get_or_list(
             app.computations.run(compared).await?
         }
         Target::Past(PastQuestion::Compiled, name) => {
-            let compiled = past::compiled(app.clone(), caller, name, revision);
+            let compiled = past::compiled(app.clone(), caller, name, revision, params.paging());
             app.computations.run(compiled).await?
         }
         Target::Adopt(_) | Target::Transfer(_) | Target::Past(PastQuestion::Rollback, _) => {
@@ -344,16 +351,6 @@ fn start(collection: &Collection, params: &GetParams) -> Result<String, Problem>
         .parse()
         .map_err(|_| Problem::bad_request(format!("pageToken {token:?} is not from this list")))?;
     Ok(format!("{path}/{leaf}"))
-}
-
-pub(crate) fn page_size(given: Option<usize>) -> Result<usize, Problem> {
-    let page_size = given.unwrap_or(PAGE_SIZE_DEFAULT);
-    match (1..=PAGE_SIZE_MAX).contains(&page_size) {
-        true => Ok(page_size),
-        false => Err(Problem::bad_request(format!(
-            "pageSize {page_size} is not between 1 and {PAGE_SIZE_MAX}"
-        ))),
-    }
 }
 
 /// A node and all that stands below it, in the order of the names. As with lists, what the caller may not read is left out;

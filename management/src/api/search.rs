@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tombolo_compiler::search::{Sought, search};
 
+use super::paging::PageParams;
 use super::{App, Params};
 use crate::caller::Caller;
 use crate::problem::Problem;
@@ -17,6 +18,10 @@ pub(crate) struct SearchParams {
     host: Option<String>,
     service: Option<String>,
     namespace: Option<String>,
+    #[serde(rename = "pageSize")]
+    page_size: Option<usize>,
+    #[serde(rename = "pageToken")]
+    page_token: Option<String>,
 }
 
 /// What the caller may not read is counted and not shown.
@@ -25,23 +30,28 @@ pub(crate) async fn list(
     caller: Caller,
     Params(params): Params<SearchParams>,
 ) -> Result<Response, Problem> {
+    let paging = PageParams {
+        page_size: params.page_size,
+        page_token: params.page_token,
+    };
     let sought = match (params.host, params.service, params.namespace) {
         (Some(host), None, None) => Sought::Host(host),
         (None, Some(service), None) => Sought::Service(service),
         (None, None, Some(namespace)) => Sought::Namespace(namespace.parse()?),
         _ => return Err(Problem::bad_request("ask for one of host, service and namespace")),
     };
-    let found = look(app.clone(), caller, sought);
-    Ok(app.computations.run(found).await?)
+    let found = look(app.clone(), caller, sought, paging);
+    app.computations.run(found).await?
 }
 
 /// Every document of the organization is looked at.
-async fn look(app: App, caller: Caller, sought: Sought) -> Response {
+async fn look(app: App, caller: Caller, sought: Sought, paging: PageParams) -> Result<Response, Problem> {
     let snapshot = app.writes.snapshot();
     let mut touches = search(snapshot.judged.intent(), &sought);
     let all = touches.len();
     touches.retain(|touch| caller.may_read(&snapshot, &touch.resource));
     let hidden = all - touches.len();
-    let answer = json!({"revision": snapshot.version.revision, "items": touches, "hidden": hidden});
-    Json(answer).into_response()
+    let page = paging.cut(touches, |touch| touch.resource.clone())?;
+    let answer = json!({"revision": snapshot.version.revision, "items": page.items, "hidden": hidden});
+    Ok(Json(page.told_in(answer)).into_response())
 }

@@ -14,7 +14,8 @@ use tombolo_compiler::name::{BadName, Fqn};
 use uuid::Uuid;
 
 use super::body::Body;
-use super::{App, login};
+use super::paging::PageParams;
+use super::{App, Params, login};
 use crate::account_key;
 use crate::audit::{self, Verb};
 use crate::caller::Caller;
@@ -96,15 +97,14 @@ pub(crate) async fn list(
     State(app): State<App>,
     caller: Caller,
     Collection { holder, kind }: Collection,
+    Params(paging): Params<PageParams>,
 ) -> Result<Json<Value>, Problem> {
     let user_uid = find(&app, &caller, &holder, Verb::List)?;
     let mut tx = app.store.begin_as(&caller.principal).await?;
     let rows = app.store.tokens_of(&mut tx, user_uid).await?.into_iter();
-    let items: Vec<TokenInfo> = rows
-        .filter(|row| row.kind() == kind)
-        .map(TokenInfo::from)
-        .collect();
-    Ok(Json(json!({ "items": items })))
+    let of_kind = rows.filter(|row| row.kind() == kind).map(TokenInfo::from);
+    let page = paging.cut(of_kind, |token| token.id)?;
+    Ok(Json(page.told_in(json!({ "items": page.items }))))
 }
 
 pub(crate) async fn revoke(

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tombolo_management::pages;
 use tombolo_tests::eventually;
 
+use crate::pages::in_pages;
 use crate::support::{ACME, Answer, Api, Management};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -216,6 +217,23 @@ async fn a_cookie_writes_from_pages_of_ours_only() {
         Ok(())
     })
     .await;
+    management.stop().await;
+}
+
+#[tokio::test]
+async fn sessions_are_listed_in_pages_newest_first() {
+    let management = with_passwords().await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(session(&management, "ann").await.1);
+    }
+    ids.reverse();
+    let sessions = format!("{ACME}/users/ann/sessions");
+    for size in [1, 2, 3] {
+        let listed = in_pages(&management.admin, &sessions, size).await;
+        let listed: Vec<&str> = listed.iter().filter_map(|item| item["id"].as_str()).collect();
+        assert_eq!(listed, ids, "{size}");
+    }
     management.stop().await;
 }
 

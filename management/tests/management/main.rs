@@ -29,6 +29,7 @@ mod matrix;
 mod migrations;
 mod oidc;
 mod outage;
+mod pages;
 mod past;
 mod plans;
 mod programs;

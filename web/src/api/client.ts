@@ -56,9 +56,9 @@ export const api = {
   get: (name: string) => send<Resource>(name),
   effective: (name: string, query: QueryOf<"effectiveWorkspace">) =>
     send<Answer<"effectiveWorkspace">>(`${name}:effective`, { query }),
-  readiness: (name: string) => send<Answer<"readinessWorkspace">>(`${name}:readiness`),
+  readiness: (name: string) => whole<Answer<"readinessWorkspace">>(`${name}:readiness`),
   schema: (kind: string) => send<Answer<"getSchema">>(`schemas/${kind}`),
-  search: (query: QueryOf<"search">) => send<Answer<"search">>("search", { query }),
+  search: (query: QueryOf<"search">) => whole<Answer<"search">>("search", query),
   explain: (body: Schema<"Question">) => send<Answer<"explain">>("explain", { method: "POST", body }),
   audit: (query: QueryOf<"listAudit">) => send<Answer<"listAudit">>("audit", { query }),
   plans: () => send<Answer<"listPlans">>("plans"),
@@ -87,6 +87,23 @@ export async function wholeTree(name: string, signal?: AbortSignal): Promise<{ i
     pageToken = page.nextPageToken;
   } while (pageToken && items.length < TREE_MAX);
   return { items, more: pageToken !== undefined };
+}
+
+/** A list with all of its pages. */
+async function whole<List extends { items: unknown[]; nextPageToken?: string }>(
+  path: string,
+  query: object = {},
+): Promise<List> {
+  const page = (pageToken?: string) =>
+    send<List>(path, { query: { ...query, pageSize: 500, ...(pageToken && { pageToken }) } });
+  const list = await page();
+  for (let token = list.nextPageToken; token; ) {
+    const next = await page(token);
+    list.items.push(...next.items);
+    token = next.nextPageToken;
+  }
+  delete list.nextPageToken;
+  return list;
 }
 
 async function send<Body>(path: string, sending: Sending = {}): Promise<Body> {
