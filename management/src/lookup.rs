@@ -2,22 +2,19 @@
 //! be woken costs Postgres more than a look-up does. The loops own their connections, so that no caller that hangs up
 //! leaves a statement half read.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use crate::store::lookup::{Found, FoundRow, Lookup};
 use crate::store::{ANSWER_TIMEOUT, Connection, REST_TRUSTED, Store, StoreError};
 
-/// The second takes over from a first whose statement takes long: one connection that hangs does not hold up all.
+/// Statements at a time: while one is answered another one is asked, and one connection that hangs does not hold up all.
 pub(crate) const LOOPS: usize = 2;
 /// In one statement; about two milliseconds' work for Postgres.
 const TOGETHER_MAX: usize = 64;
-/// What is no longer the work of a statement, but a database or a network that is slow.
-const LONG: Duration = Duration::from_millis(20);
 /// Whoever comes when so many wait, waits too.
 const QUEUED_MAX: usize = 1024;
 
@@ -79,12 +76,7 @@ impl LookupLoop {
     /// Until nobody is left who could ask.
     pub(crate) async fn run(mut self) {
         let mut waiting = Vec::new();
-        let queue = self.queue.clone();
-        loop {
-            let mut queue = queue.lock().await;
-            if queue.recv_many(&mut waiting, TOGETHER_MAX).await == 0 {
-                return;
-            }
+        while self.receive(&mut waiting).await {
             // Of those whose callers have hung up, nobody wants to know.
             waiting.retain(|one| !one.done.is_closed());
             if waiting.is_empty() {
@@ -93,18 +85,7 @@ impl LookupLoop {
             // Who asks for several things at once is looked up once.
             waiting.sort_unstable_by_key(|one| one.lookup.sha256);
             let asked: Vec<&Lookup> = waiting.iter().map(|one| &one.lookup).collect();
-            let answered = {
-                let mut asking = pin!(self.ask(&asked));
-                // Who comes meanwhile waits for the next statement, unless this one takes long.
-                match timeout(LONG, &mut asking).await {
-                    Ok(answered) => answered,
-                    Err(_) => {
-                        drop(queue);
-                        asking.await
-                    }
-                }
-            };
-            match answered {
+            match self.ask(&asked).await {
                 Ok(rows) => {
                     for (one, row) in waiting.drain(..).zip(rows) {
                         let _ = one.done.send(Ok(row));
@@ -118,6 +99,23 @@ impl LookupLoop {
                 }
             }
         }
+    }
+
+    /// False once there will be none.
+    async fn receive(&self, waiting: &mut Vec<Waiting>) -> bool {
+        let mut queue = self.queue.lock().await;
+        let Some(first) = queue.recv().await else {
+            return false;
+        };
+        waiting.push(first);
+        // Those whose requests are being read just now come along.
+        yield_now().await;
+        while waiting.len() < TOGETHER_MAX
+            && let Ok(one) = queue.try_recv()
+        {
+            waiting.push(one);
+        }
+        true
     }
 
     /// A connection that has rested goes back to the pool, which asks it whether it still answers; so does one on which
