@@ -212,6 +212,11 @@ impl Resource {
     pub fn to_json(&self) -> Value {
         serde_json::from_str(&self.written).expect("invariant: it was written as JSON")
     }
+
+    /// As [`Resource::to_json`], the text of an object.
+    pub fn written(&self) -> &str {
+        &self.written
+    }
 }
 
 impl Spec {

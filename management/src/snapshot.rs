@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
-use tombolo_compiler::fields::Kept;
+use tombolo_compiler::fields::{Fields, Kept};
 use tombolo_compiler::intent::{Intent, Resource};
 use tombolo_compiler::name::{ClusterName, Fqn, Kind};
 use tombolo_compiler::persistent::Map;
@@ -38,6 +39,25 @@ pub(crate) struct Stored {
     pub(crate) managed: Option<Managed>,
     /// By uid, who created it, or was given it since.
     pub(crate) owner: Option<Uuid>,
+}
+
+/// What the server says of a resource, in its REST form.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Known<'a> {
+    uid: Uuid,
+    etag: &'a str,
+    revision: u64,
+    create_time: DateTime<Utc>,
+    update_time: DateTime<Utc>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    managed_by: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    managed_revision: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    managed_fields: Option<&'a Fields>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<&'a Fqn>,
 }
 
 pub(crate) type Tree = Map<Fqn, Arc<Stored>>;
@@ -74,24 +94,6 @@ impl Stored {
     pub(crate) fn name(&self) -> &Fqn {
         &self.resource.name
     }
-
-    /// The REST form, without the owner's name, which is the tree's to know.
-    pub(crate) fn to_json(&self) -> serde_json::Value {
-        let mut document = self.resource.to_json();
-        document["uid"] = self.uid.to_string().into();
-        document["etag"] = self.etag.clone().into();
-        document["revision"] = self.revision.into();
-        document["createTime"] = serde_json::json!(self.created_at);
-        document["updateTime"] = serde_json::json!(self.updated_at);
-        if let Some(managed) = &self.managed {
-            document["managedBy"] = managed.by.as_str().into();
-            document["managedRevision"] = managed.revision.into();
-            if let Kept::Fields(fields) = &managed.kept {
-                document["managedFields"] = serde_json::json!(fields);
-            }
-        }
-        document
-    }
 }
 
 impl Snapshot {
@@ -112,12 +114,33 @@ impl Snapshot {
 
     /// A resource's REST form. Where it was looked up, what its manager keeps is the tree's to know.
     pub(crate) fn to_json(&self, stored: &Stored) -> serde_json::Value {
+        serde_json::from_str(&self.to_text(stored)).expect("invariant: it was written as JSON")
+    }
+
+    /// As [`Snapshot::to_json`], for whoever only sends it: what was written is not read first.
+    pub(crate) fn to_text(&self, stored: &Stored) -> String {
         let in_memory = self.get(stored.name()).filter(|held| held.etag == stored.etag);
-        let mut document = in_memory.map_or(stored, |held| held.as_ref()).to_json();
-        if let Some(owner) = stored.owner.and_then(|uid| self.bindings.name_of(uid)) {
-            document["owner"] = owner.as_str().into();
-        }
-        document
+        let shown = in_memory.map_or(stored, |held| held.as_ref());
+        let managed = shown.managed.as_ref();
+        let known = Known {
+            uid: shown.uid,
+            etag: &shown.etag,
+            revision: shown.revision,
+            create_time: shown.created_at,
+            update_time: shown.updated_at,
+            managed_by: managed.map(|managed| managed.by.as_str()),
+            managed_revision: managed.map(|managed| managed.revision),
+            managed_fields: managed.and_then(|managed| match &managed.kept {
+                Kept::Fields(fields) => Some(fields),
+                Kept::Whole => None,
+            }),
+            owner: stored.owner.and_then(|uid| self.bindings.name_of(uid)),
+        };
+        let known = serde_json::to_string(&known).expect("invariant: it has no maps");
+        // Two objects that are not empty, made one.
+        let written = shown.resource.written().strip_suffix('}');
+        let written = written.expect("invariant: a resource is written as an object");
+        format!("{written},{}", &known[1..])
     }
 
     /// Whether it is at least as new as what somebody has seen in the database.
@@ -333,7 +356,7 @@ pub(crate) fn below<'a, T>(tree: &'a Map<Fqn, T>, node: &str) -> impl Iterator<I
     tree.starting_with(&format!("{node}/")).map(|(_, value)| value)
 }
 
-fn put<T: serde::Serialize>(set: &mut Arc<Set>, name: &str, noun: &T) {
+fn put<T: Serialize>(set: &mut Arc<Set>, name: &str, noun: &T) {
     match codec::encode(name, noun) {
         Ok(resource) if set.get(name) == Some(&resource) => {}
         Ok(resource) => {

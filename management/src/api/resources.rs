@@ -387,8 +387,12 @@ fn tree(app: &App, caller: &Caller, node: &Fqn, params: &GetParams) -> Result<Re
 pub(crate) fn represent(snapshot: &Snapshot, stored: Option<&Stored>) -> Response {
     match stored {
         Some(stored) => {
-            let etag = [(header::ETAG, format!("\"{}\"", stored.etag))];
-            (etag, Json(snapshot.to_json(stored))).into_response()
+            let etag = format!("\"{}\"", stored.etag);
+            let headers = [
+                (header::CONTENT_TYPE, "application/json"),
+                (header::ETAG, etag.as_str()),
+            ];
+            (headers, snapshot.to_text(stored)).into_response()
         }
         // Written, and deleted by somebody else before we could look.
         None => StatusCode::NO_CONTENT.into_response(),
