@@ -1,14 +1,17 @@
 //! Who calls: the bearer token of a request, what a service account has signed, or the session in a cookie, made into a
 //! principal that exists.
 
+use std::fmt;
+
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, Uri, header};
 use tokio::time::Instant;
 use tombolo_compiler::name::Fqn;
 use tombolo_proto::held::Version;
 use uuid::Uuid;
 
+use super::target::Target;
 use super::{App, Identity, RequestInfo, verb_of};
 use crate::account_key::assertion::{self, Assertion};
 use crate::audit::{self, Verb};
@@ -33,11 +36,16 @@ pub(crate) struct Bearer {
     presented: Presented,
     info: RequestInfo,
     hand: Hand,
-    /// What a refusal is about.
-    verb: Verb,
-    name: String,
-    /// `GET /v1/…`, without the query.
-    request: String,
+    request: Requested,
+}
+
+/// What a refusal is about. Told where one is: most requests are not refused.
+#[derive(Debug)]
+struct Requested {
+    method: Method,
+    uri: Uri,
+    /// What it counts for when no other name can be told.
+    organization: Fqn,
 }
 
 /// How it is brought.
@@ -54,17 +62,20 @@ impl FromRequestParts<App> for Bearer {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Bearer, Problem> {
-        let verb = verb_of(&parts.method);
-        let name = name_of(parts, &app.organization);
+        let request = Requested {
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            organization: app.organization.clone(),
+        };
         let origin = app.login.site.origin(&parts.headers);
         let presented = match presented(&parts.headers, &origin, &app.organization) {
             Ok(presented) => presented,
-            Err(reason) => return Err(Problem::unauthenticated(reason, verb, name)),
+            Err(reason) => return Err(request.refuse(&reason)),
         };
         // What only reads answers no other site: its page cannot see the answer.
         let from_elsewhere = !parts.method.is_safe() && !origin.sent(&parts.headers);
         if from_elsewhere && matches!(presented, Presented::Cookie(_)) {
-            return Err(Problem::cross_site(verb, name));
+            return Err(Problem::cross_site(request.verb(), request.name()));
         }
         let info = RequestInfo::of(parts);
         let hand = Hand::of(&parts.headers).map_err(|error| Problem::bad_request(error.to_string()))?;
@@ -72,9 +83,7 @@ impl FromRequestParts<App> for Bearer {
             presented,
             info,
             hand,
-            verb,
-            name,
-            request: format!("{} {}", parts.method, parts.uri.path()),
+            request,
         })
     }
 }
@@ -111,7 +120,31 @@ impl Bearer {
     }
 
     fn refuse(&self, reason: &str) -> Problem {
-        Problem::unauthenticated(reason, self.verb, self.name.as_str())
+        self.request.refuse(reason)
+    }
+}
+
+impl Requested {
+    fn verb(&self) -> Verb {
+        verb_of(&self.method)
+    }
+
+    fn name(&self) -> String {
+        let path = self.uri.path().strip_prefix("/v1/");
+        let target = path.and_then(|path| path.parse::<Target>().ok());
+        let name = target.as_ref().and_then(Target::name);
+        name.unwrap_or(&self.organization).to_string()
+    }
+
+    fn refuse(&self, reason: &str) -> Problem {
+        Problem::unauthenticated(reason, self.verb(), self.name())
+    }
+}
+
+/// `GET /v1/…`, without the query.
+impl fmt::Display for Requested {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.method, self.uri.path())
     }
 }
 
@@ -143,7 +176,7 @@ impl App {
     /// As [`App::identify`], with what the caller identifies itself with.
     pub(crate) async fn identify_holder(&self, bearer: Bearer) -> Result<(Caller, Holder), Problem> {
         let holder = self.look_up(&bearer, None).await?.map(|found| found.holder);
-        let is_read = bearer.verb == Verb::Get;
+        let is_read = bearer.request.verb() == Verb::Get;
         let caller = self.caller(bearer, holder.clone()).await?;
         if is_read {
             // What answers from memory must not know less than what this caller was told before; a write is decided anew.
@@ -194,7 +227,7 @@ impl App {
                     .expires_at
                     .map_or(assertion.expires_at, |at| at.min(assertion.expires_at)),
             );
-            if !self.store.spend_assertion(assertion).await? {
+            if !Box::pin(self.store.spend_assertion(assertion)).await? {
                 return Err(bearer.refuse("the assertion was used already; sign one for each request"));
             }
         }
@@ -219,7 +252,14 @@ impl App {
         };
         if let Principal::BreakGlass { .. } = caller.principal {
             let metrics = self.metrics.break_glass();
-            break_glass::used(&self.store, metrics, &caller, &bearer.request, &bearer.name).await?;
+            Box::pin(break_glass::used(
+                &self.store,
+                metrics,
+                &caller,
+                &bearer.request.to_string(),
+                &bearer.request.name(),
+            ))
+            .await?;
         }
         Ok(caller)
     }
@@ -246,7 +286,7 @@ impl App {
         if known.is_some() || snapshot.has(seen) {
             return Ok(known);
         }
-        Ok(self.writes.catch_up().await?.known(uid))
+        Ok(Box::pin(self.writes.catch_up()).await?.known(uid))
     }
 
     /// The user of that uid.
@@ -348,17 +388,4 @@ fn presented(headers: &HeaderMap, origin: &Origin, organization: &Fqn) -> Result
 
 fn parsed(text: &str) -> Result<Token, String> {
     text.parse().map_err(|error: TokenError| error.to_string())
-}
-
-/// What an unknown caller asked for, when it can be told; else it counts for the organization.
-fn name_of(parts: &Parts, organization: &Fqn) -> String {
-    let target = parts
-        .uri
-        .path()
-        .strip_prefix("/v1/")
-        .map(str::parse::<super::target::Target>);
-    match target {
-        Some(Ok(target)) => target.name().unwrap_or(organization).to_string(),
-        _ => organization.to_string(),
-    }
 }
