@@ -143,8 +143,13 @@ fn parse() -> anyhow::Result<Option<Command>> {
 }
 
 fn start(command: Command) -> anyhow::Result<Verdict> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(command))
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Serve(serve) = &command
+        && let Some(workers) = serve.workers()
+    {
+        runtime.worker_threads(workers);
+    }
+    runtime.enable_all().build()?.block_on(run(command))
 }
 
 async fn run(command: Command) -> anyhow::Result<Verdict> {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -330,6 +331,14 @@ fn use_small_pages() {
 }
 
 impl Serve {
+    /// How many threads run its tasks; one for each core when it does not say.
+    pub(crate) fn workers(&self) -> Option<usize> {
+        // One core is for what works beside them: Postgres, which does half of each read, and what is computed over the
+        // whole organization. With a thread more, on two cores, each read cost management almost twice the CPU time: the
+        // threads woke each other for every batch.
+        matches!(self, Serve::Management(_)).then(|| cores().saturating_sub(1).max(1))
+    }
+
     /// Whether it is only to tell its configuration.
     pub(crate) fn only_prints(&self) -> bool {
         matches!(self, Serve::Management(args) if args.print_config)
@@ -455,7 +464,6 @@ impl TryFrom<ProxyArgs> for ProxyConfig {
                 outbound: args.outbound.context("--role sidecar needs --outbound")?,
             },
         };
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             node_id: args.id,
             cluster: args.cluster,
@@ -489,6 +497,11 @@ fn parse_access_log(text: &str) -> Result<AccessLog, String> {
         "stdout" => Ok(AccessLog::Stdout),
         file => Ok(AccessLog::File(file.into())),
     }
+}
+
+/// Of this machine, or as many as this process may use.
+fn cores() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 #[cfg(test)]

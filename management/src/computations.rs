@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::{Semaphore, oneshot};
-use tokio::task::spawn_blocking;
+use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::timeout;
 use tracing::Instrument;
 
@@ -94,6 +94,17 @@ impl Computations {
     }
 }
 
+/// What a write computes in its task: of a large organization that takes as long as many reads. What else this thread
+/// would do is done by another one meanwhile.
+#[expect(clippy::disallowed_methods, reason = "never on a current-thread runtime")]
+pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        // There is no other one.
+        RuntimeFlavor::CurrentThread => work(),
+        _ => block_in_place(work),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -161,6 +172,16 @@ mod tests {
         };
         let _all = computations.turns.acquire_many(RUNNING_MAX as u32).await.unwrap();
         assert_eq!(computations.run(async { 7 }).await, Err(Busy));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn what_a_write_computes_keeps_nobody_from_the_only_worker() {
+        const STUCK: Duration = Duration::from_secs(10);
+        let (end, ended) = mpsc::channel();
+        let writing = tokio::spawn(async move { aside(move || ended.recv_timeout(STUCK).unwrap()) });
+        // On a worker, which this task is not.
+        tokio::spawn(async move { end.send(7).unwrap() }).await.unwrap();
+        assert_eq!(writing.await.unwrap(), 7);
     }
 
     #[tokio::test]

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use crate::audit::{self, Chain, ChainHead, Outcome, Record, Verb, seal};
 use crate::caller::Caller;
 use crate::change::{Change, Prepared, Refusal, Step, authorize_one, prepare};
+use crate::computations::aside;
 use crate::history::{Entry, Event};
 use crate::iam::{Action, Principal};
 use crate::managed::Hand;
@@ -144,7 +145,7 @@ impl Writes {
     /// Decides before the queue. Nobody is refused on less than what other replicas had committed when it came.
     async fn prepare(&self, caller: &Caller, order: &Order) -> Result<Prepared, WriteError> {
         let base = self.snapshot();
-        let refusal = match order.prepare(&base, caller) {
+        let refusal = match aside(|| order.prepare(&base, caller)) {
             Ok(prepared) => return Ok(prepared),
             Err(refusal) => refusal,
         };
@@ -157,7 +158,7 @@ impl Writes {
         if latest.version != found {
             latest = self.catch_up().await?;
         }
-        Ok(order.prepare(&latest, caller)?)
+        Ok(aside(|| order.prepare(&latest, caller))?)
     }
 
     /// Decides on what the database holds now, as a write would, the second wall included, and writes nothing.
@@ -166,7 +167,7 @@ impl Writes {
         if self.store.version().await? != base.version {
             base = self.catch_up().await?;
         }
-        Ok(wish.prepare(&base, caller)?)
+        Ok(aside(|| wish.prepare(&base, caller))?)
     }
 
     pub(crate) async fn write(
@@ -370,7 +371,7 @@ impl Writer {
         let prepared = if Arc::ptr_eq(&base, &prepared.base) {
             prepared
         } else {
-            order.prepare(&base, caller)?
+            aside(|| order.prepare(&base, caller))?
         };
         if prepared.changes_nothing() {
             let answer = order.reply.answer(&base, &prepared.steps);
@@ -591,7 +592,7 @@ pub(crate) async fn load_since(store: &Store, held: &Snapshot) -> Result<Snapsho
         put: store.resources_since(&mut tx, known.revision).await?,
     };
     drop(tx);
-    Ok(held.advance(head.version, delta, None))
+    Ok(aside(|| held.advance(head.version, delta, None)))
 }
 
 /// Rows, tombstones, history, audit records, realms and the head: all of a write but its commit, and what is there after
@@ -637,7 +638,7 @@ pub(crate) async fn write_steps(
         audit: pen.end,
     };
     store.set_head(&mut tx, &head).await?;
-    let next = base.advance(pen.version, pen.delta, Some(prepared.judged.clone()));
+    let next = aside(|| base.advance(pen.version, pen.delta, Some(prepared.judged.clone())));
     // Last of all: who gives its own rights away writes that down first.
     let realms = base.realms_to(&next);
     store.change_realms(&mut tx, &caller.principal, &realms).await?;
