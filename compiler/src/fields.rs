@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 
 /// Of one document. One that sets more, such as an OpenAPI document, is kept by its larger parts.
 const FIELDS_MAX: usize = 500;
+/// Of those that a sentence names.
+const NAMED_MAX: usize = 10;
 /// Who a resource is, which nobody can set otherwise.
 const IDENTITY: [&str; 2] = ["kind", "name"];
 /// The part that each kind has; it says nothing by being there.
@@ -34,7 +36,7 @@ impl Fields {
         if whole.0.len() <= FIELDS_MAX {
             return whole;
         }
-        let coarser = [4, 3, 2].map(|depth| Fields::down_to(document, depth));
+        let coarser = [4, 3, 2, 1].map(|depth| Fields::down_to(document, depth));
         let fits = coarser.iter().find(|fields| fields.0.len() <= FIELDS_MAX);
         fits.or(coarser.last()).cloned().unwrap_or_default()
     }
@@ -51,6 +53,19 @@ impl Fields {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Those of a document that one takes the place of: what is there or below, or above it in the place of an object.
+    fn in_place_of(field: &str, document: &Value) -> Fields {
+        let is_in_the_way = |above: &&str| document.pointer(above).is_some_and(|value| !value.is_object());
+        if let Some(above) = upwards(field).skip(1).filter(is_in_the_way).last() {
+            return Fields([above.to_owned()].into());
+        }
+        let mut fields = Fields::default();
+        if let Some(value) = document.pointer(field) {
+            fields.add(field, value, usize::MAX);
+        }
+        fields
     }
 
     fn down_to(document: &Value, depth: usize) -> Fields {
@@ -111,18 +126,18 @@ impl Kept {
         merged
     }
 
-    /// What a manager would newly set that somebody else has set otherwise.
+    /// What somebody else has set that would be otherwise, or gone, by what a manager newly sets.
     pub fn contested(&self, held: &Value, sent: &Value) -> Fields {
         let Kept::Fields(kept) = self else {
             return Fields::default();
         };
-        let newly = Fields::of(sent).0.into_iter().filter(|field| {
-            let is_kept = kept
-                .iter()
-                .any(|kept| kept == field || is_below(kept, field) || is_below(field, kept));
-            !is_kept && held.pointer(field).is_some()
-        });
-        Fields(newly.collect()).differing(held, sent)
+        let is_kept = |field: &str| upwards(field).any(|above| kept.0.contains(above));
+        let mut others = Fields::default();
+        for field in Fields::of(sent).iter().filter(|field| !is_kept(field)) {
+            others.0.extend(Fields::in_place_of(field, held).0);
+        }
+        others.0.retain(|field| !is_kept(field));
+        others.differing(held, sent)
     }
 }
 
@@ -134,7 +149,12 @@ impl From<Fields> for Kept {
 
 impl std::fmt::Display for Fields {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.iter().collect::<Vec<_>>().join(", "))
+        let named: Vec<&str> = self.iter().take(NAMED_MAX).collect();
+        f.write_str(&named.join(", "))?;
+        match self.0.len() - named.len() {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
     }
 }
 
@@ -143,10 +163,9 @@ fn step(at: &str, key: &str) -> String {
     format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
-fn is_below(field: &str, above: &str) -> bool {
-    field
-        .strip_prefix(above)
-        .is_some_and(|rest| rest.starts_with('/'))
+/// A field, and those that it is a part of.
+fn upwards(field: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(field), |field| Some(field.rsplit_once('/')?.0))
 }
 
 /// With the objects around it that are empty then.
@@ -221,6 +240,21 @@ mod tests {
             found,
             fields(&["/description", "/spec/openapi/info", "/spec/openapi/paths"])
         );
+        let wide: Map<String, Value> = (0..=FIELDS_MAX)
+            .map(|n| (format!("k{n}"), json!("x")))
+            .collect();
+        let wide = json!({"labels": wide, "spec": {"a": 1}});
+        assert_eq!(Fields::of(&wide), fields(&["/labels", "/spec"]));
+    }
+
+    #[test]
+    fn a_sentence_names_the_first_fields_and_counts_the_rest() {
+        assert_eq!(fields(&["/a", "/b"]).to_string(), "/a, /b");
+        let many = Fields((0..=NAMED_MAX).map(|n| format!("/{n:02}")).collect());
+        assert_eq!(
+            many.to_string(),
+            "/00, /01, /02, /03, /04, /05, /06, /07, /08, /09 and 1 more"
+        );
     }
 
     #[test]
@@ -276,9 +310,39 @@ mod tests {
                 vec!["/description"],
             ),
             (json!({"spec": {"a": {"deep": 1}, "b": 3}}), vec!["/spec/b"]),
+            // Above what is newly set.
+            (json!({"spec": {"a": 1, "b": {"deep": {"er": 1}}}}), vec!["/spec/b"]),
         ] {
             assert_eq!(kept.contested(&held, &sent), fields(&expected), "{sent}");
             assert!(Kept::Whole.contested(&held, &sent).is_empty());
         }
+    }
+
+    /// Whoever keeps one part of an object and sets all of it would take the other parts from those who have set them.
+    #[test]
+    fn what_others_have_set_below_is_contested() {
+        let held = json!({"labels": {"a": "1", "b": "by hand"}, "spec": {"c": {"d": 1, "e": {}}, "f": [{"g": 1}], "h": null}});
+        let kept = Kept::Fields(fields(&["/labels/a", "/spec/c/d", "/spec/i"]));
+        for (sent, expected) in [
+            (json!({"labels": {}}), vec!["/labels/b"]),
+            (json!({"labels": {"a": "2"}}), vec![]),
+            (json!({"labels": {"b": "by hand"}}), vec![]),
+            (json!({"spec": {"c": [1]}}), vec!["/spec/c/e"]),
+            (json!({"spec": {"c": {"d": {"deep": 1}}}}), vec![]),
+            // A person's empty object takes more.
+            (json!({"spec": {"c": {"e": {"more": 1}}}}), vec![]),
+            // What is in a list is the list's, and nothing is a value as well.
+            (json!({"spec": {"f": {"0": {"g": 1}}}}), vec!["/spec/f"]),
+            (json!({"spec": {"h": {"i": 1}}}), vec!["/spec/h"]),
+            (json!({"spec": {"i": {"j": 1}}}), vec![]),
+        ] {
+            assert_eq!(kept.contested(&held, &sent), fields(&expected), "{sent}");
+        }
+        // Of very many fields, the larger parts are set.
+        let many: Map<String, Value> = (0..=FIELDS_MAX).map(|n| (format!("p{n}"), json!(n))).collect();
+        let held = json!({"spec": {"openapi": {"info": {}, "paths": {"p0": 0, "by hand": 1}}}});
+        let kept = Kept::Fields(fields(&["/spec/openapi/paths/p0"]));
+        let sent = json!({"spec": {"openapi": {"info": {}, "paths": many}}});
+        assert_eq!(kept.contested(&held, &sent), fields(&["/spec/openapi/paths/by hand"]));
     }
 }
