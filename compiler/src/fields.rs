@@ -240,9 +240,7 @@ mod tests {
             found,
             fields(&["/description", "/spec/openapi/info", "/spec/openapi/paths"])
         );
-        let wide: Map<String, Value> = (0..=FIELDS_MAX)
-            .map(|n| (format!("k{n}"), json!("x")))
-            .collect();
+        let wide: Map<String, Value> = (0..=FIELDS_MAX).map(|n| (format!("k{n}"), json!("x"))).collect();
         let wide = json!({"labels": wide, "spec": {"a": 1}});
         assert_eq!(Fields::of(&wide), fields(&["/labels", "/spec"]));
     }
@@ -311,7 +309,10 @@ mod tests {
             ),
             (json!({"spec": {"a": {"deep": 1}, "b": 3}}), vec!["/spec/b"]),
             // Above what is newly set.
-            (json!({"spec": {"a": 1, "b": {"deep": {"er": 1}}}}), vec!["/spec/b"]),
+            (
+                json!({"spec": {"a": 1, "b": {"deep": {"er": 1}}}}),
+                vec!["/spec/b"],
+            ),
         ] {
             assert_eq!(kept.contested(&held, &sent), fields(&expected), "{sent}");
             assert!(Kept::Whole.contested(&held, &sent).is_empty());
@@ -343,6 +344,9 @@ mod tests {
         let held = json!({"spec": {"openapi": {"info": {}, "paths": {"p0": 0, "by hand": 1}}}});
         let kept = Kept::Fields(fields(&["/spec/openapi/paths/p0"]));
         let sent = json!({"spec": {"openapi": {"info": {}, "paths": many}}});
-        assert_eq!(kept.contested(&held, &sent), fields(&["/spec/openapi/paths/by hand"]));
+        assert_eq!(
+            kept.contested(&held, &sent),
+            fields(&["/spec/openapi/paths/by hand"])
+        );
     }
 }

@@ -180,6 +180,38 @@ async fn a_manager_keeps_the_fields_that_it_sets_and_no_others() {
     management.stop().await;
 }
 
+/// A folder that has set a part of an object newly sets all of it.
+#[tokio::test]
+async fn what_a_person_has_set_below_a_new_field_is_contested() {
+    let management = Management::start().await;
+    let admin = &management.admin;
+    let labelled = |labels: Value| json!({"name": PAY, "labels": labels});
+    applied(admin, &[CI], labelled(json!({"a": "1"}))).await;
+    applied(admin, &[], labelled(json!({"a": "1", "b": "by hand"}))).await;
+    let refused = apply(admin, &[CI], labelled(json!({}))).await;
+    refused.refused(409, "somebody else has set /labels/b");
+    assert_eq!(admin.get(PAY).await.json()["labels"]["b"], "by hand");
+    applied(admin, &[CI, FORCE], labelled(json!({}))).await;
+    assert_eq!(admin.get(PAY).await.json()["labels"]["b"], Value::Null);
+    management.stop().await;
+}
+
+/// Whose a resource is, is not what its manager keeps.
+#[tokio::test]
+async fn another_owner_is_no_change_of_what_is_managed() {
+    let management = Management::start().await;
+    let admin = &management.admin;
+    admin.create(pay("")).await;
+    applied(admin, &[CI], shop("*/a")).await;
+    management.user("ann", &[]).await;
+    let owner = json!({"owner": format!("{ACME}/users/ann")});
+    let given = admin.post(&format!("{SHOP}:transfer"), owner).await;
+    assert_eq!(given.status, 200, "{}", given.text);
+    let namespaces = json!(["/spec/namespaces"]);
+    assert_eq!(kept(admin).await, (namespaces, Value::Null, json!("*/a"), false));
+    management.stop().await;
+}
+
 /// As a version left it that knew no fields, or wrote after one that did.
 #[tokio::test]
 async fn what_was_managed_as_a_whole_is_until_its_manager_writes_again() {
