@@ -46,10 +46,19 @@ pub struct Proxies {
     pub silent: usize,
 }
 
+/// Why it is not told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Untold {
+    #[error(transparent)]
+    Key(#[from] BadSliceKey),
+    #[error("it has {all} kinds of proxies, and there was time for {seen} of them")]
+    OutOfTime { seen: usize, all: usize },
+}
+
 impl TouchedAsked {
-    pub fn of(changes: &[SliceChange]) -> TouchedAsked {
+    pub fn of<'a>(changes: impl IntoIterator<Item = &'a SliceChange>) -> TouchedAsked {
         let after = changes
-            .iter()
+            .into_iter()
             .map(|change| (change.key.to_string(), change.after.clone()));
         TouchedAsked {
             after: after.collect(),
@@ -70,21 +79,26 @@ impl TouchedAsked {
 }
 
 /// # Errors
-/// When what is asked names no item of a slice.
+/// When what is asked names no item of a slice, or it is not `in_time` any more for another kind of proxy.
 pub fn touched(
     cluster: &ClusterName,
     (version, slice): ((u64, u64), &Slice),
     view: &View,
     proxies: &Proxies,
     asked: &TouchedAsked,
-) -> Result<Touched, BadSliceKey> {
+    mut in_time: impl FnMut() -> bool,
+) -> Result<Touched, Untold> {
     let after = asked.applied_to(slice)?;
     let mut by_role: BTreeMap<ProxyRole, Vec<&str>> = BTreeMap::new();
     for node in &proxies.connected {
         by_role.entry(kind(&node.role)).or_default().push(&node.id);
     }
+    let kinds = by_role.len();
     let mut all = BTreeSet::new();
-    for (role, ids) in by_role {
+    for (seen, (role, ids)) in by_role.into_iter().enumerate() {
+        if !in_time() {
+            return Err(Untold::OutOfTime { seen, all: kinds });
+        }
         let node = ProxyNode {
             id: String::new(),
             role,
@@ -188,7 +202,7 @@ mod tests {
             ),
         ] {
             let asked = TouchedAsked::of(&change);
-            let found = touched(&cluster, ((1, 7), &slice), &view(), &proxies, &asked).unwrap();
+            let found = touched(&cluster, ((1, 7), &slice), &view(), &proxies, &asked, || true).unwrap();
             assert_eq!(
                 found.names.into_iter().collect::<Vec<_>>(),
                 expected,
@@ -207,7 +221,15 @@ mod tests {
         };
         let asked = TouchedAsked::of(&[owned("shop", Some("shop"))]);
         let cluster = "us-east".parse().unwrap();
-        let found = touched(&cluster, ((1, 7), &Slice::default()), &view(), &proxies, &asked).unwrap();
+        let found = touched(
+            &cluster,
+            ((1, 7), &Slice::default()),
+            &view(),
+            &proxies,
+            &asked,
+            || true,
+        )
+        .unwrap();
         assert_eq!((found.names.len(), found.more), (NAMED_MAX, 3));
         assert!(found.names.contains("p-000") && !found.names.contains("p-022"));
         let nonsense: TouchedAsked = serde_json::from_value(json!({"after": {"pods/x": null}})).unwrap();
@@ -217,9 +239,39 @@ mod tests {
                 ((1, 7), &Slice::default()),
                 &view(),
                 &proxies,
-                &nonsense
+                &nonsense,
+                || true
             )
             .is_err()
         );
+    }
+
+    /// What is lowered for each kind of a large cluster must end before those who ask have gone.
+    #[test]
+    fn what_takes_too_long_is_not_told() {
+        let proxies = Proxies {
+            connected: vec![
+                sidecar("a", "shop", 1),
+                sidecar("b", "media", 1),
+                sidecar("c", "shop", 2),
+            ],
+            silent: 0,
+        };
+        let asked = TouchedAsked::of(&[owned("shop", Some("shop"))]);
+        let cluster = "us-east".parse().unwrap();
+        let tell = |kinds: usize| {
+            let mut left = kinds;
+            let in_time = || left.checked_sub(1).inspect(|rest| left = *rest).is_some();
+            touched(
+                &cluster,
+                ((1, 7), &Slice::default()),
+                &view(),
+                &proxies,
+                &asked,
+                in_time,
+            )
+        };
+        assert_eq!(tell(1), Err(Untold::OutOfTime { seen: 1, all: 2 }));
+        assert_eq!(tell(2).unwrap().names.len(), 2);
     }
 }

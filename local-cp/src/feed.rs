@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tombolo_compiler::name::ClusterName;
 use tombolo_compiler::routes::Slice;
@@ -33,7 +34,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// A central that comes back is found within this.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 const TICK: Duration = Duration::from_secs(1);
-/// An operator's words that wait for one link.
+/// An operator's words, and answers, that wait for one link.
 const EVENTS_MAX: usize = 4;
 
 /// The links to all centrals and what came of them. Cheap to clone.
@@ -52,6 +53,8 @@ struct Shared {
     /// What questions are answered from, with the fleet.
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     fleet: Fleet,
+    /// Of questions, one is answered at a time: proxies come first.
+    answering: Arc<Semaphore>,
     metrics: Metrics,
 }
 
@@ -138,6 +141,7 @@ impl Feed {
             events: senders,
             snapshots,
             fleet: fleet.clone(),
+            answering: Arc::new(Semaphore::new(1)),
             metrics: metrics.clone(),
         });
         let links = Links {
@@ -242,7 +246,7 @@ impl Shared {
 
     /// One connection, from its start to its end.
     async fn attempt(
-        &self,
+        self: &Arc<Self>,
         at: usize,
         session: &mut Session,
         inputs: &mut Inputs,
@@ -263,7 +267,7 @@ impl Shared {
             .into()
     }
 
-    fn act(&self, at: usize, action: Action, backoff: &mut Backoff) -> Vec<Event> {
+    fn act(self: &Arc<Self>, at: usize, action: Action, backoff: &mut Backoff) -> Vec<Event> {
         let central = self.urls[at].as_str();
         match action {
             Action::PeerJoined { node, .. } => {
@@ -304,18 +308,36 @@ impl Shared {
                 }
                 Vec::new()
             }
-            Action::Asked(question) => vec![Event::Answer(self.answer(&question))],
+            Action::Asked(question) => self.answer(at, question),
             // The drive handles these itself, and an edge asks nobody.
             Action::Send(_) | Action::PeerSilent | Action::Close(_) | Action::Answered(_) => Vec::new(),
         }
     }
 
-    fn answer(&self, question: &Question) -> Answer {
-        let snapshot = self.snapshots.borrow().clone();
-        Answer {
-            id: question.id,
-            answer: answer(&self.cluster, snapshot.as_deref(), &self.fleet, question).map(Bytes::from),
-        }
+    /// Aside: to lower for a whole cluster takes long, and the link goes on meanwhile.
+    fn answer(self: &Arc<Self>, at: usize, question: Question) -> Vec<Event> {
+        let Ok(turn) = self.answering.clone().try_acquire_owned() else {
+            let busy = format!(
+                "the edge of {} is busy with another question; ask again",
+                self.cluster
+            );
+            return vec![Event::Answer(Answer {
+                id: question.id,
+                answer: Err(busy),
+            })];
+        };
+        let shared = self.clone();
+        spawn_blocking(move || {
+            let snapshot = shared.snapshots.borrow().clone();
+            let told = answer(&shared.cluster, snapshot.as_deref(), &shared.fleet, &question);
+            drop(turn);
+            // Of a link that takes no more, nobody waits for it.
+            let _ = shared.events[at].try_send(Event::Answer(Answer {
+                id: question.id,
+                answer: told.map(Bytes::from),
+            }));
+        });
+        Vec::new()
     }
 
     fn follow(&self, event: FollowEvent) -> Vec<Event> {
@@ -358,5 +380,42 @@ impl Shared {
         // A step of the follower is one assignment after another of plain values: a panic elsewhere leaves nothing
         // that the next step does not overwrite.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::fleet::Roster;
+
+    #[tokio::test]
+    async fn one_question_at_a_time_is_answered_aside() {
+        let cluster: ClusterName = "us-east".parse().unwrap();
+        let (_snapshots, snapshots) = watch::channel(None);
+        let fleet = Fleet::new(Roster::default());
+        let urls = ["https://central".to_owned()];
+        let (feed, mut links) = Feed::new(&cluster, &urls, None, snapshots, &fleet, &Metrics::default());
+        let question = |id: u64| Question {
+            id,
+            cluster: "us-east".to_owned(),
+            body: Bytes::from_static(br#"{"after": {}}"#),
+        };
+        let turn = feed.shared.answering.clone().try_acquire_owned().unwrap();
+        let refused = feed.shared.answer(0, question(1));
+        let [
+            Event::Answer(Answer {
+                id: 1,
+                answer: Err(busy),
+            }),
+        ] = &refused[..]
+        else {
+            panic!("{refused:?}");
+        };
+        assert!(busy.contains("busy"), "{busy}");
+        drop(turn);
+        assert!(feed.shared.answer(0, question(2)).is_empty(), "the link goes on");
+        let told = links.events[0].recv().await.unwrap();
+        assert!(matches!(told, Event::Answer(Answer { id: 2, .. })), "{told:?}");
     }
 }

@@ -131,10 +131,15 @@ fn proxies_of_one(proxies: &Value) -> String {
                 listed(&names)
             ),
         };
-        return match changed["silent"].as_u64() {
-            Some(silent @ 1..) => format!("{told}; of {silent} that went silent it is not known"),
-            _ => told,
+        let silent = match changed["silent"].as_u64() {
+            Some(silent @ 1..) => format!("; of {silent} that went silent it is not known"),
+            _ => String::new(),
         };
+        let hidden = match proxies["routesHidden"].as_u64() {
+            Some(hidden @ 1..) => format!("; not by the {hidden} changes of routes that you may not read"),
+            _ => String::new(),
+        };
+        return format!("{told}{silent}{hidden}");
     }
     let told = match proxies["atMost"].as_u64() {
         Some(1) => "at most 1 proxy is given something else".to_owned(),
@@ -173,6 +178,8 @@ mod tests {
             "proxies": {
                 "ap": {"atMost": 2, "away": "the edge of ap is not heard"},
                 "eu": {"atMost": 9, "changed": {"names": ["gw-1", "web-1"], "more": 3, "silent": 1, "version": [1, 7]}},
+                "me": {"atMost": 9, "routesHidden": 2,
+                    "changed": {"names": [], "more": 0, "silent": 0, "version": [1, 7]}},
                 "sa": {"atMost": 9, "changed": {"names": [], "more": 0, "silent": 0, "version": [1, 7]}},
                 "us-east": {"atMost": 3}, "us-west": {"atMost": null}},
         });
@@ -186,6 +193,7 @@ mod tests {
                 "that you may not read: 2 more",
                 "ap: at most 2 proxies are given something else; which is not known: the edge of ap is not heard",
                 "eu: 5 proxies are given something else: gw-1, web-1 and 3 more; of 1 that went silent it is not known",
+                "me: no proxy is given anything else; not by the 2 changes of routes that you may not read",
                 "sa: no proxy is given anything else",
                 "us-east: at most 3 proxies are given something else",
                 "us-west: its edge has not told how many proxies it has",

@@ -1,6 +1,8 @@
 //! What an edge answers to those above, from what it holds: what a proxy of its cluster does with a request, and which of
 //! its proxies a change of routes would touch.
 
+use std::time::{Duration, Instant};
+
 use serde::Deserialize;
 use tombolo_compiler::explain::{self, Told, trace};
 use tombolo_compiler::name::ClusterName;
@@ -9,6 +11,9 @@ use tombolo_proto::frame::{ANSWER_BYTES_MAX, Question};
 
 use crate::fleet::Fleet;
 use crate::snapshot::Snapshot;
+
+/// Management waits a little longer for it.
+const TELLING_TIME_MAX: Duration = Duration::from_millis(1500);
 
 /// What an edge is asked; each has fields that no other has.
 #[derive(Debug, Deserialize)]
@@ -53,8 +58,11 @@ pub(super) fn answer(
                     .collect(),
                 silent: proxies.unknown.len(),
             };
-            let told = touched(cluster, (*version, slice), view, &proxies, &asked);
-            serde_json::to_vec(&told.map_err(|error| error.to_string())?)
+            let end = Instant::now() + TELLING_TIME_MAX;
+            let in_time = || Instant::now() < end;
+            let told = touched(cluster, (*version, slice), view, &proxies, &asked, in_time);
+            let told = told.map_err(|why| format!("the edge of {cluster} does not tell: {why}"))?;
+            serde_json::to_vec(&told)
         }
     };
     let body = body.map_err(|error| error.to_string())?;

@@ -292,8 +292,11 @@ fn behaviour() -> Value {
     let changed = json!({"names": list(text()), "more": count(), "silent": count(), "version": version()});
     let changed = closed(changed, &["names", "more", "silent", "version"]);
     let at_most = json!({"type": ["integer", "null"]});
+    let mut hidden = count();
+    hidden["description"] =
+        json!("Changes of routes that the caller may not read: the edge is not asked about those.");
     let proxies = closed(
-        json!({"atMost": at_most, "changed": changed, "away": text()}),
+        json!({"atMost": at_most, "changed": changed, "away": text(), "routesHidden": hidden}),
         &["atMost"],
     );
     closed(

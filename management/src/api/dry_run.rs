@@ -58,16 +58,23 @@ fn describe(caller: &Caller, prepared: &Prepared, mesh: &Mesh) -> (Value, Asking
     };
     let plan = ChangePlan::of(prepared, &reports);
     let may_read = |name: &Fqn| caller.may_read(base, name);
-    let (routes, routes_hidden) = readable(&plan.routes, may_read);
-    let clusters: BTreeSet<&ClusterName> = routes.keys().collect();
-    let shown = plan
-        .routes
-        .iter()
-        .filter(|(cluster, _)| clusters.contains(cluster));
+    let (readable, hidden) = readable(&plan.routes, may_read);
+    let clusters: BTreeSet<&ClusterName> = readable.keys().copied().collect();
     let there = base.clusters();
     let may_know = |cluster: &ClusterName| there.get(cluster).is_some_and(|(held, _)| may_read(held.name()));
-    let asking = touched::questions(shown, mesh, may_know);
-    let behaviour = behaviour::tell(&plan.behaviour, mesh, &clusters, may_read);
+    // Of the others, the names of the proxies that they touch would tell.
+    let asking = touched::questions(&readable, mesh, may_know);
+    let mut behaviour = behaviour::tell(&plan.behaviour, mesh, &clusters, may_read);
+    for (cluster, hidden) in hidden
+        .iter()
+        .filter(|(cluster, _)| asking.contains_key(**cluster))
+    {
+        behaviour["proxies"][cluster.as_str()]["routesHidden"] = (*hidden).into();
+    }
+    let routes: BTreeMap<_, Vec<Value>> = readable
+        .into_iter()
+        .map(|(cluster, changes)| (cluster, changes.into_iter().map(route).collect()))
+        .collect();
     let changes: Vec<Value> = prepared.steps.iter().map(change).collect();
     let (handed, handed_hidden): (Vec<&Step>, Vec<&Step>) =
         prepared.handed.iter().partition(|step| may_read(step.name()));
@@ -79,26 +86,29 @@ fn describe(caller: &Caller, prepared: &Prepared, mesh: &Mesh) -> (Value, Asking
         "handedOver": handed,
         "handedOverHidden": handed_hidden.len(),
         "routes": routes,
-        "routesHidden": routes_hidden,
+        "routesHidden": hidden.values().sum::<usize>(),
         "behaviour": behaviour,
         "findings": plan.findings,
     });
     (described, asking)
 }
 
-/// What the caller may read of the routes that change, by cluster, and how many others change.
+/// By cluster, what the caller may read of the routes that change, and how many others change.
 fn readable<'a>(
     clusters: impl IntoIterator<Item = (&'a ClusterName, &'a Vec<SliceChange>)>,
     may_read: impl Fn(&Fqn) -> bool,
-) -> (BTreeMap<ClusterName, Vec<Value>>, usize) {
-    let mut routes: BTreeMap<_, Vec<Value>> = BTreeMap::new();
-    let mut hidden = 0;
+) -> (
+    BTreeMap<&'a ClusterName, Vec<&'a SliceChange>>,
+    BTreeMap<&'a ClusterName, usize>,
+) {
+    let mut routes: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let mut hidden: BTreeMap<_, usize> = BTreeMap::new();
     for (cluster, changes) in clusters {
         for change in changes {
             if owners(change).into_iter().all(&may_read) {
-                routes.entry(cluster.clone()).or_default().push(route(change));
+                routes.entry(cluster).or_default().push(change);
             } else {
-                hidden += 1;
+                *hidden.entry(cluster).or_default() += 1;
             }
         }
     }
@@ -198,12 +208,11 @@ mod tests {
             change(Some(other), None),
             gateway,
         ];
-        let clusters = [("us-east".parse().unwrap(), changes)].into();
-        let (routes, hidden) = readable(&BTreeMap::clone(&clusters), |name| {
-            name.as_str().starts_with(mine)
-        });
-        assert_eq!(hidden, 3);
-        let shown = serde_json::to_string(&routes).unwrap();
+        let clusters: BTreeMap<ClusterName, _> = [("us-east".parse().unwrap(), changes)].into();
+        let (routes, hidden) = readable(&clusters, |name| name.as_str().starts_with(mine));
+        assert_eq!(hidden.into_values().collect::<Vec<_>>(), [3]);
+        let shown: Vec<Value> = routes.values().flatten().map(|change| route(change)).collect();
+        let shown = serde_json::to_string(&shown).unwrap();
         assert!(shown.contains(mine) && !shown.contains(other), "{shown}");
     }
 }

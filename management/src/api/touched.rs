@@ -25,15 +25,15 @@ pub(crate) type Asking = BTreeMap<ClusterName, Result<TouchedAsked, String>>;
 
 /// Of the clusters that the caller may know: names of proxies tell of nothing else.
 pub(crate) fn questions<'a>(
-    changes: impl IntoIterator<Item = (&'a ClusterName, &'a Vec<SliceChange>)>,
+    changes: &BTreeMap<&'a ClusterName, Vec<&'a SliceChange>>,
     mesh: &Mesh,
     may_know: impl Fn(&ClusterName) -> bool,
 ) -> Asking {
-    let known = changes.into_iter().filter(|(cluster, _)| may_know(cluster));
+    let known = changes.iter().filter(|(cluster, _)| may_know(cluster));
     known
-        .map(|(cluster, changes)| {
+        .map(|(&cluster, changes)| {
             let asked = match mesh.heard.get(cluster).map(|heard| heard.agent) {
-                Some(Agent::Live) => Ok(TouchedAsked::of(changes)),
+                Some(Agent::Live) => Ok(TouchedAsked::of(changes.iter().copied())),
                 _ => Err(format!("the edge of {cluster} is not heard")),
             };
             (cluster.clone(), asked)

@@ -25,6 +25,7 @@ test("each difference is a sentence", () => {
       proxies: {
         ap: { atMost: 2, away: "the edge of ap is not heard" },
         eu: { atMost: 9, changed: { names: ["gw-1", "web-1"], more: 3, silent: 1, version: [1, 7] } },
+        me: { atMost: 9, routesHidden: 2, changed: { names: [], more: 0, silent: 0, version: [1, 7] } },
         sa: { atMost: 9, changed: { names: [], more: 0, silent: 0, version: [1, 7] } },
         "us-east": { atMost: 3 },
         "us-west": { atMost: null },
@@ -39,6 +40,7 @@ test("each difference is a sentence", () => {
     "that you may not read: 2 more",
     "ap: at most 2 proxies are given something else; which is not known: the edge of ap is not heard",
     "eu: 5 proxies are given something else: gw-1, web-1 and 3 more; of 1 that went silent it is not known",
+    "me: no proxy is given anything else; not by the 2 changes of routes that you may not read",
     "sa: no proxy is given anything else",
     "us-east: at most 3 proxies are given something else",
     "us-west: its edge has not told how many proxies it has",

@@ -41,7 +41,7 @@ function source(from: Reach["from"]): string {
 }
 
 /** Those that the edge has named, or else how many there may be. */
-function proxies({ atMost, changed, away }: Proxies): string {
+function proxies({ atMost, changed, away, routesHidden }: Proxies): string {
   if (changed) {
     const count = changed.names.length + changed.more;
     const rest = changed.more > 0 ? ` and ${changed.more} more` : "";
@@ -50,7 +50,9 @@ function proxies({ atMost, changed, away }: Proxies): string {
       count === 0
         ? "no proxy is given anything else"
         : `${verb} given something else: ${listed(changed.names)}${rest}`;
-    return changed.silent > 0 ? `${told}; of ${changed.silent} that went silent it is not known` : told;
+    const silent = changed.silent > 0 ? `; of ${changed.silent} that went silent it is not known` : "";
+    const hidden = routesHidden ? `; not by the ${routesHidden} changes of routes that you may not read` : "";
+    return `${told}${silent}${hidden}`;
   }
   const told =
     typeof atMost === "number"
