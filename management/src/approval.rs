@@ -1,8 +1,9 @@
 //! Approval by another person: which policies a write comes under, and whether it has what they ask for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use tombolo_compiler::intent::{ApprovalPolicy, BuiltinRole, Spec};
+use tombolo_compiler::intent::{ApprovalPolicy, BuiltinRole, Resource, Spec};
 use tombolo_compiler::name::{Fqn, Kind};
 use uuid::Uuid;
 
@@ -41,6 +42,17 @@ pub(crate) fn required<'a>(base: &Snapshot, steps: impl IntoIterator<Item = &'a 
     required_of(base, changed.map(Step::name))
 }
 
+/// The policies that a change may come under of which nobody can tell what it would be: those above a node and below it.
+pub(crate) fn required_around(base: &Snapshot, node: &Fqn) -> Vec<Required> {
+    let above = node.lineage().flat_map(|above| policies_at(base, &above));
+    let below = below(base.judged.intent(), node.as_str()).filter_map(policy);
+    let policies: BTreeMap<_, _> = above.chain(below).collect();
+    let required = policies
+        .into_iter()
+        .filter_map(|(name, spec)| Some(of(name, &name.parent()?, spec)));
+    required.collect()
+}
+
 /// The policies that changes of these come under.
 pub(crate) fn required_of<'a>(base: &Snapshot, names: impl IntoIterator<Item = &'a Fqn>) -> Vec<Required> {
     let mut required = BTreeMap::new();
@@ -49,12 +61,9 @@ pub(crate) fn required_of<'a>(base: &Snapshot, names: impl IntoIterator<Item = &
             for (policy, spec) in policies_at(base, &node) {
                 // What stands below a policy is nothing, so that the policy itself is below its own node.
                 if spec.concerns(name.kind()) {
-                    required.entry(policy.clone()).or_insert_with(|| Required {
-                        policy: policy.clone(),
-                        node: node.clone(),
-                        approver: spec.approver,
-                        expires_after_hours: spec.expires_after_hours(),
-                    });
+                    required
+                        .entry(policy.clone())
+                        .or_insert_with(|| of(policy, &node, spec));
                 }
             }
         }
@@ -65,7 +74,7 @@ pub(crate) fn required_of<'a>(base: &Snapshot, names: impl IntoIterator<Item = &
 /// Whether a write has the leave that the policies above it ask for.
 pub(crate) fn check(prepared: &Prepared, principal: &Principal, leave: &Leave) -> Result<(), Refusal> {
     let base = &prepared.base;
-    let mut required = required(base, prepared.all());
+    let mut required = required(base, prepared.to_approve());
     if *principal == Principal::System {
         return Ok(());
     }
@@ -120,10 +129,23 @@ fn policies_at<'a>(
     node: &Fqn,
 ) -> impl Iterator<Item = (&'a Fqn, &'a ApprovalPolicy)> + use<'a> {
     let collection = format!("{node}/{}", Kind::ApprovalPolicy.collection());
-    below(base.judged.intent(), &collection).filter_map(|resource| match &resource.spec {
+    below(base.judged.intent(), &collection).filter_map(policy)
+}
+
+fn policy(resource: &Arc<Resource>) -> Option<(&Fqn, &ApprovalPolicy)> {
+    match &resource.spec {
         Spec::ApprovalPolicy(policy) => Some((&resource.name, policy)),
         _ => None,
-    })
+    }
+}
+
+fn of(policy: &Fqn, node: &Fqn, spec: &ApprovalPolicy) -> Required {
+    Required {
+        policy: policy.clone(),
+        node: node.clone(),
+        approver: spec.approver,
+        expires_after_hours: spec.expires_after_hours(),
+    }
 }
 
 impl Leave {
@@ -143,11 +165,8 @@ impl Leave {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
-
     use chrono::Utc;
     use serde_json::{Value, json};
-    use tombolo_compiler::intent::Resource;
     use tombolo_proto::held::Version;
 
     use super::*;

@@ -65,6 +65,8 @@ pub(crate) struct Prepared {
     pub(crate) judged: Resolver,
     /// By name, the fields that a manager sets; empty where nobody writes as one.
     pub(crate) set: BTreeMap<Fqn, Fields>,
+    /// Of which nothing becomes otherwise than the record of the fields that its manager keeps.
+    pub(crate) recorded: BTreeSet<Fqn>,
 }
 
 #[derive(Clone, Debug)]
@@ -273,6 +275,11 @@ impl Prepared {
         self.steps.iter().chain(&self.handed)
     }
 
+    /// What another person has to agree to where a policy says so.
+    pub(crate) fn to_approve(&self) -> impl Iterator<Item = &Step> {
+        self.all().filter(|step| !self.recorded.contains(step.name()))
+    }
+
     pub(crate) fn changes_nothing(&self) -> bool {
         self.steps.iter().all(|step| matches!(step, Step::Keep(_)))
     }
@@ -371,6 +378,7 @@ fn judge(
         handed,
         judged,
         set: BTreeMap::new(),
+        recorded: BTreeSet::new(),
     })
 }
 

@@ -178,6 +178,9 @@ impl Hand {
             if let Step::Keep(held) = step
                 && is_news
             {
+                if held.managed.as_ref().map(|managed| &managed.by) == self.manager.as_ref() {
+                    prepared.recorded.insert(held.name().clone());
+                }
                 *step = Step::Update(held.clone(), held.resource.clone());
             }
         }

@@ -708,7 +708,12 @@ impl Pen<'_> {
                         resource: resource.clone(),
                         etag: etag(held.uid, version.revision),
                         revision: version.revision,
-                        updated_at: now,
+                        // Who manages what of it is no news of the resource itself: an offer does not begin again.
+                        updated_at: if held.resource == *resource {
+                            held.updated_at
+                        } else {
+                            now
+                        },
                         managed: caller.hand.updated(
                             held,
                             resource,

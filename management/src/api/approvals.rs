@@ -16,7 +16,7 @@ use super::body::Body;
 use super::paging::page_size;
 use super::plans::Taking;
 use super::{App, Params, plans};
-use crate::approval::{Leave, Required, required, required_of};
+use crate::approval::{Leave, Required, required, required_around, required_of};
 use crate::audit::{self, Record, Verb};
 use crate::caller::Caller;
 use crate::change::{Prepared, Refusal, Step};
@@ -75,7 +75,7 @@ pub(crate) async fn submit(
         ));
     }
     check_text("description", &submission.description)?;
-    let policies = required(&prepared.base, prepared.all());
+    let policies = required(&prepared.base, prepared.to_approve());
     let hours = policies.iter().map(|policy| policy.expires_after_hours).min();
     let created_at = audit::now();
     let plan = StoredPlan {
@@ -381,7 +381,7 @@ async fn policies_of(app: &App, caller: &Caller, plan: &StoredPlan) -> Result<Ve
     let prepared = app.writes.dry_run(&author, &order.wish).await;
     let prepared = prepared.and_then(|prepared| order.hold(&prepared).map(|()| prepared).map_err(Into::into));
     match prepared {
-        Ok(prepared) => Ok(required(&prepared.base, prepared.all())),
+        Ok(prepared) => Ok(required(&prepared.base, prepared.to_approve())),
         Err(WriteError::Refused(refusal)) if !matches!(refusal, Refusal::PlanMoved { .. }) => {
             // Why is for the author, who may read other things than the caller.
             let detail = format!(
@@ -401,11 +401,11 @@ async fn policies_of(app: &App, caller: &Caller, plan: &StoredPlan) -> Result<Ve
 /// The policies that a plan comes under by what it names, whether it could be made or not.
 async fn policies_above(app: &App, caller: &Caller, plan: &StoredPlan) -> Result<Vec<Required>, Problem> {
     let wish = plans::wish_of(app, caller, documents(app, plan).await?, Taking::PLANNED).await;
-    let names: Vec<Fqn> = match wish {
-        Ok(Wish::Changes(changes)) => changes.into_iter().map(|change| change.name).collect(),
-        Ok(Wish::Rollback(_)) | Err(_) => vec![plan.node.clone()],
-    };
-    Ok(required_of(&app.writes.snapshot(), &names))
+    let snapshot = app.writes.snapshot();
+    Ok(match wish {
+        Ok(Wish::Changes(changes)) => required_of(&snapshot, changes.iter().map(|change| &change.name)),
+        Ok(Wish::Rollback(_)) | Err(_) => required_around(&snapshot, &plan.node),
+    })
 }
 
 async fn documents(app: &App, plan: &StoredPlan) -> Result<Vec<Value>, StoreError> {

@@ -420,6 +420,97 @@ async fn whoever_may_approve_rejects_what_is_stale_as_well() {
     team.management.stop().await;
 }
 
+/// Which resources a rollback would change is known when it is planned, and may be another thing later.
+#[tokio::test]
+async fn whoever_may_approve_a_part_of_a_rollback_may_reject_it() {
+    let management = Management::start().await;
+    two_teams(&management).await;
+    let root = &management.admin;
+    let ann = management.user("ann", &[(PAY, "admin")]).await;
+    let cara = management.user("cara", &[(SHOP, "admin"), (PAY, "reader")]).await;
+    let rob = management.user("rob", &[(PAY, "reader")]).await;
+    let policy = json!({"name": format!("{SHOP}/approvalpolicies/two"), "spec": {"approver": "admin"}});
+    root.create(policy).await;
+    let both = |text: &str| json!([{"name": PAY, "description": text}, change(text)]);
+    let mut revisions = Vec::new();
+    for text in ["before", "after"] {
+        let done = root
+            .post("changes?overwrite=true&breakGlass=fire", both(text))
+            .await;
+        assert_eq!(done.status, 200, "{}", done.text);
+        revisions.push(done.json()["revision"].clone());
+    }
+    let rollback = json!({"rollback": {"name": PAY, "revision": revisions[0]}});
+    let plan = submit(&ann, rollback).await;
+    act(&rob, &plan, "reject")
+        .await
+        .refused(403, "it needs somebody who is admin on");
+    let rejected = act(&cara, &plan, "reject").await;
+    assert_eq!(rejected.status, 200, "{}", rejected.text);
+    management.stop().await;
+}
+
+const CI: (&str, &str) = ("tombolo-manager", "ci");
+
+/// As at the first sync after an upgrade from a version that knew no fields.
+#[tokio::test]
+async fn to_record_the_fields_of_what_is_managed_needs_no_approval() {
+    let team = team().await;
+    let by = async |api: &Api, how: &str, headers: &[(&str, &str)], document: Value| {
+        let path = format!("changes?overwrite=true{how}");
+        api.send(Method::POST, &path, headers, document.to_string()).await
+    };
+    let written = by(&team.management.admin, "&breakGlass=fire", &[CI], change("ci's")).await;
+    assert_eq!(written.status, 200, "{}", written.text);
+    let older = "UPDATE resources SET managed_fields = NULL WHERE managed_by IS NOT NULL";
+    team.management.sql(older).await;
+    let (replica, there) = team.management.replica().await;
+    let other = [("tombolo-manager", "other"), ("tombolo-force", "true")];
+    for (headers, document) in [(&other[..], change("ci's")), (&[CI], change("new"))] {
+        let refused = by(&there, "", headers, document).await;
+        refused.refused(409, "need the approval of another person");
+    }
+    let recorded = by(&there, "", &[CI], change("ci's")).await;
+    assert_eq!(recorded.status, 200, "{}", recorded.text);
+    let fields = there.get(SHOP).await.json()["managedFields"].clone();
+    assert_eq!(fields, json!(["/description", "/spec/namespaces"]));
+    replica.stop().await.unwrap();
+    team.management.stop().await;
+}
+
+#[tokio::test]
+async fn a_plan_is_stale_once_somebody_changes_a_field_beside_those_of_its_manager() {
+    let team = team().await;
+    let root = &team.management.admin;
+    let shop = |namespaces: &str| json!({"name": SHOP, "spec": {"namespaces": [namespaces]}});
+    let path = "changes?overwrite=true&breakGlass=fire";
+    let written = root
+        .send(Method::POST, path, &[CI], shop("*/shop").to_string())
+        .await;
+    assert_eq!(written.status, 200, "{}", written.text);
+    let submitted = team
+        .ann
+        .send(
+            Method::POST,
+            "plans?submit=true",
+            &[CI],
+            shop("*/more").to_string(),
+        )
+        .await;
+    assert_eq!(submitted.status, 201, "{}", submitted.text);
+    let plan = submitted.json()["id"].as_str().unwrap().to_owned();
+    assert_eq!(act(&team.ben, &plan, "approve").await.status, 200);
+    let beside = root.post(path, change("by hand")).await;
+    assert_eq!(beside.status, 200, "{}", beside.text);
+    act(&team.ann, &plan, "apply").await.refused(412, "is stale");
+    let held = root.get(SHOP).await.json();
+    assert_eq!(
+        (&held["description"], &held["spec"]["namespaces"]),
+        (&json!("by hand"), &json!(["*/shop"]))
+    );
+    team.management.stop().await;
+}
+
 #[tokio::test]
 async fn of_a_kept_plan_everybody_is_shown_what_they_may_read() {
     let team = team().await;

@@ -174,6 +174,36 @@ async fn an_offer_that_nobody_takes_ends_by_itself() {
     management.stop().await;
 }
 
+/// As at the first sync after an upgrade from a version that knew no fields.
+#[tokio::test]
+async fn to_record_who_manages_an_offer_does_not_renew_it() {
+    let management = Management::start().await;
+    let (ann, bob) = writers(&management).await;
+    let mut made = offer(SHOP, "cart", VIDEO, &json!({"namespaces": ["us-east/cart"]}));
+    made["spec"]["lifetimeDays"] = 3.into();
+    let apply = async |api: &Api| {
+        let path = "changes?overwrite=true";
+        let ci = ("tombolo-manager", "sync/shop");
+        let applied = api.send(Method::POST, path, &[ci], made.to_string()).await;
+        assert_eq!(applied.status, 200, "{}", applied.text);
+    };
+    apply(&ann).await;
+    let older = "UPDATE resources SET managed_fields = NULL, updated_at = updated_at - interval '3 days' \
+        WHERE kind = 'ClaimOffer'";
+    management.sql(older).await;
+    let (replica, there) = management.replica().await;
+    let ann = Api::new(there.addr, ann.token.as_deref());
+    apply(&ann).await;
+    let name = made["name"].as_str().unwrap();
+    let recorded = ann.get(name).await.json()["managedFields"].clone();
+    assert!(recorded.is_array(), "{recorded}");
+    let bob = Api::new(there.addr, bob.token.as_deref());
+    let offered = bob.get(&format!("{VIDEO}:offers")).await.json()["items"].take();
+    assert_eq!(offered, json!([]));
+    replica.stop().await.unwrap();
+    management.stop().await;
+}
+
 #[tokio::test]
 async fn what_a_pipeline_manages_is_handed_over_by_itself_or_by_force() {
     let management = Management::start().await;
