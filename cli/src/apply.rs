@@ -97,11 +97,11 @@ pub(crate) struct SubmissionArgs {
     #[arg(
         long,
         env = "TOMBOLO_SUBMIT",
-        conflicts_with_all = ["dry_run", "confirm", "break_glass"]
+        conflicts_with_all = ["dry_run", "confirm", "break_glass", "wait"]
     )]
     pub(crate) submit: bool,
-    /// What those who approve the plan should know.
-    #[arg(long, env = "TOMBOLO_DESCRIPTION", requires = "submit")]
+    /// With --submit: what those who approve the plan should know.
+    #[arg(long, env = "TOMBOLO_DESCRIPTION")]
     pub(crate) description: Option<String>,
 }
 

@@ -207,6 +207,22 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// A variable of the environment counts as a flag that is given, and may be there for another command.
+    #[test]
+    fn what_is_given_for_another_command_stops_none() {
+        for (line, is_good) in [
+            ("tombolo delete x --description y", true),
+            ("tombolo rollback x --to 1 --description y", true),
+            ("tombolo sync folder --node n --description y", true),
+            ("tombolo plan --file a --delete x --force", true),
+            ("tombolo delete x --submit --wait", false),
+            ("tombolo rollback x --to 1 --submit --wait", false),
+        ] {
+            let parsed = Cli::command().try_get_matches_from(line.split(' '));
+            assert_eq!(parsed.is_ok(), is_good, "{line}");
+        }
+    }
+
     fn each_command(command: &clap::Command, path: &str, seen: &mut Vec<(String, clap::Command)>) {
         for sub in command.get_subcommands() {
             let path = format!("{path} {}", sub.get_name());

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tombolo_compiler::name::Fqn;
 
 use crate::Verdict;
-use crate::apply::post;
+use crate::apply::{forced, post};
 use crate::client::{Client, Extras, ServerArgs, query};
 use crate::difference;
 use crate::output::{Output, items, print, print_text, table, text};
@@ -44,9 +44,12 @@ pub(crate) struct PlanArgs {
         value_name = "FILE|DIR|-"
     )]
     files: Vec<PathBuf>,
-    /// Plan that this resource is deleted; can be given many times.
-    #[arg(long, env = "TOMBOLO_DELETE", value_name = "NAME", conflicts_with = "files")]
+    /// Plan that this resource is deleted, in the place of files; can be given many times.
+    #[arg(long, env = "TOMBOLO_DELETE", value_name = "NAME")]
     delete: Vec<String>,
+    /// As for `tombolo apply`: also what `tombolo sync` or another manager keeps.
+    #[arg(long, env = "TOMBOLO_FORCE")]
+    force: bool,
     /// As for `tombolo apply`: keep security that no plane enforces yet.
     #[arg(long, env = "TOMBOLO_ALLOW_UNENFORCED")]
     allow_unenforced: bool,
@@ -79,10 +82,11 @@ pub(crate) async fn run(args: PlanArgs) -> anyhow::Result<Verdict> {
     ];
     let path = query("plans", &parameters);
     let answer = match args.delete.is_empty() {
-        true => post(&client, &args.files, &path, false).await?,
+        true => post(&client, &args.files, &path, args.force).await?,
         false => {
             let extras = Extras {
                 body: Some(deletions(&client, &args.delete)?),
+                headers: forced(args.force),
                 ..Extras::default()
             };
             client.send(Method::POST, &path, extras).await?.body

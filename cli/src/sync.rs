@@ -66,8 +66,8 @@ pub(crate) struct SyncArgs {
     /// Change nothing, and keep a plan of all of it, for others to approve (`tombolo plan approve`).
     #[arg(long, env = "TOMBOLO_SUBMIT", conflicts_with_all = ["check", "dry_run", "confirm"])]
     submit: bool,
-    /// What those who approve the plan should know.
-    #[arg(long, env = "TOMBOLO_DESCRIPTION", requires = "submit")]
+    /// With --submit: what those who approve the plan should know.
+    #[arg(long, env = "TOMBOLO_DESCRIPTION")]
     description: Option<String>,
     #[command(flatten)]
     output: OutputArgs,
@@ -94,16 +94,16 @@ pub(crate) async fn run(args: SyncArgs) -> anyhow::Result<Verdict> {
         _ => End::Apply(args.confirm.confirm),
     };
     let wanted = |difference: &&Difference| args.prune || !difference.state.is_deletion();
-    let mut wanted: Vec<&Difference> = drift.differences.iter().filter(wanted).collect();
-    if matches!(end, End::Apply(_)) {
-        wanted.extend(&drift.unrecorded);
-    }
+    let wanted: Vec<&Difference> = drift.differences.iter().filter(wanted).collect();
     let hand = Hand {
         manager: &manager,
         force: args.force,
         allow_unenforced: args.allow_unenforced,
     };
-    let done = hand.work(&client, &end, &wanted).await?;
+    let mut done = hand.work(&client, &end, &wanted).await?;
+    if matches!(end, End::Apply(_)) {
+        hand.record(&client, &drift.unrecorded, &mut done).await;
+    }
     let is_applied = |difference: &Difference| {
         matches!(end, End::Apply(_)) && (args.prune || !difference.state.is_deletion())
     };
@@ -117,6 +117,7 @@ pub(crate) async fn run(args: SyncArgs) -> anyhow::Result<Verdict> {
         "others": drift.others,
         "revisions": done.revisions,
         "submitted": done.submitted,
+        "unrecorded": done.unrecorded,
     });
     print(args.output.output, &answer, people)?;
     Ok(if args.check && !drift.differences.is_empty() {
@@ -150,6 +151,8 @@ struct Done {
     revisions: Vec<u64>,
     /// The plan that waits.
     submitted: Option<Value>,
+    /// Why the server did not record which fields the folder sets.
+    unrecorded: Option<String>,
 }
 
 /// What the folder wants and somebody else has.
@@ -193,6 +196,15 @@ async fn below(client: &Client, node: &Fqn) -> anyhow::Result<BTreeMap<Fqn, Held
 }
 
 impl Hand<'_> {
+    /// Has the server record which fields the folder sets of what is as it says. By itself, so that nothing else waits for it.
+    async fn record(&self, client: &Client, unrecorded: &[Difference], done: &mut Done) {
+        let unrecorded: Vec<&Difference> = unrecorded.iter().collect();
+        match self.work(client, &End::Apply(None), &unrecorded).await {
+            Ok(recorded) => done.revisions.extend(recorded.revisions),
+            Err(error) => done.unrecorded = Some(format!("{error:#}")),
+        }
+    }
+
     /// Each request is a transaction of its own; what fits into one is all or nothing.
     async fn work(&self, client: &Client, end: &End, differences: &[&Difference]) -> anyhow::Result<Done> {
         let batches = batches(differences, CHANGES_MAX, BYTES_MAX);
@@ -313,6 +325,13 @@ fn people(answer: &Value) -> String {
             ),
         ),
         (
+            answer["unrecorded"].is_string(),
+            format!(
+                "which fields the folder sets was not recorded of all: {}",
+                text(&answer["unrecorded"])
+            ),
+        ),
+        (
             answer["others"] != 0,
             format!(
                 "{} more below {node} were never in the folder and are left alone",
@@ -385,6 +404,37 @@ mod tests {
         let requests = serving.await.unwrap();
         assert!(
             requests[0].starts_with("POST /v1/changes?confirm=17-5f2c HTTP/1.1"),
+            "{requests:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_not_recorded_is_told_and_nothing_else_waits_for_it() {
+        let refused = "HTTP/1.1 409 Conflict\r\nconnection: close\r\ncontent-length: 50\r\n\r\n\
+            {\"type\":\"urn:tombolo:problem:x\",\"detail\":\"policy\"}";
+        let (server, serving) = server(vec![Some(refused)]).await;
+        let client = Client::new(ServerArgs::new(&server, None)).unwrap();
+        let hand = Hand {
+            manager: "sync/organizations/acme",
+            force: false,
+            allow_unenforced: false,
+        };
+        let document = json!({"name": "organizations/acme/tenants/a"});
+        let mut held = document.clone();
+        held["managedBy"] = hand.manager.into();
+        let held = BTreeMap::from([(
+            "organizations/acme/tenants/a".parse().unwrap(),
+            Held::read(&held).unwrap(),
+        )]);
+        let wanted = drift::resource(document).unwrap();
+        let drift = compare(&[(wanted.name.clone(), wanted)].into(), &held, hand.manager);
+        assert_eq!((drift.differences.len(), drift.unrecorded.len()), (0, 1));
+        let mut done = Done::default();
+        hand.record(&client, &drift.unrecorded, &mut done).await;
+        assert!(done.unrecorded.unwrap().contains("policy"));
+        let requests = serving.await.unwrap();
+        assert!(
+            requests[0].starts_with("POST /v1/changes HTTP/1.1"),
             "{requests:?}"
         );
     }
