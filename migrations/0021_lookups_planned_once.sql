@@ -1,5 +1,5 @@
--- `look_up` with one query for all that stands next to each other with the same credential. Postgres plans it once for all
--- calls: left to choose, it guessed that a plan for just that many places is worth making anew each time, and planning
+-- `look_up` with one query for all that stands next to each other with the same credential. Postgres plans it once for
+-- each connection: left to choose, it guessed that a plan for just that many places is worth making anew each time, and planning
 -- them took longer than all the rest.
 CREATE OR REPLACE FUNCTION look_up(given bytea[], names text[], held text[])
     RETURNS TABLE (
@@ -36,7 +36,12 @@ BEGIN
                         CASE WHEN seen_epoch || '/' || r.etag = held[n] THEN NULL ELSE r.document END,
                         r.etag, r.revision, r.created_at, r.updated_at, r.managed_by, r.managed_revision, r.owner
                     FROM generate_series(place, last) n
-                        LEFT JOIN LATERAL (SELECT * FROM resources WHERE resources.name = names[n] LIMIT 1) r ON true;
+                        -- By name: another column of theirs must not stand for a variable of this function.
+                        LEFT JOIN LATERAL (
+                            SELECT f.name, f.uid, f.document, f.etag, f.revision, f.created_at, f.updated_at, f.managed_by,
+                                f.managed_revision, f.owner
+                            FROM resources f WHERE f.name = names[n] LIMIT 1
+                        ) r ON true;
             ELSE
                 -- Of one alone that is a third less work.
                 nth := place;

@@ -1,7 +1,7 @@
 //! `tombolo management|central|edge|proxy`: serves one plane until SIGTERM or SIGINT.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
@@ -56,6 +56,9 @@ pub(crate) struct ManagementArgs {
     /// A file with the database's URL, so that it stands in no process list and no environment.
     #[arg(long, env = "TOMBOLO_DATABASE_URL_FILE", conflicts_with = "database_url")]
     database_url_file: Option<PathBuf>,
+    /// Threads that answer requests; by default one less than there are cores, which leaves one to Postgres.
+    #[arg(long, env = "TOMBOLO_WORKERS", value_name = "N")]
+    workers: Option<NonZeroUsize>,
     /// How many requests one user may send per second; more are answered with 429.
     #[arg(long, env = "TOMBOLO_REQUESTS_MAX", default_value = "10000")]
     requests_max: NonZeroU32,
@@ -333,10 +336,13 @@ fn use_small_pages() {
 impl Serve {
     /// How many threads run its tasks; one for each core when it does not say.
     pub(crate) fn workers(&self) -> Option<usize> {
-        // One core is for what works beside them: Postgres, which does half of each read, and what is computed over the
-        // whole organization. With a thread more, on two cores, each read cost management almost twice the CPU time: the
-        // threads woke each other for every batch.
-        matches!(self, Serve::Management(_)).then(|| cores().saturating_sub(1).max(1))
+        match self {
+            Serve::Management(args) => {
+                let given = args.workers.map(NonZeroUsize::get);
+                Some(given.unwrap_or_else(|| beside_postgres(cores())))
+            }
+            _ => None,
+        }
     }
 
     /// Whether it is only to tell its configuration.
@@ -499,6 +505,13 @@ fn parse_access_log(text: &str) -> Result<AccessLog, String> {
     }
 }
 
+/// One core is for what works beside management's threads: Postgres, which does half of each read, and what is computed over
+/// the whole organization. With a thread more, on two cores, each read cost management almost twice the CPU time: the
+/// threads woke each other for every batch.
+fn beside_postgres(cores: usize) -> usize {
+    cores.saturating_sub(1).max(1)
+}
+
 /// Of this machine, or as many as this process may use.
 fn cores() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
@@ -523,6 +536,13 @@ mod tests {
         match parsed.serve {
             Serve::Proxy(args) => args.try_into().map_err(|error: anyhow::Error| error.to_string()),
             other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn management_leaves_a_core_to_postgres_where_there_are_two() {
+        for (cores, workers) in [(1, 1), (2, 1), (3, 2), (64, 63)] {
+            assert_eq!(beside_postgres(cores), workers, "{cores} cores");
         }
     }
 

@@ -94,8 +94,8 @@ impl Computations {
     }
 }
 
-/// What a write computes in its task: of a large organization that takes as long as many reads. What else this thread
-/// would do is done by another one meanwhile.
+/// What a write computes in its task: of a large organization that takes as long as many reads. Other tasks of this
+/// thread are run by another one meanwhile.
 #[expect(clippy::disallowed_methods, reason = "never on a current-thread runtime")]
 pub(crate) fn aside<T>(work: impl FnOnce() -> T) -> T {
     match Handle::current().runtime_flavor() {

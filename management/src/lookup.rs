@@ -1,4 +1,4 @@
-//! Who calls, looked up for many requests at once: those that come while a statement is under way share the next one. To
+//! Who calls, looked up for many requests at once: those that come while two statements are under way share the next one. To
 //! be woken costs Postgres more than a look-up does. The loops own their connections, so that no caller that hangs up
 //! leaves a statement half read.
 

@@ -119,15 +119,15 @@ impl Snapshot {
 
     /// As [`Snapshot::to_json`], for whoever only sends it: what was written is not read first.
     pub(crate) fn to_text(&self, stored: &Stored) -> String {
+        // The document is as it was looked up: another epoch may have had another one under the same ETag.
         let in_memory = self.get(stored.name()).filter(|held| held.etag == stored.etag);
-        let shown = in_memory.map_or(stored, |held| held.as_ref());
-        let managed = shown.managed.as_ref();
+        let managed = in_memory.map_or(stored, |held| held.as_ref()).managed.as_ref();
         let known = Known {
-            uid: shown.uid,
-            etag: &shown.etag,
-            revision: shown.revision,
-            create_time: shown.created_at,
-            update_time: shown.updated_at,
+            uid: stored.uid,
+            etag: &stored.etag,
+            revision: stored.revision,
+            create_time: stored.created_at,
+            update_time: stored.updated_at,
             managed_by: managed.map(|managed| managed.by.as_str()),
             managed_revision: managed.map(|managed| managed.revision),
             managed_fields: managed.and_then(|managed| match &managed.kept {
@@ -136,9 +136,9 @@ impl Snapshot {
             }),
             owner: stored.owner.and_then(|uid| self.bindings.name_of(uid)),
         };
-        let known = serde_json::to_string(&known).expect("invariant: it has no maps");
+        let known = serde_json::to_string(&known).expect("invariant: its keys are text");
         // Two objects that are not empty, made one.
-        let written = shown.resource.written().strip_suffix('}');
+        let written = stored.resource.written().strip_suffix('}');
         let written = written.expect("invariant: a resource is written as an object");
         format!("{written},{}", &known[1..])
     }

@@ -277,9 +277,15 @@ async fn get(app: &App, bearer: Bearer, name: &Fqn) -> Result<Response, Problem>
     let found = app.look_up(&bearer, Some(name)).await?;
     let (holder, stored) = found.map(|found| (found.holder, found.resource)).unzip();
     let caller = app.caller(bearer, holder).await?;
-    let snapshot = app.writes.snapshot();
+    let mut snapshot = app.writes.snapshot();
     app.allow_read(&snapshot, &caller, name, Verb::Get)?;
     let stored = stored.flatten().ok_or_else(|| Problem::not_found(name))?;
+    // Which fields are managed stands in memory, which another replica's write may not have reached yet.
+    let is_known = |snapshot: &Snapshot| snapshot.get(name).is_some_and(|held| held.etag == stored.etag);
+    if stored.managed.is_some() && !is_known(&snapshot) {
+        app.writes.reach(caller.seen).await;
+        snapshot = app.writes.snapshot();
+    }
     Ok(represent(&snapshot, Some(&stored)))
 }
 

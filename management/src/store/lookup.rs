@@ -89,7 +89,7 @@ impl FoundRow {
     pub(crate) fn read(&self, held: Option<&Held>) -> Result<Found, StoreError> {
         Ok(Found {
             holder: holder(&self.0)?,
-            resource: shown(&self.0, held.map(|held| &held.stored.resource))?,
+            resource: shown(&self.0, held.map(|held| held.stored.as_ref()))?,
         })
     }
 }

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::token::{HOLDER, Holder, holder};
 use super::{Resources, Store, StoreError, Tombstones, Tx, bounded, execute, fetch};
+use crate::computations::aside;
 use crate::managed::{Managed, Manager};
 use crate::snapshot::Stored;
 
@@ -202,7 +203,7 @@ impl Store {
             .and_where(Expr::col(Resources::Revision).gt(revision.cast_signed()))
             .to_owned();
         let rows = fetch(connection, "read resources", &statement).await?;
-        rows.iter().map(stored).collect()
+        aside(|| rows.iter().map(stored).collect())
     }
 
     /// Names that were deleted since. One of them may exist again.
@@ -231,16 +232,16 @@ fn one_row(rows: u64, name: &Fqn) -> Result<(), StoreError> {
     }
 }
 
-/// Of a row that may hold no resource.
-/// Where a row comes without its document, `held` is that.
-pub(super) fn shown(row: &PgRow, held: Option<&Arc<Resource>>) -> Result<Option<Stored>, StoreError> {
+/// Of a row that may hold no resource. Where it comes without its document, `held` has that, under the same ETag.
+pub(super) fn shown(row: &PgRow, held: Option<&Stored>) -> Result<Option<Stored>, StoreError> {
     let found: Option<&str> = column(row, "name")?;
     if found.is_none() {
         return Ok(None);
     }
     let document: Option<Value> = column(row, "document")?;
-    match (document, held) {
-        (None, Some(held)) => stored_as(row, held.clone()).map(Some),
+    let etag: &str = column(row, "etag")?;
+    match (document, held.filter(|held| held.etag == etag)) {
+        (None, Some(held)) => stored_as(row, held.resource.clone()).map(Some),
         (document, _) => stored_of(row, document.unwrap_or_default()).map(Some),
     }
 }

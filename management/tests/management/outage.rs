@@ -187,7 +187,7 @@ async fn a_postgres_that_freezes_in_the_middle_of_a_write_stops_the_writer_for_a
 async fn one_connection_that_hangs_keeps_nobody_else_from_being_looked_up() {
     // Shorter than a look-up is waited for, longer than one takes.
     const HANGS: Duration = Duration::from_secs(2);
-    // Of management: one to ask, and one that takes over.
+    // Of management, each with a connection of its own.
     const LOOPS: usize = 2;
     let dir = tempfile::tempdir().unwrap();
     let postgres = EmbeddedPostgres::start(dir.path()).await.unwrap();

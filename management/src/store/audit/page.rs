@@ -6,6 +6,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::mem;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::postgres::PgRow;
@@ -81,6 +82,7 @@ impl Store {
                     Some(after) if after.chain == chain => after.sequence,
                     _ => i64::MAX.cast_unsigned(),
                 },
+                has_read_any: false,
                 found: Vec::new(),
             };
             listed.extend(Box::pin(walk.run()).await?);
@@ -176,6 +178,7 @@ struct Walk<'a> {
     limit: usize,
     /// Only records before this one are wanted.
     below: u64,
+    has_read_any: bool,
     found: Vec<Listed>,
 }
 
@@ -260,7 +263,9 @@ impl Walk<'_> {
             for segment in &read {
                 let outline = segment.outline;
                 begins = outline.time - TimeDelta::microseconds(1);
-                let members = self.members(tier, segment).unwrap_or_else(|damaged| {
+                let directory = self.directory_at_an_end(tier, outline).await?;
+                let members = self.members(tier, segment, directory.as_deref());
+                let members = members.unwrap_or_else(|damaged| {
                     // Postings only narrow: without them, each record of the segment is looked at.
                     let (chain, first) = (self.ends.chain, outline.first);
                     tracing::warn!(%chain, first, reason = %damaged, "the index of the audit record is damaged");
@@ -317,10 +322,35 @@ impl Walk<'_> {
         Ok(segments.into_values().collect())
     }
 
-    fn members(&self, tier: Tier, segment: &Read) -> Result<Members, Damaged> {
+    /// Of the segments in which the time that is asked for ends and begins, which are the first and the last that are read:
+    /// what is between them is within it.
+    async fn directory_at_an_end(
+        &mut self,
+        tier: Tier,
+        outline: Outline,
+    ) -> Result<Option<Vec<u8>>, StoreError> {
+        let is_first = !mem::replace(&mut self.has_read_any, true);
+        let has_end = is_first && self.filter.newest().is_some();
+        let has_begin = self.filter.since.is_some_and(|since| since >= outline.time);
+        if !has_end && !has_begin {
+            return Ok(None);
+        }
+        let read = self.read(tier, &[DIRECTORY], outline.time, 1).await?;
+        let buckets = read.into_iter().next().map(|read| read.buckets);
+        // Where it is missing, it is damaged.
+        Ok(Some(
+            buckets
+                .and_then(|mut buckets| buckets.remove(&DIRECTORY))
+                .unwrap_or_default(),
+        ))
+    }
+
+    fn members(&self, tier: Tier, segment: &Read, directory: Option<&[u8]>) -> Result<Members, Damaged> {
         let Outline { first, length, .. } = segment.outline;
-        let directory = segment.buckets.get(&DIRECTORY).ok_or(Damaged)?;
-        let mut within = places_between(directory, length, self.filter.since, self.filter.newest())?;
+        let mut within = match directory {
+            Some(directory) => places_between(directory, length, self.filter.since, self.filter.newest())?,
+            None => 0..length,
+        };
         within.end = within.end.min(self.below.saturating_sub(first));
         self.sought.members(tier, length, within, &segment.buckets)
     }

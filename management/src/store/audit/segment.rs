@@ -256,11 +256,14 @@ impl Segment {
 }
 
 impl Sought {
-    /// Those that tell which records are sought, the directory among them.
+    /// Those that tell which records are sought. When all are, the directory, which each segment has.
     pub(super) fn buckets(&self, tier: Tier) -> Vec<i32> {
         let terms = self.all.iter().chain(&self.any);
         let buckets: BTreeSet<i32> = terms.map(|key| tier.bucket_of(*key)).collect();
-        std::iter::once(DIRECTORY).chain(buckets).collect()
+        match buckets.is_empty() {
+            true => vec![DIRECTORY],
+            false => buckets.into_iter().collect(),
+        }
     }
 
     /// The records that may be sought, of these places. More than are, when keys of different terms are equal.
@@ -301,6 +304,9 @@ pub(super) fn places_between(
     until: Option<DateTime<Utc>>,
 ) -> Result<Range<u64>, Damaged> {
     let times = times(directory)?;
+    if times.is_empty() {
+        return Err(Damaged);
+    }
     let begin = since.and_then(|since| times.iter().rev().find(|(_, time)| *time <= since));
     let end = until.and_then(|until| times.iter().find(|(_, time)| *time > until));
     Ok(begin.map_or(0, |(place, _)| u64::from(*place))..end.map_or(length, |(place, _)| u64::from(*place)))
