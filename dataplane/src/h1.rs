@@ -20,3 +20,4 @@ mod plan;
 mod relay;
 mod stall;
 mod timer;
+mod upload;

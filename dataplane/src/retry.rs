@@ -72,6 +72,11 @@ impl RetryPolicy {
                 Outcome::Status(status) => self.on.statuses && self.statuses.contains(&status),
             }
     }
+
+    /// Whether what a host has read, or may have, is sent to another one. A host of HTTP/1.1 refuses no streams.
+    pub(crate) fn repeats_what_was_sent(&self) -> bool {
+        self.on.reset || (self.on.statuses && !self.statuses.is_empty())
+    }
 }
 
 impl BackOff {
@@ -145,6 +150,28 @@ mod tests {
                 "{on:?} {outcome:?} after {retries}"
             );
         }
+    }
+
+    #[test]
+    fn what_was_sent_is_kept_where_it_may_be_repeated() {
+        let on = |on: &str| RetryOn {
+            connect_failure: on.contains('c'),
+            refused_stream: on.contains('f'),
+            reset: on.contains('r'),
+            statuses: on.contains('s'),
+        };
+        for (conditions, expected) in [("", false), ("cf", false), ("cfr", true), ("cfs", true)] {
+            assert_eq!(
+                policy(on(conditions)).repeats_what_was_sent(),
+                expected,
+                "{conditions}"
+            );
+        }
+        let no_status = RetryPolicy {
+            statuses: Vec::new(),
+            ..policy(on("s"))
+        };
+        assert!(!no_status.repeats_what_was_sent());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use crate::body::{ClientBody, ClientError, without};
 
 /// A body up to this size can be sent again; of a larger one nothing is kept, and it is sent once.
-const KEPT_MAX_BYTES: usize = 64 * 1024;
+pub(crate) const KEPT_MAX_BYTES: usize = 64 * 1024;
 
 /// What an upstream connection sends as one request's body.
 pub(crate) enum RequestBody {

@@ -5,11 +5,10 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use http::{Method, Response};
-use tokio::io::AsyncWrite;
 
 use super::bridge::{self, ClientLeft, To};
 use super::buffer::Buffer;
@@ -21,6 +20,7 @@ use super::head::{self, Fields, HEAD_BYTES_MAX, Head, Known, RequestLine, Status
 use super::plan::{Expects, Plan, Terms, plan, terms};
 use super::relay::{Broken, Relay};
 use super::stall::Progress;
+use super::upload::{Kept, Upload};
 use crate::attempt::{Attempts, Failure, Refusal, until_answered};
 use crate::body::{ClientBody, ResponseBody};
 use crate::config::Forward;
@@ -45,7 +45,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         Ok(terms) => terms,
         Err(malformed) => return refuse(client, line, malformed).await,
     };
-    let Some(plan) = plan(line, head, terms, &live, &worker.view(), &worker.random) else {
+    let Some(plan) = plan(line, head, &live, &worker.view(), &worker.random) else {
         return Box::pin(bridged(client, line, fields, terms)).await;
     };
     let mut exchange = Exchange::begin(Rc::clone(&client.connection));
@@ -70,18 +70,20 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         .as_ref()
         .filter(|policy| policy.retries_max > 0);
     let started = exchange.started();
-    let sending = if matches!(terms.framing, Framing::Empty | Framing::Length(0)) {
-        Upload::Head { out, written: 0 }
+    let (upload, came) = if matches!(terms.framing, Framing::Empty | Framing::Length(0)) {
+        (Upload::Head { out, written: 0 }, Some(started))
     } else {
-        Upload::Body {
-            relay: Relay::new(out, terms.framing).without(unfit),
-            progress: Progress::new(0, started),
-        }
+        let kept = policy
+            .filter(|policy| policy.repeats_what_was_sent())
+            .and_then(|_| Kept::of(&out, terms.framing));
+        let relay = Relay::new(out, terms.framing).without(unfit);
+        (Upload::body(relay, started, kept), None)
     };
     let mut sending = Sending {
         client,
         cluster: &plan.cluster,
-        upload: sending,
+        upload,
+        came,
         ended: None,
         started,
         timeout: plan.forward.timeout,
@@ -98,9 +100,12 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         }
         Err(None) => Next::Close,
         Err(Some(refusal)) => {
-            let sent = sending.ended.is_some() || matches!(sending.upload, Upload::Head { .. });
-            let keep_alive = if sent { terms.keep_alive } else { KeepAlive::No };
-            sending.client.out = sending.upload.into_out();
+            let keep_alive = if sending.came.is_some() {
+                terms.keep_alive
+            } else {
+                KeepAlive::No
+            };
+            sending.client.out = sending.upload.take_out();
             let to = To {
                 is_head: line.method == Method::HEAD,
                 version: line.version,
@@ -159,7 +164,9 @@ struct Sending<'a> {
     client: &'a mut Client,
     cluster: &'a WorkerCluster,
     upload: Upload,
-    /// When the last byte of the client's request was read and sent.
+    /// When the last byte of the client's request was read.
+    came: Option<Instant>,
+    /// The same, once the present connection has been sent all of it.
     ended: Option<Instant>,
     started: Instant,
     timeout: Option<Duration>,
@@ -167,18 +174,6 @@ struct Sending<'a> {
     is_head: bool,
     is_idempotent: bool,
     expects: Expects,
-}
-
-enum Upload {
-    /// It can be sent again.
-    Head {
-        out: Vec<u8>,
-        written: usize,
-    },
-    Body {
-        relay: Relay,
-        progress: Progress,
-    },
 }
 
 /// A host's response, of which the head was read.
@@ -208,15 +203,6 @@ enum Unanswered {
     Failure(Failure),
 }
 
-impl Upload {
-    fn into_out(self) -> Vec<u8> {
-        match self {
-            Self::Head { out, .. } => out,
-            Self::Body { relay, .. } => relay.into_ahead(),
-        }
-    }
-}
-
 impl Attempts for Sending<'_> {
     type Answer = Answer;
 
@@ -237,10 +223,8 @@ impl Attempts for Sending<'_> {
                 broken: None,
                 began,
             };
-            if let Upload::Head { written, .. } = &mut self.upload {
-                *written = 0;
-                self.ended = None;
-            }
+            self.upload.begin();
+            self.ended = None;
             match poll_fn(|cx| self.poll_answer(&mut receiving, cx)).await {
                 Ok((line, framing)) => {
                     return Ok(Answer {
@@ -271,14 +255,14 @@ impl Attempts for Sending<'_> {
     }
 
     fn can_repeat(&self) -> bool {
-        matches!(self.upload, Upload::Head { .. })
+        self.upload.can_repeat()
     }
 
     async fn expired(&self) {
-        let Some(timeout) = self.timeout else {
+        let Some(expiry) = self.expiry() else {
             return std::future::pending().await;
         };
-        tokio::time::sleep_until((self.ended.unwrap_or(self.started) + timeout).into()).await;
+        tokio::time::sleep_until(expiry.into()).await;
     }
 }
 
@@ -300,6 +284,11 @@ impl Sending<'_> {
         self.is_idempotent && matches!(self.upload, Upload::Head { .. })
     }
 
+    /// When the route's time is over; not known before the client's request has ended.
+    fn expiry(&self) -> Option<Instant> {
+        Some(self.came? + self.timeout?)
+    }
+
     async fn connection(
         &mut self,
         pool: &Rc<HostPool>,
@@ -310,13 +299,12 @@ impl Sending<'_> {
         {
             return Ok((io, Freshness::Reused));
         }
-        let deadline = self.timeout.map(|timeout| self.started + timeout);
+        let deadline = self.expiry();
         let mut connecting = pin!(pool.connect_h1(self.cluster.live.config.connect_timeout));
         let connected = poll_fn(|cx| {
             if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
                 return Poll::Ready(Some(connected));
             }
-            let deadline = deadline.filter(|_| matches!(self.upload, Upload::Head { .. }));
             self.client.timer.poll(deadline, cx).map(|()| None)
         });
         match connected.await {
@@ -340,7 +328,7 @@ impl Sending<'_> {
             }
             match self.poll_upload(receiving.io, cx) {
                 Poll::Pending | Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(Broken::Sink(error))) if self.is_unsent() => {
+                Poll::Ready(Err(Broken::Sink(error))) if self.upload.is_unsent() => {
                     return Poll::Ready(Err(Unanswered::Unsent(error.to_string())));
                 }
                 Poll::Ready(Err(Broken::Sink(error))) => receiving.broken = Some(error.to_string()),
@@ -356,7 +344,7 @@ impl Sending<'_> {
         if let Poll::Ready(answered) = self.poll_head(receiving, cx) {
             return Poll::Ready(answered);
         }
-        if self.ended.is_some() && poll_left(self.client, cx).is_ready() {
+        if self.came.is_some() && poll_left(self.client, cx).is_ready() {
             return Poll::Ready(Err(Unanswered::Failure(Failure::ClientLeft)));
         }
         let (deadline, failure) = self.deadline(receiving.began);
@@ -377,35 +365,10 @@ impl Sending<'_> {
 
     /// Sends what there is of the request.
     fn poll_upload(&mut self, host: &mut BreakableIo, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        match &mut self.upload {
-            Upload::Head { out, written } => {
-                while *written < out.len() {
-                    let wrote =
-                        std::task::ready!(std::pin::Pin::new(&mut *host).poll_write(cx, &out[*written..]));
-                    match wrote.map_err(Broken::Sink)? {
-                        0 => return Poll::Ready(Err(Broken::Sink(io::ErrorKind::WriteZero.into()))),
-                        wrote => *written += wrote,
-                    }
-                }
-                self.ended = Some(self.started);
-            }
-            Upload::Body { relay, progress } => {
-                let polled = relay.poll(&mut self.client.input, &mut self.client.stream, host, cx);
-                if polled.is_pending() {
-                    progress.note(relay.moved());
-                }
-                std::task::ready!(polled)?;
-                self.ended = Some(Instant::now());
-            }
-        }
+        let client = &mut *self.client;
+        ready!(self.upload.poll(&mut client.input, &mut client.stream, host, cx))?;
+        self.ended = Some(*self.came.get_or_insert_with(Instant::now));
         Poll::Ready(Ok(()))
-    }
-
-    fn is_unsent(&self) -> bool {
-        match &self.upload {
-            Upload::Head { written, .. } => *written == 0,
-            Upload::Body { relay, .. } => relay.is_untouched(),
-        }
     }
 
     /// Reads the response's head.
@@ -474,19 +437,16 @@ impl Sending<'_> {
 
     /// The next moment at which it is too late, and for what.
     fn deadline(&self, began: Instant) -> (Option<Instant>, fn() -> Failure) {
-        let Some(ended) = self.ended else {
-            let deadline = match &self.upload {
-                Upload::Head { .. } => self.timeout.map(|timeout| self.started + timeout),
-                Upload::Body { progress, .. } => {
-                    return (Some(progress.deadline()), || {
-                        Failure::Client(Refusal::malformed(Malformed::BodyTooSlow))
-                    });
-                }
-            };
-            return (deadline, || Failure::Late);
+        let came = match (self.came, &self.upload) {
+            (None, Upload::Body { progress, .. }) => {
+                return (Some(progress.deadline()), || {
+                    Failure::Client(Refusal::malformed(Malformed::BodyTooSlow))
+                });
+            }
+            (came, _) => came.unwrap_or(self.started),
         };
-        let route = self.timeout.map(|timeout| ended + timeout);
-        let this = self.per_try.map(|timeout| ended.max(began) + timeout);
+        let route = self.timeout.map(|timeout| came + timeout);
+        let this = self.per_try.map(|timeout| came.max(began) + timeout);
         match (route, this) {
             (_, Some(this)) if route.is_none_or(|route| this < route) => (Some(this), || Failure::Attempt {
                 outcome: Outcome::PerTryTimeout,
@@ -512,9 +472,10 @@ impl Sending<'_> {
         // Nobody knows whether the rest of the request will come in time for another one behind it.
         let early = self.ended.is_none();
         let keep_alive = if told || early { KeepAlive::No } else { asked };
-        let mut out = match &mut self.upload {
-            Upload::Head { out, .. } if !early => std::mem::take(out),
-            Upload::Head { .. } | Upload::Body { .. } => std::mem::take(&mut self.client.out),
+        let mut out = if early {
+            std::mem::take(&mut self.client.out)
+        } else {
+            self.upload.take_out()
         };
         out.clear();
         encode::Response {
@@ -552,7 +513,7 @@ impl Sending<'_> {
                 Next::Close
             }
         };
-        self.client.out = passing.relay.into_ahead();
+        self.client.out = passing.relay.take_ahead();
         next
     }
 

@@ -93,7 +93,6 @@ fn is_same_host(one: &[u8], other: &[u8]) -> bool {
 pub(crate) fn plan<'a>(
     line: &RequestLine,
     head: Head<'_>,
-    terms: Terms,
     live: &'a LiveListener,
     clusters: &Clusters,
     random: &impl Draw,
@@ -127,12 +126,7 @@ pub(crate) fn plan<'a>(
         return None;
     };
     let is_plain = forward.path.is_none() && forward.mirrors.is_empty() && forward.fault.is_none();
-    let replayed = forward
-        .retry
-        .as_ref()
-        .is_some_and(|policy| policy.retries_max > 0)
-        && !matches!(terms.framing, Framing::Empty | Framing::Length(0));
-    if !is_plain || replayed {
+    if !is_plain {
         return None;
     }
     let cluster = |target: &Target| {

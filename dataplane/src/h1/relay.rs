@@ -80,8 +80,8 @@ impl Relay {
     }
 
     /// The memory of what was written ahead, for the next one.
-    pub(crate) fn into_ahead(self) -> Vec<u8> {
-        self.ahead
+    pub(crate) fn take_ahead(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.ahead)
     }
 
     /// Whether nothing was written yet, so that all of it can be written elsewhere.

@@ -402,7 +402,7 @@ const TAKEN: &[Taken] = &[
     (
         "GET WAY HTTP/1.1\r\nhost: h\r\nTE: trailers\r\nX-Mixed-Case: kept\r\nconnection: TE, close\r\n\r\n",
         1,
-        &["te: trailers\r\nconnection: te\r\n", "X-Mixed-Case: kept\r\n"],
+        &["te: trailers\r\n", "connection: te\r\n", "X-Mixed-Case: kept\r\n"],
         &[],
     ),
     (
@@ -473,8 +473,9 @@ async fn what_is_odd_but_clear_is_answered() {
                 );
                 for text in *seen {
                     let text = text.replace("WAY", &path);
+                    let in_small = way == WAYS[2] && stage.has_seen(&text.to_lowercase());
                     assert!(
-                        stage.has_seen(&text),
+                        stage.has_seen(&text) || in_small,
                         "{request:?} by {step}: {text:?} did not come"
                     );
                 }

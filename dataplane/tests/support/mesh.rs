@@ -43,6 +43,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions,
 };
+use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher};
 use envoy_types::pb::envoy::r#type::v3::Int64Range;
 use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value};
 use envoy_types::util::pack_any;
@@ -166,11 +167,37 @@ pub(crate) fn with_timeout(route: Route, timeout_ms: u64) -> Route {
     with_action(route, |action| action.timeout = Some(millis(timeout_ms)))
 }
 
-/// `route`, retried elsewhere as the edge does it.
+/// `route`, with what matches `pattern` in the path replaced.
+pub(crate) fn with_rewrite(route: Route, pattern: &str, substitution: &str) -> Route {
+    with_action(route, |action| {
+        action.regex_rewrite = Some(RegexMatchAndSubstitute {
+            pattern: Some(RegexMatcher {
+                regex: pattern.to_owned(),
+                ..Default::default()
+            }),
+            substitution: substitution.to_owned(),
+        });
+    })
+}
+
+/// `route`, retried elsewhere as the edge does it for what may be repeated.
 pub(crate) fn with_retries(route: Route, retries: u32) -> Route {
+    retried(
+        route,
+        retries,
+        "connect-failure,refused-stream,reset,retriable-status-codes",
+    )
+}
+
+/// `route`, retried elsewhere as the edge does it for what may not.
+pub(crate) fn with_careful_retries(route: Route, retries: u32) -> Route {
+    retried(route, retries, "connect-failure,refused-stream")
+}
+
+fn retried(route: Route, retries: u32, on: &str) -> Route {
     with_action(route, |action| {
         action.retry_policy = Some(RetryPolicy {
-            retry_on: "connect-failure,refused-stream,reset,retriable-status-codes".to_owned(),
+            retry_on: on.to_owned(),
             num_retries: Some(UInt32Value { value: retries }),
             retriable_status_codes: vec![503],
             retry_host_predicate: vec![RetryHostPredicate {

@@ -10,8 +10,8 @@ use crate::ads::AdsServer;
 use crate::mesh;
 use crate::proxy::{DEADLINE, Proxy, eventually, free_address};
 
-/// A proxy in front of a host that notes every byte that it is sent. Below `/relayed` a request goes through as it comes, and
-/// below `/bridged` it may be repeated, for which its body is kept.
+/// A proxy in front of a host that notes every byte that it is sent. Below `/relayed` a request goes through as it comes, below
+/// `/kept` it may be repeated, for which it is kept, and below `/bridged` it goes the way of HTTP/2 too.
 pub(crate) struct Stage {
     pub(crate) listener: SocketAddr,
     pub(crate) proxy: Proxy,
@@ -20,7 +20,7 @@ pub(crate) struct Stage {
     _data: tempfile::TempDir,
 }
 
-pub(crate) const WAYS: [&str; 2] = ["/relayed", "/bridged"];
+pub(crate) const WAYS: [&str; 3] = ["/relayed", "/kept", "/bridged"];
 
 impl Stage {
     pub(crate) async fn start() -> Self {
@@ -33,7 +33,12 @@ impl Stage {
         edge.put("a", &mesh::endpoints("a", &[(host, 0)]));
         edge.put("in", &mesh::listener("in", listener, "in"));
         let routes = vec![
-            mesh::with_retries(mesh::to_cluster("/bridged", "a"), 1),
+            mesh::with_retries(mesh::to_cluster("/kept", "a"), 1),
+            mesh::with_rewrite(
+                mesh::with_retries(mesh::to_cluster("/bridged", "a"), 1),
+                "^/bridged",
+                "/bridged",
+            ),
             mesh::to_cluster("/", "a"),
         ];
         edge.put("in", &mesh::routes("in", routes));
