@@ -41,7 +41,7 @@ async fn a_proxy_refuses_an_edges_nonsense_by_name_and_serves_on() {
         .await
         .unwrap();
     let listener: SocketAddr = ([127, 0, 0, 1], free_port()).into();
-    let good = contract::one_service(listener, &[upstream.address()]);
+    let good = contract::one_service(listener, &[upstream.address()], contract::Retries::Idempotent);
     let ads = Ads::start(good.clone()).await;
     let dir = tempfile::tempdir().unwrap();
     let node = sidecar("nonsense-1", listener);

@@ -44,13 +44,22 @@ use super::Resources;
 /// The name of the one listener, route configuration and cluster.
 pub const NAME: &str = "only";
 
+/// What the edge retries, by the method of a request (RFC 9110, section 9.2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retries {
+    /// Of GET, PUT and their like: what an application may have seen, too.
+    Idempotent,
+    /// Of POST: only what never arrived.
+    Other,
+}
+
 /// Everything that arrives at `listener` goes to one of `upstreams`.
-pub fn one_service(listener: SocketAddr, upstreams: &[SocketAddr]) -> Resources {
+pub fn one_service(listener: SocketAddr, upstreams: &[SocketAddr], retries: Retries) -> Resources {
     let mut resources = Resources::default();
     resources.insert(NAME, &cluster());
     resources.insert(NAME, &endpoints(upstreams));
     resources.insert(NAME, &http_listener(listener));
-    resources.insert(NAME, &routes());
+    resources.insert(NAME, &routes(retries));
     resources
 }
 
@@ -142,7 +151,14 @@ fn http_listener(address: SocketAddr) -> Listener {
     }
 }
 
-fn routes() -> RouteConfiguration {
+fn routes(retries: Retries) -> RouteConfiguration {
+    let (retry_on, statuses) = match retries {
+        Retries::Idempotent => (
+            "connect-failure,refused-stream,reset,retriable-status-codes",
+            vec![503],
+        ),
+        Retries::Other => ("connect-failure,refused-stream", Vec::new()),
+    };
     let target = ClusterWeight {
         name: NAME.to_owned(),
         weight: Some(number(100)),
@@ -164,9 +180,9 @@ fn routes() -> RouteConfiguration {
         })),
         timeout: Some(span(Duration::from_secs(15))),
         retry_policy: Some(RetryPolicy {
-            retry_on: "connect-failure,refused-stream,reset,retriable-status-codes".to_owned(),
+            retry_on: retry_on.to_owned(),
             num_retries: Some(number(2)),
-            retriable_status_codes: vec![503],
+            retriable_status_codes: statuses,
             ..RetryPolicy::default()
         }),
         ..RouteAction::default()

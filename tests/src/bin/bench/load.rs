@@ -2,7 +2,6 @@
 //! so that neither is counted as the proxy's.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -11,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Full};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::server::conn::http1 as server;
 use hyper::service::service_fn;
@@ -22,17 +22,30 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
+use tombolo_tests::ads::contract::Retries;
 
-/// What each answer carries; a size between a status and a page.
+/// What each answer carries, and each request that carries something; a size between a status and a page.
 const BODY: &[u8] = &[b'x'; 1024];
 /// Longer than any answer over loopback takes, also on a busy machine.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How much is sent.
+/// What is sent, and how much of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
+    pub(crate) asks: Asks,
     pub(crate) connections: usize,
     pub(crate) requests: usize,
+}
+
+/// What each request asks with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asks {
+    /// GET, without a body.
+    Get,
+    /// POST, with as large a body as its answer has.
+    Post,
+    /// PUT, with such a body too; it may be repeated.
+    Put,
 }
 
 /// What came of it. Every request was answered as it should.
@@ -43,7 +56,7 @@ pub(crate) struct Outcome {
     pub(crate) latencies: Vec<Duration>,
 }
 
-/// Answers every request with the same kilobyte; gone on drop.
+/// Answers every request with what it carries, or with a kilobyte if that is nothing; gone on drop.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     address: SocketAddr,
@@ -77,13 +90,54 @@ impl Upstream {
 }
 
 async fn serve(listener: &TcpListener) -> Result<()> {
-    let answer =
-        service_fn(async |_| Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(BODY)))));
+    let answer = service_fn(async |request: Request<Incoming>| {
+        let carried = request.into_body().collect().await?.to_bytes();
+        let body = if carried.is_empty() {
+            Bytes::from_static(BODY)
+        } else {
+            carried
+        };
+        Ok::<_, hyper::Error>(Response::new(Full::new(body)))
+    });
     loop {
         let (stream, _) = listener.accept().await?;
         stream.set_nodelay(true)?;
         // A connection that breaks shows up at the client.
         tokio::task::spawn_local(server::Builder::new().serve_connection(TokioIo::new(stream), answer));
+    }
+}
+
+impl Asks {
+    pub(crate) fn method(self) -> Method {
+        match self {
+            Asks::Get => Method::GET,
+            Asks::Post => Method::POST,
+            Asks::Put => Method::PUT,
+        }
+    }
+
+    fn body(self) -> &'static [u8] {
+        match self {
+            Asks::Get => &[],
+            Asks::Post | Asks::Put => BODY,
+        }
+    }
+
+    /// How the edge retries it.
+    pub(crate) fn retries(self) -> Retries {
+        match self {
+            Asks::Get | Asks::Put => Retries::Idempotent,
+            Asks::Post => Retries::Other,
+        }
+    }
+
+    /// Of the figures in the line for scripts.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Asks::Get => "h1",
+            Asks::Post => "post",
+            Asks::Put => "put",
+        }
     }
 }
 
@@ -107,7 +161,7 @@ impl Load {
         let start = Instant::now();
         let mut connections = JoinSet::new();
         for sender in senders {
-            connections.spawn_local(send_until(sender, Rc::clone(&left)));
+            connections.spawn_local(send_until(sender, self.asks, Rc::clone(&left)));
         }
         let mut latencies = Vec::with_capacity(self.requests);
         while let Some(ended) = connections.join_next().await {
@@ -126,7 +180,7 @@ impl Load {
     }
 }
 
-async fn connect(target: SocketAddr) -> Result<SendRequest<Empty<Bytes>>> {
+async fn connect(target: SocketAddr) -> Result<SendRequest<Full<Bytes>>> {
     let stream = TcpStream::connect(target)
         .await
         .with_context(|| format!("cannot connect to {target}"))?;
@@ -137,12 +191,16 @@ async fn connect(target: SocketAddr) -> Result<SendRequest<Empty<Bytes>>> {
 }
 
 /// Sends one request after the other until none is `left`.
-async fn send_until(mut sender: SendRequest<Empty<Bytes>>, left: Rc<Cell<usize>>) -> Result<Vec<Duration>> {
+async fn send_until(
+    mut sender: SendRequest<Full<Bytes>>,
+    asks: Asks,
+    left: Rc<Cell<usize>>,
+) -> Result<Vec<Duration>> {
     let mut latencies = Vec::new();
     while let Some(rest) = left.get().checked_sub(1) {
         left.set(rest);
         let start = Instant::now();
-        timeout(REPLY_TIMEOUT, send(&mut sender))
+        timeout(REPLY_TIMEOUT, send(&mut sender, asks))
             .await
             .context("no answer in time")??;
         latencies.push(start.elapsed());
@@ -150,9 +208,11 @@ async fn send_until(mut sender: SendRequest<Empty<Bytes>>, left: Rc<Cell<usize>>
     Ok(latencies)
 }
 
-async fn send(sender: &mut SendRequest<Empty<Bytes>>) -> Result<()> {
+async fn send(sender: &mut SendRequest<Full<Bytes>>, asks: Asks) -> Result<()> {
     // As many headers as a program's request has; a browser sends more.
-    let request = Request::get("/products/42?view=short")
+    let request = Request::builder()
+        .method(asks.method())
+        .uri("/products/42?view=short")
         .header(header::HOST, "shop.example.com")
         .header(header::USER_AGENT, "bench/1.0")
         .header(header::ACCEPT, "application/json")
@@ -162,7 +222,7 @@ async fn send(sender: &mut SendRequest<Empty<Bytes>>) -> Result<()> {
             "traceparent",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         )
-        .body(Empty::new())?;
+        .body(Full::new(Bytes::from_static(asks.body())))?;
     sender.ready().await?;
     let response = sender.send_request(request).await?;
     ensure!(

@@ -21,6 +21,8 @@ mod propagation;
 mod proxy;
 mod statistics;
 
+use load::Asks;
+
 const HELP: &str = "\
 Measures Tombolo. Run it through `cargo xtask bench NAME`, which builds what it measures.
 
@@ -28,7 +30,9 @@ Benches:
   api          writes beside the same SQL by pgbench, reads beside a bare handler, writes in a flood of denials
   audit        pages of ten million audit records by every filter, what appending costs, and verifying
   proxy        CPU per request and memory of our proxy, beside Envoy, and HAProxy and nginx where they are installed
-  proxy instructions  user-space instructions (valgrind) and system calls (strace) per request of our proxy
+  proxy post, proxy put  the same with a body of 1 KiB in each request, which comes back: one that is not repeated once a
+               host may have seen it, and one that is
+  proxy instructions [post|put]  user-space instructions (valgrind) and system calls (strace) per request of our proxy
   propagation  from the API's answer to the new route answering in every proxy of the demo's topology
   intent       many resources: resolving all, and one change until the clusters' routes are planned
 
@@ -70,8 +74,12 @@ fn run(args: &[String]) -> Result<()> {
             match name.as_str() {
                 "api" => api::run(&options).await,
                 "audit" => audit::run(&options).await,
-                "proxy" => proxy::run(&options).await,
-                "proxy instructions" => proxy::instructions::run().await,
+                "proxy" => proxy::run(&options, Asks::Get).await,
+                "proxy post" => proxy::run(&options, Asks::Post).await,
+                "proxy put" => proxy::run(&options, Asks::Put).await,
+                "proxy instructions" => proxy::instructions::run(Asks::Get).await,
+                "proxy instructions post" => proxy::instructions::run(Asks::Post).await,
+                "proxy instructions put" => proxy::instructions::run(Asks::Put).await,
                 "propagation" => propagation::run(&options).await,
                 "intent" => Box::pin(intent::run(&options)).await,
                 "" => bail!("which bench? see --help"),

@@ -14,7 +14,7 @@ use tombolo_tests::proxy::{Node, Proxy, Role, Software};
 use tombolo_tests::{client, free_port, within};
 
 use crate::Options;
-use crate::load::{Load, Outcome, Upstream};
+use crate::load::{Asks, Load, Outcome, Upstream};
 use crate::statistics::Sorted;
 use peers::Peer;
 
@@ -30,6 +30,7 @@ const OURS: &str = Software::Tombolo.name();
 /// One proxy, ready for its rounds.
 struct Bench {
     name: &'static str,
+    asks: Asks,
     listener: SocketAddr,
     running: Running,
     rounds: Vec<Round>,
@@ -78,16 +79,18 @@ const FIGURES: [Figure; 5] = [
     },
 ];
 
-pub(crate) async fn run(options: &Options) -> Result<()> {
+pub(crate) async fn run(options: &Options, asks: Asks) -> Result<()> {
     let dir = tempfile::tempdir().context("cannot create a temporary directory")?;
     let upstream = Upstream::start()?;
     let mut benches = Vec::new();
     for software in Software::BOTH {
-        benches.push(Bench::xds(software, upstream.address(), dir.path()).await?);
+        benches.push(Bench::xds(software, asks, upstream.address(), dir.path()).await?);
     }
     for peer in Peer::ALL {
         match peer.find() {
-            Some(binary) => benches.push(Bench::file(peer, &binary, upstream.address(), dir.path()).await?),
+            Some(binary) => {
+                benches.push(Bench::file(peer, &binary, asks, upstream.address(), dir.path()).await?)
+            }
             None => println!(
                 "without {0}, which is not installed: apt-get install {0}",
                 peer.name()
@@ -95,8 +98,10 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         }
     }
     println!(
-        "{} rounds of {} requests for each proxy, {CONNECTIONS} connections, one worker",
-        options.rounds, options.requests
+        "{} rounds of {} {} requests for each proxy, {CONNECTIONS} connections, one worker",
+        options.rounds,
+        options.requests,
+        asks.method()
     );
     for round in 0..options.rounds {
         for bench in &mut benches {
@@ -110,25 +115,25 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 }
 
 impl Bench {
-    async fn xds(software: Software, upstream: SocketAddr, dir: &Path) -> Result<Bench> {
+    async fn xds(software: Software, asks: Asks, upstream: SocketAddr, dir: &Path) -> Result<Bench> {
         let listener = listener();
-        let ads = Ads::start(contract::one_service(listener, &[upstream])).await;
+        let ads = Ads::start(contract::one_service(listener, &[upstream], asks.retries())).await;
         let node = node(software.name());
         let binary = crate::tombolo()?;
         let proxy = Proxy::start(software, &node, ads.address(), &binary, dir)
             .await
             .with_context(|| format!("cannot start {}", software.name()))?;
         let running = Running::Xds { proxy, _ads: ads };
-        Bench::ready(software.name(), listener, running).await
+        Bench::ready(software.name(), asks, listener, running).await
     }
 
-    async fn file(peer: Peer, binary: &Path, upstream: SocketAddr, dir: &Path) -> Result<Bench> {
+    async fn file(peer: Peer, binary: &Path, asks: Asks, upstream: SocketAddr, dir: &Path) -> Result<Bench> {
         let listener = listener();
         let process = peer.start(binary, listener, upstream, dir)?;
-        Bench::ready(peer.name(), listener, Running::File(process)).await
+        Bench::ready(peer.name(), asks, listener, Running::File(process)).await
     }
 
-    async fn ready(name: &'static str, listener: SocketAddr, running: Running) -> Result<Bench> {
+    async fn ready(name: &'static str, asks: Asks, listener: SocketAddr, running: Running) -> Result<Bench> {
         within(START_TIMEOUT, async || {
             client::get(listener, "/").await?.expect(StatusCode::OK)
         })
@@ -141,6 +146,7 @@ impl Bench {
         })?;
         let mut bench = Bench {
             name,
+            asks,
             listener,
             running,
             rounds: Vec::new(),
@@ -152,6 +158,7 @@ impl Bench {
 
     async fn round(&mut self, requests: usize) -> Result<()> {
         let load = Load {
+            asks: self.asks,
             connections: CONNECTIONS,
             requests,
         };
@@ -231,10 +238,11 @@ fn report(benches: &[Bench]) -> Result<()> {
     println!();
     let [cpu, rss, ..] = &FIGURES;
     let (own_cpu, own_rss) = (cpu.sorted(ours)?.median(), rss.sorted(ours)?.median());
+    let asked = ours.asks.key();
     print!("bench proxy:");
     for other in &others {
         print!(
-            " h1_cpu_vs_{}={:.2}",
+            " {asked}_cpu_vs_{}={:.2}",
             other.name,
             own_cpu / cpu.sorted(other)?.median()
         );

@@ -16,7 +16,7 @@ use tombolo_tests::proxy::tombolo_command;
 use tombolo_tests::{client, free_port, within};
 
 use super::{CONNECTIONS, listener, node};
-use crate::load::{Load, Upstream};
+use crate::load::{Asks, Load, Upstream};
 
 /// By then each connection has been used often, and nothing grows any more.
 const REQUESTS_FEW: usize = 4_000;
@@ -32,21 +32,24 @@ enum Counter {
     SystemCalls,
 }
 
-pub(crate) async fn run() -> Result<()> {
+pub(crate) async fn run(asks: Asks) -> Result<()> {
     let upstream = Upstream::start()?;
-    let instructions = per_request(Counter::Instructions, upstream.address()).await?;
-    let syscalls = per_request(Counter::SystemCalls, upstream.address()).await?;
+    let instructions = per_request(Counter::Instructions, asks, upstream.address()).await?;
+    let syscalls = per_request(Counter::SystemCalls, asks, upstream.address()).await?;
     println!();
     println!("{:44}{instructions:>12.0}", "user-space instructions per request");
     println!("{:44}{syscalls:>12.2}", "system calls per request");
     println!();
-    println!("bench proxy instructions: h1_instructions={instructions:.0} h1_syscalls={syscalls:.2}");
+    let asked = asks.key();
+    println!(
+        "bench proxy instructions: {asked}_instructions={instructions:.0} {asked}_syscalls={syscalls:.2}"
+    );
     Ok(())
 }
 
-async fn per_request(counter: Counter, upstream: SocketAddr) -> Result<f64> {
-    let few = counter.count(REQUESTS_FEW, upstream).await?;
-    let many = counter.count(REQUESTS_MANY, upstream).await?;
+async fn per_request(counter: Counter, asks: Asks, upstream: SocketAddr) -> Result<f64> {
+    let few = counter.count(REQUESTS_FEW, asks, upstream).await?;
+    let many = counter.count(REQUESTS_MANY, asks, upstream).await?;
     Ok((many - few) / (REQUESTS_MANY - REQUESTS_FEW) as f64)
 }
 
@@ -59,12 +62,12 @@ impl Counter {
     }
 
     /// What one life of a proxy with so many requests takes.
-    async fn count(self, requests: usize, upstream: SocketAddr) -> Result<f64> {
+    async fn count(self, requests: usize, asks: Asks, upstream: SocketAddr) -> Result<f64> {
         println!("{requests} requests under {}", self.program());
         let dir = tempfile::tempdir().context("cannot create a temporary directory")?;
         let counted = dir.path().join("counted");
         let listener = listener();
-        let ads = Ads::start(contract::one_service(listener, &[upstream])).await;
+        let ads = Ads::start(contract::one_service(listener, &[upstream], asks.retries())).await;
         let admin = SocketAddr::new(listener.ip(), free_port());
         let plain = tombolo_command(
             &node("counted"),
@@ -81,6 +84,7 @@ impl Counter {
         .await
         .with_context(|| format!("the proxy's log ends with:\n{}", proxy.log_tail()))?;
         let load = Load {
+            asks,
             connections: CONNECTIONS,
             requests,
         };
