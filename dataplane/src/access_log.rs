@@ -47,7 +47,7 @@ pub(crate) struct Entry<'a> {
     pub(crate) retries: u32,
     pub(crate) request_id: &'a str,
     pub(crate) bytes_sent: u64,
-    /// Why it went wrong, in Envoy's words: DPE NR UH UF UR UT DC.
+    /// Why it went wrong, in Envoy's words: DPE NR UH UF UR UT DC FI UO URX, two of them with a comma.
     pub(crate) flags: &'a str,
 }
 

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::AbortHandle;
 
+use crate::breaker::Load;
 use crate::config::{Cluster, Config, Endpoints, HealthCheck, ResourceKind};
 use crate::decode::{Rejection, Update, describe};
 use crate::health::{self, OnChange};
@@ -26,6 +27,7 @@ pub(crate) struct Activation {
     current: Arc<ArcSwap<Snapshot>>,
     hosts: HashMap<(Arc<str>, SocketAddr), TrackedHost>,
     traffic: HashMap<Arc<str>, Arc<AtomicBool>>,
+    loads: HashMap<Arc<str>, Arc<Load>>,
     next_host: u64,
     on_health: OnChange,
     health_changes: watch::Receiver<u64>,
@@ -57,6 +59,7 @@ impl Activation {
             current,
             hosts: HashMap::new(),
             traffic: HashMap::new(),
+            loads: HashMap::new(),
             next_host: 0,
             on_health,
             health_changes,
@@ -197,6 +200,9 @@ impl Activation {
             return Arc::clone(held);
         }
         let traffic = Arc::clone(self.traffic.entry(Arc::clone(name)).or_default());
+        let workers = self.workers.len();
+        let load = self.loads.entry(Arc::clone(name));
+        let load = Arc::clone(load.or_insert_with(|| Load::new(workers)));
         let given = endpoints.map_or(&[][..], |endpoints| &endpoints.endpoints);
         let hosts = given
             .iter()
@@ -211,6 +217,7 @@ impl Activation {
             endpoints.cloned(),
             hosts,
             traffic,
+            load,
         ))
     }
 
@@ -286,6 +293,7 @@ impl Activation {
             .retain(|_, tracked| used.contains_key(&tracked.host.id));
         self.traffic
             .retain(|name, _| snapshot.clusters.contains_key(name));
+        self.loads.retain(|name, _| snapshot.clusters.contains_key(name));
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::balance::Tried;
+use crate::breaker::Retrying;
 use crate::exchange::{Exchange, Flag};
 use crate::h1::Malformed;
 use crate::pool::HostPool;
@@ -56,24 +57,35 @@ pub(crate) async fn until_answered<A: Attempts>(
     attempts: &mut A,
 ) -> Result<A::Answer, Option<Refusal>> {
     let mut tried = Tried::default();
+    let mut retrying = None;
     loop {
         let random = &exchange.connection().worker.random;
         let (pool, host) = cluster
             .choose(random, &mut tried, policy)
             .ok_or_else(|| Some(Refusal::no_healthy_upstream("no healthy upstream".to_owned())))?;
         exchange.host(pool.host.address);
+        if !cluster.allows_request() {
+            exchange.request_overflowed();
+            return Err(Some(Refusal::overflowed()));
+        }
         let repeatable = policy.is_some_and(|policy| exchange.retries() < policy.retries_max);
-        let repeats = |attempts: &A, outcome| {
-            policy.is_some_and(|policy| policy.retries(outcome, exchange.retries())) && attempts.can_repeat()
+        let attempted = attempts.attempt(&pool, repeatable).await;
+        // What it brought ends the retry that it was.
+        drop(retrying.take());
+        let mut again = |attempts: &A, outcome| {
+            let policy = policy.filter(|policy| policy.repeats(outcome) && attempts.can_repeat());
+            retrying = policy.and_then(|policy| retry(exchange, cluster, policy));
+            retrying.is_some()
         };
-        match attempts.attempt(&pool, repeatable).await {
-            Ok(answer) if repeats(attempts, Outcome::Status(A::status(&answer))) => {}
+        match attempted {
+            Ok(answer) if again(attempts, Outcome::Status(A::status(&answer))) => {}
             Ok(answer) => return Ok(answer),
             Err(Failure::Attempt { outcome, detail }) => {
+                let again = again(attempts, outcome);
                 if outcome == Outcome::ConnectFailure {
                     exchange.connect_failed();
                 }
-                if !repeats(attempts, outcome) {
+                if !again {
                     return Err(Some(Refusal::failed(outcome, &detail)));
                 }
             }
@@ -92,6 +104,19 @@ pub(crate) async fn until_answered<A: Attempts>(
             () = attempts.expired() => return Err(Some(Refusal::timed_out())),
         }
     }
+}
+
+/// Another attempt, unless there were as many as the policy has, or are as many as the cluster takes.
+fn retry(exchange: &mut Exchange, cluster: &WorkerCluster, policy: &RetryPolicy) -> Option<Retrying> {
+    if exchange.retries() >= policy.retries_max {
+        exchange.retries_used_up();
+        return None;
+    }
+    let retrying = cluster.retry();
+    if retrying.is_none() {
+        exchange.retry_overflowed();
+    }
+    retrying
 }
 
 impl Failure {
@@ -144,6 +169,15 @@ impl Refusal {
             status: StatusCode::SERVICE_UNAVAILABLE,
             flag: Flag::NoHealthyUpstream,
             reason,
+        }
+    }
+
+    fn overflowed() -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            flag: Flag::Overflow,
+            reason: "upstream connect error or disconnect/reset before headers. reset reason: overflow"
+                .to_owned(),
         }
     }
 

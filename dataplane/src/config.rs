@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
+use crate::breaker::Limits;
 use crate::pattern::Pattern;
 use crate::retry::RetryPolicy;
 use crate::rewrite::PathRewrite;
@@ -53,6 +54,7 @@ pub(crate) struct Cluster {
     pub(crate) panic_threshold_percent: f64,
     /// Reset what is in flight on a host when a health check declares it dead.
     pub(crate) close_on_failure: bool,
+    pub(crate) limits: Limits,
 }
 
 /// What is spoken to the hosts of a cluster.

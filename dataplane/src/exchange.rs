@@ -1,6 +1,7 @@
 //! The record of one request, from its head to the last byte of its response; counted and logged when dropped, however it
 //! ends.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub(crate) struct Exchange {
     started: Instant,
     status: u16,
     flag: Flag,
+    /// What kept it from another attempt.
+    limit: Flag,
     retries: u32,
     counters: Option<Arc<RouteCounters>>,
     trace: Option<Box<Trace>>,
@@ -39,6 +42,8 @@ pub(crate) enum Flag {
     UpstreamTimeout,
     ClientGone,
     FaultInjected,
+    Overflow,
+    RetriesUsedUp,
 }
 
 /// What only the access log needs; absent when it is off.
@@ -61,6 +66,7 @@ impl Exchange {
             started: Instant::now(),
             status: CLIENT_GONE,
             flag: Flag::ClientGone,
+            limit: Flag::None,
             retries: 0,
             counters: None,
             trace: None,
@@ -116,6 +122,26 @@ impl Exchange {
         }
     }
 
+    /// There were as many attempts as the policy has.
+    pub(crate) fn retries_used_up(&mut self) {
+        self.limit = Flag::RetriesUsedUp;
+    }
+
+    /// There are as many retries as the cluster takes.
+    pub(crate) fn retry_overflowed(&mut self) {
+        self.limit = Flag::Overflow;
+        if let Some(counters) = &self.counters {
+            counters.retry_overflows.add(1);
+        }
+    }
+
+    /// There are as many requests as the cluster takes.
+    pub(crate) fn request_overflowed(&self) {
+        if let Some(counters) = &self.counters {
+            counters.request_overflows.add(1);
+        }
+    }
+
     pub(crate) fn connect_failed(&self) {
         if let Some(counters) = &self.counters {
             counters.connect_failures.add(1);
@@ -164,7 +190,7 @@ impl Drop for Exchange {
             retries: self.retries,
             request_id: &trace.request_id,
             bytes_sent: trace.bytes_sent,
-            flags: self.flag.word(),
+            flags: &words(self.flag, self.limit),
         });
     }
 }
@@ -181,6 +207,36 @@ impl Flag {
             Self::UpstreamTimeout => "UT",
             Self::ClientGone => "DC",
             Self::FaultInjected => "FI",
+            Self::Overflow => "UO",
+            Self::RetriesUsedUp => "URX",
+        }
+    }
+}
+
+/// As Envoy lists them: what came first.
+fn words(flag: Flag, limit: Flag) -> Cow<'static, str> {
+    match (flag.word(), limit.word()) {
+        (one, "") | ("", one) => one.into(),
+        (flag, limit) if flag == limit => flag.into(),
+        (flag, limit) => format!("{limit},{flag}").into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_may_have_gone_wrong_in_two_ways() {
+        for (flag, limit, expected) in [
+            (Flag::None, Flag::None, ""),
+            (Flag::Overflow, Flag::None, "UO"),
+            (Flag::None, Flag::RetriesUsedUp, "URX"),
+            (Flag::ConnectFailure, Flag::RetriesUsedUp, "URX,UF"),
+            (Flag::ConnectFailure, Flag::Overflow, "UO,UF"),
+            (Flag::Overflow, Flag::Overflow, "UO"),
+        ] {
+            assert_eq!(words(flag, limit), expected, "{flag:?} {limit:?}");
         }
     }
 }

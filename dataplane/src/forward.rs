@@ -28,6 +28,8 @@ use crate::upload::{RequestBody, Upload};
 use crate::worker::{Random, Worker};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// Says that the request was refused for there being too many.
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1), and `expect`, which hyper has answered.
@@ -365,7 +367,12 @@ fn pass(
 }
 
 pub(crate) fn refuse(exchange: Exchange, refusal: Refusal) -> Response<ResponseBody> {
-    respond(exchange, refusal.status, refusal.reason.into(), refusal.flag)
+    let mut response = respond(exchange, refusal.status, refusal.reason.into(), refusal.flag);
+    if refusal.flag == Flag::Overflow {
+        let headers = response.headers_mut();
+        headers.insert(OVERLOADED, HeaderValue::from_static("true"));
+    }
+    response
 }
 
 /// An answer of our own.

@@ -32,6 +32,7 @@ mod ads;
 mod attempt;
 mod balance;
 mod body;
+mod breaker;
 mod config;
 mod decode;
 mod exchange;
@@ -235,7 +236,7 @@ fn start_workers(
         let (metrics, log) = (Arc::clone(metrics), log.clone());
         std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || worker::run(metrics, log, queue))
+            .spawn(move || worker::run(index, metrics, log, queue))
             .map_err(ProxyError::Worker)?;
         workers.push(commands);
     }

@@ -29,6 +29,8 @@ pub(crate) struct RouteCounters {
     latency_sum_us: Counter,
     pub(crate) retries: Counter,
     pub(crate) connect_failures: Counter,
+    pub(crate) request_overflows: Counter,
+    pub(crate) retry_overflows: Counter,
 }
 
 /// What one worker counts for one listener.
@@ -162,6 +164,18 @@ impl Metrics {
         out.family("tombolo_retries_total", "counter", "Attempts after the first");
         for (key, all) in &by_key {
             out.sample("", &key.labels(), sum(all, &|counters| counters.retries.get()));
+        }
+        out.family(
+            "tombolo_overflows_total",
+            "counter",
+            "Requests and retries that were not sent because their cluster had as many as it takes",
+        );
+        for (key, all) in &by_key {
+            let requests = sum(all, &|counters| counters.request_overflows.get());
+            let retries = sum(all, &|counters| counters.retry_overflows.get());
+            for (what, value) in [("request", requests), ("retry", retries)] {
+                out.sample("", &[&key.labels()[..], &[("what", what)]].concat(), value);
+            }
         }
         out.family(
             "tombolo_request_duration_seconds",

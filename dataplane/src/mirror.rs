@@ -72,6 +72,9 @@ async fn copy(
     let Some((pool, _)) = cluster.choose(&worker.random, &mut Tried::default(), None) else {
         return;
     };
+    if !cluster.allows_request() {
+        return;
+    }
     let headers = std::mem::take(&mut head.headers);
     let request = head.request(headers, body, cluster.live.config.protocol);
     let Ok((response, mut lease)) = attempt(&pool, &cluster.live, request, None).await else {

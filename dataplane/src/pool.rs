@@ -14,6 +14,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use crate::breaker::Share;
 use crate::config::Protocol;
 use crate::io::{BreakableIo, Breaker};
 use crate::snapshot::Host;
@@ -26,6 +27,7 @@ const IDLE_MAX: Duration = Duration::from_secs(50);
 /// One host as one worker sees it.
 pub(crate) struct HostPool {
     pub(crate) host: Arc<Host>,
+    share: Share,
     active: Cell<u32>,
     idle: RefCell<Vec<IdleConnection>>,
     idle_h1: RefCell<Vec<(BreakableIo, Instant)>>,
@@ -33,7 +35,7 @@ pub(crate) struct HostPool {
     breakers: RefCell<Vec<Weak<Breaker>>>,
 }
 
-/// A right to one request on a host; it counts as active until dropped.
+/// A right to one request on a host; it counts as active, on the host and on its cluster, until dropped.
 pub(crate) struct Lease {
     pool: Rc<HostPool>,
     connection: Option<http1::SendRequest<RequestBody>>,
@@ -87,9 +89,10 @@ pub(crate) struct SendFailure {
 }
 
 impl HostPool {
-    pub(crate) fn new(host: Arc<Host>) -> Rc<Self> {
+    pub(crate) fn new(host: Arc<Host>, share: Share) -> Rc<Self> {
         Rc::new(Self {
             host,
+            share,
             active: Cell::new(0),
             idle: RefCell::default(),
             idle_h1: RefCell::default(),
@@ -105,6 +108,7 @@ impl HostPool {
 
     pub(crate) fn lease(self: &Rc<Self>) -> Lease {
         self.active.set(self.active.get() + 1);
+        self.share.begin();
         Lease {
             pool: Rc::clone(self),
             connection: None,
@@ -284,6 +288,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.pool.active.set(self.pool.active.get() - 1);
+        self.pool.share.end();
     }
 }
 

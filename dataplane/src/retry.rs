@@ -61,16 +61,15 @@ pub(crate) enum Outcome {
 }
 
 impl RetryPolicy {
-    /// Whether `outcome` of the attempt after `retries` retries is worth another attempt. As in Envoy, `reset`
-    /// covers whatever left no response: a failed connection, a refused stream, a timeout of one try.
-    pub(crate) fn retries(&self, outcome: Outcome, retries: u32) -> bool {
-        retries < self.retries_max
-            && match outcome {
-                Outcome::ConnectFailure => self.on.connect_failure || self.on.reset,
-                Outcome::RefusedStream => self.on.refused_stream || self.on.reset,
-                Outcome::Reset | Outcome::PerTryTimeout => self.on.reset,
-                Outcome::Status(status) => self.on.statuses && self.statuses.contains(&status),
-            }
+    /// Whether `outcome` of an attempt is worth another one. As in Envoy, `reset` covers whatever left no response: a failed
+    /// connection, a refused stream, a timeout of one try.
+    pub(crate) fn repeats(&self, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::ConnectFailure => self.on.connect_failure || self.on.reset,
+            Outcome::RefusedStream => self.on.refused_stream || self.on.reset,
+            Outcome::Reset | Outcome::PerTryTimeout => self.on.reset,
+            Outcome::Status(status) => self.on.statuses && self.statuses.contains(&status),
+        }
     }
 
     /// Whether what a host has read, or may have, is sent to another one. A host of HTTP/1.1 refuses no streams.
@@ -127,28 +126,22 @@ mod tests {
             ..none
         };
         let cases = [
-            (none, Outcome::ConnectFailure, 0, false),
-            (connect, Outcome::ConnectFailure, 0, true),
-            (connect, Outcome::ConnectFailure, 1, true),
-            (connect, Outcome::ConnectFailure, 2, false),
-            (connect, Outcome::Reset, 0, false),
-            (refused, Outcome::RefusedStream, 0, true),
-            (refused, Outcome::Reset, 0, false),
-            (reset, Outcome::Reset, 0, true),
-            (reset, Outcome::ConnectFailure, 0, true),
-            (reset, Outcome::RefusedStream, 0, true),
-            (reset, Outcome::PerTryTimeout, 0, true),
-            (connect, Outcome::PerTryTimeout, 0, false),
-            (statuses, Outcome::Status(503), 0, true),
-            (statuses, Outcome::Status(500), 0, false),
-            (reset, Outcome::Status(503), 0, false),
+            (none, Outcome::ConnectFailure, false),
+            (connect, Outcome::ConnectFailure, true),
+            (connect, Outcome::Reset, false),
+            (refused, Outcome::RefusedStream, true),
+            (refused, Outcome::Reset, false),
+            (reset, Outcome::Reset, true),
+            (reset, Outcome::ConnectFailure, true),
+            (reset, Outcome::RefusedStream, true),
+            (reset, Outcome::PerTryTimeout, true),
+            (connect, Outcome::PerTryTimeout, false),
+            (statuses, Outcome::Status(503), true),
+            (statuses, Outcome::Status(500), false),
+            (reset, Outcome::Status(503), false),
         ];
-        for (on, outcome, retries, expected) in cases {
-            assert_eq!(
-                policy(on).retries(outcome, retries),
-                expected,
-                "{on:?} {outcome:?} after {retries}"
-            );
+        for (on, outcome, expected) in cases {
+            assert_eq!(policy(on).repeats(outcome), expected, "{on:?} {outcome:?}");
         }
     }
 

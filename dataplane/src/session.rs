@@ -197,6 +197,7 @@ mod tests {
             health_check: None,
             panic_threshold_percent: 50.0,
             close_on_failure: false,
+            limits: crate::breaker::Limits::DEFAULT,
         });
         let clusters = clusters
             .iter()

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use arc_swap::ArcSwap;
 
 use crate::balance::{Candidate, Selection};
+use crate::breaker::Load;
 use crate::config::{Cluster, Endpoint, Endpoints, Listener};
 use crate::router::RouteTable;
 
@@ -35,6 +36,8 @@ pub(crate) struct LiveCluster {
     pub(crate) selection: ArcSwap<Selection>,
     /// Whether a request was ever sent here; checks are slower until then.
     pub(crate) traffic: Arc<AtomicBool>,
+    /// Outlives this value, as what is under way does.
+    pub(crate) load: Arc<Load>,
 }
 
 #[derive(Debug)]
@@ -73,6 +76,7 @@ impl LiveCluster {
         endpoints: Option<Arc<Endpoints>>,
         hosts: Vec<LiveHost>,
         traffic: Arc<AtomicBool>,
+        load: Arc<Load>,
     ) -> Self {
         let selection = ArcSwap::from_pointee(select(&hosts, &config));
         Self {
@@ -82,6 +86,7 @@ impl LiveCluster {
             hosts,
             selection,
             traffic,
+            load,
         }
     }
 

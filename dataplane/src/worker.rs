@@ -14,6 +14,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::access_log::AccessLogger;
 use crate::balance::{Draw, Tried};
+use crate::breaker::{Retrying, Share};
 use crate::h1::Buffers;
 use crate::listener::{self, WorkerListener};
 use crate::metrics::{ListenerCounters, Metrics, RouteCounters};
@@ -39,6 +40,8 @@ pub(crate) enum Command {
 }
 
 pub(crate) struct Worker {
+    /// Its place among the workers.
+    index: usize,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Option<AccessLogger>,
     pub(crate) random: Random,
@@ -66,6 +69,7 @@ pub(crate) struct WorkerCluster {
     pub(crate) live: Arc<LiveCluster>,
     /// In the order of the cluster's hosts.
     pools: Vec<Rc<HostPool>>,
+    share: Share,
     /// By listener; there are few.
     counters: RefCell<Vec<(Arc<str>, Arc<RouteCounters>)>>,
 }
@@ -81,6 +85,7 @@ pub(crate) struct CopyCount(Rc<Worker>);
 
 /// Runs a worker until its commands end; call it on a thread of its own.
 pub(crate) fn run(
+    index: usize,
     metrics: Arc<Metrics>,
     access_log: Option<AccessLogger>,
     commands: mpsc::Receiver<Command>,
@@ -99,6 +104,7 @@ pub(crate) fn run(
         }
     };
     let worker = Rc::new(Worker {
+        index,
         metrics,
         access_log,
         random: Random::new(),
@@ -170,9 +176,8 @@ impl Worker {
         let mut clusters = HashMap::with_capacity(snapshot.clusters.len());
         for (name, live) in &snapshot.clusters {
             let pool = |host: &Arc<crate::snapshot::Host>| {
-                pools
-                    .get(&host.id)
-                    .map_or_else(|| HostPool::new(Arc::clone(host)), Rc::clone)
+                let new = || HostPool::new(Arc::clone(host), Share::new(&live.load, self.index));
+                pools.get(&host.id).map_or_else(new, Rc::clone)
             };
             let held: Vec<Rc<HostPool>> = live
                 .hosts
@@ -184,6 +189,7 @@ impl Worker {
                 _ => Rc::new(WorkerCluster {
                     live: Arc::clone(live),
                     pools: held,
+                    share: Share::new(&live.load, self.index),
                     counters: RefCell::default(),
                 }),
             };
@@ -307,6 +313,16 @@ impl WorkerCluster {
         let selection = self.live.selection.load();
         let chosen = selection.choose(random, active, tried, hosts, priorities)?;
         Some((Rc::clone(&self.pools[chosen.0]), chosen))
+    }
+
+    /// Whether one more request may begin.
+    pub(crate) fn allows_request(&self) -> bool {
+        self.share.allows_request(&self.live.config.limits)
+    }
+
+    /// A retry more, if there may be.
+    pub(crate) fn retry(&self) -> Option<Retrying> {
+        self.share.retry(&self.live.config.limits)
     }
 
     pub(crate) fn counters(&self, worker: &Worker, listener: &Arc<str>) -> Arc<RouteCounters> {

@@ -22,6 +22,7 @@ use upstream::{Mood, Upstream};
 #[path = "support/ads.rs"]
 mod ads;
 #[path = "support/mesh.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod mesh;
 #[path = "support/proxy.rs"]
 mod proxy;

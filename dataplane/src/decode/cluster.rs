@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::mem::take;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::cluster::v3::CircuitBreakers;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbPolicy,
 };
 use envoy_types::pb::envoy::config::core::v3::health_check::{HealthChecker, HttpHealthCheck};
 use envoy_types::pb::envoy::config::core::v3::{
-    HealthCheck as PbHealthCheck, header_value_option::HeaderAppendAction,
+    HealthCheck as PbHealthCheck, RoutingPriority, header_value_option::HeaderAppendAction,
 };
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
@@ -22,6 +25,7 @@ use super::fields::{
     At, Reason, ads, any, done, header_to_set, header_value, message, only_enum, positive, required,
     same_name,
 };
+use crate::breaker::{Limits, RetryLimit};
 use crate::config::{Cluster, HealthCheck, HttpProbe, Probe, Protocol};
 
 /// Key of the only protocol options a cluster may have.
@@ -32,6 +36,10 @@ const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
 const PANIC_THRESHOLD_DEFAULT_PERCENT: f64 = 50.0;
 /// Envoy's interval between checks of a cluster without traffic when none is given.
 const NO_TRAFFIC_INTERVAL_DEFAULT: Duration = Duration::from_secs(60);
+
+/// What Envoy takes for the parts of a retry budget that are not given.
+const RETRY_BUDGET_DEFAULT_PERCENT: f64 = 20.0;
+const RETRY_BUDGET_DEFAULT_MIN: u32 = 3;
 
 pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
     let mut pb: PbCluster = message(body)?;
@@ -61,6 +69,7 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
     let close_on_failure = take(&mut pb.close_connections_on_host_health_failure);
     let protocol =
         protocol(take(&mut pb.typed_extension_protocol_options)).at("typed_extension_protocol_options")?;
+    let limits = limits(pb.circuit_breakers.take()).at("circuit_breakers")?;
     done(&pb)?;
     Ok(Cluster {
         connect_timeout,
@@ -68,7 +77,56 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
         health_check,
         panic_threshold_percent,
         close_on_failure,
+        limits,
     })
+}
+
+fn limits(breakers: Option<CircuitBreakers>) -> Result<Limits, Reason> {
+    let Some(mut breakers) = breakers else {
+        return Ok(Limits::DEFAULT);
+    };
+    let mut thresholds = take(&mut breakers.thresholds).into_iter();
+    done(&breakers)?;
+    let limits = match thresholds.next() {
+        Some(thresholds) => self::thresholds(thresholds).at_index("thresholds", 0)?,
+        None => Limits::DEFAULT,
+    };
+    if thresholds.next().is_some() {
+        return Err("thresholds: at most one is supported".to_owned());
+    }
+    Ok(limits)
+}
+
+fn thresholds(mut pb: Thresholds) -> Result<Limits, Reason> {
+    only_enum(take(&mut pb.priority), &[RoutingPriority::Default as i32]).at("priority")?;
+    let requests_max = pb.max_requests.take();
+    let retries_max = pb.max_retries.take();
+    let retries = match pb.retry_budget.take() {
+        // As in Envoy, a budget overrides the number.
+        Some(budget) => Some(retry_budget(budget).at("retry_budget")?),
+        None => retries_max.map(|max| RetryLimit::Max(max.value)),
+    };
+    done(&pb)?;
+    Ok(Limits {
+        requests_max: requests_max.map_or(Limits::DEFAULT.requests_max, |max| max.value),
+        retries: retries.unwrap_or(Limits::DEFAULT.retries),
+    })
+}
+
+fn retry_budget(mut pb: RetryBudget) -> Result<RetryLimit, Reason> {
+    let percent = pb
+        .budget_percent
+        .take()
+        .map_or(RETRY_BUDGET_DEFAULT_PERCENT, |percent| percent.value);
+    let retries_min = pb
+        .min_retry_concurrency
+        .take()
+        .map_or(RETRY_BUDGET_DEFAULT_MIN, |min| min.value);
+    done(&pb)?;
+    if !(0.0..=100.0).contains(&percent) {
+        return Err(format!("budget_percent: {percent} is not a percentage"));
+    }
+    Ok(RetryLimit::Budget { percent, retries_min })
 }
 
 fn panic_threshold(config: Option<CommonLbConfig>) -> Result<f64, Reason> {
@@ -204,5 +262,65 @@ fn statuses(range: &Int64Range) -> Result<std::ops::Range<u16>, Reason> {
             "{}..{} is not a range of status codes",
             range.start, range.end
         )),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use envoy_types::pb::envoy::r#type::v3::Percent;
+    use envoy_types::pb::google::protobuf::UInt32Value;
+
+    use super::*;
+
+    #[test]
+    fn limits_are_envoys_where_nothing_is_said() {
+        let number = |value| Some(UInt32Value { value });
+        let given = |thresholds| {
+            let breakers = CircuitBreakers {
+                thresholds: vec![thresholds],
+                ..Default::default()
+            };
+            limits(Some(breakers)).unwrap()
+        };
+        let budget = |budget_percent: Option<f64>, min| Thresholds {
+            max_retries: number(7),
+            retry_budget: Some(RetryBudget {
+                budget_percent: budget_percent.map(|value| Percent { value }),
+                min_retry_concurrency: min,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let requests = Thresholds {
+            max_requests: number(0),
+            ..Default::default()
+        };
+        let retries = Thresholds {
+            max_retries: number(0),
+            ..Default::default()
+        };
+        let of = |percent, retries_min| RetryLimit::Budget { percent, retries_min };
+        for (got, requests_max, retries) in [
+            (limits(None).unwrap(), 1024, RetryLimit::Max(3)),
+            (
+                limits(Some(CircuitBreakers::default())).unwrap(),
+                1024,
+                RetryLimit::Max(3),
+            ),
+            (given(Thresholds::default()), 1024, RetryLimit::Max(3)),
+            (given(requests), 0, RetryLimit::Max(3)),
+            (given(retries), 1024, RetryLimit::Max(0)),
+            (given(budget(None, None)), 1024, of(20.0, 3)),
+            (given(budget(Some(50.0), number(0))), 1024, of(50.0, 0)),
+        ] {
+            assert_eq!(
+                got,
+                Limits {
+                    requests_max,
+                    retries
+                }
+            );
+        }
     }
 }

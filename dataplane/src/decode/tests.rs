@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
@@ -234,10 +236,46 @@ fn a_cluster_is_as_the_contract_says() {
         change(&mut check);
         cluster.health_checks[0].health_checker = Some(HealthChecker::HttpHealthCheck(check));
     }
+    fn breaker(cluster: &mut PbCluster, change: impl FnOnce(&mut Thresholds)) {
+        let mut thresholds = Thresholds::default();
+        change(&mut thresholds);
+        let breakers = cluster.circuit_breakers.get_or_insert_default();
+        breakers.thresholds.push(thresholds);
+    }
     check(
         ResourceKind::Cluster,
         &right,
         &[
+            (
+                |c| breaker(c, |t| t.max_connections = number(1)),
+                "circuit_breakers.thresholds[0].max_connections: is not supported by this proxy",
+            ),
+            (
+                |c| breaker(c, |t| t.max_pending_requests = number(1)),
+                "circuit_breakers.thresholds[0].max_pending_requests: is not supported by this proxy",
+            ),
+            (
+                |c| breaker(c, |t| t.priority = 1),
+                "circuit_breakers.thresholds[0].priority: value 1 is not supported",
+            ),
+            (
+                |c| {
+                    breaker(c, |t| {
+                        t.retry_budget = Some(RetryBudget {
+                            budget_percent: Some(Percent { value: 101.0 }),
+                            ..Default::default()
+                        });
+                    });
+                },
+                "circuit_breakers.thresholds[0].retry_budget.budget_percent: 101 is not a percentage",
+            ),
+            (
+                |c| {
+                    breaker(c, |_| {});
+                    breaker(c, |_| {});
+                },
+                "circuit_breakers.thresholds: at most one is supported",
+            ),
             (
                 |c| c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
                 "type: only EDS is supported",

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster};
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
@@ -233,6 +234,13 @@ pub(crate) fn cluster(name: &str) -> Cluster {
         connect_timeout: Some(millis(500)),
         lb_policy: LbPolicy::LeastRequest as i32,
         close_connections_on_host_health_failure: true,
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![Thresholds {
+                max_retries: Some(UInt32Value { value: 1024 }),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }),
         ..Default::default()
     }
 }
@@ -252,6 +260,15 @@ pub(crate) fn with_checks(mut cluster: Cluster, interval_ms: u64, timeout_ms: u6
         })),
         ..Default::default()
     }];
+    cluster
+}
+
+/// `cluster`, with so much under way at once.
+pub(crate) fn with_limits(mut cluster: Cluster, limits: Thresholds) -> Cluster {
+    cluster.circuit_breakers = Some(CircuitBreakers {
+        thresholds: vec![limits],
+        ..Default::default()
+    });
     cluster
 }
 

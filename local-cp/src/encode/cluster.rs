@@ -1,9 +1,10 @@
 //! `envoy.config.cluster.v3.Cluster`: hosts from EDS, which the proxy checks by itself.
 
-use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster as PbCluster};
 use envoy_types::pb::envoy::config::core::v3::health_check::{
     HealthChecker, HttpHealthCheck, TcpHealthCheck,
 };
@@ -35,6 +36,10 @@ const HEALTHY_THRESHOLD: u32 = 1;
 /// Any answer of the application itself counts, also 404; Envoy's default would take only 200.
 const EXPECTED_STATUSES: Int64Range = Int64Range { start: 100, end: 500 };
 
+/// As many as there may be requests: Envoy's default of 3 would fail most of what is under way on an instance that dies, all of
+/// which has another one to go to.
+const RETRIES_MAX: u32 = 1024;
+
 pub(super) fn encode(name: &str, upstream: &Upstream) -> PbCluster {
     PbCluster {
         name: name.to_owned(),
@@ -53,6 +58,13 @@ pub(super) fn encode(name: &str, upstream: &Upstream) -> PbCluster {
             ..CommonLbConfig::default()
         }),
         close_connections_on_host_health_failure: true,
+        circuit_breakers: Some(CircuitBreakers {
+            thresholds: vec![Thresholds {
+                max_retries: Some(number(RETRIES_MAX)),
+                ..Thresholds::default()
+            }],
+            ..CircuitBreakers::default()
+        }),
         // The platform's word that an instance is gone is enough; it need not fail its checks first.
         ignore_health_on_host_removal: true,
         typed_extension_protocol_options: [(HTTP_OPTIONS.to_owned(), pack_any(protocol(upstream.http2)))]
