@@ -89,7 +89,7 @@ pub(crate) async fn run(options: &Options, asks: Asks) -> Result<()> {
     for peer in Peer::ALL {
         match peer.find() {
             Some(binary) => {
-                benches.push(Bench::file(peer, &binary, asks, upstream.address(), dir.path()).await?)
+                benches.push(Bench::file(peer, &binary, asks, upstream.address(), dir.path()).await?);
             }
             None => println!(
                 "without {0}, which is not installed: apt-get install {0}",
