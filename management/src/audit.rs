@@ -20,6 +20,7 @@ mod index;
 mod statement;
 mod verifier;
 
+pub use crate::store::audit::APPEND;
 pub use export::{ChainReport, Export, Fault, Line, Report, record_line};
 pub use index::{Index, Term, words_of_text};
 pub use statement::{

@@ -127,8 +127,7 @@ impl DenialWriter {
             head = next;
             sealed.push(one);
         }
-        self.store.insert_audit(&mut tx, &sealed).await?;
-        self.store.set_denial_head(&mut tx, &head).await?;
+        self.store.append_denials(&mut tx, &sealed, &head).await?;
         store::commit(tx).await
     }
 }

@@ -10,6 +10,7 @@ use tombolo_runtime::telemetry::chain;
 
 use crate::audit::Chain;
 use crate::iam::Principal;
+use crate::store::audit::Tier;
 use crate::store::{Store, StoreError};
 
 /// How often the ends of the chains are looked at.
@@ -69,7 +70,9 @@ impl Indexer {
             let mut has_made_any = false;
             for chain in [Chain::Writes, Chain::Denials] {
                 has_made_any |= or_told(self.store.index_audit(chain).await);
-                has_made_any |= or_told(self.store.merge_audit(chain).await);
+                for tiers in Tier::MERGED {
+                    has_made_any |= or_told(self.store.merge_audit(chain, tiers).await);
+                }
             }
             if !has_made_any || shutdown.is_fired() {
                 return;

@@ -15,7 +15,6 @@ use tombolo_runtime::telemetry::chain;
 
 use crate::audit::{
     Chain, ChainHead, Mark, Outcome, PublicKeys, Record, SigningKey, Statement, StatementKind, Verb, now,
-    seal,
 };
 use crate::iam::Principal;
 use crate::store::audit::Month;
@@ -238,15 +237,11 @@ impl Keeper {
     }
 
     async fn record(&self, tx: &mut Tx, verb: Verb, reason: String) -> Result<(), StoreError> {
-        let mut head = self.store.lock_head(tx).await?;
         let record = Record {
             reason,
             ..Record::new("system", verb, self.organization.as_str(), Outcome::Done)
         };
-        let (sealed, end) = seal(Chain::Writes, head.audit, record);
-        head.audit = end;
-        self.store.insert_audit(tx, &[sealed]).await?;
-        self.store.set_head(tx, &head).await
+        self.store.append_record(tx, record).await
     }
 
     /// What another key has signed is not gone on from: then this one signs anew.

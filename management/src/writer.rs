@@ -416,18 +416,16 @@ impl Writer {
                 Outcome::Done,
             )
         };
-        let (sealed, end) = seal(Chain::Writes, head.audit, record);
-        head.audit = end;
-        self.store.insert_audit(&mut tx, &[sealed]).await?;
-        self.store.set_head(&mut tx, &head).await?;
+        let version = head.version;
+        self.store.append_write(&mut tx, head, record).await?;
         store::commit(tx).await.map_err(WriteError::Uncertain)?;
         let delta = Delta {
             joined: vec![uid],
             ..Delta::default()
         };
-        let next = base.advance(head.version, delta, None);
+        let next = base.advance(version, delta, None);
         self.snapshots.send_replace(Arc::new(next));
-        tracing::info!(%cluster, central, revision = head.version.revision, "cluster has joined");
+        tracing::info!(%cluster, central, revision = version.revision, "cluster has joined");
         Ok(())
     }
 
@@ -455,18 +453,16 @@ impl Writer {
             reason: format!("the database was at {found}; {held} was held"),
             ..caller.record(Verb::Adopt, organization.as_str())
         };
-        let (sealed, end) = seal(Chain::Writes, head.audit, record);
-        head.audit = end;
-        self.store.insert_audit(&mut tx, &[sealed]).await?;
-        self.store.set_head(&mut tx, &head).await?;
-        let Version { epoch, revision } = head.version;
+        let version = head.version;
+        self.store.append_write(&mut tx, head, record).await?;
+        let Version { epoch, revision } = version;
         let answer = Answer::ok(&json!({"name": organization, "epoch": epoch, "revision": revision}));
         self.store.keep_answer(&mut tx, caller, &answer).await?;
         store::commit(tx).await.map_err(WriteError::Uncertain)?;
         let judged = base.judged.clone();
-        let next = base.advance(head.version, Delta::default(), Some(judged));
+        let next = base.advance(version, Delta::default(), Some(judged));
         self.snapshots.send_replace(Arc::new(next));
-        tracing::warn!(%found, %held, version = %head.version, "the database was adopted");
+        tracing::warn!(%found, %held, %version, "the database was adopted");
         Ok(Committed { revision, answer })
     }
 
@@ -633,11 +629,6 @@ pub(crate) async fn write_steps(
             .await?;
         store.act_as(&mut tx, &caller.principal).await?;
     }
-    let head = Head {
-        version: pen.version,
-        audit: pen.end,
-    };
-    store.set_head(&mut tx, &head).await?;
     let next = aside(|| base.advance(pen.version, pen.delta, Some(prepared.judged.clone())));
     // Last of all: who gives its own rights away writes that down first.
     let realms = base.realms_to(&next);
@@ -771,7 +762,8 @@ impl Pen<'_> {
             self.delta.put.extend(after.map(Arc::unwrap_or_clone));
         }
         store.insert_history(tx, &history).await?;
-        store.insert_audit(tx, &sealed).await
+        let audit = self.end;
+        store.append(tx, &sealed, &Head { version, audit }).await
     }
 }
 

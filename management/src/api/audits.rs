@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tombolo_compiler::name::{Fqn, Kind};
 
+use super::paging::{PAGE_SIZE_MAX, page_size};
 use super::{App, Params};
 use crate::audit::{
     Broken, Chain, Mark, Outcome, PublicKeys, Statement, StatementKind, Verb, Verifier, hex, words_of_text,
@@ -27,8 +28,6 @@ pub(crate) use export::export;
 use reader::Reader;
 pub(crate) use tail::tail;
 
-const PAGE_SIZE_DEFAULT: u64 = 100;
-const PAGE_SIZE_MAX: u64 = 500;
 /// Records that are looked at for one page, of which the caller may read only some: then it ends before it is full.
 const LOOKED_AT_MAX: usize = 10_000;
 /// Records read at a time while verifying.
@@ -47,7 +46,7 @@ pub(crate) struct Wanted {
     outcome: Option<String>,
     /// Words that a record must hold, all of them.
     text: Option<String>,
-    page_size: Option<u64>,
+    page_size: Option<usize>,
     page_token: Option<String>,
     /// Of an export.
     format: Option<export::Format>,
@@ -64,19 +63,15 @@ pub(crate) async fn list(
         ("format", wanted.format.is_some()),
         ("after", wanted.after.is_some()),
     ])?;
-    let page_size = wanted.page_size.unwrap_or(PAGE_SIZE_DEFAULT);
-    if !(1..=PAGE_SIZE_MAX).contains(&page_size) {
-        let detail = format!("pageSize {page_size} is not between 1 and {PAGE_SIZE_MAX}");
-        return Err(Problem::bad_request(detail));
-    }
+    let page_size = page_size(wanted.page_size)?;
     let reader = Reader::of(&app, &caller);
     let mut filter = wanted.filter(&reader)?;
-    let mut tx = app.store.read_as(&caller.principal).await?;
+    let mut tx = app.store.read_months_as(&caller.principal).await?;
     // One more tells whether there is another page.
     let limit = match reader.may_read_all() {
         true => page_size + 1,
         false => PAGE_SIZE_MAX + 1,
-    } as usize;
+    };
     let (mut listed, mut looked_at) = (Vec::new(), 0);
     let reached = loop {
         let found = app.store.list_audit(&mut tx, &filter, limit).await?;
@@ -84,14 +79,14 @@ pub(crate) async fn list(
         let is_last = found.len() < limit;
         looked_at += found.len();
         listed.extend(found.into_iter().filter(|record| reader.may_read(record)));
-        if is_last || looked_at >= LOOKED_AT_MAX || listed.len() as u64 > page_size {
+        if is_last || looked_at >= LOOKED_AT_MAX || listed.len() > page_size {
             break reached.filter(|_| !is_last);
         }
         filter.after = reached;
     };
-    let next = match listed.len() as u64 > page_size {
+    let next = match listed.len() > page_size {
         true => {
-            listed.truncate(page_size as usize);
+            listed.truncate(page_size);
             listed.last().map(|last: &Listed| last.place)
         }
         false => reached,

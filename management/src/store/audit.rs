@@ -2,8 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use sea_query::{Expr, ExprTrait, LockType, OnConflict, Query, SelectStatement};
-use sqlx::postgres::PgRow;
-use sqlx::{PgConnection, Row};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query as Prepared;
+use sqlx::{PgConnection, Postgres, Row};
 
 use super::organization::Head;
 use super::{DenialHeads, Store, StoreError, Tx, bounded, commit, execute, fetch};
@@ -19,10 +20,22 @@ mod statement;
 
 pub(crate) use filter::Filter;
 pub(crate) use page::{Listed, Place, Stretch};
+pub(crate) use segment::Tier;
 pub(crate) use statement::{Month, Numbered};
 
-/// All rows of a write in one statement of a fixed text, so that Postgres plans it once.
-const INSERT: &str = include_str!("audit/insert.sql");
+/// The records of one write and the head behind them. One statement, since a write waits for each, of a fixed text, so that
+/// Postgres plans it once. Public, so that what is measured is what management sends.
+pub const APPEND: &str = concat!(
+    "WITH appended AS (",
+    include_str!("audit/insert.sql"),
+    ") UPDATE organizations SET audit_sequence = $13, audit_hash = $14, audit_time = $15, epoch = $16, revision = $17 \
+     WHERE name = $1"
+);
+const APPEND_DENIALS: &str = concat!(
+    "WITH appended AS (",
+    include_str!("audit/insert.sql"),
+    ") UPDATE denial_heads SET sequence = $13, hash = $14, time = $15 WHERE organization = $1"
+);
 
 /// By the primary key, which has the order of the chain.
 const CHAIN: &str = "
@@ -35,7 +48,7 @@ LIMIT $4";
 /// How long management may be unable to add any before a write finds none.
 const PARTITIONS_AHEAD: &str = "3 months";
 
-/// The columns of many rows, as the arrays of [`INSERT`].
+/// The columns of many rows, as arrays.
 #[derive(Debug, Default)]
 struct Columns {
     chain: Vec<String>,
@@ -51,6 +64,8 @@ struct Columns {
     outcome: Vec<String>,
 }
 
+type Appending = Prepared<'static, Postgres, PgArguments>;
+
 impl Store {
     /// One record of something that changes no resource, behind the head that the transaction holds.
     pub(crate) async fn append_write(
@@ -60,8 +75,7 @@ impl Store {
         record: Record,
     ) -> Result<(), StoreError> {
         let (sealed, audit) = seal(Chain::Writes, head.audit, record);
-        self.insert_audit(tx, &[sealed]).await?;
-        self.set_head(tx, &Head { audit, ..head }).await
+        self.append(tx, &[sealed], &Head { audit, ..head }).await
     }
 
     /// Puts a record of something that changes no resource behind the others, in a transaction that holds nothing yet.
@@ -70,16 +84,43 @@ impl Store {
         self.append_write(tx, head, record).await
     }
 
-    pub(crate) async fn insert_audit(&self, tx: &mut Tx, sealed: &[Sealed]) -> Result<(), StoreError> {
-        if sealed.is_empty() {
-            return Ok(());
+    /// What a write has done, and the head that it leaves.
+    pub(crate) async fn append(&self, tx: &mut Tx, sealed: &[Sealed], head: &Head) -> Result<(), StoreError> {
+        let appending = self
+            .appending(APPEND, sealed, &head.audit)
+            .bind(head.version.epoch.cast_signed())
+            .bind(head.version.revision.cast_signed())
+            .execute(&mut **tx);
+        let done = bounded("write the audit records", appending).await?;
+        match done.rows_affected() {
+            1 => Ok(()),
+            _ => Err(StoreError::Corrupt {
+                table: "organizations",
+                name: self.organization.to_string(),
+                reason: "it is missing".to_owned(),
+            }),
         }
+    }
+
+    /// Denials, and the head of their chain.
+    pub(crate) async fn append_denials(
+        &self,
+        tx: &mut Tx,
+        sealed: &[Sealed],
+        head: &ChainHead,
+    ) -> Result<(), StoreError> {
+        let appending = self.appending(APPEND_DENIALS, sealed, head).execute(&mut **tx);
+        bounded("record denials", appending).await?;
+        Ok(())
+    }
+
+    fn appending(&self, statement: &'static str, sealed: &[Sealed], head: &ChainHead) -> Appending {
         let mut columns = Columns::default();
         for one in sealed {
             columns.push(one);
         }
-        let inserting = sqlx::query(INSERT)
-            .bind(self.organization.as_str())
+        sqlx::query(statement)
+            .bind(self.organization.to_string())
             .bind(columns.chain)
             .bind(columns.sequence)
             .bind(columns.record)
@@ -91,9 +132,9 @@ impl Store {
             .bind(columns.kind)
             .bind(columns.name)
             .bind(columns.outcome)
-            .execute(&mut **tx);
-        bounded("write the audit records", inserting).await?;
-        Ok(())
+            .bind(head.sequence.cast_signed())
+            .bind(head.hash.to_vec())
+            .bind(head.time)
     }
 
     /// The partitions of this month and of those to come.
@@ -156,18 +197,6 @@ impl Store {
         )
         .await?;
         rows.first().map_or(Ok(ChainHead::default()), chain_head)
-    }
-
-    pub(crate) async fn set_denial_head(&self, tx: &mut Tx, head: &ChainHead) -> Result<(), StoreError> {
-        let statement = Query::update()
-            .table(DenialHeads::Table)
-            .value(DenialHeads::Sequence, head.sequence.cast_signed())
-            .value(DenialHeads::Hash, head.hash.to_vec())
-            .value(DenialHeads::Time, head.time)
-            .and_where(Expr::col(DenialHeads::Organization).eq(self.organization.as_str()))
-            .to_owned();
-        execute(tx, "advance the head of the denials", &statement).await?;
-        Ok(())
     }
 
     fn select_denial_head(&self) -> SelectStatement {
@@ -238,7 +267,7 @@ fn found(row: &PgRow) -> Result<Found, StoreError> {
 
 fn column<'r, T>(row: &'r PgRow, name: &'static str) -> Result<T, StoreError>
 where
-    T: sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    T: sqlx::Decode<'r, Postgres> + sqlx::Type<Postgres>,
 {
     row.try_get(name).map_err(|source| StoreError::Query {
         doing: "read an audit row",

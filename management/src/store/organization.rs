@@ -79,20 +79,6 @@ impl Store {
         Ok(self.head(&mut connection).await?.version)
     }
 
-    pub(crate) async fn set_head(&self, tx: &mut Tx, head: &Head) -> Result<(), StoreError> {
-        let statement = Query::update()
-            .table(Organizations::Table)
-            .value(Organizations::Epoch, head.version.epoch.cast_signed())
-            .value(Organizations::Revision, head.version.revision.cast_signed())
-            .value(Organizations::AuditSequence, head.audit.sequence.cast_signed())
-            .value(Organizations::AuditHash, head.audit.hash.to_vec())
-            .value(Organizations::AuditTime, head.audit.time)
-            .and_where(Expr::col(Organizations::Name).eq(self.organization.as_str()))
-            .to_owned();
-        execute(tx, "advance the organization's head", &statement).await?;
-        Ok(())
-    }
-
     async fn select_head(
         &self,
         connection: &mut PgConnection,

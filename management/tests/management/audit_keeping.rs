@@ -27,7 +27,7 @@ use tombolo_management::{AuditConfig, start};
 use tombolo_tests::eventually;
 use tombolo_tests::postgres::Postgres;
 
-use crate::support::{ACME, Api, Management, two_teams};
+use crate::support::{ACME, Api, Management, append_audit, two_teams};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const ACCESS_KEY: &str = "tester";
@@ -190,24 +190,7 @@ async fn make_anew(url: &str, mut change: impl FnMut(usize, &mut Record)) {
         change(number, &mut record);
         let (sealed, next) = seal(Chain::Writes, head, record);
         head = next;
-        let index = sealed.record.index();
-        sqlx::query(
-            "INSERT INTO audit (organization, chain, sequence, record, previous, hash, time, actor, verb, kind, \
-             name, outcome) VALUES ('acme', 'writes', $1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        )
-        .bind(sealed.sequence.cast_signed())
-        .bind(sealed.bytes)
-        .bind(sealed.previous.to_vec())
-        .bind(sealed.hash.to_vec())
-        .bind(index.time)
-                .bind(index.actor)
-        .bind(index.verb)
-        .bind(index.kind)
-        .bind(index.name)
-        .bind(index.outcome)
-        .execute(&mut connection)
-        .await
-        .unwrap();
+        append_audit(&mut connection, sealed).await;
     }
     sqlx::query("UPDATE organizations SET audit_sequence = $1, audit_hash = $2, audit_time = $3")
         .bind(head.sequence.cast_signed())

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row};
 use tempfile::TempDir;
 use tombolo_management::account_key::assertion::Signer;
+use tombolo_management::audit::Sealed;
 use tombolo_management::{AuditConfig, Config, LoginConfig, Running, start};
 use tombolo_runtime::authority::Authority;
 use tombolo_runtime::plane_id::{Plane, PlaneId};
@@ -394,6 +395,29 @@ impl Answer {
         let id = self.headers["x-request-id"].to_str().unwrap();
         assert_eq!(problem["instance"], format!("urn:tombolo:request:{id}"));
     }
+}
+
+/// A record as it was sealed, beside whatever management does.
+pub(crate) async fn append_audit(connection: &mut PgConnection, sealed: Sealed) {
+    let index = sealed.record.index();
+    sqlx::query(
+        "INSERT INTO audit (organization, chain, sequence, record, previous, hash, time, actor, verb, kind, name, outcome) \
+         VALUES ('acme', $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+    )
+    .bind(sealed.chain.to_string())
+    .bind(sealed.sequence.cast_signed())
+    .bind(sealed.bytes)
+    .bind(sealed.previous.to_vec())
+    .bind(sealed.hash.to_vec())
+    .bind(index.time)
+    .bind(index.actor)
+    .bind(index.verb)
+    .bind(index.kind)
+    .bind(index.name)
+    .bind(index.outcome)
+    .execute(connection)
+    .await
+    .unwrap();
 }
 
 /// Three clusters and two teams with a workspace each: what most tests begin with.

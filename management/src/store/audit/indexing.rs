@@ -1,5 +1,9 @@
 //! Makes the segments that pages are found by, behind the writes: what is in none yet is read record by record.
 
+use std::collections::HashMap;
+use std::ops::Range;
+
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use sqlx::postgres::PgRow;
 use tokio::task::spawn_blocking;
@@ -25,8 +29,16 @@ impl Store {
         };
         let found = self.audit_chain(&mut tx, chain, indexed, count as u64).await?;
         let (end, _) = records[count - 1];
-        let segment = computed(move || Segment::of(&found)).await;
-        self.insert_segment(&mut tx, chain, Tier::Small, segment).await?;
+        let (outline, buckets) = computed(move || {
+            let segment = Segment::of(&found);
+            (
+                segment.outline(),
+                segment.buckets(Tier::Small, Tier::Small.all_buckets()),
+            )
+        })
+        .await;
+        self.insert_buckets(&mut tx, chain, Tier::Small, outline, buckets)
+            .await?;
         const ADVANCE: &str =
             "UPDATE audit_indexed SET sequence = $3, time = $4 WHERE organization = $1 AND chain = $2";
         let advancing = sqlx::query(ADVANCE)
@@ -40,35 +52,47 @@ impl Store {
         Ok(true)
     }
 
-    /// The oldest small segments of the chain into a large one. Whether there are as many.
-    pub(crate) async fn merge_audit(&self, chain: Chain) -> Result<bool, StoreError> {
+    /// The oldest segments of a tier into one of the next. Whether there are as many.
+    pub(crate) async fn merge_audit(
+        &self,
+        chain: Chain,
+        (from, into): (Tier, Tier),
+    ) -> Result<bool, StoreError> {
         let mut tx = self.begin_as(&Principal::System).await?;
         if self.lock_indexed(&mut tx, chain).await?.is_none() {
             return commit(tx).await.map(|()| false);
         }
-        let small = self.small_segments(&mut tx, chain).await?;
-        let Some(count) = next_segment(Tier::Large, &small) else {
+        let oldest = self.oldest_segments(&mut tx, chain, from).await?;
+        let oldest = match (next_segment(into, &oldest), into) {
+            (Some(_), Tier::Large) => self.with_sizes(&mut tx, chain, from, oldest).await?,
+            _ => oldest,
+        };
+        let Some(count) = next_segment(into, &oldest) else {
             return commit(tx).await.map(|()| false);
         };
-        let mut parts = Vec::new();
-        for (outline, _) in small.into_iter().take(count) {
-            parts.push((outline, self.take_segment(&mut tx, chain, outline).await?));
-        }
-        let merged = computed(move || {
-            let read = |(outline, buckets): &(Outline, Vec<Bucket>)| {
-                Segment::read(Tier::Small, outline.first, outline.length, buckets).map_err(|damaged| {
-                    StoreError::Corrupt {
+        let parts: Vec<Outline> = oldest.into_iter().take(count).map(|(part, _)| part).collect();
+        let merged = Outline {
+            length: parts[count - 1].first + parts[count - 1].length - parts[0].first,
+            ..parts[0]
+        };
+        for (numbers, target) in from.pieces(into) {
+            let taken = self.take_buckets(&mut tx, chain, from, &parts, &numbers).await?;
+            let parts = parts.clone();
+            let buckets = computed(move || {
+                let read = |part: &Outline| {
+                    let buckets = taken.get(&part.first).map_or(&[][..], Vec::as_slice);
+                    Segment::read(*part, &numbers, buckets).map_err(|damaged| StoreError::Corrupt {
                         table: "audit_postings",
-                        name: format!("{chain} {}", outline.first),
+                        name: format!("{chain} {}", part.first),
                         reason: damaged.to_string(),
-                    }
-                })
-            };
-            let parts: Result<Vec<Segment>, StoreError> = parts.iter().map(read).collect();
-            parts.map(|parts| Segment::merge(&parts))
-        })
-        .await?;
-        self.insert_segment(&mut tx, chain, Tier::Large, merged).await?;
+                    })
+                };
+                let parts: Result<Vec<Segment>, StoreError> = parts.iter().map(read).collect();
+                parts.map(|parts| Segment::merge(&parts).buckets(into, target))
+            })
+            .await?;
+            self.insert_buckets(&mut tx, chain, into, merged, buckets).await?;
+        }
         commit(tx).await?;
         Ok(true)
     }
@@ -133,19 +157,19 @@ impl Store {
         rows.iter().map(sized).collect()
     }
 
-    /// The oldest, with the sizes of their entries, and one more than are merged.
-    async fn small_segments(&self, tx: &mut Tx, chain: Chain) -> Result<Vec<(Outline, u64)>, StoreError> {
-        const OLDEST: &str = "
-            SELECT d.first, d.length, d.time, (
-                SELECT sum(octet_length(p.entries)) FROM audit_postings p
-                WHERE p.organization = $1 AND p.chain = $2 AND p.tier = $3 AND p.time = d.time AND p.first = d.first
-            ) AS bytes
-            FROM audit_postings d WHERE d.organization = $1 AND d.chain = $2 AND d.tier = $3 AND d.bucket = $4
-            ORDER BY d.time LIMIT $5";
+    /// Of the tier, and one more than are merged. What they are of bytes is left open.
+    async fn oldest_segments(
+        &self,
+        tx: &mut Tx,
+        chain: Chain,
+        tier: Tier,
+    ) -> Result<Vec<(Outline, u64)>, StoreError> {
+        const OLDEST: &str = "SELECT first, length, time, 0::bigint AS bytes FROM audit_postings \
+                              WHERE organization = $1 AND chain = $2 AND tier = $3 AND bucket = $4 ORDER BY time LIMIT $5";
         let reading = sqlx::query(OLDEST)
             .bind(self.organization.as_str())
             .bind(chain.to_string())
-            .bind(Tier::Small.number())
+            .bind(tier.number())
             .bind(DIRECTORY)
             .bind(MERGED_MAX as i64 + 1)
             .fetch_all(&mut **tx);
@@ -153,42 +177,75 @@ impl Store {
         rows.iter().map(sized).collect()
     }
 
-    async fn take_segment(
-        &self,
-        tx: &mut Tx,
-        chain: Chain,
-        outline: Outline,
-    ) -> Result<Vec<Bucket>, StoreError> {
-        const TAKE: &str = "DELETE FROM audit_postings WHERE organization = $1 AND chain = $2 AND tier = $3 \
-                            AND time = $4 AND first = $5 RETURNING bucket, entries";
-        let taking = sqlx::query(TAKE)
-            .bind(self.organization.as_str())
-            .bind(chain.to_string())
-            .bind(Tier::Small.number())
-            .bind(outline.time)
-            .bind(outline.first.cast_signed())
-            .fetch_all(&mut **tx);
-        let rows = bounded("take a segment of the audit record", taking).await?;
-        let bucket = |row| {
-            Ok(Bucket {
-                number: column(row, "bucket")?,
-                entries: column(row, "entries")?,
-            })
-        };
-        rows.iter().map(bucket).collect()
-    }
-
-    async fn insert_segment(
+    async fn with_sizes(
         &self,
         tx: &mut Tx,
         chain: Chain,
         tier: Tier,
-        segment: Segment,
+        segments: Vec<(Outline, u64)>,
+    ) -> Result<Vec<(Outline, u64)>, StoreError> {
+        const SIZES: &str = "SELECT first, min(length) AS length, min(time) AS time, sum(octet_length(entries)) AS bytes \
+                             FROM audit_postings WHERE organization = $1 AND chain = $2 AND tier = $3 AND time = ANY($4) \
+                             GROUP BY first ORDER BY first";
+        let times: Vec<DateTime<Utc>> = segments.iter().map(|(segment, _)| segment.time).collect();
+        let reading = sqlx::query(SIZES)
+            .bind(self.organization.as_str())
+            .bind(chain.to_string())
+            .bind(tier.number())
+            .bind(times)
+            .fetch_all(&mut **tx);
+        let rows = bounded("weigh the segments of the audit record", reading).await?;
+        rows.iter().map(sized).collect()
+    }
+
+    /// Those of the numbers, of each of the segments, which are told apart by their first record.
+    async fn take_buckets(
+        &self,
+        tx: &mut Tx,
+        chain: Chain,
+        tier: Tier,
+        segments: &[Outline],
+        numbers: &Range<i32>,
+    ) -> Result<HashMap<u64, Vec<Bucket>>, StoreError> {
+        const TAKE: &str = "DELETE FROM audit_postings WHERE organization = $1 AND chain = $2 AND tier = $3 \
+                            AND bucket >= $4 AND bucket < $5 AND time = ANY($6) AND first = ANY($7) \
+                            RETURNING first, bucket, entries";
+        let times: Vec<DateTime<Utc>> = segments.iter().map(|segment| segment.time).collect();
+        let firsts: Vec<i64> = segments
+            .iter()
+            .map(|segment| segment.first.cast_signed())
+            .collect();
+        let taking = sqlx::query(TAKE)
+            .bind(self.organization.as_str())
+            .bind(chain.to_string())
+            .bind(tier.number())
+            .bind(numbers.start)
+            .bind(numbers.end)
+            .bind(times)
+            .bind(firsts)
+            .fetch_all(&mut **tx);
+        let rows = bounded("take segments of the audit record", taking).await?;
+        let mut taken: HashMap<u64, Vec<Bucket>> = HashMap::new();
+        for row in &rows {
+            let first: i64 = column(row, "first")?;
+            taken.entry(first.cast_unsigned()).or_default().push(Bucket {
+                number: column(row, "bucket")?,
+                entries: column(row, "entries")?,
+            });
+        }
+        Ok(taken)
+    }
+
+    async fn insert_buckets(
+        &self,
+        tx: &mut Tx,
+        chain: Chain,
+        tier: Tier,
+        outline: Outline,
+        buckets: Vec<Bucket>,
     ) -> Result<(), StoreError> {
         const INSERT: &str = "INSERT INTO audit_postings (organization, chain, tier, time, first, length, bucket, entries) \
                               SELECT $1, $2, $3, $4, $5, $6, bucket.* FROM unnest($7::int[], $8::bytea[]) AS bucket";
-        let (begins, first, length) = (segment.begins(), segment.first, segment.length);
-        let buckets = computed(move || segment.buckets(tier)).await;
         let (numbers, entries): (Vec<i32>, Vec<Vec<u8>>) = buckets
             .into_iter()
             .map(|bucket| (bucket.number, bucket.entries))
@@ -197,9 +254,9 @@ impl Store {
             .bind(self.organization.as_str())
             .bind(chain.to_string())
             .bind(tier.number())
-            .bind(begins)
-            .bind(first.cast_signed())
-            .bind(length as i32)
+            .bind(outline.time)
+            .bind(outline.first.cast_signed())
+            .bind(outline.length as i32)
             .bind(numbers)
             .bind(entries)
             .execute(&mut **tx);

@@ -1,4 +1,3 @@
--- The records of one write. A file of its own, so that what `cargo xtask bench audit` measures is this statement.
 INSERT INTO audit (organization, chain, sequence, record, previous, hash, time, actor, verb, kind, name, outcome)
 SELECT $1, given.* FROM unnest(
     $2::text[], $3::bigint[], $4::bytea[], $5::bytea[], $6::bytea[], $7::timestamptz[], $8::text[], $9::text[],

@@ -16,7 +16,7 @@ use super::super::{Store, StoreError, bounded};
 use super::column;
 use super::filter::Filter;
 use super::month::{month_begin, month_end, month_of};
-use super::segment::{DIRECTORY, Damaged, LARGE_MAX, Members, Outline, Sought, Tier, places_between};
+use super::segment::{DIRECTORY, Damaged, HUGE_MAX, Members, Outline, Sought, Tier, places_between};
 use crate::audit::Chain;
 
 /// Where a record stands in the list, newest first.
@@ -43,12 +43,10 @@ pub(crate) struct Stretch {
 }
 
 /// Segments that are read at first, of each tier; then twice as many each time, since what was not found in those is rare.
-const SEGMENTS_FIRST: u64 = 8;
+const SEGMENTS_FIRST: u64 = 4;
 const SEGMENTS_MAX: u64 = 128;
-/// Rows of postings that are read at a time, of about a kilobyte, however many terms are sought.
-const ROWS_MAX: u64 = 4096;
 /// Records that are read beyond those that are wanted, because terms and the directory find a few too many.
-const SPARE: usize = 32;
+const SPARE: usize = 8;
 /// Records in no segment whose words are looked at, at a time.
 const UNINDEXED_BATCH: usize = 256;
 /// Records in no segment that one statement looks at, well within the time that it has, and how many such statements a
@@ -57,7 +55,7 @@ const UNINDEXED_STEP: u64 = 16_384;
 const UNINDEXED_STEPS: usize = 8;
 
 impl Store {
-    /// At most so many. The connection reads one moment ([`Store::read_as`]): what is in no segment then is in none of those
+    /// At most so many. The connection reads one moment ([`Store::read_months_as`]): what is in no segment then is in none of those
     /// that are read.
     pub(crate) async fn list_audit(
         &self,
@@ -68,13 +66,15 @@ impl Store {
         let Some(sought) = filter.sought() else {
             return Ok(Vec::new());
         };
-        let mut listed = Vec::new();
+        let mut filter = filter.clone();
+        let mut listed: Vec<Listed> = Vec::new();
+        // Writes first, of which there are many more: of the denials no more are wanted than are newer.
         for ends in self.ends(connection).await? {
             let chain = ends.chain;
             let walk = Walk {
                 store: self,
                 connection: &mut *connection,
-                filter,
+                filter: &filter,
                 sought: &sought,
                 ends,
                 limit,
@@ -85,7 +85,11 @@ impl Store {
                 has_read_any: false,
                 found: Vec::new(),
             };
-            listed.extend(Box::pin(walk.run()).await?);
+            let found = Box::pin(walk.run()).await?;
+            if let Some(oldest) = found.last().filter(|_| found.len() == limit) {
+                filter.since = filter.since.max(Some(oldest.place.time));
+            }
+            listed.extend(found);
         }
         listed.sort_unstable_by_key(|listed| Reverse(listed.place.order()));
         listed.truncate(limit);
@@ -126,7 +130,8 @@ impl Store {
                 coalesce(indexed.time, to_timestamp(0)) AS indexed_time
             FROM audit_ends() AS ends
             LEFT JOIN audit_indexed AS indexed ON indexed.organization = $1 AND indexed.chain = ends.chain
-            WHERE NOT EXISTS (SELECT FROM ONLY audit)";
+            WHERE NOT EXISTS (SELECT FROM ONLY audit)
+            ORDER BY chain DESC";
         let reading = sqlx::query(ENDS)
             .bind(self.organization.as_str())
             .fetch_all(connection);
@@ -254,7 +259,7 @@ impl Walk<'_> {
         mut begins: DateTime<Utc>,
     ) -> Result<Option<DateTime<Utc>>, StoreError> {
         let buckets = self.sought.buckets(tier);
-        let segments_max = (ROWS_MAX / buckets.len() as u64).clamp(1, SEGMENTS_MAX);
+        let segments_max = (tier.rows_max() / buckets.len() as u64).clamp(1, SEGMENTS_MAX);
         let mut most = SEGMENTS_FIRST.min(segments_max);
         let mut candidates = Vec::new();
         loop {
@@ -431,7 +436,7 @@ pub(super) fn outline(row: &PgRow) -> Result<Outline, StoreError> {
         length: length.cast_unsigned().into(),
         time: column(row, "time")?,
     };
-    match first > 0 && (1..=LARGE_MAX).contains(&outline.length) {
+    match first > 0 && (1..=HUGE_MAX).contains(&outline.length) {
         true => Ok(outline),
         false => Err(StoreError::Corrupt {
             table: "audit_postings",

@@ -2,6 +2,7 @@
 //! bits of their keys. Nothing here asks the database.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::iter;
 use std::ops::Range;
 
 use chrono::{DateTime, Utc};
@@ -9,21 +10,27 @@ use chrono::{DateTime, Utc};
 use super::month::month_of;
 use crate::audit::{Found, Record, Term};
 
-/// Small segments are made of records, large ones of small ones: a term that is sought in ten million records is read in
-/// some hundred rows, and no more than a thousand records wait to be in a segment.
+/// Small segments are made of records, large ones of small ones, huge ones of large ones: a term that is sought in ten
+/// million records is read in less than a hundred rows, each of which may be a read of the disk, and no more than a
+/// thousand records wait to be in a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Tier {
+pub(crate) enum Tier {
     Small,
     Large,
+    Huge,
 }
 
-/// Of a segment; a place in it fits two bytes.
+/// Of a segment.
 pub(super) const SMALL_MAX: u64 = 1024;
-/// Small segments in a large one.
+/// Small segments in a large one, and large ones in a huge one.
 pub(super) const MERGED_MAX: usize = 32;
-pub(super) const LARGE_MAX: u64 = SMALL_MAX * MERGED_MAX as u64;
-/// Of records that are read to make a small segment, or of entries to make a large one. Ordinary ones have a megabyte.
+const LARGE_MAX: u64 = SMALL_MAX * MERGED_MAX as u64;
+pub(super) const HUGE_MAX: u64 = LARGE_MAX * MERGED_MAX as u64;
+/// Of records that are read to make a small segment, or of entries to make a large one. Ordinary ones have a megabyte. A
+/// huge one is made piece by piece.
 const READ_MAX: u64 = 16 << 20;
+/// Buckets of each part that are merged at a time: of thirty-two parts two megabytes.
+const MERGED_BUCKETS: i32 = 64;
 
 /// The bucket of the times.
 pub(super) const DIRECTORY: i32 = -1;
@@ -37,9 +44,9 @@ pub(super) struct Segment {
     /// Sequences, from the first to the last. Some may be missing, when somebody has deleted records.
     pub(super) length: u64,
     /// Of some of the records, the first among them, in order.
-    times: Vec<(u16, DateTime<Utc>)>,
+    times: Vec<(u32, DateTime<Utc>)>,
     /// By the key of the term, in order.
-    postings: BTreeMap<u32, Vec<u16>>,
+    postings: BTreeMap<u32, Vec<u32>>,
 }
 
 /// Terms whose keys begin alike, as they are stored.
@@ -67,12 +74,15 @@ pub(super) struct Sought {
 
 impl Tier {
     /// In the order in which the chain is read backwards: what is in a small segment is newer than what is in a large one.
-    pub(super) const NEWEST_FIRST: [Tier; 2] = [Tier::Small, Tier::Large];
+    pub(super) const NEWEST_FIRST: [Tier; 3] = [Tier::Small, Tier::Large, Tier::Huge];
+    /// Those whose segments are merged, and what they become.
+    pub(crate) const MERGED: [(Tier, Tier); 2] = [(Tier::Small, Tier::Large), (Tier::Large, Tier::Huge)];
 
     fn length_max(self) -> u64 {
         match self {
             Tier::Small => SMALL_MAX,
             Tier::Large => LARGE_MAX,
+            Tier::Huge => HUGE_MAX,
         }
     }
 
@@ -80,15 +90,46 @@ impl Tier {
         match self {
             Tier::Small => 0,
             Tier::Large => 1,
+            Tier::Huge => 2,
         }
     }
 
-    /// A bucket of either tier has about a kilobyte when records have fifty terms, most of them the same.
+    /// A bucket has about a kilobyte when records have fifty terms, most of them the same. One of a huge segment has about
+    /// three, most of which still lie in their row: a small month has a huge segment too, and a row for each bucket.
     fn bucket_bits(self) -> u32 {
         match self {
             Tier::Small => 6,
             Tier::Large => 11,
+            Tier::Huge => 14,
         }
+    }
+
+    /// Rows that are read at a time, about four megabytes.
+    pub(super) fn rows_max(self) -> u64 {
+        match self {
+            Tier::Small | Tier::Large => 4096,
+            Tier::Huge => 1024,
+        }
+    }
+
+    /// The directory and all others.
+    pub(super) fn all_buckets(self) -> Range<i32> {
+        DIRECTORY..1 << self.bucket_bits()
+    }
+
+    /// The buckets that are merged together, and the buckets of the other tier that they become.
+    pub(super) fn pieces(self, into: Tier) -> impl Iterator<Item = (Range<i32>, Range<i32>)> {
+        let more = into.bucket_bits() - self.bucket_bits();
+        let target = move |number: i32| match number {
+            DIRECTORY => DIRECTORY,
+            number => number << more,
+        };
+        let all = self.all_buckets();
+        (0..all.end).step_by(MERGED_BUCKETS as usize).map(move |begin| {
+            let begin = if begin == 0 { DIRECTORY } else { begin };
+            let end = (begin.max(0) + MERGED_BUCKETS).min(all.end);
+            (begin..end, target(begin)..target(end))
+        })
     }
 
     pub(super) fn bucket_of(self, key: u32) -> i32 {
@@ -105,8 +146,8 @@ pub(super) struct Outline {
     pub(super) time: DateTime<Utc>,
 }
 
-/// How many of the records, which are the next of a chain, make a small segment, or of the small segments, which are the
-/// oldest of a chain, a large one; `None` when more may still join them. With the bytes of each.
+/// How many of the records, which are the next of a chain, make a small segment, or of the segments of a tier, which are its
+/// oldest, one of the next tier; `None` when more may still join them. With the bytes of each that are read at once.
 pub(super) fn next_segment(tier: Tier, parts: &[(Outline, u64)]) -> Option<usize> {
     let (first, _) = parts.first()?;
     let mut end = first.first;
@@ -136,7 +177,7 @@ impl Segment {
             postings: BTreeMap::new(),
         };
         for (number, found) in found.iter().enumerate() {
-            let place = (found.sequence - first) as u16;
+            let place = (found.sequence - first) as u32;
             if number % DIRECTORY_STEP == 0 {
                 segment.times.push((place, found.index.time));
             }
@@ -151,7 +192,7 @@ impl Segment {
         segment
     }
 
-    fn add(&mut self, key: u32, place: u16) {
+    fn add(&mut self, key: u32, place: u32) {
         let places = self.postings.entry(key).or_default();
         if places.last() != Some(&place) {
             places.push(place);
@@ -168,7 +209,7 @@ impl Segment {
             postings: BTreeMap::new(),
         };
         for part in parts {
-            let shift = (part.first - first) as u16;
+            let shift = (part.first - first) as u32;
             let times = part.times.iter().map(|(place, time)| (place + shift, *time));
             merged.times.extend(times);
             for (key, places) in &part.postings {
@@ -179,65 +220,70 @@ impl Segment {
         merged
     }
 
-    /// The time of the first record.
-    pub(super) fn begins(&self) -> DateTime<Utc> {
-        self.times.first().map_or(DateTime::UNIX_EPOCH, |(_, time)| *time)
+    pub(super) fn outline(&self) -> Outline {
+        Outline {
+            first: self.first,
+            length: self.length,
+            time: self.times.first().map_or(DateTime::UNIX_EPOCH, |(_, time)| *time),
+        }
     }
 
-    /// In every bucket's entries: the key of a term, how many records hold it, and their places, or a bitmap where that
-    /// is shorter. In those of the directory: a place and its time in microseconds.
-    pub(super) fn buckets(&self, tier: Tier) -> Vec<Bucket> {
-        let mut directory = Vec::new();
-        for (place, time) in &self.times {
-            directory.extend(place.to_be_bytes());
-            directory.extend(time.timestamp_micros().to_be_bytes());
-        }
+    /// Those of the numbers; the segment has no terms of others. In every bucket's entries: the key of a term, how many
+    /// records hold it, and their places, or a bitmap where that is shorter. In those of the directory: a place and its
+    /// time in microseconds.
+    pub(super) fn buckets(&self, tier: Tier, numbers: Range<i32>) -> Vec<Bucket> {
+        let width = Width::of(self.length);
         // Every bucket, also without a term: whoever reads backwards tells by a row that is missing that there is no segment.
-        let count = 1 << tier.bucket_bits();
-        let mut buckets = vec![Vec::new(); count];
+        let empty = numbers.map(|number| Bucket {
+            number,
+            entries: Vec::new(),
+        });
+        let mut buckets: Vec<Bucket> = empty.collect();
+        let begin = buckets.first().map_or(0, |first| first.number);
+        if begin == DIRECTORY {
+            for (place, time) in &self.times {
+                width.push(&mut buckets[0].entries, *place);
+                buckets[0].entries.extend(time.timestamp_micros().to_be_bytes());
+            }
+        }
         for (key, places) in &self.postings {
-            let entries = &mut buckets[tier.bucket_of(*key) as usize];
+            let entries = &mut buckets[(tier.bucket_of(*key) - begin) as usize].entries;
             entries.extend(key.to_be_bytes());
-            entries.extend((places.len() as u16).to_be_bytes());
-            match is_bitmap(places.len(), self.length) {
+            width.push(entries, places.len() as u32);
+            match width.is_bitmap(places.len(), self.length) {
                 true => {
                     let at = entries.len();
                     entries.resize(at + bitmap_bytes(self.length), 0);
                     for place in places {
-                        entries[at + usize::from(place / 8)] |= 1 << (place % 8);
+                        entries[at + *place as usize / 8] |= 1 << (place % 8);
                     }
                 }
-                false => places
-                    .iter()
-                    .for_each(|place| entries.extend(place.to_be_bytes())),
+                false => places.iter().for_each(|place| width.push(entries, *place)),
             }
         }
-        let numbered = (0..)
-            .zip(buckets)
-            .map(|(number, entries)| Bucket { number, entries });
-        let directory = Bucket {
-            number: DIRECTORY,
-            entries: directory,
-        };
-        std::iter::once(directory).chain(numbered).collect()
+        buckets
     }
 
-    /// From all of its buckets.
-    pub(super) fn read(tier: Tier, first: u64, length: u64, buckets: &[Bucket]) -> Result<Segment, Damaged> {
+    /// What the buckets of those numbers tell.
+    pub(super) fn read(
+        outline: Outline,
+        numbers: &Range<i32>,
+        buckets: &[Bucket],
+    ) -> Result<Segment, Damaged> {
+        let Outline { first, length, .. } = outline;
         let mut segment = Segment {
             first,
             length,
             times: Vec::new(),
             postings: BTreeMap::new(),
         };
-        // Each, and the directory.
-        if buckets.len() != 1 + (1 << tier.bucket_bits()) {
+        if buckets.len() != numbers.len() {
             return Err(Damaged);
         }
-        let is_within = |place: u16| u64::from(place) < length;
+        let is_within = |place: u32| u64::from(place) < length;
         for bucket in buckets {
             if bucket.number == DIRECTORY {
-                segment.times = times(&bucket.entries)?;
+                segment.times = times(&bucket.entries, length)?;
                 continue;
             }
             let mut rest = bucket.entries.as_slice();
@@ -303,7 +349,7 @@ pub(super) fn places_between(
     since: Option<DateTime<Utc>>,
     until: Option<DateTime<Utc>>,
 ) -> Result<Range<u64>, Damaged> {
-    let times = times(directory)?;
+    let times = times(directory, length)?;
     if times.is_empty() {
         return Err(Damaged);
     }
@@ -319,8 +365,11 @@ impl Members {
 
     pub(super) fn range(within: Range<u64>, length: u64) -> Members {
         let mut members = Members::none(length);
-        for place in within {
-            members.insert(place);
+        for (word, at) in members.0.iter_mut().zip((0..).step_by(u64::BITS as usize)) {
+            let bit = |place: u64| place.min(length).saturating_sub(at).min(u64::from(u64::BITS)) as u32;
+            let (begin, end) = (bit(within.start), bit(within.end));
+            let below = |bit: u32| u64::MAX.checked_shr(u64::BITS - bit).unwrap_or(0);
+            *word = below(end) & !below(begin);
         }
         members
     }
@@ -351,26 +400,61 @@ impl Members {
     pub(super) fn backwards(&self) -> impl Iterator<Item = u64> {
         let words = self.0.iter().enumerate().rev();
         words.flat_map(|(number, word)| {
-            let bits = (0..u64::BITS).rev().filter(move |bit| word & (1 << bit) != 0);
-            bits.map(move |bit| number as u64 * u64::from(u64::BITS) + u64::from(bit))
+            let mut rest = *word;
+            iter::from_fn(move || {
+                let bit = rest.checked_ilog2()?;
+                rest ^= 1 << bit;
+                Some(number as u64 * u64::from(u64::BITS) + u64::from(bit))
+            })
         })
+    }
+}
+
+/// Of places and counts, as they are stored: two bytes where all of the segment fit.
+#[derive(Clone, Copy, Debug)]
+struct Width(usize);
+
+impl Width {
+    fn of(length: u64) -> Width {
+        Width(if length <= LARGE_MAX { 2 } else { 4 })
+    }
+
+    fn push(self, bytes: &mut Vec<u8>, number: u32) {
+        bytes.extend(&number.to_be_bytes()[4 - self.0..]);
+    }
+
+    fn split<'a>(self, bytes: &'a [u8]) -> Option<(u32, &'a [u8])> {
+        let (number, rest) = bytes.split_at_checked(self.0)?;
+        let number = number
+            .iter()
+            .fold(0, |number, byte| number << 8 | u32::from(*byte));
+        Some((number, rest))
+    }
+
+    fn is_bitmap(self, count: usize, length: u64) -> bool {
+        count * self.0 > bitmap_bytes(length)
     }
 }
 
 /// As they are stored.
 enum Places<'a> {
-    List(&'a [u8]),
+    List(Width, &'a [u8]),
     Bitmap(&'a [u8]),
 }
 
 impl Places<'_> {
-    fn all(&self) -> Vec<u16> {
+    fn all(&self) -> Vec<u32> {
         match self {
-            Places::List(bytes) => bytes
-                .chunks_exact(2)
-                .map(|place| u16::from_be_bytes([place[0], place[1]]))
-                .collect(),
-            Places::Bitmap(bytes) => (0_u16..)
+            Places::List(width, bytes) => {
+                let mut rest = *bytes;
+                let places = iter::from_fn(|| {
+                    let (place, behind) = width.split(rest)?;
+                    rest = behind;
+                    Some(place)
+                });
+                places.collect()
+            }
+            Places::Bitmap(bytes) => (0_u32..)
                 .zip(*bytes)
                 .flat_map(|(at, byte)| {
                     (0..8)
@@ -384,7 +468,7 @@ impl Places<'_> {
     fn members(&self, length: u64) -> Members {
         let mut members = Members::none(length);
         match self {
-            Places::List(_) => self
+            Places::List(..) => self
                 .all()
                 .into_iter()
                 .for_each(|place| members.insert(u64::from(place))),
@@ -404,29 +488,25 @@ fn bitmap_bytes(length: u64) -> usize {
     length.div_ceil(8) as usize
 }
 
-fn is_bitmap(count: usize, length: u64) -> bool {
-    count * 2 > bitmap_bytes(length)
-}
-
 /// The first of the entries, which it takes.
 fn entry<'a>(rest: &mut &'a [u8], length: u64) -> Result<(u32, Places<'a>), Damaged> {
-    let (head, behind) = rest.split_first_chunk::<6>().ok_or(Damaged)?;
-    let key = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
-    let count = usize::from(u16::from_be_bytes([head[4], head[5]]));
-    let is_bitmap = is_bitmap(count, length);
+    let width = Width::of(length);
+    let (key, behind) = rest.split_first_chunk::<4>().ok_or(Damaged)?;
+    let (count, behind) = width.split(behind).ok_or(Damaged)?;
+    let is_bitmap = width.is_bitmap(count as usize, length);
     let bytes = if is_bitmap {
         bitmap_bytes(length)
     } else {
-        count * 2
+        count as usize * width.0
     };
     let (places, behind) = behind.split_at_checked(bytes).ok_or(Damaged)?;
     *rest = behind;
     let places = if is_bitmap {
         Places::Bitmap(places)
     } else {
-        Places::List(places)
+        Places::List(width, places)
     };
-    Ok((key, places))
+    Ok((u32::from_be_bytes(*key), places))
 }
 
 fn places(key: u32, entries: &[u8], length: u64) -> Result<Members, Damaged> {
@@ -440,20 +520,15 @@ fn places(key: u32, entries: &[u8], length: u64) -> Result<Members, Damaged> {
     Ok(Members::none(length))
 }
 
-fn times(directory: &[u8]) -> Result<Vec<(u16, DateTime<Utc>)>, Damaged> {
-    let (entries, rest) = directory.as_chunks::<10>();
-    if !rest.is_empty() {
-        return Err(Damaged);
-    }
-    let read = |entry: &[u8; 10]| {
-        let (place, time) = entry.split_first_chunk::<2>()?;
+fn times(directory: &[u8], length: u64) -> Result<Vec<(u32, DateTime<Utc>)>, Damaged> {
+    let width = Width::of(length);
+    let read = |entry: &[u8]| {
+        let (place, time) = width.split(entry)?;
         let micros = i64::from_be_bytes(time.try_into().ok()?);
-        Some((
-            u16::from_be_bytes(*place),
-            DateTime::from_timestamp_micros(micros)?,
-        ))
+        Some((place, DateTime::from_timestamp_micros(micros)?))
     };
-    entries.iter().map(|entry| read(entry).ok_or(Damaged)).collect()
+    let entries = directory.chunks(width.0 + size_of::<i64>());
+    entries.map(|entry| read(entry).ok_or(Damaged)).collect()
 }
 
 #[cfg(test)]
@@ -497,7 +572,7 @@ mod tests {
     /// The sequences that the stored segment gives, the last first.
     fn look_up(segment: &Segment, tier: Tier, sought: &Sought, within: Range<u64>) -> Vec<u64> {
         let stored: HashMap<i32, Vec<u8>> = segment
-            .buckets(tier)
+            .buckets(tier, tier.all_buckets())
             .into_iter()
             .map(|bucket| (bucket.number, bucket.entries))
             .collect();
@@ -553,19 +628,74 @@ mod tests {
     #[test]
     fn what_is_merged_is_what_one_segment_of_all_would_be() {
         let found = records(300, "2026-03-01T00:00:00Z");
+        let whole = Segment::of(&found);
         let parts = [
             Segment::of(&found[..128]),
             Segment::of(&found[128..256]),
             Segment::of(&found[256..]),
         ];
-        let stored: Vec<Segment> = parts
-            .iter()
-            .map(|part| {
-                Segment::read(Tier::Small, part.first, part.length, &part.buckets(Tier::Small)).unwrap()
-            })
-            .collect();
-        assert_eq!(stored, parts);
-        assert_eq!(Segment::merge(&stored), Segment::of(&found));
+        for (from, into) in Tier::MERGED {
+            let mut merged = Vec::new();
+            for (numbers, target) in from.pieces(into) {
+                let read = |part: &Segment| {
+                    Segment::read(part.outline(), &numbers, &of_numbers(part, from, &numbers)).unwrap()
+                };
+                let read: Vec<Segment> = parts.iter().map(read).collect();
+                merged.extend(Segment::merge(&read).buckets(into, target));
+            }
+            assert_eq!(merged, whole.buckets(into, into.all_buckets()), "{from:?}");
+        }
+    }
+
+    fn of_numbers(segment: &Segment, tier: Tier, numbers: &Range<i32>) -> Vec<Bucket> {
+        let mut buckets = segment.buckets(tier, tier.all_buckets());
+        buckets.retain(|bucket| numbers.contains(&bucket.number));
+        buckets
+    }
+
+    #[test]
+    fn a_huge_segment_holds_places_that_two_bytes_cannot_tell() {
+        let length = 3 * LARGE_MAX;
+        let time: DateTime<Utc> = "2026-03-01T00:00:00Z".parse().unwrap();
+        let term = |word: &'static str| Term::Word(word).key();
+        let places: [Vec<u32>; 3] = [
+            vec![0, 65_535, 65_536, 98_303],
+            vec![65_536],
+            (0..98_304).step_by(2).collect(),
+        ];
+        let segment = Segment {
+            first: 1,
+            length,
+            times: vec![(0, time), (70_000, time)],
+            postings: ["few", "one", "half"]
+                .map(term)
+                .into_iter()
+                .zip(places.clone())
+                .collect(),
+        };
+        let all_buckets = Tier::Huge.all_buckets();
+        let buckets = segment.buckets(Tier::Huge, all_buckets.clone());
+        assert_eq!(
+            Segment::read(segment.outline(), &all_buckets, &buckets).as_ref(),
+            Ok(&segment)
+        );
+        for (word, places) in ["few", "one", "half"].into_iter().zip(places) {
+            let found = look_up(&segment, Tier::Huge, &all(&[Term::Word(word)]), 0..length);
+            let expected: Vec<u64> = places.iter().rev().map(|place| 1 + u64::from(*place)).collect();
+            assert_eq!(found, expected, "{word}");
+        }
+        let both = all(&[Term::Word("few"), Term::Word("half")]);
+        assert_eq!(look_up(&segment, Tier::Huge, &both, 0..length), [65_537, 1]);
+        assert_eq!(look_up(&segment, Tier::Huge, &both, 1..65_536), [0; 0]);
+    }
+
+    #[test]
+    fn a_range_has_its_ends() {
+        for within in [0..0, 0..1, 63..64, 63..65, 64..128, 5..200, 0..200, 199..300] {
+            let expected: Vec<u64> = within.clone().rev().filter(|place| *place < 200).collect();
+            let members: Vec<u64> = Members::range(within.clone(), 200).backwards().collect();
+            assert_eq!(members, expected, "{within:?}");
+        }
     }
 
     #[test]
@@ -578,12 +708,11 @@ mod tests {
         };
         // From the first to the last, all of March.
         let run = |tier: Tier, count: u64, size: u64| {
-            let length = tier.length_max()
-                / if tier == Tier::Small {
-                    SMALL_MAX
-                } else {
-                    MERGED_MAX as u64
-                };
+            let length = match tier {
+                Tier::Small => 1,
+                Tier::Large => SMALL_MAX,
+                Tier::Huge => LARGE_MAX,
+            };
             let parts = (0..count).map(|number| (part(1 + number * length, length, 3), size));
             parts.collect::<Vec<_>>()
         };
@@ -591,7 +720,7 @@ mod tests {
             parts.push((last, 1));
             parts
         };
-        for (tier, full) in [(Tier::Small, 1024), (Tier::Large, 32)] {
+        for (tier, full) in [(Tier::Small, 1024), (Tier::Large, 32), (Tier::Huge, 32)] {
             let few = run(tier, 3, 1);
             let (last, _) = few[2];
             let end = last.first + last.length;
@@ -606,7 +735,7 @@ mod tests {
                     "the next is of another month",
                 ),
                 (
-                    with(few.clone(), part(end + 40_000, 1, 3)),
+                    with(few.clone(), part(end + tier.length_max(), 1, 3)),
                     Some(3),
                     "the next is far away",
                 ),
@@ -629,7 +758,10 @@ mod tests {
     fn the_directory_narrows_to_a_few_records_too_many_and_none_too_few() {
         let found = records(1000, "2026-03-01T00:00:00Z");
         let segment = Segment::of(&found);
-        let directory = segment.buckets(Tier::Small).remove(0).entries;
+        let directory = segment
+            .buckets(Tier::Small, Tier::Small.all_buckets())
+            .remove(0)
+            .entries;
         let time = |number: usize| Some(found[number].index.time);
         let cases = [
             (None, None, 0..1000),
@@ -648,7 +780,9 @@ mod tests {
     #[test]
     fn damaged_entries_are_an_error() {
         let segment = Segment::of(&records(100, "2026-03-01T00:00:00Z"));
-        let buckets = segment.buckets(Tier::Small);
+        let numbers = Tier::Small.all_buckets();
+        let buckets = segment.buckets(Tier::Small, numbers.clone());
+        let outline = segment.outline();
         let filled = buckets.iter().filter(|bucket| !bucket.entries.is_empty());
         for bucket in filled {
             let mut cut_off = buckets.clone();
@@ -656,18 +790,25 @@ mod tests {
                 cut.entries.pop();
             }
             assert_eq!(
-                Segment::read(Tier::Small, 1, 100, &cut_off),
+                Segment::read(outline, &numbers, &cut_off),
                 Err(Damaged),
                 "{bucket:?}"
             );
         }
         assert_eq!(
-            Segment::read(Tier::Small, 1, 100, &buckets[1..]),
+            Segment::read(outline, &numbers, &buckets[1..]),
             Err(Damaged),
             "a bucket is missing"
         );
         assert_eq!(
-            Segment::read(Tier::Small, 1, 99, &buckets),
+            Segment::read(
+                Outline {
+                    length: 99,
+                    ..outline
+                },
+                &numbers,
+                &buckets
+            ),
             Err(Damaged),
             "a place lies behind the end"
         );

@@ -7,9 +7,7 @@ use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
 use sqlx::postgres::PgConnectOptions;
-
-/// What a write's audit records are inserted with.
-const INSERT_AUDIT: &str = include_str!("../../../../../management/src/store/audit/insert.sql");
+use tombolo_management::audit::APPEND;
 
 /// What the transaction puts into the rows: as long as what management puts there.
 #[derive(Clone, Debug)]
@@ -83,7 +81,7 @@ impl Pgbench {
 
 /// Keep it beside `Writer::write`; the bench fails when the two touch different rows.
 fn statements(prefix: &str) -> String {
-    let insert_audit = insert_audit(prefix);
+    let append = append(prefix);
     format!(
         "BEGIN;
 SELECT set_config('tombolo.principal', :principal, true);
@@ -93,16 +91,14 @@ UPDATE resources SET document = :document::jsonb, etag = md5(:revision::text), r
 INSERT INTO history (organization, name, revision, uid, action, actor, time, document, etag, created_at)
     VALUES ('acme', '{prefix}' || :client_id::text, :revision + 1, :principal::uuid, 'update',
         'organizations/acme/users/writer', now(), :document::jsonb, md5(:revision::text), now());
-{insert_audit};
-UPDATE organizations SET epoch = :epoch, revision = :revision + 1, audit_sequence = :audit_sequence + 1,
-    audit_hash = :audit_hash::bytea WHERE name = 'acme';
+{append};
 COMMIT;
 "
     )
 }
 
 /// Management's statement, with the values of one record in the places of its parameters.
-fn insert_audit(prefix: &str) -> String {
+fn append(prefix: &str) -> String {
     let values = vec![
         "'acme'".to_owned(),
         "ARRAY['writes']".to_owned(),
@@ -116,12 +112,15 @@ fn insert_audit(prefix: &str) -> String {
         "ARRAY['TrafficGroup']".to_owned(),
         format!("ARRAY['{prefix}' || :client_id::text]"),
         "ARRAY['done']".to_owned(),
+        ":audit_sequence + 1".to_owned(),
+        ":audit_hash::bytea".to_owned(),
+        "now()".to_owned(),
+        ":epoch".to_owned(),
+        ":revision + 1".to_owned(),
     ];
-    let statement = INSERT_AUDIT.lines().filter(|line| !line.starts_with("--"));
-    let statement = statement.collect::<Vec<_>>().join("\n");
     // From the last on: `$1` begins `$12`.
     let numbered = values.iter().enumerate().rev();
-    numbered.fold(statement, |statement, (index, value)| {
+    numbered.fold(APPEND.to_owned(), |statement, (index, value)| {
         statement.replace(&format!("${}", index + 1), value)
     })
 }
