@@ -179,6 +179,8 @@ impl Keeper {
     /// chain that begins late without the statement that says why.
     async fn drop_month(&self, month: &Month) -> Result<(), StoreError> {
         let mut tx = self.store.begin_as(&Principal::System).await?;
+        // Before the heads, with which every writer would wait for a merge too.
+        self.store.lock_indexing(&mut tx).await?;
         self.store.lock_head(&mut tx).await?;
         self.store.lock_denial_head(&mut tx).await?;
         let before = self

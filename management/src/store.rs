@@ -337,7 +337,9 @@ impl Store {
         // What closing could fail at, the server does by itself.
         let _ = timeout(ANSWER_TIMEOUT, owner.close()).await;
         done.map_err(|error| match error {
-            MigrateError::Execute(source) => classify("apply the migrations", source),
+            MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => {
+                classify("apply the migrations", source)
+            }
             error => StoreError::Migrate(error),
         })
     }

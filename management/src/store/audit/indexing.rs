@@ -81,7 +81,7 @@ impl Store {
             let buckets = computed(move || {
                 let read = |part: &Outline| {
                     let buckets = taken.get(&part.first).map_or(&[][..], Vec::as_slice);
-                    Segment::read(*part, &numbers, buckets).map_err(|damaged| StoreError::Corrupt {
+                    Segment::read(from, *part, &numbers, buckets).map_err(|damaged| StoreError::Corrupt {
                         table: "audit_postings",
                         name: format!("{chain} {}", part.first),
                         reason: damaged.to_string(),
@@ -112,6 +112,16 @@ impl Store {
         let row = bounded("find out which audit records are indexed", reading).await?;
         let indexed: i64 = column(&row, "sequence")?;
         Ok(head.saturating_sub(indexed.cast_unsigned()))
+    }
+
+    /// Waits for the segment that is being made, and keeps others from being made until the transaction ends.
+    pub(crate) async fn lock_indexing(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        const LOCK: &str = "SELECT FROM audit_indexed WHERE organization = $1 ORDER BY chain FOR UPDATE";
+        let locking = sqlx::query(LOCK)
+            .bind(self.organization.as_str())
+            .execute(&mut **tx);
+        bounded("wait for the index of audit records", locking).await?;
+        Ok(())
     }
 
     /// The last record that is in a segment, for whoever makes the next one; `None` while somebody else does, and the first
@@ -198,7 +208,7 @@ impl Store {
         rows.iter().map(sized).collect()
     }
 
-    /// Those of the numbers, of each of the segments, which are told apart by their first record.
+    /// Those of the numbers, of segments that follow each other, which are told apart by their first record.
     async fn take_buckets(
         &self,
         tx: &mut Tx,
@@ -208,21 +218,19 @@ impl Store {
         numbers: &Range<i32>,
     ) -> Result<HashMap<u64, Vec<Bucket>>, StoreError> {
         const TAKE: &str = "DELETE FROM audit_postings WHERE organization = $1 AND chain = $2 AND tier = $3 \
-                            AND bucket >= $4 AND bucket < $5 AND time = ANY($6) AND first = ANY($7) \
+                            AND bucket >= $4 AND bucket < $5 AND time >= $6 AND time <= $7 \
                             RETURNING first, bucket, entries";
-        let times: Vec<DateTime<Utc>> = segments.iter().map(|segment| segment.time).collect();
-        let firsts: Vec<i64> = segments
-            .iter()
-            .map(|segment| segment.first.cast_signed())
-            .collect();
+        let (Some(oldest), Some(newest)) = (segments.first(), segments.last()) else {
+            return Ok(HashMap::new());
+        };
         let taking = sqlx::query(TAKE)
             .bind(self.organization.as_str())
             .bind(chain.to_string())
             .bind(tier.number())
             .bind(numbers.start)
             .bind(numbers.end)
-            .bind(times)
-            .bind(firsts)
+            .bind(oldest.time)
+            .bind(newest.time)
             .fetch_all(&mut **tx);
         let rows = bounded("take segments of the audit record", taking).await?;
         let mut taken: HashMap<u64, Vec<Bucket>> = HashMap::new();

@@ -1,6 +1,6 @@
 //! Pages of the record, newest first, both chains merged; and stretches of one chain, oldest first.
 //!
-//! A chain is walked backwards: first the records that are in no segment yet, then the small segments, then the large
+//! A chain is walked backwards: first the records that are in no segment yet, then the small segments, the large and the huge
 //! ones. Of a segment only the buckets of the terms that are sought are read, and of its records only those that hold
 //! them.
 
@@ -16,7 +16,9 @@ use super::super::{Store, StoreError, bounded};
 use super::column;
 use super::filter::Filter;
 use super::month::{month_begin, month_end, month_of};
-use super::segment::{DIRECTORY, Damaged, HUGE_MAX, Members, Outline, Sought, Tier, places_between};
+use super::segment::{
+    DIRECTORY, Damaged, HUGE_MAX, LARGE_MAX, Members, Outline, Sought, Tier, places_between,
+};
 use crate::audit::Chain;
 
 /// Where a record stands in the list, newest first.
@@ -68,8 +70,11 @@ impl Store {
         };
         let mut filter = filter.clone();
         let mut listed: Vec<Listed> = Vec::new();
-        // Writes first, of which there are many more: of the denials no more are wanted than are newer.
-        for ends in self.ends(connection).await? {
+        // Writes first, of which there are many more: of the denials no more are wanted than are newer. Among many that are
+        // not indexed, that would be a search for a few.
+        let chains = self.ends(connection).await?;
+        let are_indexed = chains.iter().all(Ends::are_indexed);
+        for ends in chains {
             let chain = ends.chain;
             let walk = Walk {
                 store: self,
@@ -86,7 +91,7 @@ impl Store {
                 found: Vec::new(),
             };
             let found = Box::pin(walk.run()).await?;
-            if let Some(oldest) = found.last().filter(|_| found.len() == limit) {
+            if let Some(oldest) = found.last().filter(|_| found.len() == limit && are_indexed) {
                 filter.since = filter.since.max(Some(oldest.place.time));
             }
             listed.extend(found);
@@ -171,6 +176,13 @@ struct Ends {
     last: u64,
     indexed: u64,
     indexed_time: DateTime<Utc>,
+}
+
+impl Ends {
+    /// All but what one statement looks at.
+    fn are_indexed(&self) -> bool {
+        self.last.saturating_sub(self.indexed) < UNINDEXED_STEP
+    }
 }
 
 /// One chain backwards, until a page is found or the chain ends.
@@ -270,15 +282,15 @@ impl Walk<'_> {
                 begins = outline.time - TimeDelta::microseconds(1);
                 let directory = self.directory_at_an_end(tier, outline).await?;
                 let members = self.members(tier, segment, directory.as_deref());
-                let members = members.unwrap_or_else(|damaged| {
-                    // Postings only narrow: without them, each record of the segment is looked at.
-                    let (chain, first) = (self.ends.chain, outline.first);
-                    tracing::warn!(%chain, first, reason = %damaged, "the index of the audit record is damaged");
-                    Members::range(0..outline.length, outline.length)
-                });
-                let sequences = members.backwards().map(|place| outline.first + place);
-                candidates.extend(sequences.map(|sequence| (sequence, outline.time)));
-                while candidates.len() >= self.limit - self.found.len() + SPARE {
+                let members = members.or_else(|damaged| self.unnarrowed(outline, damaged))?;
+                let mut sequences = members.backwards().map(|place| outline.first + place);
+                loop {
+                    let wanted = self.limit - self.found.len() + SPARE;
+                    let more = sequences.by_ref().take(wanted - candidates.len());
+                    candidates.extend(more.map(|sequence| (sequence, outline.time)));
+                    if candidates.len() < wanted {
+                        break;
+                    }
                     self.fetch(&mut candidates).await?;
                     if self.is_full() {
                         return Ok(None);
@@ -358,6 +370,20 @@ impl Walk<'_> {
         };
         within.end = within.end.min(self.below.saturating_sub(first));
         self.sought.members(tier, length, within, &segment.buckets)
+    }
+
+    /// Postings only narrow: without them, each record of the segment is looked at, unless it is a million of them.
+    fn unnarrowed(&self, outline: Outline, damaged: Damaged) -> Result<Members, StoreError> {
+        let (chain, first) = (self.ends.chain, outline.first);
+        tracing::warn!(%chain, first, reason = %damaged, "the index of the audit record is damaged");
+        if outline.length > LARGE_MAX {
+            return Err(StoreError::Corrupt {
+                table: "audit_postings",
+                name: format!("{chain} {first}"),
+                reason: damaged.to_string(),
+            });
+        }
+        Ok(Members::range(0..outline.length, outline.length))
     }
 
     /// The first of the candidates, which it takes.

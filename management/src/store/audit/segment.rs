@@ -24,7 +24,7 @@ pub(crate) enum Tier {
 pub(super) const SMALL_MAX: u64 = 1024;
 /// Small segments in a large one, and large ones in a huge one.
 pub(super) const MERGED_MAX: usize = 32;
-const LARGE_MAX: u64 = SMALL_MAX * MERGED_MAX as u64;
+pub(super) const LARGE_MAX: u64 = SMALL_MAX * MERGED_MAX as u64;
 pub(super) const HUGE_MAX: u64 = LARGE_MAX * MERGED_MAX as u64;
 /// Of records that are read to make a small segment, or of entries to make a large one. Ordinary ones have a megabyte. A
 /// huge one is made piece by piece.
@@ -86,6 +86,14 @@ impl Tier {
         }
     }
 
+    /// Records of a small segment, or segments that are merged, which may be short.
+    fn parts_max(self) -> usize {
+        match self {
+            Tier::Small => SMALL_MAX as usize,
+            Tier::Large | Tier::Huge => MERGED_MAX,
+        }
+    }
+
     pub(super) fn number(self) -> i16 {
         match self {
             Tier::Small => 0,
@@ -104,7 +112,7 @@ impl Tier {
         }
     }
 
-    /// Rows that are read at a time, about four megabytes.
+    /// Rows that are read at a time, about four megabytes when the terms are not frequent.
     pub(super) fn rows_max(self) -> u64 {
         match self {
             Tier::Small | Tier::Large => 4096,
@@ -159,9 +167,14 @@ pub(super) fn next_segment(tier: Tier, parts: &[(Outline, u64)]) -> Option<usize
         is_next && month_of(next.time) == month_of(first.time) && bytes <= READ_MAX
     };
     // The first by itself may be larger than is read otherwise.
-    let count = parts.iter().take_while(joins).count().max(1);
+    let count = parts
+        .iter()
+        .take(tier.parts_max())
+        .take_while(joins)
+        .count()
+        .max(1);
     let (last, _) = parts[count - 1];
-    let is_full = last.first + last.length == first.first + tier.length_max();
+    let is_full = count == tier.parts_max() || last.first + last.length == first.first + tier.length_max();
     (is_full || count < parts.len()).then_some(count)
 }
 
@@ -176,6 +189,8 @@ impl Segment {
             times: Vec::new(),
             postings: BTreeMap::new(),
         };
+        // Most records have the words of others.
+        let mut keys: HashMap<String, u32> = HashMap::new();
         for (number, found) in found.iter().enumerate() {
             let place = (found.sequence - first) as u32;
             if number % DIRECTORY_STEP == 0 {
@@ -186,7 +201,8 @@ impl Segment {
             }
             let record: Option<Record> = serde_json::from_slice(&found.bytes).ok();
             for word in record.iter().flat_map(Record::words) {
-                segment.add(Term::Word(&word).key(), place);
+                let key = *keys.entry(word).or_insert_with_key(|word| Term::Word(word).key());
+                segment.add(key, place);
             }
         }
         segment
@@ -266,6 +282,7 @@ impl Segment {
 
     /// What the buckets of those numbers tell.
     pub(super) fn read(
+        tier: Tier,
         outline: Outline,
         numbers: &Range<i32>,
         buckets: &[Bucket],
@@ -289,6 +306,9 @@ impl Segment {
             let mut rest = bucket.entries.as_slice();
             while !rest.is_empty() {
                 let (key, places) = entry(&mut rest, length)?;
+                if !numbers.contains(&tier.bucket_of(key)) {
+                    return Err(Damaged);
+                }
                 segment.postings.insert(key, places.all());
             }
         }
@@ -638,7 +658,8 @@ mod tests {
             let mut merged = Vec::new();
             for (numbers, target) in from.pieces(into) {
                 let read = |part: &Segment| {
-                    Segment::read(part.outline(), &numbers, &of_numbers(part, from, &numbers)).unwrap()
+                    let buckets = of_numbers(part, from, &numbers);
+                    Segment::read(from, part.outline(), &numbers, &buckets).unwrap()
                 };
                 let read: Vec<Segment> = parts.iter().map(read).collect();
                 merged.extend(Segment::merge(&read).buckets(into, target));
@@ -676,7 +697,7 @@ mod tests {
         let all_buckets = Tier::Huge.all_buckets();
         let buckets = segment.buckets(Tier::Huge, all_buckets.clone());
         assert_eq!(
-            Segment::read(segment.outline(), &all_buckets, &buckets).as_ref(),
+            Segment::read(Tier::Huge, segment.outline(), &all_buckets, &buckets).as_ref(),
             Ok(&segment)
         );
         for (word, places) in ["few", "one", "half"].into_iter().zip(places) {
@@ -748,6 +769,15 @@ mod tests {
                 (run(tier, 2, READ_MAX + 1), Some(1), "each by itself is too large"),
                 (run(tier, 1, READ_MAX + 1), None, "the only one is too large"),
             ];
+            if tier != Tier::Small {
+                let short = |number: u64| (part(1 + number * 7, 7, 3), 1);
+                let short: Vec<_> = (0..=full).map(short).collect();
+                assert_eq!(
+                    next_segment(tier, &short),
+                    Some(full as usize),
+                    "{tier:?}: all are short"
+                );
+            }
             for (parts, expected, case) in cases {
                 assert_eq!(next_segment(tier, &parts), expected, "{tier:?}: {case}");
             }
@@ -790,18 +820,19 @@ mod tests {
                 cut.entries.pop();
             }
             assert_eq!(
-                Segment::read(outline, &numbers, &cut_off),
+                Segment::read(Tier::Small, outline, &numbers, &cut_off),
                 Err(Damaged),
                 "{bucket:?}"
             );
         }
         assert_eq!(
-            Segment::read(outline, &numbers, &buckets[1..]),
+            Segment::read(Tier::Small, outline, &numbers, &buckets[1..]),
             Err(Damaged),
             "a bucket is missing"
         );
         assert_eq!(
             Segment::read(
+                Tier::Small,
                 Outline {
                     length: 99,
                     ..outline
@@ -811,6 +842,17 @@ mod tests {
             ),
             Err(Damaged),
             "a place lies behind the end"
+        );
+        let half = numbers.end / 2;
+        assert_eq!(
+            Segment::read(
+                Tier::Small,
+                outline,
+                &(half..numbers.end),
+                &of_numbers(&segment, Tier::Small, &(0..half))
+            ),
+            Err(Damaged),
+            "a term lies in the bucket of another"
         );
         let sought = all(&[Term::Word("nowhere")]);
         assert_eq!(

@@ -50,10 +50,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     let indexing = indexing / u32::try_from(options.records)?;
 
     let pages = pages::run(&world, &loaded).await?;
-    // It would read what is written beside it.
-    world.stop().await?;
-    let append = append::run(world.postgres.url(), options.samples, indexing).await?;
-    world.resume().await?;
+    let append = append::run(&mut world, options.samples, indexing).await?;
     let verified = verify(&world, options.records).await?;
     world.stop().await?;
 

@@ -1,6 +1,6 @@
-//! What appending to the record costs a write: the transaction of a write with and without its record, in turns; and what
-//! indexing a record later took, as if the write had waited for it. What else a write of management does - the request,
-//! its authorization, the tree - is left out, so that the share is the greatest that it can be.
+//! What appending to the record costs a write: the transaction of a write with and without its record, in turns; what
+//! indexing a record later took, as if the write had waited for it; and, as the whole that both are a share of, a write over
+//! the API from its request to its answer.
 
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tombolo_management::audit::{APPEND, Chain, ChainHead, Outcome, Record, Sealed, Verb, seal};
 
-use super::database;
 use super::load::tenant;
+use super::{World, database, post};
 use crate::statistics::Sorted;
 
 const ACTOR: &str = "organizations/acme/users/u001";
@@ -18,7 +18,7 @@ const ACTOR: &str = "organizations/acme/users/u001";
 const WARM_UP: usize = 50;
 
 pub(super) struct Append {
-    /// Of a write that is audited.
+    /// Of a write over the API.
     pub(super) share: f64,
 }
 
@@ -28,7 +28,11 @@ struct Caller {
     token: String,
 }
 
-pub(super) async fn run(url: &str, samples: usize, indexing: Duration) -> Result<Append> {
+pub(super) async fn run(world: &mut World, samples: usize, indexing: Duration) -> Result<Append> {
+    let whole = over_api(world, samples).await?;
+    // It would read what is written beside it.
+    world.stop().await?;
+    let url = world.postgres.url();
     let mut connection = database(url).await?;
     let row: (i64, Vec<u8>, chrono::DateTime<chrono::Utc>) = sqlx::query_as(
         "SELECT audit_sequence, audit_hash, audit_time FROM organizations WHERE name = 'acme'",
@@ -85,17 +89,36 @@ pub(super) async fn run(url: &str, samples: usize, indexing: Duration) -> Result
         Sorted::new(with).context("no writes")?,
         Sorted::new(without).context("no writes")?,
     );
-    println!();
+    world.resume().await?;
     let indexing = indexing.as_secs_f64() * 1e6;
+    let cost = (with.median() - without.median()).max(0.0) + indexing;
+    let share = cost / (whole.median() + indexing);
+    println!();
     println!(
-        "a write: {:.0} µs without the audit insert, {:.0} µs with it (medians of {samples}, in turns); indexing took \
-         {indexing:.0} µs a record",
+        "a transaction: {:.0} µs without its record, {:.0} µs with it (medians of {samples}, in turns); indexing took \
+         {indexing:.0} µs a record: {:.3} of the transaction. A write over the API: {:.0} µs, of which that is {share:.3}",
         without.median(),
-        with.median()
+        with.median(),
+        cost / (with.median() + indexing),
+        whole.median(),
     );
-    Ok(Append {
-        share: (1.0 - without.median() / (with.median() + indexing)).max(0.0),
-    })
+    Ok(Append { share })
+}
+
+/// Microseconds from the request to the answer, one after the other.
+async fn over_api(world: &World, samples: usize) -> Result<Sorted> {
+    let mut api = world.connect().await?;
+    let mut taken = Vec::new();
+    for number in 0..samples + WARM_UP {
+        let name = format!("{}/workspaces/api{number}", tenant(0));
+        let document = json!({"name": name, "spec": {"description": "a workspace"}});
+        let began = Instant::now();
+        post(&mut api, &world.admin, "changes", &document).await?;
+        if number >= WARM_UP {
+            taken.push(began.elapsed().as_secs_f64() * 1e6);
+        }
+    }
+    Sorted::new(taken).context("no writes")
 }
 
 /// The statements of a write of one resource, as `Writer::write` sends them; the head moves either way.
