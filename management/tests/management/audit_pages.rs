@@ -181,10 +181,10 @@ async fn segments_give_what_every_record_looked_at_gives() {
     let denied = (FEW * MONTHS_OF_FEW + OF_ONE_MONTH + OF_ANOTHER).div_ceil(DENIED);
     let all = eventually(DEADLINE, || async {
         let found = management.text(&segments("writes")).await;
-        let segments: Vec<&str> = found.split(' ').collect();
+        let of_writes: Vec<&str> = found.split(' ').collect();
         // Of before, of each month of few, which are huge ones since a large one follows; of the one month, whose two are
         // merged; and of the other.
-        let (huge, others) = segments.split_at(1 + MONTHS_OF_FEW as usize);
+        let (huge, others) = of_writes.split_at(1 + MONTHS_OF_FEW as usize);
         ensure!(
             huge.iter().all(|segment| segment.starts_with("2:")) && others == ["1:1100", "0:1024"],
             "the segments are of {found} records"
