@@ -74,6 +74,14 @@ impl Mesh {
         format!("http://{}{path}", self.listener)
     }
 
+    /// Waits until the proxy runs a resource as the edge holds it.
+    async fn acknowledges(&self, type_url: &str, name: &str) {
+        eventually(&format!("{name} is acknowledged"), || async {
+            self.edge.is_acknowledged(type_url, name)
+        })
+        .await;
+    }
+
     /// Waits until every host of `cluster` is as `health` says.
     async fn hosts_are(&self, cluster: &str, health: &[&str]) {
         eventually(&format!("hosts of {cluster} are {health:?}"), || async {
@@ -254,16 +262,12 @@ async fn health_survives_updates_of_endpoints() {
     mesh.hosts_are("a", &["healthy", "healthy"]).await;
     let client = client();
     for round in 0..10 {
-        let acks = mesh.edge.acks(ads::ENDPOINTS);
         let mut hosts = vec![(near.address, 0), (far.address, 1)];
         if round % 2 == 0 {
             hosts.push((free_address(), 2));
         }
         mesh.edge.put("a", &mesh::endpoints("a", &hosts));
-        eventually("the endpoints are acknowledged", || async {
-            mesh.edge.acks(ads::ENDPOINTS) > acks
-        })
-        .await;
+        mesh.acknowledges(ads::ENDPOINTS, "a").await;
         assert_eq!(
             get(&client, &mesh.url("/")).await.unwrap().body,
             "near / ",
@@ -286,10 +290,7 @@ async fn new_endpoints_are_acknowledged_after_their_first_check() {
         "a",
         &mesh::endpoints("a", &[(frozen.address, 0), (well.address, 1)]),
     );
-    eventually("the endpoints are acknowledged", || async {
-        mesh.edge.acks(ads::ENDPOINTS) == 1
-    })
-    .await;
+    mesh.acknowledges(ads::ENDPOINTS, "a").await;
     let hosts = mesh.proxy.admin("/hosts").await.unwrap().body;
     assert!(!hosts.contains("unchecked"), "{hosts}");
     assert_eq!(get(&client(), &mesh.url("/")).await.unwrap().body, "well / ");
@@ -409,15 +410,11 @@ async fn what_is_not_http_is_a_400() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_are_closed() {
     let mesh = Mesh::start(vec![], vec![mesh::answer("/", 200, "here")]).await;
-    let acks = mesh.edge.acks(ads::LISTENER);
     mesh.edge.put(
         "in",
         &mesh::with_idle_timeout(mesh::listener("in", mesh.listener, "in"), 200),
     );
-    eventually("the listener is acknowledged", || async {
-        mesh.edge.acks(ads::LISTENER) > acks
-    })
-    .await;
+    mesh.acknowledges(ads::LISTENER, "in").await;
     for start in ["", "GET / HTTP/1.1\r\nhost: a\r\n\r\n"] {
         let mut stream = tokio::net::TcpStream::connect(mesh.listener).await.unwrap();
         stream.write_all(start.as_bytes()).await.unwrap();
@@ -474,7 +471,6 @@ async fn no_request_is_lost_while_the_configuration_changes() {
         })
         .collect();
     for round in 0..20 {
-        let acks = mesh.edge.acks(ads::ROUTES);
         let (cluster, hosts) = if round % 2 == 0 {
             ("b", [(b.address, 0), (a.address, 1)])
         } else {
@@ -483,10 +479,7 @@ async fn no_request_is_lost_while_the_configuration_changes() {
         mesh.edge.put(cluster, &mesh::endpoints(cluster, &hosts));
         mesh.edge
             .put("in", &mesh::routes("in", vec![mesh::to_cluster("/", cluster)]));
-        eventually("the routes are acknowledged", || async {
-            mesh.edge.acks(ads::ROUTES) > acks
-        })
-        .await;
+        mesh.acknowledges(ads::ROUTES, "in").await;
     }
     done.store(true, Ordering::Relaxed);
     let mut answered = 0;

@@ -27,8 +27,11 @@ pub(crate) const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.Route
 /// The order on the wire of docs/xds.md.
 const ORDER: [&str; 4] = [CLUSTER, ENDPOINTS, LISTENER, ROUTES];
 
-/// Type URL and name → version and body.
-type Held = BTreeMap<(String, String), (String, Vec<u8>)>;
+/// Type URL and name.
+type Key = (String, String);
+
+/// Version and body of each resource.
+type Held = BTreeMap<Key, (String, Vec<u8>)>;
 
 /// The edge; drop it and it is dead.
 pub(crate) struct AdsServer {
@@ -40,6 +43,8 @@ pub(crate) struct AdsServer {
 struct Shared {
     held: watch::Sender<Held>,
     log: Mutex<Vec<DeltaDiscoveryRequest>>,
+    /// The version of each resource that the proxy acknowledged last.
+    acknowledged: Mutex<BTreeMap<Key, String>>,
     /// What is sent as it is, whether it makes sense or not.
     nonsense: Mutex<Vec<DeltaDiscoveryResponse>>,
 }
@@ -48,7 +53,9 @@ struct Shared {
 #[derive(Default)]
 struct Told {
     names: BTreeMap<String, BTreeSet<String>>,
-    versions: BTreeMap<(String, String), String>,
+    versions: BTreeMap<Key, String>,
+    /// What waits for an answer, by nonce.
+    unanswered: BTreeMap<String, Vec<(Key, String)>>,
 }
 
 /// A resource in the form of a response, and of a last-good file.
@@ -71,6 +78,7 @@ impl AdsServer {
         let shared = Arc::new(Shared {
             held: watch::channel(Held::new()).0,
             log: Mutex::default(),
+            acknowledged: Mutex::default(),
             nonsense: Mutex::default(),
         });
         let service = AggregatedDiscoveryServiceServer::new(Edge(Arc::clone(&shared)));
@@ -145,14 +153,18 @@ impl AdsServer {
             .collect()
     }
 
-    /// Acknowledgements of a type so far.
-    pub(crate) fn acks(&self, type_url: &str) -> usize {
-        let acks = |request: &&DeltaDiscoveryRequest| {
-            request.type_url == type_url
-                && !request.response_nonce.is_empty()
-                && request.error_detail.is_none()
-        };
-        self.requests().iter().filter(acks).count()
+    /// Whether the proxy runs a resource as it is held now, by its own word. Acknowledgements are not counted: a proxy is
+    /// ready before it has acknowledged what made it ready.
+    pub(crate) fn is_acknowledged(&self, type_url: &str, name: &str) -> bool {
+        let key = (type_url.to_owned(), name.to_owned());
+        let held = self.shared.held.borrow();
+        let acknowledged = self
+            .shared
+            .acknowledged
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        held.get(&key)
+            .is_some_and(|(version, _)| acknowledged.get(&key) == Some(version))
     }
 }
 
@@ -193,7 +205,12 @@ impl AggregatedDiscoveryService for Edge {
                 tokio::select! {
                     request = requests.next() => {
                         let Some(Ok(request)) = request else { return };
-                        told.hear(&request);
+                        let acknowledged = told.hear(&request);
+                        shared
+                            .acknowledged
+                            .lock()
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .extend(acknowledged);
                         shared.log.lock().unwrap_or_else(PoisonError::into_inner).push(request);
                     }
                     changed = held.changed() => if changed.is_err() { return },
@@ -203,6 +220,7 @@ impl AggregatedDiscoveryService for Edge {
                 for mut response in due {
                     nonce += 1;
                     response.nonce = nonce.to_string();
+                    told.sends(&response);
                     if responses.send(Ok(response)).await.is_err() {
                         return;
                     }
@@ -214,7 +232,8 @@ impl AggregatedDiscoveryService for Edge {
 }
 
 impl Told {
-    fn hear(&mut self, request: &DeltaDiscoveryRequest) {
+    /// Takes a request, and returns what it acknowledges.
+    fn hear(&mut self, request: &DeltaDiscoveryRequest) -> Vec<(Key, String)> {
         let type_url = &request.type_url;
         let names = self.names.entry(type_url.clone()).or_default();
         names.extend(request.resource_names_subscribe.iter().cloned());
@@ -226,6 +245,19 @@ impl Told {
             self.versions
                 .insert((type_url.clone(), name.clone()), version.clone());
         }
+        let answered = self.unanswered.remove(&request.response_nonce);
+        answered
+            .filter(|_| request.error_detail.is_none())
+            .unwrap_or_default()
+    }
+
+    fn sends(&mut self, response: &DeltaDiscoveryResponse) {
+        let resources = response.resources.iter().map(|resource| {
+            let key = (response.type_url.clone(), resource.name.clone());
+            (key, resource.version.clone())
+        });
+        self.unanswered
+            .insert(response.nonce.clone(), resources.collect());
     }
 
     /// What differs from what has been told, one response per type.
