@@ -316,10 +316,7 @@ fn live_listeners(config: &Config, before: &Snapshot) -> BTreeMap<Arc<str>, Arc<
             {
                 Arc::clone(held)
             }
-            (Some(routes), _) => Arc::new(LiveListener {
-                config: Arc::clone(listener),
-                routes: Arc::clone(routes),
-            }),
+            (Some(routes), _) => Arc::new(LiveListener::new(Arc::clone(listener), Arc::clone(routes))),
             (None, Some(held)) => Arc::clone(held),
             (None, None) => continue,
         };

@@ -12,10 +12,14 @@ use http::header::{HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
 use crate::breaker::Limits;
+use crate::filter::ListenerFilter;
 use crate::pattern::Pattern;
 use crate::retry::RetryPolicy;
 use crate::rewrite::PathRewrite;
 use crate::router::RouteTable;
+
+/// What shares of requests are parts of.
+pub(crate) const MILLION: u32 = 1_000_000;
 
 /// The four kinds of resource of docs/xds.md, in the order in which a stream is opened: what is used before
 /// what uses it.
@@ -36,13 +40,15 @@ pub(crate) struct Config {
     pub(crate) routes: BTreeMap<Arc<str>, Arc<RouteTable>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
     /// Name of its route configuration.
     pub(crate) routes: Arc<str>,
     /// A connection without requests is closed after this long; `None` keeps it open.
     pub(crate) idle_timeout: Option<Duration>,
+    /// In the order in which they are asked; the router is not one of them.
+    pub(crate) filters: Box<[ListenerFilter]>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -110,6 +116,8 @@ pub(crate) struct Endpoint {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Route {
+    /// Which of its table's [`Levels`](crate::filter::Levels) say what filters do to its requests.
+    pub(crate) levels: usize,
     pub(crate) matcher: RouteMatcher,
     pub(crate) edits: HeaderEdits,
     pub(crate) action: Action,
@@ -182,14 +190,6 @@ pub(crate) struct Forward {
     pub(crate) path: Option<PathRewrite>,
     pub(crate) response_edits: HeaderEdits,
     pub(crate) mirrors: Vec<Mirror>,
-    pub(crate) fault: Option<Fault>,
-}
-
-/// What goes wrong on purpose, each for so many of a million requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
-    pub(crate) delay: Option<(Duration, u32)>,
-    pub(crate) abort: Option<(StatusCode, u32)>,
 }
 
 /// Where copies of requests go.

@@ -11,6 +11,7 @@ use crate::config::{Config, ResourceKind};
 mod cluster;
 mod endpoints;
 mod fields;
+mod filter;
 mod listener;
 mod routes;
 

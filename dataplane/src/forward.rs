@@ -14,8 +14,9 @@ use hyper::body::{Body, Incoming};
 use crate::attempt::{Attempts, Failure, Refusal, until_answered};
 use crate::balance::Draw;
 use crate::body::{ClientBody, Deadline, RequestEnd, ResponseBody, UpstreamBody};
-use crate::config::{Action, Fault, Forward, HeaderEdits, Protocol};
+use crate::config::{Action, Forward, HeaderEdits, Protocol};
 use crate::exchange::{Exchange, Flag, REQUEST_ID};
+use crate::filter::{Answer, Verdict};
 use crate::h1::{BODY_TIMEOUT, Malformed};
 use crate::listener::Connection;
 use crate::mirror;
@@ -25,7 +26,7 @@ use crate::rewrite::{Asked, PathRewrite};
 use crate::router::normalize_path;
 use crate::snapshot::LiveCluster;
 use crate::upload::{RequestBody, Upload};
-use crate::worker::{Random, Worker};
+use crate::worker::Random;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Says that the request was refused for there being too many.
@@ -55,11 +56,6 @@ const END_TO_END: [HeaderName; 5] = [
 /// Listeners have no TLS of their own yet.
 const SCHEME: &str = "http";
 
-/// What Envoy says as well.
-const FAULT_BODY: &str = "fault filter abort";
-/// What the shares of mirrors and faults are parts of.
-pub(crate) const MILLION: u32 = 1_000_000;
-
 /// A request as it is sent upstream, by whichever attempt.
 #[derive(Clone)]
 pub(crate) struct Head {
@@ -78,10 +74,11 @@ struct Sending<'a> {
     per_try: Option<Duration>,
 }
 
-/// Answers one request.
+/// Answers one request; `judged` is what the filters of its route have said of it, if they were asked before.
 pub(crate) async fn serve(
     connection: Rc<Connection>,
     request: Request<ClientBody>,
+    judged: Option<Verdict>,
 ) -> Response<ResponseBody> {
     let mut exchange = Exchange::begin(connection);
     let (mut parts, body) = request.into_parts();
@@ -93,15 +90,27 @@ pub(crate) async fn serve(
     let Ok(authority) = authority(&parts) else {
         return refuse(exchange, Refusal::bad_request("the host is missing or malformed"));
     };
-    let random = &exchange.connection().worker.random;
-    add_request_id(&mut parts.headers, random);
+    let worker = Rc::clone(&exchange.connection().worker);
+    add_request_id(&mut parts.headers, &worker.random);
     let shown = authority.to_str().unwrap_or_default();
     let id = parts
         .headers
         .get(&REQUEST_ID)
         .map_or(&b""[..], HeaderValue::as_bytes);
     exchange.head(&parts.method, parts.uri.path(), shown, id);
-    let Some(route) = live.routes.route(shown, target.path(), &parts) else {
+    let route = live.routes.route(shown, target.path(), &parts);
+    let judge = || live.chain(route).map(|chain| chain.judge(&worker.random));
+    let verdict = judged.or_else(judge).unwrap_or_default();
+    let mut started = exchange.started();
+    if !verdict.delay.is_zero() {
+        tokio::time::sleep(verdict.delay).await;
+        // What it was made to wait is not of the route's time.
+        started = Instant::now();
+    }
+    if let Some(Answer { status, flag, body }) = verdict.answer {
+        return respond(exchange, status, body, flag);
+    }
+    let Some(route) = route else {
         return refuse(exchange, Refusal::no_route());
     };
     let forward = match &route.action {
@@ -117,11 +126,6 @@ pub(crate) async fn serve(
             return lead(exchange, redirect.status, &redirect.location(asked));
         }
     };
-    if let Some(fault) = &forward.fault
-        && let Some(status) = suffered(fault, &exchange.connection().worker).await
-    {
-        return respond(exchange, status, FAULT_BODY.into(), Flag::FaultInjected);
-    }
     let listed = strip_hop_by_hop(&mut parts.headers);
     add_forwarded(&mut parts.headers, exchange.connection());
     join_cookies(&mut parts.headers);
@@ -138,23 +142,14 @@ pub(crate) async fn serve(
         authority: forward.host.clone().unwrap_or(authority),
         headers: parts.headers,
     };
-    match forward_to(&mut exchange, forward, &route.edits, head, body, listed).await {
+    match forward_to(&mut exchange, forward, &route.edits, head, body, listed, started).await {
         Ok((response, lease, deadline)) => pass(exchange, response, lease, deadline, &forward.response_edits),
         Err(refusal) => refuse(exchange, refusal),
     }
 }
 
-/// Waits and gives up as a fault wants it: the status to answer with.
-async fn suffered(fault: &Fault, worker: &Worker) -> Option<StatusCode> {
-    let happens = |millionths: u32| worker.random.below(MILLION) < millionths;
-    if let Some((delay, _)) = fault.delay.filter(|(_, millionths)| happens(*millionths)) {
-        tokio::time::sleep(delay).await;
-    }
-    let abort = fault.abort.filter(|(_, millionths)| happens(*millionths));
-    abort.map(|(status, _)| status)
-}
-
-/// Tries hosts until one answers, the policy gives up, or the time is over; `unfit` may not stand behind the body.
+/// Tries hosts until one answers, the policy gives up, or the time that began at `started` is over; `unfit` may not stand
+/// behind the body.
 async fn forward_to(
     exchange: &mut Exchange,
     forward: &Forward,
@@ -162,6 +157,7 @@ async fn forward_to(
     mut head: Head,
     body: ClientBody,
     mut unfit: Vec<HeaderName>,
+    started: Instant,
 ) -> Result<(Response<Incoming>, Lease, Deadline), Refusal> {
     let worker = Rc::clone(&exchange.connection().worker);
     let target = match forward.targets.as_slice() {
@@ -190,10 +186,6 @@ async fn forward_to(
         Some(Upload::new(body, policy.is_some() || !mirrors.is_empty(), unfit))
     };
     mirror::send(&worker, &mirrors, &head, upload.as_ref(), forward.timeout);
-    // What a fault has made it wait is not of the route's time.
-    let started = forward
-        .fault
-        .map_or_else(|| exchange.started(), |_| Instant::now());
     let request_end = upload.as_ref().map_or_else(
         || RequestEnd::At(started),
         |u| RequestEnd::WhenUploaded(Rc::clone(u)),

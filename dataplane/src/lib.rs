@@ -36,6 +36,7 @@ mod breaker;
 mod config;
 mod decode;
 mod exchange;
+mod filter;
 mod forward;
 mod h1;
 mod health;

@@ -233,7 +233,7 @@ async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: Tcp
     let service = service_fn(move |request: Request<Incoming>| {
         let connection = Rc::clone(&shared);
         let request = request.map(ClientBody::Http2);
-        async move { Ok::<_, Infallible>(forward::serve(connection, request).await) }
+        async move { Ok::<_, Infallible>(forward::serve(connection, request, None).await) }
     });
     let io = TokioIo::new(RewoundIo::new(input, stream));
     let server = http2::Builder::new(LocalExecutor).serve_connection(io, service);

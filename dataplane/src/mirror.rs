@@ -8,8 +8,8 @@ use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
 use crate::balance::{Draw, Tried};
-use crate::config::Mirror;
-use crate::forward::{Head, MILLION, attempt};
+use crate::config::{MILLION, Mirror};
+use crate::forward::{Head, attempt};
 use crate::upload::{RequestBody, Upload};
 use crate::worker::{Worker, WorkerCluster};
 

@@ -3,17 +3,23 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use http::Method;
 use http::header::{COOKIE, HeaderName};
 use http::request::Parts;
 
 use crate::config::{HeaderMatcher, PathMatcher, Route, RouteMatcher, ValueMatcher};
+use crate::filter::{Levels, Overrides};
+
+/// The place of the levels on which nothing is said of any filter.
+pub(crate) const NO_LEVELS: usize = 0;
 
 /// A route configuration, indexed by domain.
 #[derive(Clone, Debug)]
 pub(crate) struct RouteTable {
     ports: Ports,
+    levels: Vec<Levels>,
     hosts: Vec<Vec<Route>>,
     exact: HashMap<Box<str>, usize>,
     /// Suffixes with their dot (`.shop.example`), the longest first.
@@ -57,11 +63,28 @@ impl RouteTable {
     pub(crate) fn new(ports: Ports) -> Self {
         Self {
             ports,
+            levels: vec![Levels::new()],
             hosts: Vec::new(),
             exact: HashMap::new(),
             suffixes: Vec::new(),
             any: None,
         }
+    }
+
+    /// The place of what is said of filters within what is at `outer`.
+    pub(crate) fn levels_below(&mut self, outer: usize, said: Overrides) -> usize {
+        if said.is_empty() {
+            return outer;
+        }
+        let mut levels = vec![Arc::new(said)];
+        levels.extend_from_slice(&self.levels[outer]);
+        self.levels.push(levels);
+        self.levels.len() - 1
+    }
+
+    /// What is said of filters, by the places that routes name.
+    pub(crate) fn levels(&self) -> &[Levels] {
+        &self.levels
     }
 
     /// Adds a virtual host; refuses a domain that another one of this table holds.
@@ -297,6 +320,7 @@ mod tests {
 
     fn route(path: PathMatcher, headers: Vec<HeaderMatcher>, answer: &'static str) -> Route {
         Route {
+            levels: NO_LEVELS,
             matcher: RouteMatcher {
                 path,
                 headers,

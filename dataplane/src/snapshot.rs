@@ -10,8 +10,9 @@ use arc_swap::ArcSwap;
 
 use crate::balance::{Candidate, Selection};
 use crate::breaker::Load;
-use crate::config::{Cluster, Endpoint, Endpoints, Listener};
-use crate::router::RouteTable;
+use crate::config::{Cluster, Endpoint, Endpoints, Listener, Route};
+use crate::filter::{Chain, chains};
+use crate::router::{NO_LEVELS, RouteTable};
 
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
@@ -24,6 +25,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct LiveListener {
     pub(crate) config: Arc<Listener>,
     pub(crate) routes: Arc<RouteTable>,
+    /// At the places that routes name; none where the listener has no filters.
+    chains: Arc<[Chain]>,
 }
 
 #[derive(Debug)]
@@ -66,6 +69,22 @@ pub(crate) enum Health {
 impl Snapshot {
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &LiveHost> {
         self.clusters.values().flat_map(|cluster| &cluster.hosts)
+    }
+}
+
+impl LiveListener {
+    pub(crate) fn new(config: Arc<Listener>, routes: Arc<RouteTable>) -> Self {
+        let chains = chains(&config.filters, routes.levels());
+        Self {
+            config,
+            routes,
+            chains,
+        }
+    }
+
+    /// The filters that requests of `route`, or without one, are put to, if the listener has any.
+    pub(crate) fn chain(&self, route: Option<&Route>) -> Option<&Chain> {
+        self.chains.get(route.map_or(NO_LEVELS, |route| route.levels))
     }
 }
 

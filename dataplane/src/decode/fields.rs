@@ -9,11 +9,16 @@ use envoy_types::pb::envoy::config::core::v3::address::Address as PbAddressKind;
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{
-    Address as PbAddress, ApiVersion, ConfigSource, HeaderValueOption,
+    Address as PbAddress, ApiVersion, ConfigSource, HeaderValueOption, RuntimeFractionalPercent,
 };
+use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
+use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as PbDuration};
+use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 use prost::{Message, Name};
+
+use crate::config::MILLION;
 
 /// The longest duration that is taken, ten years of 365 days: no process lives that long, and adding it to any moment
 /// is within what every platform's clock can tell, which protobuf's own limit of ten thousand years is not.
@@ -80,6 +85,7 @@ fn first_difference<M: Debug>(left: &M, right: &M) -> String {
 pub(super) trait At<T> {
     fn at(self, field: &str) -> Result<T, Reason>;
     fn at_index(self, field: &str, index: usize) -> Result<T, Reason>;
+    fn at_key(self, field: &str, key: &str) -> Result<T, Reason>;
 }
 
 impl<T> At<T> for Result<T, Reason> {
@@ -89,6 +95,10 @@ impl<T> At<T> for Result<T, Reason> {
 
     fn at_index(self, field: &str, index: usize) -> Self {
         self.map_err(|reason| join(&format!("{field}[{index}]"), &reason))
+    }
+
+    fn at_key(self, field: &str, key: &str) -> Self {
+        self.map_err(|reason| join(&format!("{field}[{key}]"), &reason))
     }
 }
 
@@ -157,6 +167,36 @@ pub(super) fn positive(value: PbDuration) -> Result<Duration, Reason> {
     } else {
         Ok(value)
     }
+}
+
+pub(super) fn runtime_fraction(mut pb: RuntimeFractionalPercent) -> Result<u32, Reason> {
+    let share = required(pb.default_value.take()).at("default_value")?;
+    done(&pb)?;
+    millionths(share).at("default_value")
+}
+
+/// Of a million requests.
+pub(super) fn millionths(share: FractionalPercent) -> Result<u32, Reason> {
+    let each = match DenominatorType::try_from(share.denominator) {
+        Ok(DenominatorType::Hundred) => 10_000,
+        Ok(DenominatorType::TenThousand) => 100,
+        Ok(DenominatorType::Million) => 1,
+        Err(_) => return Err("denominator: is unknown".to_owned()),
+    };
+    let millionths = share.numerator.saturating_mul(each);
+    if millionths > MILLION {
+        return Err("numerator: is more than all".to_owned());
+    }
+    Ok(millionths)
+}
+
+pub(super) fn answer_status(status: u32) -> Result<StatusCode, Reason> {
+    let status = u16::try_from(status)
+        .ok()
+        .and_then(|status| StatusCode::from_u16(status).ok());
+    status
+        .filter(|status| status.as_u16() >= 200)
+        .ok_or_else(|| "must be 200 to 599".to_owned())
 }
 
 pub(super) fn socket_address(address: Option<PbAddress>) -> Result<SocketAddr, Reason> {

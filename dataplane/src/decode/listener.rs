@@ -8,25 +8,17 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::config::listener::v3::Listener as PbListener;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType as FilterConfig;
-use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
-use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     CodecType, PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation,
 };
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType as HttpFilterConfig;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter,
-};
-
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 
 use super::fields::{
     At, Reason, ads, any, done, duration, message, only_bool, only_enum, same_name, socket_address,
 };
+use super::filter;
 use crate::config::Listener;
 
-/// The name under which routes say what goes wrong.
-pub(super) const FAULT: &str = "envoy.filters.http.fault";
 /// Envoy's idle timeout of a connection when none is given.
 const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3600);
 
@@ -64,7 +56,7 @@ fn connection_manager(mut pb: HttpConnectionManager, address: SocketAddr) -> Res
     }
     ads(rds.config_source.take()).at("rds.config_source")?;
     done(&rds).at("rds")?;
-    http_filters(take(&mut pb.http_filters))?;
+    let filters = filter::of_listener(take(&mut pb.http_filters))?;
     let idle_timeout =
         idle_timeout(pb.common_http_protocol_options.take()).at("common_http_protocol_options")?;
     only_bool(pb.normalize_path.take(), true).at("normalize_path")?;
@@ -88,42 +80,8 @@ fn connection_manager(mut pb: HttpConnectionManager, address: SocketAddr) -> Res
         address,
         routes: Arc::from(routes),
         idle_timeout,
+        filters,
     })
-}
-
-/// The router, and before it those that do nothing but where a route says so.
-fn http_filters(mut filters: Vec<HttpFilter>) -> Result<(), Reason> {
-    let router = filters.pop().ok_or("http_filters: the router is required")?;
-    let last = filters.len();
-    for (index, filter) in filters.into_iter().enumerate() {
-        before_router(filter).at_index("http_filters", index)?;
-    }
-    let mut router: Router = any(&typed_config(router).at_index("http_filters", last)?)
-        .at("typed_config")
-        .at_index("http_filters", last)?;
-    // This proxy never adds the headers that this suppresses.
-    router.suppress_envoy_headers = false;
-    done(&router).at("typed_config").at_index("http_filters", last)
-}
-
-fn before_router(filter: HttpFilter) -> Result<(), Reason> {
-    if filter.name != FAULT {
-        let name = &filter.name;
-        return Err(format!(
-            "name: {name:?} is not supported before the router, only {FAULT:?}"
-        ));
-    }
-    let config: HttpFault = any(&typed_config(filter)?).at("typed_config")?;
-    done(&config).at("typed_config")
-}
-
-fn typed_config(mut filter: HttpFilter) -> Result<Any, Reason> {
-    take(&mut filter.name);
-    let Some(HttpFilterConfig::TypedConfig(config)) = filter.config_type.take() else {
-        return Err("typed_config: is required".to_owned());
-    };
-    done(&filter)?;
-    Ok(config)
 }
 
 fn idle_timeout(options: Option<HttpProtocolOptions>) -> Result<Option<Duration>, Reason> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
-use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption, RuntimeFractionalPercent};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption};
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
@@ -29,38 +29,29 @@ use envoy_types::pb::envoy::config::route::v3::{
     RedirectAction, RetryPolicy as PbRetryPolicy, Route as PbRoute, RouteAction, RouteConfiguration,
     RouteMatch as PbRouteMatch, VirtualHost,
 };
-use envoy_types::pb::envoy::extensions::filters::common::fault::v3::FaultDelay;
-use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
-use envoy_types::pb::envoy::extensions::filters::http::fault::v3::fault_abort::ErrorType;
-use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault};
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
-use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
-use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
-use envoy_types::pb::google::protobuf::Any;
 use http::{Method, StatusCode};
 
 use super::fields::{
-    At, Reason, any, done, duration, header_name, header_to_set, header_value, message, positive, required,
-    same_name,
+    At, Reason, answer_status, any, done, duration, header_name, header_to_set, header_value, message,
+    positive, required, runtime_fraction, same_name,
 };
-use super::listener::FAULT;
+use super::filter::overrides;
 use crate::config::{
-    Action, Fault, Forward, HeaderEdits, HeaderMatcher, Mirror, PathMatcher, Redirect, Route, RouteMatcher,
+    Action, Forward, HeaderEdits, HeaderMatcher, MILLION, Mirror, PathMatcher, Redirect, Route, RouteMatcher,
     Target, ValueMatcher,
 };
 use crate::pattern::Pattern;
 use crate::retry::{BackOff, RetryHosts, RetryOn, RetryPolicy, RetryPriorities};
 use crate::rewrite::PathRewrite;
-use crate::router::{Ports, RouteTable};
+use crate::router::{NO_LEVELS, Ports, RouteTable};
 
 /// Envoy's route timeout when none is given.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 const WEIGHT_MAX: u32 = 10_000;
-/// What shares of requests are counted in.
-const MILLION: u32 = 1_000_000;
 /// A worker draws hosts without a pause, and when all were tried it draws this often in vain.
 const DRAWS_MAX: u32 = 1000;
 
@@ -73,26 +64,29 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<RouteTable, Reason> {
         Ports::Matter
     };
     let mut table = RouteTable::new(ports);
+    let levels = table.levels_below(NO_LEVELS, overrides(take(&mut pb.typed_per_filter_config))?);
     for (index, host) in take(&mut pb.virtual_hosts).into_iter().enumerate() {
-        virtual_host(host, &mut table).at_index("virtual_hosts", index)?;
+        virtual_host(host, levels, &mut table).at_index("virtual_hosts", index)?;
     }
     done(&pb)?;
     Ok(table)
 }
 
-fn virtual_host(mut pb: VirtualHost, table: &mut RouteTable) -> Result<(), Reason> {
+fn virtual_host(mut pb: VirtualHost, levels: usize, table: &mut RouteTable) -> Result<(), Reason> {
     take(&mut pb.name);
     let domains = take(&mut pb.domains);
+    let levels = table.levels_below(levels, overrides(take(&mut pb.typed_per_filter_config))?);
     let mut routes = Vec::new();
     for (index, given) in take(&mut pb.routes).into_iter().enumerate() {
-        routes.push(route(given).at_index("routes", index)?);
+        routes.push(route(given, levels, table).at_index("routes", index)?);
     }
     done(&pb)?;
     table.add(&domains, routes).at("domains")
 }
 
-fn route(mut pb: PbRoute) -> Result<Route, Reason> {
+fn route(mut pb: PbRoute, levels: usize, table: &mut RouteTable) -> Result<Route, Reason> {
     take(&mut pb.name);
+    let levels = table.levels_below(levels, overrides(take(&mut pb.typed_per_filter_config))?);
     let matcher = route_match(required(pb.r#match.take()).at("match")?).at("match")?;
     let mut action = match required(pb.action.take()).at("action")? {
         PbAction::Route(action) => Action::Forward(Box::new(forward(action).at("route")?)),
@@ -114,12 +108,10 @@ fn route(mut pb: PbRoute) -> Result<Route, Reason> {
             &remove,
             "response_headers_to_remove",
         )?;
-        if let Some(config) = pb.typed_per_filter_config.remove(FAULT) {
-            forward.fault = Some(fault(&config).at("typed_per_filter_config.fault")?);
-        }
     }
     done(&pb)?;
     Ok(Route {
+        levels,
         matcher,
         edits,
         action,
@@ -381,51 +373,7 @@ fn forward(mut pb: RouteAction) -> Result<Forward, Reason> {
         path,
         response_edits: HeaderEdits::default(),
         mirrors,
-        fault: None,
     })
-}
-
-fn fault(config: &Any) -> Result<Fault, Reason> {
-    let mut pb: HttpFault = any(config)?;
-    let delay = match pb.delay.take() {
-        Some(delay) => Some(self::delay(delay).at("delay")?),
-        None => None,
-    };
-    let abort = match pb.abort.take() {
-        Some(abort) => Some(self::abort(abort).at("abort")?),
-        None => None,
-    };
-    done(&pb)?;
-    Ok(Fault { delay, abort })
-}
-
-fn delay(mut pb: FaultDelay) -> Result<(Duration, u32), Reason> {
-    let Some(FaultDelaySecifier::FixedDelay(time)) = pb.fault_delay_secifier.take() else {
-        return Err("fault_delay_secifier: only fixed_delay is supported".to_owned());
-    };
-    let time = positive(time).at("fixed_delay")?;
-    let share = millionths(required(pb.percentage.take()).at("percentage")?).at("percentage")?;
-    done(&pb)?;
-    Ok((time, share))
-}
-
-fn abort(mut pb: FaultAbort) -> Result<(StatusCode, u32), Reason> {
-    let Some(ErrorType::HttpStatus(status)) = pb.error_type.take() else {
-        return Err("error_type: only http_status is supported".to_owned());
-    };
-    let status = answer_status(status).at("http_status")?;
-    let share = millionths(required(pb.percentage.take()).at("percentage")?).at("percentage")?;
-    done(&pb)?;
-    Ok((status, share))
-}
-
-fn answer_status(status: u32) -> Result<StatusCode, Reason> {
-    let status = u16::try_from(status)
-        .ok()
-        .and_then(|status| StatusCode::from_u16(status).ok());
-    status
-        .filter(|status| status.as_u16() >= 200)
-        .ok_or_else(|| "must be 200 to 599".to_owned())
 }
 
 fn mirror(mut pb: RequestMirrorPolicy) -> Result<Mirror, Reason> {
@@ -439,26 +387,6 @@ fn mirror(mut pb: RequestMirrorPolicy) -> Result<Mirror, Reason> {
     }
     done(&pb)?;
     Ok(Mirror { cluster, millionths })
-}
-
-fn runtime_fraction(mut pb: RuntimeFractionalPercent) -> Result<u32, Reason> {
-    let share = required(pb.default_value.take()).at("default_value")?;
-    done(&pb)?;
-    millionths(share).at("default_value")
-}
-
-fn millionths(share: FractionalPercent) -> Result<u32, Reason> {
-    let each = match DenominatorType::try_from(share.denominator) {
-        Ok(DenominatorType::Hundred) => 10_000,
-        Ok(DenominatorType::TenThousand) => 100,
-        Ok(DenominatorType::Million) => 1,
-        Err(_) => return Err("denominator: is unknown".to_owned()),
-    };
-    let millionths = share.numerator.saturating_mul(each);
-    if millionths > MILLION {
-        return Err("numerator: is more than all".to_owned());
-    }
-    Ok(millionths)
 }
 
 fn target(mut pb: ClusterWeight) -> Result<Target, Reason> {

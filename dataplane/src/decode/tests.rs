@@ -198,7 +198,23 @@ fn a_listener_is_as_the_contract_says() {
             ),
             (
                 |l| manager(l, |m| m.http_filters.insert(0, HttpFilter::default())),
-                "http_connection_manager.http_filters[0].name: \"\" is not supported before the router, only \"envoy.filters.http.fault\"",
+                "http_connection_manager.http_filters[0].name: is required",
+            ),
+            (
+                |l| {
+                    manager(l, |m| {
+                        let router = HttpFilter {
+                            name: "again".to_owned(),
+                            ..m.http_filters[0].clone()
+                        };
+                        m.http_filters.push(router);
+                    });
+                },
+                "http_connection_manager.http_filters[0].typed_config: type.googleapis.com/envoy.extensions.filters.http.router.v3.Router is not supported here",
+            ),
+            (
+                |l| manager(l, |m| m.http_filters[0].disabled = true),
+                "http_connection_manager.http_filters[0].disabled: is not supported by this proxy",
             ),
             (
                 |l| manager(l, |m| m.http_filters.clear()),

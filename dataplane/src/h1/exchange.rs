@@ -17,7 +17,7 @@ use super::connection::{Client, LINGER, Next};
 use super::encode::{self, KeepAlive};
 use super::framing::{self, Framing, Malformed, Version};
 use super::head::{self, Fields, HEAD_BYTES_MAX, Head, Known, RequestLine, StatusLine, read_response};
-use super::plan::{Expects, Plan, Terms, plan, terms};
+use super::plan::{Expects, Plan, Terms, Way, plan, terms};
 use super::relay::{Broken, Relay};
 use super::stall::Progress;
 use super::upload::{Kept, Upload};
@@ -25,6 +25,7 @@ use crate::attempt::{Attempts, Failure, Refusal, until_answered};
 use crate::body::{ClientBody, ResponseBody};
 use crate::config::Forward;
 use crate::exchange::{Exchange, Flag};
+use crate::filter::Verdict;
 use crate::forward;
 use crate::io::BreakableIo;
 use crate::pool::{Freshness, HostPool, Lease};
@@ -45,8 +46,9 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         Ok(terms) => terms,
         Err(malformed) => return refuse(client, line, malformed).await,
     };
-    let Some(plan) = plan(line, head, &live, &worker.view(), &worker.random) else {
-        return Box::pin(bridged(client, line, fields, terms)).await;
+    let plan = match plan(line, head, &live, &worker.view(), &worker.random) {
+        Way::Straight(plan) => plan,
+        Way::Bridged(judged) => return Box::pin(bridged(client, line, fields, terms, judged)).await,
     };
     let mut exchange = Exchange::begin(Rc::clone(&client.connection));
     let out = open(
@@ -620,7 +622,13 @@ async fn write(client: &mut Client, response: Response<ResponseBody>, to: To) ->
 }
 
 /// Answers a request the way those of HTTP/2 are answered.
-async fn bridged(client: &mut Client, line: &RequestLine, fields: &Fields, terms: Terms) -> Next {
+async fn bridged(
+    client: &mut Client,
+    line: &RequestLine,
+    fields: &Fields,
+    terms: Terms,
+    judged: Option<Verdict>,
+) -> Next {
     let (body, mut feed) = bridge::body(terms.framing);
     let head = fields.of(&client.input.filled()[..line.bytes]);
     let request = match bridge::request(line, head, ClientBody::Http1(body)) {
@@ -630,7 +638,7 @@ async fn bridged(client: &mut Client, line: &RequestLine, fields: &Fields, terms
     client.input.consume(line.bytes);
     let (mut reader, mut writer) = client.stream.split();
     let timer = &mut client.timer;
-    let mut serving = pin!(forward::serve(Rc::clone(&client.connection), request));
+    let mut serving = pin!(forward::serve(Rc::clone(&client.connection), request, judged));
     let mut expects = terms.expects;
     let served = poll_fn(|cx| {
         if let Poll::Ready(response) = serving.as_mut().poll(cx) {

@@ -10,6 +10,7 @@ use super::framing::{self, Framing, Lines, Malformed, Version};
 use super::head::{Head, Known, RequestLine, View};
 use crate::balance::Draw;
 use crate::config::{Action, Forward, Protocol, Route, Target};
+use crate::filter::Verdict;
 use crate::router::normalize_path;
 use crate::snapshot::LiveListener;
 use crate::worker::{View as Clusters, WorkerCluster};
@@ -34,6 +35,13 @@ pub(crate) struct Plan<'a> {
     pub(crate) forward: &'a Forward,
     pub(crate) target: &'a Target,
     pub(crate) cluster: Rc<WorkerCluster>,
+}
+
+/// Which way a request goes.
+pub(crate) enum Way<'a> {
+    Straight(Plan<'a>),
+    /// With what the filters of its route have said, if they were asked.
+    Bridged(Option<Verdict>),
 }
 
 /// What the head says about the exchange, if it says it in one way.
@@ -89,8 +97,27 @@ fn is_same_host(one: &[u8], other: &[u8]) -> bool {
     without_port(one) == without_port(other)
 }
 
-/// How the request goes to its host, if it needs nothing but what this file does.
+/// How the request goes to its host, which is straight if it needs nothing but what this file does.
 pub(crate) fn plan<'a>(
+    line: &RequestLine,
+    head: Head<'_>,
+    live: &'a LiveListener,
+    clusters: &Clusters,
+    random: &impl Draw,
+) -> Way<'a> {
+    let Some(plan) = straight(line, head, live, clusters, random) else {
+        return Way::Bridged(None);
+    };
+    // Last of all: what a filter has counted or drawn is not to be counted or drawn again.
+    match live.chain(Some(plan.route)).map(|chain| chain.judge(random)) {
+        None => Way::Straight(plan),
+        Some(verdict) if verdict.is_silent() => Way::Straight(plan),
+        verdict => Way::Bridged(verdict),
+    }
+}
+
+/// The plan of a request whose filters have nothing to say.
+fn straight<'a>(
     line: &RequestLine,
     head: Head<'_>,
     live: &'a LiveListener,
@@ -125,7 +152,7 @@ pub(crate) fn plan<'a>(
     let Action::Forward(forward) = &route.action else {
         return None;
     };
-    let is_plain = forward.path.is_none() && forward.mirrors.is_empty() && forward.fault.is_none();
+    let is_plain = forward.path.is_none() && forward.mirrors.is_empty();
     if !is_plain {
         return None;
     }

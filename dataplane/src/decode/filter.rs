@@ -1,0 +1,162 @@
+//! HTTP filters: those of a listener, and what routes say of them instead. A kind is known by the type of its configuration, as
+//! in Envoy; the name is what joins the two.
+
+use std::collections::HashMap;
+use std::mem::take;
+use std::sync::Arc;
+
+use envoy_types::pb::envoy::config::route::v3::FilterConfig;
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
+use envoy_types::pb::google::protobuf::Any;
+use prost::Name;
+
+use super::fields::{At, Reason, any, done};
+use crate::filter::{Filter, ListenerFilter, Override, Overrides};
+
+mod fault;
+
+/// The field's name, which the caller cannot put in front of every reason.
+const FILTERS: &str = "http_filters";
+
+/// Those before the router, which is last.
+pub(super) fn of_listener(mut filters: Vec<HttpFilter>) -> Result<Box<[ListenerFilter]>, Reason> {
+    let router = filters.pop().ok_or("http_filters: the router is required")?;
+    let last = filters.len();
+    let mut before = Vec::with_capacity(last);
+    for (index, filter) in filters.into_iter().enumerate() {
+        before.push(before_router(filter).at_index(FILTERS, index)?);
+    }
+    self::router(router).at_index(FILTERS, last)?;
+    Ok(before.into())
+}
+
+fn before_router(mut pb: HttpFilter) -> Result<ListenerFilter, Reason> {
+    let name = take(&mut pb.name);
+    if name.is_empty() {
+        return Err("name: is required".to_owned());
+    }
+    let is_on = !take(&mut pb.disabled);
+    let filter = configured(&typed_config(pb)?).at("typed_config")?;
+    Ok(ListenerFilter {
+        name: name.into(),
+        is_on,
+        filter,
+    })
+}
+
+fn router(mut pb: HttpFilter) -> Result<(), Reason> {
+    take(&mut pb.name);
+    let mut router: Router = any(&typed_config(pb)?).at("typed_config")?;
+    // This proxy never adds the headers that this suppresses.
+    router.suppress_envoy_headers = false;
+    done(&router).at("typed_config")
+}
+
+fn typed_config(mut pb: HttpFilter) -> Result<Any, Reason> {
+    let Some(ConfigType::TypedConfig(config)) = pb.config_type.take() else {
+        return Err("typed_config: is required".to_owned());
+    };
+    done(&pb)?;
+    Ok(config)
+}
+
+/// What a route, its host or its table says of filters, by their names.
+pub(super) fn overrides(configs: HashMap<String, Any>) -> Result<Overrides, Reason> {
+    let said = configs.into_iter().map(|(name, config)| {
+        let said = said(&config).at_key("typed_per_filter_config", &name)?;
+        Ok((Arc::from(name), said))
+    });
+    said.collect()
+}
+
+fn said(config: &Any) -> Result<Override, Reason> {
+    if config.type_url != FilterConfig::type_url() {
+        return configured(config).map(Override::Replaced);
+    }
+    let mut pb: FilterConfig = any(config)?;
+    let inner = pb.config.take();
+    if take(&mut pb.disabled) {
+        done(&pb)?;
+        return Ok(Override::Off);
+    }
+    done(&pb)?;
+    match inner {
+        None => Err("config: is required".to_owned()),
+        Some(config) if config.type_url.is_empty() => Ok(Override::On),
+        Some(config) => configured(&config).map(Override::Replaced).at("config"),
+    }
+}
+
+fn configured(config: &Any) -> Result<Filter, Reason> {
+    if config.type_url == HttpFault::type_url() {
+        return fault::decode(config).map(Filter::Fault);
+    }
+    Err(format!("{} is not supported here", config.type_url))
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::util::pack_any;
+
+    use super::*;
+    use crate::filter::Fault;
+
+    #[test]
+    fn what_routes_say_of_filters_is_taken_or_refused() {
+        let off = FilterConfig {
+            disabled: true,
+            config: Some(pack_any(HttpFault::default())),
+            ..FilterConfig::default()
+        };
+        let on = FilterConfig {
+            config: Some(Any::default()),
+            ..FilterConfig::default()
+        };
+        let wrapped = FilterConfig {
+            config: Some(pack_any(HttpFault::default())),
+            ..FilterConfig::default()
+        };
+        let optional = FilterConfig {
+            is_optional: true,
+            ..on.clone()
+        };
+        let misplaced = FilterConfig {
+            config: Some(pack_any(Router::default())),
+            ..FilterConfig::default()
+        };
+        let fault = HttpFault {
+            max_active_faults: Some(1.into()),
+            ..HttpFault::default()
+        };
+        let replaced = Override::Replaced(Filter::Fault(Fault::default()));
+        let refused = |reason: &str| Err(format!("typed_per_filter_config[a.b].{reason}"));
+        for (config, expected) in [
+            (pack_any(HttpFault::default()), Ok(replaced.clone())),
+            (pack_any(wrapped), Ok(replaced)),
+            (pack_any(off), Ok(Override::Off)),
+            (pack_any(on), Ok(Override::On)),
+            (pack_any(FilterConfig::default()), refused("config: is required")),
+            (
+                pack_any(optional),
+                refused("is_optional: is not supported by this proxy"),
+            ),
+            (
+                pack_any(misplaced),
+                refused(
+                    "config: type.googleapis.com/envoy.extensions.filters.http.router.v3.Router is not supported here",
+                ),
+            ),
+            (
+                pack_any(fault),
+                refused("max_active_faults: is not supported by this proxy"),
+            ),
+        ] {
+            let found = overrides([("a.b".to_owned(), config.clone())].into());
+            let expected = expected.map(|said| Overrides::from([("a.b".into(), said)]));
+            assert_eq!(found, expected, "{config:?}");
+        }
+    }
+}

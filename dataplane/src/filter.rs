@@ -1,0 +1,226 @@
+//! What a listener's filters say to a request before it is forwarded. A filter is a variant of one closed enum, its decision a
+//! pure function, and both ways through the proxy ask the same [`Chain`]. What a listener says of a filter and what routes say of
+//! it instead meet here, once for each update, so that a request finds its chain by an index.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use crate::balance::Draw;
+use crate::exchange::Flag;
+
+mod fault;
+
+pub(crate) use fault::Fault;
+
+/// One filter with all that it does by.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Filter {
+    Fault(Fault),
+}
+
+/// A filter of a listener.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct ListenerFilter {
+    /// By which routes speak of it.
+    pub(crate) name: Arc<str>,
+    /// Whether it is asked where no route speaks of it.
+    pub(crate) is_on: bool,
+    pub(crate) filter: Filter,
+}
+
+/// What a route, its host or its table says of a filter of that name.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Override {
+    Off,
+    /// As the next less specific one has it, also where the listener has it off.
+    On,
+    Replaced(Filter),
+}
+
+/// By a filter's name.
+pub(crate) type Overrides = BTreeMap<Arc<str>, Override>;
+
+/// Those that concern one route, the most specific first.
+pub(crate) type Levels = Vec<Arc<Overrides>>;
+
+/// The filters that a route's requests are put to, in their order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Chain(Box<[Filter]>);
+
+/// What all of a chain says to one request.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Verdict {
+    /// To be waited before anything else is done.
+    pub(crate) delay: Duration,
+    /// In place of what the route says.
+    pub(crate) answer: Option<Answer>,
+}
+
+/// An answer of a filter's own.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) flag: Flag,
+    pub(crate) body: Bytes,
+}
+
+impl Chain {
+    /// Asks each filter in turn, until one of them answers.
+    pub(crate) fn judge(&self, draw: &impl Draw) -> Verdict {
+        let mut verdict = Verdict::default();
+        for filter in &self.0 {
+            match filter {
+                Filter::Fault(fault) => fault.judge(draw, &mut verdict),
+            }
+            if verdict.answer.is_some() {
+                break;
+            }
+        }
+        verdict
+    }
+}
+
+impl Verdict {
+    /// Whether the request goes its way as if nobody had been asked.
+    pub(crate) fn is_silent(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Filter {
+    /// Whether it does nothing to any request.
+    fn is_idle(&self) -> bool {
+        match self {
+            Self::Fault(fault) => fault.is_idle(),
+        }
+    }
+
+    fn is_of_the_kind(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+/// A chain for each of `routes`; none at all where the listener has no filters, so that no request looks for one.
+pub(crate) fn chains(filters: &[ListenerFilter], routes: &[Levels]) -> Arc<[Chain]> {
+    if filters.is_empty() {
+        return Arc::default();
+    }
+    let chain = |levels: &Levels| {
+        let joined = filters.iter().filter_map(|filter| joined(filter, levels));
+        Chain(joined.filter(|filter| !filter.is_idle()).collect())
+    };
+    routes.iter().map(chain).collect()
+}
+
+/// A listener's filter as a route has it, if it has. The most specific configuration counts as a whole. One that is meant for
+/// another kind of filter is none: the listener and the routes came apart, and neither is to blame for the other.
+fn joined(base: &ListenerFilter, levels: &Levels) -> Option<Filter> {
+    let said = || levels.iter().filter_map(|level| level.get(&base.name));
+    let is_on = match said().next() {
+        Some(Override::Off) => false,
+        Some(Override::On | Override::Replaced(_)) => true,
+        None => base.is_on,
+    };
+    let replaced = said().find_map(|said| match said {
+        Override::Replaced(filter) => Some(filter),
+        Override::Off | Override::On => None,
+    });
+    let filter = replaced.filter(|filter| filter.is_of_the_kind(&base.filter));
+    is_on.then(|| filter.unwrap_or(&base.filter).clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::MILLION;
+
+    struct Always(u32);
+
+    impl Draw for Always {
+        fn below(&self, _: u32) -> u32 {
+            self.0
+        }
+    }
+
+    fn abort(status: u16) -> Filter {
+        Filter::Fault(Fault {
+            delay: None,
+            abort: Some((StatusCode::from_u16(status).unwrap_or_default(), MILLION)),
+        })
+    }
+
+    fn answered(chain: &Chain) -> Option<u16> {
+        let verdict = chain.judge(&Always(0));
+        verdict.answer.map(|answer| answer.status.as_u16())
+    }
+
+    #[test]
+    fn the_most_specific_override_counts() {
+        use Override::{Off, On, Replaced};
+        let of = |status| Some(Replaced(abort(status)));
+        // What the listener has, what the route, its host and its table say, and what a request is answered.
+        let cases = [
+            ((true, Some(500)), [None, None, None], Some(500)),
+            ((true, None), [None, None, None], None),
+            ((false, Some(500)), [None, None, None], None),
+            ((true, Some(500)), [of(501), of(502), of(503)], Some(501)),
+            ((true, Some(500)), [None, of(502), of(503)], Some(502)),
+            ((true, Some(500)), [None, None, of(503)], Some(503)),
+            ((true, Some(500)), [Some(Off), of(502), None], None),
+            ((true, Some(500)), [of(501), Some(Off), None], Some(501)),
+            ((false, None), [of(501), None, None], Some(501)),
+            ((false, Some(500)), [Some(On), None, None], Some(500)),
+            ((false, Some(500)), [Some(On), of(502), None], Some(502)),
+            ((true, Some(500)), [Some(On), Some(Off), of(503)], Some(503)),
+        ];
+        for ((is_on, status), said, expected) in cases {
+            let filter = ListenerFilter {
+                name: "f".into(),
+                is_on,
+                filter: status.map_or(Filter::Fault(Fault::default()), abort),
+            };
+            let level = |said: &Option<Override>| {
+                let said = said.iter().map(|said| ("f".into(), said.clone()));
+                Arc::new(said.collect::<Overrides>())
+            };
+            let levels = said.iter().map(level).collect();
+            let chains = chains(&[filter], &[levels]);
+            assert_eq!(answered(&chains[0]), expected, "{is_on} {status:?} {said:?}");
+        }
+    }
+
+    #[test]
+    fn an_override_of_another_name_is_nobodys() {
+        let filter = ListenerFilter {
+            name: "f".into(),
+            is_on: true,
+            filter: Filter::Fault(Fault::default()),
+        };
+        let other = Arc::new(Overrides::from([("g".into(), Override::Replaced(abort(501)))]));
+        let levels = vec![vec![], vec![other]];
+        assert_eq!(
+            chains(&[filter], &levels)[..],
+            [Chain::default(), Chain::default()]
+        );
+        assert!(chains(&[], &levels).is_empty(), "nothing to look for");
+    }
+
+    #[test]
+    fn the_first_that_answers_ends_the_chain() {
+        let filters = [500, 501].map(|status| ListenerFilter {
+            name: status.to_string().into(),
+            is_on: true,
+            filter: abort(status),
+        });
+        let levels = vec![
+            vec![],
+            vec![Arc::new(Overrides::from([("500".into(), Override::Off)]))],
+        ];
+        let found: Vec<Option<u16>> = chains(&filters, &levels).iter().map(answered).collect();
+        assert_eq!(found, [Some(500), Some(501)]);
+    }
+}
