@@ -118,11 +118,12 @@ pub const TABLE: &[Row] = &[
     ),
     nowhere(
         Kind::Gateway,
-        "rateLimit",
+        "rateLimit/by",
         // Whoever guesses passwords or floods a service is who a limit keeps out.
         Concern::Security,
-        "no gateway counts requests yet, so none is too many",
+        "no gateway counts requests apart yet, so with this nothing is limited",
     ),
+    by(Kind::Gateway, "rateLimit", Plane::Proxy),
     by(Kind::Gateway, "redirect", Plane::Proxy),
     by(Kind::ServiceRoute, "service", Plane::Proxy),
     by(Kind::ServiceRoute, "subsets", Plane::Proxy),
@@ -354,7 +355,12 @@ mod tests {
             (
                 Kind::Gateway,
                 json!({"type": "ingress", "jwt": {}, "rateLimit": {"requests": 1}}),
-                vec!["spec.jwt", "spec.rateLimit"],
+                vec!["spec.jwt"],
+            ),
+            (
+                Kind::Gateway,
+                json!({"rateLimit": {"requests": 1, "by": "client"}}),
+                vec!["spec.rateLimit.by"],
             ),
             // An authorization that is empty lets nobody in: that is asking for something.
             (

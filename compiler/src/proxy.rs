@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::finding::Traced;
 use crate::http::{Edits, Fault, HttpMatch, Path, RedirectTo, Share, Span};
 use crate::name::{ClusterName, HostPort, Label, WorkloadId};
+use crate::routes::HostConduct;
 
 /// Which service and subset a request is for; read by the destination's east-west gateway (ADR 0002).
 pub const DESTINATION_HEADER: &str = "x-tombolo-destination";
@@ -46,9 +47,10 @@ pub struct Listener {
     pub filters: BTreeSet<Filter>,
 }
 
-/// What a listener needs so that some of its routes can do what they say.
+/// What a listener needs so that some of its routes can do what they say, in the order in which a request meets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Filter {
+    RateLimit,
     Fault,
 }
 
@@ -63,6 +65,10 @@ pub struct RouteTable {
 impl RouteTable {
     /// Those that its routes need.
     pub(crate) fn filters(&self) -> BTreeSet<Filter> {
+        let limited = self
+            .hosts
+            .iter()
+            .filter_map(|host| host.value.conduct.rate_limit.map(|_| Filter::RateLimit));
         let routes = self.hosts.iter().flat_map(|host| &host.value.routes);
         let forwards = routes.filter_map(|route| match &route.value.action {
             RouteAction::Forward(forward) => Some(forward),
@@ -70,6 +76,7 @@ impl RouteTable {
         });
         forwards
             .filter_map(|forward| forward.fault.map(|_| Filter::Fault))
+            .chain(limited)
             .collect()
     }
 }
@@ -81,6 +88,9 @@ pub struct VirtualHost {
     pub domains: BTreeSet<String>,
     /// The first that matches decides.
     pub routes: Vec<Traced<Route>>,
+    /// Before any route does what it says.
+    #[serde(skip_serializing_if = "HostConduct::is_empty")]
+    pub conduct: HostConduct,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -165,8 +166,26 @@ pub enum RoutedGatewayMode {
         port: u16,
         hosts: BTreeSet<Hostname>,
         rules: Vec<Traced<GatewayRule>>,
+        #[serde(default, skip_serializing_if = "HostConduct::is_empty")]
+        conduct: HostConduct,
     },
     EastWest,
+}
+
+/// What a gateway does with every request for its hosts, whichever rule it matches.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostConduct {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate_limit: Option<RateLimit>,
+}
+
+/// So many requests, in each proxy by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    pub requests: NonZeroU32,
+    pub per: Span,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -221,6 +240,12 @@ impl SliceItem {
             }
             _ => false,
         }
+    }
+}
+
+impl HostConduct {
+    pub fn is_empty(&self) -> bool {
+        *self == HostConduct::default()
     }
 }
 

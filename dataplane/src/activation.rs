@@ -316,7 +316,10 @@ fn live_listeners(config: &Config, before: &Snapshot) -> BTreeMap<Arc<str>, Arc<
             {
                 Arc::clone(held)
             }
-            (Some(routes), _) => Arc::new(LiveListener::new(Arc::clone(listener), Arc::clone(routes))),
+            (Some(routes), _) => {
+                let held = held.map(Arc::as_ref);
+                Arc::new(LiveListener::new(Arc::clone(listener), Arc::clone(routes), held))
+            }
             (None, Some(held)) => Arc::clone(held),
             (None, None) => continue,
         };

@@ -44,6 +44,7 @@ pub(crate) enum Flag {
     FaultInjected,
     Overflow,
     RetriesUsedUp,
+    RateLimited,
 }
 
 /// What only the access log needs; absent when it is off.
@@ -207,6 +208,7 @@ impl Flag {
             Self::UpstreamTimeout => "UT",
             Self::ClientGone => "DC",
             Self::FaultInjected => "FI",
+            Self::RateLimited => "RL",
             Self::Overflow => "UO",
             Self::RetriesUsedUp => "URX",
         }

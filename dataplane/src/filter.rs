@@ -2,9 +2,9 @@
 //! pure function, and both ways through the proxy ask the same [`Chain`]. What a listener says of a filter and what routes say of
 //! it instead meet here, once for each update, so that a request finds its chain by an index.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -13,13 +13,17 @@ use crate::balance::Draw;
 use crate::exchange::Flag;
 
 mod fault;
+mod local_ratelimit;
 
 pub(crate) use fault::Fault;
+pub(crate) use local_ratelimit::{Limit, LocalRateLimit, Rate};
 
 /// One filter with all that it does by.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Filter {
     Fault(Fault),
+    /// Without a limit where only routes have some.
+    LocalRateLimit(Option<LocalRateLimit>),
 }
 
 /// A filter of a listener.
@@ -70,11 +74,13 @@ pub(crate) struct Answer {
 
 impl Chain {
     /// Asks each filter in turn, until one of them answers.
-    pub(crate) fn judge(&self, draw: &impl Draw) -> Verdict {
+    pub(crate) fn judge(&self, now: Instant, draw: &impl Draw) -> Verdict {
         let mut verdict = Verdict::default();
         for filter in &self.0 {
             match filter {
                 Filter::Fault(fault) => fault.judge(draw, &mut verdict),
+                Filter::LocalRateLimit(Some(limit)) => limit.judge(now, draw, &mut verdict),
+                Filter::LocalRateLimit(None) => {}
             }
             if verdict.answer.is_some() {
                 break;
@@ -96,6 +102,14 @@ impl Filter {
     fn is_idle(&self) -> bool {
         match self {
             Self::Fault(fault) => fault.is_idle(),
+            Self::LocalRateLimit(limit) => limit.as_ref().is_none_or(LocalRateLimit::is_idle),
+        }
+    }
+
+    fn limit(&self) -> Option<&LocalRateLimit> {
+        match self {
+            Self::LocalRateLimit(limit) => limit.as_ref(),
+            Self::Fault(_) => None,
         }
     }
 
@@ -104,14 +118,27 @@ impl Filter {
     }
 }
 
-/// A chain for each of `routes`; none at all where the listener has no filters, so that no request looks for one.
-pub(crate) fn chains(filters: &[ListenerFilter], routes: &[Levels]) -> Arc<[Chain]> {
+/// A chain for each of `routes`; none at all where the listener has no filters, so that no request looks for one. Limits that
+/// are in `held` as well, which ran until now, go on with what is left of them.
+pub(crate) fn chains(filters: &[ListenerFilter], routes: &[Levels], held: &[Chain]) -> Arc<[Chain]> {
     if filters.is_empty() {
         return Arc::default();
     }
+    let limits = held
+        .iter()
+        .flat_map(|chain| chain.0.iter())
+        .filter_map(Filter::limit);
+    let held: HashMap<&str, &LocalRateLimit> = limits.map(|limit| (limit.place(), limit)).collect();
+    let kept = |filter| match filter {
+        Filter::LocalRateLimit(Some(limit)) => {
+            let held = held.get(limit.place()).filter(|held| ***held == limit);
+            Filter::LocalRateLimit(Some(held.map_or(limit, |held| LocalRateLimit::clone(held))))
+        }
+        other => other,
+    };
     let chain = |levels: &Levels| {
         let joined = filters.iter().filter_map(|filter| joined(filter, levels));
-        Chain(joined.filter(|filter| !filter.is_idle()).collect())
+        Chain(joined.filter(|filter| !filter.is_idle()).map(kept).collect())
     };
     routes.iter().map(chain).collect()
 }
@@ -154,7 +181,7 @@ mod tests {
     }
 
     fn answered(chain: &Chain) -> Option<u16> {
-        let verdict = chain.judge(&Always(0));
+        let verdict = chain.judge(Instant::now(), &Always(0));
         verdict.answer.map(|answer| answer.status.as_u16())
     }
 
@@ -188,7 +215,7 @@ mod tests {
                 Arc::new(said.collect::<Overrides>())
             };
             let levels = said.iter().map(level).collect();
-            let chains = chains(&[filter], &[levels]);
+            let chains = chains(&[filter], &[levels], &[]);
             assert_eq!(answered(&chains[0]), expected, "{is_on} {status:?} {said:?}");
         }
     }
@@ -203,10 +230,10 @@ mod tests {
         let other = Arc::new(Overrides::from([("g".into(), Override::Replaced(abort(501)))]));
         let levels = vec![vec![], vec![other]];
         assert_eq!(
-            chains(&[filter], &levels)[..],
+            chains(&[filter], &levels, &[])[..],
             [Chain::default(), Chain::default()]
         );
-        assert!(chains(&[], &levels).is_empty(), "nothing to look for");
+        assert!(chains(&[], &levels, &[]).is_empty(), "nothing to look for");
     }
 
     #[test]
@@ -220,7 +247,34 @@ mod tests {
             vec![],
             vec![Arc::new(Overrides::from([("500".into(), Override::Off)]))],
         ];
-        let found: Vec<Option<u16>> = chains(&filters, &levels).iter().map(answered).collect();
+        let found: Vec<Option<u16>> = chains(&filters, &levels, &[]).iter().map(answered).collect();
         assert_eq!(found, [Some(500), Some(501)]);
+    }
+
+    #[test]
+    fn a_limit_that_stays_keeps_what_is_left_of_it() {
+        let filter = ListenerFilter {
+            name: "f".into(),
+            is_on: true,
+            filter: Filter::LocalRateLimit(None),
+        };
+        let limited = |place: &str, tokens| {
+            let limit = LocalRateLimit::new(Limit {
+                place: place.into(),
+                rate: Rate::new(tokens, 1, Duration::from_secs(3600)),
+                asked: MILLION,
+                enforced: MILLION,
+                status: StatusCode::TOO_MANY_REQUESTS,
+            });
+            let limit = Override::Replaced(Filter::LocalRateLimit(Some(limit)));
+            vec![Arc::new(Overrides::from([("f".into(), limit)]))]
+        };
+        let filters = [filter];
+        let before = chains(&filters, &[limited("a", 1)], &[]);
+        assert_eq!(answered(&before[0]), None);
+        for (place, tokens, expected) in [("a", 1, Some(429)), ("a", 2, None), ("b", 1, None)] {
+            let after = chains(&filters, &[vec![], limited(place, tokens)], &before);
+            assert_eq!(answered(&after[1]), expected, "{place} {tokens}");
+        }
     }
 }

@@ -99,7 +99,10 @@ pub(crate) async fn serve(
         .map_or(&b""[..], HeaderValue::as_bytes);
     exchange.head(&parts.method, parts.uri.path(), shown, id);
     let route = live.routes.route(shown, target.path(), &parts);
-    let judge = || live.chain(route).map(|chain| chain.judge(&worker.random));
+    let judge = || {
+        live.chain(route)
+            .map(|chain| chain.judge(Instant::now(), &worker.random))
+    };
     let verdict = judged.or_else(judge).unwrap_or_default();
     let mut started = exchange.started();
     if !verdict.delay.is_zero() {

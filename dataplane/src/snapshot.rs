@@ -73,8 +73,10 @@ impl Snapshot {
 }
 
 impl LiveListener {
-    pub(crate) fn new(config: Arc<Listener>, routes: Arc<RouteTable>) -> Self {
-        let chains = chains(&config.filters, routes.levels());
+    /// In place of `held`, if it ran before.
+    pub(crate) fn new(config: Arc<Listener>, routes: Arc<RouteTable>, held: Option<&Self>) -> Self {
+        let held = held.map_or(&[][..], |held| &held.chains);
+        let chains = chains(&config.filters, routes.levels(), held);
         Self {
             config,
             routes,

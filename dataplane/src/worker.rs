@@ -337,6 +337,12 @@ impl WorkerCluster {
 }
 
 impl Random {
+    /// The same draws for the same seed.
+    #[cfg(test)]
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self(Cell::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1))
+    }
+
     pub(crate) fn new() -> Self {
         // A zero state would stay zero.
         Self(Cell::new(RandomState::new().hash_one(0u8) | 1))

@@ -13,16 +13,19 @@ use envoy_types::pb::envoy::config::core::v3::{
     Address as PbAddress, AggregatedConfigSource, ApiVersion, ConfigSource, HeaderValue, HeaderValueOption,
     SocketAddress,
 };
+use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
+use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
 use envoy_types::util::pack_any;
 use prost::{Message, Name};
 use tombolo_compiler::finding::{Origin, Traced};
-use tombolo_compiler::http::Span;
+use tombolo_compiler::http::{Share, Span};
 use tombolo_compiler::proxy::{DESTINATION_HEADER, ProxyConfig};
 use tombolo_proto::resource::ContentHash;
 
 mod cluster;
 mod endpoint;
+mod filter;
 mod listener;
 mod route;
 
@@ -252,6 +255,13 @@ fn duration(span: Span) -> Duration {
 
 fn number(value: u32) -> UInt32Value {
     UInt32Value { value }
+}
+
+fn share(percent: Share) -> FractionalPercent {
+    FractionalPercent {
+        numerator: percent.as_millionths(),
+        denominator: DenominatorType::Million as i32,
+    }
 }
 
 fn yes() -> BoolValue {

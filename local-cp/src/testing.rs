@@ -7,6 +7,7 @@ use tombolo_compiler::proxy::{
     Check, Endpoint, EndpointGroup, Endpoints, Forward, Health, Listener, ProxyConfig, RetryPolicy, Route,
     RouteAction, RouteTable, Target, Upstream, VirtualHost,
 };
+use tombolo_compiler::routes::HostConduct;
 
 pub(crate) fn path(text: &str) -> Path {
     text.to_owned().try_into().unwrap()
@@ -88,6 +89,7 @@ pub(crate) fn config(clusters: &[&str]) -> ProxyConfig {
             name: "all".to_owned(),
             domains: ["*".to_owned()].into(),
             routes: clusters.iter().map(route).collect(),
+            conduct: HostConduct::default(),
         })],
     };
     let listener = Listener {

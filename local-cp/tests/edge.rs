@@ -17,8 +17,8 @@ use tombolo_compiler::http::Edits;
 use tombolo_compiler::name::Fqn;
 use tombolo_compiler::report::{Receipt, ReportItem};
 use tombolo_compiler::routes::{
-    Conduct, GatewayAction, GatewayRule, Locality, NamespaceOwner, RoutedGateway, RoutedGatewayMode,
-    RoutedService, ServiceAction, ServiceRule, SliceItem, SliceKey,
+    Conduct, GatewayAction, GatewayRule, HostConduct, Locality, NamespaceOwner, RoutedGateway,
+    RoutedGatewayMode, RoutedService, ServiceAction, ServiceRule, SliceItem, SliceKey,
 };
 use tombolo_local_cp::{Config, EdgeError, Plaintext, Running, start};
 use tombolo_runtime::authority::Authority;
@@ -183,6 +183,7 @@ fn slice(port: u16) -> BTreeMap<String, Bytes> {
         port,
         hosts: ["shop.example.com".parse().unwrap()].into(),
         rules: vec![Traced::new(rule, Origin::new(gateway.clone(), "spec.rules[0]"))],
+        conduct: HostConduct::default(),
     };
     let routed = RoutedGateway {
         workload: "mesh/gateway".parse().unwrap(),

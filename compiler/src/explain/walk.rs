@@ -101,6 +101,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::routes::HostConduct;
 
     #[test]
     fn the_most_specific_domain_wins() {
@@ -109,6 +110,7 @@ mod tests {
                 name: name.to_owned(),
                 domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
                 routes: Vec::new(),
+                conduct: HostConduct::default(),
             })
         };
         let hosts = vec![

@@ -12,7 +12,7 @@ use crate::finding::Traced;
 use crate::http::{Edits, HeaderEdits, HeaderMatch, HeaderName, HttpMatch, ValueMatch};
 use crate::name::{Fqn, Label, WorkloadId};
 use crate::proxy::{Forward, RetryPolicy, Route, RouteAction, RouteTable, Target, VirtualHost};
-use crate::routes::RoutedGatewayMode;
+use crate::routes::{HostConduct, RoutedGatewayMode};
 use crate::view::LocalGateway;
 
 pub(crate) const NAME: &str = "eastwest";
@@ -45,6 +45,7 @@ pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGatew
         name: NAME.to_owned(),
         domains: ["*".to_owned()].into(),
         routes,
+        conduct: HostConduct::default(),
     };
     let table = RouteTable {
         ignore_port: true,

@@ -10,6 +10,7 @@ use crate::finding::Traced;
 use crate::name::{Label, ServiceId};
 use crate::proxy::{RouteTable, VirtualHost};
 use crate::resolve::listed;
+use crate::routes::HostConduct;
 
 pub(crate) const NAME: &str = "outbound";
 /// The port that a bare host means, when the service has it.
@@ -35,6 +36,7 @@ pub(super) fn lower(site: &Site<'_>, namespace: &Label, outbound: SocketAddr, lo
             value: otherwise(NOT_FOUND, unknown(site, namespace, &services)),
             origin: owner.and_then(|owner| owner.origin.clone()),
         }],
+        conduct: HostConduct::default(),
     }));
     let table = RouteTable {
         ignore_port: false,
@@ -79,6 +81,7 @@ fn virtual_hosts(
                 name: format!("{}:{}", offered.id, port.port),
                 domains: domains(offered.id, from, port, default == Some(port.port)),
                 routes: table,
+                conduct: HostConduct::default(),
             }
         })
         .collect()

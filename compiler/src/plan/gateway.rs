@@ -20,7 +20,12 @@ pub(super) fn plan(name: &Fqn, inputs: &Inputs<'_>) -> Planned {
     }
     let routed = match &gateway.value.mode {
         RoutedGatewayMode::EastWest => Traced::clone(gateway),
-        RoutedGatewayMode::Ingress { port, hosts, rules } => {
+        RoutedGatewayMode::Ingress {
+            port,
+            hosts,
+            rules,
+            conduct,
+        } => {
             let rules = rules
                 .iter()
                 .map(|rule| {
@@ -36,6 +41,7 @@ pub(super) fn plan(name: &Fqn, inputs: &Inputs<'_>) -> Planned {
                 port: *port,
                 hosts: hosts.clone(),
                 rules,
+                conduct: conduct.clone(),
             };
             let value = RoutedGateway {
                 mode,

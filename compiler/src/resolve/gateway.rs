@@ -10,9 +10,11 @@ use super::rules::Mirrored;
 use super::{Loans, ResolvedWorkspace, application, grant, listed, rules, same_gateway};
 use crate::finding::{Claim, Code, Finding, Origin, Traced};
 use crate::http::{Edits, Effect, ServiceBackend, shares};
-use crate::intent::{Connections, GatewayMode, Ingress, Spec, hosts_field};
+use crate::intent::{Connections, GatewayMode, HostPolicy, Ingress, Spec, hosts_field};
 use crate::name::{Fqn, Hostname, Kind, Label, ServiceId, WorkloadId};
-use crate::routes::{Conduct, GatewayAction, GatewayRule, RoutedGateway, RoutedGatewayMode};
+use crate::routes::{
+    Conduct, GatewayAction, GatewayRule, HostConduct, RateLimit, RoutedGateway, RoutedGatewayMode,
+};
 
 /// What a gateway or an API has of a workload: a port for some hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -412,21 +414,25 @@ fn routed(
 ) -> Option<RoutedGateway> {
     let spec = resolver.tree.spec(name)?;
     let owned = &resolver.resolved.workspaces.get(&workspace)?.value;
-    let ingress = |listener: &Listener, rules| RoutedGatewayMode::Ingress {
+    let ingress = |listener: &Listener, rules, conduct| RoutedGatewayMode::Ingress {
         port: listener.port.number,
         hosts: listener.hosts.clone(),
         rules,
+        conduct,
     };
     let (workload, mode) = match spec {
         Spec::Api(api) => {
             let rules = application::rules(name, api, &workspace, owned, findings);
-            (&api.workload, ingress(listener?, rules))
+            (&api.workload, ingress(listener?, rules, HostConduct::default()))
         }
         Spec::Gateway(gateway) => match &gateway.mode {
             GatewayMode::EastWest => (&gateway.workload, RoutedGatewayMode::EastWest),
             GatewayMode::Ingress(wanted) => {
                 let rules = ingress_rules(name, wanted, &workspace, owned, findings);
-                (&gateway.workload, ingress(listener?, rules))
+                (
+                    &gateway.workload,
+                    ingress(listener?, rules, conduct(&wanted.policy)),
+                )
             }
             GatewayMode::Passthrough(passthrough) => {
                 let backends = &passthrough.backend_refs;
@@ -442,6 +448,18 @@ fn routed(
         workspace,
         mode,
     })
+}
+
+/// What is enforced of a policy. A limit that counts some requests apart is not the same as one for all of them together, which
+/// would keep out those who stay within it: there is none instead.
+fn conduct(policy: &HostPolicy) -> HostConduct {
+    let together = policy.rate_limit.as_ref().filter(|limit| limit.by.is_none());
+    HostConduct {
+        rate_limit: together.map(|limit| RateLimit {
+            requests: limit.requests,
+            per: limit.per,
+        }),
+    }
 }
 
 /// A workload in a namespace of its own workspace, in one that nobody owns - shared infrastructure -, or in one whose

@@ -55,8 +55,14 @@ fn route_table(table: &RouteTable) -> Value {
                 name,
                 domains,
                 routes,
+                conduct,
             } = &host.value;
-            json!({"host": name, "domains": domains, "routes": routes.iter().map(route).collect::<Vec<_>>()})
+            let routes: Vec<Value> = routes.iter().map(route).collect();
+            let mut value = json!({"host": name, "domains": domains, "routes": routes});
+            if !conduct.is_empty() {
+                value["conduct"] = json!(conduct);
+            }
+            value
         })
         .collect();
     json!({"ignore_port": ignore_port, "hosts": hosts})

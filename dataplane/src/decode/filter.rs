@@ -2,11 +2,13 @@
 //! in Envoy; the name is what joins the two.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::mem::take;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
@@ -17,6 +19,14 @@ use super::fields::{At, Reason, any, done};
 use crate::filter::{Filter, ListenerFilter, Override, Overrides};
 
 mod fault;
+mod local_ratelimit;
+
+/// Where something is said of a filter.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    Listener,
+    Routes(fmt::Arguments<'a>),
+}
 
 /// The field's name, which the caller cannot put in front of every reason.
 const FILTERS: &str = "http_filters";
@@ -39,7 +49,7 @@ fn before_router(mut pb: HttpFilter) -> Result<ListenerFilter, Reason> {
         return Err("name: is required".to_owned());
     }
     let is_on = !take(&mut pb.disabled);
-    let filter = configured(&typed_config(pb)?).at("typed_config")?;
+    let filter = configured(&name, &typed_config(pb)?, Place::Listener).at("typed_config")?;
     Ok(ListenerFilter {
         name: name.into(),
         is_on,
@@ -63,18 +73,21 @@ fn typed_config(mut pb: HttpFilter) -> Result<Any, Reason> {
     Ok(config)
 }
 
-/// What a route, its host or its table says of filters, by their names.
-pub(super) fn overrides(configs: HashMap<String, Any>) -> Result<Overrides, Reason> {
+/// What a route, its host or its table says of filters, by their names. `place` tells it from the others of its table.
+pub(super) fn overrides(
+    configs: HashMap<String, Any>,
+    place: fmt::Arguments<'_>,
+) -> Result<Overrides, Reason> {
     let said = configs.into_iter().map(|(name, config)| {
-        let said = said(&config).at_key("typed_per_filter_config", &name)?;
+        let said = said(&name, &config, Place::Routes(place)).at_key("typed_per_filter_config", &name)?;
         Ok((Arc::from(name), said))
     });
     said.collect()
 }
 
-fn said(config: &Any) -> Result<Override, Reason> {
+fn said(name: &str, config: &Any, place: Place<'_>) -> Result<Override, Reason> {
     if config.type_url != FilterConfig::type_url() {
-        return configured(config).map(Override::Replaced);
+        return configured(name, config, place).map(Override::Replaced);
     }
     let mut pb: FilterConfig = any(config)?;
     let inner = pb.config.take();
@@ -86,13 +99,18 @@ fn said(config: &Any) -> Result<Override, Reason> {
     match inner {
         None => Err("config: is required".to_owned()),
         Some(config) if config.type_url.is_empty() => Ok(Override::On),
-        Some(config) => configured(&config).map(Override::Replaced).at("config"),
+        Some(config) => configured(name, &config, place)
+            .map(Override::Replaced)
+            .at("config"),
     }
 }
 
-fn configured(config: &Any) -> Result<Filter, Reason> {
+fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reason> {
     if config.type_url == HttpFault::type_url() {
         return fault::decode(config).map(Filter::Fault);
+    }
+    if config.type_url == LocalRateLimit::type_url() {
+        return local_ratelimit::decode(name, config, place).map(Filter::LocalRateLimit);
     }
     Err(format!("{} is not supported here", config.type_url))
 }
@@ -154,7 +172,7 @@ mod tests {
                 refused("max_active_faults: is not supported by this proxy"),
             ),
         ] {
-            let found = overrides([("a.b".to_owned(), config.clone())].into());
+            let found = overrides([("a.b".to_owned(), config.clone())].into(), format_args!(""));
             let expected = expected.map(|said| Overrides::from([("a.b".into(), said)]));
             assert_eq!(found, expected, "{config:?}");
         }

@@ -1,5 +1,6 @@
 //! `envoy.config.route.v3.RouteConfiguration`.
 
+use std::fmt;
 use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +65,10 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<RouteTable, Reason> {
         Ports::Matter
     };
     let mut table = RouteTable::new(ports);
-    let levels = table.levels_below(NO_LEVELS, overrides(take(&mut pb.typed_per_filter_config))?);
+    let levels = table.levels_below(
+        NO_LEVELS,
+        overrides(take(&mut pb.typed_per_filter_config), format_args!(""))?,
+    );
     for (index, host) in take(&mut pb.virtual_hosts).into_iter().enumerate() {
         virtual_host(host, levels, &mut table).at_index("virtual_hosts", index)?;
     }
@@ -73,20 +77,27 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<RouteTable, Reason> {
 }
 
 fn virtual_host(mut pb: VirtualHost, levels: usize, table: &mut RouteTable) -> Result<(), Reason> {
-    take(&mut pb.name);
+    let name = take(&mut pb.name);
     let domains = take(&mut pb.domains);
-    let levels = table.levels_below(levels, overrides(take(&mut pb.typed_per_filter_config))?);
+    let said = overrides(take(&mut pb.typed_per_filter_config), format_args!("/{name}"))?;
+    let levels = table.levels_below(levels, said);
     let mut routes = Vec::new();
     for (index, given) in take(&mut pb.routes).into_iter().enumerate() {
-        routes.push(route(given, levels, table).at_index("routes", index)?);
+        let route = route(given, format_args!("/{name}/{index}"), levels, table);
+        routes.push(route.at_index("routes", index)?);
     }
     done(&pb)?;
     table.add(&domains, routes).at("domains")
 }
 
-fn route(mut pb: PbRoute, levels: usize, table: &mut RouteTable) -> Result<Route, Reason> {
+fn route(
+    mut pb: PbRoute,
+    place: fmt::Arguments<'_>,
+    levels: usize,
+    table: &mut RouteTable,
+) -> Result<Route, Reason> {
     take(&mut pb.name);
-    let levels = table.levels_below(levels, overrides(take(&mut pb.typed_per_filter_config))?);
+    let levels = table.levels_below(levels, overrides(take(&mut pb.typed_per_filter_config), place)?);
     let matcher = route_match(required(pb.r#match.take()).at("match")?).at("match")?;
     let mut action = match required(pb.action.take()).at("action")? {
         PbAction::Route(action) => Action::Forward(Box::new(forward(action).at("route")?)),

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::time::Instant;
 
 use http::Method;
 
@@ -10,7 +11,7 @@ use super::framing::{self, Framing, Lines, Malformed, Version};
 use super::head::{Head, Known, RequestLine, View};
 use crate::balance::Draw;
 use crate::config::{Action, Forward, Protocol, Route, Target};
-use crate::filter::Verdict;
+use crate::filter::{Chain, Verdict};
 use crate::router::normalize_path;
 use crate::snapshot::LiveListener;
 use crate::worker::{View as Clusters, WorkerCluster};
@@ -109,7 +110,8 @@ pub(crate) fn plan<'a>(
         return Way::Bridged(None);
     };
     // Last of all: what a filter has counted or drawn is not to be counted or drawn again.
-    match live.chain(Some(plan.route)).map(|chain| chain.judge(random)) {
+    let judge = |chain: &Chain| chain.judge(Instant::now(), random);
+    match live.chain(Some(plan.route)).map(judge) {
         None => Way::Straight(plan),
         Some(verdict) if verdict.is_silent() => Way::Straight(plan),
         verdict => Way::Bridged(verdict),

@@ -3,6 +3,7 @@
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType as FilterConfig;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener as PbListener};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     CodecType, RouteSpecifier, ServerHeaderTransformation,
@@ -20,6 +21,7 @@ use super::{address, ads, yes};
 const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
 const ROUTER: &str = "envoy.filters.http.router";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
+pub(super) const RATE_LIMIT: &str = "envoy.filters.http.local_ratelimit";
 
 pub(super) fn encode(name: &str, listener: &Listener) -> PbListener {
     let filter = Filter {
@@ -42,6 +44,7 @@ pub(super) fn encode(name: &str, listener: &Listener) -> PbListener {
 fn connection_manager(name: &str, listener: &Listener) -> HttpConnectionManager {
     // Each does nothing but where a route says so; the router is last.
     let filters = listener.filters.iter().map(|filter| match filter {
+        RouteFilter::RateLimit => http_filter(RATE_LIMIT, pack_any(unlimited(name))),
         RouteFilter::Fault => http_filter(FAULT, pack_any(HttpFault::default())),
     });
     let router = http_filter(ROUTER, pack_any(Router::default()));
@@ -59,6 +62,14 @@ fn connection_manager(name: &str, listener: &Listener) -> HttpConnectionManager 
         generate_request_id: Some(yes()),
         server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
         ..HttpConnectionManager::default()
+    }
+}
+
+/// Envoy demands a name for what it counts, here and on every host.
+pub(super) fn unlimited(stat_prefix: &str) -> LocalRateLimit {
+    LocalRateLimit {
+        stat_prefix: stat_prefix.to_owned(),
+        ..LocalRateLimit::default()
     }
 }
 

@@ -26,28 +26,21 @@ use envoy_types::pb::envoy::config::route::v3::{
     RetryPolicy as PbRetryPolicy, Route as PbRoute, RouteAction as PbRouteAction, RouteConfiguration,
     RouteMatch, VirtualHost as PbVirtualHost, WeightedCluster,
 };
-use envoy_types::pb::envoy::extensions::filters::common::fault::v3::FaultDelay;
-use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
-use envoy_types::pb::envoy::extensions::filters::http::fault::v3::fault_abort::ErrorType;
-use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault};
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
-use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
-use envoy_types::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use envoy_types::util::pack_any;
 use tombolo_compiler::finding::Origin;
 use tombolo_compiler::http::{
-    Fault, HeaderEdits, HttpMatch, PathMatch, PathPattern, PathRewrite, RedirectStatus, RedirectTo, Share,
-    Span, ValueMatch,
+    HeaderEdits, HttpMatch, PathMatch, PathPattern, PathRewrite, RedirectStatus, RedirectTo, Span, ValueMatch,
 };
 use tombolo_compiler::proxy::{
     Forward, Mirror, RetryPolicy, Route, RouteAction, RouteTable, Target, VirtualHost,
 };
 
 use super::listener::FAULT;
-use super::{destination_header, duration, header, number};
+use super::{destination_header, duration, filter, header, number, share};
 
 /// RFC 9110, section 9.2.2: sending these twice does what sending them once does.
 const IDEMPOTENT_METHODS: &str = "GET|HEAD|OPTIONS|TRACE|PUT|DELETE";
@@ -123,6 +116,7 @@ fn virtual_host(host: &VirtualHost, host_at: usize, origins: &mut Vec<(String, O
         name: host.name.clone(),
         domains: host.domains.iter().cloned().collect(),
         routes,
+        typed_per_filter_config: filter::of_host(host),
         ..PbVirtualHost::default()
     }
 }
@@ -346,7 +340,7 @@ fn forwarding(matches: RouteMatch, forward: &Forward, retry_policy: Option<PbRet
         typed_per_filter_config: forward
             .fault
             .iter()
-            .map(|fault| (FAULT.to_owned(), pack_any(self::fault(fault))))
+            .map(|fault| (FAULT.to_owned(), pack_any(filter::fault(fault))))
             .collect(),
         ..PbRoute::default()
     }
@@ -362,28 +356,6 @@ fn mirror(mirror: &Mirror) -> RequestMirrorPolicy {
         }),
         disable_shadow_host_suffix_append: true,
         ..RequestMirrorPolicy::default()
-    }
-}
-
-fn fault(fault: &Fault) -> HttpFault {
-    HttpFault {
-        delay: fault.delay.map(|delay| FaultDelay {
-            percentage: Some(share(delay.percent)),
-            fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(duration(delay.duration))),
-        }),
-        abort: fault.abort.map(|abort| FaultAbort {
-            percentage: Some(share(abort.percent)),
-            error_type: Some(ErrorType::HttpStatus(abort.status_code.as_u16().into())),
-            ..FaultAbort::default()
-        }),
-        ..HttpFault::default()
-    }
-}
-
-fn share(percent: Share) -> FractionalPercent {
-    FractionalPercent {
-        numerator: percent.as_millionths(),
-        denominator: DenominatorType::Million as i32,
     }
 }
 

@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use tombolo_compiler::http::{HeaderMatch, HttpMatch, PathMatch, ValueMatch};
 use tombolo_compiler::proxy::{Check, RetryPolicy, Route, RouteAction, RouteTable, Upstream, VirtualHost};
+use tombolo_compiler::routes::HostConduct;
 
 use super::*;
 use crate::testing::{config, endpoints, forward, origin, path, target, upstream};
@@ -26,6 +27,7 @@ fn routes(routes: Vec<Traced<Route>>) -> Resources {
             name: "h".into(),
             domains: ["shop.example.com".into(), "shop.example.com:80".into()].into(),
             routes,
+            conduct: HostConduct::default(),
         })],
     };
     encode(&ProxyConfig {

@@ -1,0 +1,101 @@
+//! What filters do for one host or route: their `typed_per_filter_config`.
+
+use std::collections::HashMap;
+
+use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
+use envoy_types::pb::envoy::extensions::filters::common::fault::v3::FaultDelay;
+use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::fault_abort::ErrorType;
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault};
+use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
+use envoy_types::pb::envoy::r#type::v3::TokenBucket;
+use envoy_types::pb::google::protobuf::Any;
+use envoy_types::util::pack_any;
+use tombolo_compiler::http::{Fault, Share, Span};
+use tombolo_compiler::proxy::VirtualHost;
+use tombolo_compiler::routes::RateLimit;
+
+use super::listener::{RATE_LIMIT, unlimited};
+use super::{duration, number, share};
+
+/// Envoy refuses to fill a bucket more often.
+const FILL_INTERVAL_MIN_MS: u64 = 50;
+
+pub(super) fn of_host(host: &VirtualHost) -> HashMap<String, Any> {
+    let limit = host.conduct.rate_limit.as_ref();
+    limit
+        .map(|limit| (RATE_LIMIT.to_owned(), pack_any(rate_limit(&host.name, limit))))
+        .into_iter()
+        .collect()
+}
+
+fn rate_limit(host: &str, limit: &RateLimit) -> LocalRateLimit {
+    let all = RuntimeFractionalPercent {
+        default_value: Some(share(Share::ALL)),
+        runtime_key: String::new(),
+    };
+    LocalRateLimit {
+        token_bucket: Some(token_bucket(limit)),
+        filter_enabled: Some(all.clone()),
+        filter_enforced: Some(all),
+        ..unlimited(host)
+    }
+}
+
+/// As many at once as in the whole time. A time that is too short for Envoy is taken several times.
+fn token_bucket(limit: &RateLimit) -> TokenBucket {
+    let per_ms = limit.per.as_ms().max(1);
+    let times = FILL_INTERVAL_MIN_MS.div_ceil(per_ms);
+    let requests = limit.requests.get();
+    let tokens = u64::from(requests).saturating_mul(times);
+    TokenBucket {
+        max_tokens: requests,
+        tokens_per_fill: Some(number(u32::try_from(tokens).unwrap_or(u32::MAX))),
+        fill_interval: Some(duration(Span::from_ms(per_ms.saturating_mul(times)))),
+    }
+}
+
+pub(super) fn fault(fault: &Fault) -> HttpFault {
+    HttpFault {
+        delay: fault.delay.map(|delay| FaultDelay {
+            percentage: Some(share(delay.percent)),
+            fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(duration(delay.duration))),
+        }),
+        abort: fault.abort.map(|abort| FaultAbort {
+            percentage: Some(share(abort.percent)),
+            error_type: Some(ErrorType::HttpStatus(abort.status_code.as_u16().into())),
+            ..FaultAbort::default()
+        }),
+        ..HttpFault::default()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_fills_as_fast_as_requests_may_come() {
+        for (requests, per, expected) in [
+            (5, "1s", (5, 5, 1_000)),
+            (1, "50ms", (1, 1, 50)),
+            (2, "20ms", (2, 6, 60)),
+            (3, "1ms", (3, 150, 50)),
+            (1000, "1h", (1000, 1000, 3_600_000)),
+        ] {
+            let limit = RateLimit {
+                requests: std::num::NonZeroU32::new(requests).unwrap(),
+                per: per.to_owned().try_into().unwrap(),
+            };
+            let bucket = token_bucket(&limit);
+            let interval = bucket.fill_interval.unwrap();
+            let found = (
+                bucket.max_tokens,
+                bucket.tokens_per_fill.unwrap().value,
+                interval.seconds * 1000 + i64::from(interval.nanos) / 1_000_000,
+            );
+            assert_eq!(found, expected, "{requests} per {per}");
+        }
+    }
+}
