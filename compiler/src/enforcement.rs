@@ -110,12 +110,7 @@ pub const TABLE: &[Row] = &[
         Concern::Security,
         "no gateway decides who may pass yet, so everybody would",
     ),
-    nowhere(
-        Kind::Gateway,
-        "cors",
-        Concern::Function,
-        "no gateway answers browsers for other origins yet, so they keep the answers from those pages",
-    ),
+    by(Kind::Gateway, "cors", Plane::Proxy),
     nowhere(
         Kind::Gateway,
         "rateLimit/by",

@@ -50,6 +50,7 @@ pub struct Listener {
 /// What a listener needs so that some of its routes can do what they say, in the order in which a request meets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Filter {
+    Cors,
     RateLimit,
     Fault,
 }
@@ -65,10 +66,11 @@ pub struct RouteTable {
 impl RouteTable {
     /// Those that its routes need.
     pub(crate) fn filters(&self) -> BTreeSet<Filter> {
-        let limited = self
-            .hosts
-            .iter()
-            .filter_map(|host| host.value.conduct.rate_limit.map(|_| Filter::RateLimit));
+        let of_hosts = self.hosts.iter().flat_map(|host| {
+            let HostConduct { cors, rate_limit } = &host.value.conduct;
+            let cors = cors.as_ref().map(|_| Filter::Cors);
+            cors.into_iter().chain(rate_limit.map(|_| Filter::RateLimit))
+        });
         let routes = self.hosts.iter().flat_map(|host| &host.value.routes);
         let forwards = routes.filter_map(|route| match &route.value.action {
             RouteAction::Forward(forward) => Some(forward),
@@ -76,7 +78,7 @@ impl RouteTable {
         });
         forwards
             .filter_map(|forward| forward.fault.map(|_| Filter::Fault))
-            .chain(limited)
+            .chain(of_hosts)
             .collect()
     }
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::Traced;
 use crate::http::{Edits, Fault, HttpMatch, RedirectTo, Retry, Share, Span};
-use crate::intent::Subset;
+use crate::intent::{Cors, Subset};
 use crate::name::{BadName, ClusterName, Fqn, HostPort, Hostname, Label, ServiceId, WorkloadId};
 use crate::report::{ServicePort, State};
 
@@ -176,6 +176,8 @@ pub enum RoutedGatewayMode {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostConduct {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cors: Option<Cors>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
 }

@@ -10,17 +10,23 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::balance::Draw;
+use crate::config::{Action, HeaderEdits, Route};
 use crate::exchange::Flag;
+use crate::router::RequestView;
 
+mod cors;
 mod fault;
 mod local_ratelimit;
 
+pub(crate) use cors::Cors;
 pub(crate) use fault::Fault;
 pub(crate) use local_ratelimit::{Limit, LocalRateLimit, Rate};
 
 /// One filter with all that it does by.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Filter {
+    /// Without a policy where only routes have some.
+    Cors(Option<Arc<Cors>>),
     Fault(Fault),
     /// Without a limit where only routes have some.
     LocalRateLimit(Option<LocalRateLimit>),
@@ -62,6 +68,8 @@ pub(crate) struct Verdict {
     pub(crate) delay: Duration,
     /// In place of what the route says.
     pub(crate) answer: Option<Answer>,
+    /// What the answer says besides, whoever gives it.
+    pub(crate) response: HeaderEdits,
 }
 
 /// An answer of a filter's own.
@@ -74,13 +82,21 @@ pub(crate) struct Answer {
 
 impl Chain {
     /// Asks each filter in turn, until one of them answers.
-    pub(crate) fn judge(&self, now: Instant, draw: &impl Draw) -> Verdict {
+    pub(crate) fn judge(
+        &self,
+        route: Option<&Route>,
+        request: &impl RequestView,
+        now: Instant,
+        draw: &impl Draw,
+    ) -> Verdict {
+        let is_forwarded = route.is_some_and(|route| matches!(route.action, Action::Forward(_)));
         let mut verdict = Verdict::default();
         for filter in &self.0 {
             match filter {
+                Filter::Cors(Some(cors)) if is_forwarded => cors.judge(request, &mut verdict),
                 Filter::Fault(fault) => fault.judge(draw, &mut verdict),
                 Filter::LocalRateLimit(Some(limit)) => limit.judge(now, draw, &mut verdict),
-                Filter::LocalRateLimit(None) => {}
+                Filter::Cors(_) | Filter::LocalRateLimit(None) => {}
             }
             if verdict.answer.is_some() {
                 break;
@@ -101,6 +117,7 @@ impl Filter {
     /// Whether it does nothing to any request.
     fn is_idle(&self) -> bool {
         match self {
+            Self::Cors(cors) => cors.is_none(),
             Self::Fault(fault) => fault.is_idle(),
             Self::LocalRateLimit(limit) => limit.as_ref().is_none_or(LocalRateLimit::is_idle),
         }
@@ -109,7 +126,7 @@ impl Filter {
     fn limit(&self) -> Option<&LocalRateLimit> {
         match self {
             Self::LocalRateLimit(limit) => limit.as_ref(),
-            Self::Fault(_) => None,
+            Self::Cors(_) | Self::Fault(_) => None,
         }
     }
 
@@ -181,7 +198,8 @@ mod tests {
     }
 
     fn answered(chain: &Chain) -> Option<u16> {
-        let verdict = chain.judge(Instant::now(), &Always(0));
+        let request = http::Request::new(()).into_parts().0;
+        let verdict = chain.judge(None, &request, Instant::now(), &Always(0));
         verdict.answer.map(|answer| answer.status.as_u16())
     }
 

@@ -80,6 +80,19 @@ pub(crate) async fn serve(
     request: Request<ClientBody>,
     judged: Option<Verdict>,
 ) -> Response<ResponseBody> {
+    let mut edits = HeaderEdits::default();
+    let mut response = answer(connection, request, judged, &mut edits).await;
+    edits.apply(response.headers_mut());
+    response
+}
+
+/// `edits` are what filters add to the answer.
+async fn answer(
+    connection: Rc<Connection>,
+    request: Request<ClientBody>,
+    judged: Option<Verdict>,
+    edits: &mut HeaderEdits,
+) -> Response<ResponseBody> {
     let mut exchange = Exchange::begin(connection);
     let (mut parts, body) = request.into_parts();
     let live = exchange.connection().listener.live();
@@ -101,9 +114,10 @@ pub(crate) async fn serve(
     let route = live.routes.route(shown, target.path(), &parts);
     let judge = || {
         live.chain(route)
-            .map(|chain| chain.judge(Instant::now(), &worker.random))
+            .map(|chain| chain.judge(route, &parts, Instant::now(), &worker.random))
     };
     let verdict = judged.or_else(judge).unwrap_or_default();
+    *edits = verdict.response;
     let mut started = exchange.started();
     if !verdict.delay.is_zero() {
         tokio::time::sleep(verdict.delay).await;

@@ -175,7 +175,7 @@ impl PathMatcher {
 }
 
 impl ValueMatcher {
-    fn matches(&self, given: &[u8]) -> bool {
+    pub(crate) fn matches(&self, given: &[u8]) -> bool {
         match self {
             Self::Exact(wanted) => given == wanted.as_bytes(),
             Self::Regex(pattern) => pattern.matches(given),

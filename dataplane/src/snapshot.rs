@@ -75,7 +75,7 @@ impl Snapshot {
 impl LiveListener {
     /// In place of `held`, if it ran before.
     pub(crate) fn new(config: Arc<Listener>, routes: Arc<RouteTable>, held: Option<&Self>) -> Self {
-        let held = held.map_or(&[][..], |held| &held.chains);
+        let held = held.map_or(&[][..], |held| &held.chains[..]);
         let chains = chains(&config.filters, routes.levels(), held);
         Self {
             config,

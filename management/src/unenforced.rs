@@ -77,8 +77,14 @@ mod tests {
         let open = gateway("open", "cors", json!({"allowOrigins": ["*"]}));
         let closed = gateway("closed", "authorization", json!({"allow": []}));
         let limited = gateway("limited", "rateLimit", json!({"requests": 1, "per": "1s"}));
+        let apart = gateway(
+            "apart",
+            "rateLimit",
+            json!({"requests": 1, "per": "1s", "by": "client"}),
+        );
         assert_eq!(check(std::slice::from_ref(&open)), Ok(()));
-        assert_eq!(check(&[limited]).unwrap_err().0.len(), 1);
+        assert_eq!(check(&[limited]), Ok(()));
+        assert_eq!(check(&[apart]).unwrap_err().0.len(), 1);
         let error = check(&[open, closed]).unwrap_err();
         assert_eq!(error.0.len(), 1);
         assert_eq!(

@@ -67,20 +67,21 @@ pub struct AccessRule {
 }
 
 /// Which pages of other origins a browser lets read the answers, in the words of the Gateway API.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Cors {
     /// Such as `https://app.example.com`, or `*`.
     pub allow_origins: BTreeSet<String>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub allow_methods: BTreeSet<Method>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub allow_headers: BTreeSet<HeaderName>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub expose_headers: BTreeSet<HeaderName>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_credentials: bool,
     /// How long a browser may remember the answer to its question.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Span>,
 }
 

@@ -455,6 +455,7 @@ fn routed(
 fn conduct(policy: &HostPolicy) -> HostConduct {
     let together = policy.rate_limit.as_ref().filter(|limit| limit.by.is_none());
     HostConduct {
+        cors: policy.cors.clone(),
         rate_limit: together.map(|limit| RateLimit {
             requests: limit.requests,
             per: limit.per,

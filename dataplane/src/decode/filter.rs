@@ -7,6 +7,7 @@ use std::mem::take;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3::FilterConfig;
+use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -18,6 +19,7 @@ use prost::Name;
 use super::fields::{At, Reason, any, done};
 use crate::filter::{Filter, ListenerFilter, Override, Overrides};
 
+mod cors;
 mod fault;
 mod local_ratelimit;
 
@@ -106,6 +108,12 @@ fn said(name: &str, config: &Any, place: Place<'_>) -> Result<Override, Reason> 
 }
 
 fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reason> {
+    if config.type_url == CorsPolicy::type_url() {
+        return cors::decode(config).map(|cors| Filter::Cors(Some(Arc::new(cors))));
+    }
+    if config.type_url == Cors::type_url() {
+        return any::<Cors>(config).map(|Cors {}| Filter::Cors(None));
+    }
     if config.type_url == HttpFault::type_url() {
         return fault::decode(config).map(Filter::Fault);
     }

@@ -173,7 +173,7 @@ fn cookie(mut pb: CookieMatcher) -> Result<(Box<str>, ValueMatcher), Reason> {
     Ok((name.into(), wanted))
 }
 
-fn value(mut string: StringMatcher) -> Result<ValueMatcher, Reason> {
+pub(super) fn value(mut string: StringMatcher) -> Result<ValueMatcher, Reason> {
     let wanted = match string.match_pattern.take() {
         Some(MatchPattern::Exact(value)) => ValueMatcher::Exact(value.into()),
         Some(MatchPattern::SafeRegex(regex)) => ValueMatcher::Regex(self::regex(regex).at("safe_regex")?),

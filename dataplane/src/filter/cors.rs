@@ -103,20 +103,32 @@ mod tests {
             ("GET", &[ALLOWED, ALLOWED], (false, "")),
             ("GET", &[ALLOWED, PREFLIGHT], (false, read)),
             ("OPTIONS", &[ALLOWED], (false, read)),
-            ("OPTIONS", &[ALLOWED, ("access-control-request-method", "")], (false, read)),
+            (
+                "OPTIONS",
+                &[ALLOWED, ("access-control-request-method", "")],
+                (false, read),
+            ),
             ("OPTIONS", &[ALLOWED, PREFLIGHT], (true, answered)),
             ("OPTIONS", &[("origin", "https://other"), PREFLIGHT], (false, "")),
             ("OPTIONS", &[PREFLIGHT], (false, "")),
         ] {
             let request = Request::builder().method(method);
-            let request = lines.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            let request = lines
+                .iter()
+                .fold(request, |request, (name, value)| request.header(*name, *value));
             let mut verdict = Verdict::default();
             policy.judge(&request.body(()).unwrap().into_parts().0, &mut verdict);
-            let said = verdict.response.set.iter().map(|(name, _)| {
-                name.as_str().strip_prefix("access-control-").unwrap()
-            });
+            let said = verdict
+                .response
+                .set
+                .iter()
+                .map(|(name, _)| name.as_str().strip_prefix("access-control-").unwrap());
             let found = said.collect::<Vec<_>>().join(" ");
-            assert_eq!((verdict.answer.is_some(), &*found), expected, "{method} {lines:?}");
+            assert_eq!(
+                (verdict.answer.is_some(), &*found),
+                expected,
+                "{method} {lines:?}"
+            );
         }
     }
 
@@ -126,7 +138,9 @@ mod tests {
             origins: vec![ValueMatcher::Exact("https://a.example".into())],
             ..Cors::default()
         };
-        let request = Request::options("/").header(ALLOWED.0, ALLOWED.1).header(PREFLIGHT.0, PREFLIGHT.1);
+        let request = Request::options("/")
+            .header(ALLOWED.0, ALLOWED.1)
+            .header(PREFLIGHT.0, PREFLIGHT.1);
         let mut verdict = Verdict::default();
         policy.judge(&request.body(()).unwrap().into_parts().0, &mut verdict);
         let origin = HeaderValue::from_static(ALLOWED.1);

@@ -106,26 +106,27 @@ pub(crate) fn plan<'a>(
     clusters: &Clusters,
     random: &impl Draw,
 ) -> Way<'a> {
-    let Some(plan) = straight(line, head, live, clusters, random) else {
+    let Some((plan, request)) = straight(line, head, live, clusters, random) else {
         return Way::Bridged(None);
     };
     // Last of all: what a filter has counted or drawn is not to be counted or drawn again.
-    let judge = |chain: &Chain| chain.judge(Instant::now(), random);
-    match live.chain(Some(plan.route)).map(judge) {
+    let route = Some(plan.route);
+    let judge = |chain: &Chain| chain.judge(route, &request, Instant::now(), random);
+    match live.chain(route).map(judge) {
         None => Way::Straight(plan),
         Some(verdict) if verdict.is_silent() => Way::Straight(plan),
         verdict => Way::Bridged(verdict),
     }
 }
 
-/// The plan of a request whose filters have nothing to say.
-fn straight<'a>(
-    line: &RequestLine,
-    head: Head<'_>,
+/// The plan of a request whose filters have nothing to say, with what they look at.
+fn straight<'a, 'r>(
+    line: &'r RequestLine,
+    head: Head<'r>,
     live: &'a LiveListener,
     clusters: &Clusters,
     random: &impl Draw,
-) -> Option<Plan<'a>> {
+) -> Option<(Plan<'a>, View<'r>)> {
     let Lines::One(host) = head.lines(Known::Host) else {
         return None;
     };
@@ -170,12 +171,13 @@ fn straight<'a>(
         }
         _ => return None,
     };
-    Some(Plan {
+    let plan = Plan {
         route,
         forward,
         target,
         cluster: Rc::clone(cluster(target)?),
-    })
+    };
+    Some((plan, view))
 }
 
 fn is_in_host(byte: &u8) -> bool {

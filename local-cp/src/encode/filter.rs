@@ -1,32 +1,61 @@
 //! What filters do for one host or route: their `typed_per_filter_config`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::FaultDelay;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
+use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::fault_abort::ErrorType;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault};
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::v3::TokenBucket;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
-use tombolo_compiler::http::{Fault, Share, Span};
+use tombolo_compiler::http::{Fault, HeaderName, Share, Span};
+use tombolo_compiler::intent::Cors;
 use tombolo_compiler::proxy::VirtualHost;
-use tombolo_compiler::routes::RateLimit;
+use tombolo_compiler::routes::{HostConduct, RateLimit};
 
-use super::listener::{RATE_LIMIT, unlimited};
-use super::{duration, number, share};
+use super::listener::{CORS, RATE_LIMIT, unlimited};
+use super::route::{regex, string_matcher};
+use super::{duration, number, share, yes};
 
 /// Envoy refuses to fill a bucket more often.
 const FILL_INTERVAL_MIN_MS: u64 = 50;
 
 pub(super) fn of_host(host: &VirtualHost) -> HashMap<String, Any> {
-    let limit = host.conduct.rate_limit.as_ref();
-    limit
-        .map(|limit| (RATE_LIMIT.to_owned(), pack_any(rate_limit(&host.name, limit))))
-        .into_iter()
-        .collect()
+    let HostConduct { cors, rate_limit } = &host.conduct;
+    let cors = cors.as_ref().map(|cors| (CORS, pack_any(self::cors(cors))));
+    let limit = rate_limit
+        .as_ref()
+        .map(|limit| (RATE_LIMIT, pack_any(self::rate_limit(&host.name, limit))));
+    let configs = cors.into_iter().chain(limit);
+    configs.map(|(name, config)| (name.to_owned(), config)).collect()
+}
+
+fn cors(cors: &Cors) -> CorsPolicy {
+    let origin = |origin: &String| match origin.as_str() {
+        "*" => string_matcher(MatchPattern::SafeRegex(regex(".*"))),
+        origin => string_matcher(MatchPattern::Exact(origin.to_owned())),
+    };
+    let headers = |names: &BTreeSet<HeaderName>| list(names.iter().map(HeaderName::as_str));
+    CorsPolicy {
+        allow_origin_string_match: cors.allow_origins.iter().map(origin).collect(),
+        allow_methods: list(cors.allow_methods.iter().map(|method| method.as_str())),
+        allow_headers: headers(&cors.allow_headers),
+        expose_headers: headers(&cors.expose_headers),
+        max_age: cors
+            .max_age
+            .map_or_else(String::new, |age| (age.as_ms() / 1000).to_string()),
+        allow_credentials: cors.allow_credentials.then(yes),
+        ..CorsPolicy::default()
+    }
+}
+
+fn list<'a>(words: impl Iterator<Item = &'a str>) -> String {
+    words.collect::<Vec<_>>().join(",")
 }
 
 fn rate_limit(host: &str, limit: &RateLimit) -> LocalRateLimit {
@@ -73,7 +102,38 @@ pub(super) fn fault(fault: &Fault) -> HttpFault {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn what_pages_may_do_is_said_in_lists() {
+        let given = json!({
+            "allowOrigins": ["*", "https://a.example.com"],
+            "allowMethods": ["GET", "POST"],
+            "exposeHeaders": ["x-b", "x-a"],
+            "allowCredentials": true,
+            "maxAge": "1h",
+        });
+        let policy = cors(&serde_json::from_value(given).unwrap());
+        let any = string_matcher(MatchPattern::SafeRegex(regex(".*")));
+        let one = string_matcher(MatchPattern::Exact("https://a.example.com".to_owned()));
+        assert_eq!(policy.allow_origin_string_match, [any, one]);
+        assert_eq!(
+            [
+                policy.allow_methods,
+                policy.allow_headers,
+                policy.expose_headers,
+                policy.max_age
+            ],
+            ["GET,POST", "", "x-a,x-b", "3600"]
+        );
+        assert_eq!(policy.allow_credentials, Some(yes()));
+        assert_eq!(
+            cors(&serde_json::from_value(json!({"allowOrigins": []})).unwrap()).allow_credentials,
+            None
+        );
+    }
 
     #[test]
     fn a_bucket_fills_as_fast_as_requests_may_come() {

@@ -2,6 +2,7 @@
 
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType as FilterConfig;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener as PbListener};
+use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -20,6 +21,7 @@ use super::{address, ads, yes};
 
 const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
 const ROUTER: &str = "envoy.filters.http.router";
+pub(super) const CORS: &str = "envoy.filters.http.cors";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
 pub(super) const RATE_LIMIT: &str = "envoy.filters.http.local_ratelimit";
 
@@ -44,6 +46,7 @@ pub(super) fn encode(name: &str, listener: &Listener) -> PbListener {
 fn connection_manager(name: &str, listener: &Listener) -> HttpConnectionManager {
     // Each does nothing but where a route says so; the router is last.
     let filters = listener.filters.iter().map(|filter| match filter {
+        RouteFilter::Cors => http_filter(CORS, pack_any(Cors {})),
         RouteFilter::RateLimit => http_filter(RATE_LIMIT, pack_any(unlimited(name))),
         RouteFilter::Fault => http_filter(FAULT, pack_any(HttpFault::default())),
     });

@@ -219,7 +219,7 @@ fn value(wanted: &ValueMatch) -> MatchPattern {
     }
 }
 
-fn regex(text: &str) -> RegexMatcher {
+pub(super) fn regex(text: &str) -> RegexMatcher {
     RegexMatcher {
         regex: text.to_owned(),
         ..RegexMatcher::default()
@@ -240,7 +240,7 @@ fn header_matcher(name: &str, pattern: MatchPattern) -> HeaderMatcher {
     }
 }
 
-fn string_matcher(pattern: MatchPattern) -> StringMatcher {
+pub(super) fn string_matcher(pattern: MatchPattern) -> StringMatcher {
     StringMatcher {
         match_pattern: Some(pattern),
         ..StringMatcher::default()

@@ -129,6 +129,37 @@ const GATEWAYS: &str = "
       filters: [{type: RequestMirror, requestMirror: {backendRef: {namespace: shop, name: far, port: 8080}}}]
       backendRefs: [{namespace: shop, name: web}]
     - backendRefs: [{namespace: shop, name: web}]
+- name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/PROXY-limited
+  spec:
+    workload: mesh/PROXY
+    type: ingress
+    port: 8080
+    hosts: [limited.PROXY.example.com]
+    cors: {allowOrigins: ['https://pages.example.com']}
+    rateLimit: {requests: 30, per: 24h}
+    rules: [{backendRefs: [{namespace: shop, name: web}]}]
+- name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/PROXY-pages
+  spec:
+    workload: mesh/PROXY
+    type: ingress
+    port: 8080
+    hosts: [pages.PROXY.example.com]
+    cors:
+      allowOrigins: ['https://pages.example.com', 'https://a.example.com:8443']
+      allowMethods: [GET, POST]
+      allowHeaders: [content-type, x-a]
+      exposeHeaders: [x-b]
+      allowCredentials: true
+      maxAge: 10m
+    rules: [{backendRefs: [{namespace: shop, name: web}]}]
+- name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/PROXY-open
+  spec:
+    workload: mesh/PROXY
+    type: ingress
+    port: 8080
+    hosts: [open.PROXY.example.com]
+    cors: {allowOrigins: ['*']}
+    rules: [{backendRefs: [{namespace: shop, name: web}]}]
 - name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/PROXY-moved
   spec:
     workload: mesh/PROXY
