@@ -157,17 +157,17 @@ pub struct RoutedGateway {
     pub workload: WorkloadId,
     pub workspace: Fqn,
     pub mode: RoutedGatewayMode,
+    #[serde(default, skip_serializing_if = "HostConduct::is_empty")]
+    pub conduct: HostConduct,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum RoutedGatewayMode {
     Ingress {
         port: u16,
         hosts: BTreeSet<Hostname>,
         rules: Vec<Traced<GatewayRule>>,
-        #[serde(default, skip_serializing_if = "HostConduct::is_empty")]
-        conduct: HostConduct,
     },
     EastWest,
 }

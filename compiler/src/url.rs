@@ -15,6 +15,11 @@ pub enum BadUrl {
     Module(String),
     #[error("{0:?} is not a SHA-256 sum; write {DIGEST_BYTES} hexadecimal digits in lower case")]
     Digest(String),
+    #[error(
+        "{0:?} is not an origin as browsers send it; write a scheme and a host in lower case, and a port if it is not the \
+         scheme's own, such as https://app.example.com or https://*.example.com, or * for any"
+    )]
+    Origin(String),
 }
 
 text_newtype!(
@@ -35,6 +40,47 @@ text_newtype!(
     check_digest,
     BadUrl
 );
+
+text_newtype!(
+    /// Where a page is from: `https://app.example.com`, `https://*.example.com` for all below a name, or `*` for anywhere.
+    WebOrigin,
+    check_origin,
+    BadUrl
+);
+
+impl WebOrigin {
+    pub fn is_any(&self) -> bool {
+        self.as_str() == "*"
+    }
+
+    /// What stands before and behind the star, if there is one for the labels of a host.
+    pub fn wildcard(&self) -> Option<(&str, &str)> {
+        self.as_str().split_once('*').filter(|_| !self.is_any())
+    }
+}
+
+/// A browser sends one thing only for each origin; what it never sends would never match.
+fn check_origin(text: &str) -> Result<(), BadUrl> {
+    let read = || {
+        let (scheme, rest) = text.split_once("://")?;
+        let own_port = match scheme {
+            "http" => 80,
+            "https" => 443,
+            _ => return None,
+        };
+        let (host, port) = match rest.split_once(':') {
+            None => (rest, None),
+            Some((host, port)) => (host, Some(port)),
+        };
+        let labels = host.strip_prefix("*.").unwrap_or(host);
+        let letter = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+        let fits = |label: &str| !label.is_empty() && label.bytes().all(letter);
+        let port = port.map_or(Some(0), |port| port.parse::<u16>().ok())?;
+        (port != own_port && labels.split('.').all(fits)).then_some(())
+    };
+    let fits = text == "*" || (text.len() <= URL_BYTES_MAX && read().is_some());
+    fits.then_some(()).ok_or_else(|| BadUrl::Origin(text.to_owned()))
+}
 
 fn check_https(text: &str) -> Result<(), BadUrl> {
     if has_host(text, "https://") {
@@ -71,6 +117,38 @@ fn has_host(text: &str, scheme: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn origins_are_what_browsers_send() {
+        for good in [
+            "*",
+            "https://app.example.com",
+            "http://localhost:3000",
+            "http://127.0.0.1",
+            "https://*.example.com",
+            "https://*.example.com:8443",
+        ] {
+            assert!(good.parse::<WebOrigin>().is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "null",
+            "app.example.com",
+            "https://",
+            "https://A.example.com",
+            "https://a.example.com/",
+            "https://a.example.com:443",
+            "http://a.example.com:80",
+            "https://a.example.com:",
+            "https://a.example.com:http",
+            "https://a..example.com",
+            "https://*",
+            "https://a.*.com",
+            "ftp://a.example.com",
+        ] {
+            assert!(bad.parse::<WebOrigin>().is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn urls_have_a_known_scheme_and_a_host() {

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
-use http::{Method, StatusCode};
 
 use crate::breaker::Limits;
 use crate::filter::ListenerFilter;
-use crate::pattern::Pattern;
+use crate::matcher::RouteMatcher;
 use crate::retry::RetryPolicy;
 use crate::rewrite::PathRewrite;
 use crate::router::RouteTable;
@@ -124,43 +124,6 @@ pub(crate) struct Route {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct RouteMatcher {
-    pub(crate) path: PathMatcher,
-    pub(crate) headers: Vec<HeaderMatcher>,
-    /// Name and value as they stand in the URL; the first parameter of a name decides.
-    pub(crate) query: Vec<(Box<str>, ValueMatcher)>,
-    /// The first cookie of a name decides.
-    pub(crate) cookies: Vec<(Box<str>, ValueMatcher)>,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum PathMatcher {
-    Exact(Box<str>),
-    Prefix(Box<str>),
-    /// `/a` matches `/a` and `/a/b`, not `/ab`.
-    Segments(Box<str>),
-    /// Without its query.
-    Regex(Pattern),
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum ValueMatcher {
-    Exact(Box<str>),
-    Regex(Pattern),
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum HeaderMatcher {
-    Method(Vec<Method>),
-    /// The path with its query.
-    Target(Pattern),
-    Exact(HeaderName, HeaderValue),
-    Regex(HeaderName, Pattern),
-    Present(HeaderName),
-    Absent(HeaderName),
-}
-
-#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
     Forward(Box<Forward>),
     Redirect(Redirect),
@@ -174,6 +137,7 @@ pub(crate) struct Redirect {
     pub(crate) host: Option<Box<str>>,
     pub(crate) port: Option<u16>,
     pub(crate) path: Option<PathRewrite>,
+    pub(crate) keeps_query: bool,
     pub(crate) status: StatusCode,
 }
 

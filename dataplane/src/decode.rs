@@ -13,6 +13,7 @@ mod endpoints;
 mod fields;
 mod filter;
 mod listener;
+mod matcher;
 mod routes;
 
 /// A resource as it came and as it is kept on disk.

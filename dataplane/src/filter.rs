@@ -12,7 +12,7 @@ use http::StatusCode;
 use crate::balance::Draw;
 use crate::config::{Action, HeaderEdits, Route};
 use crate::exchange::Flag;
-use crate::router::RequestView;
+use crate::matcher::RequestView;
 
 mod cors;
 mod fault;
@@ -81,12 +81,16 @@ pub(crate) struct Answer {
 }
 
 impl Chain {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Asks each filter in turn, until one of them answers.
     pub(crate) fn judge(
         &self,
         route: Option<&Route>,
         request: &impl RequestView,
-        now: Instant,
+        now: impl Fn() -> Instant,
         draw: &impl Draw,
     ) -> Verdict {
         let is_forwarded = route.is_some_and(|route| matches!(route.action, Action::Forward(_)));
@@ -95,7 +99,7 @@ impl Chain {
             match filter {
                 Filter::Cors(Some(cors)) if is_forwarded => cors.judge(request, &mut verdict),
                 Filter::Fault(fault) => fault.judge(draw, &mut verdict),
-                Filter::LocalRateLimit(Some(limit)) => limit.judge(now, draw, &mut verdict),
+                Filter::LocalRateLimit(Some(limit)) => limit.judge(now(), draw, &mut verdict),
                 Filter::Cors(_) | Filter::LocalRateLimit(None) => {}
             }
             if verdict.answer.is_some() {
@@ -199,7 +203,7 @@ mod tests {
 
     fn answered(chain: &Chain) -> Option<u16> {
         let request = http::Request::new(()).into_parts().0;
-        let verdict = chain.judge(None, &request, Instant::now(), &Always(0));
+        let verdict = chain.judge(None, &request, Instant::now, &Always(0));
         verdict.answer.map(|answer| answer.status.as_u16())
     }
 

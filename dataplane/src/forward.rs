@@ -19,6 +19,7 @@ use crate::exchange::{Exchange, Flag, REQUEST_ID};
 use crate::filter::{Answer, Verdict};
 use crate::h1::{BODY_TIMEOUT, Malformed};
 use crate::listener::Connection;
+use crate::matcher::Subject;
 use crate::mirror;
 use crate::pool::{Freshness, HostPool, Lease, SendFailure};
 use crate::retry::Outcome;
@@ -111,10 +112,14 @@ async fn answer(
         .get(&REQUEST_ID)
         .map_or(&b""[..], HeaderValue::as_bytes);
     exchange.head(&parts.method, parts.uri.path(), shown, id);
-    let route = live.routes.route(shown, target.path(), &parts);
+    let route = live.routes.route(&Subject {
+        authority: shown,
+        path: target.path(),
+        request: &parts,
+    });
     let judge = || {
         live.chain(route)
-            .map(|chain| chain.judge(route, &parts, Instant::now(), &worker.random))
+            .map(|chain| chain.judge(route, &parts, Instant::now, &worker.random))
     };
     let verdict = judged.or_else(judge).unwrap_or_default();
     *edits = verdict.response;

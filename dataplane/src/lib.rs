@@ -43,6 +43,7 @@ mod health;
 mod io;
 mod last_good;
 mod listener;
+mod matcher;
 mod metrics;
 mod mirror;
 mod pattern;

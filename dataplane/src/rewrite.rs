@@ -6,11 +6,23 @@ use regex::Regex;
 
 use crate::config::Redirect;
 
-/// What the expression matches, everywhere in the path, is replaced.
+/// What is replaced of a path, and by what.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum PathRewrite {
+    /// Whatever an expression matches, everywhere.
+    Pattern(Substitution),
+    /// What the route's matcher has matched: the first bytes, or all.
+    Matched {
+        bytes: Option<usize>,
+        by: Box<str>,
+    },
+    Whole(Box<str>),
+}
+
 #[derive(Clone, Debug)]
-pub(crate) struct PathRewrite {
+pub(crate) struct Substitution {
     pattern: Regex,
-    substitution: Vec<Piece>,
+    pieces: Vec<Piece>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -29,19 +41,29 @@ pub(crate) struct Asked<'a> {
 }
 
 impl PathRewrite {
+    pub(crate) fn apply<'a>(&'a self, path: &'a str) -> Cow<'a, str> {
+        match self {
+            Self::Pattern(substitution) => substitution.apply(path),
+            Self::Matched { bytes, by } => {
+                let rest = bytes.and_then(|bytes| path.get(bytes..)).unwrap_or_default();
+                Cow::Owned(format!("{by}{rest}"))
+            }
+            Self::Whole(path) => Cow::Borrowed(path),
+        }
+    }
+}
+
+impl Substitution {
     /// In a substitution `\\1` is the first group of the pattern, and `\\\\` a backslash, as in RE2.
-    pub(crate) fn new(pattern: &str, substitution: &str) -> Result<PathRewrite, String> {
+    pub(crate) fn new(pattern: &str, substitution: &str) -> Result<Self, String> {
         let pattern = Regex::new(pattern).map_err(|error| format!("pattern: {error}"))?;
-        let substitution = pieces(substitution, pattern.captures_len())?;
-        Ok(PathRewrite {
-            pattern,
-            substitution,
-        })
+        let pieces = pieces(substitution, pattern.captures_len())?;
+        Ok(Self { pattern, pieces })
     }
 
-    pub(crate) fn apply<'a>(&self, path: &'a str) -> Cow<'a, str> {
+    fn apply<'a>(&self, path: &'a str) -> Cow<'a, str> {
         self.pattern.replace_all(path, |captures: &regex::Captures<'_>| {
-            let texts = self.substitution.iter().map(|piece| match piece {
+            let texts = self.pieces.iter().map(|piece| match piece {
                 Piece::Literal(text) => text.as_str(),
                 Piece::Group(group) => captures.get(*group).map_or("", |found| found.as_str()),
             });
@@ -50,9 +72,9 @@ impl PathRewrite {
     }
 }
 
-impl PartialEq for PathRewrite {
-    fn eq(&self, other: &PathRewrite) -> bool {
-        self.pattern.as_str() == other.pattern.as_str() && self.substitution == other.substitution
+impl PartialEq for Substitution {
+    fn eq(&self, other: &Self) -> bool {
+        self.pattern.as_str() == other.pattern.as_str() && self.pieces == other.pieces
     }
 }
 
@@ -98,7 +120,8 @@ impl Redirect {
             Some(rewrite) => rewrite.apply(asked.path),
             None => Cow::Borrowed(asked.path),
         };
-        let query = asked.query.map_or_else(String::new, |query| format!("?{query}"));
+        let query = asked.query.filter(|_| self.keeps_query);
+        let query = query.map_or_else(String::new, |query| format!("?{query}"));
         format!("{scheme}://{host}{port}{path}{query}")
     }
 }
@@ -125,7 +148,7 @@ mod tests {
             ("a", "\\\\", "/a/a", "/\\/\\"),
             ("(x)?$", "-\\1", "/a", "/a-"),
         ] {
-            let rewrite = PathRewrite::new(pattern, substitution).unwrap();
+            let rewrite = Substitution::new(pattern, substitution).unwrap();
             assert_eq!(rewrite.apply(path), expected, "{pattern} {substitution} {path}");
         }
         for (pattern, substitution, expected) in [
@@ -134,8 +157,22 @@ mod tests {
             ("a", "\\x", "\\x is no group"),
             ("a", "\\", "ends in a backslash"),
         ] {
-            let error = PathRewrite::new(pattern, substitution).unwrap_err();
+            let error = Substitution::new(pattern, substitution).unwrap_err();
             assert!(error.contains(expected), "{pattern} {substitution}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_was_matched_is_replaced() {
+        for (bytes, by, path, expected) in [
+            (Some(2), "/b", "/a/c", "/b/c"),
+            (Some(3), "/", "/a/c", "/c"),
+            (Some(4), "/b", "/a/c", "/b"),
+            (Some(1), "/b/", "/a", "/b/a"),
+            (None, "/b", "/a/c", "/b"),
+        ] {
+            let rewrite = PathRewrite::Matched { bytes, by: by.into() };
+            assert_eq!(rewrite.apply(path), expected, "{rewrite:?} {path}");
         }
     }
 
@@ -146,6 +183,7 @@ mod tests {
             host: None,
             port: None,
             path: None,
+            keeps_query: true,
             status: StatusCode::FOUND,
         };
         let secure = Redirect {
@@ -161,7 +199,14 @@ mod tests {
             ..keep.clone()
         };
         let path = Redirect {
-            path: Some(PathRewrite::new("^/x(/|$)", "/z\\1").unwrap()),
+            path: Some(PathRewrite::Pattern(
+                Substitution::new("^/x(/|$)", "/z\\1").unwrap(),
+            )),
+            ..keep.clone()
+        };
+        let whole = Redirect {
+            path: Some(PathRewrite::Whole("/w?v".into())),
+            keeps_query: false,
             ..keep.clone()
         };
         for (redirect, authority, expected) in [
@@ -172,6 +217,7 @@ mod tests {
             (&other, "a:8080", "http://b/x/y?q"),
             (&port, "a:8080", "http://a:90/x/y?q"),
             (&path, "a", "http://a/z/y?q"),
+            (&whole, "a", "http://a/w?v"),
         ] {
             let asked = Asked {
                 scheme: "http",

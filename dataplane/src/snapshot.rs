@@ -84,9 +84,10 @@ impl LiveListener {
         }
     }
 
-    /// The filters that requests of `route`, or without one, are put to, if the listener has any.
+    /// The filters that requests of `route`, or without one, are put to, if there are any.
     pub(crate) fn chain(&self, route: Option<&Route>) -> Option<&Chain> {
-        self.chains.get(route.map_or(NO_LEVELS, |route| route.levels))
+        let chain = self.chains.get(route.map_or(NO_LEVELS, |route| route.levels));
+        chain.filter(|chain| !chain.is_empty())
     }
 }
 

@@ -183,12 +183,12 @@ fn slice(port: u16) -> BTreeMap<String, Bytes> {
         port,
         hosts: ["shop.example.com".parse().unwrap()].into(),
         rules: vec![Traced::new(rule, Origin::new(gateway.clone(), "spec.rules[0]"))],
-        conduct: HostConduct::default(),
     };
     let routed = RoutedGateway {
         workload: "mesh/gateway".parse().unwrap(),
         workspace: workspace.clone(),
         mode,
+        conduct: HostConduct::default(),
     };
     let owner = NamespaceOwner {
         workspace: workspace.clone(),

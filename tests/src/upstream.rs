@@ -57,6 +57,8 @@ enum Wish {
     Echo,
     /// `trailers`: tell, and end with a trailer.
     Trailers,
+    /// `cors`: tell, and let pages of any origin read it.
+    Cors,
     /// `hang`: never answer.
     Hang,
 }
@@ -188,6 +190,17 @@ async fn answer(request: Request<Incoming>, name: &str, applications: &Applicati
             *response.body_mut() = body.with_trailers(std::future::ready(Some(Ok(trailers)))).boxed();
             response
         }
+        Some(Wish::Cors) => {
+            let mut response = tell(request, name).await;
+            for (name, value) in [
+                ("access-control-allow-origin", "*"),
+                ("access-control-allow-credentials", "true"),
+            ] {
+                let value = http::HeaderValue::from_static(value);
+                response.headers_mut().insert(name, value);
+            }
+            response
+        }
         Some(Wish::Hang) => std::future::pending().await,
         None => plain(400),
     };
@@ -207,6 +220,7 @@ impl Wish {
             "bytes" => value.parse().ok().map(Wish::Bytes),
             "echo" => Some(Wish::Echo),
             "trailers" => Some(Wish::Trailers),
+            "cors" => Some(Wish::Cors),
             "hang" => Some(Wish::Hang),
             _ => None,
         }

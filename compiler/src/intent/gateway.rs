@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::host_policy::{Authorization, Cors, HostPolicy, HostRedirect, Jwt, RateLimit};
 use crate::http::{HttpRule, ServiceBackend};
 use crate::name::{Fqn, Hostname, Kind, WorkloadId};
+use crate::url::WebOrigin;
 
 /// What a gateway workload does, in every cluster that has a workload of that name. One resource is one listener for
 /// some hosts; a workload, and a port for HTTP, may have many.
@@ -124,6 +125,13 @@ pub enum BadGateway {
     Missing { what: &'static str, field: &'static str },
     #[error("{what} takes no {field}")]
     NotHere { what: &'static str, field: &'static str },
+    #[error(
+        "allowCredentials with the origin * would let every page on the web read as its visitor; name the origins, or leave \
+         allowCredentials out"
+    )]
+    AnybodyAsAnybody,
+    #[error("a rateLimit of no time limits nothing; give it a per, such as 1s")]
+    NoTime,
 }
 
 /// Where the hosts of a gateway or of an API stand.
@@ -191,6 +199,7 @@ impl GatewayDocument {
             rate_limit: self.rate_limit.take(),
             redirect: self.redirect.take(),
         };
+        check(&policy)?;
         let rules = match policy.redirect {
             None => non_empty(WHAT, "at least one rule", self.rules.take(), Vec::is_empty)?,
             Some(_) => Vec::new(),
@@ -271,6 +280,17 @@ impl GatewayDocument {
             Some((field, _)) => Err(BadGateway::NotHere { what, field }),
             None => Ok(mode),
         }
+    }
+}
+
+fn check(policy: &HostPolicy) -> Result<(), BadGateway> {
+    let is_open = |cors: &Cors| cors.allow_credentials && cors.allow_origins.iter().any(WebOrigin::is_any);
+    if policy.cors.as_ref().is_some_and(is_open) {
+        return Err(BadGateway::AnybodyAsAnybody);
+    }
+    match &policy.rate_limit {
+        Some(limit) if limit.per.as_ms() == 0 => Err(BadGateway::NoTime),
+        _ => Ok(()),
     }
 }
 

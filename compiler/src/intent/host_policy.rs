@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::http::{
     ExactHostname, HeaderName, Method, PlainPath, RedirectScheme, RedirectStatus, RedirectTo, Span,
 };
-use crate::url::HttpsUrl;
+use crate::url::{HttpsUrl, WebOrigin};
 
 /// All of it is optional, and each part stands by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,8 +70,8 @@ pub struct AccessRule {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Cors {
-    /// Such as `https://app.example.com`, or `*`.
-    pub allow_origins: BTreeSet<String>,
+    /// Such as `https://app.example.com`, or `*` without credentials.
+    pub allow_origins: BTreeSet<WebOrigin>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub allow_methods: BTreeSet<Method>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]

@@ -17,13 +17,7 @@ use crate::view::LocalGateway;
 pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGateway, lowered: &mut Lowered) {
     let mut tables: BTreeMap<u16, Vec<Traced<VirtualHost>>> = BTreeMap::new();
     for (name, routed) in gateways(site.slice) {
-        let RoutedGatewayMode::Ingress {
-            port,
-            hosts,
-            rules,
-            conduct,
-        } = &routed.value.mode
-        else {
+        let RoutedGatewayMode::Ingress { port, hosts, rules } = &routed.value.mode else {
             continue;
         };
         // All of its hosts may be somebody else's.
@@ -44,7 +38,7 @@ pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGatew
             name: name.to_string(),
             domains: hosts.iter().map(ToString::to_string).collect(),
             routes,
-            conduct: conduct.clone(),
+            conduct: routed.value.conduct.clone(),
         };
         tables.entry(*port).or_default().push(Traced {
             value: host,

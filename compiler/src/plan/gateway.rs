@@ -20,12 +20,7 @@ pub(super) fn plan(name: &Fqn, inputs: &Inputs<'_>) -> Planned {
     }
     let routed = match &gateway.value.mode {
         RoutedGatewayMode::EastWest => Traced::clone(gateway),
-        RoutedGatewayMode::Ingress {
-            port,
-            hosts,
-            rules,
-            conduct,
-        } => {
+        RoutedGatewayMode::Ingress { port, hosts, rules } => {
             let rules = rules
                 .iter()
                 .map(|rule| {
@@ -41,7 +36,6 @@ pub(super) fn plan(name: &Fqn, inputs: &Inputs<'_>) -> Planned {
                 port: *port,
                 hosts: hosts.clone(),
                 rules,
-                conduct: conduct.clone(),
             };
             let value = RoutedGateway {
                 mode,

@@ -414,25 +414,23 @@ fn routed(
 ) -> Option<RoutedGateway> {
     let spec = resolver.tree.spec(name)?;
     let owned = &resolver.resolved.workspaces.get(&workspace)?.value;
-    let ingress = |listener: &Listener, rules, conduct| RoutedGatewayMode::Ingress {
+    let ingress = |listener: &Listener, rules| RoutedGatewayMode::Ingress {
         port: listener.port.number,
         hosts: listener.hosts.clone(),
         rules,
-        conduct,
     };
+    let mut conduct = HostConduct::default();
     let (workload, mode) = match spec {
         Spec::Api(api) => {
             let rules = application::rules(name, api, &workspace, owned, findings);
-            (&api.workload, ingress(listener?, rules, HostConduct::default()))
+            (&api.workload, ingress(listener?, rules))
         }
         Spec::Gateway(gateway) => match &gateway.mode {
             GatewayMode::EastWest => (&gateway.workload, RoutedGatewayMode::EastWest),
             GatewayMode::Ingress(wanted) => {
                 let rules = ingress_rules(name, wanted, &workspace, owned, findings);
-                (
-                    &gateway.workload,
-                    ingress(listener?, rules, conduct(&wanted.policy)),
-                )
+                conduct = self::conduct(&wanted.policy);
+                (&gateway.workload, ingress(listener?, rules))
             }
             GatewayMode::Passthrough(passthrough) => {
                 let backends = &passthrough.backend_refs;
@@ -447,6 +445,7 @@ fn routed(
         workload: workload.clone(),
         workspace,
         mode,
+        conduct,
     })
 }
 

@@ -17,7 +17,7 @@ use crate::name::{
 };
 use crate::selector::Selector;
 use crate::setting::PrincipalPattern;
-use crate::url::{Digest, HttpsUrl, ModuleUrl, URL_BYTES_MAX};
+use crate::url::{Digest, HttpsUrl, ModuleUrl, URL_BYTES_MAX, WebOrigin};
 
 /// Gives a type the schema that is written out.
 macro_rules! schema {
@@ -184,6 +184,13 @@ schema!(
     "type": "string",
     "maxLength": URL_BYTES_MAX,
     "pattern": "^(?:oci|https)://[A-Za-z0-9\\[]\\S*$"
+);
+schema!(
+    WebOrigin,
+    "description": "Where a page is from, as browsers send it: `https://app.example.com`, `https://*.example.com`, or `*` for anywhere.",
+    "type": "string",
+    "maxLength": URL_BYTES_MAX,
+    "pattern": r"^(?:\*|https?://(?:\*\.)?[a-z0-9-]+(?:\.[a-z0-9-]+)*(?::[0-9]+)?)$"
 );
 schema!(
     Digest,

@@ -108,10 +108,11 @@ fn said(name: &str, config: &Any, place: Place<'_>) -> Result<Override, Reason> 
 }
 
 fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reason> {
-    if config.type_url == CorsPolicy::type_url() {
+    let is_of_routes = matches!(place, Place::Routes(_));
+    if config.type_url == CorsPolicy::type_url() && is_of_routes {
         return cors::decode(config).map(|cors| Filter::Cors(Some(Arc::new(cors))));
     }
-    if config.type_url == Cors::type_url() {
+    if config.type_url == Cors::type_url() && !is_of_routes {
         return any::<Cors>(config).map(|Cors {}| Filter::Cors(None));
     }
     if config.type_url == HttpFault::type_url() {
@@ -125,6 +126,7 @@ fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reas
 
 #[cfg(test)]
 mod tests {
+    use envoy_types::pb::google::protobuf::UInt32Value;
     use envoy_types::util::pack_any;
 
     use super::*;
@@ -153,8 +155,9 @@ mod tests {
             config: Some(pack_any(Router::default())),
             ..FilterConfig::default()
         };
+        let of_listeners = pack_any(Cors::default());
         let fault = HttpFault {
-            max_active_faults: Some(1.into()),
+            max_active_faults: Some(UInt32Value { value: 1 }),
             ..HttpFault::default()
         };
         let replaced = Override::Replaced(Filter::Fault(Fault::default()));
@@ -173,6 +176,12 @@ mod tests {
                 pack_any(misplaced),
                 refused(
                     "config: type.googleapis.com/envoy.extensions.filters.http.router.v3.Router is not supported here",
+                ),
+            ),
+            (
+                of_listeners,
+                refused(
+                    "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors is not supported here",
                 ),
             ),
             (

@@ -1,5 +1,6 @@
 //! `envoy.config.route.v3.RouteConfiguration`.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::mem::take;
 use std::sync::Arc;
@@ -9,8 +10,6 @@ use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption};
-use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
-use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
 };
@@ -23,31 +22,26 @@ use envoy_types::pb::envoy::config::route::v3::route::Action as PbAction;
 use envoy_types::pb::envoy::config::route::v3::route_action::{
     ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
 };
-use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
-    CookieMatcher, DirectResponseAction, HeaderMatcher as PbHeaderMatcher, QueryParameterMatcher,
-    RedirectAction, RetryPolicy as PbRetryPolicy, Route as PbRoute, RouteAction, RouteConfiguration,
-    RouteMatch as PbRouteMatch, VirtualHost,
+    DirectResponseAction, RedirectAction, RetryPolicy as PbRetryPolicy, Route as PbRoute, RouteAction,
+    RouteConfiguration, VirtualHost,
 };
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
-use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
-use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
-use http::{Method, StatusCode};
+use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
+use http::StatusCode;
 
 use super::fields::{
     At, Reason, answer_status, any, done, duration, header_name, header_to_set, header_value, message,
     positive, required, runtime_fraction, same_name,
 };
 use super::filter::overrides;
-use crate::config::{
-    Action, Forward, HeaderEdits, HeaderMatcher, MILLION, Mirror, PathMatcher, Redirect, Route, RouteMatcher,
-    Target, ValueMatcher,
-};
-use crate::pattern::Pattern;
+use super::matcher::of_route;
+use crate::config::{Action, Forward, HeaderEdits, MILLION, Mirror, Redirect, Route, Target};
+use crate::matcher::PathMatcher;
 use crate::retry::{BackOff, RetryHosts, RetryOn, RetryPolicy, RetryPriorities};
-use crate::rewrite::PathRewrite;
+use crate::rewrite::{PathRewrite, Substitution};
 use crate::router::{NO_LEVELS, Ports, RouteTable};
 
 /// Envoy's route timeout when none is given.
@@ -69,11 +63,23 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<RouteTable, Reason> {
         NO_LEVELS,
         overrides(take(&mut pb.typed_per_filter_config), format_args!(""))?,
     );
+    let mut names = HashSet::new();
     for (index, host) in take(&mut pb.virtual_hosts).into_iter().enumerate() {
-        virtual_host(host, levels, &mut table).at_index("virtual_hosts", index)?;
+        let name = unheard(&host.name, &mut names).at("name");
+        name.and_then(|()| virtual_host(host, levels, &mut table))
+            .at_index("virtual_hosts", index)?;
     }
     done(&pb)?;
     Ok(table)
+}
+
+/// As in Envoy, no two hosts of a table have the same name.
+fn unheard(name: &str, names: &mut HashSet<String>) -> Result<(), Reason> {
+    if names.insert(name.to_owned()) {
+        Ok(())
+    } else {
+        Err(format!("{name:?} is another virtual host's too"))
+    }
 }
 
 fn virtual_host(mut pb: VirtualHost, levels: usize, table: &mut RouteTable) -> Result<(), Reason> {
@@ -98,11 +104,11 @@ fn route(
 ) -> Result<Route, Reason> {
     take(&mut pb.name);
     let levels = table.levels_below(levels, overrides(take(&mut pb.typed_per_filter_config), place)?);
-    let matcher = route_match(required(pb.r#match.take()).at("match")?).at("match")?;
+    let matcher = of_route(required(pb.r#match.take()).at("match")?).at("match")?;
     let mut action = match required(pb.action.take()).at("action")? {
-        PbAction::Route(action) => Action::Forward(Box::new(forward(action).at("route")?)),
+        PbAction::Route(action) => Action::Forward(Box::new(forward(action, &matcher.path).at("route")?)),
         PbAction::DirectResponse(direct) => direct_response(direct).at("direct_response")?,
-        PbAction::Redirect(to) => Action::Redirect(redirect(to).at("redirect")?),
+        PbAction::Redirect(to) => Action::Redirect(redirect(to, &matcher.path).at("redirect")?),
         _ => return Err("action: only route, redirect and direct_response are supported".to_owned()),
     };
     let edits = request_edits(
@@ -129,139 +135,6 @@ fn route(
     })
 }
 
-fn route_match(mut pb: PbRouteMatch) -> Result<RouteMatcher, Reason> {
-    let path = match required(pb.path_specifier.take()).at("path_specifier")? {
-        PathSpecifier::Path(path) => PathMatcher::Exact(path.into()),
-        PathSpecifier::Prefix(prefix) => PathMatcher::Prefix(prefix.into()),
-        PathSpecifier::PathSeparatedPrefix(prefix) => PathMatcher::Segments(prefix.into()),
-        PathSpecifier::SafeRegex(regex) => PathMatcher::Regex(self::regex(regex).at("safe_regex")?),
-        _ => {
-            return Err(
-                "path_specifier: only path, prefix, path_separated_prefix and safe_regex are supported"
-                    .to_owned(),
-            );
-        }
-    };
-    let mut headers = Vec::new();
-    for (index, header) in take(&mut pb.headers).into_iter().enumerate() {
-        headers.push(header_match(header).at_index("headers", index)?);
-    }
-    let mut query = Vec::new();
-    for (index, param) in take(&mut pb.query_parameters).into_iter().enumerate() {
-        query.push(query_param(param).at_index("query_parameters", index)?);
-    }
-    let mut cookies = Vec::new();
-    for (index, matcher) in take(&mut pb.cookies).into_iter().enumerate() {
-        cookies.push(cookie(matcher).at_index("cookies", index)?);
-    }
-    done(&pb)?;
-    Ok(RouteMatcher {
-        path,
-        headers,
-        query,
-        cookies,
-    })
-}
-
-fn cookie(mut pb: CookieMatcher) -> Result<(Box<str>, ValueMatcher), Reason> {
-    let name = take(&mut pb.name);
-    if name.is_empty() {
-        return Err("name: is required".to_owned());
-    }
-    let wanted = value(required(pb.string_match.take()).at("string_match")?).at("string_match")?;
-    done(&pb)?;
-    Ok((name.into(), wanted))
-}
-
-pub(super) fn value(mut string: StringMatcher) -> Result<ValueMatcher, Reason> {
-    let wanted = match string.match_pattern.take() {
-        Some(MatchPattern::Exact(value)) => ValueMatcher::Exact(value.into()),
-        Some(MatchPattern::SafeRegex(regex)) => ValueMatcher::Regex(self::regex(regex).at("safe_regex")?),
-        _ => return Err("match_pattern: only exact and safe_regex are supported".to_owned()),
-    };
-    done(&string)?;
-    Ok(wanted)
-}
-
-fn regex(mut pb: RegexMatcher) -> Result<Pattern, Reason> {
-    let text = take(&mut pb.regex);
-    done(&pb)?;
-    Pattern::new(&text).at("regex")
-}
-
-fn query_param(mut pb: QueryParameterMatcher) -> Result<(Box<str>, ValueMatcher), Reason> {
-    let name = take(&mut pb.name);
-    if name.is_empty() {
-        return Err("name: is required".to_owned());
-    }
-    let Some(QueryParameterMatchSpecifier::StringMatch(string)) = pb.query_parameter_match_specifier.take()
-    else {
-        return Err("query_parameter_match_specifier: only string_match is supported".to_owned());
-    };
-    done(&pb)?;
-    Ok((name.into(), value(string).at("string_match")?))
-}
-
-fn header_match(mut pb: PbHeaderMatcher) -> Result<HeaderMatcher, Reason> {
-    let name = take(&mut pb.name);
-    let specifier = required(pb.header_match_specifier.take()).at("header_match_specifier")?;
-    done(&pb)?;
-    let pattern = match specifier {
-        HeaderMatchSpecifier::PresentMatch(present) => {
-            let name = header_name(&name).at("name")?;
-            return Ok(if present {
-                HeaderMatcher::Present(name)
-            } else {
-                HeaderMatcher::Absent(name)
-            });
-        }
-        HeaderMatchSpecifier::StringMatch(mut string) => {
-            let pattern = required(string.match_pattern.take()).at("string_match")?;
-            done(&string).at("string_match")?;
-            pattern
-        }
-        _ => {
-            return Err(
-                "header_match_specifier: only string_match and present_match are supported".to_owned(),
-            );
-        }
-    };
-    match pattern {
-        MatchPattern::Exact(method) if name == ":method" => methods(&method).at("string_match.exact"),
-        MatchPattern::Exact(value) => {
-            let value = http::HeaderValue::from_str(&value)
-                .map_err(|_| format!("string_match.exact: {value:?} is not a header value"))?;
-            Ok(HeaderMatcher::Exact(header_name(&name).at("name")?, value))
-        }
-        MatchPattern::SafeRegex(regex) if name == ":method" => {
-            methods(&regex.regex).at("string_match.safe_regex")
-        }
-        MatchPattern::SafeRegex(regex) => {
-            let pattern = self::regex(regex).at("string_match.safe_regex")?;
-            if name == ":path" {
-                Ok(HeaderMatcher::Target(pattern))
-            } else {
-                Ok(HeaderMatcher::Regex(header_name(&name).at("name")?, pattern))
-            }
-        }
-        _ => Err("string_match: only exact and safe_regex are supported".to_owned()),
-    }
-}
-
-/// Alternatives such as `GET|HEAD`.
-fn methods(alternatives: &str) -> Result<HeaderMatcher, Reason> {
-    let method = |name: &str| {
-        let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
-        Method::from_bytes(name.as_bytes())
-            .ok()
-            .filter(|_| plain)
-            .ok_or_else(|| format!("{alternatives:?} is not a list of methods such as GET|HEAD"))
-    };
-    Ok(HeaderMatcher::Method(
-        alternatives.split('|').map(method).collect::<Result<_, _>>()?,
-    ))
-}
-
 fn direct_response(mut pb: DirectResponseAction) -> Result<Action, Reason> {
     let status = answer_status(take(&mut pb.status)).at("status")?;
     let body = match pb.body.take() {
@@ -276,16 +149,15 @@ fn direct_response(mut pb: DirectResponseAction) -> Result<Action, Reason> {
     Ok(Action::Respond { status, body })
 }
 
-fn redirect(mut pb: RedirectAction) -> Result<Redirect, Reason> {
+fn redirect(mut pb: RedirectAction, matcher: &PathMatcher) -> Result<Redirect, Reason> {
     let scheme = match pb.scheme_rewrite_specifier.take() {
         None => None,
+        Some(SchemeRewriteSpecifier::HttpsRedirect(https)) => https.then(|| "https".into()),
         Some(SchemeRewriteSpecifier::SchemeRedirect(scheme)) if matches!(&*scheme, "http" | "https") => {
             Some(scheme.into())
         }
         Some(_) => {
-            return Err(
-                "scheme_rewrite_specifier: only scheme_redirect to http or https is supported".to_owned(),
-            );
+            return Err("scheme_rewrite_specifier: only http and https are supported".to_owned());
         }
     };
     let host = Some(take(&mut pb.host_redirect)).filter(|host| !host.is_empty());
@@ -295,9 +167,16 @@ fn redirect(mut pb: RedirectAction) -> Result<Redirect, Reason> {
     };
     let path = match pb.path_rewrite_specifier.take() {
         None => None,
-        Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => Some(path_rewrite(rewrite).at("regex_rewrite")?),
-        Some(_) => return Err("path_rewrite_specifier: only regex_rewrite is supported".to_owned()),
+        Some(PathRewriteSpecifier::RegexRewrite(rewrite)) => Some(substitution(rewrite).at("regex_rewrite")?),
+        Some(PathRewriteSpecifier::PrefixRewrite(by)) => Some(matched(by, matcher)),
+        Some(PathRewriteSpecifier::PathRedirect(path)) => Some(PathRewrite::Whole(path.into())),
+        Some(PathRewriteSpecifier::PathRewrite(_)) => {
+            return Err("path_rewrite: is not supported by this proxy".to_owned());
+        }
     };
+    let strips_query = take(&mut pb.strip_query);
+    // A path with a query of its own, as Envoy takes it.
+    let brings_query = matches!(&path, Some(PathRewrite::Whole(path)) if path.contains('?'));
     let status = match RedirectResponseCode::try_from(take(&mut pb.response_code)) {
         Ok(RedirectResponseCode::MovedPermanently) => StatusCode::MOVED_PERMANENTLY,
         Ok(RedirectResponseCode::Found) => StatusCode::FOUND,
@@ -312,20 +191,28 @@ fn redirect(mut pb: RedirectAction) -> Result<Redirect, Reason> {
         host: host.map(String::into_boxed_str),
         port,
         path,
+        keeps_query: !strips_query && !brings_query,
         status,
     })
 }
 
-fn path_rewrite(mut pb: RegexMatchAndSubstitute) -> Result<PathRewrite, Reason> {
+fn matched(by: String, matcher: &PathMatcher) -> PathRewrite {
+    PathRewrite::Matched {
+        bytes: matcher.matched_bytes(),
+        by: by.into(),
+    }
+}
+
+fn substitution(mut pb: RegexMatchAndSubstitute) -> Result<PathRewrite, Reason> {
     let mut pattern = required(pb.pattern.take()).at("pattern")?;
     let regex = take(&mut pattern.regex);
     done(&pattern).at("pattern")?;
     let substitution = take(&mut pb.substitution);
     done(&pb)?;
-    PathRewrite::new(&regex, &substitution)
+    Substitution::new(&regex, &substitution).map(PathRewrite::Pattern)
 }
 
-fn forward(mut pb: RouteAction) -> Result<Forward, Reason> {
+fn forward(mut pb: RouteAction, matcher: &PathMatcher) -> Result<Forward, Reason> {
     let targets = match required(pb.cluster_specifier.take()).at("cluster_specifier")? {
         ClusterSpecifier::Cluster(cluster) => {
             vec![Target {
@@ -366,9 +253,12 @@ fn forward(mut pb: RouteAction) -> Result<Forward, Reason> {
         }
         Some(_) => return Err("host_rewrite_specifier: only host_rewrite_literal is supported".to_owned()),
     };
-    let path = match pb.regex_rewrite.take() {
-        Some(rewrite) => Some(path_rewrite(rewrite).at("regex_rewrite")?),
-        None => None,
+    let prefix = Some(take(&mut pb.prefix_rewrite)).filter(|prefix| !prefix.is_empty());
+    let path = match (pb.regex_rewrite.take(), prefix) {
+        (Some(_), Some(_)) => return Err("prefix_rewrite: is not supported beside regex_rewrite".to_owned()),
+        (Some(rewrite), None) => Some(substitution(rewrite).at("regex_rewrite")?),
+        (None, Some(by)) => Some(matched(by, matcher)),
+        (None, None) => None,
     };
     let mut mirrors = Vec::new();
     for (index, policy) in take(&mut pb.request_mirror_policies).into_iter().enumerate() {

@@ -24,6 +24,7 @@ use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecif
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route::Action as PbAction;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::redirect_action::SchemeRewriteSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::{ConnectMatcher, PathSpecifier};
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
@@ -550,6 +551,14 @@ fn routes_are_as_the_contract_says() {
         &[
             (
                 |r| r.virtual_hosts.push(r.virtual_hosts[0].clone()),
+                "virtual_hosts[1].name: \"\" is another virtual host's too",
+            ),
+            (
+                |r| {
+                    let mut host = r.virtual_hosts[0].clone();
+                    host.name = "another".to_owned();
+                    r.virtual_hosts.push(host);
+                },
                 "virtual_hosts[1].domains: domain a is listed twice",
             ),
             (
@@ -572,16 +581,23 @@ fn routes_are_as_the_contract_says() {
                 "virtual_hosts[0].routes[0].match.headers[0].string_match.safe_regex.regex: is not a regular expression that can be had: error: unclosed group",
             ),
             (
-                |r| header(r, ":method", regex("GET|.*")),
-                "virtual_hosts[0].routes[0].match.headers[0].string_match.safe_regex: \"GET|.*\" is not a list of methods such as GET|HEAD",
+                |r| header(r, ":scheme", regex("http")),
+                "virtual_hosts[0].routes[0].match.headers[0].name: \":scheme\" is not a header name",
             ),
             (
-                |r| header(r, ":path", string(MatchPattern::Exact("/".to_owned()))),
-                "virtual_hosts[0].routes[0].match.headers[0].name: \":path\" is not a header name",
+                |r| header(r, "x", string(MatchPattern::Prefix(String::new()))),
+                "virtual_hosts[0].routes[0].match.headers[0].string_match.prefix: is empty",
             ),
             (
-                |r| header(r, "x", string(MatchPattern::Prefix("a".to_owned()))),
-                "virtual_hosts[0].routes[0].match.headers[0].string_match: only exact and safe_regex are supported",
+                |r| {
+                    header(r, "x", regex("a"));
+                    let matcher = &mut route(r).r#match.as_mut().unwrap().headers[0];
+                    match matcher.header_match_specifier.as_mut() {
+                        Some(HeaderMatchSpecifier::StringMatch(string)) => string.ignore_case = true,
+                        _ => unreachable!(),
+                    }
+                },
+                "virtual_hosts[0].routes[0].match.headers[0].string_match.ignore_case: is not supported beside safe_regex",
             ),
             (
                 |r| route(r).action = None,
@@ -623,8 +639,15 @@ fn routes_are_as_the_contract_says() {
                 "virtual_hosts[0].routes[0].route.retry_policy.host_selection_retry_max_attempts: must be 0 to 1000",
             ),
             (
-                |r| action(r).prefix_rewrite = "/b".to_owned(),
-                "virtual_hosts[0].routes[0].route.prefix_rewrite: is not supported by this proxy",
+                |r| {
+                    action(r).prefix_rewrite = "/b".to_owned();
+                    action(r).regex_rewrite = Some(RegexMatchAndSubstitute::default());
+                },
+                "virtual_hosts[0].routes[0].route.prefix_rewrite: is not supported beside regex_rewrite",
+            ),
+            (
+                |r| action(r).internal_redirect_policy = Some(Default::default()),
+                "virtual_hosts[0].routes[0].route.internal_redirect_policy: is not supported by this proxy",
             ),
             (
                 |r| retried(r, |p| p.retry_on = "reset,5xx".to_owned()),
@@ -659,22 +682,24 @@ fn routes_are_as_the_contract_says() {
                     let present = QueryParameterMatcher {
                         name: "q".to_owned(),
                         query_parameter_match_specifier: Some(QueryParameterMatchSpecifier::PresentMatch(
-                            true,
+                            false,
                         )),
                     };
                     route(r).r#match.as_mut().unwrap().query_parameters = vec![present];
                 },
-                "virtual_hosts[0].routes[0].match.query_parameters[0].query_parameter_match_specifier: only string_match is supported",
+                "virtual_hosts[0].routes[0].match.query_parameters[0].present_match: false is not supported, only true",
             ),
             (
                 |r| {
                     let redirect = RedirectAction {
-                        strip_query: true,
+                        scheme_rewrite_specifier: Some(SchemeRewriteSpecifier::SchemeRedirect(
+                            "ftp".to_owned(),
+                        )),
                         ..Default::default()
                     };
                     route(r).action = Some(PbAction::Redirect(redirect));
                 },
-                "virtual_hosts[0].routes[0].redirect.strip_query: is not supported by this proxy",
+                "virtual_hosts[0].routes[0].redirect.scheme_rewrite_specifier: only http and https are supported",
             ),
             (
                 |r| {

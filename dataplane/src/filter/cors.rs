@@ -5,20 +5,20 @@ use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE,
-    ACCESS_CONTROL_REQUEST_METHOD, ORIGIN,
+    ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, HeaderName, ORIGIN,
 };
 use http::{HeaderValue, Method, StatusCode};
 
 use super::{Answer, Verdict};
-use crate::config::{HeaderEdits, ValueMatcher};
+use crate::config::HeaderEdits;
 use crate::exchange::Flag;
-use crate::router::RequestView;
+use crate::matcher::{RequestView, StringMatcher};
 
 /// What is `None` is not said.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Cors {
     /// Those that may read.
-    pub(crate) origins: Vec<ValueMatcher>,
+    pub(crate) origins: Vec<StringMatcher>,
     pub(crate) methods: Option<HeaderValue>,
     pub(crate) headers: Option<HeaderValue>,
     pub(crate) exposed: Option<HeaderValue>,
@@ -29,7 +29,7 @@ pub(crate) struct Cors {
 impl Cors {
     pub(super) fn judge(&self, request: &impl RequestView, verdict: &mut Verdict) {
         let mut lines = request.lines(&ORIGIN);
-        // Two origins are none, as in Envoy, which joins them.
+        // Two origins are none: no browser sends them.
         let (Some(origin), None) = (lines.next(), lines.next()) else {
             return;
         };
@@ -47,9 +47,11 @@ impl Cors {
         ];
         let mut asked = request.lines(&ACCESS_CONTROL_REQUEST_METHOD);
         if *request.method() == Method::OPTIONS && asked.any(|method| !method.is_empty()) {
+            let methods = or_asked(self.methods.as_ref(), request, &ACCESS_CONTROL_REQUEST_METHOD);
+            let headers = or_asked(self.headers.as_ref(), request, &ACCESS_CONTROL_REQUEST_HEADERS);
             said.extend([
-                (ACCESS_CONTROL_ALLOW_METHODS, self.methods.clone()),
-                (ACCESS_CONTROL_ALLOW_HEADERS, self.headers.clone()),
+                (ACCESS_CONTROL_ALLOW_METHODS, methods),
+                (ACCESS_CONTROL_ALLOW_HEADERS, headers),
                 (ACCESS_CONTROL_MAX_AGE, self.max_age.clone()),
             ]);
             verdict.answer = Some(Answer {
@@ -64,6 +66,21 @@ impl Cors {
             ..HeaderEdits::default()
         };
     }
+}
+
+/// `*` allows what the page asks for, as in Envoy: to a browser that sends credentials a star would be a name.
+fn or_asked(
+    allowed: Option<&HeaderValue>,
+    request: &impl RequestView,
+    asked: &HeaderName,
+) -> Option<HeaderValue> {
+    if allowed.is_some_and(|allowed| allowed == "*") {
+        let lines: Vec<&[u8]> = request.lines(asked).collect();
+        return HeaderValue::from_bytes(&lines.join(&b","[..]))
+            .ok()
+            .filter(|asked| !asked.is_empty());
+    }
+    allowed.cloned()
 }
 
 #[cfg(test)]
@@ -82,8 +99,8 @@ mod tests {
         let value = |text| Some(HeaderValue::from_static(text));
         let policy = Cors {
             origins: vec![
-                ValueMatcher::Exact("https://a.example".into()),
-                ValueMatcher::Regex(Pattern::new(r"https://[a-z]+\.b\.example").unwrap()),
+                StringMatcher::exact("https://a.example"),
+                StringMatcher::Regex(Pattern::new(r"https://[a-z]+\.b\.example").unwrap()),
             ],
             methods: value("GET,POST"),
             headers: value("x-a"),
@@ -133,9 +150,31 @@ mod tests {
     }
 
     #[test]
+    fn a_star_is_what_the_page_asks_for() {
+        let policy = Cors {
+            origins: vec![StringMatcher::exact("https://a.example")],
+            methods: Some(HeaderValue::from_static("*")),
+            headers: Some(HeaderValue::from_static("*")),
+            ..Cors::default()
+        };
+        let request = Request::options("/")
+            .header(ALLOWED.0, ALLOWED.1)
+            .header(PREFLIGHT.0, PREFLIGHT.1)
+            .header("access-control-request-headers", "x-a,x-b");
+        let mut verdict = Verdict::default();
+        policy.judge(&request.body(()).unwrap().into_parts().0, &mut verdict);
+        let said = verdict
+            .response
+            .set
+            .iter()
+            .map(|(_, value)| value.to_str().unwrap());
+        assert_eq!(said.collect::<Vec<_>>(), [ALLOWED.1, "POST", "x-a,x-b"]);
+    }
+
+    #[test]
     fn what_is_not_said_is_left_out() {
         let policy = Cors {
-            origins: vec![ValueMatcher::Exact("https://a.example".into())],
+            origins: vec![StringMatcher::exact("https://a.example")],
             ..Cors::default()
         };
         let request = Request::options("/")

@@ -64,7 +64,7 @@ impl Rate {
 
     /// When a bucket that is full at `full` will be full if a token is taken from it at `now`; none if it holds none.
     fn take(self, full: u64, now: u64) -> Option<u64> {
-        let full = full.max(now).saturating_add(self.each);
+        let full = full.max(now).checked_add(self.each)?;
         (full - now <= self.all).then_some(full)
     }
 }
@@ -171,6 +171,12 @@ mod tests {
                 Rate::new(1, 1, Duration::from_secs(10 * 365 * 24 * 3600)),
                 &[0, 1],
                 &[1, 0],
+            ),
+            // More than a clock can count: few of them are had.
+            (
+                Rate::new(u32::MAX, 1, Duration::from_secs(1 << 33)),
+                &[0, 0, 0],
+                &[1, 1, 0],
             ),
         ] {
             let expected: Vec<bool> = expected.iter().map(|taken| *taken == 1).collect();

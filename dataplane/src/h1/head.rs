@@ -7,7 +7,7 @@ use std::ops::Range;
 use http::{HeaderName, Method};
 
 use super::framing::{Lines, Malformed, Said, Version};
-use crate::router::RequestView;
+use crate::matcher::RequestView;
 
 /// Bytes of a head; Envoy takes 60 KiB.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;

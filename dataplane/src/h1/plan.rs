@@ -12,6 +12,7 @@ use super::head::{Head, Known, RequestLine, View};
 use crate::balance::Draw;
 use crate::config::{Action, Forward, Protocol, Route, Target};
 use crate::filter::{Chain, Verdict};
+use crate::matcher::Subject;
 use crate::router::normalize_path;
 use crate::snapshot::LiveListener;
 use crate::worker::{View as Clusters, WorkerCluster};
@@ -111,7 +112,7 @@ pub(crate) fn plan<'a>(
     };
     // Last of all: what a filter has counted or drawn is not to be counted or drawn again.
     let route = Some(plan.route);
-    let judge = |chain: &Chain| chain.judge(route, &request, Instant::now(), random);
+    let judge = |chain: &Chain| chain.judge(route, &request, Instant::now, random);
     match live.chain(route).map(judge) {
         None => Way::Straight(plan),
         Some(verdict) if verdict.is_silent() => Way::Straight(plan),
@@ -119,7 +120,7 @@ pub(crate) fn plan<'a>(
     }
 }
 
-/// The plan of a request whose filters have nothing to say, with what they look at.
+/// The plan of a request if its filters have nothing to say to it, with what they look at.
 fn straight<'a, 'r>(
     line: &'r RequestLine,
     head: Head<'r>,
@@ -151,7 +152,11 @@ fn straight<'a, 'r>(
         method: &line.method,
         query,
     };
-    let route = live.routes.route(host, path, &view)?;
+    let route = live.routes.route(&Subject {
+        authority: host,
+        path,
+        request: &view,
+    })?;
     let Action::Forward(forward) = &route.action else {
         return None;
     };

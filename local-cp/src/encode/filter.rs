@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
+use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::route::v3::Route;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::FaultDelay;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
@@ -17,13 +19,24 @@ use tombolo_compiler::http::{Fault, HeaderName, Share, Span};
 use tombolo_compiler::intent::Cors;
 use tombolo_compiler::proxy::VirtualHost;
 use tombolo_compiler::routes::{HostConduct, RateLimit};
+use tombolo_compiler::url::WebOrigin;
 
 use super::listener::{CORS, RATE_LIMIT, unlimited};
 use super::route::{regex, string_matcher};
-use super::{duration, number, share, yes};
+use super::{duration, header, number, share, yes};
 
 /// Envoy refuses to fill a bucket more often.
 const FILL_INTERVAL_MIN_MS: u64 = 50;
+
+/// What an answer says to browsers about other origins.
+const CORS_HEADERS: [&str; 6] = [
+    "access-control-allow-origin",
+    "access-control-allow-credentials",
+    "access-control-allow-methods",
+    "access-control-allow-headers",
+    "access-control-expose-headers",
+    "access-control-max-age",
+];
 
 pub(super) fn of_host(host: &VirtualHost) -> HashMap<String, Any> {
     let HostConduct { cors, rate_limit } = &host.conduct;
@@ -36,9 +49,16 @@ pub(super) fn of_host(host: &VirtualHost) -> HashMap<String, Any> {
 }
 
 fn cors(cors: &Cors) -> CorsPolicy {
-    let origin = |origin: &String| match origin.as_str() {
-        "*" => string_matcher(MatchPattern::SafeRegex(regex(".*"))),
-        origin => string_matcher(MatchPattern::Exact(origin.to_owned())),
+    let origin = |origin: &WebOrigin| {
+        let pattern = match origin.wildcard() {
+            _ if origin.is_any() => MatchPattern::SafeRegex(regex(".*")),
+            Some((scheme, name)) => {
+                let name = name.replace('.', r"\.");
+                MatchPattern::SafeRegex(regex(&format!("{scheme}[a-z0-9.-]+{name}")))
+            }
+            None => MatchPattern::Exact(origin.as_str().to_owned()),
+        };
+        string_matcher(pattern)
     };
     let headers = |names: &BTreeSet<HeaderName>| list(names.iter().map(HeaderName::as_str));
     CorsPolicy {
@@ -52,6 +72,17 @@ fn cors(cors: &Cors) -> CorsPolicy {
         allow_credentials: cors.allow_credentials.then(yes),
         ..CorsPolicy::default()
     }
+}
+
+/// What an application says of other origins by itself would go beside what its gateway says; and what one origin was told is
+/// not for a cache to tell another.
+pub(super) fn speaks_alone(route: &mut Route) {
+    route
+        .response_headers_to_remove
+        .extend(CORS_HEADERS.map(str::to_owned));
+    route
+        .response_headers_to_add
+        .push(header("vary", "origin", HeaderAppendAction::AppendIfExistsOrAdd));
 }
 
 fn list<'a>(words: impl Iterator<Item = &'a str>) -> String {
@@ -73,7 +104,7 @@ fn rate_limit(host: &str, limit: &RateLimit) -> LocalRateLimit {
 
 /// As many at once as in the whole time. A time that is too short for Envoy is taken several times.
 fn token_bucket(limit: &RateLimit) -> TokenBucket {
-    let per_ms = limit.per.as_ms().max(1);
+    let per_ms = limit.per.as_ms();
     let times = FILL_INTERVAL_MIN_MS.div_ceil(per_ms);
     let requests = limit.requests.get();
     let tokens = u64::from(requests).saturating_mul(times);
@@ -109,7 +140,7 @@ mod tests {
     #[test]
     fn what_pages_may_do_is_said_in_lists() {
         let given = json!({
-            "allowOrigins": ["*", "https://a.example.com"],
+            "allowOrigins": ["*", "https://*.example.com:8443", "https://a.example.com"],
             "allowMethods": ["GET", "POST"],
             "exposeHeaders": ["x-b", "x-a"],
             "allowCredentials": true,
@@ -118,7 +149,10 @@ mod tests {
         let policy = cors(&serde_json::from_value(given).unwrap());
         let any = string_matcher(MatchPattern::SafeRegex(regex(".*")));
         let one = string_matcher(MatchPattern::Exact("https://a.example.com".to_owned()));
-        assert_eq!(policy.allow_origin_string_match, [any, one]);
+        let below = string_matcher(MatchPattern::SafeRegex(regex(
+            r"https://[a-z0-9.-]+\.example\.com:8443",
+        )));
+        assert_eq!(policy.allow_origin_string_match, [any, below, one]);
         assert_eq!(
             [
                 policy.allow_methods,

@@ -104,7 +104,10 @@ pub(super) fn clusters(table: &RouteTable) -> BTreeSet<String> {
 fn virtual_host(host: &VirtualHost, host_at: usize, origins: &mut Vec<(String, Origin)>) -> PbVirtualHost {
     let mut routes = Vec::new();
     for route in &host.routes {
-        for encoded in encode_route(&route.value) {
+        for mut encoded in encode_route(&route.value) {
+            if host.conduct.cors.is_some() && matches!(encoded.action, Some(Action::Route(_))) {
+                filter::speaks_alone(&mut encoded);
+            }
             if let Some(origin) = &route.origin {
                 let path = format!("virtual_hosts[{host_at}].routes[{}]", routes.len());
                 origins.push((path, origin.clone()));

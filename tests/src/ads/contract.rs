@@ -56,10 +56,50 @@ pub enum Retries {
 /// Everything that arrives at `listener` goes to one of `upstreams`.
 pub fn one_service(listener: SocketAddr, upstreams: &[SocketAddr], retries: Retries) -> Resources {
     let mut resources = Resources::default();
-    resources.insert(NAME, &cluster());
-    resources.insert(NAME, &endpoints(upstreams));
+    resources.insert(
+        NAME,
+        &Cluster {
+            health_checks: vec![health_check()],
+            close_connections_on_host_health_failure: true,
+            ..cluster(NAME)
+        },
+    );
+    resources.insert(NAME, &endpoints(NAME, upstreams));
     resources.insert(NAME, &http_listener(listener));
-    resources.insert(NAME, &routes(retries));
+    let only = virtual_host(NAME, "*", vec![route("/", NAME, retries)]);
+    resources.insert(NAME, &route_configuration(vec![only]));
+    resources
+}
+
+/// [`one_service`] for `shop.example.com` only, and beside it so many more, each with a cluster and a host of its own,
+/// `sN.example.com`. They are not checked: as many checks would be what is measured.
+pub fn many_services(listener: SocketAddr, upstream: SocketAddr, count: usize) -> Resources {
+    let mut resources = one_service(listener, &[upstream], Retries::Idempotent);
+    let first = vec![route("/", NAME, Retries::Idempotent)];
+    let mut hosts = vec![virtual_host(NAME, "shop.example.com", first)];
+    for number in 0..count {
+        let name = format!("s{number}");
+        resources.insert(&name, &cluster(&name));
+        resources.insert(&name, &endpoints(&name, &[upstream]));
+        let routes = vec![route("/", &name, Retries::Idempotent)];
+        hosts.push(virtual_host(&name, &format!("{name}.example.com"), routes));
+    }
+    resources.insert(NAME, &route_configuration(hosts));
+    resources
+}
+
+/// [`one_service`] at the last of ten routes of `shop.example.com`, beside so many other hosts that have as many.
+pub fn many_routes(listener: SocketAddr, upstream: SocketAddr, hosts: usize) -> Resources {
+    let mut resources = one_service(listener, &[upstream], Retries::Idempotent);
+    let host = |name: &str| {
+        let others = (0..9).map(|number| route(&format!("/others/{number}"), NAME, Retries::Other));
+        let last = route("/products", NAME, Retries::Idempotent);
+        let domain = format!("{name}.example.com");
+        virtual_host(name, &domain, others.chain([last]).collect())
+    };
+    let mut table = vec![host("shop")];
+    table.extend((0..hosts).map(|number| host(&format!("h{number}"))));
+    resources.insert(NAME, &route_configuration(table));
     resources
 }
 
@@ -72,8 +112,8 @@ pub fn route_configuration(virtual_hosts: Vec<VirtualHost>) -> RouteConfiguratio
     }
 }
 
-fn cluster() -> Cluster {
-    let health_check = HealthCheck {
+fn health_check() -> HealthCheck {
+    HealthCheck {
         timeout: Some(span(Duration::from_millis(400))),
         interval: Some(span(Duration::from_millis(400))),
         no_traffic_interval: Some(span(Duration::from_millis(400))),
@@ -85,9 +125,12 @@ fn cluster() -> Cluster {
             ..HttpHealthCheck::default()
         })),
         ..HealthCheck::default()
-    };
+    }
+}
+
+fn cluster(name: &str) -> Cluster {
     Cluster {
-        name: NAME.to_owned(),
+        name: name.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
         eds_cluster_config: Some(EdsClusterConfig {
             eds_config: Some(over_ads()),
@@ -95,13 +138,11 @@ fn cluster() -> Cluster {
         }),
         connect_timeout: Some(span(Duration::from_secs(1))),
         lb_policy: LbPolicy::LeastRequest as i32,
-        health_checks: vec![health_check],
-        close_connections_on_host_health_failure: true,
         ..Cluster::default()
     }
 }
 
-fn endpoints(upstreams: &[SocketAddr]) -> ClusterLoadAssignment {
+fn endpoints(cluster: &str, upstreams: &[SocketAddr]) -> ClusterLoadAssignment {
     let lb_endpoints = upstreams.iter().map(|upstream| LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(socket_address(*upstream)),
@@ -110,7 +151,7 @@ fn endpoints(upstreams: &[SocketAddr]) -> ClusterLoadAssignment {
         ..LbEndpoint::default()
     });
     ClusterLoadAssignment {
-        cluster_name: NAME.to_owned(),
+        cluster_name: cluster.to_owned(),
         endpoints: vec![LocalityLbEndpoints {
             lb_endpoints: lb_endpoints.collect(),
             ..LocalityLbEndpoints::default()
@@ -151,7 +192,7 @@ fn http_listener(address: SocketAddr) -> Listener {
     }
 }
 
-fn routes(retries: Retries) -> RouteConfiguration {
+fn route(prefix: &str, cluster: &str, retries: Retries) -> Route {
     let (retry_on, statuses) = match retries {
         Retries::Idempotent => (
             "connect-failure,refused-stream,reset,retriable-status-codes",
@@ -160,7 +201,7 @@ fn routes(retries: Retries) -> RouteConfiguration {
         Retries::Other => ("connect-failure,refused-stream", Vec::new()),
     };
     let target = ClusterWeight {
-        name: NAME.to_owned(),
+        name: cluster.to_owned(),
         weight: Some(number(100)),
         request_headers_to_add: vec![HeaderValueOption {
             header: Some(HeaderValue {
@@ -187,20 +228,23 @@ fn routes(retries: Retries) -> RouteConfiguration {
         }),
         ..RouteAction::default()
     };
-    let route = Route {
+    Route {
         r#match: Some(RouteMatch {
-            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+            path_specifier: Some(PathSpecifier::Prefix(prefix.to_owned())),
             ..RouteMatch::default()
         }),
         action: Some(Action::Route(forward)),
         ..Route::default()
-    };
-    route_configuration(vec![VirtualHost {
-        name: NAME.to_owned(),
-        domains: vec!["*".to_owned()],
-        routes: vec![route],
+    }
+}
+
+fn virtual_host(name: &str, domain: &str, routes: Vec<Route>) -> VirtualHost {
+    VirtualHost {
+        name: name.to_owned(),
+        domains: vec![domain.to_owned()],
+        routes,
         ..VirtualHost::default()
-    }])
+    }
 }
 
 fn over_ads() -> ConfigSource {

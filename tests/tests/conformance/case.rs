@@ -41,6 +41,8 @@ pub(crate) enum Expect {
     /// So many of a hundred replies come from it.
     Share(&'static str, (usize, usize)),
     Says(&'static str),
+    /// All of it.
+    Body(&'static str),
     Empty,
     Bytes(usize),
     /// The reply's body is the request's.
@@ -63,7 +65,7 @@ pub(crate) enum Expect {
 }
 
 use Expect::{
-    AnsweredBy, Bytes as BodyBytes, CopiedTo, Echo, Empty, Header, NoHeader, Saw, SawHeader, SawHost,
+    AnsweredBy, Body, Bytes as BodyBytes, CopiedTo, Echo, Empty, Header, NoHeader, Saw, SawHeader, SawHost,
     SawNone, SawSome, SawStart, Says, Share, Status, Trailer, Tries,
 };
 
@@ -131,6 +133,7 @@ impl Expect {
                 "{:?} does not say {text:?}",
                 reply.text()
             ),
+            Body(text) => ensure!(reply.text() == text, "{:?} is not {text:?}", reply.text()),
             Empty => ensure!(reply.body.is_empty(), "a body of {} bytes", reply.body.len()),
             BodyBytes(count) => ensure!(
                 reply.body.len() == count,

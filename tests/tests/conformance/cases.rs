@@ -822,6 +822,67 @@ pub(crate) const CASES: &[Case] = &[
         ..GET
     },
     Case {
+        name: "what the application says of other origins is not heard",
+        via: Via::Gateway,
+        host: "open.PROXY.example.com",
+        headers: &[("origin", "https://any.example.com"), (WISH, "cors")],
+        expect: &[
+            Status(200),
+            Header("access-control-allow-origin", "https://any.example.com"),
+            NoHeader("access-control-allow-credentials"),
+            Header("vary", "origin"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "an unknown origin does not hear the application either",
+        via: Via::Gateway,
+        host: "pages.PROXY.example.com",
+        headers: &[("origin", "https://other.example.com"), (WISH, "cors")],
+        expect: &[
+            Status(200),
+            NoHeader("access-control-allow-origin"),
+            NoHeader("access-control-allow-credentials"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "an origin below a name",
+        via: Via::Gateway,
+        host: "below.PROXY.example.com",
+        headers: &[("origin", "https://a.b.example.com")],
+        expect: &[
+            Status(200),
+            Header("access-control-allow-origin", "https://a.b.example.com"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "an origin that only ends like it",
+        via: Via::Gateway,
+        host: "below.PROXY.example.com",
+        headers: &[("origin", "https://evil.com/.example.com")],
+        expect: &[Status(200), NoHeader("access-control-allow-origin")],
+        ..GET
+    },
+    Case {
+        name: "a preflight for any headers",
+        via: Via::Gateway,
+        host: "below.PROXY.example.com",
+        method: Method::OPTIONS,
+        headers: &[
+            ("origin", "https://a.example.com"),
+            ("access-control-request-method", "PUT"),
+            ("access-control-request-headers", "x-a,authorization"),
+        ],
+        expect: &[
+            Status(200),
+            Empty,
+            Header("access-control-allow-headers", "x-a,authorization"),
+        ],
+        ..GET
+    },
+    Case {
         name: "any origin is told its own name",
         via: Via::Gateway,
         host: "open.PROXY.example.com",

@@ -160,6 +160,14 @@ const GATEWAYS: &str = "
     hosts: [open.PROXY.example.com]
     cors: {allowOrigins: ['*']}
     rules: [{backendRefs: [{namespace: shop, name: web}]}]
+- name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/PROXY-below
+  spec:
+    workload: mesh/PROXY
+    type: ingress
+    port: 8080
+    hosts: [below.PROXY.example.com]
+    cors: {allowOrigins: ['https://*.example.com'], allowHeaders: ['*'], allowCredentials: true}
+    rules: [{backendRefs: [{namespace: shop, name: web}]}]
 - name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/PROXY-moved
   spec:
     workload: mesh/PROXY

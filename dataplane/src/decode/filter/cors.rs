@@ -8,14 +8,14 @@ use http::HeaderValue;
 
 use crate::config::MILLION;
 use crate::decode::fields::{At, Reason, any, done, only_bool, runtime_fraction};
-use crate::decode::routes::value;
+use crate::decode::matcher::string;
 use crate::filter::Cors;
 
 pub(super) fn decode(config: &Any) -> Result<Cors, Reason> {
     let mut pb: CorsPolicy = any(config)?;
     let mut origins = Vec::new();
     for (index, origin) in take(&mut pb.allow_origin_string_match).into_iter().enumerate() {
-        origins.push(value(origin).at_index("allow_origin_string_match", index)?);
+        origins.push(string(origin).at_index("allow_origin_string_match", index)?);
     }
     let cors = Cors {
         origins,

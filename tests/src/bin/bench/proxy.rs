@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use http::StatusCode;
-use tombolo_tests::ads::{Ads, contract};
+use tombolo_tests::ads::{Ads, Resources, contract};
 use tombolo_tests::process::{Process, Usage};
 use tombolo_tests::proxy::{Node, Proxy, Role, Software};
 use tombolo_tests::{client, free_port, within};
@@ -19,7 +19,9 @@ use crate::statistics::Sorted;
 use peers::Peer;
 
 pub(crate) mod instructions;
+pub(crate) mod memory;
 mod peers;
+pub(crate) mod routes;
 
 const CONNECTIONS: usize = 64;
 /// Before the first round: connections to the upstream are made, code and counters are paged in.
@@ -37,7 +39,7 @@ struct Bench {
 }
 
 enum Running {
-    Xds { proxy: Proxy, _ads: Ads },
+    Xds { proxy: Proxy, ads: Ads },
     File(Process),
 }
 
@@ -117,13 +119,8 @@ pub(crate) async fn run(options: &Options, asks: Asks) -> Result<()> {
 impl Bench {
     async fn xds(software: Software, asks: Asks, upstream: SocketAddr, dir: &Path) -> Result<Bench> {
         let listener = listener();
-        let ads = Ads::start(contract::one_service(listener, &[upstream], asks.retries())).await;
-        let node = node(software.name());
-        let binary = crate::tombolo()?;
-        let proxy = Proxy::start(software, &node, ads.address(), &binary, dir)
-            .await
-            .with_context(|| format!("cannot start {}", software.name()))?;
-        let running = Running::Xds { proxy, _ads: ads };
+        let resources = contract::one_service(listener, &[upstream], asks.retries());
+        let running = over_xds(software, software.name(), resources, dir).await?;
         Bench::ready(software.name(), asks, listener, running).await
     }
 
@@ -172,6 +169,15 @@ impl Bench {
         self.rounds.push(Round::new(&outcome, before, after)?);
         Ok(())
     }
+}
+
+/// A proxy that is given `resources`; `id` tells it from the others of the bench.
+async fn over_xds(software: Software, id: &str, resources: Resources, dir: &Path) -> Result<Running> {
+    let ads = Ads::start(resources).await;
+    let proxy = Proxy::start(software, &node(id), ads.address(), &crate::tombolo()?, dir)
+        .await
+        .with_context(|| format!("cannot start {}", software.name()))?;
+    Ok(Running::Xds { proxy, ads })
 }
 
 impl Round {

@@ -111,7 +111,7 @@ async fn over_api(world: &World, samples: usize) -> Result<Sorted> {
     let mut taken = Vec::new();
     for number in 0..samples + WARM_UP {
         let name = format!("{}/workspaces/api{number}", tenant(0));
-        let document = json!({"name": name, "spec": {"description": "a workspace"}});
+        let document = document(&name);
         let began = Instant::now();
         post(&mut api, &world.admin, "changes", &document).await?;
         if number >= WARM_UP {
@@ -193,5 +193,6 @@ async fn write(
 }
 
 fn document(name: &str) -> Value {
-    json!({"name": name, "spec": {"namespaces": ["*/shop"], "description": "a workspace"}})
+    let namespace = format!("*/{}", name.replace('/', "-"));
+    json!({"name": name, "spec": {"namespaces": [namespace]}})
 }

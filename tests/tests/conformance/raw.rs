@@ -1,0 +1,184 @@
+//! What no compiler of ours writes: the same resources straight over ADS to Envoy and to our proxy, the same requests to both,
+//! and the same answers from both.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{DirectResponseAction, Route, RouteMatch, VirtualHost};
+use http::Version;
+use tombolo_tests::ads::{Ads, contract};
+use tombolo_tests::client::{Connection, Reply};
+use tombolo_tests::proxy::{Node, Proxy, Role, Software};
+use tombolo_tests::upstream::{Application, Applications};
+use tombolo_tests::{eventually, tombolo_binary};
+
+use crate::DEADLINE;
+use crate::case::{Case, Expect, GET, Via};
+
+mod domains;
+mod matching;
+mod redirects;
+
+/// Where everything is forwarded that is.
+const APPLICATION: &str = "127.0.29.71:8080";
+
+/// Routes of a virtual host, and what is asked of it.
+pub(crate) struct Site {
+    pub(crate) name: &'static str,
+    /// `*` in it is a name of its own for each site, which no other site's name ends with.
+    pub(crate) domains: Vec<String>,
+    pub(crate) routes: Vec<Route>,
+    pub(crate) asks: Vec<Ask>,
+}
+
+pub(crate) struct Ask {
+    pub(crate) host: String,
+    pub(crate) case: Case,
+    pub(crate) expect: Expect,
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn envoy_and_our_proxy_read_resources_alike() {
+    let sites: Vec<Site> = [matching::sites(), domains::sites(), redirects::sites()]
+        .into_iter()
+        .flatten()
+        .collect();
+    let stage = Stage::start(&sites).await.unwrap();
+    let mut failures = Vec::new();
+    let mut played = 0;
+    for Site { name, asks, .. } in &sites {
+        for Ask { host, case, expect } in asks {
+            for software in Software::BOTH {
+                for version in [Version::HTTP_11, Version::HTTP_2] {
+                    played += 1;
+                    let reply = stage.ask(software, version, host, case).await;
+                    let checked = reply.and_then(|reply| expect.check(&reply, &Bytes::new(), &[], host));
+                    if let Err(error) = checked {
+                        failures.push(format!(
+                            "{}, {version:?}, {name}: {} {host}{} {:?}: {error:#}",
+                            software.name(),
+                            case.method,
+                            case.path,
+                            case.headers
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    println!("{played} requests");
+    assert!(
+        failures.is_empty(),
+        "{} of {played} failed:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+struct Stage {
+    _application: Application,
+    _planes: Vec<Ads>,
+    _proxies: Vec<Proxy>,
+    _dir: tempfile::TempDir,
+    addresses: BTreeMap<&'static str, SocketAddr>,
+}
+
+impl Stage {
+    async fn start(sites: &[Site]) -> Result<Stage> {
+        let dir = tempfile::tempdir()?;
+        let application = Applications::default()
+            .start("application", APPLICATION.parse()?)
+            .await?;
+        let hosts = sites.iter().map(|site| VirtualHost {
+            name: site.name.to_owned(),
+            domains: site.domains.clone(),
+            routes: site.routes.clone(),
+            ..VirtualHost::default()
+        });
+        let routes = contract::route_configuration(hosts.collect());
+        let (mut planes, mut proxies, mut addresses) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for software in Software::BOTH {
+            let listener = SocketAddr::new(Via::Gateway.address(software).ip(), 8090);
+            let mut resources =
+                contract::one_service(listener, &[application.address()], contract::Retries::Other);
+            resources.insert(contract::NAME, &routes);
+            let plane = Ads::start(resources).await;
+            let node = Node {
+                id: format!("raw-{}", software.name()),
+                cluster: "here".to_owned(),
+                namespace: "mesh".to_owned(),
+                role: Role::Gateway {
+                    workload: software.name().to_owned(),
+                },
+            };
+            let proxy = Proxy::start(software, &node, plane.address(), &tombolo_binary(), dir.path()).await;
+            proxies.push(proxy.with_context(|| format!("{} cannot be started", software.name()))?);
+            planes.push(plane);
+            addresses.insert(software.name(), listener);
+        }
+        let stage = Stage {
+            _application: application,
+            _planes: planes,
+            _proxies: proxies,
+            _dir: dir,
+            addresses,
+        };
+        let first = sites.iter().find_map(|site| site.asks.first());
+        let first = &first.context("there is no site")?.host;
+        for software in Software::BOTH {
+            eventually(DEADLINE, || async {
+                let reply = stage.ask(software, Version::HTTP_11, first, &GET).await?;
+                ensure!(
+                    reply.status.is_success(),
+                    "{} answers {}",
+                    software.name(),
+                    reply.status
+                );
+                Ok(())
+            })
+            .await;
+        }
+        Ok(stage)
+    }
+
+    async fn ask(&self, software: Software, version: Version, host: &str, case: &Case) -> Result<Reply> {
+        let mut connection = Connection::open(self.addresses[software.name()], version).await?;
+        connection.send(case.request(host, &[], Bytes::new())?).await
+    }
+}
+
+fn at(path: &'static str) -> Case {
+    Case { path, ..GET }
+}
+
+fn with(headers: &'static [(&'static str, &'static str)]) -> Case {
+    Case { headers, ..GET }
+}
+
+fn prefix(text: &str) -> RouteMatch {
+    RouteMatch {
+        path_specifier: Some(PathSpecifier::Prefix(text.to_owned())),
+        ..RouteMatch::default()
+    }
+}
+
+/// A route that answers with `text`.
+fn says(matcher: RouteMatch, text: &str) -> Route {
+    Route {
+        r#match: Some(matcher),
+        action: Some(Action::DirectResponse(DirectResponseAction {
+            status: 200,
+            body: Some(DataSource {
+                specifier: Some(Specifier::InlineString(text.to_owned())),
+                ..DataSource::default()
+            }),
+            ..DirectResponseAction::default()
+        })),
+        ..Route::default()
+    }
+}
