@@ -106,10 +106,17 @@ pub const TABLE: &[Row] = &[
     ),
     nowhere(
         Kind::Gateway,
-        "authorization",
+        "authorization/allow/*/claims",
         Concern::Security,
-        "no gateway decides who may pass yet, so everybody would",
+        NO_CLAIMS,
     ),
+    nowhere(
+        Kind::Gateway,
+        "authorization/deny/*/claims",
+        Concern::Security,
+        NO_CLAIMS,
+    ),
+    by(Kind::Gateway, "authorization", Plane::Proxy),
     by(Kind::Gateway, "cors", Plane::Proxy),
     nowhere(
         Kind::Gateway,
@@ -229,6 +236,8 @@ pub const TABLE: &[Row] = &[
     ),
 ];
 
+const NO_CLAIMS: &str =
+    "no gateway reads tokens yet, so none of this authorization is enforced and everybody would pass";
 const NETWORKS: &str = "every cluster sends to every gateway that is reported, whatever its network";
 const REACH: &str = "a sidecar reaches the services of its own workspace, whatever a setting says";
 const EGRESS: &str = "no proxy knows hosts outside of the mesh yet, so none is kept from them";
@@ -357,11 +366,11 @@ mod tests {
                 json!({"rateLimit": {"requests": 1, "by": "client"}}),
                 vec!["spec.rateLimit.by"],
             ),
-            // An authorization that is empty lets nobody in: that is asking for something.
+            (Kind::Gateway, json!({"authorization": {"allow": []}}), vec![]),
             (
                 Kind::Gateway,
-                json!({"authorization": {"allow": []}}),
-                vec!["spec.authorization"],
+                json!({"authorization": {"allow": [{}, {"claims": {"role": ["a"]}}]}}),
+                vec!["spec.authorization.allow[*].claims"],
             ),
             (Kind::Api, json!({"validateRequests": false}), vec![]),
             (

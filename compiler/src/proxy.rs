@@ -51,6 +51,8 @@ pub struct Listener {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Filter {
     Cors,
+    Deny,
+    Allow,
     RateLimit,
     Fault,
 }
@@ -67,9 +69,20 @@ impl RouteTable {
     /// Those that its routes need.
     pub(crate) fn filters(&self) -> BTreeSet<Filter> {
         let of_hosts = self.hosts.iter().flat_map(|host| {
-            let HostConduct { cors, rate_limit } = &host.value.conduct;
-            let cors = cors.as_ref().map(|_| Filter::Cors);
-            cors.into_iter().chain(rate_limit.map(|_| Filter::RateLimit))
+            let HostConduct {
+                cors,
+                access,
+                rate_limit,
+            } = &host.value.conduct;
+            let denies = access.as_ref().is_some_and(|access| !access.deny.is_empty());
+            let filters = [
+                (cors.is_some(), Filter::Cors),
+                (denies, Filter::Deny),
+                (access.is_some(), Filter::Allow),
+                (rate_limit.is_some(), Filter::RateLimit),
+            ];
+            let needed = filters.into_iter().filter(|(needed, _)| *needed);
+            needed.map(|(_, filter)| filter)
         });
         let routes = self.hosts.iter().flat_map(|host| &host.value.routes);
         let forwards = routes.filter_map(|route| match &route.value.action {

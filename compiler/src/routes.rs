@@ -9,8 +9,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::finding::Traced;
-use crate::http::{Edits, Fault, HttpMatch, RedirectTo, Retry, Share, Span};
-use crate::intent::{Cors, Subset};
+use crate::http::{Edits, Fault, HttpMatch, Method, PlainPath, RedirectTo, Retry, Share, Span};
+use crate::intent::{AddressBlock, Cors, Subset};
 use crate::name::{BadName, ClusterName, Fqn, HostPort, Hostname, Label, ServiceId, WorkloadId};
 use crate::report::{ServicePort, State};
 
@@ -179,7 +179,30 @@ pub struct HostConduct {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cors: Option<Cors>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limit: Option<RateLimit>,
+}
+
+/// Whom it lets through: none of those that `deny` matches, and of the others those that one of `allow` matches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Access {
+    pub allow: Vec<AccessRule>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deny: Vec<AccessRule>,
+}
+
+/// All parts that are given must hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessRule {
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub sources: BTreeSet<AddressBlock>,
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub methods: BTreeSet<Method>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<PlainPath>,
 }
 
 /// So many requests, in each proxy by itself.

@@ -10,17 +10,19 @@ use bytes::Bytes;
 use http::StatusCode;
 
 use crate::balance::Draw;
-use crate::config::{Action, HeaderEdits, Route};
+use crate::config::{self, HeaderEdits, Route};
 use crate::exchange::Flag;
-use crate::matcher::RequestView;
+use crate::matcher::{RequestView, Subject};
 
 mod cors;
 mod fault;
 mod local_ratelimit;
+mod rbac;
 
 pub(crate) use cors::Cors;
 pub(crate) use fault::Fault;
 pub(crate) use local_ratelimit::{Limit, LocalRateLimit, Rate};
+pub(crate) use rbac::{Action, AddressBlock, Policy, Rbac, Rule};
 
 /// One filter with all that it does by.
 #[derive(Clone, Debug, PartialEq)]
@@ -30,6 +32,8 @@ pub(crate) enum Filter {
     Fault(Fault),
     /// Without a limit where only routes have some.
     LocalRateLimit(Option<LocalRateLimit>),
+    /// Without rules where only routes have some.
+    Rbac(Option<Arc<Rbac>>),
 }
 
 /// A filter of a listener.
@@ -89,18 +93,19 @@ impl Chain {
     pub(crate) fn judge(
         &self,
         route: Option<&Route>,
-        request: &impl RequestView,
+        subject: &Subject<'_, impl RequestView>,
         now: impl Fn() -> Instant,
         draw: &impl Draw,
     ) -> Verdict {
-        let is_forwarded = route.is_some_and(|route| matches!(route.action, Action::Forward(_)));
+        let is_forwarded = route.is_some_and(|route| matches!(route.action, config::Action::Forward(_)));
         let mut verdict = Verdict::default();
         for filter in &self.0 {
             match filter {
-                Filter::Cors(Some(cors)) if is_forwarded => cors.judge(request, &mut verdict),
+                Filter::Cors(Some(cors)) if is_forwarded => cors.judge(&subject.request, &mut verdict),
                 Filter::Fault(fault) => fault.judge(draw, &mut verdict),
                 Filter::LocalRateLimit(Some(limit)) => limit.judge(now(), draw, &mut verdict),
-                Filter::Cors(_) | Filter::LocalRateLimit(None) => {}
+                Filter::Rbac(Some(rbac)) => rbac.judge(subject, &mut verdict),
+                Filter::Cors(_) | Filter::LocalRateLimit(None) | Filter::Rbac(None) => {}
             }
             if verdict.answer.is_some() {
                 break;
@@ -124,13 +129,14 @@ impl Filter {
             Self::Cors(cors) => cors.is_none(),
             Self::Fault(fault) => fault.is_idle(),
             Self::LocalRateLimit(limit) => limit.as_ref().is_none_or(LocalRateLimit::is_idle),
+            Self::Rbac(rbac) => rbac.is_none(),
         }
     }
 
     fn limit(&self) -> Option<&LocalRateLimit> {
         match self {
             Self::LocalRateLimit(limit) => limit.as_ref(),
-            Self::Cors(_) | Self::Fault(_) => None,
+            Self::Cors(_) | Self::Fault(_) | Self::Rbac(_) => None,
         }
     }
 
@@ -202,8 +208,13 @@ mod tests {
     }
 
     fn answered(chain: &Chain) -> Option<u16> {
-        let request = http::Request::new(()).into_parts().0;
-        let verdict = chain.judge(None, &request, Instant::now, &Always(0));
+        let subject = Subject {
+            authority: "a",
+            path: "/",
+            client: [10, 0, 0, 1].into(),
+            request: &http::Request::new(()).into_parts().0,
+        };
+        let verdict = chain.judge(None, &subject, Instant::now, &Always(0));
         verdict.answer.map(|answer| answer.status.as_u16())
     }
 

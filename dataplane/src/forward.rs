@@ -112,14 +112,16 @@ async fn answer(
         .get(&REQUEST_ID)
         .map_or(&b""[..], HeaderValue::as_bytes);
     exchange.head(&parts.method, parts.uri.path(), shown, id);
-    let route = live.routes.route(&Subject {
+    let subject = Subject {
         authority: shown,
         path: target.path(),
+        client: exchange.connection().client,
         request: &parts,
-    });
+    };
+    let route = live.routes.route(&subject);
     let judge = || {
         live.chain(route)
-            .map(|chain| chain.judge(route, &parts, Instant::now, &worker.random))
+            .map(|chain| chain.judge(route, &subject, Instant::now, &worker.random))
     };
     let verdict = judged.or_else(judge).unwrap_or_default();
     *edits = verdict.response;

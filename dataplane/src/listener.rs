@@ -54,6 +54,7 @@ pub(crate) struct WorkerListener {
 pub(crate) struct Connection {
     pub(crate) worker: Rc<Worker>,
     pub(crate) listener: Rc<WorkerListener>,
+    pub(crate) client: IpAddr,
     peer: HeaderValue,
     protocol: Codec,
     active: Cell<u32>,
@@ -194,7 +195,7 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, stream: TcpStream, 
     listener.counters.opened.add(1);
     tokio::task::spawn_local(async move {
         let counters = Arc::clone(&listener.counters);
-        serve(worker, listener, stream, peer.ip()).await;
+        serve(worker, listener, stream, peer.ip().to_canonical()).await;
         counters.closed.add(1);
         drop(count);
     });
@@ -219,7 +220,8 @@ async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: Tcp
     let connection = Rc::new(Connection {
         worker,
         listener,
-        peer: HeaderValue::from_str(&peer.to_canonical().to_string())
+        client: peer,
+        peer: HeaderValue::from_str(&peer.to_string())
             .expect("invariant: an address is a header value"),
         protocol,
         active: Cell::new(0),

@@ -2,6 +2,7 @@
 //! the request.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::ops::Range;
 
 use http::Method;
@@ -27,7 +28,9 @@ pub(crate) struct Subject<'a, R> {
     pub(crate) authority: &'a str,
     /// Normalized, without its query.
     pub(crate) path: &'a str,
-    pub(crate) request: &'a R,
+    /// Who is connected; nobody in between is trusted to say who was.
+    pub(crate) client: IpAddr,
+    pub(crate) request: R,
 }
 
 /// Bytes to be found in others.
@@ -125,6 +128,20 @@ impl RequestView for Parts {
 
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
         self.headers.get_all(name).iter().map(http::HeaderValue::as_bytes)
+    }
+}
+
+impl<R: RequestView> RequestView for &R {
+    fn method(&self) -> &Method {
+        (**self).method()
+    }
+
+    fn query(&self) -> Option<&str> {
+        (**self).query()
+    }
+
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        (**self).lines(name)
     }
 }
 
@@ -227,7 +244,7 @@ impl HeaderMatcher {
             Of::Method => Some(matches(subject.request.method().as_str().as_bytes())),
             Of::Authority => Some(matches(subject.authority.as_bytes())),
             Of::Target => Some(matches(subject.target().as_bytes())),
-            Of::Header(name) => any_line(subject.request, name, matches),
+            Of::Header(name) => any_line(&subject.request, name, matches),
         };
         let matched = match (&self.wanted, found) {
             (Wanted::Present(wanted), found) => found.is_some() == *wanted,
@@ -403,6 +420,7 @@ mod tests {
             let subject = Subject {
                 authority: "a",
                 path: "/",
+                client: [10, 0, 0, 1].into(),
                 request: &request("GET", "/", "x-a", lines),
             };
             assert_eq!(matcher.matches(&subject), expected, "{matcher:?} {lines:?}");
@@ -431,6 +449,7 @@ mod tests {
             let subject = Subject {
                 authority: "A.example:80",
                 path: "/a",
+                client: [10, 0, 0, 1].into(),
                 request: &request("PUT", "/a?b", "cookie", &["a=1", "b=2"]),
             };
             assert_eq!(matcher.matches(&subject), expected, "{matcher:?}");

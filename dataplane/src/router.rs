@@ -254,6 +254,7 @@ mod tests {
         let subject = Subject {
             authority,
             path,
+            client: [10, 0, 0, 1].into(),
             request: &request.into_parts().0,
         };
         table.route(&subject).map(|route| match &route.action {

@@ -129,8 +129,8 @@ impl HostRedirect {
 }
 
 /// `10.0.0.0/8`, or one address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct AddressBlock {
     address: IpAddr,
     prefix_bits: u8,
@@ -141,6 +141,23 @@ pub struct AddressBlock {
     "{0:?} is not a block of addresses; write an IP address, or one with the length of its prefix, such as 10.0.0.0/8"
 )]
 pub struct BadAddressBlock(String);
+
+impl AddressBlock {
+    pub fn address(self) -> IpAddr {
+        self.address
+    }
+
+    /// How many bits of the address all in it have.
+    pub fn prefix_bits(self) -> u8 {
+        self.prefix_bits
+    }
+}
+
+impl From<AddressBlock> for String {
+    fn from(AddressBlock { address, prefix_bits }: AddressBlock) -> String {
+        format!("{address}/{prefix_bits}")
+    }
+}
 
 impl TryFrom<String> for AddressBlock {
     type Error = BadAddressBlock;

@@ -10,10 +10,11 @@ use super::rules::Mirrored;
 use super::{Loans, ResolvedWorkspace, application, grant, listed, rules, same_gateway};
 use crate::finding::{Claim, Code, Finding, Origin, Traced};
 use crate::http::{Edits, Effect, ServiceBackend, shares};
-use crate::intent::{Connections, GatewayMode, HostPolicy, Ingress, Spec, hosts_field};
+use crate::intent::{self, Authorization, Connections, GatewayMode, HostPolicy, Ingress, Spec, hosts_field};
 use crate::name::{Fqn, Hostname, Kind, Label, ServiceId, WorkloadId};
 use crate::routes::{
-    Conduct, GatewayAction, GatewayRule, HostConduct, RateLimit, RoutedGateway, RoutedGatewayMode,
+    Access, AccessRule, Conduct, GatewayAction, GatewayRule, HostConduct, RateLimit, RoutedGateway,
+    RoutedGatewayMode,
 };
 
 /// What a gateway or an API has of a workload: a port for some hosts.
@@ -450,16 +451,31 @@ fn routed(
 }
 
 /// What is enforced of a policy. A limit that counts some requests apart is not the same as one for all of them together, which
-/// would keep out those who stay within it: there is none instead.
+/// would keep out those who stay within it, and a rule without its claims is another rule: there is none instead.
 fn conduct(policy: &HostPolicy) -> HostConduct {
     let together = policy.rate_limit.as_ref().filter(|limit| limit.by.is_none());
     HostConduct {
         cors: policy.cors.clone(),
+        access: policy.authorization.as_ref().and_then(access),
         rate_limit: together.map(|limit| RateLimit {
             requests: limit.requests,
             per: limit.per,
         }),
     }
+}
+
+fn access(wanted: &Authorization) -> Option<Access> {
+    let rule = |rule: &intent::AccessRule| {
+        rule.claims.is_empty().then(|| AccessRule {
+            sources: rule.sources.clone(),
+            methods: rule.methods.clone(),
+            paths: rule.paths.clone(),
+        })
+    };
+    Some(Access {
+        allow: wanted.allow.iter().map(rule).collect::<Option<_>>()?,
+        deny: wanted.deny.iter().map(rule).collect::<Option<_>>()?,
+    })
 }
 
 /// A workload in a namespace of its own workspace, in one that nobody owns - shared infrastructure -, or in one whose

@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
@@ -22,6 +23,7 @@ use crate::filter::{Filter, ListenerFilter, Override, Overrides};
 mod cors;
 mod fault;
 mod local_ratelimit;
+mod rbac;
 
 /// Where something is said of a filter.
 #[derive(Clone, Copy)]
@@ -121,7 +123,14 @@ fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reas
     if config.type_url == LocalRateLimit::type_url() {
         return local_ratelimit::decode(name, config, place).map(Filter::LocalRateLimit);
     }
-    Err(format!("{} is not supported here", config.type_url))
+    let rbac = if config.type_url == Rbac::type_url() && !is_of_routes {
+        rbac::of_listener(config)?
+    } else if config.type_url == RbacPerRoute::type_url() && is_of_routes {
+        rbac::of_route(config)?
+    } else {
+        return Err(format!("{} is not supported here", config.type_url));
+    };
+    Ok(Filter::Rbac(rbac.map(Arc::new)))
 }
 
 #[cfg(test)]

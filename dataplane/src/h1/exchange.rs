@@ -46,7 +46,8 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         Ok(terms) => terms,
         Err(malformed) => return refuse(client, line, malformed).await,
     };
-    let way = plan(line, head, &live, &worker.view(), &worker.random);
+    let from = client.connection.client;
+    let way = plan(line, head, from, &live, &worker.view(), &worker.random);
     let plan = match way {
         Way::Straight(plan) => plan,
         Way::Bridged(judged) => return Box::pin(bridged(client, line, fields, terms, judged)).await,

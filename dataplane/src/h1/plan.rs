@@ -1,6 +1,7 @@
 //! What is to be done with a request, decided from its head before anything is: pure functions.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -103,16 +104,17 @@ fn is_same_host(one: &[u8], other: &[u8]) -> bool {
 pub(crate) fn plan<'a>(
     line: &RequestLine,
     head: Head<'_>,
+    client: IpAddr,
     live: &'a LiveListener,
     clusters: &Clusters,
     random: &impl Draw,
 ) -> Way<'a> {
-    let Some((plan, request)) = straight(line, head, live, clusters, random) else {
+    let Some((plan, subject)) = straight(line, head, client, live, clusters, random) else {
         return Way::Bridged(None);
     };
     // Last of all: what a filter has counted or drawn is not to be counted or drawn again.
     let route = Some(plan.route);
-    let judge = |chain: &Chain| chain.judge(route, &request, Instant::now, random);
+    let judge = |chain: &Chain| chain.judge(route, &subject, Instant::now, random);
     match live.chain(route).map(judge) {
         None => Way::Straight(plan),
         Some(verdict) if verdict.is_silent() => Way::Straight(plan),
@@ -124,10 +126,11 @@ pub(crate) fn plan<'a>(
 fn straight<'a, 'r>(
     line: &'r RequestLine,
     head: Head<'r>,
+    client: IpAddr,
     live: &'a LiveListener,
     clusters: &Clusters,
     random: &impl Draw,
-) -> Option<(Plan<'a>, View<'r>)> {
+) -> Option<(Plan<'a>, Subject<'r, View<'r>>)> {
     let Lines::One(host) = head.lines(Known::Host) else {
         return None;
     };
@@ -147,16 +150,17 @@ fn straight<'a, 'r>(
     let Cow::Borrowed(path) = normalize_path(path)? else {
         return None;
     };
-    let view = View {
-        head,
-        method: &line.method,
-        query,
-    };
-    let route = live.routes.route(&Subject {
+    let subject = Subject {
         authority: host,
         path,
-        request: &view,
-    })?;
+        client,
+        request: View {
+            head,
+            method: &line.method,
+            query,
+        },
+    };
+    let route = live.routes.route(&subject)?;
     let Action::Forward(forward) = &route.action else {
         return None;
     };
@@ -182,7 +186,7 @@ fn straight<'a, 'r>(
         target,
         cluster: Rc::clone(cluster(target)?),
     };
-    Some((plan, view))
+    Some((plan, subject))
 }
 
 fn is_in_host(byte: &u8) -> bool {

@@ -4,7 +4,15 @@ use std::collections::{BTreeSet, HashMap};
 
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
+use envoy_types::pb::envoy::config::core::v3::CidrRange;
+use envoy_types::pb::envoy::config::rbac::v3::permission::{self, Rule as PermissionRule};
+use envoy_types::pb::envoy::config::rbac::v3::principal::Identifier;
+use envoy_types::pb::envoy::config::rbac::v3::rbac::Action;
+use envoy_types::pb::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac as Rules};
 use envoy_types::pb::envoy::config::route::v3::Route;
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
+use envoy_types::pb::envoy::r#type::matcher::v3::PathMatcher;
+use envoy_types::pb::envoy::r#type::matcher::v3::path_matcher::Rule as PathRule;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::FaultDelay;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
@@ -15,14 +23,14 @@ use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::v3::TokenBucket;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
-use tombolo_compiler::http::{Fault, HeaderName, Share, Span};
+use tombolo_compiler::http::{Fault, HeaderName, PlainPath, Share, Span};
 use tombolo_compiler::intent::Cors;
 use tombolo_compiler::proxy::VirtualHost;
-use tombolo_compiler::routes::{HostConduct, RateLimit};
+use tombolo_compiler::routes::{AccessRule, HostConduct, RateLimit};
 use tombolo_compiler::url::WebOrigin;
 
-use super::listener::{CORS, RATE_LIMIT, unlimited};
-use super::route::{regex, string_matcher};
+use super::listener::{ALLOW, CORS, DENY, RATE_LIMIT, unlimited};
+use super::route::{header_matcher, regex, string_matcher};
 use super::{duration, header, number, share, yes};
 
 /// Envoy refuses to fill a bucket more often.
@@ -39,13 +47,99 @@ const CORS_HEADERS: [&str; 6] = [
 ];
 
 pub(super) fn of_host(host: &VirtualHost) -> HashMap<String, Any> {
-    let HostConduct { cors, rate_limit } = &host.conduct;
+    let HostConduct {
+        cors,
+        access,
+        rate_limit,
+    } = &host.conduct;
     let cors = cors.as_ref().map(|cors| (CORS, pack_any(self::cors(cors))));
+    let denied = access.as_ref().filter(|access| !access.deny.is_empty());
+    let denied = denied.map(|access| (DENY, rbac(Action::Deny, &access.deny)));
+    let allowed = access
+        .as_ref()
+        .map(|access| (ALLOW, rbac(Action::Allow, &access.allow)));
     let limit = rate_limit
         .as_ref()
         .map(|limit| (RATE_LIMIT, pack_any(self::rate_limit(&host.name, limit))));
-    let configs = cors.into_iter().chain(limit);
-    configs.map(|(name, config)| (name.to_owned(), config)).collect()
+    let configs = [cors, denied, allowed, limit];
+    configs
+        .into_iter()
+        .flatten()
+        .map(|(name, config)| (name.to_owned(), config))
+        .collect()
+}
+
+fn rbac(action: Action, rules: &[AccessRule]) -> Any {
+    let policies = rules.iter().enumerate().map(|(number, rule)| {
+        let policy = Policy {
+            permissions: vec![permission(rule)],
+            principals: principals(rule),
+            ..Policy::default()
+        };
+        (number.to_string(), policy)
+    });
+    let rules = Rules {
+        action: action as i32,
+        policies: policies.collect(),
+        ..Rules::default()
+    };
+    pack_any(RbacPerRoute {
+        rbac: Some(Rbac {
+            rules: Some(rules),
+            ..Rbac::default()
+        }),
+    })
+}
+
+/// One of the methods, and one of the paths.
+fn permission(rule: &AccessRule) -> Permission {
+    let permission = |rule| Permission { rule: Some(rule) };
+    let methods = rule.methods.iter().map(|method| {
+        let pattern = MatchPattern::Exact(method.as_str().to_owned());
+        permission(PermissionRule::Header(header_matcher(":method", pattern)))
+    });
+    let paths = rule.paths.iter().flat_map(|path| match path {
+        PlainPath::Exact(path) => vec![MatchPattern::Exact(path.as_str().to_owned())],
+        PlainPath::PathPrefix(prefix) => {
+            let prefix = prefix.as_str().trim_end_matches('/');
+            let itself = (!prefix.is_empty()).then(|| MatchPattern::Exact(prefix.to_owned()));
+            let below = MatchPattern::Prefix(format!("{prefix}/"));
+            itself.into_iter().chain([below]).collect()
+        }
+    });
+    let paths = paths.map(|pattern| {
+        let path = PathRule::Path(string_matcher(pattern));
+        permission(PermissionRule::UrlPath(PathMatcher { rule: Some(path) }))
+    });
+    let one_of = |rules: Vec<Permission>| {
+        let set = permission::Set { rules };
+        (!set.rules.is_empty()).then(|| permission(PermissionRule::OrRules(set)))
+    };
+    let parts: Vec<Permission> = [one_of(methods.collect()), one_of(paths.collect())]
+        .into_iter()
+        .flatten()
+        .collect();
+    if parts.is_empty() {
+        return permission(PermissionRule::Any(true));
+    }
+    permission(PermissionRule::AndRules(permission::Set { rules: parts }))
+}
+
+fn principals(rule: &AccessRule) -> Vec<Principal> {
+    let principal = |identifier| Principal {
+        identifier: Some(identifier),
+    };
+    if rule.sources.is_empty() {
+        return vec![principal(Identifier::Any(true))];
+    }
+    let blocks = rule.sources.iter().map(|block| {
+        let range = CidrRange {
+            address_prefix: block.address().to_string(),
+            prefix_len: Some(number(block.prefix_bits().into())),
+        };
+        principal(Identifier::DirectRemoteIp(range))
+    });
+    blocks.collect()
 }
 
 fn cors(cors: &Cors) -> CorsPolicy {

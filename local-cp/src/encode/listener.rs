@@ -5,6 +5,7 @@ use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     CodecType, RouteSpecifier, ServerHeaderTransformation,
@@ -22,6 +23,9 @@ use super::{address, ads, yes};
 const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
 const ROUTER: &str = "envoy.filters.http.router";
 pub(super) const CORS: &str = "envoy.filters.http.cors";
+/// Two filters of one kind, each with one action.
+pub(super) const DENY: &str = "envoy.filters.http.rbac.deny";
+pub(super) const ALLOW: &str = "envoy.filters.http.rbac.allow";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
 pub(super) const RATE_LIMIT: &str = "envoy.filters.http.local_ratelimit";
 
@@ -47,6 +51,8 @@ fn connection_manager(name: &str, listener: &Listener) -> HttpConnectionManager 
     // Each does nothing but where a route says so; the router is last.
     let filters = listener.filters.iter().map(|filter| match filter {
         RouteFilter::Cors => http_filter(CORS, pack_any(Cors {})),
+        RouteFilter::Deny => http_filter(DENY, pack_any(Rbac::default())),
+        RouteFilter::Allow => http_filter(ALLOW, pack_any(Rbac::default())),
         RouteFilter::RateLimit => http_filter(RATE_LIMIT, pack_any(unlimited(name))),
         RouteFilter::Fault => http_filter(FAULT, pack_any(HttpFault::default())),
     });

@@ -235,7 +235,7 @@ fn with_method(mut matches: RouteMatch) -> RouteMatch {
     matches
 }
 
-fn header_matcher(name: &str, pattern: MatchPattern) -> HeaderMatcher {
+pub(super) fn header_matcher(name: &str, pattern: MatchPattern) -> HeaderMatcher {
     HeaderMatcher {
         name: name.to_owned(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(string_matcher(pattern))),

@@ -4,7 +4,7 @@ use http::{Method, Version};
 use tombolo_tests::upstream::WISH;
 
 use crate::case::Expect::{
-    AnsweredBy, Bytes as BodyBytes, CopiedTo, Echo, Empty, Header, NoHeader, Saw, SawHeader, SawHost,
+    AnsweredBy, Body, Bytes as BodyBytes, CopiedTo, Echo, Empty, Header, NoHeader, Saw, SawHeader, SawHost,
     SawNone, SawSome, SawStart, Says, Share, Status, Trailer, Tries,
 };
 use crate::case::{Case, GET, Via};
@@ -880,6 +880,138 @@ pub(crate) const CASES: &[Case] = &[
             Empty,
             Header("access-control-allow-headers", "x-a,authorization"),
         ],
+        ..GET
+    },
+    Case {
+        name: "a path that is open",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/open",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a path below one that is open",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/open/a?b",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a path below one that is open, over HTTP/2",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/open/a?b",
+        version: Version::HTTP_2,
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "a path that only begins like one that is open",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/opening",
+        expect: &[Status(403), Body("RBAC: access denied"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "a path that is not open",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/",
+        expect: &[Status(403), Body("RBAC: access denied"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "a path that is not open, over HTTP/2",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/",
+        version: Version::HTTP_2,
+        expect: &[Status(403), Body("RBAC: access denied"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "a method that is not open",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/open",
+        method: Method::POST,
+        expect: &[Status(403), Body("RBAC: access denied"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "a path that is denied within one that is open",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/open/not/a",
+        expect: &[Status(403), Body("RBAC: access denied"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "a denied path in another spelling",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/open/x/../%6eot",
+        expect: &[Status(403), Body("RBAC: access denied"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "a path out of one that is open",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/open/../secret",
+        expect: &[Status(403), Body("RBAC: access denied"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "an address that is near",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/near",
+        method: Method::PUT,
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
+        name: "who was connected to somebody before is not asked",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/",
+        headers: &[("x-forwarded-for", "192.0.2.1")],
+        expect: &[Status(403), Body("RBAC: access denied"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "nobody is let in",
+        via: Via::Gateway,
+        host: "shut.PROXY.example.com",
+        path: "/",
+        expect: &[Status(403), Body("RBAC: access denied"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "a page may read that it was refused",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        headers: &[("origin", "https://pages.example.com")],
+        expect: &[
+            Status(403),
+            Header("access-control-allow-origin", "https://pages.example.com"),
+        ],
+        ..GET
+    },
+    Case {
+        name: "a preflight asks for no permission",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        method: Method::OPTIONS,
+        headers: &[
+            ("origin", "https://pages.example.com"),
+            ("access-control-request-method", "GET"),
+        ],
+        expect: &[Status(200), Empty],
         ..GET
     },
     Case {

@@ -168,6 +168,31 @@ const GATEWAYS: &str = "
     hosts: [below.PROXY.example.com]
     cors: {allowOrigins: ['https://*.example.com'], allowHeaders: ['*'], allowCredentials: true}
     rules: [{backendRefs: [{namespace: shop, name: web}]}]
+- name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/PROXY-guarded
+  spec:
+    workload: mesh/PROXY
+    type: ingress
+    port: 8080
+    hosts: [guarded.PROXY.example.com]
+    cors: {allowOrigins: ['https://pages.example.com']}
+    authorization:
+      allow:
+      - methods: [GET, HEAD]
+        paths: [{type: PathPrefix, value: /open}]
+      - sources: [127.0.0.0/8]
+        paths: [{type: Exact, value: /near}]
+      - sources: [192.0.2.0/24, '2001:db8::/32']
+      deny:
+      - paths: [{type: PathPrefix, value: /open/not}]
+    rules: [{backendRefs: [{namespace: shop, name: web}]}]
+- name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/PROXY-shut
+  spec:
+    workload: mesh/PROXY
+    type: ingress
+    port: 8080
+    hosts: [shut.PROXY.example.com]
+    authorization: {allow: []}
+    rules: [{backendRefs: [{namespace: shop, name: web}]}]
 - name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/PROXY-moved
   spec:
     workload: mesh/PROXY

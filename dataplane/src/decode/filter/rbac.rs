@@ -1,0 +1,145 @@
+//! `envoy.extensions.filters.http.rbac.v3.RBAC`, and `RBACPerRoute` of routes.
+
+use std::collections::BTreeMap;
+use std::mem::take;
+
+use envoy_types::pb::envoy::config::core::v3::CidrRange;
+use envoy_types::pb::envoy::config::rbac::v3::permission::Rule as PbPermission;
+use envoy_types::pb::envoy::config::rbac::v3::principal::Identifier as PbPrincipal;
+use envoy_types::pb::envoy::config::rbac::v3::rbac::Action as PbAction;
+use envoy_types::pb::envoy::config::rbac::v3::{Permission, Policy as PbPolicy, Principal, Rbac as PbRules};
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac as PbRbac, RbacPerRoute};
+use envoy_types::pb::envoy::r#type::matcher::v3::PathMatcher;
+use envoy_types::pb::envoy::r#type::matcher::v3::path_matcher::Rule as PbPath;
+use envoy_types::pb::google::protobuf::Any;
+
+use crate::decode::fields::{At, Reason, any, done, required};
+use crate::decode::matcher::{header, string};
+use crate::filter::{Action, AddressBlock, Policy, Rbac, Rule};
+
+pub(super) fn of_listener(config: &Any) -> Result<Option<Rbac>, Reason> {
+    rbac(any(config)?)
+}
+
+/// Without rules it lets everything through.
+pub(super) fn of_route(config: &Any) -> Result<Option<Rbac>, Reason> {
+    let mut pb: RbacPerRoute = any(config)?;
+    let inner = pb.rbac.take();
+    done(&pb)?;
+    inner.map_or(Ok(None), |inner| rbac(inner).at("rbac"))
+}
+
+fn rbac(mut pb: PbRbac) -> Result<Option<Rbac>, Reason> {
+    take(&mut pb.rules_stat_prefix);
+    let given = pb.rules.take();
+    done(&pb)?;
+    given.map(|given| rules(given).at("rules")).transpose()
+}
+
+fn rules(mut pb: PbRules) -> Result<Rbac, Reason> {
+    let action = match PbAction::try_from(take(&mut pb.action)) {
+        Ok(PbAction::Allow) => Action::Allow,
+        Ok(PbAction::Deny) => Action::Deny,
+        Ok(PbAction::Log) | Err(_) => return Err("action: only ALLOW and DENY are supported".to_owned()),
+    };
+    // In the order of their names, so that equal ones are equal.
+    let named: BTreeMap<String, PbPolicy> = take(&mut pb.policies).into_iter().collect();
+    done(&pb)?;
+    let mut policies = Vec::new();
+    for (name, given) in named {
+        policies.push(policy(given).at_key("policies", &name)?);
+    }
+    Ok(Rbac { action, policies })
+}
+
+fn policy(mut pb: PbPolicy) -> Result<Policy, Reason> {
+    let permissions = permissions(take(&mut pb.permissions), "permissions")?;
+    let principals = principals(take(&mut pb.principals), "principals")?;
+    done(&pb)?;
+    Ok(Policy {
+        permissions,
+        principals,
+    })
+}
+
+fn permissions(given: Vec<Permission>, field: &str) -> Result<Vec<Rule>, Reason> {
+    some(&given, field)?;
+    let rules = given.into_iter().enumerate();
+    rules
+        .map(|(index, given)| permission(given).at_index(field, index))
+        .collect()
+}
+
+fn principals(given: Vec<Principal>, field: &str) -> Result<Vec<Rule>, Reason> {
+    some(&given, field)?;
+    let rules = given.into_iter().enumerate();
+    rules
+        .map(|(index, given)| principal(given).at_index(field, index))
+        .collect()
+}
+
+fn some<T>(given: &[T], field: &str) -> Result<(), Reason> {
+    if given.is_empty() {
+        Err(format!("{field}: at least one is required"))
+    } else {
+        Ok(())
+    }
+}
+
+fn permission(pb: Permission) -> Result<Rule, Reason> {
+    match required(pb.rule).at("rule")? {
+        PbPermission::Any(true) => Ok(Rule::Always),
+        PbPermission::AndRules(set) => permissions(set.rules, "and_rules.rules").map(Rule::All),
+        PbPermission::OrRules(set) => permissions(set.rules, "or_rules.rules").map(Rule::OneOf),
+        PbPermission::NotRule(rule) => {
+            let rule = permission(*rule).at("not_rule")?;
+            Ok(Rule::Not(Box::new(rule)))
+        }
+        PbPermission::Header(given) => header(given).map(Rule::Header).at("header"),
+        PbPermission::UrlPath(given) => path(given).at("url_path"),
+        _ => Err("rule: only any, and_rules, or_rules, not_rule, header and url_path are supported".to_owned()),
+    }
+}
+
+fn principal(pb: Principal) -> Result<Rule, Reason> {
+    match required(pb.identifier).at("identifier")? {
+        PbPrincipal::Any(true) => Ok(Rule::Always),
+        PbPrincipal::AndIds(set) => principals(set.ids, "and_ids.ids").map(Rule::All),
+        PbPrincipal::OrIds(set) => principals(set.ids, "or_ids.ids").map(Rule::OneOf),
+        PbPrincipal::NotId(id) => {
+            let rule = principal(*id).at("not_id")?;
+            Ok(Rule::Not(Box::new(rule)))
+        }
+        PbPrincipal::Header(given) => header(given).map(Rule::Header).at("header"),
+        PbPrincipal::UrlPath(given) => path(given).at("url_path"),
+        // Nothing before us is trusted: the client is who is connected.
+        PbPrincipal::DirectRemoteIp(range) => block(range).map(Rule::Client).at("direct_remote_ip"),
+        PbPrincipal::RemoteIp(range) => block(range).map(Rule::Client).at("remote_ip"),
+        _ => Err(
+            "identifier: only any, and_ids, or_ids, not_id, header, url_path, direct_remote_ip and remote_ip are supported"
+                .to_owned(),
+        ),
+    }
+}
+
+fn path(pb: PathMatcher) -> Result<Rule, Reason> {
+    match required(pb.rule).at("path")? {
+        PbPath::Path(text) => string(text).map(Rule::Path).at("path"),
+    }
+}
+
+fn block(mut pb: CidrRange) -> Result<AddressBlock, Reason> {
+    let text = take(&mut pb.address_prefix);
+    let address: std::net::IpAddr = text
+        .parse()
+        .map_err(|_| format!("address_prefix: {text:?} is not an IP address"))?;
+    let bits = pb.prefix_len.take().map_or(0, |bits| bits.value);
+    done(&pb)?;
+    let bits_max = if address.is_ipv4() { 32 } else { 128 };
+    let prefix_bits = u8::try_from(bits).ok().filter(|bits| *bits <= bits_max);
+    let prefix_bits = prefix_bits.ok_or_else(|| format!("prefix_len: {bits} is more than {bits_max}"))?;
+    Ok(AddressBlock {
+        address,
+        prefix_bits,
+    })
+}

@@ -1,0 +1,232 @@
+//! `envoy.filters.http.rbac`: who may ask for what. Of rules that allow, one must hold; of rules that deny, none may.
+
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use http::StatusCode;
+
+use super::{Answer, Verdict};
+use crate::exchange::Flag;
+use crate::matcher::{HeaderMatcher, RequestView, StringMatcher, Subject};
+
+/// What Envoy says as well.
+const BODY: &[u8] = b"RBAC: access denied";
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Rbac {
+    pub(crate) action: Action,
+    pub(crate) policies: Vec<Policy>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Allow,
+    Deny,
+}
+
+/// One of each must hold.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Policy {
+    pub(crate) permissions: Vec<Rule>,
+    pub(crate) principals: Vec<Rule>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Rule {
+    Always,
+    All(Vec<Self>),
+    OneOf(Vec<Self>),
+    Not(Box<Self>),
+    Header(HeaderMatcher),
+    /// Without its query.
+    Path(StringMatcher),
+    Client(AddressBlock),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AddressBlock {
+    pub(crate) address: IpAddr,
+    /// At most as many as the address has.
+    pub(crate) prefix_bits: u8,
+}
+
+impl Rbac {
+    pub(super) fn judge(&self, subject: &Subject<'_, impl RequestView>, verdict: &mut Verdict) {
+        if !self.allows(subject) {
+            verdict.answer = Some(Answer {
+                status: StatusCode::FORBIDDEN,
+                flag: Flag::None,
+                body: Bytes::from_static(BODY),
+            });
+        }
+    }
+
+    fn allows(&self, subject: &Subject<'_, impl RequestView>) -> bool {
+        let one = |rules: &[Rule]| rules.iter().any(|rule| rule.holds(subject));
+        let found = self
+            .policies
+            .iter()
+            .any(|policy| one(&policy.permissions) && one(&policy.principals));
+        match self.action {
+            Action::Allow => found,
+            Action::Deny => !found,
+        }
+    }
+}
+
+impl Rule {
+    fn holds(&self, subject: &Subject<'_, impl RequestView>) -> bool {
+        match self {
+            Self::Always => true,
+            Self::All(rules) => rules.iter().all(|rule| rule.holds(subject)),
+            Self::OneOf(rules) => rules.iter().any(|rule| rule.holds(subject)),
+            Self::Not(rule) => !rule.holds(subject),
+            Self::Header(header) => header.matches(subject),
+            Self::Path(path) => path.matches(subject.path.as_bytes()),
+            Self::Client(block) => block.holds(subject.client),
+        }
+    }
+}
+
+impl AddressBlock {
+    fn holds(self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(block), IpAddr::V4(address)) => {
+                let differ = block.to_bits() ^ address.to_bits();
+                differ.leading_zeros() >= u32::from(self.prefix_bits)
+            }
+            (IpAddr::V6(block), IpAddr::V6(address)) => {
+                let differ = block.to_bits() ^ address.to_bits();
+                differ.leading_zeros() >= u32::from(self.prefix_bits)
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+    use crate::balance::Draw;
+    use crate::matcher::{Of, Wanted};
+    use crate::worker::Random;
+
+    fn allows(rbac: &Rbac, method: &str, path: &str, client: &str) -> bool {
+        let request = Request::builder().method(method).body(()).unwrap();
+        rbac.allows(&Subject {
+            authority: "a",
+            path,
+            client: client.parse().unwrap(),
+            request: &request.into_parts().0,
+        })
+    }
+
+    fn block(address: &str, prefix_bits: u8) -> AddressBlock {
+        AddressBlock {
+            address: address.parse().unwrap(),
+            prefix_bits,
+        }
+    }
+
+    fn method(name: &str) -> Rule {
+        Rule::Header(HeaderMatcher {
+            of: Of::Method,
+            wanted: Wanted::Text(StringMatcher::exact(name)),
+            inverted: false,
+            missing_is_empty: false,
+        })
+    }
+
+    #[test]
+    fn a_policy_is_of_someone_and_something() {
+        let policies = vec![
+            Policy {
+                permissions: vec![method("GET"), Rule::Path(StringMatcher::exact("/open"))],
+                principals: vec![Rule::Always],
+            },
+            Policy {
+                permissions: vec![Rule::Always],
+                principals: vec![Rule::Client(block("10.0.0.0", 8)), Rule::Client(block("fd00::", 8))],
+            },
+        ];
+        for (method, path, client, found) in [
+            ("GET", "/", "192.0.2.1", true),
+            ("PUT", "/open", "192.0.2.1", true),
+            ("PUT", "/", "192.0.2.1", false),
+            ("PUT", "/", "10.9.8.7", true),
+            ("PUT", "/", "fd12::1", true),
+            ("PUT", "/", "fe80::1", false),
+        ] {
+            for (action, allowed) in [(Action::Allow, found), (Action::Deny, !found)] {
+                let policies = policies.clone();
+                let rbac = Rbac { action, policies };
+                let case = format!("{action:?} {method} {path} {client}");
+                assert_eq!(allows(&rbac, method, path, client), allowed, "{case}");
+            }
+        }
+        for (action, allowed) in [(Action::Allow, false), (Action::Deny, true)] {
+            let policies = vec![];
+            assert_eq!(
+                allows(&Rbac { action, policies }, "GET", "/", "10.0.0.1"),
+                allowed
+            );
+        }
+    }
+
+    #[test]
+    fn blocks_hold_addresses_that_begin_like_them() {
+        for (block, inside, outside) in [
+            (block("10.1.2.3", 32), "10.1.2.3", "10.1.2.2"),
+            (block("10.1.2.3", 31), "10.1.2.2", "10.1.2.1"),
+            (block("10.1.2.3", 8), "10.255.0.0", "11.1.2.3"),
+            (block("0.0.0.0", 0), "255.255.255.255", "::"),
+            (block("::", 0), "fd00::1", "0.0.0.0"),
+            (block("fd00::1", 128), "fd00::1", "fd00::"),
+            (block("fd00::", 9), "fd7f::", "fd80::"),
+        ] {
+            assert!(block.holds(inside.parse().unwrap()), "{block:?} {inside}");
+            assert!(!block.holds(outside.parse().unwrap()), "{block:?} {outside}");
+        }
+    }
+
+    /// De Morgan, and twice not.
+    #[test]
+    fn rules_are_as_logic_has_them() {
+        fn rule(random: &Random, depth: u32) -> Rule {
+            let some = |random: &Random| (0..random.below(4)).map(|_| rule(random, depth - 1)).collect();
+            match random.below(if depth == 0 { 3 } else { 6 }) {
+                0 => Rule::Always,
+                1 => method(["GET", "PUT"][random.below(2) as usize]),
+                2 => Rule::Path(StringMatcher::exact(["/a", "/b"][random.below(2) as usize])),
+                3 => Rule::All(some(random)),
+                4 => Rule::OneOf(some(random)),
+                _ => Rule::Not(Box::new(rule(random, depth - 1))),
+            }
+        }
+        let not = |rule: &Rule| Rule::Not(Box::new(rule.clone()));
+        for seed in 0..300 {
+            let random = Random::seeded(seed);
+            let rules: Vec<Rule> = (0..random.below(4)).map(|_| rule(&random, 3)).collect();
+            let request = Request::builder()
+                .method(["GET", "PUT"][random.below(2) as usize])
+                .body(());
+            let subject = Subject {
+                authority: "a",
+                path: ["/a", "/b"][random.below(2) as usize],
+                client: "10.0.0.1".parse().unwrap(),
+                request: &request.unwrap().into_parts().0,
+            };
+            let all = Rule::All(rules.clone());
+            let none = Rule::OneOf(rules.iter().map(not).collect());
+            assert_eq!(all.holds(&subject), !none.holds(&subject), "seed {seed}: {rules:?}");
+            assert_eq!(
+                all.holds(&subject),
+                not(&not(&all)).holds(&subject),
+                "seed {seed}: {rules:?}"
+            );
+        }
+    }
+}
