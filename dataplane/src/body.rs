@@ -1,19 +1,19 @@
-//! A response's body on its way down: streamed as it comes, ended by the route's timeout, and the end of its exchange.
+//! A response's body on its way down: streamed as it comes, and the end of its exchange. How long it may take is watched from
+//! outside.
 
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::time::Sleep;
 
+use crate::deadline::Watch;
 use crate::exchange::{Exchange, Flag};
 use crate::h1;
 use crate::pool::Lease;
-use crate::upload::Upload;
 
 /// The body of a client's request, as its connection brings it.
 pub(crate) enum ClientBody {
@@ -38,35 +38,16 @@ pub(crate) enum ResponseBody {
 /// The rest of an exchange: dropped when the last byte has been passed on, or the client has left.
 pub(crate) struct UpstreamBody {
     pub(crate) incoming: Incoming,
-    pub(crate) lease: Lease,
+    pub(crate) lease: Option<Lease>,
     pub(crate) exchange: Option<Exchange>,
-    pub(crate) deadline: Deadline,
-    pub(crate) timer: Option<Pin<Box<Sleep>>>,
+    pub(crate) watch: Rc<Watch>,
     /// Names of trailers that are left out.
     pub(crate) unfit: Vec<HeaderName>,
 }
 
-/// A route's timeout: from the end of the request to the end of the response.
-#[derive(Clone)]
-pub(crate) struct Deadline {
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) request: RequestEnd,
-}
-
-/// When the request ended, or will.
-#[derive(Clone)]
-pub(crate) enum RequestEnd {
-    At(Instant),
-    WhenUploaded(Rc<Upload>),
-}
-
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ResponseError {
-    #[error("the host's response broke off")]
-    Upstream(#[source] hyper::Error),
-    #[error("the response did not end in time")]
-    Timeout,
-}
+#[error("the host's response broke off")]
+pub(crate) struct ResponseError(#[source] hyper::Error);
 
 impl Body for ClientBody {
     type Data = Bytes;
@@ -90,59 +71,25 @@ impl Body for ClientBody {
     }
 }
 
-impl RequestEnd {
-    fn poll(&self, cx: &mut Context<'_>) -> Poll<Instant> {
-        match self {
-            Self::At(at) => Poll::Ready(*at),
-            Self::WhenUploaded(upload) => upload.poll_ended(cx),
-        }
-    }
-
-    pub(crate) fn has_come(&self) -> bool {
-        match self {
-            Self::At(_) => true,
-            Self::WhenUploaded(upload) => upload.completed_at().is_some(),
-        }
-    }
-
-    /// Ready with the moment at which the request has ended.
-    pub(crate) async fn come(&self) -> Instant {
-        std::future::poll_fn(|cx| self.poll(cx)).await
-    }
-}
-
-impl Deadline {
-    /// Ready when the time is over.
-    pub(crate) async fn expired(&self) {
-        let Some(timeout) = self.timeout else {
-            return std::future::pending().await;
-        };
-        let ended = self.request.come().await;
-        tokio::time::sleep_until((ended + timeout).into()).await;
-    }
-}
-
 impl UpstreamBody {
     fn finish(&mut self) {
         let Some(mut exchange) = self.exchange.take() else {
             return;
         };
         exchange.end(Flag::None);
+        self.watch.ended();
         // A connection on which the request is still being sent cannot serve another one.
-        if self.deadline.request.has_come() {
-            self.lease.release(Instant::now());
-        }
-    }
-
-    fn fail(&mut self, flag: Flag) {
-        if let Some(mut exchange) = self.exchange.take() {
-            exchange.end(flag);
+        if let Some(mut lease) = self.lease.take()
+            && self.watch.deadline.request.has_come()
+        {
+            lease.release(Instant::now());
         }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
+                self.watch.took();
                 if let (Some(data), Some(exchange)) = (frame.data_ref(), &mut self.exchange) {
                     exchange.sent(data.len() as u64);
                 }
@@ -160,32 +107,34 @@ impl UpstreamBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
-                self.fail(Flag::UpstreamReset);
-                Poll::Ready(Some(Err(ResponseError::Upstream(error))))
+                if let Some(mut exchange) = self.exchange.take() {
+                    exchange.end(Flag::UpstreamReset);
+                }
+                Poll::Ready(Some(Err(ResponseError(error))))
             }
-            Poll::Pending => self.poll_deadline(cx),
+            Poll::Pending => {
+                self.watch.wants();
+                Poll::Pending
+            }
         }
     }
+}
 
-    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
-        let Some(timeout) = self.deadline.timeout else {
-            return Poll::Pending;
-        };
-        let timer = match &mut self.timer {
-            Some(timer) => timer,
-            None => {
-                let Poll::Ready(ended) = self.deadline.request.poll(cx) else {
-                    return Poll::Pending;
-                };
-                self.timer
-                    .insert(Box::pin(tokio::time::sleep_until((ended + timeout).into())))
-            }
-        };
-        if timer.as_mut().poll(cx).is_pending() {
-            return Poll::Pending;
+impl Drop for UpstreamBody {
+    fn drop(&mut self) {
+        if let (Some(exchange), Some(flag)) = (&mut self.exchange, self.watch.verdict()) {
+            exchange.end(flag);
         }
-        self.fail(Flag::UpstreamTimeout);
-        Poll::Ready(Some(Err(ResponseError::Timeout)))
+    }
+}
+
+impl ResponseBody {
+    /// What says when it is to be given up, if it comes from a host.
+    pub(crate) fn watch(&self) -> Option<Rc<Watch>> {
+        match self {
+            Self::Full(_) => None,
+            Self::Upstream(upstream) => Some(Rc::clone(&upstream.watch)),
+        }
     }
 }
 

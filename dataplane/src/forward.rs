@@ -13,11 +13,12 @@ use hyper::body::{Body, Incoming};
 
 use crate::attempt::{Attempts, Failure, Refusal, until_answered};
 use crate::balance::Draw;
-use crate::body::{ClientBody, Deadline, RequestEnd, ResponseBody, UpstreamBody};
+use crate::body::{ClientBody, ResponseBody, UpstreamBody};
 use crate::config::{Action, Forward, HeaderEdits, Protocol};
+use crate::deadline::{Deadline, RequestEnd, Watch};
 use crate::exchange::{Exchange, Flag, REQUEST_ID};
 use crate::filter::{Answer, Verdict};
-use crate::h1::{BODY_TIMEOUT, Malformed};
+use crate::h1::{BODY_TIMEOUT, FIELDS_MAX, Malformed};
 use crate::listener::Connection;
 use crate::matcher::Subject;
 use crate::mirror;
@@ -97,6 +98,9 @@ async fn answer(
     let mut exchange = Exchange::begin(connection);
     let (mut parts, body) = request.into_parts();
     let live = exchange.connection().listener.live();
+    if let Err(malformed) = well_formed(&parts.headers) {
+        return refuse(exchange, Refusal::malformed(malformed));
+    }
     let target = match target(&parts) {
         Ok(target) => target,
         Err(reason) => return refuse(exchange, Refusal::bad_request(reason)),
@@ -320,8 +324,8 @@ pub(crate) async fn attempt(
             _ if upload.is_some_and(|upload| upload.is_broken()) => {
                 return Err(Failure::Client(Refusal::broken_off()));
             }
-            _ => {
-                let outcome = if was_refused(&error) {
+            unsent => {
+                let outcome = if unsent.is_some() || was_refused(&error) {
                     Outcome::RefusedStream
                 } else {
                     Outcome::Reset
@@ -332,12 +336,13 @@ pub(crate) async fn attempt(
     }
 }
 
-/// Whether an HTTP/2 host said that it had not looked at the request.
+/// Whether an HTTP/2 host said that it had not looked at the request: by refusing it, or by a GOAWAY that names an earlier one as
+/// the last.
 fn was_refused(error: &hyper::Error) -> bool {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = cause {
         if let Some(h2) = error.downcast_ref::<h2::Error>() {
-            return h2.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return h2.reason() == Some(h2::Reason::REFUSED_STREAM) || (h2.is_go_away() && h2.is_remote());
         }
         cause = error.source();
     }
@@ -373,10 +378,9 @@ fn pass(
     }
     let body = UpstreamBody {
         incoming,
-        lease,
+        lease: Some(lease),
         exchange: Some(exchange),
-        deadline,
-        timer: None,
+        watch: Watch::new(deadline),
         unfit,
     };
     Response::from_parts(parts, ResponseBody::Upstream(Box::new(body)))
@@ -458,6 +462,18 @@ impl Head {
         *request.headers_mut() = headers;
         request
     }
+}
+
+/// Refuses what HTTP/2's codec lets through and HTTP/1.1's does not. Cookies count once, however many lines they are in.
+fn well_formed(headers: &HeaderMap) -> Result<(), Malformed> {
+    let lines = |name| headers.get_all(name).iter().count();
+    if headers.len() > FIELDS_MAX && headers.len() - lines(header::COOKIE).saturating_sub(1) > FIELDS_MAX {
+        return Err(Malformed::HeadTooLarge);
+    }
+    if lines(header::CONTENT_LENGTH) > 1 {
+        return Err(Malformed::Length);
+    }
+    Ok(())
 }
 
 /// Where the request goes within its host: the path normalized, the query untouched.
@@ -629,6 +645,29 @@ mod tests {
                 expected.map(|host| HeaderValue::from_str(host).unwrap()),
                 "{uri} {hosts:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_head_has_so_many_lines_and_one_length() {
+        let of = |lines: &[(&'static str, usize)]| {
+            let mut headers = HeaderMap::new();
+            for (name, times) in lines {
+                (0..*times).for_each(|_| {
+                    headers.append(*name, HeaderValue::from_static("1"));
+                });
+            }
+            well_formed(&headers)
+        };
+        for (lines, expected) in [
+            (&[("x", 100)][..], Ok(())),
+            (&[("x", 101)], Err(Malformed::HeadTooLarge)),
+            (&[("x", 99), ("cookie", 50)], Ok(())),
+            (&[("x", 100), ("cookie", 1)], Err(Malformed::HeadTooLarge)),
+            (&[("content-length", 1)], Ok(())),
+            (&[("content-length", 2)], Err(Malformed::Length)),
+        ] {
+            assert_eq!(of(lines), expected, "{lines:?}");
         }
     }
 

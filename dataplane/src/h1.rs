@@ -5,8 +5,11 @@ pub(crate) use bridge::StreamedBody;
 pub(crate) use buffer::{Buffer, Buffers};
 pub(crate) use chunked::may_trail;
 pub(crate) use connection::{HEAD_TIMEOUT, serve};
+pub(crate) use exchange::sooner;
 pub(crate) use framing::Malformed;
+pub(crate) use head::{FIELDS_MAX, HEAD_BYTES_MAX};
 pub(crate) use stall::BODY_TIMEOUT;
+pub(crate) use timer::Timer;
 
 mod bridge;
 mod buffer;

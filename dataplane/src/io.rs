@@ -133,6 +133,10 @@ impl RewoundIo {
     pub(crate) fn new(first: Buffer, inner: TcpStream) -> Self {
         Self { first, inner }
     }
+
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.inner.try_write(bytes)
+    }
 }
 
 impl AsyncRead for RewoundIo {

@@ -2,30 +2,21 @@
 //! are told apart by the connection's first bytes.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener};
-use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use http::{HeaderValue, Request};
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use http::HeaderValue;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
-use crate::body::ClientBody;
-use crate::forward;
 use crate::h1::{self, Buffer, HEAD_TIMEOUT};
-use crate::io::RewoundIo;
+use crate::http2;
 use crate::metrics::{ListenerCounters, RouteCounters};
-use crate::pool::LocalExecutor;
 use crate::snapshot::LiveListener;
 use crate::worker::Worker;
 
@@ -59,7 +50,6 @@ pub(crate) struct Connection {
     protocol: Codec,
     active: Cell<u32>,
     idle_since: Cell<Instant>,
-    draining: Cell<bool>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,30 +211,15 @@ async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: Tcp
         worker,
         listener,
         client: peer,
-        peer: HeaderValue::from_str(&peer.to_string())
-            .expect("invariant: an address is a header value"),
+        peer: HeaderValue::from_str(&peer.to_string()).expect("invariant: an address is a header value"),
         protocol,
         active: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
-        draining: Cell::new(false),
     });
     if protocol == Codec::Http1 {
         return h1::serve(connection, stream, input).await;
     }
-    let shared = Rc::clone(&connection);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let connection = Rc::clone(&shared);
-        let request = request.map(ClientBody::Http2);
-        async move { Ok::<_, Infallible>(forward::serve(connection, request, None).await) }
-    });
-    let io = TokioIo::new(RewoundIo::new(input, stream));
-    let server = http2::Builder::new(LocalExecutor).serve_connection(io, service);
-    if let Err(error) = connection
-        .drive(pin!(server), http2::Connection::graceful_shutdown)
-        .await
-    {
-        tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
-    }
+    http2::serve(connection, stream, input).await;
 }
 
 /// Ready a while after draining has begun: a connection that has sent nothing until then will not.
@@ -302,46 +277,14 @@ impl Connection {
         self.protocol == Codec::Http1 && self.listener.is_draining()
     }
 
-    /// Runs a connection of HTTP/2 to its end: by the client, by idleness, or because the listener drains.
-    async fn drive<C: Future<Output = hyper::Result<()>>>(
-        &self,
-        mut server: Pin<&mut C>,
-        shut_down: fn(Pin<&mut C>),
-    ) -> hyper::Result<()> {
-        let mut timer = pin!(tokio::time::sleep(self.idle_left().unwrap_or_default()));
-        loop {
-            let armed = self.idle_left().is_some();
-            tokio::select! {
-                biased;
-                ended = server.as_mut() => return ended,
-                () = self.listener.drained(), if !self.draining.get() => {
-                    self.draining.set(true);
-                    shut_down(server.as_mut());
-                }
-                () = timer.as_mut(), if armed => {
-                    if self.idle_left() == Some(Duration::ZERO) {
-                        shut_down(server.as_mut());
-                        return server.await;
-                    }
-                }
-            }
-            if let Some(left) = self.idle_left() {
-                timer.as_mut().reset(tokio::time::Instant::now() + left);
-            }
-        }
+    /// Since when there has been no request; `None` while there is one.
+    pub(crate) fn idle_since(&self) -> Option<Instant> {
+        (self.active.get() == 0).then(|| self.idle_since.get())
     }
 
-    /// How long this connection may still be idle: a whole period while it is busy; `None` for ever.
-    fn idle_left(&self) -> Option<Duration> {
-        let allowed = if self.draining.get() {
-            Some(DRAIN_LINGER)
-        } else {
-            self.listener.live.borrow().config.idle_timeout
-        }?;
-        if self.active.get() > 0 {
-            return Some(allowed);
-        }
-        Some(allowed.saturating_sub(self.idle_since.get().elapsed()))
+    /// How long it may be idle.
+    pub(crate) fn idle_timeout(&self) -> Option<Duration> {
+        self.listener.live.borrow().config.idle_timeout
     }
 }
 

@@ -16,6 +16,8 @@ use tokio::net::TcpStream;
 
 use crate::breaker::Share;
 use crate::config::Protocol;
+use crate::h1::HEAD_BYTES_MAX;
+use crate::http2::HEAD_LIST_BYTES_MAX;
 use crate::io::{BreakableIo, Breaker};
 use crate::snapshot::Host;
 use crate::upload::RequestBody;
@@ -23,6 +25,13 @@ use crate::upload::RequestBody;
 /// A connection that was not used for so long is closed; less than the keep-alive of common servers (60 s and more), so
 /// that it is we who close, and rarely race with them.
 const IDLE_MAX: Duration = Duration::from_secs(50);
+
+/// What a host of HTTP/2 may send of one answer before its client has taken it.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// And of all answers: so much that those whose clients take nothing leave room for the others.
+const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
+/// What is kept of one request's body while its host takes none of it.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// One host as one worker sees it.
 pub(crate) struct HostPool {
@@ -216,7 +225,10 @@ impl HostPool {
 
     async fn open_http1(self: Rc<Self>) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
         let io = self.breakable(self.connect().await?);
-        let (sender, connection) = http1::handshake(TokioIo::new(io))
+        let (sender, connection) = http1::Builder::new()
+            // Of an answer's head, and of a body that its client has not taken.
+            .max_buf_size(HEAD_BYTES_MAX)
+            .handshake(TokioIo::new(io))
             .await
             .map_err(ConnectError::handshake)?;
         tokio::task::spawn_local(async move {
@@ -232,7 +244,12 @@ impl HostPool {
 
     async fn open_http2(self: Rc<Self>) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
         let io = self.breakable(self.connect().await?);
-        let (sender, connection) = http2::handshake(LocalExecutor, TokioIo::new(io))
+        let (sender, connection) = http2::Builder::new(LocalExecutor)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .max_header_list_size(HEAD_LIST_BYTES_MAX)
+            .handshake(TokioIo::new(io))
             .await
             .map_err(ConnectError::handshake)?;
         tokio::task::spawn_local(async move {

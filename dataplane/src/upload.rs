@@ -140,6 +140,11 @@ impl Upload {
         }
     }
 
+    /// When the client's last piece was read, or an attempt began.
+    pub(crate) fn moved(&self) -> Instant {
+        self.state.borrow().moved
+    }
+
     /// Ready once it has stood still for so long; never when it has ended.
     pub(crate) async fn stalled(&self, timeout: Duration) {
         loop {

@@ -149,7 +149,10 @@ mod tests {
             },
             Policy {
                 permissions: vec![Rule::Always],
-                principals: vec![Rule::Client(block("10.0.0.0", 8)), Rule::Client(block("fd00::", 8))],
+                principals: vec![
+                    Rule::Client(block("10.0.0.0", 8)),
+                    Rule::Client(block("fd00::", 8)),
+                ],
             },
         ];
         for (method, path, client, found) in [
@@ -221,7 +224,11 @@ mod tests {
             };
             let all = Rule::All(rules.clone());
             let none = Rule::OneOf(rules.iter().map(not).collect());
-            assert_eq!(all.holds(&subject), !none.holds(&subject), "seed {seed}: {rules:?}");
+            assert_eq!(
+                all.holds(&subject),
+                !none.holds(&subject),
+                "seed {seed}: {rules:?}"
+            );
             assert_eq!(
                 all.holds(&subject),
                 not(&not(&all)).holds(&subject),

@@ -246,8 +246,23 @@ impl State {
     }
 }
 
-/// Writes a response; says whether the connection takes another request after it.
+/// Writes a response, unless it takes too long; says whether the connection takes another request after it.
 pub(crate) async fn write<W: AsyncWrite + Unpin>(
+    response: Response<ResponseBody>,
+    to: To,
+    writer: &mut W,
+) -> io::Result<KeepAlive> {
+    let Some(watch) = response.body().watch() else {
+        return write_all(response, to, writer).await;
+    };
+    tokio::select! {
+        biased;
+        written = write_all(response, to, writer) => written,
+        () = watch.over() => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+async fn write_all<W: AsyncWrite + Unpin>(
     response: Response<ResponseBody>,
     to: To,
     writer: &mut W,
@@ -304,7 +319,7 @@ pub(crate) async fn write<W: AsyncWrite + Unpin>(
     loop {
         let frame = match next.take() {
             Some(frame) => frame,
-            None => tokio::time::timeout(BODY_TIMEOUT, body.frame()).await?,
+            None => body.frame().await,
         };
         let Some(frame) = frame else { break };
         let data = match frame.map_err(io::Error::other)?.into_data() {

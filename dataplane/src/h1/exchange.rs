@@ -568,7 +568,7 @@ impl Sending<'_> {
 }
 
 /// When a response's body is given up: the route's time is over, or it stands still because of whoever is `blamed`.
-fn sooner(route: Option<Instant>, stalled: Instant, blamed: Flag) -> (Instant, Flag) {
+pub(crate) fn sooner(route: Option<Instant>, stalled: Instant, blamed: Flag) -> (Instant, Flag) {
     match route {
         Some(route) if route <= stalled => (route, Flag::UpstreamTimeout),
         _ => (stalled, blamed),

@@ -12,7 +12,7 @@ use crate::matcher::RequestView;
 /// Bytes of a head; Envoy takes 60 KiB.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Lines of a head, as in Envoy.
-const FIELDS_MAX: usize = 100;
+pub(crate) const FIELDS_MAX: usize = 100;
 /// What `connection` may list in all: nobody has use for more than a few, and each is looked for among all lines.
 const OPTIONS_MAX: usize = 32;
 /// What follows the target in a request's first line: a space and the version.

@@ -97,7 +97,9 @@ fn permission(pb: Permission) -> Result<Rule, Reason> {
         }
         PbPermission::Header(given) => header(given).map(Rule::Header).at("header"),
         PbPermission::UrlPath(given) => path(given).at("url_path"),
-        _ => Err("rule: only any, and_rules, or_rules, not_rule, header and url_path are supported".to_owned()),
+        _ => {
+            Err("rule: only any, and_rules, or_rules, not_rule, header and url_path are supported".to_owned())
+        }
     }
 }
 
@@ -138,8 +140,5 @@ fn block(mut pb: CidrRange) -> Result<AddressBlock, Reason> {
     let bits_max = if address.is_ipv4() { 32 } else { 128 };
     let prefix_bits = u8::try_from(bits).ok().filter(|bits| *bits <= bits_max);
     let prefix_bits = prefix_bits.ok_or_else(|| format!("prefix_len: {bits} is more than {bits_max}"))?;
-    Ok(AddressBlock {
-        address,
-        prefix_bits,
-    })
+    Ok(AddressBlock { address, prefix_bits })
 }

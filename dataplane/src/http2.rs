@@ -1,0 +1,298 @@
+//! HTTP/2 towards clients. The codec is hyper's; here is what one connection may hold, and how long it may last: what hyper
+//! and h2 bound by themselves is set, what they do not is watched from outside (`guard`).
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+use crate::body::ClientBody;
+use crate::deadline::Watch;
+use crate::forward;
+use crate::h1::{Buffer, FIELDS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, Timer};
+use crate::io::RewoundIo;
+use crate::listener::Connection;
+use guard::{Abuse, Guard, GuardedIo};
+
+mod frames;
+mod guard;
+
+/// Requests of one connection at once: what Envoy advises where clients are strangers. All else that a connection may hold is
+/// so many times what a request may.
+const STREAMS_MAX: u32 = 100;
+/// What may come of all bodies before their hosts have taken it: the bound of a connection's memory for them.
+const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// What may come of one body: so little that a few which nobody takes leave room for the others, and enough for 5 MB/s
+/// over 50 ms.
+const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+/// What is kept of one answer while its client takes none of it.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+/// What HTTP/1.1 takes of a head, as HTTP/2 counts it: 32 bytes more for each line (RFC 9113, section 6.5.2).
+pub(crate) const HEAD_LIST_BYTES_MAX: u32 = (HEAD_BYTES_MAX + FIELDS_MAX * 32) as u32;
+/// Requests that were taken back before anybody looked at them; h2 keeps them until then.
+const UNSEEN_RESETS_MAX: usize = 20;
+/// Mistakes with single streams in the life of a connection, such as a request too many or data after the end: a client makes
+/// some before it has heard of our limits and our answers.
+const MISTAKES_MAX: usize = 1024;
+/// How long a client that is told to go has to answer, and how often one that has requests left is looked at again; Envoy's
+/// `drain_timeout`.
+const SHUT_DOWN_MAX: Duration = Duration::from_secs(5);
+
+tokio::task_local! {
+    /// What bounds the answer of the stream that this task serves, once there is one.
+    static ANSWER: RefCell<Option<Rc<Watch>>>;
+}
+
+/// Runs each stream of a client on the worker's own thread, until it ends or the time of its answer is over: hyper does not look
+/// at a body that waits for the client's window.
+#[derive(Clone, Copy, Debug)]
+struct StreamExecutor;
+
+/// How a connection stands.
+#[derive(Clone, Copy, Debug)]
+struct Standing {
+    /// Since when a head has been coming.
+    head: Option<Instant>,
+    /// Since when there has been no request; `None` while there is one.
+    idle: Option<Instant>,
+    idle_timeout: Option<Duration>,
+    drains: bool,
+    /// When the client was told to go.
+    told: Option<Instant>,
+    /// When the last request began.
+    begun: Instant,
+}
+
+/// What is to be done with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Wait(Option<Instant>),
+    /// Tell the client to go.
+    Tell,
+    /// The client has not gone.
+    Close,
+    /// The client has begun a head and not ended it.
+    TooSlow,
+}
+
+/// Serves a client whose first bytes were those of HTTP/2.
+pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream, input: Buffer) {
+    let now = Instant::now();
+    let guard = Rc::new(RefCell::new(Guard::new(now)));
+    let begun = Rc::new(Cell::new(now));
+    let (shared, begins) = (Rc::clone(&connection), Rc::clone(&begun));
+    let service = service_fn(move |request: Request<Incoming>| {
+        begins.set(Instant::now());
+        let connection = Rc::clone(&shared);
+        let request = request.map(ClientBody::Http2);
+        async move {
+            let response = forward::serve(connection, request, None).await;
+            ANSWER.with(|answer| *answer.borrow_mut() = response.body().watch());
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let io = GuardedIo::new(RewoundIo::new(input, stream), Rc::clone(&guard));
+    let server = pin!(builder().serve_connection(TokioIo::new(io), service));
+    let ended = drive(
+        &connection,
+        &guard,
+        &begun,
+        server,
+        http2::Connection::graceful_shutdown,
+    );
+    if let Err(error) = ended.await {
+        tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
+    }
+}
+
+fn builder() -> http2::Builder<StreamExecutor> {
+    let mut builder = http2::Builder::new(StreamExecutor);
+    builder
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(HEAD_LIST_BYTES_MAX)
+        .max_pending_accept_reset_streams(UNSEEN_RESETS_MAX)
+        .max_local_error_reset_streams(MISTAKES_MAX);
+    builder
+}
+
+/// Runs a connection to its end: by the client, by idleness, because the listener drains, or because the client asks for too
+/// much. A client that does not go when it is told to is left.
+async fn drive<C: Future<Output = hyper::Result<()>>>(
+    connection: &Connection,
+    guard: &RefCell<Guard>,
+    begun: &Cell<Instant>,
+    mut server: Pin<&mut C>,
+    shut_down: fn(Pin<&mut C>),
+) -> hyper::Result<()> {
+    let mut timer = Timer::new();
+    let mut draining = pin!(connection.listener.drained());
+    let mut told = None;
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = server.as_mut().poll(cx) {
+                return Poll::Ready(ended);
+            }
+            let now = Instant::now();
+            let standing = Standing {
+                head: guard.borrow().head_since(),
+                idle: connection.idle_since(),
+                idle_timeout: connection.idle_timeout(),
+                // A future that is over must not be asked again.
+                drains: told.is_none() && draining.as_mut().poll(cx).is_ready(),
+                told,
+                begun: begun.get(),
+            };
+            match standing.step(now) {
+                Step::Wait(until) => {
+                    if timer.poll(until, cx).is_pending() {
+                        return Poll::Pending;
+                    }
+                }
+                Step::Tell => {
+                    told = Some(now);
+                    shut_down(server.as_mut());
+                }
+                Step::Close => return Poll::Ready(Ok(())),
+                Step::TooSlow => {
+                    guard.borrow_mut().condemn(Abuse::SlowHead);
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        }
+    })
+    .await
+}
+
+impl Standing {
+    fn step(&self, now: Instant) -> Step {
+        let slow = self.head.map(|since| since + HEAD_TIMEOUT);
+        if slow.is_some_and(|slow| slow <= now) {
+            return Step::TooSlow;
+        }
+        let wait = |until: Option<Instant>| Step::Wait([until, slow].into_iter().flatten().min());
+        let Some(told) = self.told else {
+            // While there are requests nothing tells when the last one ends, so it is looked for from time to time.
+            let idle = self
+                .idle_timeout
+                .and_then(|allowed| self.idle.unwrap_or(now).checked_add(allowed));
+            return if self.drains || idle.is_some_and(|idle| idle <= now) {
+                Step::Tell
+            } else {
+                wait(idle)
+            };
+        };
+        let over = told + SHUT_DOWN_MAX;
+        if now < over {
+            wait(Some(over))
+        } else if self.idle.is_none() && self.begun < over {
+            wait(Some(now + SHUT_DOWN_MAX))
+        } else {
+            // A client that answers begins nothing any more.
+            Step::Close
+        }
+    }
+}
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for StreamExecutor {
+    fn execute(&self, stream: F) {
+        let bounded = async move {
+            let mut stream = pin!(stream);
+            let mut timer = None;
+            poll_fn(|cx| {
+                if stream.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(());
+                }
+                let watch = ANSWER.with(|answer| answer.borrow().clone());
+                watch.map_or(Poll::Pending, |watch| {
+                    watch.poll_over(timer.get_or_insert_with(Timer::new), cx)
+                })
+            })
+            .await;
+        };
+        tokio::task::spawn_local(ANSWER.scope(RefCell::default(), bounded));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_ends_however_its_client_behaves() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let standing = Standing {
+            head: None,
+            idle: Some(start),
+            idle_timeout: Some(Duration::from_secs(300)),
+            drains: false,
+            told: None,
+            begun: start,
+        };
+        let busy = Standing {
+            idle: None,
+            ..standing
+        };
+        let forever = Standing {
+            idle_timeout: None,
+            ..standing
+        };
+        let half = |standing: Standing, since: u64| Standing {
+            head: Some(at(since)),
+            ..standing
+        };
+        let drains = |standing: Standing| Standing {
+            drains: true,
+            ..standing
+        };
+        let told = |standing: Standing| Standing {
+            told: Some(at(10)),
+            ..standing
+        };
+        let begun = |standing: Standing, seconds: u64| Standing {
+            begun: at(seconds),
+            ..standing
+        };
+        let wait = |seconds: u64| Step::Wait(Some(at(seconds)));
+        for (standing, now, expected) in [
+            (standing, 0, wait(300)),
+            (standing, 299, wait(300)),
+            (standing, 300, Step::Tell),
+            (busy, 299, wait(599)),
+            (busy, 900, wait(1200)),
+            (forever, 900, Step::Wait(None)),
+            (half(standing, 0), 59, wait(60)),
+            (half(standing, 0), 60, Step::TooSlow),
+            (half(standing, 280), 290, wait(300)),
+            (half(forever, 100), 159, wait(160)),
+            (half(busy, 100), 160, Step::TooSlow),
+            (half(told(busy), 0), 60, Step::TooSlow),
+            (drains(standing), 1, Step::Tell),
+            (drains(busy), 1, Step::Tell),
+            (drains(forever), 1, Step::Tell),
+            (told(standing), 10, wait(15)),
+            (told(standing), 14, wait(15)),
+            (told(standing), 15, Step::Close),
+            (told(forever), 15, Step::Close),
+            // What was begun in time is finished, however long it takes.
+            (told(busy), 15, wait(20)),
+            (begun(told(busy), 14), 900, wait(905)),
+            (begun(told(busy), 15), 20, Step::Close),
+        ] {
+            assert_eq!(standing.step(at(now)), expected, "{standing:?} after {now} s");
+        }
+    }
+}
