@@ -17,6 +17,7 @@ use crate::proxy::ProxyRole;
 use crate::report::{Reports, State};
 use crate::resolve::Resolved;
 
+mod access;
 mod advice;
 mod part;
 pub mod request;

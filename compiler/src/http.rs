@@ -291,6 +291,21 @@ impl Path {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether `path` is this one, or is below it by whole segments.
+    pub fn is_above(&self, path: &str) -> bool {
+        path.strip_prefix(self.0.trim_end_matches('/'))
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+impl PlainPath {
+    pub fn admits(&self, path: &str) -> bool {
+        match self {
+            PlainPath::Exact(exact) => exact.as_str() == path,
+            PlainPath::PathPrefix(prefix) => prefix.is_above(path),
+        }
+    }
 }
 
 impl HeaderName {

@@ -1,19 +1,22 @@
 //! The steps of one request through one proxy, from what its edge holds. Edges call it with what they have; `explain`
 //! with what is planned.
 
+use std::collections::BTreeSet;
+
+use super::access::{Admission, admission};
 use super::request::Request;
 use super::walk::{Walk, arrival, walk};
 use super::{Destination, Entry, Host, Hosts, Location, Outcome, Stage, Step, Trace, Tried};
 use crate::finding::{Origin, Traced};
 use crate::http::{HttpMatch, Retry, Span};
-use crate::intent::hosts_field;
+use crate::intent::{AddressBlock, hosts_field};
 use crate::lower::{EAST_WEST, OUTBOUND, lower, named_service};
 use crate::name::{ClusterName, Fqn, Label, ServiceId, WorkloadId};
 use crate::proxy::{ProxyConfig, ProxyNode, Route, RouteAction};
 use crate::resolve::listed;
 use crate::routes::{
-    Conduct, GatewayAction, MirrorTarget, RoutedGateway, RoutedService, ServiceAction, Slice, SliceItem,
-    SliceKey,
+    Conduct, GatewayAction, HostConduct, MirrorTarget, RoutedGateway, RoutedService, ServiceAction, Slice,
+    SliceItem, SliceKey,
 };
 use crate::view::View;
 
@@ -115,8 +118,65 @@ impl<'a> Tracer<'a> {
             });
             self.step(Stage::Host, told, origin);
             self.gateway_rule(&gateway.value);
+            // What no route takes meets no filter of its host.
+            if matches!(walked, Walk::Route { .. })
+                && let Some(refused) = self.host_conduct(gateway)
+            {
+                return refused;
+            }
         }
         self.outcome(walked)
+    }
+
+    /// What a gateway does with every request for its hosts before it forwards any.
+    fn host_conduct(&mut self, gateway: &'a Traced<RoutedGateway>) -> Option<Outcome> {
+        let HostConduct {
+            access, rate_limit, ..
+        } = &gateway.value.conduct;
+        let at = |field: &str| {
+            let origin = gateway.origin.clone();
+            origin.map(|origin| Origin {
+                field: field.to_owned(),
+                ..origin
+            })
+        };
+        match access.as_ref().map(|access| admission(access, self.request)) {
+            None => {}
+            Some(Admission::Refused(field)) => {
+                return Some(Outcome::Refuse {
+                    origin: at(&field),
+                    status: FORBIDDEN,
+                    reason: "the gateway's authorization does not let it through, whoever asks".to_owned(),
+                });
+            }
+            Some(Admission::Admitted) => {
+                let told = "its authorization lets it through, whoever asks".to_owned();
+                self.step(Stage::Host, told, at("spec.authorization"));
+            }
+            Some(Admission::Depends { from, but }) => {
+                let blocks = |blocks: BTreeSet<AddressBlock>| listed(blocks.into_iter().map(String::from));
+                let from = match from.is_empty() {
+                    true => "from anywhere".to_owned(),
+                    false => format!("from {}", blocks(from)),
+                };
+                let but = match but.is_empty() {
+                    true => String::new(),
+                    false => format!(" but {}", blocks(but)),
+                };
+                let told = format!(
+                    "its authorization lets it through {from}{but}, and answers {FORBIDDEN} to others"
+                );
+                self.step(Stage::Host, told, at("spec.authorization"));
+            }
+        }
+        if let Some(limit) = rate_limit {
+            let told = format!(
+                "each proxy answers 429 beyond {} requests in {} for its hosts",
+                limit.requests, limit.per
+            );
+            self.step(Stage::Host, told, at("spec.rateLimit"));
+        }
+        None
     }
 
     fn gateway_rule(&mut self, gateway: &'a RoutedGateway) {
@@ -277,6 +337,8 @@ impl<'a> Tracer<'a> {
 
 /// What a proxy answers by itself when it knows the host and no route takes the request, or not even the host.
 const NO_ROUTE: u16 = 404;
+/// To whom an authorization does not let through.
+const FORBIDDEN: u16 = 403;
 
 /// The first rule that takes the request, and those before it with why they do not.
 fn first<'a, R>(

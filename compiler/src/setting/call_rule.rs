@@ -110,13 +110,13 @@ fn meet_paths(a: &PlainPath, b: &PlainPath) -> Option<PlainPath> {
     match (a, b) {
         (PlainPath::Exact(a), PlainPath::Exact(b)) => (a == b).then(|| PlainPath::Exact(a.clone())),
         (PlainPath::Exact(exact), PlainPath::PathPrefix(prefix))
-        | (PlainPath::PathPrefix(prefix), PlainPath::Exact(exact)) => {
-            is_below(exact.as_str(), prefix).then(|| PlainPath::Exact(exact.clone()))
-        }
+        | (PlainPath::PathPrefix(prefix), PlainPath::Exact(exact)) => prefix
+            .is_above(exact.as_str())
+            .then(|| PlainPath::Exact(exact.clone())),
         (PlainPath::PathPrefix(a), PlainPath::PathPrefix(b)) => {
-            let narrower = if is_below(a.as_str(), b) {
+            let narrower = if b.is_above(a.as_str()) {
                 a
-            } else if is_below(b.as_str(), a) {
+            } else if a.is_above(b.as_str()) {
                 b
             } else {
                 return None;
@@ -127,11 +127,6 @@ fn meet_paths(a: &PlainPath, b: &PlainPath) -> Option<PlainPath> {
 }
 
 /// By whole segments; a prefix means the same with and without a slash at its end.
-fn is_below(path: &str, prefix: &Path) -> bool {
-    path.strip_prefix(prefix.as_str().trim_end_matches('/'))
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
 /// The one way to write a prefix, so that equal ones are equal.
 fn without_slash(prefix: &Path) -> Path {
     let text = prefix.as_str().trim_end_matches('/').to_owned();
