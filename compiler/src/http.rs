@@ -300,6 +300,12 @@ impl Path {
 }
 
 impl PlainPath {
+    pub fn as_str(&self) -> &str {
+        match self {
+            PlainPath::Exact(path) | PlainPath::PathPrefix(path) => path.as_str(),
+        }
+    }
+
     pub fn admits(&self, path: &str) -> bool {
         match self {
             PlainPath::Exact(exact) => exact.as_str() == path,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::finding::{Finding, Traced};
 use crate::http::{Retry, Span};
 use crate::name::{ClusterName, Fqn, Label};
-use crate::proxy::{ProxyConfig, ProxyNode, ProxyRole, RetryPolicy, RouteTable};
+use crate::proxy::{Filter, ProxyConfig, ProxyNode, ProxyRole, RetryPolicy, RouteTable};
 use crate::routes::{Locality, NamespaceOwner, Slice, SliceItem, SliceKey};
 use crate::view::View;
 
@@ -93,11 +93,18 @@ struct Lowered {
 
 impl Lowered {
     /// A listener with a table of its own, both named the same.
-    fn listen(&mut self, name: &str, bind: std::net::SocketAddr, table: Traced<RouteTable>) {
+    fn listen(
+        &mut self,
+        name: &str,
+        bind: std::net::SocketAddr,
+        always: &[Filter],
+        table: Traced<RouteTable>,
+    ) {
+        let needed = table.value.filters();
         let listener = crate::proxy::Listener {
             bind,
             route_table: name.to_owned(),
-            filters: table.value.filters(),
+            filters: needed.into_iter().chain(always.iter().copied()).collect(),
         };
         let origin = table.origin.clone();
         let listener = Traced {

@@ -109,13 +109,7 @@ async fn answer(
         return refuse(exchange, Refusal::bad_request("the host is missing or malformed"));
     };
     let worker = Rc::clone(&exchange.connection().worker);
-    add_request_id(&mut parts.headers, &worker.random);
     let shown = authority.to_str().unwrap_or_default();
-    let id = parts
-        .headers
-        .get(&REQUEST_ID)
-        .map_or(&b""[..], HeaderValue::as_bytes);
-    exchange.head(&parts.method, parts.uri.path(), shown, id);
     let subject = Subject {
         authority: shown,
         path: target.path(),
@@ -128,6 +122,13 @@ async fn answer(
             .map(|chain| chain.judge(route, &subject, Instant::now, &worker.random))
     };
     let verdict = judged.or_else(judge).unwrap_or_default();
+    // Not before: nothing of ours may be matched.
+    add_request_id(&mut parts.headers, &worker.random);
+    let id = parts
+        .headers
+        .get(&REQUEST_ID)
+        .map_or(&b""[..], HeaderValue::as_bytes);
+    exchange.head(&parts.method, parts.uri.path(), shown, id);
     *edits = verdict.response;
     let mut started = exchange.started();
     if !verdict.delay.is_zero() {

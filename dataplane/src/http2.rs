@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use crate::body::ClientBody;
 use crate::deadline::Watch;
 use crate::forward;
-use crate::h1::{Buffer, FIELDS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, Timer};
+use crate::h1::{BODY_TIMEOUT, Buffer, FIELDS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, Timer};
 use crate::io::RewoundIo;
 use crate::listener::Connection;
 use guard::{Abuse, Guard, GuardedIo};
@@ -31,8 +31,8 @@ mod guard;
 /// so many times what a request may.
 const STREAMS_MAX: u32 = 100;
 /// What may come of all bodies before their hosts have taken it: the bound of a connection's memory for them.
-const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
-/// What may come of one body: so little that a few which nobody takes leave room for the others, and enough for 5 MB/s
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// What may come of one body: so little that fifteen which nobody takes leave room for the others, and enough for 5 MB/s
 /// over 50 ms.
 const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// What is kept of one answer while its client takes none of it.
@@ -71,6 +71,8 @@ struct Standing {
     told: Option<Instant>,
     /// When the last request began.
     begun: Instant,
+    /// When the client last took something.
+    took: Instant,
 }
 
 /// What is to be done with a connection.
@@ -154,6 +156,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
                 drains: told.is_none() && draining.as_mut().poll(cx).is_ready(),
                 told,
                 begun: begun.get(),
+                took: guard.borrow().took(),
             };
             match standing.step(now) {
                 Step::Wait(until) => {
@@ -194,10 +197,11 @@ impl Standing {
                 wait(idle)
             };
         };
-        let over = told + SHUT_DOWN_MAX;
+        // What has been said already may still be on its way to a client that is slow.
+        let over = (told.max(self.took) + SHUT_DOWN_MAX).min(told + BODY_TIMEOUT);
         if now < over {
             wait(Some(over))
-        } else if self.idle.is_none() && self.begun < over {
+        } else if self.idle.is_none() && self.begun < told + SHUT_DOWN_MAX {
             wait(Some(now + SHUT_DOWN_MAX))
         } else {
             // A client that answers begins nothing any more.
@@ -241,6 +245,7 @@ mod tests {
             drains: false,
             told: None,
             begun: start,
+            took: start,
         };
         let busy = Standing {
             idle: None,
@@ -264,6 +269,10 @@ mod tests {
         };
         let begun = |standing: Standing, seconds: u64| Standing {
             begun: at(seconds),
+            ..standing
+        };
+        let took = |standing: Standing, seconds: u64| Standing {
+            took: at(seconds),
             ..standing
         };
         let wait = |seconds: u64| Step::Wait(Some(at(seconds)));
@@ -291,6 +300,12 @@ mod tests {
             (told(busy), 15, wait(20)),
             (begun(told(busy), 14), 900, wait(905)),
             (begun(told(busy), 15), 20, Step::Close),
+            // What has been said already goes on its way as long as it is taken, but not for ever.
+            (took(told(standing), 14), 15, wait(19)),
+            (took(told(standing), 14), 19, Step::Close),
+            (begun(took(told(busy), 18), 16), 20, wait(23)),
+            (took(told(standing), 309), 309, wait(310)),
+            (took(told(standing), 309), 310, Step::Close),
         ] {
             assert_eq!(standing.step(at(now)), expected, "{standing:?} after {now} s");
         }

@@ -7,7 +7,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 
 use super::host_policy::{Authorization, Cors, HostPolicy, HostRedirect, Jwt, RateLimit};
-use crate::http::{HttpRule, ServiceBackend};
+use crate::http::{HttpRule, PlainPath, ServiceBackend};
 use crate::name::{Fqn, Hostname, Kind, WorkloadId};
 use crate::url::WebOrigin;
 
@@ -130,6 +130,11 @@ pub enum BadGateway {
          allowCredentials out"
     )]
     AnybodyAsAnybody,
+    #[error(
+        "path {0:?} of an authorization can be spelled in other ways, which would pass it by; write it without %, ;, \\, // and \
+         segments of dots"
+    )]
+    Spelling(String),
     #[error("a rateLimit of no time limits nothing; give it a per, such as 1s")]
     NoTime,
 }
@@ -288,10 +293,23 @@ fn check(policy: &HostPolicy) -> Result<(), BadGateway> {
     if policy.cors.as_ref().is_some_and(is_open) {
         return Err(BadGateway::AnybodyAsAnybody);
     }
+    let rules = policy.authorization.iter();
+    let rules = rules.flat_map(|authorization| authorization.allow.iter().chain(&authorization.deny));
+    let mut paths = rules.flat_map(|rule| &rule.paths).map(PlainPath::as_str);
+    if let Some(path) = paths.find(|path| !has_one_spelling(path)) {
+        return Err(BadGateway::Spelling(path.to_owned()));
+    }
     match &policy.rate_limit {
         Some(limit) if limit.per.as_ms() == 0 => Err(BadGateway::NoTime),
         _ => Ok(()),
     }
+}
+
+/// Whether proxies and hosts read this path in one way, and no other path as this one.
+fn has_one_spelling(path: &str) -> bool {
+    !path.contains(['%', ';', '\\'])
+        && !path.contains("//")
+        && !path.split('/').any(|segment| matches!(segment, "." | ".."))
 }
 
 fn non_empty<T>(
@@ -316,6 +334,40 @@ mod tests {
         serde_json::from_value::<Gateway>(spec)
             .map(|gateway| gateway.mode)
             .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_would_only_look_like_protection_is_refused() {
+        let gateway = |field: &str, value: Value| {
+            let mut spec = json!({
+                "type": "ingress", "port": 80, "hosts": ["a.example.com"],
+                "rules": [{"backendRefs": [{"namespace": "shop", "name": "web"}]}],
+            });
+            spec[field] = value;
+            read(spec).err()
+        };
+        let guarded = |rule: Value| gateway("authorization", json!({"allow": [rule]}));
+        let path = |path: &str| guarded(json!({"paths": [{"type": "PathPrefix", "value": path}]}));
+        for path in [path("/"), path("/a/b"), path("/a.b/..c/")] {
+            assert_eq!(path, None);
+        }
+        for path in ["/a%20b", "/a;b", "/a//b", "/a/../b", "/a/."].map(path) {
+            assert!(path.is_some_and(|error| error.contains("can be spelled in other ways")));
+        }
+        for empty in [
+            json!({"sources": []}),
+            json!({"methods": []}),
+            json!({"paths": []}),
+        ] {
+            assert!(guarded(empty).is_some_and(|error| error.contains("is empty")));
+        }
+        assert_eq!(guarded(json!({})), None);
+        let cors = |origin: &str| json!({"allowOrigins": [origin], "allowCredentials": true});
+        assert_eq!(gateway("cors", cors("https://*.example.com")), None);
+        assert!(gateway("cors", cors("*")).is_some_and(|error| error.contains("every page")));
+        let limit = |per: &str| json!({"requests": 1, "per": per});
+        assert_eq!(gateway("rateLimit", limit("1ms")), None);
+        assert!(gateway("rateLimit", limit("0s")).is_some_and(|error| error.contains("no time")));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::http::{
     ExactHostname, HeaderName, Method, PlainPath, RedirectScheme, RedirectStatus, RedirectTo, Span,
@@ -55,15 +56,33 @@ pub struct Authorization {
 #[serde(deny_unknown_fields)]
 pub struct AccessRule {
     /// Blocks of addresses, one of which the client is in.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some")]
+    #[schemars(length(min = 1))]
     pub sources: BTreeSet<AddressBlock>,
     /// Claims of the token, each with the values of which it has one.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some")]
     pub claims: BTreeMap<String, BTreeSet<String>>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some")]
+    #[schemars(length(min = 1))]
     pub methods: BTreeSet<Method>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some")]
+    #[schemars(length(min = 1))]
     pub paths: Vec<PlainPath>,
+}
+
+/// What is left out is any; a list of which the last item was taken out must not become that.
+fn some<'de, D: Deserializer<'de>, C>(deserializer: D) -> Result<C, D::Error>
+where
+    C: Deserialize<'de>,
+    for<'a> &'a C: IntoIterator,
+{
+    let given = C::deserialize(deserializer)?;
+    if (&given).into_iter().next().is_none() {
+        return Err(D::Error::custom(
+            "is empty, so nothing could match; leave it out to match everything",
+        ));
+    }
+    Ok(given)
 }
 
 /// Which pages of other origins a browser lets read the answers, in the words of the Gateway API.

@@ -52,7 +52,7 @@ pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGatew
         hosts: vec![Traced::untraced(host)],
     };
     let bind = SocketAddr::new(gateway.bind, port);
-    lowered.listen(NAME, bind, Traced::untraced(table));
+    lowered.listen(NAME, bind, &[], Traced::untraced(table));
 }
 
 /// The workspaces whose services come in at this workload: those that have a namespace here, and have no gateway of

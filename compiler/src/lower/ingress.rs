@@ -10,9 +10,12 @@ use crate::finding::{Code, Finding, Origin, Traced};
 use crate::http::HttpMatch;
 use crate::name::{Fqn, Kind, ServiceId, WorkloadId};
 use crate::plan::port;
-use crate::proxy::{Route, RouteAction, RouteTable, Target, VirtualHost};
+use crate::proxy::{Filter, Route, RouteAction, RouteTable, Target, VirtualHost};
 use crate::routes::{GatewayAction, GatewayRule, RoutedGatewayMode, ServiceAction, ServiceRule};
 use crate::view::LocalGateway;
+
+/// An Envoy lets connections that are open when a filter is added go on without it: those that keep somebody out are always there.
+const GUARDS: [Filter; 2] = [Filter::Deny, Filter::Allow];
 
 pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGateway, lowered: &mut Lowered) {
     let mut tables: BTreeMap<u16, Vec<Traced<VirtualHost>>> = BTreeMap::new();
@@ -52,7 +55,7 @@ pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGatew
         };
         let bind = SocketAddr::new(gateway.bind, port);
         // Nobody's alone: its hosts say whose they are.
-        lowered.listen(&format!("ingress/{port}"), bind, Traced::untraced(table));
+        lowered.listen(&format!("ingress/{port}"), bind, &GUARDS, Traced::untraced(table));
     }
 }
 

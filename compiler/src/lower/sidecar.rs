@@ -43,7 +43,7 @@ pub(super) fn lower(site: &Site<'_>, namespace: &Label, outbound: SocketAddr, lo
         hosts,
     };
     let origin = owner.and_then(|owner| owner.origin.clone());
-    lowered.listen(NAME, outbound, Traced { value: table, origin });
+    lowered.listen(NAME, outbound, &[], Traced { value: table, origin });
 }
 
 /// One per port that speaks HTTP.

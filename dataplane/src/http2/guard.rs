@@ -54,6 +54,7 @@ pub(super) struct Guard {
     /// A block of headers has begun and not ended.
     in_block: bool,
     head_since: Option<Instant>,
+    took: Instant,
     last_stream: u32,
     opened: u64,
     reset: u64,
@@ -87,6 +88,7 @@ impl Guard {
             in_block: false,
             // The preface and the first frame are a head too.
             head_since: Some(now),
+            took: now,
             last_stream: 0,
             opened: 0,
             reset: 0,
@@ -99,6 +101,11 @@ impl Guard {
     /// Since when a head, or a frame that is none of a body, has been coming.
     pub(super) fn head_since(&self) -> Option<Instant> {
         self.head_since
+    }
+
+    /// When the client last took something.
+    pub(super) fn took(&self) -> Instant {
+        self.took
     }
 
     /// The client is to be sent away.
@@ -124,8 +131,11 @@ impl Guard {
                 }
             }
         }
-        if self.in_block || self.received.is_within_other_than_data() {
+        if self.in_block || !self.has_settings || self.received.is_within_other_than_data() {
             self.head_since.get_or_insert(now);
+        } else {
+            // The first bytes of a frame do not tell yet that it is of a body.
+            self.head_since = None;
         }
         Ok(())
     }
@@ -161,7 +171,8 @@ impl Guard {
     }
 
     /// To be told what the client was sent.
-    fn wrote(&mut self, mut bytes: &[u8]) {
+    fn wrote(&mut self, mut bytes: &[u8], now: Instant) {
+        self.took = now;
         while let Some(event) = self.sent.next(&mut bytes) {
             if let Event::Ended(Head {
                 kind: DATA | HEADERS, ..
@@ -245,7 +256,7 @@ impl AsyncRead for GuardedIo {
 impl AsyncWrite for GuardedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        self.guard.borrow_mut().wrote(&buf[..written]);
+        self.guard.borrow_mut().wrote(&buf[..written], Instant::now());
         Poll::Ready(Ok(written))
     }
 
@@ -268,10 +279,10 @@ impl AsyncWrite for GuardedIo {
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
         let mut guard = self.guard.borrow_mut();
-        let mut left = written;
+        let (mut left, now) = (written, Instant::now());
         for buf in bufs {
             let taken = left.min(buf.len());
-            guard.wrote(&buf[..taken]);
+            guard.wrote(&buf[..taken], now);
             left -= taken;
         }
         Poll::Ready(Ok(written))
@@ -338,9 +349,13 @@ mod tests {
             assert_eq!(guard.read(&[*byte], start + Duration::from_secs(1)), Ok(()));
         }
         assert_eq!(guard.head_since(), None);
-        let half = &frame(DATA, END_STREAM, 1, b"body")[..11];
-        assert_eq!(guard.read(half, start), Ok(()));
-        assert_eq!(guard.head_since(), None);
+        let body = frame(DATA, END_STREAM, 1, b"body");
+        for cut in 1..=11 {
+            let mut guard = begun(start);
+            assert_eq!(guard.read(&body[..cut], start), Ok(()));
+            assert_eq!(guard.read(&body[cut..12], start), Ok(()));
+            assert_eq!(guard.head_since(), None, "cut at {cut}");
+        }
     }
 
     #[test]
@@ -411,7 +426,7 @@ mod tests {
             frame(PING, 1, 0, b"12345678"),
         ];
         for _ in 0..1000 {
-            answers.iter().for_each(|answer| guard.wrote(answer));
+            answers.iter().for_each(|answer| guard.wrote(answer, start));
             assert_eq!(
                 guard.read(&ping.repeat(20), start),
                 Ok(()),
@@ -428,9 +443,9 @@ mod tests {
         guard.condemn(Abuse::SlowHead);
         assert_eq!(guard.farewell(), Some(go_away(5, 11)));
         let answer = frame(DATA, 0, 5, b"answer");
-        guard.wrote(&answer[..10]);
+        guard.wrote(&answer[..10], Instant::now());
         assert_eq!(guard.farewell(), None);
-        guard.wrote(&answer[10..]);
+        guard.wrote(&answer[10..], Instant::now());
         assert_eq!(guard.farewell(), Some(go_away(5, 11)));
         guard.condemn(Abuse::NoSettings);
         assert_eq!(guard.farewell(), Some(go_away(5, 1)));

@@ -17,16 +17,16 @@ use envoy_types::pb::envoy::extensions::filters::http::fault::v3::fault_abort::E
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault};
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
-use envoy_types::pb::envoy::r#type::matcher::v3::PathMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::path_matcher::Rule as PathRule;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::envoy::r#type::matcher::v3::{PathMatcher, StringMatcher};
 use envoy_types::pb::envoy::r#type::v3::TokenBucket;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 use tombolo_compiler::http::{Fault, HeaderName, PlainPath, Share, Span};
 use tombolo_compiler::intent::Cors;
 use tombolo_compiler::proxy::VirtualHost;
-use tombolo_compiler::routes::{AccessRule, HostConduct, RateLimit};
+use tombolo_compiler::routes::{Access, AccessRule, HostConduct, RateLimit};
 use tombolo_compiler::url::WebOrigin;
 
 use super::listener::{ALLOW, CORS, DENY, RATE_LIMIT, unlimited};
@@ -46,6 +46,9 @@ const CORS_HEADERS: [&str; 6] = [
     "access-control-max-age",
 ];
 
+/// Empty segments, parameters of segments, and escapes of slash and backslash: some hosts take them for a path without.
+const SPELLINGS: [&str; 4] = ["//", ";", "%2f", "%5c"];
+
 pub(super) fn of_host(host: &VirtualHost) -> HashMap<String, Any> {
     let HostConduct {
         cors,
@@ -53,11 +56,12 @@ pub(super) fn of_host(host: &VirtualHost) -> HashMap<String, Any> {
         rate_limit,
     } = &host.conduct;
     let cors = cors.as_ref().map(|cors| (CORS, pack_any(self::cors(cors))));
-    let denied = access.as_ref().filter(|access| !access.deny.is_empty());
-    let denied = denied.map(|access| (DENY, rbac(Action::Deny, &access.deny)));
+    let denied = access
+        .as_ref()
+        .map(|access| (DENY, rbac(Action::Deny, denied(access))));
     let allowed = access
         .as_ref()
-        .map(|access| (ALLOW, rbac(Action::Allow, &access.allow)));
+        .map(|access| (ALLOW, rbac(Action::Allow, policies(&access.allow))));
     let limit = rate_limit
         .as_ref()
         .map(|limit| (RATE_LIMIT, pack_any(self::rate_limit(&host.name, limit))));
@@ -69,7 +73,7 @@ pub(super) fn of_host(host: &VirtualHost) -> HashMap<String, Any> {
         .collect()
 }
 
-fn rbac(action: Action, rules: &[AccessRule]) -> Any {
+fn policies(rules: &[AccessRule]) -> HashMap<String, Policy> {
     let policies = rules.iter().enumerate().map(|(number, rule)| {
         let policy = Policy {
             permissions: vec![permission(rule)],
@@ -78,9 +82,39 @@ fn rbac(action: Action, rules: &[AccessRule]) -> Any {
         };
         (number.to_string(), policy)
     });
+    policies.collect()
+}
+
+/// Where rules name paths, those that hosts read in different ways are denied as well: one of them is what a rule means, and
+/// passes it by.
+fn denied(access: &Access) -> HashMap<String, Policy> {
+    let mut denied = policies(&access.deny);
+    let mut rules = access.allow.iter().chain(&access.deny);
+    if rules.any(|rule| !rule.paths.is_empty()) {
+        let other = SPELLINGS.map(|part| Permission {
+            rule: Some(PermissionRule::UrlPath(PathMatcher {
+                rule: Some(PathRule::Path(StringMatcher {
+                    ignore_case: true,
+                    ..string_matcher(MatchPattern::Contains(part.to_owned()))
+                })),
+            })),
+        });
+        let policy = Policy {
+            permissions: other.into(),
+            principals: vec![Principal {
+                identifier: Some(Identifier::Any(true)),
+            }],
+            ..Policy::default()
+        };
+        denied.insert("spelling".to_owned(), policy);
+    }
+    denied
+}
+
+fn rbac(action: Action, policies: HashMap<String, Policy>) -> Any {
     let rules = Rules {
         action: action as i32,
-        policies: policies.collect(),
+        policies,
         ..Rules::default()
     };
     pack_any(RbacPerRoute {

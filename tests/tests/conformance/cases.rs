@@ -984,6 +984,54 @@ pub(crate) const CASES: &[Case] = &[
         ..GET
     },
     Case {
+        name: "an empty segment is not read as none",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/open//not",
+        expect: &[Status(403), Body("RBAC: access denied"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "an escaped slash is not read as one",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/open/%2E%2E%2Fsecret",
+        expect: &[Status(403), Body("RBAC: access denied"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "an escaped slash in small letters",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/open%2fnot",
+        expect: &[Status(403), Body("RBAC: access denied"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "an escaped backslash is not read as a slash",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/open%5cnot",
+        expect: &[Status(403), Body("RBAC: access denied"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "a parameter of a segment is not overlooked",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/open/not;a/b",
+        expect: &[Status(403), Body("RBAC: access denied"), Tries(0)],
+        ..GET
+    },
+    Case {
+        name: "other escapes pass",
+        via: Via::Gateway,
+        host: "guarded.PROXY.example.com",
+        path: "/open/a%20b",
+        expect: &[Status(200), AnsweredBy(&["web-v1"])],
+        ..GET
+    },
+    Case {
         name: "nobody is let in",
         via: Via::Gateway,
         host: "shut.PROXY.example.com",

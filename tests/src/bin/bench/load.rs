@@ -24,6 +24,9 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
 use tombolo_tests::ads::contract::Retries;
 
+/// What is asked of whom.
+pub(crate) const PATH: &str = "/products/42?view=short";
+pub(crate) const HOST: &str = "shop.example.com";
 /// What each answer carries, and each request that carries something; a size between a status and a page.
 const BODY: &[u8] = &[b'x'; 1024];
 /// Longer than any answer over loopback takes, also on a busy machine.
@@ -212,8 +215,8 @@ async fn send(sender: &mut SendRequest<Full<Bytes>>, asks: Asks) -> Result<()> {
     // As many headers as a program's request has; a browser sends more.
     let request = Request::builder()
         .method(asks.method())
-        .uri("/products/42?view=short")
-        .header(header::HOST, "shop.example.com")
+        .uri(PATH)
+        .header(header::HOST, HOST)
         .header(header::USER_AGENT, "bench/1.0")
         .header(header::ACCEPT, "application/json")
         .header(header::ACCEPT_ENCODING, "identity")

@@ -7,14 +7,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use http::StatusCode;
+use http::{Request, StatusCode, header};
+use http_body_util::Full;
 use tombolo_tests::ads::{Ads, Resources, contract};
 use tombolo_tests::process::{Process, Usage};
 use tombolo_tests::proxy::{Node, Proxy, Role, Software};
 use tombolo_tests::{client, free_port, within};
 
 use crate::Options;
-use crate::load::{Asks, Load, Outcome, Upstream};
+use crate::load::{Asks, HOST, Load, Outcome, PATH, Upstream};
 use crate::statistics::Sorted;
 use peers::Peer;
 
@@ -132,7 +133,10 @@ impl Bench {
 
     async fn ready(name: &'static str, asks: Asks, listener: SocketAddr, running: Running) -> Result<Bench> {
         within(START_TIMEOUT, async || {
-            client::get(listener, "/").await?.expect(StatusCode::OK)
+            let request = Request::get(PATH)
+                .header(header::HOST, HOST)
+                .body(Full::default())?;
+            client::send(listener, request).await?.expect(StatusCode::OK)
         })
         .await
         .with_context(|| {

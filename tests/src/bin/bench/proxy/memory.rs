@@ -79,17 +79,16 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
 }
 
 async fn round(software: Software, upstream: SocketAddr, dir: &Path) -> Result<Round> {
-    let listener = listener();
-    let resources = contract::many_services(listener, upstream, 0);
-    let running = over_xds(software, software.name(), resources, dir).await?;
-    answered(listener, "shop.example.com").await?;
+    let (listener, running) = started(software, upstream, dir, "idle").await?;
     let before = settled(running.pid()).await?;
     let mut connections = Vec::with_capacity(CONNECTIONS);
     for _ in 0..CONNECTIONS {
         connections.push(used(listener).await?);
     }
     let idle = settled(running.pid()).await?;
-    drop(connections);
+    drop((connections, running));
+    // Another process: what the first one has freed would be used again, and not be seen.
+    let (listener, running) = started(software, upstream, dir, "config").await?;
     let Running::Xds { ads, .. } = &running else {
         unreachable!("invariant: it is configured over xDS");
     };
@@ -100,13 +99,32 @@ async fn round(software: Software, upstream: SocketAddr, dir: &Path) -> Result<R
     }
     let loaded = settled(running.pid()).await?;
     let kib = |after: Usage, before: Usage, count: usize| {
-        after.rss_bytes.saturating_sub(before.rss_bytes) as f64 / 1024.0 / count as f64
+        let more = after
+            .rss_bytes
+            .checked_sub(before.rss_bytes)
+            .context("it holds less than before")?;
+        anyhow::Ok(more as f64 / 1024.0 / count as f64)
     };
     Ok(Round {
-        idle_kib: kib(idle, before, CONNECTIONS),
-        config_kib: kib(loaded, unloaded, SERVICES),
+        idle_kib: kib(idle, before, CONNECTIONS)?,
+        config_kib: kib(loaded, unloaded, SERVICES)?,
         config_cpu_ms: us(loaded.cpu.saturating_sub(unloaded.cpu)) / 1e3,
     })
+}
+
+/// A new process that serves one service.
+async fn started(
+    software: Software,
+    upstream: SocketAddr,
+    dir: &Path,
+    part: &str,
+) -> Result<(SocketAddr, Running)> {
+    let listener = listener();
+    let resources = contract::many_services(listener, upstream, 0);
+    let id = format!("{}-{part}", software.name());
+    let running = over_xds(software, &id, resources, dir).await?;
+    answered(listener, "shop.example.com").await?;
+    Ok((listener, running))
 }
 
 /// A connection on which one request was answered.
