@@ -1,7 +1,10 @@
 //! A worker's connections to one host. HTTP/1.1 connections are used by one request at a time and wait here in
-//! between, the most recently used on top; one HTTP/2 connection carries all requests. Nothing is shared between workers.
+//! between, the most recently used on top; an HTTP/2 connection carries as many as its host takes, and there is another one when
+//! there are more. Nothing is shared between workers.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +16,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use crate::breaker::Share;
 use crate::config::Protocol;
@@ -33,6 +37,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
 /// What is kept of one request's body while its host takes none of it.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
+/// Requests at once on a connection of HTTP/2 before its host has said how many it takes; hyper's own number.
+const STREAMS_UNTOLD: usize = 100;
+
 /// One host as one worker sees it.
 pub(crate) struct HostPool {
     pub(crate) host: Arc<Host>,
@@ -40,7 +47,7 @@ pub(crate) struct HostPool {
     active: Cell<u32>,
     idle: RefCell<Vec<IdleConnection>>,
     idle_h1: RefCell<Vec<(BreakableIo, Instant)>>,
-    multiplexed: RefCell<Option<Multiplexed>>,
+    multiplexed: RefCell<Multiplexed>,
     breakers: RefCell<Vec<Weak<Breaker>>>,
 }
 
@@ -48,13 +55,17 @@ pub(crate) struct HostPool {
 pub(crate) struct Lease {
     pool: Rc<HostPool>,
     connection: Option<http1::SendRequest<RequestBody>>,
+    place: Option<Place>,
 }
 
 /// Something to send one request on.
 pub(crate) enum Sender {
     Http1(http1::SendRequest<RequestBody>),
-    Http2(http2::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>, Place),
 }
+
+/// One of the requests that a connection of HTTP/2 carries, until dropped.
+pub(crate) struct Place(Rc<Load>);
 
 /// Where a sender came from: only a reused one may turn out to be closed already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,11 +94,32 @@ struct IdleConnection {
     since: Instant,
 }
 
-type Connecting = Shared<LocalBoxFuture<'static, Result<http2::SendRequest<RequestBody>, ConnectError>>>;
+type Connection = http2::Connection<TokioIo<BreakableIo>, RequestBody, LocalExecutor>;
+type Connecting = Shared<LocalBoxFuture<'static, Result<Carrier, ConnectError>>>;
 
-enum Multiplexed {
-    Opening(Connecting),
-    Open(http2::SendRequest<RequestBody>),
+/// A host's connections of HTTP/2.
+struct Multiplexed {
+    opening: Option<Connecting>,
+    open: Vec<Carrier>,
+    /// How many requests at once the host took of a connection when it last said so.
+    streams_max: Rc<Cell<usize>>,
+}
+
+/// A connection that carries many requests.
+#[derive(Clone)]
+struct Carrier {
+    sender: http2::SendRequest<RequestBody>,
+    load: Rc<Load>,
+}
+
+/// What a connection carries, and may.
+struct Load {
+    carried: Cell<usize>,
+    /// Shared with the other connections to the host.
+    max: Rc<Cell<usize>>,
+    has_answered: Cell<bool>,
+    /// The first answer has come, and before it what the host says of `max`.
+    answered: Notify,
 }
 
 /// Why a request got no response.
@@ -121,6 +153,7 @@ impl HostPool {
         Lease {
             pool: Rc::clone(self),
             connection: None,
+            place: None,
         }
     }
 
@@ -128,7 +161,7 @@ impl HostPool {
     pub(crate) fn break_connections(&self) {
         self.idle.borrow_mut().clear();
         self.idle_h1.borrow_mut().clear();
-        *self.multiplexed.borrow_mut() = None;
+        self.multiplexed.borrow_mut().leave();
         let breakers = self.breakers.take();
         for breaker in breakers.iter().filter_map(Weak::upgrade) {
             breaker.break_now();
@@ -144,6 +177,7 @@ impl HostPool {
         self.idle_h1
             .borrow_mut()
             .retain(|(io, since)| now.saturating_duration_since(*since) <= IDLE_MAX && io.is_quiet());
+        self.multiplexed.borrow_mut().sweep();
         self.breakers
             .borrow_mut()
             .retain(|breaker| breaker.strong_count() > 0);
@@ -197,30 +231,33 @@ impl HostPool {
         self: &Rc<Self>,
         connect_timeout: Duration,
     ) -> Result<(Sender, Freshness), ConnectError> {
-        let opening = {
+        let mut freshness = Freshness::Reused;
+        loop {
+            let opening = {
+                let mut multiplexed = self.multiplexed.borrow_mut();
+                if let Some(sender) = multiplexed.sender() {
+                    return Ok((sender, freshness));
+                }
+                let open = || bounded(connect_timeout, Rc::clone(self).open_http2());
+                let opening = multiplexed
+                    .opening
+                    .get_or_insert_with(|| open().boxed_local().shared());
+                opening.clone()
+            };
+            let opened = opening.clone().await;
+            freshness = Freshness::New;
             let mut multiplexed = self.multiplexed.borrow_mut();
-            match &*multiplexed {
-                Some(Multiplexed::Open(sender)) if !sender.is_closed() => {
-                    return Ok((Sender::Http2(sender.clone()), Freshness::Reused));
-                }
-                Some(Multiplexed::Opening(opening)) => opening.clone(),
-                _ => {
-                    let pool = Rc::clone(self);
-                    let opening = bounded(connect_timeout, pool.open_http2()).boxed_local().shared();
-                    *multiplexed = Some(Multiplexed::Opening(opening.clone()));
-                    opening
-                }
+            // The first of those who wait puts it where all find it, and has a place there even if the host wants none.
+            if multiplexed
+                .opening
+                .take_if(|held| held.ptr_eq(&opening))
+                .is_some()
+            {
+                return Ok((multiplexed.carry(opened?), freshness));
             }
-        };
-        let opened = opening.clone().await;
-        let mut multiplexed = self.multiplexed.borrow_mut();
-        if matches!(&*multiplexed, Some(Multiplexed::Opening(held)) if held.ptr_eq(&opening)) {
-            *multiplexed = opened
-                .as_ref()
-                .ok()
-                .map(|sender| Multiplexed::Open(sender.clone()));
+            drop(multiplexed);
+            opened?;
         }
-        Ok((Sender::Http2(opened?), Freshness::New))
     }
 
     async fn open_http1(self: Rc<Self>) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
@@ -242,9 +279,11 @@ impl HostPool {
         Ok(sender)
     }
 
-    async fn open_http2(self: Rc<Self>) -> Result<http2::SendRequest<RequestBody>, ConnectError> {
+    async fn open_http2(self: Rc<Self>) -> Result<Carrier, ConnectError> {
         let io = self.breakable(self.connect().await?);
+        let max = Rc::clone(&self.multiplexed.borrow().streams_max);
         let (sender, connection) = http2::Builder::new(LocalExecutor)
+            .initial_max_send_streams(max.get())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
             .max_send_buf_size(SEND_BUFFER_BYTES)
@@ -252,15 +291,14 @@ impl HostPool {
             .handshake(TokioIo::new(io))
             .await
             .map_err(ConnectError::handshake)?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "upstream connection ended"
-                );
-            }
+        let load = Rc::new(Load {
+            carried: Cell::new(0),
+            max,
+            has_answered: Cell::new(false),
+            answered: Notify::new(),
         });
-        Ok(sender)
+        tokio::task::spawn_local(carry(connection, Rc::clone(&load)));
+        Ok(Carrier { sender, load })
     }
 
     async fn connect(&self) -> Result<TcpStream, ConnectError> {
@@ -277,6 +315,66 @@ impl HostPool {
     }
 }
 
+impl Default for Multiplexed {
+    fn default() -> Self {
+        Self {
+            opening: None,
+            open: Vec::new(),
+            streams_max: Rc::new(Cell::new(STREAMS_UNTOLD)),
+        }
+    }
+}
+
+impl Multiplexed {
+    fn leave(&mut self) {
+        self.opening = None;
+        self.open.clear();
+    }
+
+    /// A place on a connection that has one.
+    fn sender(&mut self) -> Option<Sender> {
+        self.open.retain(|carrier| !carrier.sender.is_closed());
+        self.open
+            .iter()
+            .find(|carrier| carrier.has_room())
+            .map(Carrier::place)
+    }
+
+    /// A place on a new connection.
+    fn carry(&mut self, carrier: Carrier) -> Sender {
+        let place = carrier.place();
+        self.open.push(carrier);
+        place
+    }
+
+    /// Closes connections that nobody uses, but for one.
+    fn sweep(&mut self) {
+        let mut idle = 0;
+        self.open.retain(|carrier| {
+            let is_idle = carrier.load.carried.get() == 0;
+            idle += u32::from(is_idle);
+            !is_idle || idle == 1
+        });
+    }
+}
+
+impl Carrier {
+    fn has_room(&self) -> bool {
+        self.load.carried.get() < self.load.max.get()
+    }
+
+    fn place(&self) -> Sender {
+        self.load.carried.set(self.load.carried.get() + 1);
+        Sender::Http2(self.sender.clone(), Place(Rc::clone(&self.load)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.carried.set(self.0.carried.get() - 1);
+    }
+}
+
 impl Lease {
     pub(crate) fn pool(&self) -> &Rc<HostPool> {
         &self.pool
@@ -284,8 +382,14 @@ impl Lease {
 
     /// Holds the connection for as long as the response comes over it.
     pub(crate) fn hold(&mut self, sender: Sender) {
-        if let Sender::Http1(sender) = sender {
-            self.connection = Some(sender);
+        match sender {
+            Sender::Http1(sender) => self.connection = Some(sender),
+            Sender::Http2(_, place) => {
+                if !place.0.has_answered.replace(true) {
+                    place.0.answered.notify_one();
+                }
+                self.place = Some(place);
+            }
         }
     }
 
@@ -316,7 +420,7 @@ impl Sender {
     ) -> Result<Response<Incoming>, SendFailure> {
         let sent = match self {
             Self::Http1(sender) => sender.try_send_request(request).await,
-            Self::Http2(sender) => sender.try_send_request(request).await,
+            Self::Http2(sender, _) => sender.try_send_request(request).await,
         };
         sent.map_err(|mut failure| {
             let unsent = failure.take_message();
@@ -339,6 +443,23 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
         tokio::task::spawn_local(async move {
             future.await;
         });
+    }
+}
+
+/// Runs a connection, and notes how many requests its host takes at once, as of its first answer and of each request.
+async fn carry(mut connection: Connection, load: Rc<Load>) {
+    let mut answered = pin!(load.answered.notified());
+    let running = poll_fn(|cx| {
+        let _asked_again = answered.as_mut().poll(cx);
+        let ended = Pin::new(&mut connection).poll(cx);
+        load.max.set(connection.current_max_send_streams());
+        ended
+    });
+    if let Err(error) = running.await {
+        tracing::debug!(
+            error = &error as &dyn std::error::Error,
+            "upstream connection ended"
+        );
     }
 }
 

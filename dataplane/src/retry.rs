@@ -52,7 +52,7 @@ pub(crate) struct BackOff {
 pub(crate) enum Outcome {
     /// No connection, in time or at all.
     ConnectFailure,
-    /// The host refused the stream before it looked at it.
+    /// The host did not look at it, and said so, or it never left on a new connection.
     RefusedStream,
     /// The connection broke, or was closed because a check declared the host dead.
     Reset,

@@ -189,9 +189,7 @@ mod tests {
             ),
             (
                 of_listeners,
-                refused(
-                    "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors is not supported here",
-                ),
+                Err("typed_per_filter_config[a.b]: type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors is not supported here".to_owned()),
             ),
             (
                 pack_any(fault),

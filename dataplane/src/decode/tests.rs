@@ -208,6 +208,7 @@ fn a_listener_is_as_the_contract_says() {
                             name: "again".to_owned(),
                             ..m.http_filters[0].clone()
                         };
+                        m.http_filters[0].name = "router".to_owned();
                         m.http_filters.push(router);
                     });
                 },

@@ -149,7 +149,8 @@ mod tests {
                 paths[place].matches(asked)
             };
             assert_eq!(index.first(asked.as_bytes(), matches), Some(expected), "{asked}");
-            assert!(asks.get() <= 2, "{asked}: {} were looked at", asks.get());
+            // Such as /8, /80 and /800 beside /8000.
+            assert!(asks.get() <= 6, "{asked}: {} were looked at", asks.get());
         }
     }
 }

@@ -437,8 +437,7 @@ const FRAMES: &[Frames] = &[
                 END_HEADERS | END_STREAM,
                 1,
                 &block(&format!(
-                    "{}{cookies}",
-                    format!(":method GET|:scheme http|:authority h|:path {path}")
+                    ":method GET|:scheme http|:authority h|:path {path}{cookies}"
                 )),
             )
         },

@@ -26,8 +26,8 @@ const PARTING: Duration = Duration::from_secs(10);
 /// connection is closed after 300 ms.
 struct Endless {
     listener: SocketAddr,
-    /// Connections that the host has, at the moment.
-    open: watch::Receiver<u32>,
+    /// Connections that the host has had, and those that it has at the moment.
+    connections: watch::Receiver<(u32, u32)>,
     edge: AdsServer,
     proxy: Proxy,
     data: tempfile::TempDir,
@@ -38,7 +38,7 @@ impl Endless {
         let edge = AdsServer::start_at(free_address()).await;
         let data = tempfile::tempdir().unwrap();
         let listener = free_address();
-        let (host, open) = endless_host().await;
+        let (host, connections) = endless_host().await;
         let one = Thresholds {
             max_requests: Some(UInt32Value { value: 1 }),
             ..Default::default()
@@ -64,7 +64,7 @@ impl Endless {
         eventually("the proxy is ready", || proxy.is_ready()).await;
         Self {
             listener,
-            open,
+            connections,
             edge,
             proxy,
             data,
@@ -82,6 +82,18 @@ impl Endless {
             .collect()
     }
 
+    /// Waits until the host has had so many connections, and has none any more.
+    async fn host_is_left(&self, had: u32) {
+        let mut connections = self.connections.clone();
+        tokio::time::timeout(
+            DEADLINE,
+            connections.wait_for(|connections| *connections == (had, 0)),
+        )
+        .await
+        .expect("the host is asked, and left")
+        .unwrap();
+    }
+
     async fn no_connection_is_left(&self) {
         eventually("no connection is left", || async {
             let metrics = self.proxy.admin("/metrics").await.unwrap().body;
@@ -91,16 +103,16 @@ impl Endless {
     }
 }
 
-async fn endless_host() -> (SocketAddr, watch::Receiver<u32>) {
+async fn endless_host() -> (SocketAddr, watch::Receiver<(u32, u32)>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (open, seen) = watch::channel(0);
+    let (connections, seen) = watch::channel((0, 0));
     tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let open = open.clone();
+            let connections = connections.clone();
             tokio::spawn(async move {
-                open.send_modify(|open| *open += 1);
+                connections.send_modify(|(had, open)| (*had, *open) = (*had + 1, *open + 1));
                 let mut head = [0; 4096];
                 let _ = stream.read(&mut head).await;
                 let piece = [b"1000\r\n".as_slice(), &[b'x'; 0x1000], b"\r\n"].concat();
@@ -110,7 +122,7 @@ async fn endless_host() -> (SocketAddr, watch::Receiver<u32>) {
                 while said.is_ok() {
                     said = stream.write_all(&piece).await;
                 }
-                open.send_modify(|open| *open -= 1);
+                connections.send_modify(|(_, open)| *open -= 1);
             });
         }
     });
@@ -120,7 +132,7 @@ async fn endless_host() -> (SocketAddr, watch::Receiver<u32>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_window_that_stays_shut_holds_no_host() {
     let stage = Endless::start().await;
-    for window in [0, 1, 10_000] {
+    for (had, window) in [(0, 0), (2, 1), (4, 10_000)] {
         let mut wire = Wire::open(stage.listener, &setting(INITIAL_WINDOW, window)).await;
         let started = Instant::now();
         wire.send(&request(1, "/")).await;
@@ -133,11 +145,7 @@ async fn a_window_that_stays_shut_holds_no_host() {
         let end = wire.next_of(&[RST_STREAM, GOAWAY]).await.unwrap();
         assert_eq!((end.kind, end.stream, end.code()), (RST_STREAM, 1, CANCEL));
         assert!(started.elapsed() < PARTING);
-        let mut open = stage.open.clone();
-        tokio::time::timeout(DEADLINE, open.wait_for(|open| *open == 0))
-            .await
-            .expect("the host is left")
-            .unwrap();
+        stage.host_is_left(had + 1).await;
         // And there is room for the next one.
         wire.send(&request(3, "/")).await;
         let head = wire.next_of(&[HEADERS]).await.unwrap();
@@ -152,17 +160,11 @@ async fn a_window_that_stays_shut_holds_no_host() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_of_http_1_1_that_takes_nothing_holds_no_host_either() {
     let stage = Endless::start().await;
-    for path in ["/relayed", "/bridged"] {
+    for (had, path) in [(1, "/relayed"), (2, "/bridged")] {
         let mut stream = TcpStream::connect(stage.listener).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut open = stage.open.clone();
-        for expected in [1, 0] {
-            tokio::time::timeout(DEADLINE, open.wait_for(|open| *open == expected))
-                .await
-                .expect("the host is asked, and left")
-                .unwrap();
-        }
+        stage.host_is_left(had).await;
     }
     eventually("all is logged", || async { stage.flags().len() == 2 }).await;
     assert_eq!(stage.flags(), ["UT"; 2]);
@@ -286,7 +288,7 @@ async fn floods_end_their_connection() {
             request(1, "/relayed/ended"),
             [
                 frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]),
-                frame(DATA, 0, 1, b"x").repeat(3000),
+                frame(DATA, 0, 1, b"x").repeat(10_000),
             ]
             .concat(),
             1,

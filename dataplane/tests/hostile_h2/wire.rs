@@ -35,7 +35,8 @@ pub(crate) const REFUSED_STREAM: u32 = 7;
 pub(crate) const CANCEL: u32 = 8;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 
-/// The identifier of SETTINGS_INITIAL_WINDOW_SIZE.
+/// The identifiers of SETTINGS_MAX_CONCURRENT_STREAMS and SETTINGS_INITIAL_WINDOW_SIZE.
+pub(crate) const CONCURRENT_STREAMS: u16 = 3;
 pub(crate) const INITIAL_WINDOW: u16 = 4;
 
 #[derive(Clone, Debug, PartialEq, Eq)]

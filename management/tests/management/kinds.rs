@@ -66,7 +66,7 @@ async fn what_protects_nothing_is_refused_unless_the_writer_insists() {
         fields,
         [
             "/spec/jwt",
-            "/spec/authorization",
+            "/spec/authorization/allow/*/claims",
             "/spec/rateLimit/by",
             "/spec/validateRequests",
             "/spec/defaults/reachability",
@@ -87,7 +87,14 @@ async fn what_protects_nothing_is_refused_unless_the_writer_insists() {
         .filter(|finding| finding["code"] == "NotEnforced")
         .map(|finding| &finding["field"])
         .collect();
-    assert_eq!(fields, ["spec.authorization", "spec.jwt", "spec.rateLimit.by"]);
+    assert_eq!(
+        fields,
+        [
+            "spec.authorization.allow[*].claims",
+            "spec.jwt",
+            "spec.rateLimit.by"
+        ]
+    );
 }
 
 #[tokio::test]

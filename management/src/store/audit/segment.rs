@@ -443,7 +443,7 @@ impl Width {
         bytes.extend(&number.to_be_bytes()[4 - self.0..]);
     }
 
-    fn split<'a>(self, bytes: &'a [u8]) -> Option<(u32, &'a [u8])> {
+    fn split(self, bytes: &[u8]) -> Option<(u32, &[u8])> {
         let (number, rest) = bytes.split_at_checked(self.0)?;
         let number = number
             .iter()

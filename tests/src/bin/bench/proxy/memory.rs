@@ -34,6 +34,27 @@ struct Round {
     config_cpu_ms: f64,
 }
 
+/// A line of the table.
+struct Figure {
+    name: &'static str,
+    of: fn(&Round) -> f64,
+}
+
+const FIGURES: [Figure; 3] = [
+    Figure {
+        name: "KiB for an idle connection",
+        of: |round| round.idle_kib,
+    },
+    Figure {
+        name: "KiB for a service",
+        of: |round| round.config_kib,
+    },
+    Figure {
+        name: "CPU ms to load them all",
+        of: |round| round.config_cpu_ms,
+    },
+];
+
 pub(crate) async fn run(options: &Options) -> Result<()> {
     let upstream = Upstream::start()?;
     let mut rounds = Software::BOTH.map(|software| (software, Vec::new()));
@@ -54,16 +75,11 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
     }
     println!();
     let mut ratios = Vec::new();
-    let figures: [(&str, fn(&Round) -> f64); 3] = [
-        ("KiB for an idle connection", |round| round.idle_kib),
-        ("KiB for a service", |round| round.config_kib),
-        ("CPU ms to load them all", |round| round.config_cpu_ms),
-    ];
-    for (name, figure) in figures {
-        print!("{name:32}");
+    for figure in &FIGURES {
+        print!("{:32}", figure.name);
         let mut medians = Vec::new();
         for (_, rounds) in &rounds {
-            let sorted = Sorted::new(rounds.iter().map(figure)).context("no rounds were run")?;
+            let sorted = Sorted::new(rounds.iter().map(figure.of)).context("no rounds were run")?;
             print!("{:>24}", cell(&sorted));
             medians.push(sorted.median());
         }
