@@ -193,6 +193,10 @@ pub struct Access {
     pub deny: Vec<AccessRule>,
 }
 
+/// Empty segments, parameters of segments, and escapes of what parts paths: some hosts take them for a path without. In small
+/// letters.
+pub const SPELLINGS: [&str; 5] = ["//", ";", "%2f", "%5c", "%3b"];
+
 /// All parts that are given must hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -265,6 +269,15 @@ impl SliceItem {
             }
             _ => false,
         }
+    }
+}
+
+impl Access {
+    /// Whether its rules name paths: then those that hosts read in different ways are refused, as one of them is what a rule means,
+    /// and would pass it by.
+    pub fn names_paths(&self) -> bool {
+        let mut rules = self.allow.iter().chain(&self.deny);
+        rules.any(|rule| !rule.paths.is_empty())
     }
 }
 

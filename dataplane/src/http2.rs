@@ -71,7 +71,7 @@ struct Standing {
     told: Option<Instant>,
     /// When the last request began.
     begun: Instant,
-    /// When the client last took something.
+    /// When the client last took something of an answer.
     took: Instant,
 }
 
@@ -198,7 +198,8 @@ impl Standing {
             };
         };
         // What has been said already may still be on its way to a client that is slow.
-        let over = (told.max(self.took) + SHUT_DOWN_MAX).min(told + BODY_TIMEOUT);
+        let ended = self.idle.unwrap_or(now);
+        let over = (told.max(self.took) + SHUT_DOWN_MAX).min(told.max(ended) + BODY_TIMEOUT);
         if now < over {
             wait(Some(over))
         } else if self.idle.is_none() && self.begun < told + SHUT_DOWN_MAX {
@@ -255,6 +256,10 @@ mod tests {
             idle_timeout: None,
             ..standing
         };
+        let ended = Standing {
+            idle: Some(at(400)),
+            ..standing
+        };
         let half = |standing: Standing, since: u64| Standing {
             head: Some(at(since)),
             ..standing
@@ -306,6 +311,7 @@ mod tests {
             (begun(took(told(busy), 18), 16), 20, wait(23)),
             (took(told(standing), 309), 309, wait(310)),
             (took(told(standing), 309), 310, Step::Close),
+            (took(told(ended), 409), 410, wait(414)),
         ] {
             assert_eq!(standing.step(at(now)), expected, "{standing:?} after {now} s");
         }

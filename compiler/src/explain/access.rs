@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::request::Request;
 use crate::intent::AddressBlock;
-use crate::routes::{Access, AccessRule};
+use crate::routes::{Access, AccessRule, SPELLINGS};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Admission {
@@ -29,6 +29,14 @@ pub(super) fn admission(access: &Access, request: &Request) -> Admission {
         let rules = rules.iter().cloned().enumerate();
         rules.filter(|(_, rule)| fits(rule)).collect()
     };
+    let spelled = || {
+        SPELLINGS
+            .iter()
+            .any(|part| request.path().to_ascii_lowercase().contains(part))
+    };
+    if access.names_paths() && spelled() {
+        return Admission::Refused("spec.authorization".to_owned());
+    }
     let (denied, allowed) = (fitting(&access.deny), fitting(&access.allow));
     if let Some((number, _)) = denied.iter().find(|(_, rule)| rule.sources.is_empty()) {
         return Admission::Refused(format!("spec.authorization.deny[{number}]"));
@@ -82,6 +90,11 @@ mod tests {
                 "GET",
                 "/open/not/a",
                 Admission::Refused("spec.authorization.deny[0]".to_owned()),
+            ),
+            (
+                "GET",
+                "/open%2Fx",
+                Admission::Refused("spec.authorization".to_owned()),
             ),
             (
                 "POST",

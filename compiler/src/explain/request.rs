@@ -147,6 +147,12 @@ impl Request {
         &self.path
     }
 
+    /// Whether a browser asks with it what a page of another origin may do.
+    pub(super) fn is_preflight(&self) -> bool {
+        let has = |wanted: &str| self.headers.keys().any(|name| name.as_str() == wanted);
+        self.method == "OPTIONS" && has("origin") && has("access-control-request-method")
+    }
+
     /// The first parameter of that name, as it stands in the URL; empty when it has no `=`.
     pub fn query_param(&self, name: &str) -> Option<&str> {
         let mut params = self.query.as_deref()?.split('&');

@@ -126,7 +126,6 @@ fn meet_paths(a: &PlainPath, b: &PlainPath) -> Option<PlainPath> {
     }
 }
 
-/// By whole segments; a prefix means the same with and without a slash at its end.
 /// The one way to write a prefix, so that equal ones are equal.
 fn without_slash(prefix: &Path) -> Path {
     let text = prefix.as_str().trim_end_matches('/').to_owned();

@@ -68,6 +68,11 @@ impl Frames {
         self.have == 0 && self.current.is_none()
     }
 
+    /// Whether a frame of a body has begun and not ended.
+    pub(super) fn is_within_data(&self) -> bool {
+        self.current.is_some_and(|(head, _)| head.kind == DATA)
+    }
+
     /// Whether a frame has begun that may not be one of a body.
     pub(super) fn is_within_other_than_data(&self) -> bool {
         self.have > 0 || self.current.is_some_and(|(head, _)| head.kind != DATA)

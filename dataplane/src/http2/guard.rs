@@ -103,7 +103,7 @@ impl Guard {
         self.head_since
     }
 
-    /// When the client last took something.
+    /// When the client last took something of an answer.
     pub(super) fn took(&self) -> Instant {
         self.took
     }
@@ -172,14 +172,18 @@ impl Guard {
 
     /// To be told what the client was sent.
     fn wrote(&mut self, mut bytes: &[u8], now: Instant) {
-        self.took = now;
+        let mut took = self.sent.is_within_data();
         while let Some(event) = self.sent.next(&mut bytes) {
             if let Event::Ended(Head {
                 kind: DATA | HEADERS, ..
             }) = event
             {
+                took = true;
                 self.idle_frames.add(IDLE_FRAMES_PER_ANSWER_FRAME);
             }
+        }
+        if took || self.sent.is_within_data() {
+            self.took = now;
         }
     }
 

@@ -26,7 +26,7 @@ use envoy_types::util::pack_any;
 use tombolo_compiler::http::{Fault, HeaderName, PlainPath, Share, Span};
 use tombolo_compiler::intent::Cors;
 use tombolo_compiler::proxy::VirtualHost;
-use tombolo_compiler::routes::{Access, AccessRule, HostConduct, RateLimit};
+use tombolo_compiler::routes::{Access, AccessRule, HostConduct, RateLimit, SPELLINGS};
 use tombolo_compiler::url::WebOrigin;
 
 use super::listener::{ALLOW, CORS, DENY, RATE_LIMIT, unlimited};
@@ -45,9 +45,6 @@ const CORS_HEADERS: [&str; 6] = [
     "access-control-expose-headers",
     "access-control-max-age",
 ];
-
-/// Empty segments, parameters of segments, and escapes of slash and backslash: some hosts take them for a path without.
-const SPELLINGS: [&str; 4] = ["//", ";", "%2f", "%5c"];
 
 pub(super) fn of_host(host: &VirtualHost) -> HashMap<String, Any> {
     let HostConduct {
@@ -85,12 +82,9 @@ fn policies(rules: &[AccessRule]) -> HashMap<String, Policy> {
     policies.collect()
 }
 
-/// Where rules name paths, those that hosts read in different ways are denied as well: one of them is what a rule means, and
-/// passes it by.
 fn denied(access: &Access) -> HashMap<String, Policy> {
     let mut denied = policies(&access.deny);
-    let mut rules = access.allow.iter().chain(&access.deny);
-    if rules.any(|rule| !rule.paths.is_empty()) {
+    if access.names_paths() {
         let other = SPELLINGS.map(|part| Permission {
             rule: Some(PermissionRule::UrlPath(PathMatcher {
                 rule: Some(PathRule::Path(StringMatcher {
