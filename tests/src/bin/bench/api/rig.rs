@@ -135,6 +135,8 @@ fn start_management(url: &str, api: SocketAddr, dir: &TempDir) -> Result<Process
             &api.to_string(),
         ])
         .args(["--feed-listen", &format!("127.0.0.1:{}", free_port())])
+        // All clients are one user, whom a fast machine would answer with 429.
+        .args(["--requests-max", "1000000"])
         .arg("--identity")
         .arg(dir.path().join("identity"))
         .arg("--data-dir")
