@@ -131,7 +131,12 @@ impl Resources {
 }
 
 /// Decodes one resource into its place in `config`.
-fn decode_one(kind: ResourceKind, name: &str, body: &[u8], config: &mut Config) -> Result<(), String> {
+pub(crate) fn decode_one(
+    kind: ResourceKind,
+    name: &str,
+    body: &[u8],
+    config: &mut Config,
+) -> Result<(), String> {
     let key: Arc<str> = name.into();
     match kind {
         ResourceKind::Cluster => {

@@ -24,3 +24,12 @@ mod relay;
 mod stall;
 mod timer;
 mod upload;
+
+/// The codec, for what is fuzzed.
+#[cfg(test)]
+pub(crate) mod fuzzing {
+    pub(crate) use super::chunked::Chunked;
+    pub(crate) use super::encode::{KeepAlive, Request, Response};
+    pub(crate) use super::framing::{Framing, of_request, of_response};
+    pub(crate) use super::head::{Fields, Known, read_request, read_response};
+}

@@ -39,6 +39,8 @@ mod decode;
 mod exchange;
 mod filter;
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod h1;
 mod health;
 mod http2;

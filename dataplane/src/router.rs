@@ -114,6 +114,17 @@ impl RouteTable {
         first.map(|place| &routes[place])
     }
 
+    /// What [`Self::route`] must find, by a look at all routes of the host.
+    #[cfg(test)]
+    pub(crate) fn scan(&self, subject: &Subject<'_, impl RequestView>) -> Option<&Route> {
+        let name = match self.ports {
+            Ports::Ignored => without_port(subject.authority),
+            Ports::Matter => subject.authority,
+        };
+        let routes = &self.hosts[self.host(name)?].routes;
+        routes.iter().find(|route| route.matcher.matches(subject))
+    }
+
     fn host(&self, name: &str) -> Option<usize> {
         let name = &*lowercase(name);
         let end = |length: usize| name.get(name.len().checked_sub(length)?..);
