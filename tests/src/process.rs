@@ -39,6 +39,8 @@ pub struct Usage {
     pub cpu: Duration,
     /// Resident memory.
     pub rss_bytes: u64,
+    /// Open file descriptors.
+    pub descriptors: usize,
 }
 
 impl Process {
@@ -182,6 +184,9 @@ impl Usage {
         Ok(Usage {
             cpu: cpu(&read("stat")?).context("cannot parse /proc/PID/stat")?,
             rss_bytes: rss_bytes(&read("status")?).context("cannot parse /proc/PID/status")?,
+            descriptors: fs::read_dir(format!("/proc/{pid}/fd"))
+                .with_context(|| format!("cannot read /proc/{pid}/fd"))?
+                .count(),
         })
     }
 }
@@ -214,7 +219,8 @@ mod tests {
             assert_eq!(cpu(bad), None, "{bad}");
             assert_eq!(rss_bytes(bad), None, "{bad}");
         }
-        assert!(Usage::of(std::process::id()).unwrap().rss_bytes > 0);
+        let own = Usage::of(std::process::id()).unwrap();
+        assert!(own.rss_bytes > 0 && own.descriptors > 0);
     }
 
     #[tokio::test]

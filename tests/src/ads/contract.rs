@@ -1,9 +1,12 @@
 //! The smallest configuration that docs/xds.md allows: one listener, one route, one cluster. It has what the edge
 //! gives to every route (a timeout, careful retries, the destination header), so that its cost is a real one's.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
@@ -12,9 +15,10 @@ use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifi
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::health_check::{HealthChecker, HttpHealthCheck};
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
+use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{
     Address, AggregatedConfigSource, ApiVersion, ConfigSource, HeaderValue, HeaderValueOption, HealthCheck,
-    SocketAddress, address,
+    Http2ProtocolOptions, SocketAddress, SubstitutionFormatString, address,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
@@ -29,6 +33,8 @@ use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
     RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
 };
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     RouteSpecifier, ServerHeaderTransformation,
@@ -36,8 +42,18 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_filter,
 };
-use envoy_types::pb::google::protobuf::{BoolValue, Duration as PbDuration, UInt32Value};
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions,
+};
+use envoy_types::pb::envoy::r#type::v3::CodecClientType;
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{
+    Any, BoolValue, Duration as PbDuration, Struct, UInt32Value, Value,
+};
 use envoy_types::util::pack_any;
+use http::Version;
 
 use super::Resources;
 
@@ -53,20 +69,42 @@ pub enum Retries {
     Other,
 }
 
-/// Everything that arrives at `listener` goes to one of `upstreams`.
+/// In what services differ from each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Serving<'a> {
+    pub retries: Retries,
+    /// What is spoken to the upstreams.
+    pub upstream: Version,
+    /// Takes a line of JSON for each request.
+    pub access_log: Option<&'a Path>,
+}
+
+/// Everything that arrives at `listener` goes to one of `upstreams`, over HTTP/1.1 and without an access log.
 pub fn one_service(listener: SocketAddr, upstreams: &[SocketAddr], retries: Retries) -> Resources {
+    let serving = Serving {
+        retries,
+        upstream: Version::HTTP_11,
+        access_log: None,
+    };
+    service(listener, upstreams, &serving)
+}
+
+/// Everything that arrives at `listener` goes to one of `upstreams`.
+pub fn service(listener: SocketAddr, upstreams: &[SocketAddr], serving: &Serving<'_>) -> Resources {
     let mut resources = Resources::default();
+    let check = health_check(serving.upstream);
     resources.insert(
         NAME,
         &Cluster {
-            health_checks: vec![health_check()],
+            health_checks: vec![check],
             close_connections_on_host_health_failure: true,
+            typed_extension_protocol_options: protocol_options(serving.upstream),
             ..cluster(NAME)
         },
     );
     resources.insert(NAME, &endpoints(NAME, upstreams));
-    resources.insert(NAME, &http_listener(listener));
-    let only = virtual_host(NAME, "*", vec![route("/", NAME, retries)]);
+    resources.insert(NAME, &http_listener(listener, serving.access_log));
+    let only = virtual_host(NAME, "*", vec![route("/", NAME, serving.retries)]);
     resources.insert(NAME, &route_configuration(vec![only]));
     resources
 }
@@ -74,15 +112,32 @@ pub fn one_service(listener: SocketAddr, upstreams: &[SocketAddr], retries: Retr
 /// [`one_service`] for `shop.example.com` only, and beside it so many more, each with a cluster and a host of its own,
 /// `sN.example.com`. They are not checked: as many checks would be what is measured.
 pub fn many_services(listener: SocketAddr, upstream: SocketAddr, count: usize) -> Resources {
-    let mut resources = one_service(listener, &[upstream], Retries::Idempotent);
+    changing_services(listener, &[upstream; 2], count, 0)
+}
+
+/// [`many_services`], after so many changes of them, one at a time: each moves a service to the other upstream and retries it
+/// in the other way.
+pub fn changing_services(
+    listener: SocketAddr,
+    upstreams: &[SocketAddr; 2],
+    count: usize,
+    changes: usize,
+) -> Resources {
+    let mut resources = one_service(listener, upstreams, Retries::Idempotent);
     let first = vec![route("/", NAME, Retries::Idempotent)];
     let mut hosts = vec![virtual_host(NAME, "shop.example.com", first)];
     for number in 0..count {
         let name = format!("s{number}");
+        let changed = changes / count + usize::from(number < changes % count);
+        let (upstream, retries) = if changed.is_multiple_of(2) {
+            (upstreams[0], Retries::Idempotent)
+        } else {
+            (upstreams[1], Retries::Other)
+        };
         resources.insert(&name, &cluster(&name));
         resources.insert(&name, &endpoints(&name, &[upstream]));
-        let routes = vec![route("/", &name, Retries::Idempotent)];
-        hosts.push(virtual_host(&name, &format!("{name}.example.com"), routes));
+        let domain = format!("{name}.example.com");
+        hosts.push(virtual_host(&name, &domain, vec![route("/", &name, retries)]));
     }
     resources.insert(NAME, &route_configuration(hosts));
     resources
@@ -112,7 +167,27 @@ pub fn route_configuration(virtual_hosts: Vec<VirtualHost>) -> RouteConfiguratio
     }
 }
 
-fn health_check() -> HealthCheck {
+fn protocol_options(upstream: Version) -> HashMap<String, Any> {
+    if upstream != Version::HTTP_2 {
+        return HashMap::new();
+    }
+    let http2 = ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions::default());
+    let options = HttpProtocolOptions {
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(http2),
+        })),
+        ..HttpProtocolOptions::default()
+    };
+    let name = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+    HashMap::from([(name.to_owned(), pack_any(options))])
+}
+
+fn health_check(upstream: Version) -> HealthCheck {
+    let codec = if upstream == Version::HTTP_2 {
+        CodecClientType::Http2
+    } else {
+        CodecClientType::Http1
+    };
     HealthCheck {
         timeout: Some(span(Duration::from_millis(400))),
         interval: Some(span(Duration::from_millis(400))),
@@ -122,6 +197,7 @@ fn health_check() -> HealthCheck {
         health_checker: Some(HealthChecker::HttpHealthCheck(HttpHealthCheck {
             host: NAME.to_owned(),
             path: "/".to_owned(),
+            codec_client_type: codec as i32,
             ..HttpHealthCheck::default()
         })),
         ..HealthCheck::default()
@@ -160,8 +236,9 @@ fn endpoints(cluster: &str, upstreams: &[SocketAddr]) -> ClusterLoadAssignment {
     }
 }
 
-fn http_listener(address: SocketAddr) -> Listener {
+fn http_listener(address: SocketAddr, access_log: Option<&Path>) -> Listener {
     let manager = HttpConnectionManager {
+        access_log: access_log.map(json_log).into_iter().collect(),
         stat_prefix: NAME.to_owned(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(over_ads()),
@@ -189,6 +266,42 @@ fn http_listener(address: SocketAddr) -> Listener {
             ..FilterChain::default()
         }],
         ..Listener::default()
+    }
+}
+
+/// A line for each request, with what is asked about most.
+fn json_log(path: &Path) -> AccessLog {
+    let text = |format: &str| Value {
+        kind: Some(Kind::StringValue(format.to_owned())),
+    };
+    let fields = [
+        ("time", "%START_TIME%"),
+        ("method", "%REQ(:METHOD)%"),
+        ("path", "%REQ(:PATH)%"),
+        ("authority", "%REQ(:AUTHORITY)%"),
+        ("status", "%RESPONSE_CODE%"),
+        ("flags", "%RESPONSE_FLAGS%"),
+        ("duration_ms", "%DURATION%"),
+        ("bytes_sent", "%BYTES_SENT%"),
+        ("upstream_host", "%UPSTREAM_HOST%"),
+        ("cluster", "%UPSTREAM_CLUSTER%"),
+        ("request_id", "%REQ(X-REQUEST-ID)%"),
+    ];
+    let fields = fields.map(|(name, format)| (name.to_owned(), text(format)));
+    let format = SubstitutionFormatString {
+        format: Some(Format::JsonFormat(Struct {
+            fields: fields.into_iter().collect(),
+        })),
+        ..SubstitutionFormatString::default()
+    };
+    let log = FileAccessLog {
+        path: path.display().to_string(),
+        access_log_format: Some(AccessLogFormat::LogFormat(format)),
+    };
+    AccessLog {
+        name: "envoy.access_loggers.file".to_owned(),
+        config_type: Some(access_log::ConfigType::TypedConfig(pack_any(log))),
+        ..AccessLog::default()
     }
 }
 

@@ -1,43 +1,66 @@
-//! A bounded load over HTTP/1.1 keep-alive connections, and the upstream that answers it, each on a thread of its own
-//! so that neither is counted as the proxy's.
+//! A bounded load over kept connections, on a thread of its own so that it is not counted as the proxy's.
 
 use std::cell::Cell;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::server::conn::http1 as server;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
 use tombolo_tests::ads::contract::Retries;
 
+mod upstream;
+
+pub(crate) use upstream::Upstream;
+
 /// What is asked of whom.
 pub(crate) const PATH: &str = "/products/42?view=short";
 pub(crate) const HOST: &str = "shop.example.com";
 /// What each answer carries, and each request that carries something; a size between a status and a page.
 const BODY: &[u8] = &[b'x'; 1024];
+/// [`BODY`] as a message of gRPC: not compressed, and its length.
+const MESSAGE_HEAD: [u8; 5] = [0, 0, 0, 4, 0];
 /// Longer than any answer over loopback takes, also on a busy machine.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// A timer of the runtime may be so late; what is later was kept waiting by the request before.
+const TIMER_STEP: Duration = Duration::from_millis(2);
 
 /// What is sent, and how much of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) asks: Asks,
-    pub(crate) connections: usize,
+    pub(crate) wire: Wire,
+    pub(crate) lanes: Lanes,
     pub(crate) requests: usize,
+    /// So many a second, whether they are answered or not; without it, as many as are answered.
+    pub(crate) per_second: Option<f64>,
+}
+
+/// How the client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wire {
+    Http1,
+    Http2,
+}
+
+/// Who sends one request after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lanes {
+    pub(crate) connections: usize,
+    /// Requests at once on each connection; more than one takes HTTP/2.
+    pub(crate) streams: usize,
+    /// Whether a connection is left after each request.
+    pub(crate) fresh: bool,
 }
 
 /// What each request asks with.
@@ -49,80 +72,46 @@ pub(crate) enum Asks {
     Post,
     /// PUT, with such a body too; it may be repeated.
     Put,
+    /// A unary call, whose message comes back.
+    Grpc,
 }
 
-/// What came of it. Every request was answered as it should.
-#[derive(Clone, Debug)]
+/// What came of it.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) elapsed: Duration,
-    /// Of each request.
+    /// Of each request that was answered as it should be.
     pub(crate) latencies: Vec<Duration>,
+    /// Why the others were not.
+    pub(crate) lost: Vec<String>,
 }
 
-/// Answers every request with what it carries, or with a kilobyte if that is nothing; gone on drop.
-#[derive(Debug)]
-pub(crate) struct Upstream {
-    address: SocketAddr,
-    _stop: oneshot::Sender<()>,
-}
-
-impl Upstream {
-    pub(crate) fn start() -> Result<Upstream> {
-        let (bound, address) = mpsc::channel();
-        let (stop, stopped) = oneshot::channel::<()>();
-        thread::spawn(move || {
-            local(async {
-                let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-                // Nobody waits for the address any more when the bench has ended already.
-                let _ = bound.send(listener.local_addr()?);
-                tokio::select! {
-                    served = serve(&listener) => served,
-                    _ = stopped => Ok(()),
-                }
-            })
-        });
-        Ok(Upstream {
-            address: address.recv().context("the upstream cannot listen")?,
-            _stop: stop,
-        })
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-}
-
-async fn serve(listener: &TcpListener) -> Result<()> {
-    let answer = service_fn(async |request: Request<Incoming>| {
-        let carried = request.into_body().collect().await?.to_bytes();
-        let body = if carried.is_empty() {
-            Bytes::from_static(BODY)
-        } else {
-            carried
-        };
-        Ok::<_, hyper::Error>(Response::new(Full::new(body)))
-    });
-    loop {
-        let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
-        // A connection that breaks shows up at the client.
-        tokio::task::spawn_local(server::Builder::new().serve_connection(TokioIo::new(stream), answer));
-    }
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
 }
 
 impl Asks {
     pub(crate) fn method(self) -> Method {
         match self {
             Asks::Get => Method::GET,
-            Asks::Post => Method::POST,
+            Asks::Post | Asks::Grpc => Method::POST,
             Asks::Put => Method::PUT,
         }
     }
 
-    fn body(self) -> &'static [u8] {
+    fn body(self) -> Bytes {
         match self {
-            Asks::Get => &[],
-            Asks::Post | Asks::Put => BODY,
+            Asks::Get => Bytes::new(),
+            Asks::Post | Asks::Put => Bytes::from_static(BODY),
+            Asks::Grpc => [&MESSAGE_HEAD, BODY].concat().into(),
+        }
+    }
+
+    fn answer(self) -> Bytes {
+        match self {
+            Asks::Get => Bytes::from_static(BODY),
+            Asks::Post | Asks::Put | Asks::Grpc => self.body(),
         }
     }
 
@@ -130,25 +119,77 @@ impl Asks {
     pub(crate) fn retries(self) -> Retries {
         match self {
             Asks::Get | Asks::Put => Retries::Idempotent,
-            Asks::Post => Retries::Other,
+            Asks::Post | Asks::Grpc => Retries::Other,
         }
     }
 
-    /// Of the figures in the line for scripts.
-    pub(crate) fn key(self) -> &'static str {
-        match self {
-            Asks::Get => "h1",
-            Asks::Post => "post",
-            Asks::Put => "put",
+    /// As a program's request is; a browser sends more headers.
+    fn request(self, version: Version) -> Result<Request<Full<Bytes>>> {
+        let mut request = Request::builder().method(self.method());
+        request = if version == Version::HTTP_2 {
+            request.version(version).uri(format!("http://{HOST}{PATH}"))
+        } else {
+            request.uri(PATH).header(header::HOST, HOST)
+        };
+        if self == Asks::Grpc {
+            request = request
+                .header(header::CONTENT_TYPE, "application/grpc")
+                .header(header::TE, "trailers");
+        }
+        request
+            .header(header::USER_AGENT, "bench/1.0")
+            .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT_ENCODING, "identity")
+            .header(header::AUTHORIZATION, "Bearer 0123456789abcdef0123456789abcdef")
+            .header(
+                "traceparent",
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            )
+            .body(Full::new(self.body()))
+            .context("a request of the bench is not one")
+    }
+}
+
+impl Lanes {
+    /// So many connections with one request at a time.
+    pub(crate) fn single(connections: usize) -> Lanes {
+        Lanes {
+            connections,
+            streams: 1,
+            fresh: false,
         }
     }
 }
 
+impl Outcome {
+    /// # Errors
+    /// Any request was lost.
+    pub(crate) fn whole(self) -> Result<Outcome> {
+        ensure!(
+            self.lost.is_empty(),
+            "{} requests were lost, the first one: {}",
+            self.lost.len(),
+            self.lost[0]
+        );
+        Ok(self)
+    }
+}
+
 impl Load {
+    /// One request of it.
+    pub(crate) fn single(self) -> Load {
+        Load {
+            lanes: Lanes::single(1),
+            requests: 1,
+            per_second: None,
+            ..self
+        }
+    }
+
     /// Sends it all to `target`; runs on a thread of its own.
     ///
     /// # Errors
-    /// Any request fails or is answered with anything but 200 and the upstream's body.
+    /// Nobody takes connections there.
     pub(crate) async fn run(self, target: SocketAddr) -> Result<Outcome> {
         let (done, outcome) = oneshot::channel();
         thread::spawn(move || drop(done.send(local(self.send_all(target)))));
@@ -157,89 +198,147 @@ impl Load {
 
     async fn send_all(self, target: SocketAddr) -> Result<Outcome> {
         let left = Rc::new(Cell::new(self.requests));
-        let mut senders = Vec::new();
-        for _ in 0..self.connections {
-            senders.push(connect(target).await?);
+        let lanes = self.lanes.connections * self.lanes.streams;
+        let mut senders = Vec::with_capacity(lanes);
+        for _ in 0..self.lanes.connections {
+            let first = self.wire.connect(target).await?;
+            for _ in 1..self.lanes.streams {
+                senders.push(first.another()?);
+            }
+            senders.push(first);
         }
         let start = Instant::now();
-        let mut connections = JoinSet::new();
-        for sender in senders {
-            connections.spawn_local(send_until(sender, self.asks, Rc::clone(&left)));
+        let mut running = JoinSet::new();
+        for (lane, sender) in senders.into_iter().enumerate() {
+            let turns = self.per_second.map(|rate| Turns {
+                next: start + Duration::from_secs_f64(lane as f64 / rate),
+                every: Duration::from_secs_f64(lanes as f64 / rate),
+            });
+            running.spawn_local(send_until(self, target, sender, turns, Rc::clone(&left)));
         }
-        let mut latencies = Vec::with_capacity(self.requests);
-        while let Some(ended) = connections.join_next().await {
-            latencies.extend(ended.context("a connection's task panicked")??);
+        let mut outcome = Outcome::default();
+        while let Some(ended) = running.join_next().await {
+            let lane = ended.context("a connection's task panicked")??;
+            outcome.latencies.extend(lane.latencies);
+            outcome.lost.extend(lane.lost);
         }
-        ensure!(
-            latencies.len() == self.requests,
-            "{} of {} requests were answered",
-            latencies.len(),
-            self.requests
-        );
-        Ok(Outcome {
-            elapsed: start.elapsed(),
-            latencies,
-        })
+        outcome.elapsed = start.elapsed();
+        Ok(outcome)
     }
 }
 
-async fn connect(target: SocketAddr) -> Result<SendRequest<Full<Bytes>>> {
-    let stream = TcpStream::connect(target)
-        .await
-        .with_context(|| format!("cannot connect to {target}"))?;
-    stream.set_nodelay(true)?;
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    tokio::task::spawn_local(connection);
-    Ok(sender)
+/// When a lane of a load at a fixed rate sends.
+struct Turns {
+    next: Instant,
+    every: Duration,
+}
+
+impl Turns {
+    /// Waits for the next turn; since when it counts. A lane that its last request has kept past its turn counts from the turn.
+    async fn next(&mut self) -> Instant {
+        let turn = self.next;
+        self.next += self.every;
+        tokio::time::sleep_until(turn.into()).await;
+        let now = Instant::now();
+        if now - turn > TIMER_STEP { turn } else { now }
+    }
 }
 
 /// Sends one request after the other until none is `left`.
 async fn send_until(
-    mut sender: SendRequest<Full<Bytes>>,
-    asks: Asks,
+    load: Load,
+    target: SocketAddr,
+    mut sender: Sender,
+    mut turns: Option<Turns>,
     left: Rc<Cell<usize>>,
-) -> Result<Vec<Duration>> {
-    let mut latencies = Vec::new();
+) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let mut used = false;
     while let Some(rest) = left.get().checked_sub(1) {
         left.set(rest);
-        let start = Instant::now();
-        timeout(REPLY_TIMEOUT, send(&mut sender, asks))
-            .await
-            .context("no answer in time")??;
-        latencies.push(start.elapsed());
+        let start = match &mut turns {
+            Some(turns) => turns.next().await,
+            None => Instant::now(),
+        };
+        if load.lanes.fresh && used {
+            sender = load.wire.connect(target).await?;
+        }
+        used = true;
+        let sent = timeout(REPLY_TIMEOUT, sender.send(load.asks)).await;
+        match sent.context("no answer in time").flatten() {
+            Ok(()) => outcome.latencies.push(start.elapsed()),
+            Err(error) => {
+                outcome.lost.push(format!("{error:#}"));
+                sender = load.wire.connect(target).await?;
+            }
+        }
     }
-    Ok(latencies)
+    Ok(outcome)
 }
 
-async fn send(sender: &mut SendRequest<Full<Bytes>>, asks: Asks) -> Result<()> {
-    // As many headers as a program's request has; a browser sends more.
-    let request = Request::builder()
-        .method(asks.method())
-        .uri(PATH)
-        .header(header::HOST, HOST)
-        .header(header::USER_AGENT, "bench/1.0")
-        .header(header::ACCEPT, "application/json")
-        .header(header::ACCEPT_ENCODING, "identity")
-        .header(header::AUTHORIZATION, "Bearer 0123456789abcdef0123456789abcdef")
-        .header(
-            "traceparent",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        )
-        .body(Full::new(Bytes::from_static(asks.body())))?;
-    sender.ready().await?;
-    let response = sender.send_request(request).await?;
-    ensure!(
-        response.status() == StatusCode::OK,
-        "answered {}",
-        response.status()
-    );
-    let body = response.into_body().collect().await?.to_bytes();
-    ensure!(
-        body == BODY,
-        "answered a body of {} bytes that is not the upstream's",
-        body.len()
-    );
-    Ok(())
+impl Wire {
+    async fn connect(self, target: SocketAddr) -> Result<Sender> {
+        let stream = TcpStream::connect(target)
+            .await
+            .with_context(|| format!("cannot connect to {target}"))?;
+        stream.set_nodelay(true)?;
+        match self {
+            Wire::Http1 => {
+                let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+                tokio::task::spawn_local(connection);
+                Ok(Sender::Http1(sender))
+            }
+            Wire::Http2 => {
+                let (sender, connection) =
+                    http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
+                tokio::task::spawn_local(connection);
+                Ok(Sender::Http2(sender))
+            }
+        }
+    }
+}
+
+impl Sender {
+    /// Another one on the same connection.
+    fn another(&self) -> Result<Sender> {
+        match self {
+            Sender::Http2(sender) => Ok(Sender::Http2(sender.clone())),
+            Sender::Http1(_) => anyhow::bail!("HTTP/1.1 has one request at a time"),
+        }
+    }
+
+    async fn send(&mut self, asks: Asks) -> Result<()> {
+        let response = match self {
+            Sender::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(asks.request(Version::HTTP_11)?).await?
+            }
+            Sender::Http2(sender) => {
+                sender.ready().await?;
+                sender.send_request(asks.request(Version::HTTP_2)?).await?
+            }
+        };
+        ensure!(
+            response.status() == StatusCode::OK,
+            "answered {}",
+            response.status()
+        );
+        let answer = response.into_body().collect().await?;
+        if asks == Asks::Grpc {
+            let status = answer.trailers().and_then(|trailers| trailers.get("grpc-status"));
+            ensure!(
+                status.is_some_and(|status| status == "0"),
+                "answered with grpc-status {status:?}"
+            );
+        }
+        let body = answer.to_bytes();
+        ensure!(
+            body == asks.answer(),
+            "answered a body of {} bytes that is not the upstream's",
+            body.len()
+        );
+        Ok(())
+    }
 }
 
 /// Runs a future that may spawn local tasks on this thread.

@@ -19,9 +19,8 @@ mod load;
 mod probe;
 mod propagation;
 mod proxy;
+mod report;
 mod statistics;
-
-use load::Asks;
 
 const HELP: &str = "\
 Measures Tombolo. Run it through `cargo xtask bench NAME`, which builds what it measures.
@@ -29,18 +28,26 @@ Measures Tombolo. Run it through `cargo xtask bench NAME`, which builds what it 
 Benches:
   api          writes beside the same SQL by pgbench, reads beside a bare handler, writes in a flood of denials
   audit        pages of ten million audit records by every filter, what appending costs, and verifying
-  proxy        CPU per request and memory of our proxy, beside Envoy, and HAProxy and nginx where they are installed
-  proxy post, proxy put  the same with a body of 1 KiB in each request, which comes back: one that is not repeated once a
-               host may have seen it, and one that is
-  proxy routes  CPU per request where the table has 10,000 hosts with 100,000 routes, beside one of ten hosts and beside Envoy
-  proxy memory  memory of 10,000 idle connections, and memory and CPU time of 5,000 clusters with their routes, beside Envoy
-  proxy instructions [post|put]  user-space instructions (valgrind) and system calls (strace) per request of our proxy
+  proxy        all modes of it, our proxy beside Envoy, and HAProxy and nginx where they are installed, written to
+               docs/benchmarks.md:
+    proxy h1       CPU per request, memory and latency over HTTP/1.1, without and with a JSON access log
+    proxy post     the same with a body of 1 KiB, which comes back: of POST, which is not repeated once a host may have seen
+                   it, and of PUT, which is
+    proxy h2       the same over HTTP/2, to hosts of HTTP/1.1 and of HTTP/2, and unary gRPC
+    proxy routes   CPU per request where the table has 10,000 hosts with 100,000 routes, beside one of ten hosts
+    proxy latency  50 % and 99 % of the latencies at 30 % of Envoy's highest rate
+    proxy memory   memory of 10,000 idle connections, and memory and CPU time of 5,000 clusters with their routes
+    proxy reload   99 % of the latencies while the configuration changes 100 times a second, and what is lost
+    proxy soak     ten minutes of mixed traffic while services, upstreams and connections come and go: memory, descriptors and
+                   what is lost; not among those that `bench proxy` alone runs
+    proxy instructions  user-space instructions (valgrind) and system calls (strace) per request of our proxy
   propagation  from the API's answer to the new route answering in every proxy of the demo's topology
   intent       many resources: resolving all, and one change until the clusters' routes are planned
 
 Options:
   --rounds N   proxy, api: how many rounds, each with both sides; intent: how many times all is resolved (default 7)
   --requests N proxy: requests in a round, for each proxy (default 30000)
+  --minutes N  proxy soak: how long (default 10)
   --samples N  propagation, intent: how many changes; audit: how many writes (default 500)
   --records N  audit: how many records (default 10000000)
   --resources N intent: how many resources (default 100000)
@@ -73,17 +80,12 @@ fn run(args: &[String]) -> Result<()> {
         .context("cannot build a runtime")?;
     runtime.block_on(async {
         let bench = async {
+            if let Some(mode) = name.strip_prefix("proxy") {
+                return Box::pin(proxy::run(&options, mode.trim_start())).await;
+            }
             match name.as_str() {
                 "api" => api::run(&options).await,
                 "audit" => audit::run(&options).await,
-                "proxy" => proxy::run(&options, Asks::Get).await,
-                "proxy post" => proxy::run(&options, Asks::Post).await,
-                "proxy put" => proxy::run(&options, Asks::Put).await,
-                "proxy routes" => proxy::routes::run(&options).await,
-                "proxy memory" => proxy::memory::run(&options).await,
-                "proxy instructions" => proxy::instructions::run(Asks::Get).await,
-                "proxy instructions post" => proxy::instructions::run(Asks::Post).await,
-                "proxy instructions put" => proxy::instructions::run(Asks::Put).await,
                 "propagation" => propagation::run(&options).await,
                 "intent" => Box::pin(intent::run(&options)).await,
                 "" => bail!("which bench? see --help"),
@@ -117,6 +119,7 @@ struct Options {
     samples: usize,
     records: usize,
     resources: usize,
+    minutes: usize,
 }
 
 impl Options {
@@ -127,6 +130,7 @@ impl Options {
             samples: 500,
             records: 10_000_000,
             resources: 100_000,
+            minutes: 10,
         };
         for pair in args.chunks(2) {
             let [flag, value] = pair else {
@@ -142,6 +146,7 @@ impl Options {
                 "--samples" => options.samples = value,
                 "--records" => options.records = value,
                 "--resources" => options.resources = value,
+                "--minutes" => options.minutes = value,
                 _ => bail!("unknown option {flag}; see --help"),
             }
         }

@@ -9,14 +9,15 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use http::StatusCode;
-use tombolo_tests::ads::{Ads, contract};
+use tombolo_tests::ads::Ads;
 use tombolo_tests::process::Process;
 use tombolo_tests::proxy::tombolo_command;
-use tombolo_tests::{client, free_port, within};
+use tombolo_tests::{free_port, within};
 
-use super::{CONNECTIONS, listener, node};
-use crate::load::{Asks, Load, Upstream};
+use super::http::{self, Work};
+use super::{listener, node};
+use crate::load::Upstream;
+use crate::report::{Report, Table};
 
 /// By then each connection has been used often, and nothing grows any more.
 const REQUESTS_FEW: usize = 4_000;
@@ -32,24 +33,33 @@ enum Counter {
     SystemCalls,
 }
 
-pub(crate) async fn run(asks: Asks) -> Result<()> {
-    let upstream = Upstream::start()?;
-    let instructions = per_request(Counter::Instructions, asks, upstream.address()).await?;
-    let syscalls = per_request(Counter::SystemCalls, asks, upstream.address()).await?;
-    println!();
-    println!("{:44}{instructions:>12.0}", "user-space instructions per request");
-    println!("{:44}{syscalls:>12.2}", "system calls per request");
-    println!();
-    let asked = asks.key();
-    println!(
-        "bench proxy instructions: {asked}_instructions={instructions:.0} {asked}_syscalls={syscalls:.2}"
-    );
-    Ok(())
+pub(super) async fn run() -> Result<Report> {
+    let mut report = Report::default();
+    let mut rows = Vec::new();
+    let [get, _] = http::H1;
+    for work in [get].iter().chain(&http::BODIES).chain(&http::H2) {
+        let upstream = Upstream::start(work.upstream)?;
+        let instructions = per_request(Counter::Instructions, work, upstream.address()).await?;
+        let syscalls = per_request(Counter::SystemCalls, work, upstream.address()).await?;
+        rows.push(vec![
+            work.title.to_owned(),
+            format!("{instructions:.0}"),
+            format!("{syscalls:.2}"),
+        ]);
+        report.key(format!("{}_instructions", work.key), instructions);
+        report.key(format!("{}_syscalls", work.key), syscalls);
+    }
+    report.tables.push(Table {
+        title: "A request".to_owned(),
+        heads: vec!["user-space instructions".to_owned(), "system calls".to_owned()],
+        rows,
+    });
+    Ok(report)
 }
 
-async fn per_request(counter: Counter, asks: Asks, upstream: SocketAddr) -> Result<f64> {
-    let few = counter.count(REQUESTS_FEW, asks, upstream).await?;
-    let many = counter.count(REQUESTS_MANY, asks, upstream).await?;
+async fn per_request(counter: Counter, work: &Work, upstream: SocketAddr) -> Result<f64> {
+    let few = counter.count(REQUESTS_FEW, work, upstream).await?;
+    let many = counter.count(REQUESTS_MANY, work, upstream).await?;
     Ok((many - few) / (REQUESTS_MANY - REQUESTS_FEW) as f64)
 }
 
@@ -62,12 +72,12 @@ impl Counter {
     }
 
     /// What one life of a proxy with so many requests takes.
-    async fn count(self, requests: usize, asks: Asks, upstream: SocketAddr) -> Result<f64> {
+    async fn count(self, requests: usize, work: &Work, upstream: SocketAddr) -> Result<f64> {
         println!("{requests} requests under {}", self.program());
         let dir = tempfile::tempdir().context("cannot create a temporary directory")?;
         let counted = dir.path().join("counted");
         let listener = listener();
-        let ads = Ads::start(contract::one_service(listener, &[upstream], asks.retries())).await;
+        let ads = Ads::start(work.resources(listener, upstream, None)).await;
         let admin = SocketAddr::new(listener.ip(), free_port());
         let plain = tombolo_command(
             &node("counted"),
@@ -79,16 +89,11 @@ impl Counter {
         let proxy = Process::start(self.program(), &mut self.around(&plain, &counted), dir.path())
             .with_context(|| format!("is it installed? apt-get install {}", self.program()))?;
         within(START_TIMEOUT, async || {
-            client::get(listener, "/").await?.expect(StatusCode::OK)
+            work.load(1).single().run(listener).await?.whole()
         })
         .await
         .with_context(|| format!("the proxy's log ends with:\n{}", proxy.log_tail()))?;
-        let load = Load {
-            asks,
-            connections: CONNECTIONS,
-            requests,
-        };
-        load.run(listener).await?;
+        work.load(requests).run(listener).await?.whole()?;
         proxy.terminate(STOP_TIMEOUT)?;
         // Strace ends after what it counts.
         within(STOP_TIMEOUT, async || {

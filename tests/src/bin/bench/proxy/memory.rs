@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use http::{Request, StatusCode, header};
+use http::{Request, StatusCode, Version, header};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,10 +15,11 @@ use tombolo_tests::process::Usage;
 use tombolo_tests::proxy::Software;
 use tombolo_tests::{client, within};
 
-use super::{Running, cell, listener, over_xds, us};
+use super::contender::Contender;
+use super::listener;
 use crate::Options;
 use crate::load::Upstream;
-use crate::statistics::Sorted;
+use crate::report::{Figure, Measured, Report, Table};
 
 const CONNECTIONS: usize = 10_000;
 const SERVICES: usize = 5_000;
@@ -34,13 +35,7 @@ struct Round {
     config_cpu_ms: f64,
 }
 
-/// A line of the table.
-struct Figure {
-    name: &'static str,
-    of: fn(&Round) -> f64,
-}
-
-const FIGURES: [Figure; 3] = [
+const FIGURES: [Figure<Round>; 3] = [
     Figure {
         name: "KiB for an idle connection",
         of: |round| round.idle_kib,
@@ -55,65 +50,58 @@ const FIGURES: [Figure; 3] = [
     },
 ];
 
-pub(crate) async fn run(options: &Options) -> Result<()> {
-    let upstream = Upstream::start()?;
-    let mut rounds = Software::BOTH.map(|software| (software, Vec::new()));
+pub(super) async fn run(options: &Options) -> Result<Report> {
+    let upstream = Upstream::start(Version::HTTP_11)?;
+    let mut measured = [Software::Tombolo, Software::Envoy].map(|software| {
+        let name = software.name().to_owned();
+        (
+            software,
+            Measured {
+                name,
+                rounds: Vec::new(),
+            },
+        )
+    });
     println!("{CONNECTIONS} idle connections, then {SERVICES} services with a route each");
     for number in 0..options.rounds {
-        for (software, rounds) in &mut rounds {
+        for (software, measured) in &mut measured {
             let dir = tempfile::tempdir().context("cannot create a temporary directory")?;
             let round = round(*software, upstream.address(), dir.path()).await;
-            rounds.push(round.with_context(|| software.name())?);
+            measured.rounds.push(round.with_context(|| software.name())?);
         }
         println!("round {} of {}", number + 1, options.rounds);
     }
-    println!();
-    println!("median (least-most) of {} rounds", options.rounds);
-    print!("{:32}", "");
-    for (software, _) in &rounds {
-        print!("{:>24}", software.name());
-    }
-    println!();
-    let mut ratios = Vec::new();
-    for figure in &FIGURES {
-        print!("{:32}", figure.name);
-        let mut medians = Vec::new();
-        for (_, rounds) in &rounds {
-            let sorted = Sorted::new(rounds.iter().map(figure.of)).context("no rounds were run")?;
-            print!("{:>24}", cell(&sorted));
-            medians.push(sorted.median());
+    let measured = measured.map(|(_, measured)| measured);
+    let mut report = Report::default();
+    let title = format!("{CONNECTIONS} idle connections, {SERVICES} services with a route each");
+    report.tables.push(Table::compare(&title, &FIGURES, &measured)?);
+    let keys = ["idle_mem_vs_envoy", "config_mem_vs_envoy", "config_time_vs_envoy"];
+    for (figure, key) in FIGURES.iter().zip(keys) {
+        for (_, ratio) in figure.ratios(&measured)? {
+            report.key(key, ratio);
         }
-        println!();
-        ratios.push(medians[1] / medians[0]);
     }
-    println!();
-    println!(
-        "bench proxy memory: idle_mem_vs_envoy={:.2} config_mem_vs_envoy={:.2} config_time_vs_envoy={:.2} rounds={}",
-        ratios[0], ratios[1], ratios[2], options.rounds
-    );
-    Ok(())
+    Ok(report)
 }
 
 async fn round(software: Software, upstream: SocketAddr, dir: &Path) -> Result<Round> {
-    let (listener, running) = started(software, upstream, dir, "idle").await?;
-    let before = settled(running.pid()).await?;
+    let proxy = started(software, upstream, dir, "idle").await?;
+    let before = settled(&proxy).await?;
     let mut connections = Vec::with_capacity(CONNECTIONS);
     for _ in 0..CONNECTIONS {
-        connections.push(used(listener).await?);
+        connections.push(used(proxy.listener).await?);
     }
-    let idle = settled(running.pid()).await?;
-    drop((connections, running));
+    let idle = settled(&proxy).await?;
+    drop((connections, proxy));
     // Another process: what the first one has freed would be used again, and not be seen.
-    let (listener, running) = started(software, upstream, dir, "config").await?;
-    let Running::Xds { ads, .. } = &running else {
-        unreachable!("invariant: it is configured over xDS");
-    };
-    let unloaded = settled(running.pid()).await?;
-    ads.publish(contract::many_services(listener, upstream, SERVICES));
+    let proxy = started(software, upstream, dir, "config").await?;
+    let listener = proxy.listener;
+    let unloaded = settled(&proxy).await?;
+    proxy.publish(contract::many_services(listener, upstream, SERVICES));
     for service in (0..SERVICES).step_by(SERVICES / 10).chain([SERVICES - 1]) {
         answered(listener, &format!("s{service}.example.com")).await?;
     }
-    let loaded = settled(running.pid()).await?;
+    let loaded = settled(&proxy).await?;
     let kib = |after: Usage, before: Usage, count: usize| {
         let more = after
             .rss_bytes
@@ -124,23 +112,18 @@ async fn round(software: Software, upstream: SocketAddr, dir: &Path) -> Result<R
     Ok(Round {
         idle_kib: kib(idle, before, CONNECTIONS)?,
         config_kib: kib(loaded, unloaded, SERVICES)?,
-        config_cpu_ms: us(loaded.cpu.saturating_sub(unloaded.cpu)) / 1e3,
+        config_cpu_ms: loaded.cpu.saturating_sub(unloaded.cpu).as_secs_f64() * 1e3,
     })
 }
 
 /// A new process that serves one service.
-async fn started(
-    software: Software,
-    upstream: SocketAddr,
-    dir: &Path,
-    part: &str,
-) -> Result<(SocketAddr, Running)> {
+async fn started(software: Software, upstream: SocketAddr, dir: &Path, part: &str) -> Result<Contender> {
     let listener = listener();
     let resources = contract::many_services(listener, upstream, 0);
     let id = format!("{}-{part}", software.name());
-    let running = over_xds(software, &id, resources, dir).await?;
+    let proxy = Contender::over_xds(software, &id, listener, resources, dir).await?;
     answered(listener, "shop.example.com").await?;
-    Ok((listener, running))
+    Ok(proxy)
 }
 
 /// A connection on which one request was answered.
@@ -179,11 +162,11 @@ async fn answered(listener: SocketAddr, host: &str) -> Result<()> {
 }
 
 /// What a process has used when it uses no more.
-async fn settled(pid: u32) -> Result<Usage> {
-    let mut before = Usage::of(pid)?;
+async fn settled(proxy: &Contender) -> Result<Usage> {
+    let mut before = proxy.usage()?;
     loop {
         tokio::time::sleep(QUIET).await;
-        let now = Usage::of(pid)?;
+        let now = proxy.usage()?;
         if now.cpu == before.cpu {
             return Ok(now);
         }

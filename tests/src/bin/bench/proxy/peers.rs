@@ -1,5 +1,5 @@
-//! The proxies that are configured by a file: each the way its manual says for the same work, with one worker, without an
-//! access log, and with connections to the upstream that are used again.
+//! The proxies that are configured by a file: each the way its manual says for the same work, with one worker, and with
+//! connections to the upstream that are used again.
 
 use std::env;
 use std::fs;
@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use http::Version;
 use tombolo_tests::process::Process;
+
+use super::http::Work;
+use crate::load::{Asks, Wire};
 
 /// Where Debian puts daemons; not on every user's PATH.
 const SYSTEM_BINARIES: &str = "/usr/sbin";
@@ -38,20 +42,25 @@ impl Peer {
             .find(|binary| binary.is_file())
     }
 
+    /// Starts it for this work; `None` if it cannot do it.
     pub(super) fn start(
         self,
         binary: &Path,
+        work: &Work,
         listener: SocketAddr,
         upstream: SocketAddr,
         dir: &Path,
-    ) -> Result<Process> {
+    ) -> Result<Option<Process>> {
         let dir = dir.join(self.name());
+        let text = match self {
+            Peer::HaProxy => Some(haproxy(work, listener, upstream)),
+            Peer::Nginx => nginx(work, listener, upstream, &dir),
+        };
+        let Some(text) = text else {
+            return Ok(None);
+        };
         fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
         let config = dir.join("config");
-        let text = match self {
-            Peer::HaProxy => haproxy(listener, upstream),
-            Peer::Nginx => nginx(listener, upstream, &dir),
-        };
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         let mut command = Command::new(binary);
         match self {
@@ -65,11 +74,27 @@ impl Peer {
                 .arg("-c")
                 .arg(&config),
         };
-        Process::start(self.name(), &mut command, &dir)
+        Process::start(self.name(), &mut command, &dir).map(Some)
     }
 }
 
-fn haproxy(listener: SocketAddr, upstream: SocketAddr) -> String {
+fn haproxy(work: &Work, listener: SocketAddr, upstream: SocketAddr) -> String {
+    let front = match work.wire {
+        Wire::Http1 => "",
+        Wire::Http2 => "proto h2",
+    };
+    let back = if work.upstream == Version::HTTP_2 {
+        "proto h2"
+    } else {
+        ""
+    };
+    let log = if work.logged {
+        r#"  log stdout format raw local0
+  log-format '{"time":"%t","method":"%HM","path":"%HP","status":%ST,"duration_ms":%Ta,"bytes_sent":%B,"upstream_host":"%si:%sp","cluster":"%b"}'
+"#
+    } else {
+        ""
+    };
     format!(
         "global
   nbthread 1
@@ -80,25 +105,45 @@ defaults
   timeout server 60s
   http-reuse always
 frontend shop
-  bind {listener}
-  use_backend shop if {{ path_beg / }}
+  bind {listener} {front}
+{log}  use_backend shop if {{ path_beg / }}
 backend shop
   balance leastconn
-  server one {upstream}
+  server one {upstream} {back}
 "
     )
 }
 
-fn nginx(listener: SocketAddr, upstream: SocketAddr, dir: &Path) -> String {
+fn nginx(work: &Work, listener: SocketAddr, upstream: SocketAddr, dir: &Path) -> Option<String> {
+    let front = match work.wire {
+        Wire::Http1 => "",
+        Wire::Http2 => " http2",
+    };
+    let pass = match (work.upstream == Version::HTTP_2, work.asks) {
+        (true, Asks::Grpc) => "grpc_pass grpc://shop;",
+        // It speaks HTTP/2 to hosts for gRPC only.
+        (true, _) => return None,
+        (false, _) => {
+            "proxy_pass http://shop; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $host;"
+        }
+    };
     let dir = dir.display();
-    format!(
+    let log = if work.logged {
+        format!(
+            r#"log_format json escape=json '{{"time":"$time_iso8601","method":"$request_method","path":"$request_uri","authority":"$host","status":$status,"duration_s":$request_time,"bytes_sent":$body_bytes_sent,"upstream_host":"$upstream_addr"}}';
+  access_log {dir}/access.log json buffer=64k flush=1s;"#
+        )
+    } else {
+        "access_log off;".to_owned()
+    };
+    Some(format!(
         "daemon off;
 master_process off;
 worker_processes 1;
 pid {dir}/pid;
 events {{ worker_connections 1024; }}
 http {{
-  access_log off;
+  {log}
   client_body_temp_path {dir}/body;
   proxy_temp_path {dir}/proxy;
   fastcgi_temp_path {dir}/fastcgi;
@@ -112,16 +157,11 @@ http {{
     keepalive_requests 1000000000;
   }}
   server {{
-    listen {listener};
+    listen {listener}{front};
     server_name _;
-    location / {{
-      proxy_pass http://shop;
-      proxy_http_version 1.1;
-      proxy_set_header Connection \"\";
-      proxy_set_header Host $host;
-    }}
+    location / {{ {pass} }}
   }}
 }}
 "
-    )
+    ))
 }

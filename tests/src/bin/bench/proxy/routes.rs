@@ -5,59 +5,70 @@ use anyhow::{Context, Result};
 use tombolo_tests::ads::contract;
 use tombolo_tests::proxy::Software;
 
-use super::{Bench, FIGURES, cell, listener, over_xds};
+use super::contender::Contender;
+use super::http::{H1, turn};
+use super::listener;
 use crate::Options;
-use crate::load::{Asks, Upstream};
+use crate::load::Upstream;
+use crate::report::{Figure, Measured, Report, Table};
 
 const FEW: usize = 10;
 const MANY: usize = 10_000;
 
-pub(crate) async fn run(options: &Options) -> Result<()> {
+const FIGURES: [Figure<f64>; 1] = [Figure {
+    name: "CPU per request, µs",
+    of: |cpu_us| *cpu_us,
+}];
+
+pub(super) async fn run(options: &Options) -> Result<Report> {
     let dir = tempfile::tempdir().context("cannot create a temporary directory")?;
-    let upstream = Upstream::start()?;
-    let mut benches = Vec::new();
+    let [work, ..] = &H1;
+    let upstream = Upstream::start(work.upstream)?;
+    let mut contenders = Vec::new();
+    let mut measured = Vec::new();
     for (name, software, hosts) in [
-        ("tombolo-few", Software::Tombolo, FEW),
-        ("tombolo-many", Software::Tombolo, MANY),
-        ("envoy-few", Software::Envoy, FEW),
-        ("envoy-many", Software::Envoy, MANY),
+        ("tombolo, 100,000 routes", Software::Tombolo, MANY),
+        ("tombolo, 100 routes", Software::Tombolo, FEW),
+        ("envoy, 100,000 routes", Software::Envoy, MANY),
+        ("envoy, 100 routes", Software::Envoy, FEW),
     ] {
         let listener = listener();
         let resources = contract::many_routes(listener, upstream.address(), hosts);
-        let running = over_xds(software, name, resources, dir.path()).await?;
-        benches.push(Bench::ready(name, Asks::Get, listener, running).await?);
+        let id = format!("{}-{hosts}", software.name());
+        let contender = Contender::over_xds(software, &id, listener, resources, dir.path()).await?;
+        contender.serves(work.load(1)).await?;
+        contender
+            .under(work.load(options.requests / 10))
+            .await?
+            .0
+            .whole()?;
+        contenders.push(contender);
+        measured.push(Measured {
+            name: name.to_owned(),
+            rounds: Vec::new(),
+        });
         println!("{name} runs");
     }
     for round in 0..options.rounds {
-        for bench in &mut benches {
-            bench.round(options.requests).await?;
+        for index in turn(round, contenders.len()) {
+            let (outcome, [before, after]) = contenders[index].under(work.load(options.requests)).await?;
+            outcome.whole()?;
+            let cpu = after.cpu.saturating_sub(before.cpu);
+            measured[index]
+                .rounds
+                .push(cpu.as_secs_f64() * 1e6 / options.requests as f64);
         }
-        benches.reverse();
         println!("round {} of {}", round + 1, options.rounds);
     }
-    benches.sort_by_key(|bench| bench.name);
-    println!();
-    println!(
-        "CPU per request, µs: median (least-most) of {} rounds",
-        options.rounds
-    );
-    let [cpu, ..] = &FIGURES;
-    let mut medians = Vec::new();
-    for bench in &benches {
-        let sorted = cpu.sorted(bench)?;
-        println!("{:16}{:>24}", bench.name, cell(&sorted));
-        medians.push(sorted.median());
+    let mut report = Report::default();
+    report
+        .tables
+        .push(Table::compare("HTTP/1.1", &FIGURES, &measured)?);
+    let [cpu] = &FIGURES;
+    let ratios = cpu.ratios(&measured)?;
+    let keys = ["routes_cpu_vs_few", "routes_cpu_vs_envoy"];
+    for (key, (_, ratio)) in keys.into_iter().zip(ratios) {
+        report.key(key, ratio);
     }
-    let [envoy_few, envoy_many, few, many] = medians[..] else {
-        unreachable!("invariant: four were measured");
-    };
-    println!();
-    println!(
-        "bench proxy routes: routes_cpu_vs_few={:.2} routes_cpu_vs_envoy={:.2} envoy_cpu_vs_few={:.2} rounds={}",
-        many / few,
-        many / envoy_many,
-        envoy_many / envoy_few,
-        options.rounds
-    );
-    Ok(())
+    Ok(report)
 }
