@@ -241,8 +241,8 @@ impl Forward {
 impl HeaderEdits {
     /// Whether lines of that name do not stay as they are.
     pub(crate) fn replaces(&self, name: &[u8]) -> bool {
-        let mut names = self.replaced();
-        names.any(|replaced| name.eq_ignore_ascii_case(replaced.as_str().as_bytes()))
+        let is_it = |replaced: &HeaderName| name.eq_ignore_ascii_case(replaced.as_str().as_bytes());
+        self.remove.iter().any(is_it) || self.set.iter().any(|(replaced, _)| is_it(replaced))
     }
 
     /// The names of which no line stays as it is.

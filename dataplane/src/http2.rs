@@ -97,11 +97,12 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream, input: 
         begins.set(Instant::now());
         let connection = Rc::clone(&shared);
         let request = request.map(ClientBody::Http2);
-        async move {
+        // Boxed before hyper moves it: from its service to a stream, and from there to a task.
+        Box::pin(async move {
             let response = forward::serve(connection, request, None).await;
             ANSWER.with(|answer| *answer.borrow_mut() = response.body().watch());
             Ok::<_, Infallible>(response)
-        }
+        })
     });
     let io = GuardedIo::new(RewoundIo::new(input, stream), Rc::clone(&guard));
     let server = pin!(builder().serve_connection(TokioIo::new(io), service));

@@ -54,7 +54,12 @@ pub(crate) struct Field {
 #[derive(Debug, Default)]
 pub(crate) struct Fields {
     fields: Vec<Field>,
+    held: KnownSet,
 }
+
+/// Which of the known headers a head has: most requests have few of those that are looked for.
+#[derive(Clone, Copy, Debug, Default)]
+struct KnownSet(u32);
 
 #[derive(Clone, Debug)]
 pub(crate) struct RequestLine {
@@ -78,6 +83,7 @@ pub(crate) struct StatusLine {
 pub(crate) struct Head<'a> {
     pub(crate) bytes: &'a [u8],
     fields: &'a [Field],
+    held: KnownSet,
 }
 
 /// A request as the router sees it.
@@ -196,6 +202,7 @@ impl Fields {
         length: usize,
     ) -> Result<(), Malformed> {
         self.fields.clear();
+        self.held = KnownSet::default();
         let mut start = first;
         for line in parsed {
             let name_end = start + line.name.len();
@@ -209,8 +216,10 @@ impl Fields {
             if bytes.get(name_end) != Some(&b':') {
                 return Err(Malformed::LineEnd);
             }
+            let known = known(line.name.as_bytes());
+            self.held.add(known);
             self.fields.push(Field {
-                known: known(line.name.as_bytes()),
+                known,
                 start,
                 name_end,
                 value_start,
@@ -230,7 +239,18 @@ impl Fields {
         Head {
             bytes,
             fields: &self.fields,
+            held: self.held,
         }
+    }
+}
+
+impl KnownSet {
+    fn add(&mut self, known: Known) {
+        self.0 |= 1 << known as u32;
+    }
+
+    fn has(self, known: Known) -> bool {
+        self.0 & 1 << known as u32 != 0
     }
 }
 
@@ -265,12 +285,13 @@ impl<'a> Head<'a> {
     }
 
     pub(crate) fn values(self, known: Known) -> impl Iterator<Item = &'a [u8]> {
-        let of_it = self.fields.iter().filter(move |field| field.known == known);
+        let fields = if self.held.has(known) { self.fields } else { &[] };
+        let of_it = fields.iter().filter(move |field| field.known == known);
         of_it.map(move |field| self.value(field))
     }
 
     pub(crate) fn has(self, known: Known) -> bool {
-        self.fields.iter().any(|field| field.known == known)
+        self.held.has(known)
     }
 
     /// What the head says about the body behind it.

@@ -1,6 +1,5 @@
 //! What is to be done with a request, decided from its head before anything is: pure functions.
 
-use std::borrow::Cow;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
@@ -14,7 +13,6 @@ use crate::balance::Draw;
 use crate::config::{Action, Forward, Protocol, Route, Target};
 use crate::filter::{Chain, Verdict};
 use crate::matcher::Subject;
-use crate::router::normalize_path;
 use crate::snapshot::LiveListener;
 use crate::worker::{View as Clusters, WorkerCluster};
 
@@ -87,7 +85,9 @@ fn check_host(line: &RequestLine, head: Head<'_>) -> Result<(), Malformed> {
     };
     match (head.lines(Known::Host), named) {
         (Lines::One(host), Some(named)) if !is_same_host(host, named) => Err(Malformed::HostAndTarget),
-        (Lines::One(host), _) if host.is_empty() || !host.iter().all(is_in_host) => Err(Malformed::Host),
+        (Lines::One(host), _) if host.is_empty() || !host.iter().all(|byte| is_in(byte, IN_HOST)) => {
+            Err(Malformed::Host)
+        }
         (Lines::One(_), _) => Ok(()),
         (Lines::None, _) if line.version == Version::Http10 => Ok(()),
         (Lines::None | Lines::Many, _) => Err(Malformed::Host),
@@ -135,21 +135,18 @@ fn straight<'a, 'r>(
         return None;
     };
     let target = &head.bytes[line.target.clone()];
+    let end = target.iter().position(|byte| *byte == b'?');
+    let (path, query) = target.split_at(end.unwrap_or(target.len()));
     if line.version != Version::Http11
         || !is_plain_host(host)
-        || !target.iter().all(is_plain_in_target)
+        || !is_plain_path(path)
+        || !query.iter().all(|byte| is_in(byte, IN_QUERY))
         || head.values(Known::Cookie).nth(1).is_some()
     {
         return None;
     }
-    let (host, target) = (std::str::from_utf8(host).ok()?, std::str::from_utf8(target).ok()?);
-    let (path, query) = match target.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (target, None),
-    };
-    let Cow::Borrowed(path) = normalize_path(path)? else {
-        return None;
-    };
+    let text = |bytes| std::str::from_utf8(bytes).ok();
+    let (host, path, query) = (text(host)?, text(path)?, query.get(1..).and_then(text));
     let subject = Subject {
         authority: host,
         path,
@@ -189,8 +186,48 @@ fn straight<'a, 'r>(
     Some((plan, subject))
 }
 
-fn is_in_host(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']')
+/// Places where a byte may stand, each a bit of its entry in [`PLACES`].
+const IN_HOST: u8 = 1;
+const IN_PATH: u8 = 1 << 1;
+const IN_QUERY: u8 = 1 << 2;
+
+/// Where each byte may stand in a head that nobody has to think about. What is escaped in a path is looked at elsewhere.
+const PLACES: [u8; 256] = {
+    let mut places = [0; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        if (byte as u8).is_ascii_alphanumeric() {
+            places[byte] = IN_HOST | IN_PATH | IN_QUERY;
+        }
+        byte += 1;
+    }
+    let of: [(&[u8], u8); 3] = [
+        (b"-._~:[]", IN_HOST),
+        (b"/-._~!$&'()*+,;=:@", IN_PATH | IN_QUERY),
+        (b"?%", IN_QUERY),
+    ];
+    let mut row = 0;
+    while row < of.len() {
+        let (bytes, place) = of[row];
+        let mut at = 0;
+        while at < bytes.len() {
+            places[bytes[at] as usize] |= place;
+            at += 1;
+        }
+        row += 1;
+    }
+    places
+};
+
+fn is_in(byte: &u8, place: u8) -> bool {
+    PLACES[usize::from(*byte)] & place != 0
+}
+
+/// A path that [`normalize_path`](crate::router::normalize_path) leaves as it is.
+fn is_plain_path(path: &[u8]) -> bool {
+    path.first() == Some(&b'/')
+        && path.iter().all(|byte| is_in(byte, IN_PATH))
+        && !path.windows(2).any(|pair| pair == b"/.")
 }
 
 /// A name with or without a port; what has more to it is looked at elsewhere.
@@ -204,16 +241,12 @@ fn is_plain_host(host: &[u8]) -> bool {
         && port.iter().all(u8::is_ascii_digit)
 }
 
-/// What stands in the target of a request that nobody had to think about.
-fn is_plain_in_target(byte: &u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"/?-._~%!$&'()*+,;=:@".contains(byte)
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::h1::head::{Fields, read_request};
+    use crate::router::normalize_path;
 
     #[test]
     fn there_is_one_host() {
@@ -249,6 +282,32 @@ mod tests {
                 expected,
                 "{text:?}"
             );
+        }
+    }
+
+    #[test]
+    fn a_plain_path_is_one_that_stays_as_it_is() {
+        for (path, plain) in [
+            ("/", true),
+            ("/a/b-c_d~e.f", true),
+            ("//a", true),
+            ("/a;b=c,d", true),
+            ("", false),
+            ("*", false),
+            ("a", false),
+            ("/.", false),
+            ("/a/../b", false),
+            ("/.well-known", false),
+            ("/%41", false),
+            ("/a\\b", false),
+            ("/a#b", false),
+            ("/a\"b", false),
+            ("/\u{e9}", false),
+        ] {
+            assert_eq!(is_plain_path(path.as_bytes()), plain, "{path:?}");
+            if plain {
+                assert_eq!(normalize_path(path).as_deref(), Some(path));
+            }
         }
     }
 
