@@ -1,14 +1,15 @@
 //! Makes accepted configuration run: binds sockets, keeps the hosts and their checks, hands every worker the same
 //! snapshot. All or nothing: what can fail is done before anything changes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
 use crate::breaker::Load;
@@ -16,15 +17,20 @@ use crate::config::{Cluster, Config, Endpoints, HealthCheck, ResourceKind};
 use crate::decode::{Rejection, Update, describe};
 use crate::health::{self, OnChange};
 use crate::listener;
-use crate::snapshot::{Health, Host, LiveCluster, LiveHost, LiveListener, Snapshot};
-use crate::worker::Command;
+use crate::orders::{Command, Remote};
+use crate::router::RouteTable;
+use crate::snapshot::{Difference, Health, Host, LiveCluster, LiveHost, LiveListener, Snapshot};
 
 /// Wait between two tries to bind a port.
 const PORT_WAIT: Duration = Duration::from_millis(200);
 
 pub(crate) struct Activation {
-    workers: Vec<mpsc::Sender<Command>>,
+    workers: Vec<Remote>,
     current: Arc<ArcSwap<Snapshot>>,
+    /// What `current` was made of.
+    running: Config,
+    /// Tables that were replaced and that requests still use. They are dropped here, where no request waits for it.
+    replaced: Vec<Arc<RouteTable>>,
     hosts: HashMap<(Arc<str>, SocketAddr), TrackedHost>,
     traffic: HashMap<Arc<str>, Arc<AtomicBool>>,
     loads: HashMap<Arc<str>, Arc<Load>>,
@@ -51,12 +57,14 @@ struct TrackedHost {
 type Sockets = Vec<(Arc<str>, Vec<TcpListener>)>;
 
 impl Activation {
-    pub(crate) fn new(workers: Vec<mpsc::Sender<Command>>, current: Arc<ArcSwap<Snapshot>>) -> Self {
+    pub(crate) fn new(workers: Vec<Remote>, current: Arc<ArcSwap<Snapshot>>) -> Self {
         let (changed, health_changes) = watch::channel(0);
         let on_health = on_health(Arc::clone(&current), workers.clone(), changed);
         Self {
             workers,
             current,
+            running: Config::default(),
+            replaced: Vec::new(),
             hosts: HashMap::new(),
             traffic: HashMap::new(),
             loads: HashMap::new(),
@@ -88,23 +96,55 @@ impl Activation {
         let before = self.current.load_full();
         let listeners = live_listeners(config, &before);
         let sockets = self.bind(&listeners, &before)?;
-        let clusters = config
-            .clusters
-            .iter()
-            .map(|(name, cluster)| {
-                (
-                    Arc::clone(name),
-                    self.live_cluster(name, cluster, config.endpoints.get(name), &before),
-                )
-            })
-            .collect();
+        let mut clusters = before.clusters.clone();
+        for name in changed_clusters(config, &self.running) {
+            match config.clusters.get(&name) {
+                Some(cluster) => {
+                    let live = self.live_cluster(&name, cluster, config.endpoints.get(&name));
+                    clusters.insert(name, live);
+                }
+                None => clusters.remove(&name),
+            }
+        }
         let snapshot = Arc::new(Snapshot { listeners, clusters });
-        self.hand_over(&snapshot, sockets).await;
+        let difference = Arc::new(snapshot.difference(&before));
+        self.hand_over(&snapshot, &difference, sockets).await;
         self.current.store(Arc::clone(&snapshot));
-        // A host may have changed between building the snapshot and storing it.
-        snapshot.clusters.values().for_each(|cluster| cluster.refresh());
-        self.forget_hosts(&snapshot);
+        self.running = config.clone();
+        let gone: HashSet<u64> = difference.hosts.iter().copied().collect();
+        for change in snapshot.clusters.changes(&before.clusters, Arc::ptr_eq) {
+            // A host may have changed between building the snapshot and storing it.
+            if let Some(cluster) = change.now {
+                cluster.refresh();
+            }
+            if let Some(cluster) = change.before {
+                self.forget_hosts(cluster, &gone);
+            }
+        }
+        for name in &difference.removed {
+            self.traffic.remove(name);
+            self.loads.remove(name);
+        }
+        self.replace_tables(&before, &difference);
+        self.let_go();
         Ok(())
+    }
+
+    /// Drops the tables that no request uses any more.
+    pub(crate) fn let_go(&mut self) {
+        self.replaced.retain(|table| Arc::strong_count(table) > 1);
+    }
+
+    fn replace_tables(&mut self, before: &Snapshot, difference: &Difference) {
+        let listeners = difference
+            .listeners
+            .iter()
+            .filter_map(|name| before.listeners.get(name));
+        for table in listeners.map(|listener| &listener.routes) {
+            if !self.replaced.iter().any(|held| Arc::ptr_eq(held, table)) {
+                self.replaced.push(Arc::clone(table));
+            }
+        }
     }
 
     /// What `update`, which was just applied, still waits for.
@@ -128,7 +168,7 @@ impl Activation {
                         .get(name)
                         .is_some_and(|cluster| !cluster.hosts.is_empty())
                 };
-                let clusters = names().filter(|name| now.clusters.contains_key(name) && !had_hosts(name));
+                let clusters = names().filter(|name| now.clusters.contains(name) && !had_hosts(name));
                 Warming {
                     clusters: clusters.collect(),
                     ..Warming::default()
@@ -138,8 +178,8 @@ impl Activation {
         }
     }
 
-    /// Whether what was waited for has come, or is not wanted any more.
-    pub(crate) fn is_warm(&self, warming: &Warming, config: &Config) -> bool {
+    /// Whether what was waited for has come, or is not wanted any more. What has come is not looked at again.
+    pub(crate) fn is_warm(&self, warming: &mut Warming, config: &Config) -> bool {
         let now = self.current.load();
         let listening = |name: &Arc<str>| match (config.listeners.get(name), now.listeners.get(name)) {
             (Some(wanted), Some(live)) => Arc::ptr_eq(wanted, &live.config),
@@ -147,7 +187,9 @@ impl Activation {
             (None, _) => true,
         };
         let checked = |name: &Arc<str>| now.clusters.get(name).is_none_or(|cluster| cluster.is_checked());
-        warming.listeners.iter().all(listening) && warming.clusters.iter().all(checked)
+        while warming.listeners.pop_if(|name| listening(name)).is_some() {}
+        while warming.clusters.pop_if(|name| checked(name)).is_some() {}
+        warming.listeners.is_empty() && warming.clusters.is_empty()
     }
 
     /// Sockets for the listeners that are new or have moved.
@@ -191,14 +233,7 @@ impl Activation {
         name: &Arc<str>,
         config: &Arc<Cluster>,
         endpoints: Option<&Arc<Endpoints>>,
-        before: &Snapshot,
     ) -> Arc<LiveCluster> {
-        if let Some(held) = before.clusters.get(name)
-            && Arc::ptr_eq(&held.config, config)
-            && held.endpoints.as_ref().map(Arc::as_ptr) == endpoints.map(Arc::as_ptr)
-        {
-            return Arc::clone(held);
-        }
         let traffic = Arc::clone(self.traffic.entry(Arc::clone(name)).or_default());
         let workers = self.workers.len();
         let load = self.loads.entry(Arc::clone(name));
@@ -214,7 +249,6 @@ impl Activation {
         Arc::new(LiveCluster::new(
             Arc::clone(name),
             Arc::clone(config),
-            endpoints.cloned(),
             hosts,
             traffic,
             load,
@@ -262,7 +296,7 @@ impl Activation {
         host
     }
 
-    async fn hand_over(&self, snapshot: &Arc<Snapshot>, sockets: Sockets) {
+    async fn hand_over(&self, snapshot: &Arc<Snapshot>, difference: &Arc<Difference>, sockets: Sockets) {
         let mut shares: Vec<Vec<(Arc<str>, TcpListener)>> = self.workers.iter().map(|_| Vec::new()).collect();
         for (name, bound) in sockets {
             for (share, socket) in shares.iter_mut().zip(bound) {
@@ -274,10 +308,11 @@ impl Activation {
             let (done, finished) = oneshot::channel();
             let command = Command::Apply {
                 snapshot: Arc::clone(snapshot),
+                difference: Arc::clone(difference),
                 sockets,
                 done,
             };
-            if worker.send(command).await.is_ok() {
+            if worker.send(command).await {
                 applied.push(finished);
             }
         }
@@ -287,13 +322,17 @@ impl Activation {
         }
     }
 
-    fn forget_hosts(&mut self, snapshot: &Snapshot) {
-        let used: HashMap<u64, ()> = snapshot.hosts().map(|live| (live.host.id, ())).collect();
-        self.hosts
-            .retain(|_, tracked| used.contains_key(&tracked.host.id));
-        self.traffic
-            .retain(|name, _| snapshot.clusters.contains_key(name));
-        self.loads.retain(|name, _| snapshot.clusters.contains_key(name));
+    /// Ends the checks of a former cluster's hosts that are gone.
+    fn forget_hosts(&mut self, cluster: &LiveCluster, gone: &HashSet<u64>) {
+        for live in cluster.hosts.iter().filter(|live| gone.contains(&live.host.id)) {
+            let key = (Arc::clone(&live.host.cluster), live.host.address);
+            // Another host may have come to this address.
+            if let Entry::Occupied(tracked) = self.hosts.entry(key)
+                && tracked.get().host.id == live.host.id
+            {
+                tracked.remove();
+            }
+        }
     }
 }
 
@@ -305,10 +344,19 @@ impl Drop for TrackedHost {
     }
 }
 
+/// The names of clusters of which anything is not as it is in `running`.
+fn changed_clusters(config: &Config, running: &Config) -> BTreeSet<Arc<str>> {
+    let clusters = config.clusters.changes(&running.clusters, Arc::ptr_eq);
+    let endpoints = config.endpoints.changes(&running.endpoints, Arc::ptr_eq);
+    let clusters = clusters.iter().map(|change| change.name);
+    let endpoints = endpoints.iter().map(|change| change.name);
+    clusters.chain(endpoints).map(Arc::clone).collect()
+}
+
 /// Listeners whose routes are known. One whose new routes are not known yet keeps running as it was: make before break.
 fn live_listeners(config: &Config, before: &Snapshot) -> BTreeMap<Arc<str>, Arc<LiveListener>> {
     let mut live = BTreeMap::new();
-    for (name, listener) in &config.listeners {
+    for (name, listener) in config.listeners.iter() {
         let held = before.listeners.get(name);
         let next = match (config.routes.get(&listener.routes), held) {
             (Some(routes), Some(held))
@@ -330,11 +378,7 @@ fn live_listeners(config: &Config, before: &Snapshot) -> BTreeMap<Arc<str>, Arc<
 
 /// What happens when a check changes its mind: the balancer learns it, and if the cluster wants it, what is in flight on a dead
 /// host is reset.
-fn on_health(
-    current: Arc<ArcSwap<Snapshot>>,
-    workers: Vec<mpsc::Sender<Command>>,
-    changed: watch::Sender<u64>,
-) -> OnChange {
+fn on_health(current: Arc<ArcSwap<Snapshot>>, workers: Vec<Remote>, changed: watch::Sender<u64>) -> OnChange {
     // Two checks that end together must not store their selections in the wrong order.
     let refreshing = Mutex::new(());
     Arc::new(move |host, health| {
@@ -345,12 +389,11 @@ fn on_health(
             cluster.refresh();
         }
         if health == Health::Unhealthy && cluster.is_some_and(|cluster| cluster.config.close_on_failure) {
-            for worker in &workers {
-                if worker.try_send(Command::HostFailed(host.id)).is_err() {
-                    tracing::warn!(host = %host.address, "a worker is too busy to reset what is in flight on a dead host");
-                }
-            }
+            workers.iter().for_each(|worker| worker.declare_dead(host.id));
         }
         changed.send_modify(|changes| *changes += 1);
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,6 +24,8 @@ use crate::status::Status;
 const WARM_MAX: Duration = Duration::from_secs(2);
 /// Tries to bind a listener's port before the update is refused; about a second, in which nothing else is applied.
 const PORT_TRIES: u32 = 6;
+/// How often what the last updates replaced is looked at, whether requests still use it.
+const LET_GO_INTERVAL: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A dead edge is noticed within the sum of these two.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
@@ -132,6 +134,7 @@ impl Ads {
         self.status.metrics.xds_connected.store(1, Ordering::Relaxed);
         let mut health = self.activation.health_changes();
         let mut pending: Vec<Pending> = Vec::new();
+        let mut let_go = tokio::time::interval(LET_GO_INTERVAL);
         loop {
             let until = pending.iter().map(|pending| pending.until).min();
             tokio::select! {
@@ -143,6 +146,7 @@ impl Ads {
                     }
                 }
                 _ = health.changed(), if !pending.is_empty() => {}
+                _ = let_go.tick() => self.activation.let_go(),
                 () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             }
             self.acknowledge(&mut pending, &mut session, &outbox)?;
@@ -213,7 +217,10 @@ impl Ads {
     ) -> Result<(), StreamError> {
         let now = Instant::now();
         let due = |pending: &mut Pending| {
-            pending.until <= now || self.activation.is_warm(&pending.warming, self.resources.config())
+            pending.until <= now
+                || self
+                    .activation
+                    .is_warm(&mut pending.warming, self.resources.config())
         };
         for acknowledged in pending.extract_if(.., due) {
             self.status.acknowledged(&acknowledged.update);

@@ -2,7 +2,7 @@
 //! request path reads. Every value is immutable and shared; an update makes a new [`Config`] that shares what
 //! did not change. Nothing here knows Envoy's messages: `decode` is the only way in.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 
 use crate::breaker::Limits;
+use crate::by_name::ByName;
 use crate::filter::ListenerFilter;
 use crate::matcher::RouteMatcher;
 use crate::retry::RetryPolicy;
@@ -34,10 +35,10 @@ pub(crate) enum ResourceKind {
 /// Everything the proxy has accepted, by name.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Config {
-    pub(crate) clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
-    pub(crate) endpoints: BTreeMap<Arc<str>, Arc<Endpoints>>,
-    pub(crate) listeners: BTreeMap<Arc<str>, Arc<Listener>>,
-    pub(crate) routes: BTreeMap<Arc<str>, Arc<RouteTable>>,
+    pub(crate) clusters: ByName<Arc<Cluster>>,
+    pub(crate) endpoints: ByName<Arc<Endpoints>>,
+    pub(crate) listeners: ByName<Arc<Listener>>,
+    pub(crate) routes: ByName<Arc<RouteTable>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -208,18 +209,10 @@ impl ResourceKind {
 }
 
 impl Config {
-    /// Names that this configuration mentions and that are subscribed by name: the endpoint sets of its
-    /// clusters and the route configurations of its listeners.
-    pub(crate) fn mentioned(&self, kind: ResourceKind) -> std::collections::BTreeSet<Arc<str>> {
-        match kind {
-            ResourceKind::Endpoints => self.clusters.keys().cloned().collect(),
-            ResourceKind::Routes => self
-                .listeners
-                .values()
-                .map(|listener| Arc::clone(&listener.routes))
-                .collect(),
-            ResourceKind::Cluster | ResourceKind::Listener => std::collections::BTreeSet::new(),
-        }
+    /// The route tables that listeners want, which are subscribed by name. Of endpoints it is those of all clusters.
+    pub(crate) fn wanted_routes(&self) -> BTreeSet<Arc<str>> {
+        let listeners = self.listeners.values();
+        listeners.map(|listener| Arc::clone(&listener.routes)).collect()
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::by_name::ByName;
 use crate::config::{Config, ResourceKind};
 
 mod cluster;
@@ -15,6 +16,7 @@ mod filter;
 mod listener;
 mod matcher;
 mod routes;
+mod wire;
 
 /// A resource as it came and as it is kept on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +43,7 @@ pub(crate) struct Rejection {
 /// Every resource the proxy holds, as received and as it is used.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Resources {
-    raw: BTreeMap<ResourceKind, BTreeMap<Arc<str>, Arc<RawResource>>>,
+    raw: BTreeMap<ResourceKind, ByName<Arc<RawResource>>>,
     config: Config,
 }
 
@@ -52,7 +54,7 @@ impl Resources {
 
     /// The resources of a kind with their versions, by name.
     pub(crate) fn held(&self, kind: ResourceKind) -> impl Iterator<Item = (&Arc<str>, &Arc<RawResource>)> {
-        self.raw.get(&kind).into_iter().flatten()
+        self.raw.get(&kind).into_iter().flat_map(ByName::iter)
     }
 
     /// These resources after `update`, or everything that is wrong with it; `self` is unchanged either way.
@@ -60,25 +62,20 @@ impl Resources {
         let mut next = self.clone();
         let mut rejections = Vec::new();
         for (name, raw) in &update.resources {
-            match decode_one(update.kind, name, &raw.body, &mut next.config) {
-                Ok(()) => {
-                    next.raw
-                        .entry(update.kind)
-                        .or_default()
-                        .insert(name.as_str().into(), Arc::new(raw.clone()));
-                }
-                Err(reason) => rejections.push(Rejection {
+            if let Err(reason) = next.take(update.kind, name, raw) {
+                rejections.push(Rejection {
                     name: name.clone(),
                     reason,
-                }),
+                });
             }
         }
         for name in &update.removed {
             next.remove(update.kind, name);
         }
-        next.forget_unmentioned(ResourceKind::Endpoints);
-        next.forget_unmentioned(ResourceKind::Routes);
-        rejections.extend(next.conflicts());
+        next.forget_unwanted(update);
+        if update.kind == ResourceKind::Listener {
+            rejections.extend(next.conflicts());
+        }
         if rejections.is_empty() {
             Ok(next)
         } else {
@@ -86,27 +83,74 @@ impl Resources {
         }
     }
 
+    /// Decodes one resource into its place.
+    fn take(&mut self, kind: ResourceKind, name: &str, raw: &RawResource) -> Result<(), String> {
+        let key: Arc<str> = name.into();
+        let body = &raw.body;
+        let held = self.raw.entry(kind).or_default();
+        let config = &mut self.config;
+        let is_held = held.get(name).is_some_and(|held| held.body == *body);
+        match kind {
+            // Said again, as after a change of the edge's mind: all that it may have anew is its version.
+            _ if is_held => {}
+            ResourceKind::Cluster => {
+                let cluster = Arc::new(cluster::decode(name, body)?);
+                config.clusters.insert(Arc::clone(&key), cluster);
+            }
+            ResourceKind::Endpoints => {
+                let endpoints = Arc::new(endpoints::decode(name, body)?);
+                config.endpoints.insert(Arc::clone(&key), endpoints);
+            }
+            ResourceKind::Listener => {
+                let listener = Arc::new(listener::decode(name, body)?);
+                config.listeners.insert(Arc::clone(&key), listener);
+            }
+            ResourceKind::Routes => {
+                let table = config.routes.get(name).zip(held.get(name));
+                let table = table.map(|(table, raw)| routes::Held::new(table, &raw.body));
+                let table = Arc::new(routes::decode(name, body, table)?);
+                config.routes.insert(Arc::clone(&key), table);
+            }
+        }
+        held.insert(key, Arc::new(raw.clone()));
+        Ok(())
+    }
+
     fn remove(&mut self, kind: ResourceKind, name: &str) {
         if let Some(held) = self.raw.get_mut(&kind) {
             held.remove(name);
         }
         match kind {
-            ResourceKind::Cluster => drop(self.config.clusters.remove(name)),
-            ResourceKind::Endpoints => drop(self.config.endpoints.remove(name)),
-            ResourceKind::Listener => drop(self.config.listeners.remove(name)),
-            ResourceKind::Routes => drop(self.config.routes.remove(name)),
+            ResourceKind::Cluster => self.config.clusters.remove(name),
+            ResourceKind::Endpoints => self.config.endpoints.remove(name),
+            ResourceKind::Listener => self.config.listeners.remove(name),
+            ResourceKind::Routes => self.config.routes.remove(name),
         }
     }
 
-    /// Drops what is subscribed by name and not mentioned any more: the edge will not speak of it again.
-    fn forget_unmentioned(&mut self, kind: ResourceKind) {
-        let mentioned = self.config.mentioned(kind);
-        let forgotten: Vec<Arc<str>> = self
-            .held(kind)
-            .map(|(name, _)| Arc::clone(name))
-            .filter(|name| !mentioned.contains(name))
-            .collect();
-        for name in forgotten {
+    /// Drops what is subscribed by name and after `update` is not wanted any more: the edge will not speak of it again.
+    fn forget_unwanted(&mut self, update: &Update) {
+        let unwanted: Vec<Arc<str>> = match update.kind {
+            ResourceKind::Cluster | ResourceKind::Endpoints => {
+                let told = update
+                    .resources
+                    .iter()
+                    .map(|(name, _)| name)
+                    .chain(&update.removed);
+                let told = told.filter(|name| !self.config.clusters.contains(name));
+                told.map(|name| name.as_str().into()).collect()
+            }
+            ResourceKind::Listener | ResourceKind::Routes => {
+                let wanted = self.config.wanted_routes();
+                let held = self.config.routes.names();
+                held.filter(|name| !wanted.contains(*name)).cloned().collect()
+            }
+        };
+        let kind = match update.kind {
+            ResourceKind::Cluster | ResourceKind::Endpoints => ResourceKind::Endpoints,
+            ResourceKind::Listener | ResourceKind::Routes => ResourceKind::Routes,
+        };
+        for name in unwanted {
             self.remove(kind, &name);
         }
     }
@@ -115,7 +159,7 @@ impl Resources {
     fn conflicts(&self) -> Vec<Rejection> {
         let mut holders = BTreeMap::new();
         let mut conflicts = Vec::new();
-        for (name, listener) in &self.config.listeners {
+        for (name, listener) in self.config.listeners.iter() {
             if let Some(holder) = holders.insert(listener.address, name) {
                 conflicts.push(Rejection {
                     name: name.to_string(),
@@ -128,37 +172,6 @@ impl Resources {
         }
         conflicts
     }
-}
-
-/// Decodes one resource into its place in `config`.
-pub(crate) fn decode_one(
-    kind: ResourceKind,
-    name: &str,
-    body: &[u8],
-    config: &mut Config,
-) -> Result<(), String> {
-    let key: Arc<str> = name.into();
-    match kind {
-        ResourceKind::Cluster => {
-            config
-                .clusters
-                .insert(key, Arc::new(cluster::decode(name, body)?));
-        }
-        ResourceKind::Endpoints => {
-            config
-                .endpoints
-                .insert(key, Arc::new(endpoints::decode(name, body)?));
-        }
-        ResourceKind::Listener => {
-            config
-                .listeners
-                .insert(key, Arc::new(listener::decode(name, body)?));
-        }
-        ResourceKind::Routes => {
-            config.routes.insert(key, Arc::new(routes::decode(name, body)?));
-        }
-    }
-    Ok(())
 }
 
 impl fmt::Display for Rejection {
@@ -176,5 +189,9 @@ pub(crate) fn describe(rejections: &[Rejection]) -> String {
         .join("; ")
 }
 
+#[cfg(test)]
+mod reuse_tests;
+#[cfg(test)]
+pub(crate) mod samples;
 #[cfg(test)]
 mod tests;

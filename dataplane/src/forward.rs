@@ -193,7 +193,7 @@ async fn forward_to(
         [only] => only,
         _ => forward.target(worker.random.below(forward.total_weight)),
     };
-    let Some(cluster) = worker.view().clusters.get(&target.cluster).map(Rc::clone) else {
+    let Some(cluster) = worker.view().cluster(&target.cluster) else {
         return Err(Refusal::no_healthy_upstream(format!(
             "unknown cluster {}",
             target.cluster

@@ -153,7 +153,7 @@ impl Loaded {
             .listeners
             .iter()
             .filter(|(_, listener)| {
-                !config.routes.contains_key(&listener.routes) && is_refused(&listener.routes)
+                !config.routes.contains(&listener.routes) && is_refused(&listener.routes)
             })
             .map(|(name, listener)| Rejection {
                 name: name.to_string(),

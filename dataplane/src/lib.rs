@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 pub use access_log::AccessLog;
 
@@ -21,9 +21,9 @@ use ads::Ads;
 use decode::{Resources, describe};
 use last_good::Loaded;
 use metrics::Metrics;
+use orders::{Command, Remote, orders};
 use snapshot::Snapshot;
 use status::Status;
-use worker::Command;
 
 mod access_log;
 mod activation;
@@ -33,6 +33,7 @@ mod attempt;
 mod balance;
 mod body;
 mod breaker;
+mod by_name;
 mod config;
 mod deadline;
 mod decode;
@@ -50,6 +51,7 @@ mod listener;
 mod matcher;
 mod metrics;
 mod mirror;
+mod orders;
 mod pattern;
 mod pool;
 mod retry;
@@ -61,8 +63,6 @@ mod status;
 mod upload;
 mod worker;
 
-/// Commands that may wait for a worker, which takes them between two requests.
-const COMMANDS_QUEUED_MAX: usize = 1024;
 /// Tries to bind the ports of the last-good configuration, which a predecessor may still hold, before the proxy starts
 /// without those that it cannot have; about ten seconds.
 const PORT_TRIES: u32 = 50;
@@ -228,34 +228,31 @@ async fn resume(ads: &mut Ads, mut loaded: Resources, metrics: &Metrics) {
     }
 }
 
-fn start_workers(
-    config: &ProxyConfig,
-    metrics: &Arc<Metrics>,
-) -> Result<Vec<mpsc::Sender<Command>>, ProxyError> {
+fn start_workers(config: &ProxyConfig, metrics: &Arc<Metrics>) -> Result<Vec<Remote>, ProxyError> {
     let log = access_log::open(&config.access_log, metrics).map_err(|source| ProxyError::AccessLog {
         log: config.access_log.clone(),
         source,
     })?;
     let mut workers = Vec::new();
     for index in 0..config.workers.max(1) {
-        let (commands, queue) = mpsc::channel(COMMANDS_QUEUED_MAX);
+        let (remote, orders) = orders();
         let (metrics, log) = (Arc::clone(metrics), log.clone());
         std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || worker::run(index, metrics, log, queue))
+            .spawn(move || worker::run(index, metrics, log, orders))
             .map_err(ProxyError::Worker)?;
-        workers.push(commands);
+        workers.push(remote);
     }
     Ok(workers)
 }
 
 /// Lets every worker finish, up to `timeout`.
-async fn drain_workers(workers: &[mpsc::Sender<Command>], timeout: Duration) {
+async fn drain_workers(workers: &[Remote], timeout: Duration) {
     let drained = async {
         let mut finished = Vec::new();
         for worker in workers {
             let (done, drained) = oneshot::channel();
-            if worker.send(Command::Drain { done }).await.is_ok() {
+            if worker.send(Command::Drain { done }).await {
                 finished.push(drained);
             }
         }

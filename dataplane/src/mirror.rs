@@ -35,7 +35,7 @@ pub(crate) fn send(
     timeout: Option<Duration>,
 ) {
     for mirror in mirrors {
-        let Some(cluster) = worker.view().clusters.get(&mirror.cluster).map(Rc::clone) else {
+        let Some(cluster) = worker.view().cluster(&mirror.cluster) else {
             continue;
         };
         let Some(counted) = worker.copying(COPIES_MAX) else {

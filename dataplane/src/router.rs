@@ -3,7 +3,8 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 
 use self::index::Index;
@@ -17,23 +18,35 @@ mod index;
 pub(crate) const NO_LEVELS: usize = 0;
 
 /// A route configuration, indexed by domain.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RouteTable {
     ports: Ports,
     levels: Vec<Levels>,
-    hosts: Vec<Host>,
-    exact: HashMap<Box<str>, usize>,
+    hosts: Vec<Arc<Host>>,
+    domains: Arc<Domains>,
+}
+
+/// A virtual host, which may be one of several tables, that of now and those before it.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Host {
+    name: Box<str>,
+    /// In lower case.
+    domains: Box<[Arc<str>]>,
+    routes: Vec<Route>,
+    index: Index,
+    /// The places of what is said of filters within it, and nowhere else.
+    levels: Range<usize>,
+}
+
+/// The places of the hosts.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Domains {
+    exact: HashMap<Arc<str>, usize>,
     /// What names end with (`.shop.example`).
     suffixes: Affixes,
     /// What names begin with (`shop.`).
     prefixes: Affixes,
     any: Option<usize>,
-}
-
-#[derive(Clone, Debug)]
-struct Host {
-    routes: Vec<Route>,
-    index: Index,
 }
 
 /// By their length, the longest first.
@@ -48,27 +61,24 @@ pub(crate) enum Ports {
 }
 
 impl RouteTable {
-    pub(crate) fn new(ports: Ports) -> Self {
-        Self {
+    /// Refuses, by its place, a host whose name or domain another one holds. What `held` has of domains is used again where it is
+    /// the same.
+    pub(crate) fn new(
+        ports: Ports,
+        levels: Vec<Levels>,
+        hosts: Vec<Arc<Host>>,
+        held: Option<&Self>,
+    ) -> Result<Self, (usize, String)> {
+        let domains = match held.filter(|held| is_called_the_same(&held.hosts, &hosts)) {
+            Some(held) => Arc::clone(&held.domains),
+            None => Arc::new(Domains::new(&hosts)?),
+        };
+        Ok(Self {
             ports,
-            levels: vec![Levels::new()],
-            hosts: Vec::new(),
-            exact: HashMap::new(),
-            suffixes: Affixes::new(),
-            prefixes: Affixes::new(),
-            any: None,
-        }
-    }
-
-    /// The place of what is said of filters within what is at `outer`.
-    pub(crate) fn levels_below(&mut self, outer: usize, said: Overrides) -> usize {
-        if said.is_empty() {
-            return outer;
-        }
-        let mut levels = vec![Arc::new(said)];
-        levels.extend_from_slice(&self.levels[outer]);
-        self.levels.push(levels);
-        self.levels.len() - 1
+            levels,
+            hosts,
+            domains,
+        })
     }
 
     /// What is said of filters, by the places that routes name.
@@ -76,30 +86,8 @@ impl RouteTable {
         &self.levels
     }
 
-    /// Adds a virtual host; refuses a domain that another one of this table holds.
-    pub(crate) fn add(&mut self, domains: &[String], routes: Vec<Route>) -> Result<(), String> {
-        let host = self.hosts.len();
-        for domain in domains {
-            let domain = domain.to_ascii_lowercase();
-            let starred = (domain.strip_prefix('*'), domain.strip_suffix('*'));
-            let taken = match (&*domain, starred) {
-                ("*", _) => self.any.replace(host).is_some(),
-                (_, (Some(end), None)) if !end.contains('*') => put(&mut self.suffixes, end, host),
-                (_, (None, Some(start))) if !start.contains('*') => put(&mut self.prefixes, start, host),
-                (name, _) if name.is_empty() || name.contains('*') => {
-                    return Err(format!(
-                        "domain {domain:?} is not supported: use a name, *.suffix, prefix.* or *"
-                    ));
-                }
-                (name, _) => self.exact.insert(name.into(), host).is_some(),
-            };
-            if taken {
-                return Err(format!("domain {domain} is listed twice"));
-            }
-        }
-        let index = Index::new(routes.iter().map(|route| &route.matcher.path));
-        self.hosts.push(Host { routes, index });
-        Ok(())
+    pub(crate) fn hosts(&self) -> &[Arc<Host>] {
+        &self.hosts
     }
 
     /// The route of a request.
@@ -108,10 +96,71 @@ impl RouteTable {
             Ports::Ignored => without_port(subject.authority),
             Ports::Matter => subject.authority,
         };
-        let Host { routes, index } = &self.hosts[self.host(name)?];
+        let Host { routes, index, .. } = &*self.hosts[self.domains.host(name)?];
         let matches = |place: usize| routes[place].matcher.matches(subject);
         let first = index.first(subject.path.as_bytes(), matches);
         first.map(|place| &routes[place])
+    }
+}
+
+impl Host {
+    pub(crate) fn new(name: &str, domains: &[String], routes: Vec<Route>, levels: Range<usize>) -> Self {
+        let index = Index::new(routes.iter().map(|route| &route.matcher.path));
+        let domains = domains.iter().map(|domain| domain.to_ascii_lowercase().into());
+        Self {
+            name: name.into(),
+            domains: domains.collect(),
+            routes,
+            index,
+            // Where nothing is said its place means nothing, least of all in another table.
+            levels: if levels.is_empty() { 0..0 } else { levels },
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn levels(&self) -> Range<usize> {
+        self.levels.clone()
+    }
+}
+
+impl Domains {
+    fn new(hosts: &[Arc<Host>]) -> Result<Self, (usize, String)> {
+        let mut all = Self::default();
+        let mut names = HashSet::with_capacity(hosts.len());
+        for (place, host) in hosts.iter().enumerate() {
+            // As in Envoy, no two hosts of a table have the same name.
+            if !names.insert(host.name()) {
+                let reason = format!("name: {:?} is another virtual host's too", host.name());
+                return Err((place, reason));
+            }
+            for domain in &host.domains {
+                let added = all.add(domain, place);
+                added.map_err(|reason| (place, format!("domains: {reason}")))?;
+            }
+        }
+        Ok(all)
+    }
+
+    fn add(&mut self, domain: &Arc<str>, host: usize) -> Result<(), String> {
+        let starred = (domain.strip_prefix('*'), domain.strip_suffix('*'));
+        let taken = match (&**domain, starred) {
+            ("*", _) => self.any.replace(host).is_some(),
+            (_, (Some(end), None)) if !end.contains('*') => put(&mut self.suffixes, end, host),
+            (_, (None, Some(start))) if !start.contains('*') => put(&mut self.prefixes, start, host),
+            (name, _) if name.is_empty() || name.contains('*') => {
+                return Err(format!(
+                    "domain {domain:?} is not supported: use a name, *.suffix, prefix.* or *"
+                ));
+            }
+            _ => self.exact.insert(Arc::clone(domain), host).is_some(),
+        };
+        if taken {
+            return Err(format!("domain {domain} is listed twice"));
+        }
+        Ok(())
     }
 
     /// What [`Self::route`] must find, by a look at all routes of the host.
@@ -135,6 +184,24 @@ impl RouteTable {
             .or_else(|| longest(&self.prefixes, name, start))
             .or(self.any)
     }
+}
+
+/// The place of what is said of filters within what is at `outer`.
+pub(crate) fn levels_below(levels: &mut Vec<Levels>, outer: usize, said: Overrides) -> usize {
+    if said.is_empty() {
+        return outer;
+    }
+    let mut below = vec![Arc::new(said)];
+    below.extend_from_slice(&levels[outer]);
+    levels.push(below);
+    levels.len() - 1
+}
+
+fn is_called_the_same(these: &[Arc<Host>], those: &[Arc<Host>]) -> bool {
+    let same = |(this, that): (&Arc<Host>, &Arc<Host>)| {
+        Arc::ptr_eq(this, that) || (this.name == that.name && this.domains == that.domains)
+    };
+    these.len() == those.len() && these.iter().zip(those).all(same)
 }
 
 /// Whether it was there before.
@@ -274,22 +341,27 @@ mod tests {
         })
     }
 
+    fn table(ports: Ports, hosts: Vec<(Vec<&str>, Vec<Route>)>) -> Result<RouteTable, String> {
+        let host = |(place, (domains, routes)): (usize, (Vec<&str>, Vec<Route>))| {
+            let domains: Vec<String> = domains.into_iter().map(str::to_owned).collect();
+            Arc::new(Host::new(&place.to_string(), &domains, routes, 0..0))
+        };
+        let hosts = hosts.into_iter().enumerate().map(host).collect();
+        RouteTable::new(ports, vec![Levels::new()], hosts, None).map_err(|(_, reason)| reason)
+    }
+
     #[test]
     fn the_most_specific_domain_wins() {
-        let mut table = RouteTable::new(Ports::Ignored);
-        for (domains, name) in [
+        let hosts = [
             (vec!["*"], "any"),
             (vec!["*.example.com"], "suffix"),
             (vec!["*.shop.example.com"], "longer suffix"),
             (vec!["reviews.shop.example.com", "reviews"], "exact"),
             (vec!["reviews.*"], "prefix"),
             (vec!["reviews.shop-*"], "longer prefix"),
-        ] {
-            let domains: Vec<String> = domains.into_iter().map(str::to_owned).collect();
-            table
-                .add(&domains, vec![route(prefix("/"), vec![], name)])
-                .unwrap();
-        }
+        ];
+        let hosts = hosts.map(|(domains, name)| (domains, vec![route(prefix("/"), vec![], name)]));
+        let table = table(Ports::Ignored, hosts.into()).unwrap();
         let cases = [
             ("reviews", "exact"),
             ("REVIEWS:8080", "exact"),
@@ -318,16 +390,14 @@ mod tests {
 
     #[test]
     fn ports_matter_where_the_table_says_so() {
-        let domains = ["web.shop:8080".to_owned(), "web.shop".to_owned()];
+        let domains = ["web.shop:8080", "web.shop"];
         for (ports, with_port, with_other) in [
             (Ports::Ignored, Some("second"), Some("second")),
             (Ports::Matter, Some("first"), None),
         ] {
-            let mut table = RouteTable::new(ports);
-            for (domain, name) in domains.iter().zip(["first", "second"]) {
-                let routes = vec![route(prefix("/"), vec![], name)];
-                table.add(std::slice::from_ref(domain), routes).unwrap();
-            }
+            let host = |(domain, name)| (vec![domain], vec![route(prefix("/"), vec![], name)]);
+            let hosts = domains.into_iter().zip(["first", "second"]).map(host);
+            let table = table(ports, hosts.collect()).unwrap();
             assert_eq!(
                 answer(&table, "web.shop", "/", Request::new(())),
                 Some("second"),
@@ -367,11 +437,8 @@ mod tests {
             ),
         ];
         for (domains, expected) in cases {
-            let domains: Vec<String> = domains.iter().map(|domain| (*domain).to_owned()).collect();
-            assert_eq!(
-                RouteTable::new(Ports::Ignored).add(&domains, vec![]),
-                Err(expected.to_owned())
-            );
+            let refused = table(Ports::Ignored, vec![(domains.to_vec(), vec![])]);
+            assert_eq!(refused, Err(format!("domains: {expected}")));
         }
     }
 
@@ -383,7 +450,6 @@ mod tests {
             inverted: false,
             missing_is_empty: false,
         };
-        let mut table = RouteTable::new(Ports::Ignored);
         let text = |path: &str| Text::new(path, Case::Matters);
         let anna = Wanted::Text(StringMatcher::exact("anna"));
         let routes = vec![
@@ -393,7 +459,7 @@ mod tests {
             route(prefix("/m"), vec![user(Wanted::Present(false))], "no user"),
             route(prefix("/"), vec![user(Wanted::Present(true))], "some user"),
         ];
-        table.add(&["*".to_owned()], routes).unwrap();
+        let table = table(Ports::Ignored, vec![(vec!["*"], routes)]).unwrap();
         for (path, users, expected) in [
             ("/exact", &[][..], Some("exact")),
             ("/exact/", &[], None),

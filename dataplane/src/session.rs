@@ -1,14 +1,15 @@
 //! The delta-xDS session without its I/O: what to ask for when a stream opens, what to ask for when the configuration has changed,
 //! how a response is understood, acknowledged and refused.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use envoy_types::pb::google::rpc::Status;
 
-use crate::config::{Config, ResourceKind};
+use crate::by_name::{ByName, Change};
+use crate::config::{Cluster, Config, ResourceKind};
 use crate::decode::{RawResource, Rejection, Resources, Update, describe};
 
 /// gRPC's `INVALID_ARGUMENT`.
@@ -18,7 +19,9 @@ const INVALID_ARGUMENT: i32 = 3;
 #[derive(Debug)]
 pub(crate) struct Session {
     node: Option<Node>,
-    subscribed: BTreeMap<ResourceKind, BTreeSet<Arc<str>>>,
+    /// Those whose endpoints are subscribed.
+    clusters: ByName<Arc<Cluster>>,
+    routes: BTreeSet<Arc<str>>,
 }
 
 /// A response, as far as it can be understood without its resources' insides.
@@ -33,38 +36,52 @@ impl Session {
     /// Starts a stream that continues from `resources`: wildcards for clusters and listeners, names for the rest, with the
     /// versions held.
     pub(crate) fn open(node: Node, resources: &Resources) -> (Self, Vec<DeltaDiscoveryRequest>) {
+        let config = resources.config();
         let mut session = Self {
             node: Some(node),
-            subscribed: BTreeMap::new(),
+            clusters: config.clusters.clone(),
+            routes: config.wanted_routes(),
         };
         let mut requests = Vec::new();
         for kind in ResourceKind::ALL {
-            let names = resources.config().mentioned(kind);
+            let names: Vec<String> = match kind {
+                ResourceKind::Endpoints => config.clusters.names().map(ToString::to_string).collect(),
+                ResourceKind::Routes => session.routes.iter().map(ToString::to_string).collect(),
+                ResourceKind::Cluster | ResourceKind::Listener => Vec::new(),
+            };
             // For what is subscribed by name, a first request without names would be a wildcard.
             if names.is_empty() && is_by_name(kind) {
                 continue;
             }
             requests.push(DeltaDiscoveryRequest {
-                resource_names_subscribe: names.iter().map(ToString::to_string).collect(),
+                resource_names_subscribe: names,
                 initial_resource_versions: versions(resources, kind),
                 ..session.request(kind.type_url())
             });
-            session.subscribed.insert(kind, names);
         }
         (session, requests)
     }
 
     /// The changes of subscriptions that `config` calls for.
     pub(crate) fn follow(&mut self, config: &Config) -> Vec<DeltaDiscoveryRequest> {
+        // It is names that are subscribed, whatever they stand for.
+        let clusters = config.clusters.changes(&self.clusters, |_, _| true);
+        let (added, dropped): (Vec<_>, Vec<_>) = clusters.iter().partition(|change| change.now.is_some());
+        let names =
+            |changes: Vec<&Change<'_, _>>| changes.iter().map(|change| change.name.to_string()).collect();
+        let endpoints = (names(added), names(dropped));
+        let wanted = config.wanted_routes();
+        let names = |of: &BTreeSet<Arc<str>>, without: &BTreeSet<Arc<str>>| -> Vec<String> {
+            of.difference(without).map(ToString::to_string).collect()
+        };
+        let routes = (names(&wanted, &self.routes), names(&self.routes, &wanted));
+        self.clusters = config.clusters.clone();
+        self.routes = wanted;
         let mut requests = Vec::new();
-        for kind in [ResourceKind::Endpoints, ResourceKind::Routes] {
-            let wanted = config.mentioned(kind);
-            let held = self.subscribed.entry(kind).or_default();
-            let names = |of: &BTreeSet<Arc<str>>, without: &BTreeSet<Arc<str>>| -> Vec<String> {
-                of.difference(without).map(ToString::to_string).collect()
-            };
-            let (added, dropped) = (names(&wanted, held), names(held, &wanted));
-            *held = wanted;
+        for (kind, (added, dropped)) in [
+            (ResourceKind::Endpoints, endpoints),
+            (ResourceKind::Routes, routes),
+        ] {
             if !added.is_empty() || !dropped.is_empty() {
                 requests.push(DeltaDiscoveryRequest {
                     resource_names_subscribe: added,

@@ -1,7 +1,7 @@
 //! What the workers run: listeners joined with their route tables, and clusters joined with their hosts. A snapshot is
 //! swapped whole; hosts (and what is known of their health) live on across snapshots.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -10,14 +10,28 @@ use arc_swap::ArcSwap;
 
 use crate::balance::{Candidate, Selection};
 use crate::breaker::Load;
-use crate::config::{Cluster, Endpoint, Endpoints, Listener, Route};
+use crate::by_name::ByName;
+use crate::config::{Cluster, Endpoint, Listener, Route};
 use crate::filter::{Chain, chains};
 use crate::router::{NO_LEVELS, RouteTable};
 
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
     pub(crate) listeners: BTreeMap<Arc<str>, Arc<LiveListener>>,
-    pub(crate) clusters: HashMap<Arc<str>, Arc<LiveCluster>>,
+    pub(crate) clusters: ByName<Arc<LiveCluster>>,
+}
+
+/// What a snapshot has otherwise than the one before it; what is only in the later one is not told of.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// Clusters that both have.
+    pub(crate) changed: Vec<Arc<str>>,
+    /// Clusters that only the earlier one has.
+    pub(crate) removed: Vec<Arc<str>>,
+    /// Hosts that only the earlier one has, by id.
+    pub(crate) hosts: Vec<u64>,
+    /// Listeners that the earlier one has.
+    pub(crate) listeners: Vec<Arc<str>>,
 }
 
 /// A listener whose routes are known.
@@ -33,8 +47,6 @@ pub(crate) struct LiveListener {
 pub(crate) struct LiveCluster {
     pub(crate) name: Arc<str>,
     pub(crate) config: Arc<Cluster>,
-    /// `None` until the edge has said where the cluster's hosts are.
-    pub(crate) endpoints: Option<Arc<Endpoints>>,
     pub(crate) hosts: Vec<LiveHost>,
     pub(crate) selection: ArcSwap<Selection>,
     /// Whether a request was ever sent here; checks are slower until then.
@@ -72,6 +84,35 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// What is not here as it was in `before`.
+    pub(crate) fn difference(&self, before: &Self) -> Difference {
+        let mut difference = Difference::default();
+        for change in self.clusters.changes(&before.clusters, Arc::ptr_eq) {
+            let Some(before) = change.before else { continue };
+            let ids = |cluster: &Arc<LiveCluster>| -> BTreeSet<u64> {
+                cluster.hosts.iter().map(|live| live.host.id).collect()
+            };
+            let kept = change.now.map(ids).unwrap_or_default();
+            difference.hosts.extend(ids(before).difference(&kept));
+            let names = match change.now {
+                Some(_) => &mut difference.changed,
+                None => &mut difference.removed,
+            };
+            names.push(Arc::clone(change.name));
+        }
+        let is_same = |name: &Arc<str>, held: &Arc<LiveListener>| {
+            self.listeners.get(name).is_some_and(|now| Arc::ptr_eq(now, held))
+        };
+        let changed = before
+            .listeners
+            .iter()
+            .filter(|(name, held)| !is_same(name, held));
+        difference.listeners = changed.map(|(name, _)| Arc::clone(name)).collect();
+        difference
+    }
+}
+
 impl LiveListener {
     /// In place of `held`, if it ran before.
     pub(crate) fn new(config: Arc<Listener>, routes: Arc<RouteTable>, held: Option<&Self>) -> Self {
@@ -95,7 +136,6 @@ impl LiveCluster {
     pub(crate) fn new(
         name: Arc<str>,
         config: Arc<Cluster>,
-        endpoints: Option<Arc<Endpoints>>,
         hosts: Vec<LiveHost>,
         traffic: Arc<AtomicBool>,
         load: Arc<Load>,
@@ -104,7 +144,6 @@ impl LiveCluster {
         Self {
             name,
             config,
-            endpoints,
             hosts,
             selection,
             traffic,

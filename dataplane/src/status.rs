@@ -84,7 +84,7 @@ impl Status {
         if resources
             .config()
             .listeners
-            .keys()
+            .names()
             .all(|name| snapshot.listeners.contains_key(name))
         {
             self.configured.store(true, Ordering::Relaxed);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::LocalOptions;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::Notify;
 
 use crate::access_log::AccessLogger;
 use crate::balance::{Draw, Tried};
@@ -18,60 +18,42 @@ use crate::breaker::{Retrying, Share};
 use crate::h1::Buffers;
 use crate::listener::{self, WorkerListener};
 use crate::metrics::{ListenerCounters, Metrics, RouteCounters};
+use crate::orders::{Command, Order, Orders};
 use crate::pool::HostPool;
 use crate::retry::{RetryHosts, RetryPolicy, RetryPriorities};
-use crate::snapshot::{LiveCluster, Snapshot};
+use crate::snapshot::{Difference, LiveCluster, Snapshot};
+
+mod view;
+
+pub(crate) use view::View;
 
 /// How often connections that nobody uses are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the main runtime tells a worker.
-pub(crate) enum Command {
-    /// Run this snapshot; `sockets` are the listeners that are new in it.
-    Apply {
-        snapshot: Arc<Snapshot>,
-        sockets: Vec<(Arc<str>, StdTcpListener)>,
-        done: oneshot::Sender<()>,
-    },
-    /// A health check declared the host dead, and its cluster wants its connections closed.
-    HostFailed(u64),
-    /// Stop accepting, finish what is in flight, then say so.
-    Drain { done: oneshot::Sender<()> },
-}
-
 pub(crate) struct Worker {
-    /// Its place among the workers.
-    index: usize,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) access_log: Option<AccessLogger>,
     pub(crate) random: Random,
     pub(crate) buffers: Rc<Buffers>,
-    view: RefCell<Rc<View>>,
+    view: View,
     listeners: RefCell<HashMap<Arc<str>, Rc<WorkerListener>>>,
-    pools: RefCell<HashMap<u64, Rc<HostPool>>>,
-    counters: RefCell<HashMap<CountersKey, Arc<RouteCounters>>>,
+    /// By cluster.
+    counters: RefCell<HashMap<Arc<str>, ByListener>>,
     listener_counters: RefCell<HashMap<Arc<str>, Arc<ListenerCounters>>>,
     connections: Cell<usize>,
     copies: Cell<usize>,
     disconnected: Notify,
 }
 
-/// Listener and cluster.
-type CountersKey = (Arc<str>, Arc<str>);
-
-/// A snapshot's clusters, joined with this worker's connections.
-#[derive(Default)]
-pub(crate) struct View {
-    pub(crate) clusters: HashMap<Arc<str>, Rc<WorkerCluster>>,
-}
+/// There are few.
+type ByListener = Vec<(Arc<str>, Arc<RouteCounters>)>;
 
 pub(crate) struct WorkerCluster {
     pub(crate) live: Arc<LiveCluster>,
     /// In the order of the cluster's hosts.
     pools: Vec<Rc<HostPool>>,
     share: Share,
-    /// By listener; there are few.
-    counters: RefCell<Vec<(Arc<str>, Arc<RouteCounters>)>>,
+    counters: RefCell<ByListener>,
 }
 
 /// A small, fast generator (xorshift64*); nothing here needs secrecy.
@@ -84,12 +66,7 @@ pub(crate) struct ConnectionCount(Rc<Worker>);
 pub(crate) struct CopyCount(Rc<Worker>);
 
 /// Runs a worker until its commands end; call it on a thread of its own.
-pub(crate) fn run(
-    index: usize,
-    metrics: Arc<Metrics>,
-    access_log: Option<AccessLogger>,
-    commands: mpsc::Receiver<Command>,
-) {
+pub(crate) fn run(index: usize, metrics: Arc<Metrics>, access_log: Option<AccessLogger>, orders: Orders) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default());
@@ -104,35 +81,37 @@ pub(crate) fn run(
         }
     };
     let worker = Rc::new(Worker {
-        index,
         metrics,
         access_log,
         random: Random::new(),
         buffers: Rc::default(),
-        view: RefCell::default(),
+        view: View::new(index),
         listeners: RefCell::default(),
-        pools: RefCell::default(),
         counters: RefCell::default(),
         listener_counters: RefCell::default(),
         connections: Cell::new(0),
         copies: Cell::new(0),
         disconnected: Notify::new(),
     });
-    runtime.block_on(worker.run(commands));
+    runtime.block_on(worker.run(orders));
 }
 
 impl Worker {
-    async fn run(self: Rc<Self>, mut commands: mpsc::Receiver<Command>) {
+    async fn run(self: Rc<Self>, mut orders: Orders) {
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         loop {
             tokio::select! {
-                command = commands.recv() => match command {
-                    Some(command) => self.on(command),
+                order = orders.next() => match order {
+                    Some(Order::Run(command)) => self.on(command),
+                    Some(Order::Break(hosts)) => {
+                        let pools = hosts.into_iter().filter_map(|host| self.view.pool(host));
+                        pools.for_each(|pool| pool.break_connections());
+                    }
                     None => return,
                 },
                 _ = sweep.tick() => {
                     let now = Instant::now();
-                    self.pools.borrow().values().for_each(|pool| pool.sweep(now));
+                    self.view.pools().for_each(|pool| pool.sweep(now));
                 }
             }
         }
@@ -142,17 +121,13 @@ impl Worker {
         match command {
             Command::Apply {
                 snapshot,
+                difference,
                 sockets,
                 done,
             } => {
-                self.apply(&snapshot, sockets);
+                self.apply(&snapshot, &difference, sockets);
                 // The main runtime may have given up waiting; the snapshot is applied all the same.
                 let _ = done.send(());
-            }
-            Command::HostFailed(host) => {
-                if let Some(pool) = self.pools.borrow().get(&host) {
-                    pool.break_connections();
-                }
             }
             Command::Drain { done } => {
                 self.listeners
@@ -169,39 +144,27 @@ impl Worker {
     }
 
     /// Clusters first, then the listeners whose routes use them; all within one step of this thread.
-    fn apply(self: &Rc<Self>, snapshot: &Arc<Snapshot>, sockets: Vec<(Arc<str>, StdTcpListener)>) {
-        let mut pools = self.pools.borrow_mut();
-        let mut next: HashMap<u64, Rc<HostPool>> = HashMap::with_capacity(pools.len());
-        let before = Rc::clone(&self.view.borrow());
-        let mut clusters = HashMap::with_capacity(snapshot.clusters.len());
-        for (name, live) in &snapshot.clusters {
-            let pool = |host: &Arc<crate::snapshot::Host>| {
-                let new = || HostPool::new(Arc::clone(host), Share::new(&live.load, self.index));
-                pools.get(&host.id).map_or_else(new, Rc::clone)
-            };
-            let held: Vec<Rc<HostPool>> = live
-                .hosts
-                .iter()
-                .map(|host| Rc::clone(next.entry(host.host.id).or_insert_with(|| pool(&host.host))))
-                .collect();
-            let cluster = match before.clusters.get(name) {
-                Some(cluster) if Arc::ptr_eq(&cluster.live, live) => Rc::clone(cluster),
-                _ => Rc::new(WorkerCluster {
-                    live: Arc::clone(live),
-                    pools: held,
-                    share: Share::new(&live.load, self.index),
-                    counters: RefCell::default(),
-                }),
-            };
-            clusters.insert(Arc::clone(name), cluster);
+    fn apply(
+        self: &Rc<Self>,
+        snapshot: &Arc<Snapshot>,
+        difference: &Difference,
+        sockets: Vec<(Arc<str>, StdTcpListener)>,
+    ) {
+        self.view.apply(snapshot, difference).let_go();
+        self.apply_listeners(snapshot, difference, sockets);
+        // Who counted for it may still do so; whoever comes after begins with what the metrics give out.
+        let mut counters = self.counters.borrow_mut();
+        for cluster in &difference.removed {
+            counters.remove(cluster);
         }
-        *pools = next;
-        drop(pools);
-        *self.view.borrow_mut() = Rc::new(View { clusters });
-        self.apply_listeners(snapshot, sockets);
     }
 
-    fn apply_listeners(self: &Rc<Self>, snapshot: &Arc<Snapshot>, sockets: Vec<(Arc<str>, StdTcpListener)>) {
+    fn apply_listeners(
+        self: &Rc<Self>,
+        snapshot: &Arc<Snapshot>,
+        difference: &Difference,
+        sockets: Vec<(Arc<str>, StdTcpListener)>,
+    ) {
         let mut listeners = self.listeners.borrow_mut();
         for (name, socket) in sockets {
             let Some(live) = snapshot.listeners.get(&name) else {
@@ -218,20 +181,37 @@ impl Worker {
                 }
             }
         }
-        listeners.retain(|name, listener| match snapshot.listeners.get(name) {
-            Some(live) => {
-                listener.update(live);
-                true
+        for name in &difference.listeners {
+            match snapshot.listeners.get(name) {
+                Some(live) => {
+                    if let Some(listener) = listeners.get(name) {
+                        listener.update(live);
+                    }
+                }
+                None => {
+                    if let Some(removed) = listeners.remove(name) {
+                        removed.drain();
+                    }
+                    self.forget_counters(name);
+                }
             }
-            None => {
-                listener.drain();
-                false
-            }
-        });
+        }
     }
 
-    pub(crate) fn view(&self) -> Rc<View> {
-        Rc::clone(&self.view.borrow())
+    fn forget_counters(&self, listener: &Arc<str>) {
+        self.listener_counters.borrow_mut().remove(listener);
+        let mut all = self.counters.borrow_mut();
+        all.retain(|_, counters| {
+            counters.retain(|(name, _)| name != listener);
+            !counters.is_empty()
+        });
+        for cluster in self.view.joined() {
+            cluster.counters.borrow_mut().clear();
+        }
+    }
+
+    pub(crate) fn view(&self) -> &View {
+        &self.view
     }
 
     pub(crate) fn connected(self: &Rc<Self>) -> ConnectionCount {
@@ -248,18 +228,19 @@ impl Worker {
         })
     }
 
-    /// This worker's counters for a listener and a cluster; they outlive configurations.
+    /// This worker's counters for a listener and a cluster; they outlive configurations that have both.
     pub(crate) fn counters(&self, listener: &Arc<str>, cluster: &Arc<str>) -> Arc<RouteCounters> {
-        let key = (Arc::clone(listener), Arc::clone(cluster));
-        let mut counters = self.counters.borrow_mut();
-        Arc::clone(
-            counters
-                .entry(key)
-                .or_insert_with(|| self.metrics.route(listener, cluster)),
-        )
+        let mut all = self.counters.borrow_mut();
+        let counters = all.entry(Arc::clone(cluster)).or_default();
+        if let Some((_, held)) = counters.iter().find(|(name, _)| name == listener) {
+            return Arc::clone(held);
+        }
+        let added = self.metrics.route(listener, cluster);
+        counters.push((Arc::clone(listener), Arc::clone(&added)));
+        added
     }
 
-    /// This worker's counters for a listener; they outlive configurations too.
+    /// This worker's counters for a listener, for as long as there is one of that name.
     pub(crate) fn listener_counters(&self, listener: &Arc<str>) -> Arc<ListenerCounters> {
         let mut counters = self.listener_counters.borrow_mut();
         Arc::clone(
@@ -294,6 +275,17 @@ impl Drop for CopyCount {
 }
 
 impl WorkerCluster {
+    /// `pools` are in the order of the cluster's hosts.
+    fn new(live: Arc<LiveCluster>, pools: Vec<Rc<HostPool>>, worker: usize) -> Self {
+        let share = Share::new(&live.load, worker);
+        Self {
+            live,
+            pools,
+            share,
+            counters: RefCell::default(),
+        }
+    }
+
     /// The pool of the host for the next attempt, with the host's index and priority.
     pub(crate) fn choose(
         &self,

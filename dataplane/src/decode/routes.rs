@@ -1,6 +1,7 @@
 //! `envoy.config.route.v3.RouteConfiguration`.
 
-use std::collections::HashSet;
+use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::fmt;
 use std::mem::take;
 use std::sync::Arc;
@@ -38,72 +39,160 @@ use super::fields::{
 };
 use super::filter::overrides;
 use super::matcher::of_route;
+use super::wire;
 use crate::config::{Action, Forward, HeaderEdits, MILLION, Mirror, Redirect, Route, Target};
+use crate::filter::Levels;
 use crate::matcher::PathMatcher;
 use crate::retry::{BackOff, RetryHosts, RetryOn, RetryPolicy, RetryPriorities};
 use crate::rewrite::{PathRewrite, Substitution};
-use crate::router::{NO_LEVELS, Ports, RouteTable};
+use crate::router::{Host, NO_LEVELS, Ports, RouteTable, levels_below};
 
 /// Envoy's route timeout when none is given.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 const WEIGHT_MAX: u32 = 10_000;
 /// A worker draws hosts without a pause, and when all were tried it draws this often in vain.
 const DRAWS_MAX: u32 = 1000;
+/// `virtual_hosts` of a `RouteConfiguration`, and `name` of one of them.
+const VIRTUAL_HOSTS: usize = 2;
+const NAME: usize = 1;
 
-pub(super) fn decode(name: &str, body: &[u8]) -> Result<RouteTable, Reason> {
-    let mut pb: RouteConfiguration = message(body)?;
+/// A table that runs already, with what it was decoded from: hosts that stay as they are need not be decoded again.
+pub(super) struct Held<'a> {
+    table: &'a RouteTable,
+    encoded: Option<Encoded<'a>>,
+    /// Where the next host is if all stays in its order.
+    next: usize,
+    places: OnceCell<HashMap<&'a str, usize>>,
+}
+
+/// A route configuration, its virtual hosts apart from all else.
+struct Encoded<'a> {
+    hosts: Vec<&'a [u8]>,
+    rest: Vec<u8>,
+}
+
+pub(super) fn decode(name: &str, body: &[u8], held: Option<Held<'_>>) -> Result<RouteTable, Reason> {
+    let Some(encoded) = Encoded::new(body) else {
+        return match message::<RouteConfiguration>(body) {
+            Ok(_) => Err("not a valid message".to_owned()),
+            Err(reason) => Err(reason),
+        };
+    };
+    let mut pb: RouteConfiguration = message(&encoded.rest)?;
     same_name(&take(&mut pb.name), name).at("name")?;
     let ports = if take(&mut pb.ignore_port_in_host_matching) {
         Ports::Ignored
     } else {
         Ports::Matter
     };
-    let mut table = RouteTable::new(ports);
-    let levels = table.levels_below(
-        NO_LEVELS,
-        overrides(take(&mut pb.typed_per_filter_config), format_args!(""))?,
-    );
-    let mut names = HashSet::new();
-    for (index, host) in take(&mut pb.virtual_hosts).into_iter().enumerate() {
-        let name = unheard(&host.name, &mut names).at("name");
-        name.and_then(|()| virtual_host(host, levels, &mut table))
-            .at_index("virtual_hosts", index)?;
-    }
+    let mut levels = vec![Levels::new()];
+    let said = overrides(take(&mut pb.typed_per_filter_config), format_args!(""))?;
+    let outer = levels_below(&mut levels, NO_LEVELS, said);
     done(&pb)?;
-    Ok(table)
+    let before = held.as_ref().map(|held| held.table);
+    let mut held = held.filter(|held| held.is_beside(&encoded.rest));
+    let mut hosts = Vec::with_capacity(encoded.hosts.len());
+    for (index, bytes) in encoded.hosts.into_iter().enumerate() {
+        let host = match held.as_mut().and_then(|held| held.host(bytes, &mut levels)) {
+            Some(host) => Ok(host),
+            None => message(bytes).and_then(|host| virtual_host(host, outer, &mut levels)),
+        };
+        hosts.push(host.at_index("virtual_hosts", index)?);
+    }
+    let table = RouteTable::new(ports, levels, hosts, before);
+    table.or_else(|(index, reason)| Err(reason).at_index("virtual_hosts", index))
 }
 
-/// As in Envoy, no two hosts of a table have the same name.
-fn unheard(name: &str, names: &mut HashSet<String>) -> Result<(), Reason> {
-    if names.insert(name.to_owned()) {
-        Ok(())
-    } else {
-        Err(format!("{name:?} is another virtual host's too"))
+impl<'a> Encoded<'a> {
+    fn new(body: &'a [u8]) -> Option<Self> {
+        let (mut hosts, mut rest) = (Vec::new(), Vec::new());
+        for field in wire::fields(body)? {
+            match field.content {
+                Some(content) if field.number == VIRTUAL_HOSTS => hosts.push(&body[content]),
+                _ => rest.extend_from_slice(&body[field.whole]),
+            }
+        }
+        Some(Self { hosts, rest })
     }
 }
 
-fn virtual_host(mut pb: VirtualHost, levels: usize, table: &mut RouteTable) -> Result<(), Reason> {
+impl<'a> Held<'a> {
+    pub(super) fn new(table: &'a RouteTable, body: &'a [u8]) -> Self {
+        Self {
+            table,
+            encoded: Encoded::new(body),
+            next: 0,
+            places: OnceCell::new(),
+        }
+    }
+
+    /// Whether all that is not in hosts is `rest`.
+    fn is_beside(&self, rest: &[u8]) -> bool {
+        self.encoded.as_ref().is_some_and(|encoded| encoded.rest == rest)
+    }
+
+    /// The host that was decoded from these very bytes, if what is said of filters within it comes to the same places.
+    fn host(&mut self, bytes: &[u8], levels: &mut Vec<Levels>) -> Option<Arc<Host>> {
+        let place = self.place(bytes)?;
+        self.next = place + 1;
+        let host = &self.table.hosts()[place];
+        let said = host.levels();
+        if self.bytes(place) != Some(bytes) || !(said.is_empty() || said.start == levels.len()) {
+            return None;
+        }
+        levels.extend_from_slice(&self.table.levels()[said]);
+        Some(Arc::clone(host))
+    }
+
+    /// Where the host was that these bytes are about.
+    fn place(&self, bytes: &[u8]) -> Option<usize> {
+        if self.bytes(self.next) == Some(bytes) {
+            return Some(self.next);
+        }
+        let hosts = self.table.hosts();
+        let name = wire::fields(bytes)?
+            .into_iter()
+            .find(|field| field.number == NAME)?;
+        let name = std::str::from_utf8(&bytes[name.content?]).ok()?;
+        if hosts.get(self.next).is_some_and(|host| host.name() == name) {
+            return Some(self.next);
+        }
+        let places = || hosts.iter().map(|host| host.name()).zip(0..).collect();
+        self.places.get_or_init(places).get(name).copied()
+    }
+
+    fn bytes(&self, place: usize) -> Option<&'a [u8]> {
+        self.encoded.as_ref()?.hosts.get(place).copied()
+    }
+}
+
+fn virtual_host(mut pb: VirtualHost, outer: usize, levels: &mut Vec<Levels>) -> Result<Arc<Host>, Reason> {
     let name = take(&mut pb.name);
     let domains = take(&mut pb.domains);
+    let start = levels.len();
     let said = overrides(take(&mut pb.typed_per_filter_config), format_args!("/{name}"))?;
-    let levels = table.levels_below(levels, said);
+    let outer = levels_below(levels, outer, said);
     let mut routes = Vec::new();
     for (index, given) in take(&mut pb.routes).into_iter().enumerate() {
-        let route = route(given, format_args!("/{name}/{index}"), levels, table);
+        let route = route(given, format_args!("/{name}/{index}"), outer, levels);
         routes.push(route.at_index("routes", index)?);
     }
     done(&pb)?;
-    table.add(&domains, routes).at("domains")
+    Ok(Arc::new(Host::new(&name, &domains, routes, start..levels.len())))
 }
 
 fn route(
     mut pb: PbRoute,
     place: fmt::Arguments<'_>,
-    levels: usize,
-    table: &mut RouteTable,
+    outer: usize,
+    levels: &mut Vec<Levels>,
 ) -> Result<Route, Reason> {
     take(&mut pb.name);
-    let levels = table.levels_below(levels, overrides(take(&mut pb.typed_per_filter_config), place)?);
+    let levels = levels_below(
+        levels,
+        outer,
+        overrides(take(&mut pb.typed_per_filter_config), place)?,
+    );
     let matcher = of_route(required(pb.r#match.take()).at("match")?).at("match")?;
     let mut action = match required(pb.action.take()).at("action")? {
         PbAction::Route(action) => Action::Forward(Box::new(forward(action, &matcher.path).at("route")?)),

@@ -47,7 +47,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         Err(malformed) => return refuse(client, line, malformed).await,
     };
     let from = client.connection.client;
-    let way = plan(line, head, from, &live, &worker.view(), &worker.random);
+    let way = plan(line, head, from, &live, worker.view(), &worker.random);
     let plan = match way {
         Way::Straight(plan) => plan,
         Way::Bridged(judged) => return Box::pin(bridged(client, line, fields, terms, judged)).await,

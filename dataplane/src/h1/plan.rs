@@ -166,7 +166,7 @@ fn straight<'a, 'r>(
         return None;
     }
     let cluster = |target: &Target| {
-        let cluster = clusters.clusters.get(&target.cluster)?;
+        let cluster = clusters.cluster(&target.cluster)?;
         (cluster.live.config.protocol == Protocol::Http1).then_some(cluster)
     };
     let target = match forward.targets.as_slice() {
@@ -181,7 +181,7 @@ fn straight<'a, 'r>(
         route,
         forward,
         target,
-        cluster: Rc::clone(cluster(target)?),
+        cluster: cluster(target)?,
     };
     Some((plan, subject))
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use crate::matcher::PathMatcher;
 
 /// Places of routes, ascending in each list.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Index {
     exact: HashMap<Box<[u8]>, Vec<usize>>,
     /// In the order of their texts.
@@ -15,7 +15,7 @@ pub(super) struct Index {
     others: Vec<usize>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 struct Prefix {
     text: Box<[u8]>,
     places: Vec<usize>,
