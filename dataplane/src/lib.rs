@@ -160,6 +160,8 @@ pub async fn run(
         drain: Arc::clone(&drain),
     };
     let admin = tokio::spawn(axum::serve(admin_listener, admin::router(admin)).into_future());
+    let counted = Arc::clone(&metrics);
+    let forgetting = tokio::spawn(async move { counted.forget_unused().await });
 
     let path = config.data_dir.join(last_good::FILE_NAME);
     let (keep, kept) = watch::channel(Arc::new(Resources::default()));
@@ -206,6 +208,7 @@ pub async fn run(
     }
     drain_workers(&workers, config.drain_timeout).await;
     admin.abort();
+    forgetting.abort();
     Ok(())
 }
 

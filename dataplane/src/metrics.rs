@@ -10,11 +10,18 @@ use std::time::Duration;
 use crate::config::ResourceKind;
 use crate::snapshot::{Health, Snapshot};
 
+mod registry;
+
+use registry::Registry;
+
 /// Upper bounds of the latency histogram, in microseconds: what a mesh hop takes, up to a common timeout.
 const LATENCY_BOUNDS_US: [u64; 14] = [
     250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 5_000_000,
     15_000_000,
 ];
+
+/// How often what is to be forgotten is looked for.
+const FORGET_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A number that one thread writes and others read.
 #[derive(Debug, Default)]
@@ -43,8 +50,8 @@ pub(crate) struct ListenerCounters {
 /// All counters of a process.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
-    routes: Mutex<Vec<(RouteKey, Arc<RouteCounters>)>>,
-    listeners: Mutex<Vec<(Arc<str>, Arc<ListenerCounters>)>>,
+    routes: Registry<RouteKey, RouteCounters>,
+    listeners: Registry<Arc<str>, ListenerCounters>,
     updates: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     pub(crate) last_good_errors: AtomicU64,
     pub(crate) access_log_dropped: AtomicU64,
@@ -85,28 +92,27 @@ impl RouteCounters {
 }
 
 impl Metrics {
-    /// New counters for one worker.
+    /// Counters for one worker.
     pub(crate) fn route(&self, listener: &Arc<str>, cluster: &Arc<str>) -> Arc<RouteCounters> {
-        let counters = Arc::new(RouteCounters::default());
-        let key = RouteKey {
+        self.routes.take(RouteKey {
             listener: Arc::clone(listener),
             cluster: Arc::clone(cluster),
-        };
-        self.routes
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((key, Arc::clone(&counters)));
-        counters
+        })
     }
 
-    /// New counters for one worker.
+    /// Counters for one worker.
     pub(crate) fn listener(&self, listener: &Arc<str>) -> Arc<ListenerCounters> {
-        let counters = Arc::new(ListenerCounters::default());
-        self.listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((Arc::clone(listener), Arc::clone(&counters)));
-        counters
+        self.listeners.take(Arc::clone(listener))
+    }
+
+    /// Forgets what counts for nothing any more, for as long as the process runs.
+    pub(crate) async fn forget_unused(&self) {
+        let mut often = tokio::time::interval(FORGET_INTERVAL);
+        loop {
+            let now = often.tick().await.into_std();
+            self.routes.forget_unused(now);
+            self.listeners.forget_unused(now);
+        }
     }
 
     pub(crate) fn update(&self, kind: ResourceKind, result: &'static str) {
@@ -125,10 +131,7 @@ impl Metrics {
     }
 
     fn render_routes(&self, out: &mut Exposition) {
-        let mut by_key: BTreeMap<RouteKey, Vec<Arc<RouteCounters>>> = BTreeMap::new();
-        for (key, counters) in self.routes.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            by_key.entry(key.clone()).or_default().push(Arc::clone(counters));
-        }
+        let by_key = self.routes.all();
         let sum = |all: &[Arc<RouteCounters>], read: &dyn Fn(&RouteCounters) -> u64| -> u64 {
             all.iter().map(|counters| read(counters)).sum()
         };
@@ -196,18 +199,14 @@ impl Metrics {
     }
 
     fn render_listeners(&self, out: &mut Exposition) {
-        let mut active: BTreeMap<Arc<str>, (u64, u64)> = BTreeMap::new();
-        for (name, counters) in self
-            .listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-        {
-            let (opened, closed) = active.entry(Arc::clone(name)).or_default();
+        let sums = |all: Vec<Arc<ListenerCounters>>| {
             // Closed is read first, so that a connection that comes and goes meanwhile cannot make this negative.
-            *closed += counters.closed.get();
-            *opened += counters.opened.get();
-        }
+            let closed: u64 = all.iter().map(|counters| counters.closed.get()).sum();
+            let opened: u64 = all.iter().map(|counters| counters.opened.get()).sum();
+            (opened, closed)
+        };
+        let all = self.listeners.all().into_iter();
+        let active: BTreeMap<Arc<str>, (u64, u64)> = all.map(|(name, all)| (name, sums(all))).collect();
         out.family("tombolo_connections_total", "counter", "Connections accepted");
         for (name, (opened, _)) in &active {
             out.sample("", &[("listener", name)], opened);
