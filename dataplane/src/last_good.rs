@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource as PbResource};
 use envoy_types::pb::google::protobuf::Any;
@@ -21,6 +21,11 @@ pub(crate) const FILE_NAME: &str = "last-good.xds";
 /// Changes come in bursts, over the whole machine at once, and each save costs two fsyncs: they wait until the
 /// change is live everywhere. A crash meanwhile loses what the edge sends again.
 const COLLECT_DELAY: Duration = Duration::from_secs(1);
+/// Saves are this many times as far apart as one takes, so that a large configuration that changes all the time leaves the
+/// processor to the requests...
+const PAUSE_FACTOR: u32 = 200;
+/// ...but no further than this, and as far when a save has failed.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// What a file holds, as far as this version reads it.
 #[derive(Debug, Default)]
@@ -41,25 +46,37 @@ pub(crate) fn load(path: &Path) -> Result<Loaded, LastGoodError> {
     }
 }
 
-/// Writes each new value of `resources` to `path`; the last one also when the sender is gone, then ends.
+/// Writes new values of `resources` to `path`, those that come close upon each other as one; the last one also when the sender is
+/// gone, at once, then ends. What could not be written is tried again.
 pub(crate) async fn keep(
     path: PathBuf,
     mut resources: watch::Receiver<Arc<Resources>>,
     metrics: Arc<Metrics>,
 ) {
+    let mut pause = COLLECT_DELAY;
     while resources.changed().await.is_ok() {
-        tokio::time::sleep(COLLECT_DELAY).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = ended(&mut resources) => {}
+        }
+        let is_last = resources.has_changed().is_err();
         let value = Arc::clone(&resources.borrow_and_update());
         let path = path.clone();
+        let began = Instant::now();
         let saved = tokio::task::spawn_blocking(move || last_good::save(&path, &encode(&value))).await;
         match saved {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => pause = pause_after(began.elapsed()),
             Ok(Err(error)) => {
                 metrics.last_good_errors.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "the configuration would not survive a restart"
                 );
+                if is_last {
+                    return;
+                }
+                resources.mark_changed();
+                pause = PAUSE_MAX;
             }
             // The runtime is shutting down.
             Err(_) => return,
@@ -67,11 +84,21 @@ pub(crate) async fn keep(
     }
 }
 
+/// Ready when no more values come.
+async fn ended(resources: &mut watch::Receiver<Arc<Resources>>) {
+    while resources.changed().await.is_ok() {}
+}
+
+/// The pause after a save that took so long.
+fn pause_after(took: Duration) -> Duration {
+    took.saturating_mul(PAUSE_FACTOR).clamp(COLLECT_DELAY, PAUSE_MAX)
+}
+
 fn encode(resources: &Resources) -> Vec<u8> {
-    let mut all = DeltaDiscoveryResponse::default();
+    let mut all = Vec::new();
     for kind in ResourceKind::ALL {
-        all.resources
-            .extend(resources.held(kind).map(|(name, raw)| PbResource {
+        for (name, raw) in resources.held(kind) {
+            let resource = PbResource {
                 name: name.to_string(),
                 version: raw.version.clone(),
                 resource: Some(Any {
@@ -79,9 +106,16 @@ fn encode(resources: &Resources) -> Vec<u8> {
                     value: raw.body.clone(),
                 }),
                 ..PbResource::default()
-            }));
+            };
+            let one = DeltaDiscoveryResponse {
+                resources: vec![resource],
+                ..DeltaDiscoveryResponse::default()
+            };
+            // Messages one behind the other are one message with the lists of all.
+            one.encode(&mut all).expect("invariant: a vector has room");
+        }
     }
-    all.encode_to_vec()
+    all
 }
 
 /// `resources` less the listeners that are named.
@@ -152,9 +186,7 @@ impl Loaded {
         let orphans: Vec<Rejection> = config
             .listeners
             .iter()
-            .filter(|(_, listener)| {
-                !config.routes.contains(&listener.routes) && is_refused(&listener.routes)
-            })
+            .filter(|(_, listener)| !config.routes.contains(&listener.routes) && is_refused(&listener.routes))
             .map(|(name, listener)| Rejection {
                 name: name.to_string(),
                 reason: format!("its route table {} was left out", listener.routes),
@@ -163,5 +195,72 @@ impl Loaded {
         let names = orphans.iter().map(|orphan| orphan.name.clone()).collect();
         self.resources = without_listeners(&self.resources, names);
         self.rejections.extend(orphans);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::decode::samples;
+
+    /// With clusters of these names.
+    fn holding(names: &[&str]) -> Arc<Resources> {
+        let clusters = names.iter().map(|name| samples::cluster(name, 1));
+        let update = samples::update(ResourceKind::Cluster, clusters.collect(), &[]);
+        Arc::new(Resources::default().with(&update).unwrap())
+    }
+
+    fn names(path: &Path) -> Vec<String> {
+        let loaded = load(path).unwrap();
+        assert!(loaded.rejections.is_empty());
+        let held = loaded.resources.held(ResourceKind::Cluster);
+        held.map(|(name, _)| name.to_string()).collect()
+    }
+
+    #[tokio::test]
+    async fn the_last_value_is_on_disk_when_the_keeper_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        let (sender, receiver) = watch::channel(Arc::default());
+        let keeper = tokio::spawn(keep(path.clone(), receiver, Arc::default()));
+        let began = Instant::now();
+        for names in [&["a"][..], &["a", "b"], &["b", "c"]] {
+            sender.send_replace(holding(names));
+            tokio::task::yield_now().await;
+        }
+        drop(sender);
+        keeper.await.unwrap();
+        assert_eq!(names(&path), ["b", "c"]);
+        assert!(
+            began.elapsed() < COLLECT_DELAY,
+            "nothing more was to be waited for"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("later");
+        let path = folder.join(FILE_NAME);
+        let metrics = Arc::<Metrics>::default();
+        let (sender, receiver) = watch::channel(Arc::default());
+        let keeper = tokio::spawn(keep(path.clone(), receiver, Arc::clone(&metrics)));
+        sender.send_replace(holding(&["a"]));
+        while metrics.last_good_errors.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        std::fs::create_dir(&folder).unwrap();
+        drop(sender);
+        keeper.await.unwrap();
+        assert_eq!(names(&path), ["a"]);
+    }
+
+    #[test]
+    fn large_configurations_are_saved_less_often() {
+        let ms = Duration::from_millis;
+        for (took, pause) in [(0, 1_000), (5, 1_000), (20, 4_000), (1_000, 30_000)] {
+            assert_eq!(pause_after(ms(took)), ms(pause), "{took}");
+        }
     }
 }
