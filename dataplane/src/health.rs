@@ -93,9 +93,9 @@ pub(crate) async fn watch(
     let mut streak = Streak::new();
     let mut session = None;
     loop {
-        let verdict = match tokio::time::timeout(check.timeout, probe(&host, &check.probe, &mut session))
-            .await
-        {
+        // On the heap, so that the many that wait for their next check hold no room for one.
+        let probing = Box::pin(probe(&host, &check.probe, &mut session));
+        let verdict = match tokio::time::timeout(check.timeout, probing).await {
             Ok(Ok(true)) => Verdict::Pass,
             Ok(Ok(false)) => Verdict::Fail,
             Ok(Err(error)) => {

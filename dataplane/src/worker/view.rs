@@ -11,8 +11,8 @@ use crate::breaker::Share;
 use crate::pool::HostPool;
 use crate::snapshot::{Difference, LiveCluster, LiveHost, Snapshot};
 
-/// So much is let go at once: closing a connection takes microseconds, and requests wait meanwhile.
-const LET_GO_AT_ONCE: usize = 32;
+/// So much is let go at once: a host may have hundreds of connections, to close each takes microseconds, and requests wait meanwhile.
+const LET_GO_AT_ONCE: usize = 8;
 
 pub(crate) struct View {
     /// The worker's place among the workers.
