@@ -2,6 +2,7 @@
 //! pure function, and both ways through the proxy ask the same [`Chain`]. What a listener says of a filter and what routes say of
 //! it instead meet here, once for each update, so that a request finds its chain by an index.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,7 +64,7 @@ pub(crate) type Levels = Vec<Arc<Overrides>>;
 
 /// The filters that a route's requests are put to, in their order.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Chain(Box<[Filter]>);
+pub(crate) struct Chain(Arc<[Filter]>);
 
 /// What all of a chain says to one request.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -99,7 +100,7 @@ impl Chain {
     ) -> Verdict {
         let is_forwarded = route.is_some_and(|route| matches!(route.action, config::Action::Forward(_)));
         let mut verdict = Verdict::default();
-        for filter in &self.0 {
+        for filter in self.0.iter() {
             match filter {
                 Filter::Cors(Some(cors)) if is_forwarded => cors.judge(&subject.request, &mut verdict),
                 Filter::Fault(fault) => fault.judge(draw, &mut verdict),
@@ -145,29 +146,47 @@ impl Filter {
     }
 }
 
-/// A chain for each of `routes`; none at all where the listener has no filters, so that no request looks for one. Limits that
-/// are in `held` as well, which ran until now, go on with what is left of them.
-pub(crate) fn chains(filters: &[ListenerFilter], routes: &[Levels], held: &[Chain]) -> Arc<[Chain]> {
+/// Chains that ran until now, with what they were made of.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Held<'a> {
+    pub(crate) chains: &'a [Chain],
+    /// Of the routes, if the filters were the same.
+    pub(crate) routes: &'a [Levels],
+}
+
+/// A chain for each of `routes`; none at all where the listener has no filters, so that no request looks for one. Those that would
+/// be the same are those of before, and limits that are in others of them go on with what is left.
+pub(crate) fn chains(filters: &[ListenerFilter], routes: &[Levels], held: Held<'_>) -> Arc<[Chain]> {
     if filters.is_empty() {
         return Arc::default();
     }
-    let limits = held
-        .iter()
-        .flat_map(|chain| chain.0.iter())
-        .filter_map(Filter::limit);
-    let held: HashMap<&str, &LocalRateLimit> = limits.map(|limit| (limit.place(), limit)).collect();
+    let limits = LazyCell::new(|| {
+        let filters = held.chains.iter().flat_map(|chain| chain.0.iter());
+        let limits = filters.filter_map(Filter::limit);
+        limits
+            .map(|limit| (limit.place(), limit))
+            .collect::<HashMap<_, _>>()
+    });
     let kept = |filter| match filter {
         Filter::LocalRateLimit(Some(limit)) => {
-            let held = held.get(limit.place()).filter(|held| ***held == limit);
+            let held = limits.get(limit.place()).filter(|held| ***held == limit);
             Filter::LocalRateLimit(Some(held.map_or(limit, |held| LocalRateLimit::clone(held))))
         }
         other => other,
     };
-    let chain = |levels: &Levels| {
+    let chain = |(place, levels): (usize, &Levels)| {
+        let before = held.routes.get(place).filter(|before| is_same(before, levels));
+        if let Some(chain) = before.and_then(|_| held.chains.get(place)) {
+            return chain.clone();
+        }
         let joined = filters.iter().filter_map(|filter| joined(filter, levels));
         Chain(joined.filter(|filter| !filter.is_idle()).map(kept).collect())
     };
-    routes.iter().map(chain).collect()
+    routes.iter().enumerate().map(chain).collect()
+}
+
+fn is_same(one: &Levels, other: &Levels) -> bool {
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| Arc::ptr_eq(one, other))
 }
 
 /// A listener's filter as a route has it, if it has. The most specific configuration counts as a whole. One that is meant for
@@ -248,7 +267,7 @@ mod tests {
                 Arc::new(said.collect::<Overrides>())
             };
             let levels = said.iter().map(level).collect();
-            let chains = chains(&[filter], &[levels], &[]);
+            let chains = chains(&[filter], &[levels], Held::default());
             assert_eq!(answered(&chains[0]), expected, "{is_on} {status:?} {said:?}");
         }
     }
@@ -263,10 +282,13 @@ mod tests {
         let other = Arc::new(Overrides::from([("g".into(), Override::Replaced(abort(501)))]));
         let levels = vec![vec![], vec![other]];
         assert_eq!(
-            chains(&[filter], &levels, &[])[..],
+            chains(&[filter], &levels, Held::default())[..],
             [Chain::default(), Chain::default()]
         );
-        assert!(chains(&[], &levels, &[]).is_empty(), "nothing to look for");
+        assert!(
+            chains(&[], &levels, Held::default()).is_empty(),
+            "nothing to look for"
+        );
     }
 
     #[test]
@@ -280,7 +302,10 @@ mod tests {
             vec![],
             vec![Arc::new(Overrides::from([("500".into(), Override::Off)]))],
         ];
-        let found: Vec<Option<u16>> = chains(&filters, &levels, &[]).iter().map(answered).collect();
+        let found: Vec<Option<u16>> = chains(&filters, &levels, Held::default())
+            .iter()
+            .map(answered)
+            .collect();
         assert_eq!(found, [Some(500), Some(501)]);
     }
 
@@ -303,11 +328,50 @@ mod tests {
             vec![Arc::new(Overrides::from([("f".into(), limit)]))]
         };
         let filters = [filter];
-        let before = chains(&filters, &[limited("a", 1)], &[]);
+        let before = chains(&filters, &[limited("a", 1)], Held::default());
+        let held = Held {
+            chains: &before,
+            routes: &[],
+        };
         assert_eq!(answered(&before[0]), None);
         for (place, tokens, expected) in [("a", 1, Some(429)), ("a", 2, None), ("b", 1, None)] {
-            let after = chains(&filters, &[vec![], limited(place, tokens)], &before);
+            let after = chains(&filters, &[vec![], limited(place, tokens)], held);
             assert_eq!(answered(&after[1]), expected, "{place} {tokens}");
         }
+    }
+
+    #[test]
+    fn a_chain_that_stays_is_made_once() {
+        let filters = [ListenerFilter {
+            name: "f".into(),
+            is_on: true,
+            filter: abort(500),
+        }];
+        let says = |status| {
+            vec![Arc::new(Overrides::from([(
+                "f".into(),
+                Override::Replaced(abort(status)),
+            )]))]
+        };
+        let levels = vec![vec![], says(501), says(502)];
+        let before = chains(&filters, &levels, Held::default());
+        let mut changed = levels.clone();
+        changed[1] = says(503);
+        let held = Held {
+            chains: &before,
+            routes: &levels,
+        };
+        let after = chains(&filters, &changed, held);
+        let answers: Vec<_> = after.iter().map(answered).collect();
+        assert_eq!(answers, [Some(500), Some(503), Some(502)]);
+        let is_held = |place: usize| Arc::ptr_eq(&before[place].0, &after[place].0);
+        assert_eq!([0, 1, 2].map(is_held), [true, false, true]);
+        // Other filters make other chains, whatever routes say.
+        let others = Held {
+            chains: &before,
+            routes: &[],
+        };
+        let after = chains(&filters, &levels, others);
+        assert!(!Arc::ptr_eq(&before[0].0, &after[0].0));
     }
 }

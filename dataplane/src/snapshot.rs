@@ -12,7 +12,7 @@ use crate::balance::{Candidate, Selection};
 use crate::breaker::Load;
 use crate::by_name::ByName;
 use crate::config::{Cluster, Endpoint, Listener, Route};
-use crate::filter::{Chain, chains};
+use crate::filter::{Chain, Held, chains};
 use crate::router::{NO_LEVELS, RouteTable};
 
 #[derive(Debug, Default)]
@@ -116,7 +116,14 @@ impl Snapshot {
 impl LiveListener {
     /// In place of `held`, if it ran before.
     pub(crate) fn new(config: Arc<Listener>, routes: Arc<RouteTable>, held: Option<&Self>) -> Self {
-        let held = held.map_or(&[][..], |held| &held.chains[..]);
+        let held = held.map_or_else(Held::default, |held| Held {
+            chains: &held.chains,
+            routes: if Arc::ptr_eq(&held.config, &config) {
+                held.routes.levels()
+            } else {
+                &[]
+            },
+        });
         let chains = chains(&config.filters, routes.levels(), held);
         Self {
             config,
