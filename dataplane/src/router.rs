@@ -101,6 +101,17 @@ impl RouteTable {
         let first = index.first(subject.path.as_bytes(), matches);
         first.map(|place| &routes[place])
     }
+
+    /// What [`Self::route`] must find, by a look at all routes of the host.
+    #[cfg(test)]
+    pub(crate) fn scan(&self, subject: &Subject<'_, impl RequestView>) -> Option<&Route> {
+        let name = match self.ports {
+            Ports::Ignored => without_port(subject.authority),
+            Ports::Matter => subject.authority,
+        };
+        let routes = &self.hosts[self.domains.host(name)?].routes;
+        routes.iter().find(|route| route.matcher.matches(subject))
+    }
 }
 
 impl Host {
@@ -161,17 +172,6 @@ impl Domains {
             return Err(format!("domain {domain} is listed twice"));
         }
         Ok(())
-    }
-
-    /// What [`Self::route`] must find, by a look at all routes of the host.
-    #[cfg(test)]
-    pub(crate) fn scan(&self, subject: &Subject<'_, impl RequestView>) -> Option<&Route> {
-        let name = match self.ports {
-            Ports::Ignored => without_port(subject.authority),
-            Ports::Matter => subject.authority,
-        };
-        let routes = &self.hosts[self.host(name)?].routes;
-        routes.iter().find(|route| route.matcher.matches(subject))
     }
 
     fn host(&self, name: &str) -> Option<usize> {

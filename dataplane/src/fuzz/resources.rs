@@ -1,6 +1,6 @@
 //! Resources: a refusal is an answer, a panic is none; what is taken runs, and routes are found as a scan finds them.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
@@ -9,8 +9,9 @@ use prost::Message;
 
 use super::{Target, one_of, wire};
 use crate::balance::{Candidate, Selection};
-use crate::config::{Config, ResourceKind};
-use crate::decode::decode_one;
+use crate::config::ResourceKind;
+use crate::decode::samples::{self, update};
+use crate::decode::{RawResource, Resources, describe};
 use crate::matcher::Subject;
 use crate::router::{Ports, RouteTable, normalize_path};
 use crate::snapshot::LiveListener;
@@ -37,11 +38,26 @@ pub(super) const ROUTES: Target = Target {
 /// What the resources of the corpus are called.
 const NAME: &str = "x";
 
-/// What it makes of a configuration; alone, nothing mentions it, and it would be forgotten at once.
-fn taken(kind: ResourceKind, body: &[u8]) -> Result<Config, String> {
-    let mut config = Config::default();
-    decode_one(kind, NAME, body, &mut config)?;
-    Ok(config)
+/// A cluster and a listener that mention what is taken: nobody would keep it otherwise.
+static MENTIONING: LazyLock<Resources> = LazyLock::new(|| {
+    let cluster = update(ResourceKind::Cluster, vec![samples::cluster(NAME, 1)], &[]);
+    let listener = update(
+        ResourceKind::Listener,
+        vec![samples::listener(NAME, ([127, 0, 0, 1], 1).into(), NAME)],
+        &[],
+    );
+    let resources = Resources::default().with(&cluster).unwrap();
+    resources.with(&listener).unwrap()
+});
+
+fn taken(kind: ResourceKind, body: &[u8]) -> Result<Resources, String> {
+    let raw = RawResource {
+        version: "1".to_owned(),
+        body: body.to_vec(),
+    };
+    MENTIONING
+        .with(&update(kind, vec![(NAME.to_owned(), raw)], &[]))
+        .map_err(|rejections| describe(&rejections))
 }
 
 fn decoding(input: &[u8]) -> String {
@@ -49,17 +65,16 @@ fn decoding(input: &[u8]) -> String {
         return "nothing".to_owned();
     };
     let kind = ResourceKind::ALL[usize::from(*kind) % ResourceKind::ALL.len()];
-    let config = match taken(kind, body) {
-        Ok(config) => config,
+    let resources = match taken(kind, body) {
+        Ok(resources) => resources,
         // Of its words, not of what they quote.
         Err(reason) => return reason.split_ascii_whitespace().take(3).collect(),
     };
+    let config = resources.config();
+    let table = RouteTable::new(Ports::Ignored, vec![vec![]], vec![], None).unwrap();
+    let table = Arc::new(table);
     for listener in config.listeners.values() {
-        let _runs = LiveListener::new(
-            Arc::clone(listener),
-            Arc::new(RouteTable::new(Ports::Ignored)),
-            None,
-        );
+        let _runs = LiveListener::new(Arc::clone(listener), Arc::clone(&table), None);
     }
     for endpoints in config.endpoints.values() {
         let candidates: Vec<Candidate> = endpoints
@@ -77,8 +92,8 @@ fn decoding(input: &[u8]) -> String {
 }
 
 fn routes(body: &[u8]) -> String {
-    let config = match taken(ResourceKind::Routes, body) {
-        Ok(config) => config,
+    let resources = match taken(ResourceKind::Routes, body) {
+        Ok(resources) => resources,
         Err(reason) => return reason.split_ascii_whitespace().take(3).collect(),
     };
     let Ok(pb) = RouteConfiguration::decode(body) else {
@@ -112,7 +127,7 @@ fn routes(body: &[u8]) -> String {
         .into_parts()
         .0;
     let mut found = 0;
-    for table in config.routes.values() {
+    for table in resources.config().routes.values() {
         for authority in &authorities {
             for path in paths.iter().filter_map(|path| normalize_path(path)) {
                 let subject = Subject {
