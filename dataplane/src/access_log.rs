@@ -1,20 +1,34 @@
-//! One JSON line per request, written by a thread of its own: a worker never waits for a disk or a pipe. When the writer is
-//! behind, lines are dropped and counted.
+//! The record of every request: what is noted of it while it lasts, and the lines that come of it. Each worker has notes and
+//! buffers of its own, so that a line costs a request what copying it costs, and no request waits for a disk or a pipe.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use http::{HeaderName, Method, Version};
 
+use crate::config::HeaderEdits;
+use crate::exchange::Flags;
+use crate::h1::Head;
 use crate::metrics::Metrics;
+use crate::snapshot::LiveListener;
 
-/// Lines that may wait for the writer; about 4 MB.
-const QUEUE_LINES: usize = 8192;
+mod format;
+mod writer;
+
+pub(crate) use format::{Field, Format, Operator, Piece, Request, Show, escape};
+pub(crate) use writer::{Destination, Process};
+
+use format::Captured;
+use writer::Sinks;
+
+/// Notes that a worker keeps for requests to come; more than are under way on most.
+const NOTES_KEPT_MAX: usize = 256;
+/// What a note may take while it is kept: most heads have less that is logged.
+const NOTE_BYTES_KEPT_MAX: usize = 4096;
 
 /// Where access is logged to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,85 +39,349 @@ pub enum AccessLog {
     File(PathBuf),
 }
 
-/// A worker's end of the log.
-#[derive(Clone, Debug)]
-pub(crate) struct AccessLogger {
-    lines: SyncSender<Vec<u8>>,
-    metrics: Arc<Metrics>,
+/// One log: which requests are written to it, and how.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Log {
+    pub(crate) destination: Destination,
+    pub(crate) filter: Option<Filter>,
+    pub(crate) format: Format,
 }
 
-/// One request.
-#[derive(Debug, Serialize)]
-pub(crate) struct Entry<'a> {
-    /// When the request's head was read, in milliseconds since 1970.
-    pub(crate) time_ms: u64,
-    pub(crate) method: &'a str,
-    pub(crate) path: &'a str,
-    pub(crate) authority: &'a str,
+/// Which requests a log is about.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Filter {
+    Status(Comparison),
+    DurationMs(Comparison),
+    /// One of them, or any at all.
+    Flags(Box<[Box<str>]>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Comparison {
+    pub(crate) relation: Relation,
+    pub(crate) to: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Relation {
+    Equal,
+    AtLeast,
+    AtMost,
+    Differs,
+}
+
+/// A worker's end of all logs.
+pub(crate) struct Logs {
+    /// The proxy's own, beside those of its listeners.
+    own: Option<Log>,
+    sinks: Sinks,
+    notes: RefCell<Vec<Box<Note>>>,
+}
+
+/// What is known of a request that is logged. It is kept and filled again.
+pub(crate) struct Note {
+    /// The logs are those that were there when it began.
+    live: Option<Rc<LiveListener>>,
+    started: SystemTime,
+    protocol: Option<Version>,
+    host: Option<SocketAddr>,
+    /// What the formats ask of the request's head, what they ask of the answer's, and the cluster.
+    asked: Captured,
+    answered: Captured,
+    cluster: Vec<u8>,
+}
+
+/// A request's head, as logs see it.
+pub(crate) struct Requested<'a, H> {
+    pub(crate) method: &'a Method,
+    /// With its query.
+    pub(crate) target: &'a [u8],
+    pub(crate) authority: &'a [u8],
+    pub(crate) protocol: Version,
+    pub(crate) request_id: &'a [u8],
+    /// The client's address.
+    pub(crate) peer: &'a [u8],
+    pub(crate) route: &'a str,
+    pub(crate) headers: &'a H,
+}
+
+/// How it ended.
+pub(crate) struct Outcome {
+    /// Of the answer; 0 when there was none.
     pub(crate) status: u16,
-    pub(crate) duration_ms: f64,
-    pub(crate) upstream_host: Option<String>,
-    pub(crate) cluster: Option<&'a str>,
+    pub(crate) flags: Flags,
+    pub(crate) took: Duration,
     pub(crate) retries: u32,
-    pub(crate) request_id: &'a str,
+    pub(crate) bytes_received: u64,
     pub(crate) bytes_sent: u64,
-    /// Why it went wrong, in Envoy's words: DPE NR UH UF UR UT DC FI UO URX, two of them with a comma.
-    pub(crate) flags: &'a str,
+    pub(crate) client: SocketAddr,
 }
 
-/// Opens the log, or says why it cannot; `None` when it is off.
-pub(crate) fn open(log: &AccessLog, metrics: &Arc<Metrics>) -> std::io::Result<Option<AccessLogger>> {
-    let sink: Box<dyn Write + Send> = match log {
-        AccessLog::Off => return Ok(None),
-        AccessLog::Stdout => Box::new(std::io::stdout()),
-        AccessLog::File(path) => Box::new(append(path)?),
-    };
-    let (lines, queue) = sync_channel(QUEUE_LINES);
-    std::thread::Builder::new()
-        .name("access-log".to_owned())
-        .spawn(move || write(&queue, sink))?;
-    Ok(Some(AccessLogger {
-        lines,
-        metrics: Arc::clone(metrics),
-    }))
+/// The lines of a head.
+pub(crate) trait Headers {
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
 }
 
-impl AccessLogger {
-    pub(crate) fn log(&self, entry: &Entry<'_>) {
-        let Ok(mut line) = serde_json::to_vec(entry) else {
+/// A host's head as the client is sent it.
+pub(crate) struct Edited<'a> {
+    pub(crate) head: Head<'a>,
+    pub(crate) edits: &'a HeaderEdits,
+}
+
+impl Logs {
+    pub(crate) fn new(process: Arc<Process>) -> Self {
+        Self {
+            own: process.own().map(|destination| Log {
+                destination,
+                filter: None,
+                format: Format::own(),
+            }),
+            sinks: Sinks::new(process),
+            notes: RefCell::default(),
+        }
+    }
+
+    /// A note, if anything is logged of that listener's requests.
+    pub(crate) fn note(&self, live: Rc<LiveListener>) -> Option<Box<Note>> {
+        if self.own.is_none() && live.config.logs.is_empty() {
+            return None;
+        }
+        let kept = self.notes.borrow_mut().pop();
+        let mut note = kept.unwrap_or_else(|| Box::new(Note::new()));
+        note.live = Some(live);
+        note.started = SystemTime::now();
+        Some(note)
+    }
+
+    /// Writes the lines of a request that has ended.
+    pub(crate) fn write(&self, mut note: Box<Note>, outcome: &Outcome) {
+        if let Some(live) = note.live.take() {
+            let (mut asked, mut answered) = (note.asked.cursor(), note.answered.cursor());
+            for log in self.of(&live) {
+                if log.filter.as_ref().is_some_and(|filter| !filter.takes(outcome)) {
+                    asked.skip(log.format.asks());
+                    answered.skip(log.format.answers());
+                    continue;
+                }
+                self.sinks.write(&log.destination, |out| {
+                    log.format.write(out, &note, outcome, &mut asked, &mut answered);
+                });
+            }
+        }
+        let mut notes = self.notes.borrow_mut();
+        if notes.len() < NOTES_KEPT_MAX && note.bytes() <= NOTE_BYTES_KEPT_MAX {
+            note.clear();
+            notes.push(note);
+        }
+    }
+
+    pub(crate) fn asked(&self, note: &mut Note, asked: &Requested<'_, impl Headers>) {
+        let Note {
+            live: Some(live),
+            asked: captured,
+            protocol,
+            ..
+        } = note
+        else {
             return;
         };
-        line.push(b'\n');
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.lines.try_send(line) {
-            self.metrics.access_log_dropped.fetch_add(1, Ordering::Relaxed);
+        *protocol = Some(asked.protocol);
+        self.of(live)
+            .for_each(|log| log.format.capture_request(asked, captured));
+    }
+
+    pub(crate) fn answered(&self, note: &mut Note, headers: &impl Headers) {
+        let Note {
+            live: Some(live),
+            answered: captured,
+            ..
+        } = note
+        else {
+            return;
+        };
+        self.of(live)
+            .for_each(|log| log.format.capture_response(headers, captured));
+    }
+
+    /// Hands on what has not been.
+    pub(crate) fn flush(&self) {
+        self.sinks.flush();
+    }
+
+    fn of<'a>(&'a self, live: &'a LiveListener) -> impl Iterator<Item = &'a Log> {
+        self.own.iter().chain(live.config.logs.iter())
+    }
+}
+
+impl Note {
+    fn new() -> Self {
+        Self {
+            live: None,
+            started: SystemTime::UNIX_EPOCH,
+            protocol: None,
+            host: None,
+            asked: Captured::default(),
+            answered: Captured::default(),
+            cluster: Vec::new(),
+        }
+    }
+
+    pub(crate) fn cluster(&mut self, name: &str) {
+        self.cluster.clear();
+        self.cluster.extend_from_slice(name.as_bytes());
+    }
+
+    pub(crate) fn host(&mut self, host: SocketAddr) {
+        self.host = Some(host);
+    }
+
+    fn bytes(&self) -> usize {
+        self.asked.capacity() + self.answered.capacity() + self.cluster.capacity()
+    }
+
+    fn clear(&mut self) {
+        self.protocol = None;
+        self.host = None;
+        self.asked.clear();
+        self.answered.clear();
+        self.cluster.clear();
+    }
+}
+
+impl Filter {
+    fn takes(&self, outcome: &Outcome) -> bool {
+        match self {
+            Self::Status(comparison) => comparison.holds(outcome.status.into()),
+            Self::DurationMs(comparison) => comparison.holds(outcome.took.as_millis()),
+            Self::Flags(any) if any.is_empty() => outcome.flags.words().next().is_some(),
+            Self::Flags(one) => outcome
+                .flags
+                .words()
+                .any(|word| one.iter().any(|one| **one == *word)),
         }
     }
 }
 
-pub(crate) fn now_ms() -> u64 {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+impl Comparison {
+    fn holds(self, value: u128) -> bool {
+        let to = u128::from(self.to);
+        match self.relation {
+            Relation::Equal => value == to,
+            Relation::AtLeast => value >= to,
+            Relation::AtMost => value <= to,
+            Relation::Differs => value != to,
+        }
+    }
 }
 
-fn append(path: &PathBuf) -> std::io::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path)
+impl Headers for http::HeaderMap {
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        self.get_all(name).into_iter().map(http::HeaderValue::as_bytes)
+    }
 }
 
-/// Writes what is queued, and flushes whenever the queue is empty. Ends when every worker is gone.
-fn write(queue: &Receiver<Vec<u8>>, sink: Box<dyn Write + Send>) {
-    let mut sink = BufWriter::new(sink);
-    while let Ok(first) = queue.recv() {
-        let written = sink.write_all(&first).and_then(|()| {
-            queue.try_iter().try_for_each(|line| sink.write_all(&line))?;
-            sink.flush()
-        });
-        if let Err(error) = written {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "cannot write the access log"
-            );
+impl Headers for Head<'_> {
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        self.named(name.as_str().as_bytes())
+    }
+}
+
+impl Headers for Edited<'_> {
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        let Self { head, edits } = self;
+        let stays = !edits.replaced().any(|replaced| replaced == name);
+        let of_head = stays.then(|| head.named(name.as_str().as_bytes()));
+        let of_name = move |lines: &'a [(HeaderName, http::HeaderValue)]| {
+            let lines = lines.iter().filter(move |(line, _)| line == name);
+            lines.map(|(_, value)| value.as_bytes())
+        };
+        let set = of_name(&edits.set).last();
+        of_head
+            .into_iter()
+            .flatten()
+            .chain(set)
+            .chain(of_name(&edits.add))
+    }
+}
+
+/// Opens what a proxy logs to by itself, or says why it cannot.
+pub(crate) fn open(log: &AccessLog, metrics: &Arc<Metrics>) -> std::io::Result<Arc<Process>> {
+    let own = match log {
+        AccessLog::Off => None,
+        AccessLog::Stdout => Some(Destination::Stdout),
+        AccessLog::File(path) => Some(Destination::File(path.as_path().into())),
+    };
+    Process::start(own, Arc::clone(metrics))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::exchange::Flag;
+    use crate::h1::{Fields, read_response};
+
+    fn outcome(status: u16, ms: u64, flag: Flag) -> Outcome {
+        Outcome {
+            status,
+            flags: Flags::of(flag, Flag::RetriesUsedUp),
+            took: Duration::from_millis(ms),
+            retries: 0,
+            bytes_received: 0,
+            bytes_sent: 0,
+            client: ([127, 0, 0, 1], 1).into(),
+        }
+    }
+
+    #[test]
+    fn filters_choose_requests() {
+        let than = |relation, to| Comparison { relation, to };
+        let cases = [
+            (Filter::Status(than(Relation::AtLeast, 500)), true),
+            (Filter::Status(than(Relation::AtLeast, 504)), false),
+            (Filter::Status(than(Relation::AtMost, 503)), true),
+            (Filter::Status(than(Relation::AtMost, 502)), false),
+            (Filter::Status(than(Relation::Equal, 503)), true),
+            (Filter::Status(than(Relation::Differs, 503)), false),
+            (Filter::DurationMs(than(Relation::AtLeast, 20)), true),
+            (Filter::DurationMs(than(Relation::AtLeast, 21)), false),
+            (Filter::Flags(Box::default()), true),
+            (Filter::Flags(["UF".into()].into()), true),
+            (Filter::Flags(["NR".into(), "URX".into()].into()), true),
+            (Filter::Flags(["NR".into()].into()), false),
+        ];
+        for (filter, expected) in cases {
+            let taken = filter.takes(&outcome(503, 20, Flag::ConnectFailure));
+            assert_eq!(taken, expected, "{filter:?}");
+        }
+        let silent = Outcome {
+            flags: Flags::of(Flag::None, Flag::None),
+            ..outcome(200, 0, Flag::None)
+        };
+        assert!(!Filter::Flags(Box::default()).takes(&silent));
+    }
+
+    #[test]
+    fn an_answer_is_logged_as_it_is_sent() {
+        let text = b"HTTP/1.1 200 OK\r\nA: 1\r\na: 2\r\nb: 3\r\n\r\n";
+        let mut fields = Fields::default();
+        read_response(text, &mut fields).unwrap();
+        let line = |name, value| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let edits = HeaderEdits {
+            remove: vec![HeaderName::from_static("b")],
+            set: vec![line("c", "4"), line("c", "5")],
+            add: vec![line("a", "6"), line("c", "7")],
+        };
+        let edited = Edited {
+            head: fields.of(text),
+            edits: &edits,
+        };
+        for (name, expected) in [("a", "1 2 6"), ("b", ""), ("c", "5 7"), ("d", "")] {
+            let name = HeaderName::from_static(name);
+            let lines: Vec<&[u8]> = edited.lines(&name).collect();
+            assert_eq!(lines.join(&b' '), expected.as_bytes(), "{name}");
         }
     }
 }

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 
+use crate::access_log::Log;
 use crate::breaker::Limits;
 use crate::by_name::ByName;
 use crate::filter::ListenerFilter;
@@ -50,6 +51,8 @@ pub(crate) struct Listener {
     pub(crate) idle_timeout: Option<Duration>,
     /// In the order in which they are asked; the router is not one of them.
     pub(crate) filters: Box<[ListenerFilter]>,
+    /// What is written of its requests, besides the proxy's own log.
+    pub(crate) logs: Box<[Log]>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -117,6 +120,8 @@ pub(crate) struct Endpoint {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Route {
+    /// For logs; may be empty.
+    pub(crate) name: Box<str>,
     /// Which of its table's [`Levels`](crate::filter::Levels) say what filters do to its requests.
     pub(crate) levels: usize,
     pub(crate) matcher: RouteMatcher,

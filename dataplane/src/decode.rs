@@ -9,6 +9,7 @@ use std::sync::Arc;
 use crate::by_name::ByName;
 use crate::config::{Config, ResourceKind};
 
+mod access_log;
 mod cluster;
 mod endpoints;
 mod fields;

@@ -1,33 +1,33 @@
 //! The record of one request, from its head to the last byte of its response; counted and logged when dropped, however it
 //! ends.
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderName, Method};
+use http::HeaderName;
 
-use crate::access_log::{self, Entry};
+use crate::access_log::{Headers, Note, Outcome, Requested};
 use crate::listener::Connection;
 use crate::metrics::RouteCounters;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Status of a request whose client left before there was a response, as nginx records it.
-const CLIENT_GONE: u16 = 499;
-
 pub(crate) struct Exchange {
     connection: Rc<Connection>,
     started: Instant,
+    /// 0 while there is no answer.
     status: u16,
     flag: Flag,
     /// What kept it from another attempt.
     limit: Flag,
     retries: u32,
+    bytes_received: u64,
+    bytes_sent: u64,
     counters: Option<Arc<RouteCounters>>,
-    trace: Option<Box<Trace>>,
+    /// For the logs, if there are any.
+    note: Option<Box<Note>>,
 }
 
 /// Why a request went wrong, in the words of Envoy's access log.
@@ -47,30 +47,25 @@ pub(crate) enum Flag {
     RateLimited,
 }
 
-/// What only the access log needs; absent when it is off.
-struct Trace {
-    time_ms: u64,
-    method: Method,
-    path: String,
-    authority: String,
-    request_id: String,
-    cluster: Option<Arc<str>>,
-    host: Option<SocketAddr>,
-    bytes_sent: u64,
-}
+/// The words for how a request went wrong, at most two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flags([&'static str; 2]);
 
 impl Exchange {
     pub(crate) fn begin(connection: Rc<Connection>) -> Self {
         connection.begin();
+        let note = connection.worker.logs.note(connection.listener.live());
         Self {
             connection,
             started: Instant::now(),
-            status: CLIENT_GONE,
+            status: 0,
             flag: Flag::ClientGone,
             limit: Flag::None,
             retries: 0,
+            bytes_received: 0,
+            bytes_sent: 0,
             counters: None,
-            trace: None,
+            note,
         }
     }
 
@@ -86,33 +81,30 @@ impl Exchange {
         self.retries
     }
 
-    /// Remembers the head for the access log, if there is one.
-    pub(crate) fn head(&mut self, method: &Method, path: &str, authority: &str, request_id: &[u8]) {
-        if self.connection.worker.access_log.is_none() {
-            return;
+    /// Notes what the logs say of its head.
+    pub(crate) fn asked<'a, H: Headers + 'a>(&mut self, asked: impl FnOnce() -> Requested<'a, H>) {
+        if let Some(note) = &mut self.note {
+            self.connection.worker.logs.asked(note, &asked());
         }
-        self.trace = Some(Box::new(Trace {
-            time_ms: access_log::now_ms(),
-            method: method.clone(),
-            path: path.to_owned(),
-            authority: authority.to_owned(),
-            request_id: std::str::from_utf8(request_id).unwrap_or_default().to_owned(),
-            cluster: None,
-            host: None,
-            bytes_sent: 0,
-        }));
     }
 
-    pub(crate) fn cluster(&mut self, cluster: &Arc<str>, counters: Arc<RouteCounters>) {
+    /// Notes what the logs say of the answer's head.
+    pub(crate) fn answered(&mut self, headers: &impl Headers) {
+        if let Some(note) = &mut self.note {
+            self.connection.worker.logs.answered(note, headers);
+        }
+    }
+
+    pub(crate) fn cluster(&mut self, cluster: &str, counters: Arc<RouteCounters>) {
         self.counters = Some(counters);
-        if let Some(trace) = &mut self.trace {
-            trace.cluster = Some(Arc::clone(cluster));
+        if let Some(note) = &mut self.note {
+            note.cluster(cluster);
         }
     }
 
     pub(crate) fn host(&mut self, host: SocketAddr) {
-        if let Some(trace) = &mut self.trace {
-            trace.host = Some(host);
+        if let Some(note) = &mut self.note {
+            note.host(host);
         }
     }
 
@@ -154,10 +146,14 @@ impl Exchange {
         self.status = status;
     }
 
+    /// So many bytes more of the answer's body.
     pub(crate) fn sent(&mut self, bytes: u64) {
-        if let Some(trace) = &mut self.trace {
-            trace.bytes_sent += bytes;
-        }
+        self.bytes_sent += bytes;
+    }
+
+    /// So many bytes of the request's body in all.
+    pub(crate) fn received(&mut self, bytes: u64) {
+        self.bytes_received = bytes;
     }
 
     /// The exchange ended by itself.
@@ -176,23 +172,18 @@ impl Drop for Exchange {
             .as_deref()
             .unwrap_or(&self.connection.listener.unrouted);
         counters.request(self.status, took);
-        let (Some(log), Some(trace)) = (&self.connection.worker.access_log, &self.trace) else {
-            return;
-        };
-        log.log(&Entry {
-            time_ms: trace.time_ms,
-            method: trace.method.as_str(),
-            path: &trace.path,
-            authority: &trace.authority,
-            status: self.status,
-            duration_ms: took.as_secs_f64() * 1000.0,
-            upstream_host: trace.host.map(|host| host.to_string()),
-            cluster: trace.cluster.as_deref(),
-            retries: self.retries,
-            request_id: &trace.request_id,
-            bytes_sent: trace.bytes_sent,
-            flags: &words(self.flag, self.limit),
-        });
+        if let Some(note) = self.note.take() {
+            let outcome = Outcome {
+                status: self.status,
+                flags: Flags::of(self.flag, self.limit),
+                took,
+                retries: self.retries,
+                bytes_received: self.bytes_received,
+                bytes_sent: self.bytes_sent,
+                client: self.connection.address(),
+            };
+            self.connection.worker.logs.write(note, &outcome);
+        }
     }
 }
 
@@ -215,30 +206,46 @@ impl Flag {
     }
 }
 
-/// As Envoy lists them: what came first.
-fn words(flag: Flag, limit: Flag) -> Cow<'static, str> {
-    match (flag.word(), limit.word()) {
-        (one, "") | ("", one) => one.into(),
-        (flag, limit) if flag == limit => flag.into(),
-        (flag, limit) => format!("{limit},{flag}").into(),
+impl Flags {
+    /// As Envoy lists them: what came first.
+    pub(crate) fn of(flag: Flag, limit: Flag) -> Self {
+        let (flag, limit) = (flag.word(), limit.word());
+        Self(if limit == flag { [flag, ""] } else { [limit, flag] })
+    }
+
+    pub(crate) fn words(self) -> impl Iterator<Item = &'static str> {
+        self.0.into_iter().filter(|word| !word.is_empty())
+    }
+
+    /// With commas; `none` where there are none.
+    pub(crate) fn write(self, out: &mut Vec<u8>, none: &str) {
+        let mut words = self.words();
+        out.extend_from_slice(words.next().unwrap_or(none).as_bytes());
+        for word in words {
+            out.push(b',');
+            out.extend_from_slice(word.as_bytes());
+        }
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_request_may_have_gone_wrong_in_two_ways() {
         for (flag, limit, expected) in [
-            (Flag::None, Flag::None, ""),
+            (Flag::None, Flag::None, "-"),
             (Flag::Overflow, Flag::None, "UO"),
             (Flag::None, Flag::RetriesUsedUp, "URX"),
             (Flag::ConnectFailure, Flag::RetriesUsedUp, "URX,UF"),
             (Flag::ConnectFailure, Flag::Overflow, "UO,UF"),
             (Flag::Overflow, Flag::Overflow, "UO"),
         ] {
-            assert_eq!(words(flag, limit), expected, "{flag:?} {limit:?}");
+            let mut out = Vec::new();
+            Flags::of(flag, limit).write(&mut out, "-");
+            assert_eq!(String::from_utf8(out).unwrap(), expected, "{flag:?} {limit:?}");
         }
     }
 }

@@ -11,6 +11,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::{Body, Incoming};
 
+use crate::access_log::Requested;
 use crate::attempt::{Attempts, Failure, Refusal, until_answered};
 use crate::balance::Draw;
 use crate::body::{ClientBody, ResponseBody, UpstreamBody};
@@ -30,10 +31,10 @@ use crate::snapshot::LiveCluster;
 use crate::upload::{RequestBody, Upload};
 use crate::worker::Random;
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// Says that the request was refused for there being too many.
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1), and `expect`, which hyper has answered.
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -124,11 +125,20 @@ async fn answer(
     let verdict = judged.or_else(judge).unwrap_or_default();
     // Not before: nothing of ours may be matched.
     add_request_id(&mut parts.headers, &worker.random);
-    let id = parts
-        .headers
-        .get(&REQUEST_ID)
-        .map_or(&b""[..], HeaderValue::as_bytes);
-    exchange.head(&parts.method, parts.uri.path(), shown, id);
+    let connection = Rc::clone(exchange.connection());
+    exchange.asked(|| Requested {
+        method: &parts.method,
+        target: target.as_str().as_bytes(),
+        authority: shown.as_bytes(),
+        protocol: parts.version,
+        request_id: parts
+            .headers
+            .get(&REQUEST_ID)
+            .map_or(&b""[..], HeaderValue::as_bytes),
+        peer: connection.peer().as_bytes(),
+        route: route.map_or("", |route| &route.name),
+        headers: &parts.headers,
+    });
     *edits = verdict.response;
     let mut started = exchange.started();
     if !verdict.delay.is_zero() {
@@ -232,6 +242,7 @@ async fn forward_to(
     };
     let (response, lease) = until_answered(exchange, &cluster, policy, &mut sending)
         .await
+        .inspect_err(|_| exchange.received(sending.deadline.request.received()))
         // hyper drops this future when the client leaves.
         .map_err(|refusal| refusal.unwrap_or_else(Refusal::broken_off))?;
     Ok((response, lease, sending.deadline))
@@ -370,10 +381,12 @@ fn pass(
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     exchange.respond(parts.status.as_u16());
+    exchange.answered(&parts.headers);
     if incoming.is_end_stream() {
         if deadline.request.has_come() {
             lease.release(Instant::now());
         }
+        exchange.received(deadline.request.received());
         exchange.end(Flag::None);
         return Response::from_parts(parts, ResponseBody::Full(None));
     }
@@ -410,6 +423,7 @@ fn respond(mut exchange: Exchange, status: StatusCode, body: Bytes, flag: Flag) 
     if exchange.connection().wants_close() {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    exchange.answered(response.headers());
     if !body.is_empty() {
         *response.body_mut() = ResponseBody::Full(Some(body));
     }

@@ -151,7 +151,11 @@ pub async fn run(
             source,
         })?;
     let metrics = Arc::new(Metrics::default());
-    let workers = start_workers(&config, &metrics)?;
+    let logs = access_log::open(&config.access_log, &metrics).map_err(|source| ProxyError::AccessLog {
+        log: config.access_log.clone(),
+        source,
+    })?;
+    let workers = start_workers(&config, &metrics, &logs)?;
     let current: Arc<ArcSwap<Snapshot>> = Arc::default();
     let status = Arc::new(Status::new(Arc::clone(&current), Arc::clone(&metrics)));
     let drain = Arc::new(Notify::new());
@@ -207,6 +211,8 @@ pub async fn run(
         );
     }
     drain_workers(&workers, config.drain_timeout).await;
+    // A writer that dies takes its lines with it, and nothing else.
+    let _ = tokio::task::spawn_blocking(move || logs.finish()).await;
     admin.abort();
     forgetting.abort();
     Ok(())
@@ -231,18 +237,18 @@ async fn resume(ads: &mut Ads, mut loaded: Resources, metrics: &Metrics) {
     }
 }
 
-fn start_workers(config: &ProxyConfig, metrics: &Arc<Metrics>) -> Result<Vec<Remote>, ProxyError> {
-    let log = access_log::open(&config.access_log, metrics).map_err(|source| ProxyError::AccessLog {
-        log: config.access_log.clone(),
-        source,
-    })?;
+fn start_workers(
+    config: &ProxyConfig,
+    metrics: &Arc<Metrics>,
+    logs: &Arc<access_log::Process>,
+) -> Result<Vec<Remote>, ProxyError> {
     let mut workers = Vec::new();
     for index in 0..config.workers.max(1) {
         let (remote, orders) = orders();
-        let (metrics, log) = (Arc::clone(metrics), log.clone());
+        let (metrics, logs) = (Arc::clone(metrics), Arc::clone(logs));
         std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || worker::run(index, metrics, log, orders))
+            .spawn(move || worker::run(index, metrics, logs, orders))
             .map_err(ProxyError::Worker)?;
         workers.push(remote);
     }

@@ -46,6 +46,7 @@ pub(crate) struct Connection {
     pub(crate) worker: Rc<Worker>,
     pub(crate) listener: Rc<WorkerListener>,
     pub(crate) client: IpAddr,
+    port: u16,
     peer: HeaderValue,
     protocol: Codec,
     active: Cell<u32>,
@@ -185,13 +186,19 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, stream: TcpStream, 
     listener.counters.opened.add(1);
     tokio::task::spawn_local(async move {
         let counters = Arc::clone(&listener.counters);
-        serve(worker, listener, stream, peer.ip().to_canonical()).await;
+        serve(
+            worker,
+            listener,
+            stream,
+            SocketAddr::new(peer.ip().to_canonical(), peer.port()),
+        )
+        .await;
         counters.closed.add(1);
         drop(count);
     });
 }
 
-async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: TcpStream, peer: IpAddr) {
+async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: TcpStream, peer: SocketAddr) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(
             error = &error as &dyn std::error::Error,
@@ -210,8 +217,9 @@ async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: Tcp
     let connection = Rc::new(Connection {
         worker,
         listener,
-        client: peer,
-        peer: HeaderValue::from_str(&peer.to_string()).expect("invariant: an address is a header value"),
+        client: peer.ip(),
+        port: peer.port(),
+        peer: HeaderValue::from_str(&peer.ip().to_string()).expect("invariant: an address is a header value"),
         protocol,
         active: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
@@ -270,6 +278,10 @@ impl Connection {
     /// The client's address, as it goes into `x-forwarded-for`.
     pub(crate) fn peer(&self) -> &HeaderValue {
         &self.peer
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.client, self.port)
     }
 
     /// Whether a response should ask the client to use another connection.

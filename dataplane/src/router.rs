@@ -304,6 +304,7 @@ mod tests {
 
     fn route(path: PathMatcher, headers: Vec<HeaderMatcher>, answer: &'static str) -> Route {
         Route {
+            name: Box::default(),
             levels: NO_LEVELS,
             matcher: RouteMatcher {
                 path,

@@ -54,6 +54,8 @@ struct State {
     trailers: Option<HeaderMap>,
     /// Names of trailers that are left out.
     unfit: Vec<HeaderName>,
+    /// Bytes of data that the client has sent.
+    received: u64,
     /// When the client's last piece was read, or an attempt began.
     moved: Instant,
     replay: Replay,
@@ -89,6 +91,7 @@ impl Upload {
             kept_bytes: 0,
             trailers: None,
             unfit,
+            received: 0,
             moved: Instant::now(),
             replay,
             end: End::Open,
@@ -138,6 +141,10 @@ impl Upload {
             End::Complete(at) => Some(at),
             End::Open | End::Abandoned(_) | End::Broken => None,
         }
+    }
+
+    pub(crate) fn received(&self) -> u64 {
+        self.state.borrow().received
     }
 
     /// When the client's last piece was read, or an attempt began.
@@ -214,6 +221,7 @@ impl State {
         self.moved = Instant::now();
         match frame.into_data() {
             Ok(chunk) => {
+                self.received += chunk.len() as u64;
                 self.keep(&chunk, next);
                 if self.incoming.is_end_stream() {
                     self.complete();

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::LocalOptions;
 use tokio::sync::Notify;
 
-use crate::access_log::AccessLogger;
+use crate::access_log::{Logs, Process};
 use crate::balance::{Draw, Tried};
 use crate::breaker::{Retrying, Share};
 use crate::h1::Buffers;
@@ -32,7 +32,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 pub(crate) struct Worker {
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) access_log: Option<AccessLogger>,
+    pub(crate) logs: Logs,
     pub(crate) random: Random,
     pub(crate) buffers: Rc<Buffers>,
     view: View,
@@ -66,7 +66,7 @@ pub(crate) struct ConnectionCount(Rc<Worker>);
 pub(crate) struct CopyCount(Rc<Worker>);
 
 /// Runs a worker until its commands end; call it on a thread of its own.
-pub(crate) fn run(index: usize, metrics: Arc<Metrics>, access_log: Option<AccessLogger>, orders: Orders) {
+pub(crate) fn run(index: usize, metrics: Arc<Metrics>, logs: Arc<Process>, orders: Orders) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default());
@@ -82,7 +82,7 @@ pub(crate) fn run(index: usize, metrics: Arc<Metrics>, access_log: Option<Access
     };
     let worker = Rc::new(Worker {
         metrics,
-        access_log,
+        logs: Logs::new(logs),
         random: Random::new(),
         buffers: Rc::default(),
         view: View::new(index),
@@ -137,6 +137,7 @@ impl Worker {
                 let worker = Rc::clone(self);
                 tokio::task::spawn_local(async move {
                     worker.drained().await;
+                    worker.logs.flush();
                     let _ = done.send(());
                 });
             }

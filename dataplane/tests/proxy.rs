@@ -12,7 +12,6 @@ use http::{Request, StatusCode};
 use http_body_util::Full;
 use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tombolo_dataplane::AccessLog;
 use tombolo_runtime::last_good;
 
 use ads::AdsServer;
@@ -829,37 +828,4 @@ async fn a_worker_keeps_its_connections() {
     assert_eq!(answers.matches("HTTP/1.1 200 OK\r\n").count(), 51, "{answers}");
     assert_eq!(host.connections(), 1);
     mesh.proxy.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_request_is_one_line_of_json() {
-    let host = Upstream::start("a").await;
-    let data = tempfile::tempdir().unwrap();
-    let log = data.path().join("access.log");
-    let edge = AdsServer::start_at(free_address()).await;
-    let listener = free_address();
-    edge.put("a", &mesh::cluster("a"));
-    edge.put("a", &mesh::endpoints("a", &[(host.address, 0)]));
-    edge.put("in", &mesh::listener("in", listener, "in"));
-    edge.put("in", &mesh::routes("in", vec![mesh::to_cluster("/a", "a")]));
-    let proxy = Proxy::start_with(&edge.url(), data.path(), AccessLog::File(log.clone()));
-    eventually("the proxy is ready", || proxy.is_ready()).await;
-    get(&client(), &format!("http://{listener}/a?q")).await.unwrap();
-    get(&client(), &format!("http://{listener}/b")).await.unwrap();
-    eventually("two lines are written", || async {
-        std::fs::read_to_string(&log).unwrap_or_default().lines().count() == 2
-    })
-    .await;
-    let text = std::fs::read_to_string(&log).unwrap();
-    let lines: Vec<serde_json::Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    assert_eq!(lines[0]["status"], 200);
-    assert_eq!(lines[0]["cluster"], "a");
-    assert_eq!(lines[0]["upstream_host"], host.address.to_string());
-    assert_eq!(lines[0]["bytes_sent"], 5);
-    assert_eq!(lines[1]["status"], 404);
-    assert_eq!(lines[1]["flags"], "NR");
-    proxy.stop().await;
 }

@@ -16,7 +16,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use super::fields::{
     At, Reason, ads, any, done, duration, message, only_bool, only_enum, same_name, socket_address,
 };
-use super::filter;
+use super::{access_log, filter};
 use crate::config::Listener;
 
 /// Envoy's idle timeout of a connection when none is given.
@@ -57,6 +57,7 @@ fn connection_manager(mut pb: HttpConnectionManager, address: SocketAddr) -> Res
     ads(rds.config_source.take()).at("rds.config_source")?;
     done(&rds).at("rds")?;
     let filters = filter::of_listener(take(&mut pb.http_filters))?;
+    let logs = access_log::of_listener(take(&mut pb.access_log))?;
     let idle_timeout =
         idle_timeout(pb.common_http_protocol_options.take()).at("common_http_protocol_options")?;
     only_bool(pb.normalize_path.take(), true).at("normalize_path")?;
@@ -81,6 +82,7 @@ fn connection_manager(mut pb: HttpConnectionManager, address: SocketAddr) -> Res
         routes: Arc::from(routes),
         idle_timeout,
         filters,
+        logs,
     })
 }
 

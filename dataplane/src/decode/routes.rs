@@ -187,7 +187,7 @@ fn route(
     outer: usize,
     levels: &mut Vec<Levels>,
 ) -> Result<Route, Reason> {
-    take(&mut pb.name);
+    let name = take(&mut pb.name).into();
     let levels = levels_below(
         levels,
         outer,
@@ -217,6 +217,7 @@ fn route(
     }
     done(&pb)?;
     Ok(Route {
+        name,
         levels,
         matcher,
         edits,

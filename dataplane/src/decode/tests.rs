@@ -215,6 +215,10 @@ fn a_listener_is_as_the_contract_says() {
                 "http_connection_manager.http_filters[0].typed_config: type.googleapis.com/envoy.extensions.filters.http.router.v3.Router is not supported here",
             ),
             (
+                |l| manager(l, |m| m.access_log.push(Default::default())),
+                "http_connection_manager.access_log[0].typed_config: is required",
+            ),
+            (
                 |l| manager(l, |m| m.http_filters[0].disabled = true),
                 "http_connection_manager.http_filters[0].disabled: is not supported by this proxy",
             ),

@@ -74,6 +74,9 @@ pub(crate) fn request(
         // A fragment is the client's own; who would cut it off, and who would not?
         return Err(Malformed::Target);
     }
+    if line.version == Version::Http10 {
+        *request.version_mut() = http::Version::HTTP_10;
+    }
     *request.method_mut() = line.method.clone();
     *request.uri_mut() = Uri::try_from(target).map_err(|_| Malformed::Target)?;
     let headers = request.headers_mut();

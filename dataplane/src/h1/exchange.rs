@@ -21,6 +21,7 @@ use super::plan::{Expects, Plan, Terms, Way, plan, terms};
 use super::relay::{Broken, Relay};
 use super::stall::Progress;
 use super::upload::{Kept, Upload};
+use crate::access_log::{Edited, Requested};
 use crate::attempt::{Attempts, Failure, Refusal, until_answered};
 use crate::body::{ClientBody, ResponseBody};
 use crate::config::Forward;
@@ -110,6 +111,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
                 KeepAlive::No
             };
             sending.client.out = sending.upload.take_out();
+            exchange.received(sending.upload.data());
             let to = To {
                 is_head: line.method == Method::HEAD,
                 version: line.version,
@@ -149,17 +151,16 @@ fn open(
         edits: [&plan.target.edits, &plan.route.edits],
     }
     .write(&mut out);
-    if connection.worker.access_log.is_some() {
-        let path = target.split(|byte| *byte == b'?').next().unwrap_or_default();
-        let host = head.values(Known::Host).next().unwrap_or_default();
-        let id = given.or(made.as_ref().map(|id| &id[..])).unwrap_or_default();
-        exchange.head(
-            &line.method,
-            &String::from_utf8_lossy(path),
-            &String::from_utf8_lossy(host),
-            id,
-        );
-    }
+    exchange.asked(|| Requested {
+        method: &line.method,
+        target,
+        authority: head.values(Known::Host).next().unwrap_or_default(),
+        protocol: http::Version::HTTP_11,
+        request_id: given.or(made.as_ref().map(|id| &id[..])).unwrap_or_default(),
+        peer: connection.peer().as_bytes(),
+        route: &plan.route.name,
+        headers: &head,
+    });
     out
 }
 
@@ -491,6 +492,10 @@ impl Sending<'_> {
         }
         .write(&mut out);
         let unfit = Unfit::of(head, framing, &[&forward.response_edits]);
+        exchange.answered(&Edited {
+            head,
+            edits: &forward.response_edits,
+        });
         answer.input.consume(line.bytes);
         exchange.respond(line.status);
         let mut passing = Passing {
@@ -500,6 +505,7 @@ impl Sending<'_> {
         };
         let passed = poll_fn(|cx| self.poll_pass(&mut passing, &mut answer, cx)).await;
         exchange.sent(passing.relay.data());
+        exchange.received(self.upload.data());
         let next = match passed {
             Ok(()) => {
                 exchange.end(Flag::None);

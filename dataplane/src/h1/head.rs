@@ -290,6 +290,13 @@ impl<'a> Head<'a> {
         of_it.map(move |field| self.value(field))
     }
 
+    /// The values of the lines of that name, be it known or not.
+    pub(crate) fn named(self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+        let is_named = move |field: &&Field| self.name(field).eq_ignore_ascii_case(name);
+        let of_it = self.fields.iter().filter(is_named);
+        of_it.map(move |field| self.value(field))
+    }
+
     pub(crate) fn has(self, known: Known) -> bool {
         self.held.has(known)
     }
@@ -343,13 +350,7 @@ impl RequestView for View<'_> {
     }
 
     fn lines<'b>(&'b self, name: &'b HeaderName) -> impl Iterator<Item = &'b [u8]> {
-        let head = self.head;
-        let wanted = name.as_str().as_bytes();
-        let of_it = head
-            .fields
-            .iter()
-            .filter(move |field| head.name(field).eq_ignore_ascii_case(wanted));
-        of_it.map(move |field| head.value(field))
+        self.head.named(name.as_str().as_bytes())
     }
 }
 

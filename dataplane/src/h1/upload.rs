@@ -119,6 +119,14 @@ impl Upload {
         }
     }
 
+    /// Bytes of the body that were read.
+    pub(crate) fn data(&self) -> u64 {
+        match self {
+            Self::Head { .. } => 0,
+            Self::Body { relay, .. } => relay.data(),
+        }
+    }
+
     /// The memory of its head, which is not needed any more.
     pub(crate) fn take_out(&mut self) -> Vec<u8> {
         match self {

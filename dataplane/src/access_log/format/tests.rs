@@ -1,0 +1,259 @@
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method};
+
+use super::*;
+use crate::exchange::{Flag, Flags};
+
+#[test]
+fn strings_are_escaped_as_json_asks() {
+    let cases: [(&[u8], &str); 12] = [
+        (b"", ""),
+        (b"/plain?x=1", "/plain?x=1"),
+        (b"a\"b", "a\\\"b"),
+        (b"a\\b", "a\\\\b"),
+        (b"\n\r\t", "\\n\\r\\t"),
+        (b"\x00\x1f\x7f", "\\u0000\\u001f\\u007f"),
+        ("\u{e9}\u{1f600}".as_bytes(), "\u{e9}\u{1f600}"),
+        (b"\xff", "\u{fffd}"),
+        (b"a\xc3", "a\u{fffd}"),
+        (b"\xe2\x82x", "\u{fffd}x"),
+        (b"\xff\"\xfe", "\u{fffd}\\\"\u{fffd}"),
+        (b"\xed\xa0\x80", "\u{fffd}\u{fffd}\u{fffd}"),
+    ];
+    for (value, expected) in cases {
+        let mut out = Vec::new();
+        escape(&mut out, value);
+        assert_eq!(String::from_utf8(out.clone()).unwrap(), expected, "{value:?}");
+        let json = [b"\"", &out[..], b"\""].concat();
+        let read: String = serde_json::from_slice(&json).unwrap();
+        assert_eq!(read, String::from_utf8_lossy(value), "{value:?}");
+    }
+}
+
+#[test]
+fn numbers_and_moments_are_written_by_hand() {
+    for value in [0, 1, 9, 10, 99, 100, 12_345, u64::MAX] {
+        let mut out = Vec::new();
+        number(&mut out, value);
+        assert_eq!(String::from_utf8(out).unwrap(), value.to_string());
+    }
+    for (ms, expected) in [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+        (951_782_400_000, "2000-02-29T00:00:00.000Z"),
+        (951_868_800_000, "2000-03-01T00:00:00.000Z"),
+        (1_709_164_800_000, "2024-02-29T00:00:00.000Z"),
+        (1_795_398_127_008, "2026-11-23T01:42:07.008Z"),
+        (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+    ] {
+        let mut out = Vec::new();
+        moment(&mut out, ms);
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
+    }
+    for shown in ["127.0.0.1:80", "255.255.255.255:65535", "[::1]:8080"] {
+        let mut out = Vec::new();
+        address(&mut out, shown.parse().unwrap());
+        assert_eq!(String::from_utf8(out).unwrap(), shown);
+    }
+}
+
+fn header(name: &'static str) -> Field {
+    Field::Header(HeaderName::from_static(name))
+}
+
+fn request(field: Field, or: Option<Field>, bytes_max: Option<usize>) -> Operator {
+    Operator::Request(Request::Field { field, or, bytes_max })
+}
+
+/// One value of a request that was answered, or of one that was not even read.
+fn shown(operator: &Operator, show: Show, is_answered: bool) -> String {
+    let format = Format::new(vec![Piece::Value(operator.clone(), show)]);
+    let mut note = Note::new();
+    note.started = SystemTime::UNIX_EPOCH;
+    let mut outcome = Outcome {
+        status: 0,
+        flags: Flags::of(Flag::BadRequest, Flag::None),
+        took: Duration::from_micros(1_002_003),
+        retries: 1,
+        bytes_received: 3,
+        bytes_sent: 5,
+        client: "10.0.0.1:5000".parse().unwrap(),
+    };
+    if is_answered {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("user-agent", "c\"1"), ("x", ""), ("x-forwarded-for", "1.1.1.1")] {
+            headers.append(name, HeaderValue::from_static(value));
+        }
+        let asked = Requested {
+            method: &Method::GET,
+            target: b"/a?b=c",
+            authority: b"h:80",
+            protocol: Version::HTTP_2,
+            request_id: b"id",
+            peer: b"10.0.0.1",
+            route: "r",
+            headers: &headers,
+        };
+        format.capture_request(&asked, &mut note.asked);
+        format.capture_response(&headers, &mut note.answered);
+        note.cluster("a");
+        note.host("10.0.0.2:80".parse().unwrap());
+        note.protocol = Some(Version::HTTP_2);
+        outcome.status = 200;
+        outcome.flags = Flags::of(Flag::None, Flag::None);
+    }
+    let mut out = Vec::new();
+    let (mut asked, mut answered) = (note.asked.cursor(), note.answered.cursor());
+    format.write(&mut out, &note, &outcome, &mut asked, &mut answered);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn values_are_there_or_not() {
+    use Operator::*;
+    let agent = || header("user-agent");
+    let cases = [
+        (request(Field::Method, None, None), "GET", "\"GET\"", "-", "null"),
+        (
+            request(Field::Path, None, None),
+            "/a?b=c",
+            "\"/a?b=c\"",
+            "-",
+            "null",
+        ),
+        (
+            request(Field::PathWithoutQuery, None, None),
+            "/a",
+            "\"/a\"",
+            "-",
+            "null",
+        ),
+        (
+            request(Field::Authority, None, Some(1)),
+            "h",
+            "\"h\"",
+            "-",
+            "null",
+        ),
+        (
+            request(Field::Scheme, None, None),
+            "http",
+            "\"http\"",
+            "-",
+            "null",
+        ),
+        (request(agent(), None, None), "c\"1", "\"c\\\"1\"", "-", "null"),
+        (request(header("y"), None, None), "-", "null", "-", "null"),
+        (
+            request(header("y"), Some(agent()), Some(2)),
+            "c\"",
+            "\"c\\\"\"",
+            "-",
+            "null",
+        ),
+        (
+            request(agent(), Some(header("y")), None),
+            "c\"1",
+            "\"c\\\"1\"",
+            "-",
+            "null",
+        ),
+        (request(header("x"), None, None), "", "\"\"", "-", "null"),
+        (
+            request(header("x-request-id"), None, None),
+            "id",
+            "\"id\"",
+            "-",
+            "null",
+        ),
+        (
+            request(header("x-forwarded-for"), None, None),
+            "1.1.1.1,10.0.0.1",
+            "\"1.1.1.1,10.0.0.1\"",
+            "-",
+            "null",
+        ),
+        (Request(super::Request::Route), "r", "\"r\"", "-", "null"),
+        (Response(agent(), Some(1)), "c", "\"c\"", "-", "null"),
+        (Response(Field::Status, None), "200", "200", "0", "0"),
+        (ResponseCode, "200", "200", "0", "0"),
+        (ResponseFlags, "-", "\"-\"", "DPE", "\"DPE\""),
+        (DurationMs, "1002", "1002", "1002", "1002"),
+        (BytesReceived, "3", "3", "3", "3"),
+        (BytesSent, "5", "5", "5", "5"),
+        (UpstreamHost, "10.0.0.2:80", "\"10.0.0.2:80\"", "-", "null"),
+        (UpstreamCluster, "a", "\"a\"", "-", "null"),
+        (Protocol, "HTTP/2", "\"HTTP/2\"", "-", "null"),
+        (
+            StartTime,
+            "1970-01-01T00:00:00.000Z",
+            "\"1970-01-01T00:00:00.000Z\"",
+            "1970-01-01T00:00:00.000Z",
+            "\"1970-01-01T00:00:00.000Z\"",
+        ),
+        (
+            RemoteAddress,
+            "10.0.0.1:5000",
+            "\"10.0.0.1:5000\"",
+            "10.0.0.1:5000",
+            "\"10.0.0.1:5000\"",
+        ),
+        (
+            RemoteAddressWithoutPort,
+            "10.0.0.1",
+            "\"10.0.0.1\"",
+            "10.0.0.1",
+            "\"10.0.0.1\"",
+        ),
+        (Attempts, "2", "2", "2", "2"),
+        (Own(super::Own::Status), "200", "200", "499", "499"),
+        (
+            Own(super::Own::DurationMs),
+            "1002.003",
+            "1002.003",
+            "1002.003",
+            "1002.003",
+        ),
+        (Own(super::Own::Flags), "\"\"", "\"\"", "\"DPE\"", "\"DPE\""),
+    ];
+    for (operator, text, json, no_text, no_json) in cases {
+        assert_eq!(shown(&operator, Show::Text, true), text, "{operator:?}");
+        assert_eq!(shown(&operator, Show::Json, true), json, "{operator:?}");
+        assert_eq!(shown(&operator, Show::Text, false), no_text, "{operator:?}");
+        assert_eq!(shown(&operator, Show::Json, false), no_json, "{operator:?}");
+    }
+}
+
+#[test]
+fn what_a_log_leaves_out_is_not_the_next_ones() {
+    let of = |names: &[&'static str]| {
+        let pieces = names
+            .iter()
+            .map(|name| Piece::Value(request(header(name), None, None), Show::Text));
+        Format::new(pieces.collect())
+    };
+    let (first, second) = (of(&["user-agent", "y"]), of(&["x"]));
+    let mut headers = HeaderMap::new();
+    headers.append("user-agent", HeaderValue::from_static("first"));
+    headers.append("x", HeaderValue::from_static("second"));
+    let asked = Requested {
+        method: &Method::GET,
+        target: b"/",
+        authority: b"h",
+        protocol: Version::HTTP_11,
+        request_id: b"id",
+        peer: b"10.0.0.1",
+        route: "",
+        headers: &headers,
+    };
+    let mut captured = Captured::default();
+    first.capture_request(&asked, &mut captured);
+    second.capture_request(&asked, &mut captured);
+    let mut cursor = captured.cursor();
+    cursor.skip(first.asks());
+    assert_eq!(cursor.next(), Some(&b"second"[..]));
+    assert_eq!(cursor.next(), None);
+}

@@ -1,0 +1,376 @@
+//! Where lines go. A worker gathers them in a buffer of its own for each destination, and hands the buffer to the destination's
+//! thread when it is full or a second old. When that thread is behind, whole buffers are dropped, and their lines counted.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::mem::take;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use crate::metrics::Metrics;
+
+/// A buffer is handed on when it has so much: the writer's calls are few, and what waits is soon written.
+const BATCH_BYTES: usize = 64 * 1024;
+/// Buffers that may wait for a writer; about 4 MB.
+const QUEUE_BATCHES: usize = 64;
+/// How long a line may lie in its buffer.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// A destination that got nothing for so many intervals is let go, with its thread and its file: configurations come and go.
+const IDLE_INTERVALS_MAX: u32 = 60;
+/// How long the end of a process waits for a writer.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Destination {
+    Stdout,
+    /// Appended to.
+    File(Arc<Path>),
+}
+
+/// All destinations of a process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    own: Option<Destination>,
+    metrics: Arc<Metrics>,
+    writers: Mutex<BTreeMap<Destination, Weak<Writer>>>,
+}
+
+/// The way to a destination's thread, which ends with the last holder of this.
+#[derive(Debug)]
+struct Writer {
+    orders: SyncSender<Order>,
+    /// Memory of buffers that were written.
+    spare: Arc<Mutex<Vec<Vec<u8>>>>,
+    metrics: Arc<Metrics>,
+}
+
+enum Order {
+    Write(Batch),
+    /// Answer when all before this is written.
+    Finish(SyncSender<()>),
+}
+
+/// Whole lines.
+#[derive(Debug, Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    lines: u64,
+}
+
+/// A worker's buffers.
+pub(super) struct Sinks {
+    process: Arc<Process>,
+    sinks: Rc<RefCell<Vec<Rc<Sink>>>>,
+}
+
+struct Sink {
+    destination: Destination,
+    writer: Arc<Writer>,
+    batch: RefCell<Batch>,
+    /// Since something was last written, in intervals.
+    idle: Cell<u32>,
+}
+
+impl Process {
+    /// Finds out whether the own destination can be had.
+    pub(super) fn start(own: Option<Destination>, metrics: Arc<Metrics>) -> io::Result<Arc<Self>> {
+        if let Some(Destination::File(path)) = &own {
+            append(path)?;
+        }
+        Ok(Arc::new(Self {
+            own,
+            metrics,
+            writers: Mutex::default(),
+        }))
+    }
+
+    pub(super) fn own(&self) -> Option<Destination> {
+        self.own.clone()
+    }
+
+    fn writer(&self, destination: &Destination) -> Arc<Writer> {
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = writers.get(destination).and_then(Weak::upgrade) {
+            return running;
+        }
+        let writer = Writer::start(destination.clone(), &self.metrics);
+        writers.retain(|_, writer| writer.strong_count() > 0);
+        writers.insert(destination.clone(), Arc::downgrade(&writer));
+        writer
+    }
+
+    /// Waits until what was handed on is written, for a moment.
+    pub(crate) fn finish(&self) {
+        let writers = take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));
+        for writer in writers.values().filter_map(Weak::upgrade) {
+            let (written, is_written) = sync_channel(1);
+            if writer.orders.try_send(Order::Finish(written)).is_ok() {
+                // A writer that is that far behind is not waited for.
+                let _ = is_written.recv_timeout(FINISH_TIMEOUT);
+            }
+        }
+    }
+}
+
+impl Writer {
+    fn start(destination: Destination, metrics: &Arc<Metrics>) -> Arc<Self> {
+        let (orders, queue) = sync_channel(QUEUE_BATCHES);
+        let writer = Arc::new(Self {
+            orders,
+            spare: Arc::default(),
+            metrics: Arc::clone(metrics),
+        });
+        let (spare, metrics) = (Arc::clone(&writer.spare), Arc::clone(metrics));
+        let started = std::thread::Builder::new()
+            .name("access-log".to_owned())
+            .spawn(move || write(&queue, &destination, &spare, &metrics));
+        if let Err(error) = started {
+            // Without it the queue is closed, and what is sent to it is counted.
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot start a writer of the access log"
+            );
+        }
+        writer
+    }
+
+    /// Hands a batch on, and leaves an empty one.
+    fn take(&self, batch: &mut Batch) {
+        let full = take(batch);
+        if full.lines == 0 {
+            return;
+        }
+        let lines = full.lines;
+        if self.orders.try_send(Order::Write(full)).is_err() {
+            self.metrics
+                .access_log_dropped
+                .fetch_add(lines, Ordering::Relaxed);
+        }
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        batch.bytes = spare.pop().unwrap_or_default();
+    }
+}
+
+impl Sinks {
+    pub(super) fn new(process: Arc<Process>) -> Self {
+        Self {
+            process,
+            sinks: Rc::default(),
+        }
+    }
+
+    /// A line for `destination`, which `line` writes to the end of what it is given.
+    pub(super) fn write(&self, destination: &Destination, line: impl FnOnce(&mut Vec<u8>)) {
+        let sinks = self.sinks.borrow();
+        if let Some(sink) = sinks.iter().find(|sink| sink.destination == *destination) {
+            return sink.write(line);
+        }
+        drop(sinks);
+        let sink = Rc::new(Sink {
+            destination: destination.clone(),
+            writer: self.process.writer(destination),
+            batch: RefCell::default(),
+            idle: Cell::new(0),
+        });
+        sink.write(line);
+        self.sinks.borrow_mut().push(Rc::clone(&sink));
+        tokio::task::spawn_local(flush(sink, Rc::clone(&self.sinks)));
+    }
+
+    pub(super) fn flush(&self) {
+        self.sinks.borrow().iter().for_each(|sink| sink.flush());
+    }
+}
+
+impl Sink {
+    fn write(&self, line: impl FnOnce(&mut Vec<u8>)) {
+        let mut batch = self.batch.borrow_mut();
+        line(&mut batch.bytes);
+        batch.lines += 1;
+        if batch.bytes.len() >= BATCH_BYTES {
+            self.idle.set(0);
+            self.writer.take(&mut batch);
+        }
+    }
+
+    fn flush(&self) {
+        let mut batch = self.batch.borrow_mut();
+        if batch.lines > 0 {
+            self.idle.set(0);
+        }
+        self.writer.take(&mut batch);
+    }
+}
+
+/// Flushes a sink for as long as it is in use.
+async fn flush(sink: Rc<Sink>, all: Rc<RefCell<Vec<Rc<Sink>>>>) {
+    while sink.idle.get() < IDLE_INTERVALS_MAX {
+        sink.idle.set(sink.idle.get() + 1);
+        tokio::time::sleep(FLUSH_INTERVAL).await;
+        sink.flush();
+    }
+    all.borrow_mut().retain(|other| !Rc::ptr_eq(other, &sink));
+}
+
+/// Writes what is queued, until every worker has let go of it. A destination that cannot be had is tried again with each
+/// batch.
+fn write(queue: &Receiver<Order>, destination: &Destination, spare: &Mutex<Vec<Vec<u8>>>, metrics: &Metrics) {
+    let mut file = None;
+    let mut failing = false;
+    while let Ok(order) = queue.recv() {
+        let mut batch = match order {
+            Order::Write(batch) => batch,
+            Order::Finish(written) => {
+                // Who asked may have gone.
+                let _ = written.try_send(());
+                continue;
+            }
+        };
+        match put(destination, &mut file, &batch.bytes) {
+            Ok(()) => failing = false,
+            Err(error) => {
+                file = None;
+                metrics
+                    .access_log_dropped
+                    .fetch_add(batch.lines, Ordering::Relaxed);
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(
+                        ?destination,
+                        error = &error as &dyn std::error::Error,
+                        "cannot write the access log: check its folder, permissions and space"
+                    );
+                }
+            }
+        }
+        batch.bytes.clear();
+        // One that grew for a long line is not kept.
+        if batch.bytes.capacity() <= 2 * BATCH_BYTES {
+            let mut spare = spare.lock().unwrap_or_else(PoisonError::into_inner);
+            if spare.len() < QUEUE_BATCHES {
+                spare.push(batch.bytes);
+            }
+        }
+    }
+}
+
+fn put(destination: &Destination, file: &mut Option<File>, bytes: &[u8]) -> io::Result<()> {
+    match (destination, file) {
+        (Destination::Stdout, _) => {
+            let mut stdout = io::stdout().lock();
+            stdout.write_all(bytes)?;
+            stdout.flush()
+        }
+        (Destination::File(_), Some(file)) => file.write_all(bytes),
+        (Destination::File(path), none) => none.insert(append(path)?).write_all(bytes),
+    }
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn sinks(path: &Path) -> (Sinks, Destination, Arc<Process>) {
+        let destination = Destination::File(path.into());
+        let process = Process::start(None, Arc::default()).unwrap();
+        (Sinks::new(Arc::clone(&process)), destination, process)
+    }
+
+    fn dropped(process: &Process) -> u64 {
+        process.metrics.access_log_dropped.load(Ordering::Relaxed)
+    }
+
+    async fn local<T>(test: impl Future<Output = T>) -> T {
+        tokio::task::LocalSet::new().run_until(test).await
+    }
+
+    #[tokio::test]
+    async fn lines_are_written_when_they_are_many_or_old_or_the_last() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let read = || std::fs::read(&path).unwrap_or_default().len();
+        let written = async |bytes: usize| {
+            let began = std::time::Instant::now();
+            while read() != bytes {
+                assert!(began.elapsed() < Duration::from_secs(10), "{} of {bytes}", read());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        local(async {
+            let (sinks, destination, process) = sinks(&path);
+            let line = |out: &mut Vec<u8>| out.extend_from_slice(&[b'x'; 1024]);
+            sinks.write(&destination, line);
+            assert_eq!(read(), 0, "one line is not worth a call");
+            for _ in 1..64 {
+                sinks.write(&destination, line);
+            }
+            written(64 * 1024).await;
+            sinks.write(&destination, line);
+            written(65 * 1024).await;
+            sinks.write(&destination, line);
+            sinks.flush();
+            process.finish();
+            assert_eq!(read(), 66 * 1024);
+            assert_eq!(dropped(&process), 0);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_a_writer_cannot_take_is_dropped_and_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let fifo = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(fifo.success());
+        local(async {
+            // Nobody reads: the writer stands still with its first batch in hand.
+            let (sinks, destination, process) = sinks(&path);
+            let batches = u64::try_from(QUEUE_BATCHES).unwrap() + 10;
+            let began = std::time::Instant::now();
+            for _ in 0..batches {
+                sinks.write(&destination, |out| out.extend_from_slice(&[b'x'; BATCH_BYTES]));
+            }
+            assert!(began.elapsed() < Duration::from_secs(5), "nobody waits");
+            // One may have left the queue.
+            assert!(matches!(dropped(&process), 9 | 10), "{}", dropped(&process));
+            // Lets the writer go on to its end.
+            File::open(path).unwrap();
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_had_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("later/log");
+        local(async {
+            let (sinks, destination, process) = sinks(&path);
+            let line = |out: &mut Vec<u8>| out.extend_from_slice(b"line\n");
+            sinks.write(&destination, line);
+            sinks.write(&destination, line);
+            sinks.flush();
+            process.writer(&destination);
+            process.finish();
+            assert_eq!(dropped(&process), 2);
+            std::fs::create_dir(path.parent().unwrap()).unwrap();
+            sinks.write(&destination, line);
+            sinks.flush();
+            let began = std::time::Instant::now();
+            while std::fs::read(&path).unwrap_or_default() != b"line\n" {
+                assert!(began.elapsed() < Duration::from_secs(10));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+}

@@ -1,0 +1,279 @@
+//! What is written of requests: the proxy's own log, and those of listeners.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
+use envoy_types::pb::envoy::config::accesslog::v3::{
+    AccessLog as PbAccessLog, AccessLogFilter, ComparisonFilter, StatusCodeFilter, access_log,
+    comparison_filter,
+};
+use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, RuntimeUInt32, SubstitutionFormatString, data_source,
+};
+use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::config::route::v3::Route;
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Struct, Value};
+use envoy_types::util::pack_any;
+use http::{HeaderValue, Request};
+use http_body_util::Full;
+use prost::Message;
+use tokio::io::AsyncWriteExt;
+use tombolo_dataplane::AccessLog;
+
+use ads::AdsServer;
+use proxy::{Proxy, client, eventually, free_address, get, http2_client, send};
+use upstream::Upstream;
+
+#[path = "support/ads.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod ads;
+#[path = "support/mesh.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod mesh;
+#[path = "support/proxy.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod proxy;
+#[path = "support/upstream.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod upstream;
+
+/// `listener`, which writes `logs`.
+fn with_logs(mut listener: Listener, logs: Vec<PbAccessLog>) -> Listener {
+    let filter = &mut listener.filter_chains[0].filters[0];
+    if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
+        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
+        manager.access_log = logs;
+        *config = pack_any(manager);
+    }
+    listener
+}
+
+/// All requests, as JSON.
+fn json_log(path: &Path, fields: &[(&str, &str)]) -> PbAccessLog {
+    let string = |text: &str| Value {
+        kind: Some(Kind::StringValue(text.to_owned())),
+    };
+    let fields = fields
+        .iter()
+        .map(|(name, text)| ((*name).to_owned(), string(text)));
+    let format = Format::JsonFormat(Struct {
+        fields: fields.collect(),
+    });
+    log(path, format, None)
+}
+
+/// Requests that are answered with `status` or more.
+fn text_log(path: &Path, status: u32, format: &str) -> PbAccessLog {
+    let format = Format::TextFormatSource(DataSource {
+        specifier: Some(data_source::Specifier::InlineString(format.to_owned())),
+        ..Default::default()
+    });
+    let comparison = ComparisonFilter {
+        op: comparison_filter::Op::Ge as i32,
+        value: Some(RuntimeUInt32 {
+            default_value: status,
+            runtime_key: "any".to_owned(),
+        }),
+    };
+    let filter = FilterSpecifier::StatusCodeFilter(StatusCodeFilter {
+        comparison: Some(comparison),
+    });
+    log(path, format, Some(filter))
+}
+
+fn log(path: &Path, format: Format, filter: Option<FilterSpecifier>) -> PbAccessLog {
+    let file = FileAccessLog {
+        path: path.to_str().unwrap().to_owned(),
+        access_log_format: Some(AccessLogFormat::LogFormat(SubstitutionFormatString {
+            format: Some(format),
+            ..Default::default()
+        })),
+    };
+    PbAccessLog {
+        name: "envoy.access_loggers.file".to_owned(),
+        filter: filter.map(|filter| AccessLogFilter {
+            filter_specifier: Some(filter),
+        }),
+        config_type: Some(access_log::ConfigType::TypedConfig(pack_any(file))),
+    }
+}
+
+/// `route`, by that name in logs.
+fn named(mut route: Route, name: &str) -> Route {
+    route.name = name.to_owned();
+    route
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_request_is_one_line_of_json() {
+    let host = Upstream::start("a").await;
+    let data = tempfile::tempdir().unwrap();
+    let log = data.path().join("access.log");
+    let edge = AdsServer::start_at(free_address()).await;
+    let listener = free_address();
+    edge.put("a", &mesh::cluster("a"));
+    edge.put("a", &mesh::endpoints("a", &[(host.address, 0)]));
+    edge.put("in", &mesh::listener("in", listener, "in"));
+    edge.put("in", &mesh::routes("in", vec![mesh::to_cluster("/a", "a")]));
+    let proxy = Proxy::start_with(&edge.url(), data.path(), AccessLog::File(log.clone()));
+    eventually("the proxy is ready", || proxy.is_ready()).await;
+    get(&client(), &format!("http://{listener}/a?q")).await.unwrap();
+    get(&client(), &format!("http://{listener}/b")).await.unwrap();
+    eventually("two lines are written", || async {
+        std::fs::read_to_string(&log).unwrap_or_default().lines().count() == 2
+    })
+    .await;
+    let text = std::fs::read_to_string(&log).unwrap();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["status"], 200);
+    assert_eq!(lines[0]["cluster"], "a");
+    assert_eq!(lines[0]["upstream_host"], host.address.to_string());
+    assert_eq!(lines[0]["bytes_sent"], 5);
+    assert_eq!(lines[1]["status"], 404);
+    assert_eq!(lines[1]["flags"], "NR");
+    proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_logs_as_its_formats_say_over_both_ways_and_versions() {
+    let host = Upstream::start("a").await;
+    let data = tempfile::tempdir().unwrap();
+    let (all, failed) = (data.path().join("all.log"), data.path().join("failed.log"));
+    let edge = AdsServer::start_at(free_address()).await;
+    let listener = free_address();
+    edge.put("a", &mesh::cluster("a"));
+    edge.put("a", &mesh::endpoints("a", &[(host.address, 0)]));
+    let json = [
+        ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
+        ("said", "%REQ(X-SAID):3%"),
+        ("line", "%REQ(:METHOD)% %PROTOCOL%"),
+        ("code", "%RESPONSE_CODE%"),
+        ("flags", "%RESPONSE_FLAGS%"),
+        ("in", "%BYTES_RECEIVED%"),
+        ("out", "%BYTES_SENT%"),
+        ("host", "%UPSTREAM_HOST%"),
+        ("cluster", "%UPSTREAM_CLUSTER%"),
+        ("route", "%ROUTE_NAME%"),
+        ("who", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
+        ("type", "%RESP(CONTENT-TYPE)%"),
+    ];
+    let logs = vec![
+        text_log(&failed, 500, "%RESPONSE_CODE% %REQ(X-SAID)%\n"),
+        json_log(&all, &json),
+    ];
+    edge.put("in", &with_logs(mesh::listener("in", listener, "in"), logs));
+    let routes = vec![
+        mesh::with_rewrite(mesh::to_cluster("/bridged", "a"), "^/bridged", "/b"),
+        mesh::answer("/fails", 500, "no"),
+        named(mesh::to_cluster("/", "a"), "rest"),
+    ];
+    edge.put("in", &mesh::routes("in", routes));
+    let proxy = Proxy::start(&edge.url(), data.path());
+    eventually("the proxy is ready", || proxy.is_ready()).await;
+    let requests = [
+        (client(), "/straight?q", "\u{e9}\"x", "abc"),
+        (client(), "/bridged", "", "abcd"),
+        (client(), "/fails", "why", ""),
+        (http2_client(), "/straight", "s", "ab"),
+    ];
+    for (client, path, said, body) in requests {
+        let said = HeaderValue::from_bytes(said.as_bytes()).unwrap();
+        let request = Request::post(format!("http://{listener}{path}")).header("x-said", said);
+        send(&client, request.body(Full::from(body)).unwrap())
+            .await
+            .unwrap();
+    }
+    // What is not HTTP at all is logged too.
+    let mut stream = tokio::net::TcpStream::connect(listener).await.unwrap();
+    stream.write_all(b"nonsense\r\n\r\n").await.unwrap();
+    let read = || std::fs::read_to_string(&all).unwrap_or_default();
+    eventually("all is logged", || async { read().lines().count() == 5 }).await;
+    let mut lines: Vec<serde_json::Value> = read()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    // Two workers write in no order.
+    lines.sort_by_key(|line| (line["path"].to_string(), line["code"].to_string()));
+    let address = host.address.to_string();
+    let line = |path,
+                said: serde_json::Value,
+                line,
+                code: u16,
+                flags,
+                bytes: [u64; 2],
+                to: Option<[&str; 3]>| {
+        let [host, cluster, route] = to.map_or([None; 3], |to| to.map(Some));
+        let of_ours = (path == Some("/fails")).then_some("text/plain");
+        serde_json::json!({
+            "path": path, "said": said, "line": line, "code": code, "flags": flags, "in": bytes[0], "out": bytes[1],
+            "host": host, "cluster": cluster, "route": route.filter(|route| !route.is_empty()),
+            "who": "127.0.0.1", "type": of_ours,
+        })
+    };
+    let null = serde_json::Value::Null;
+    let rest = Some([&*address, "a", "rest"]);
+    let expected = [
+        line(
+            Some("/bridged"),
+            "".into(),
+            "POST HTTP/1.1",
+            200,
+            "-",
+            [4, 9],
+            Some([&address, "a", ""]),
+        ),
+        line(
+            Some("/fails"),
+            "why".into(),
+            "POST HTTP/1.1",
+            500,
+            "-",
+            [0, 2],
+            None,
+        ),
+        line(
+            Some("/straight"),
+            "s".into(),
+            "POST HTTP/2",
+            200,
+            "-",
+            [2, 14],
+            rest,
+        ),
+        line(
+            Some("/straight?q"),
+            "\u{e9}\"".into(),
+            "POST HTTP/1.1",
+            200,
+            "-",
+            [3, 15],
+            rest,
+        ),
+        line(
+            None,
+            null,
+            "- -",
+            400,
+            "DPE",
+            [0, lines[4]["out"].as_u64().unwrap()],
+            None,
+        ),
+    ];
+    for (line, expected) in lines.iter().zip(&expected) {
+        assert_eq!(line, expected);
+    }
+    assert_eq!(std::fs::read_to_string(&failed).unwrap(), "500 why\n");
+    // What was not written yet is, before the process ends.
+    get(&client(), &format!("http://{listener}/last")).await.unwrap();
+    proxy.stop().await;
+    assert!(read().contains("/last"), "{}", read());
+}
