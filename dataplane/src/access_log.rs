@@ -13,6 +13,7 @@ use http::{HeaderName, Method, Version};
 use crate::config::HeaderEdits;
 use crate::exchange::Flags;
 use crate::h1::Head;
+use crate::matcher::Headers;
 use crate::metrics::Metrics;
 use crate::snapshot::LiveListener;
 
@@ -115,11 +116,6 @@ pub(crate) struct Outcome {
     pub(crate) bytes_received: u64,
     pub(crate) bytes_sent: u64,
     pub(crate) client: SocketAddr,
-}
-
-/// The lines of a head.
-pub(crate) trait Headers {
-    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
 }
 
 /// A host's head as the client is sent it.
@@ -271,18 +267,6 @@ impl Comparison {
             Relation::AtMost => value <= to,
             Relation::Differs => value != to,
         }
-    }
-}
-
-impl Headers for http::HeaderMap {
-    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
-        self.get_all(name).into_iter().map(http::HeaderValue::as_bytes)
-    }
-}
-
-impl Headers for Head<'_> {
-    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
-        self.named(name.as_str().as_bytes())
     }
 }
 

@@ -23,6 +23,9 @@ pub(crate) trait Attempts {
 
     fn status(answer: &Self::Answer) -> u16;
 
+    /// Whether an answer is worth another attempt.
+    fn repeats(&self, answer: &Self::Answer, policy: &RetryPolicy) -> bool;
+
     /// Whether another attempt would send the same bytes.
     fn can_repeat(&self) -> bool;
 
@@ -72,16 +75,16 @@ pub(crate) async fn until_answered<A: Attempts>(
         let attempted = attempts.attempt(&pool, repeatable).await;
         // What it brought ends the retry that it was.
         drop(retrying.take());
-        let mut again = |attempts: &A, outcome| {
-            let policy = policy.filter(|policy| policy.repeats(outcome) && attempts.can_repeat());
+        let mut again = |attempts: &A, is_worth: &dyn Fn(&RetryPolicy) -> bool| {
+            let policy = policy.filter(|policy| is_worth(policy) && attempts.can_repeat());
             retrying = policy.and_then(|policy| retry(exchange, cluster, policy));
             retrying.is_some()
         };
         match attempted {
-            Ok(answer) if again(attempts, Outcome::Status(A::status(&answer))) => {}
+            Ok(answer) if again(attempts, &|policy| attempts.repeats(&answer, policy)) => {}
             Ok(answer) => return Ok(answer),
             Err(Failure::Attempt { outcome, detail }) => {
-                let again = again(attempts, outcome);
+                let again = again(attempts, &|policy| policy.repeats(outcome));
                 if outcome == Outcome::ConnectFailure {
                     exchange.connect_failed();
                 }

@@ -15,6 +15,7 @@ use crate::access_log::Log;
 use crate::breaker::Limits;
 use crate::by_name::ByName;
 use crate::filter::ListenerFilter;
+use crate::health::GrpcProbe;
 use crate::matcher::RouteMatcher;
 use crate::retry::RetryPolicy;
 use crate::rewrite::PathRewrite;
@@ -90,6 +91,8 @@ pub(crate) enum Probe {
     /// A connection is enough.
     Tcp,
     Http(HttpProbe),
+    /// Over HTTP/2.
+    Grpc(GrpcProbe),
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -8,8 +8,10 @@ use std::time::Instant;
 
 use http::HeaderName;
 
-use crate::access_log::{Headers, Note, Outcome, Requested};
+use crate::access_log::{Note, Outcome, Requested};
+use crate::grpc;
 use crate::listener::Connection;
+use crate::matcher::Headers;
 use crate::metrics::RouteCounters;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -23,6 +25,7 @@ pub(crate) struct Exchange {
     /// What kept it from another attempt.
     limit: Flag,
     retries: u32,
+    is_call: bool,
     bytes_received: u64,
     bytes_sent: u64,
     counters: Option<Arc<RouteCounters>>,
@@ -62,6 +65,7 @@ impl Exchange {
             flag: Flag::ClientGone,
             limit: Flag::None,
             retries: 0,
+            is_call: false,
             bytes_received: 0,
             bytes_sent: 0,
             counters: None,
@@ -75,6 +79,15 @@ impl Exchange {
 
     pub(crate) fn started(&self) -> Instant {
         self.started
+    }
+
+    pub(crate) fn content_type(&mut self, given: Option<&[u8]>) {
+        self.is_call = given.is_some_and(grpc::is_call);
+    }
+
+    /// Whether it is a call of gRPC.
+    pub(crate) fn is_call(&self) -> bool {
+        self.is_call
     }
 
     pub(crate) fn retries(&self) -> u32 {

@@ -13,6 +13,7 @@ use http::StatusCode;
 use crate::balance::Draw;
 use crate::config::{self, HeaderEdits, Route};
 use crate::exchange::Flag;
+use crate::grpc::Code;
 use crate::matcher::{RequestView, Subject};
 
 mod cors;
@@ -81,6 +82,8 @@ pub(crate) struct Verdict {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    /// For calls of gRPC, where it is not what the status means.
+    pub(crate) code: Option<Code>,
     pub(crate) flag: Flag,
     pub(crate) body: Bytes,
 }
@@ -323,6 +326,7 @@ mod tests {
                 asked: MILLION,
                 enforced: MILLION,
                 status: StatusCode::TOO_MANY_REQUESTS,
+                code: None,
             });
             let limit = Override::Replaced(Filter::LocalRateLimit(Some(limit)));
             vec![Arc::new(Overrides::from([("f".into(), limit)]))]

@@ -4,11 +4,10 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use hyper::body::{Body, Incoming};
 
 use crate::access_log::Requested;
@@ -24,7 +23,8 @@ use crate::listener::Connection;
 use crate::matcher::Subject;
 use crate::mirror;
 use crate::pool::{Freshness, HostPool, Lease, SendFailure};
-use crate::retry::Outcome;
+use crate::reply::{Reply, lead, refuse};
+use crate::retry::{Outcome, RetryPolicy};
 use crate::rewrite::{Asked, PathRewrite};
 use crate::router::normalize_path;
 use crate::snapshot::LiveCluster;
@@ -32,8 +32,6 @@ use crate::upload::{RequestBody, Upload};
 use crate::worker::Random;
 
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// Says that the request was refused for there being too many.
-const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
 pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1), and `expect`, which hyper has answered.
@@ -98,6 +96,7 @@ async fn answer(
 ) -> Response<ResponseBody> {
     let mut exchange = Exchange::begin(connection);
     let (mut parts, body) = request.into_parts();
+    exchange.content_type(parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes));
     let live = exchange.connection().listener.live();
     if let Err(malformed) = well_formed(&parts.headers) {
         return refuse(exchange, Refusal::malformed(malformed));
@@ -146,15 +145,23 @@ async fn answer(
         // What it was made to wait is not of the route's time.
         started = Instant::now();
     }
-    if let Some(Answer { status, flag, body }) = verdict.answer {
-        return respond(exchange, status, body, flag);
+    if let Some(Answer {
+        status,
+        code,
+        flag,
+        body,
+    }) = verdict.answer
+    {
+        return Reply::new(status, body, flag).with_code(code).send(exchange);
     }
     let Some(route) = route else {
         return refuse(exchange, Refusal::no_route());
     };
     let forward = match &route.action {
         Action::Forward(forward) => forward,
-        Action::Respond { status, body } => return respond(exchange, *status, body.clone(), Flag::None),
+        Action::Respond { status, body } => {
+            return Reply::new(*status, body.clone(), Flag::None).send(exchange);
+        }
         Action::Redirect(redirect) => {
             let asked = Asked {
                 scheme: SCHEME,
@@ -284,6 +291,10 @@ impl Attempts for Sending<'_> {
         response.status().as_u16()
     }
 
+    fn repeats(&self, answer: &Self::Answer, policy: &RetryPolicy) -> bool {
+        policy.repeats_answer(Self::status(answer), answer.0.headers())
+    }
+
     fn can_repeat(&self) -> bool {
         self.upload.as_ref().is_none_or(|upload| upload.can_repeat())
     }
@@ -398,49 +409,6 @@ fn pass(
         unfit,
     };
     Response::from_parts(parts, ResponseBody::Upstream(Box::new(body)))
-}
-
-pub(crate) fn refuse(exchange: Exchange, refusal: Refusal) -> Response<ResponseBody> {
-    let mut response = respond(exchange, refusal.status, refusal.reason.into(), refusal.flag);
-    if refusal.flag == Flag::Overflow {
-        let headers = response.headers_mut();
-        headers.insert(OVERLOADED, HeaderValue::from_static("true"));
-    }
-    response
-}
-
-/// An answer of our own.
-fn respond(mut exchange: Exchange, status: StatusCode, body: Bytes, flag: Flag) -> Response<ResponseBody> {
-    exchange.respond(status.as_u16());
-    exchange.sent(body.len() as u64);
-    exchange.end(flag);
-    let mut response = Response::new(ResponseBody::Full(None));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    if !body.is_empty() {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
-    if exchange.connection().wants_close() {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    exchange.answered(response.headers());
-    if !body.is_empty() {
-        *response.body_mut() = ResponseBody::Full(Some(body));
-    }
-    response
-}
-
-/// Sends the client elsewhere.
-fn lead(exchange: Exchange, status: StatusCode, location: &str) -> Response<ResponseBody> {
-    let Ok(location) = HeaderValue::from_str(location) else {
-        return refuse(
-            exchange,
-            Refusal::bad_request("the redirect leads to a malformed URL"),
-        );
-    };
-    let mut response = respond(exchange, status, Bytes::new(), Flag::None);
-    response.headers_mut().insert(header::LOCATION, location);
-    response
 }
 
 impl Head {

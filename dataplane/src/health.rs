@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, Uri};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, response};
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -14,6 +14,10 @@ use tokio::net::TcpStream;
 
 use crate::config::{HealthCheck, HttpProbe, Probe, Protocol};
 use crate::snapshot::{Health, Host};
+
+mod grpc;
+
+pub(crate) use grpc::GrpcProbe;
 
 /// A health endpoint's answer is read to its end up to this size so that the connection can be used again.
 const BODY_MAX_BYTES: usize = 64 * 1024;
@@ -40,8 +44,15 @@ pub(crate) struct Streak {
 
 /// A connection to the checked host, kept from one check to the next.
 enum Session {
-    Http1(http1::SendRequest<Empty<Bytes>>),
-    Http2(http2::SendRequest<Empty<Bytes>>),
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+/// A host's answer.
+struct Told {
+    head: response::Parts,
+    /// None where it is too large, or broke off.
+    body: Option<Collected<Bytes>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -133,47 +144,42 @@ async fn probe(host: &Host, probe: &Probe, session: &mut Option<Session>) -> Res
             .map(|_| true)
             .map_err(ProbeError::Connect),
         Probe::Http(http) => {
-            // A kept connection may have been closed meanwhile, which says nothing about the host.
-            let kept = session.take().filter(|session| session.is_ready());
-            let reused = kept.is_some();
-            let opened = match kept {
-                Some(kept) => kept,
-                None => Session::open(host, http).await?,
-            };
-            match http_probe(host, http, opened).await {
-                Err(_) if reused => http_probe(host, http, Session::open(host, http).await?).await,
-                result => result,
-            }
-            .map(|(passed, kept)| {
-                *session = kept;
-                passed
-            })
+            let told = ask(host, http.protocol, session, || request(host, http)).await?;
+            let status = told.head.status.as_u16();
+            Ok(http.expected.iter().any(|range| range.contains(&status)))
         }
+        Probe::Grpc(probe) => ask(host, Protocol::Http2, session, || probe.request(host))
+            .await
+            .map(grpc::serves),
     }
 }
 
-async fn http_probe(
+/// A kept connection may have been closed meanwhile, which says nothing about the host.
+async fn ask(
     host: &Host,
-    probe: &HttpProbe,
-    mut session: Session,
-) -> Result<(bool, Option<Session>), ProbeError> {
-    let response = session
-        .send(request(host, probe))
-        .await
-        .map_err(ProbeError::Http)?;
-    let status = response.status().as_u16();
-    let read = Limited::new(response.into_body(), BODY_MAX_BYTES).collect().await;
-    let passed = probe.expected.iter().any(|range| range.contains(&status));
-    Ok((passed, read.is_ok().then_some(session)))
+    protocol: Protocol,
+    session: &mut Option<Session>,
+    request: impl Fn() -> Request<Full<Bytes>>,
+) -> Result<Told, ProbeError> {
+    let kept = session.take().filter(|session| session.is_ready());
+    let reused = kept.is_some();
+    let opened = match kept {
+        Some(kept) => kept,
+        None => Session::open(host, protocol).await?,
+    };
+    let answered = match opened.ask(request()).await {
+        Err(_) if reused => Session::open(host, protocol).await?.ask(request()).await,
+        answered => answered,
+    };
+    let (told, kept) = answered?;
+    *session = kept;
+    Ok(told)
 }
 
-fn request(host: &Host, probe: &HttpProbe) -> Request<Empty<Bytes>> {
-    let mut request = Request::new(Empty::new());
+fn request(host: &Host, probe: &HttpProbe) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::default());
     let headers = request.headers_mut();
-    headers.insert(
-        http::header::USER_AGENT,
-        HeaderValue::from_static("tombolo-health-check"),
-    );
+    user_agent(headers);
     for (name, value) in &probe.headers {
         headers.insert(name.clone(), value.clone());
     }
@@ -184,9 +190,8 @@ fn request(host: &Host, probe: &HttpProbe) -> Request<Empty<Bytes>> {
             headers.insert(http::header::HOST, probe.host.clone());
         }
         Protocol::Http2 => {
-            let authority = http::uri::Authority::try_from(probe.host.as_bytes());
             uri.scheme = Some(http::uri::Scheme::HTTP);
-            uri.authority = Some(authority.unwrap_or_else(|_| address_authority(host)));
+            uri.authority = Some(authority(&probe.host, host));
         }
     }
     *request.uri_mut() =
@@ -194,21 +199,29 @@ fn request(host: &Host, probe: &HttpProbe) -> Request<Empty<Bytes>> {
     request
 }
 
-fn address_authority(host: &Host) -> http::uri::Authority {
-    host.address
-        .to_string()
-        .parse()
-        .expect("invariant: a socket address is an authority")
+fn user_agent(headers: &mut HeaderMap) {
+    let name = HeaderValue::from_static("tombolo-health-check");
+    headers.insert(http::header::USER_AGENT, name);
+}
+
+/// What is asked for, or else the host's address.
+fn authority(wanted: &HeaderValue, host: &Host) -> http::uri::Authority {
+    wanted.as_bytes().try_into().unwrap_or_else(|_| {
+        host.address
+            .to_string()
+            .parse()
+            .expect("invariant: a socket address is an authority")
+    })
 }
 
 impl Session {
-    async fn open(host: &Host, probe: &HttpProbe) -> Result<Self, ProbeError> {
+    async fn open(host: &Host, protocol: Protocol) -> Result<Self, ProbeError> {
         let stream = TcpStream::connect(host.address)
             .await
             .map_err(ProbeError::Connect)?;
         let io = TokioIo::new(stream);
         // The connection's task ends with its sender.
-        match probe.protocol {
+        match protocol {
             Protocol::Http1 => {
                 let (sender, connection) = http1::handshake(io).await.map_err(ProbeError::Http)?;
                 tokio::spawn(connection);
@@ -231,7 +244,15 @@ impl Session {
         }
     }
 
-    async fn send(&mut self, request: Request<Empty<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
+    /// The answer, with the connection if it can be used again.
+    async fn ask(mut self, request: Request<Full<Bytes>>) -> Result<(Told, Option<Self>), ProbeError> {
+        let (head, body) = self.send(request).await.map_err(ProbeError::Http)?.into_parts();
+        let body = Limited::new(body, BODY_MAX_BYTES).collect().await.ok();
+        let kept = body.is_some().then_some(self);
+        Ok((Told { head, body }, kept))
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
         match self {
             Self::Http1(sender) => sender.send_request(request).await,
             Self::Http2(sender) => sender.send_request(request).await,

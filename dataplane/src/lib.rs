@@ -42,6 +42,7 @@ mod filter;
 mod forward;
 #[cfg(test)]
 mod fuzz;
+mod grpc;
 mod h1;
 mod health;
 mod http2;
@@ -54,6 +55,7 @@ mod mirror;
 mod orders;
 mod pattern;
 mod pool;
+mod reply;
 mod retry;
 mod rewrite;
 mod router;

@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::ops::Range;
 
-use http::Method;
-use http::header::{COOKIE, HeaderName};
+use http::header::{COOKIE, HeaderName, HeaderValue};
 use http::request::Parts;
+use http::{HeaderMap, Method};
 
+use crate::h1::Head;
 use crate::pattern::Pattern;
 
 /// What matchers look at besides authority and path.
@@ -18,6 +19,11 @@ pub(crate) trait RequestView {
     fn query(&self) -> Option<&str>;
 
     /// The values of a header, line by line.
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
+}
+
+/// The lines of a head.
+pub(crate) trait Headers {
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
 }
 
@@ -127,7 +133,7 @@ impl RequestView for Parts {
     }
 
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
-        self.headers.get_all(name).iter().map(http::HeaderValue::as_bytes)
+        self.headers.get_all(name).iter().map(HeaderValue::as_bytes)
     }
 }
 
@@ -235,24 +241,54 @@ impl RouteMatcher {
 
 impl HeaderMatcher {
     pub(crate) fn matches(&self, subject: &Subject<'_, impl RequestView>) -> bool {
-        let matches = |value: &[u8]| match &self.wanted {
+        let is_wanted = |value: &[u8]| self.is_wanted(value);
+        self.concludes(match &self.of {
+            Of::Method => Some(is_wanted(subject.request.method().as_str().as_bytes())),
+            Of::Authority => Some(is_wanted(subject.authority.as_bytes())),
+            Of::Target => Some(is_wanted(subject.target().as_bytes())),
+            Of::Header(name) => any_line(&subject.request, name, is_wanted),
+        })
+    }
+
+    /// Whether an answer's head matches, which has nothing but headers.
+    pub(crate) fn matches_answer(&self, headers: &impl Headers) -> bool {
+        let Of::Header(name) = &self.of else {
+            return false;
+        };
+        let mut lines = headers.lines(name).peekable();
+        let found = lines.peek().is_some();
+        self.concludes(found.then(|| lines.any(|value| self.is_wanted(value))))
+    }
+
+    fn is_wanted(&self, value: &[u8]) -> bool {
+        match &self.wanted {
             Wanted::Present(_) => true,
             Wanted::Text(text) => text.matches(value),
             Wanted::Number(range) => integer(value).is_some_and(|number| range.contains(&number)),
-        };
-        let found = match &self.of {
-            Of::Method => Some(matches(subject.request.method().as_str().as_bytes())),
-            Of::Authority => Some(matches(subject.authority.as_bytes())),
-            Of::Target => Some(matches(subject.target().as_bytes())),
-            Of::Header(name) => any_line(&subject.request, name, matches),
-        };
+        }
+    }
+
+    /// By whether a line was one that is wanted, if there was any.
+    fn concludes(&self, found: Option<bool>) -> bool {
         let matched = match (&self.wanted, found) {
             (Wanted::Present(wanted), found) => found.is_some() == *wanted,
             (_, Some(matched)) => matched,
-            (_, None) if self.missing_is_empty => matches(b""),
+            (_, None) if self.missing_is_empty => self.is_wanted(b""),
             (_, None) => return false,
         };
         matched != self.inverted
+    }
+}
+
+impl Headers for HeaderMap {
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        self.get_all(name).into_iter().map(HeaderValue::as_bytes)
+    }
+}
+
+impl Headers for Head<'_> {
+    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
+        self.named(name.as_str().as_bytes())
     }
 }
 

@@ -2,14 +2,23 @@
 
 use std::time::Duration;
 
+use http::HeaderName;
+
+use crate::grpc::{Code, GRPC_STATUS};
+use crate::matcher::{HeaderMatcher, Headers};
+
+const RATE_LIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
+
 /// A route's `retry_policy`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RetryPolicy {
     pub(crate) on: RetryOn,
     /// Attempts after the first.
     pub(crate) retries_max: u32,
     pub(crate) per_try_timeout: Option<Duration>,
     pub(crate) statuses: Vec<u16>,
+    /// Of an answer; one that matches is enough.
+    pub(crate) headers: Vec<HeaderMatcher>,
     pub(crate) hosts: RetryHosts,
     pub(crate) priorities: RetryPriorities,
     pub(crate) back_off: BackOff,
@@ -17,11 +26,29 @@ pub(crate) struct RetryPolicy {
 
 /// The conditions of `retry_on`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct RetryOn {
-    pub(crate) connect_failure: bool,
-    pub(crate) refused_stream: bool,
-    pub(crate) reset: bool,
-    pub(crate) statuses: bool,
+pub(crate) struct RetryOn(u16);
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    ConnectFailure,
+    RefusedStream,
+    Reset,
+    /// Before anything of the request was sent.
+    ResetBeforeRequest,
+    ServerError,
+    GatewayError,
+    /// 409, as in Envoy.
+    Retriable4xx,
+    /// Another Envoy has limited it.
+    RateLimited,
+    Statuses,
+    Headers,
+    Cancelled,
+    DeadlineExceeded,
+    Internal,
+    ResourceExhausted,
+    Unavailable,
 }
 
 /// Whether a retry may use a host that was tried.
@@ -61,20 +88,145 @@ pub(crate) enum Outcome {
 }
 
 impl RetryPolicy {
-    /// Whether `outcome` of an attempt is worth another one. As in Envoy, `reset` covers whatever left no response: a failed
-    /// connection, a refused stream, a timeout of one try.
+    /// Whether `outcome` of an attempt is worth another one. As in Envoy, `reset`, `5xx` and `gateway-error` cover whatever left
+    /// no response: a failed connection, a refused stream, a timeout of one try.
     pub(crate) fn repeats(&self, outcome: Outcome) -> bool {
+        use Condition::{
+            ConnectFailure, GatewayError, RefusedStream, Reset, ResetBeforeRequest, Retriable4xx,
+            ServerError, Statuses,
+        };
+        let reset = [Reset, ServerError, GatewayError];
         match outcome {
-            Outcome::ConnectFailure => self.on.connect_failure || self.on.reset,
-            Outcome::RefusedStream => self.on.refused_stream || self.on.reset,
-            Outcome::Reset | Outcome::PerTryTimeout => self.on.reset,
-            Outcome::Status(status) => self.on.statuses && self.statuses.contains(&status),
+            Outcome::ConnectFailure => {
+                self.on.has_any(&reset) || self.on.has_any(&[ConnectFailure, ResetBeforeRequest])
+            }
+            Outcome::RefusedStream => self.on.has_any(&reset) || self.on.has(RefusedStream),
+            Outcome::Reset | Outcome::PerTryTimeout => self.on.has_any(&reset),
+            Outcome::Status(status) => {
+                let is = |condition, holds: bool| holds && self.on.has(condition);
+                is(ServerError, (500..600).contains(&status))
+                    || is(GatewayError, (502..=504).contains(&status))
+                    || is(Retriable4xx, status == 409)
+                    || is(Statuses, self.statuses.contains(&status))
+            }
         }
+    }
+
+    /// Whether an answer is worth another attempt. What another Envoy has limited is repeated only where the policy says so.
+    pub(crate) fn repeats_answer(&self, status: u16, headers: &impl Headers) -> bool {
+        let is_limited = || headers.lines(&RATE_LIMITED).next().is_some();
+        if self.repeats(Outcome::Status(status)) {
+            return self.on.has(Condition::RateLimited) || !is_limited();
+        }
+        if self.on.0 & RetryOn::HEADS == 0 {
+            return false;
+        }
+        if is_limited() {
+            return self.on.has(Condition::RateLimited);
+        }
+        let code = || headers.lines(&GRPC_STATUS).next().and_then(Code::read);
+        self.on.has(Condition::Headers) && self.headers.iter().any(|wanted| wanted.matches_answer(headers))
+            || self.on.0 & RetryOn::CALLS != 0 && code().is_some_and(|code| self.on.repeats_call(code))
     }
 
     /// Whether what a host has read, or may have, is sent to another one. A host of HTTP/1.1 refuses no streams.
     pub(crate) fn repeats_what_was_sent(&self) -> bool {
-        self.on.reset || (self.on.statuses && !self.statuses.is_empty())
+        let Self {
+            on,
+            statuses,
+            headers,
+            ..
+        } = self;
+        let idle = RetryOn::BEFORE
+            | if statuses.is_empty() {
+                RetryOn::of(&[Condition::Statuses]).0
+            } else {
+                0
+            }
+            | if headers.is_empty() {
+                RetryOn::of(&[Condition::Headers]).0
+            } else {
+                0
+            };
+        on.0 & !idle != 0
+    }
+}
+
+impl RetryOn {
+    /// Those that look at more of an answer than its status.
+    const HEADS: u16 = Self::CALLS | Self::of(&[Condition::RateLimited, Condition::Headers]).0;
+    const CALLS: u16 = Self::of(&[
+        Condition::Cancelled,
+        Condition::DeadlineExceeded,
+        Condition::Internal,
+        Condition::ResourceExhausted,
+        Condition::Unavailable,
+    ])
+    .0;
+    /// Those of which a host of HTTP/1.1 has read nothing.
+    const BEFORE: u16 = Self::of(&[
+        Condition::ConnectFailure,
+        Condition::RefusedStream,
+        Condition::ResetBeforeRequest,
+    ])
+    .0;
+
+    pub(crate) const fn of(conditions: &[Condition]) -> Self {
+        let mut bits = 0;
+        let mut at = 0;
+        while at < conditions.len() {
+            bits |= 1 << conditions[at] as u16;
+            at += 1;
+        }
+        Self(bits)
+    }
+
+    pub(crate) fn add(&mut self, condition: Condition) {
+        self.0 |= Self::of(&[condition]).0;
+    }
+
+    fn has(self, condition: Condition) -> bool {
+        self.has_any(&[condition])
+    }
+
+    fn has_any(self, conditions: &[Condition]) -> bool {
+        self.0 & Self::of(conditions).0 != 0
+    }
+
+    fn repeats_call(self, code: Code) -> bool {
+        let condition = match code {
+            Code::CANCELLED => Condition::Cancelled,
+            Code::DEADLINE_EXCEEDED => Condition::DeadlineExceeded,
+            Code::INTERNAL => Condition::Internal,
+            Code::RESOURCE_EXHAUSTED => Condition::ResourceExhausted,
+            Code::UNAVAILABLE => Condition::Unavailable,
+            _ => return false,
+        };
+        self.has(condition)
+    }
+}
+
+impl Condition {
+    /// By Envoy's word for it.
+    pub(crate) fn of(word: &str) -> Option<Self> {
+        Some(match word {
+            "connect-failure" => Self::ConnectFailure,
+            "refused-stream" => Self::RefusedStream,
+            "reset" => Self::Reset,
+            "reset-before-request" => Self::ResetBeforeRequest,
+            "5xx" => Self::ServerError,
+            "gateway-error" => Self::GatewayError,
+            "retriable-4xx" => Self::Retriable4xx,
+            "envoy-ratelimited" => Self::RateLimited,
+            "retriable-status-codes" => Self::Statuses,
+            "retriable-headers" => Self::Headers,
+            "cancelled" => Self::Cancelled,
+            "deadline-exceeded" => Self::DeadlineExceeded,
+            "internal" => Self::Internal,
+            "resource-exhausted" => Self::ResourceExhausted,
+            "unavailable" => Self::Unavailable,
+            _ => return None,
+        })
     }
 }
 
@@ -94,15 +246,26 @@ impl BackOff {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
-    use super::*;
+    use http::{HeaderMap, HeaderValue};
 
-    fn policy(on: RetryOn) -> RetryPolicy {
+    use super::*;
+    use crate::matcher::{Of, StringMatcher, Wanted};
+
+    fn policy(words: &str) -> RetryPolicy {
+        let conditions = words.split_whitespace().map(|word| Condition::of(word).unwrap());
         RetryPolicy {
-            on,
+            on: RetryOn::of(&conditions.collect::<Vec<_>>()),
             retries_max: 2,
             per_try_timeout: None,
-            statuses: vec![503],
+            statuses: vec![418],
+            headers: vec![HeaderMatcher {
+                of: Of::Header(HeaderName::from_static("x-again")),
+                wanted: Wanted::Text(StringMatcher::exact("yes")),
+                inverted: false,
+                missing_is_empty: false,
+            }],
             hosts: RetryHosts::Any,
             priorities: RetryPriorities::Any,
             back_off: BackOff::DEFAULT,
@@ -111,60 +274,98 @@ mod tests {
 
     #[test]
     fn outcomes_are_retried_as_the_policy_says() {
-        let none = RetryOn::default();
-        let connect = RetryOn {
-            connect_failure: true,
-            ..none
-        };
-        let refused = RetryOn {
-            refused_stream: true,
-            ..none
-        };
-        let reset = RetryOn { reset: true, ..none };
-        let statuses = RetryOn {
-            statuses: true,
-            ..none
-        };
-        let cases = [
-            (none, Outcome::ConnectFailure, false),
-            (connect, Outcome::ConnectFailure, true),
-            (connect, Outcome::Reset, false),
-            (refused, Outcome::RefusedStream, true),
-            (refused, Outcome::Reset, false),
-            (reset, Outcome::Reset, true),
-            (reset, Outcome::ConnectFailure, true),
-            (reset, Outcome::RefusedStream, true),
-            (reset, Outcome::PerTryTimeout, true),
-            (connect, Outcome::PerTryTimeout, false),
-            (statuses, Outcome::Status(503), true),
-            (statuses, Outcome::Status(500), false),
-            (reset, Outcome::Status(503), false),
+        let outcomes = [
+            Outcome::ConnectFailure,
+            Outcome::RefusedStream,
+            Outcome::Reset,
+            Outcome::PerTryTimeout,
         ];
-        for (on, outcome, expected) in cases {
-            assert_eq!(policy(on).repeats(outcome), expected, "{on:?} {outcome:?}");
+        for (words, expected) in [
+            ("", [false; 4]),
+            ("connect-failure", [true, false, false, false]),
+            ("reset-before-request", [true, false, false, false]),
+            ("refused-stream", [false, true, false, false]),
+            ("reset", [true; 4]),
+            ("5xx", [true; 4]),
+            ("gateway-error", [true; 4]),
+            (
+                "retriable-4xx retriable-status-codes envoy-ratelimited unavailable",
+                [false; 4],
+            ),
+        ] {
+            let got = outcomes.map(|outcome| policy(words).repeats(outcome));
+            assert_eq!(got, expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn answers_are_retried_as_the_policy_says() {
+        let limited = ("x-envoy-ratelimited", "true");
+        let code = |code| ("grpc-status", code);
+        let cases: [(&str, u16, &[(&'static str, &'static str)], bool); 33] = [
+            ("", 503, &[], false),
+            ("reset", 503, &[], false),
+            ("5xx", 500, &[], true),
+            ("5xx", 599, &[], true),
+            ("5xx", 499, &[], false),
+            ("5xx", 600, &[], false),
+            ("gateway-error", 500, &[], false),
+            ("gateway-error", 502, &[], true),
+            ("gateway-error", 504, &[], true),
+            ("gateway-error", 505, &[], false),
+            ("retriable-4xx", 409, &[], true),
+            ("retriable-4xx", 429, &[], false),
+            ("retriable-status-codes", 418, &[], true),
+            ("retriable-status-codes", 503, &[], false),
+            ("5xx", 503, &[limited], false),
+            ("5xx envoy-ratelimited", 503, &[limited], true),
+            ("envoy-ratelimited", 429, &[limited], true),
+            ("envoy-ratelimited", 429, &[], false),
+            ("envoy-ratelimited", 200, &[limited], true),
+            ("retriable-headers", 200, &[("x-again", "yes")], true),
+            ("retriable-headers", 200, &[("x-again", "no")], false),
+            ("retriable-headers", 200, &[("x-again", "yes"), limited], false),
+            ("5xx", 200, &[("x-again", "yes")], false),
+            ("cancelled", 200, &[code("1")], true),
+            ("deadline-exceeded", 200, &[code("4")], true),
+            ("internal", 200, &[code("13")], true),
+            ("resource-exhausted", 200, &[code("8")], true),
+            ("unavailable", 200, &[code("14")], true),
+            ("unavailable", 200, &[code("13")], false),
+            ("unavailable", 200, &[code("0")], false),
+            ("unavailable", 200, &[], false),
+            ("unavailable", 200, &[code("14"), limited], false),
+            ("5xx", 200, &[code("14")], false),
+        ];
+        for (words, status, lines, expected) in cases {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            let got = policy(words).repeats_answer(status, &headers);
+            assert_eq!(got, expected, "{words} {status} {lines:?}");
         }
     }
 
     #[test]
     fn what_was_sent_is_kept_where_it_may_be_repeated() {
-        let on = |on: &str| RetryOn {
-            connect_failure: on.contains('c'),
-            refused_stream: on.contains('f'),
-            reset: on.contains('r'),
-            statuses: on.contains('s'),
-        };
-        for (conditions, expected) in [("", false), ("cf", false), ("cfr", true), ("cfs", true)] {
-            assert_eq!(
-                policy(on(conditions)).repeats_what_was_sent(),
-                expected,
-                "{conditions}"
-            );
+        for (words, expected) in [
+            ("", false),
+            ("connect-failure refused-stream reset-before-request", false),
+            ("connect-failure reset", true),
+            ("retriable-status-codes", true),
+            ("retriable-headers", true),
+            ("5xx", true),
+            ("unavailable", true),
+        ] {
+            assert_eq!(policy(words).repeats_what_was_sent(), expected, "{words}");
         }
-        let no_status = RetryPolicy {
+        let nothing = RetryPolicy {
             statuses: Vec::new(),
-            ..policy(on("s"))
+            headers: Vec::new(),
+            ..policy("retriable-status-codes retriable-headers connect-failure")
         };
-        assert!(!no_status.repeats_what_was_sent());
+        assert!(!nothing.repeats_what_was_sent());
     }
 
     #[test]

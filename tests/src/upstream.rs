@@ -51,6 +51,10 @@ enum Wish {
     Status(u16),
     /// `first=N`: answer so on the first try, and tell on those that follow.
     First(u16),
+    /// `limited=N`: the same, as what another proxy has limited.
+    Limited(u16),
+    /// `call=N`: a call's failure with that status on the first try, and tell on those that follow.
+    Call(u8),
     /// `bytes=N`: a body of so many bytes.
     Bytes(usize),
     /// `echo`: the request's body, as it comes in.
@@ -174,7 +178,18 @@ async fn answer(request: Request<Incoming>, name: &str, applications: &Applicati
     let wish = Wish::parse(text(WISH).unwrap_or_default());
     let mut response = match wish {
         Some(Wish::First(status)) if attempt == 1 => plain(status),
-        Some(Wish::Tell | Wish::First(_)) => tell(request, name).await,
+        Some(Wish::Limited(status)) if attempt == 1 => {
+            with_header(plain(status), "x-envoy-ratelimited", "true".to_owned())
+        }
+        Some(Wish::Call(code)) if attempt == 1 => {
+            let call = with_header(
+                Response::new(full(String::new())),
+                "content-type",
+                "application/grpc".to_owned(),
+            );
+            with_header(call, "grpc-status", code.to_string())
+        }
+        Some(Wish::Tell | Wish::First(_) | Wish::Limited(_) | Wish::Call(_)) => tell(request, name).await,
         Some(Wish::Status(status)) => plain(status),
         Some(Wish::Bytes(count)) => Response::new(bytes(count)),
         Some(Wish::Echo) => Response::new(request.into_body().boxed()),
@@ -217,6 +232,8 @@ impl Wish {
             "" => Some(Wish::Tell),
             "status" => value.parse().ok().map(Wish::Status),
             "first" => value.parse().ok().map(Wish::First),
+            "limited" => value.parse().ok().map(Wish::Limited),
+            "call" => value.parse().ok().map(Wish::Call),
             "bytes" => value.parse().ok().map(Wish::Bytes),
             "echo" => Some(Wish::Echo),
             "trailers" => Some(Wish::Trailers),
@@ -263,6 +280,13 @@ fn plain(status: u16) -> Response<Body> {
     response
 }
 
+fn with_header(mut response: Response<Body>, name: &'static str, value: String) -> Response<Body> {
+    if let Ok(value) = value.parse() {
+        response.headers_mut().insert(name, value);
+    }
+    response
+}
+
 fn full(text: String) -> Body {
     Full::new(Bytes::from(text))
         .map_err(|never| match never {})
@@ -287,6 +311,8 @@ mod tests {
             ("", Some(Wish::Tell)),
             ("status=503", Some(Wish::Status(503))),
             ("first=503", Some(Wish::First(503))),
+            ("limited=429", Some(Wish::Limited(429))),
+            ("call=14", Some(Wish::Call(14))),
             ("bytes=10", Some(Wish::Bytes(10))),
             ("echo", Some(Wish::Echo)),
             ("status=x", None),

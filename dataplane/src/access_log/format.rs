@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use http::{HeaderName, Version};
 
-use super::{Headers, Note, Outcome, Requested};
+use super::{Note, Outcome, Requested};
+use crate::matcher::Headers;
 
 /// What a client's leaving is shown as in the proxy's own log when there was no answer, as nginx records it.
 const CLIENT_GONE: u64 = 499;

@@ -11,15 +11,18 @@ use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::thresholds::R
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbPolicy,
 };
-use envoy_types::pb::envoy::config::core::v3::health_check::{HealthChecker, HttpHealthCheck};
+use envoy_types::pb::envoy::config::core::v3::health_check::{
+    GrpcHealthCheck, HealthChecker, HttpHealthCheck,
+};
 use envoy_types::pb::envoy::config::core::v3::{
-    HealthCheck as PbHealthCheck, RoutingPriority, header_value_option::HeaderAppendAction,
+    HeaderValueOption, HealthCheck as PbHealthCheck, RoutingPriority, header_value_option::HeaderAppendAction,
 };
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::r#type::v3::{CodecClientType, Int64Range};
 use envoy_types::pb::google::protobuf::Any;
+use http::header::{HeaderName, HeaderValue};
 
 use super::fields::{
     At, Reason, ads, any, done, header_to_set, header_value, message, only_enum, positive, required,
@@ -27,6 +30,7 @@ use super::fields::{
 };
 use crate::breaker::{Limits, RetryLimit};
 use crate::config::{Cluster, HealthCheck, HttpProbe, Probe, Protocol};
+use crate::health::GrpcProbe;
 
 /// Key of the only protocol options a cluster may have.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -69,6 +73,10 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
     let close_on_failure = take(&mut pb.close_connections_on_host_health_failure);
     let protocol =
         protocol(take(&mut pb.typed_extension_protocol_options)).at("typed_extension_protocol_options")?;
+    let check = health_check.as_ref();
+    if protocol == Protocol::Http1 && check.is_some_and(|check| matches!(check.probe, Probe::Grpc(_))) {
+        return Err("health_checks[0].grpc_health_check: needs hosts of HTTP/2".to_owned());
+    }
     let limits = limits(pb.circuit_breakers.take()).at("circuit_breakers")?;
     done(&pb)?;
     Ok(Cluster {
@@ -196,7 +204,9 @@ fn health_check(mut pb: PbHealthCheck, cluster: &str) -> Result<HealthCheck, Rea
         HealthChecker::HttpHealthCheck(http) => {
             Probe::Http(http_probe(http, cluster).at("http_health_check")?)
         }
-        HealthChecker::GrpcHealthCheck(_) => return Err("grpc_health_check: is not supported".to_owned()),
+        HealthChecker::GrpcHealthCheck(grpc) => {
+            Probe::Grpc(grpc_probe(grpc, cluster).at("grpc_health_check")?)
+        }
         HealthChecker::CustomHealthCheck(_) => return Err("custom_health_check: is not supported".to_owned()),
     };
     done(&pb)?;
@@ -220,14 +230,7 @@ fn http_probe(mut pb: HttpHealthCheck, cluster: &str) -> Result<HttpProbe, Reaso
     let path = path
         .parse()
         .map_err(|_| format!("path: {path:?} is not a path"))?;
-    let actions = [
-        HeaderAppendAction::AppendIfExistsOrAdd as i32,
-        HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
-    ];
-    let mut headers = Vec::new();
-    for (index, header) in take(&mut pb.request_headers_to_add).into_iter().enumerate() {
-        headers.push(header_to_set(header, &actions).at_index("request_headers_to_add", index)?);
-    }
+    let headers = probe_headers(take(&mut pb.request_headers_to_add), "request_headers_to_add")?;
     let mut expected = Vec::new();
     for (index, range) in take(&mut pb.expected_statuses).into_iter().enumerate() {
         expected.push(statuses(&range).at_index("expected_statuses", index)?);
@@ -248,6 +251,29 @@ fn http_probe(mut pb: HttpHealthCheck, cluster: &str) -> Result<HttpProbe, Reaso
         expected,
         protocol,
     })
+}
+
+fn grpc_probe(mut pb: GrpcHealthCheck, cluster: &str) -> Result<GrpcProbe, Reason> {
+    let service = take(&mut pb.service_name);
+    let authority = take(&mut pb.authority);
+    let authority = header_value(if authority.is_empty() { cluster } else { &authority }).at("authority")?;
+    let headers = probe_headers(take(&mut pb.initial_metadata), "initial_metadata")?;
+    done(&pb)?;
+    Ok(GrpcProbe::new(authority, headers, service))
+}
+
+fn probe_headers(
+    given: Vec<HeaderValueOption>,
+    field: &str,
+) -> Result<Vec<(HeaderName, HeaderValue)>, Reason> {
+    let actions = [
+        HeaderAppendAction::AppendIfExistsOrAdd as i32,
+        HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
+    ];
+    let given = given.into_iter().enumerate();
+    given
+        .map(|(index, header)| header_to_set(header, &actions).at_index(field, index))
+        .collect()
 }
 
 fn statuses(range: &Int64Range) -> Result<std::ops::Range<u16>, Reason> {

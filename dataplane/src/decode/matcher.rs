@@ -61,6 +61,15 @@ fn path(specifier: PathSpecifier, case: Case) -> Result<PathMatcher, Reason> {
     }
 }
 
+/// An answer has no method, path or authority.
+pub(super) fn of_answer(pb: PbHeaderMatcher) -> Result<HeaderMatcher, Reason> {
+    let matcher = header(pb)?;
+    match matcher.of {
+        Of::Header(_) => Ok(matcher),
+        Of::Method | Of::Authority | Of::Target => Err("name: is not of an answer".to_owned()),
+    }
+}
+
 pub(super) fn header(mut pb: PbHeaderMatcher) -> Result<HeaderMatcher, Reason> {
     let of = match &*take(&mut pb.name) {
         ":method" => Of::Method,

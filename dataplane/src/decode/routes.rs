@@ -38,12 +38,12 @@ use super::fields::{
     positive, required, runtime_fraction, same_name,
 };
 use super::filter::overrides;
-use super::matcher::of_route;
+use super::matcher::{of_answer, of_route};
 use super::wire;
 use crate::config::{Action, Forward, HeaderEdits, MILLION, Mirror, Redirect, Route, Target};
 use crate::filter::Levels;
 use crate::matcher::PathMatcher;
-use crate::retry::{BackOff, RetryHosts, RetryOn, RetryPolicy, RetryPriorities};
+use crate::retry::{BackOff, Condition, RetryHosts, RetryOn, RetryPolicy, RetryPriorities};
 use crate::rewrite::{PathRewrite, Substitution};
 use crate::router::{Host, NO_LEVELS, Ports, RouteTable, levels_below};
 
@@ -453,6 +453,10 @@ fn retry_policy(mut pb: PbRetryPolicy) -> Result<RetryPolicy, Reason> {
             .filter(|status| (100..600).contains(status));
         statuses.push(status.ok_or_else(|| "retriable_status_codes: not a status code".to_owned())?);
     }
+    let mut headers = Vec::new();
+    for (index, matcher) in take(&mut pb.retriable_headers).into_iter().enumerate() {
+        headers.push(of_answer(matcher).at_index("retriable_headers", index)?);
+    }
     let draws_max = match take(&mut pb.host_selection_retry_max_attempts) {
         0 => 1,
         attempts => u32::try_from(attempts)
@@ -486,6 +490,7 @@ fn retry_policy(mut pb: PbRetryPolicy) -> Result<RetryPolicy, Reason> {
         retries_max,
         per_try_timeout,
         statuses,
+        headers,
         hosts,
         priorities,
         back_off,
@@ -499,13 +504,8 @@ fn retry_on(conditions: &str) -> Result<RetryOn, Reason> {
         .map(str::trim)
         .filter(|condition| !condition.is_empty())
     {
-        match condition {
-            "connect-failure" => on.connect_failure = true,
-            "refused-stream" => on.refused_stream = true,
-            "reset" => on.reset = true,
-            "retriable-status-codes" => on.statuses = true,
-            other => return Err(format!("{other} is not supported")),
-        }
+        let known = Condition::of(condition).ok_or_else(|| format!("{condition} is not supported"))?;
+        on.add(known);
     }
     Ok(on)
 }

@@ -655,8 +655,19 @@ fn routes_are_as_the_contract_says() {
                 "virtual_hosts[0].routes[0].route.internal_redirect_policy: is not supported by this proxy",
             ),
             (
-                |r| retried(r, |p| p.retry_on = "reset,5xx".to_owned()),
-                "virtual_hosts[0].routes[0].route.retry_policy.retry_on: 5xx is not supported",
+                |r| {
+                    retried(r, |p| {
+                        p.retriable_headers = vec![PbHeaderMatcher {
+                            name: ":path".to_owned(),
+                            ..Default::default()
+                        }];
+                    });
+                },
+                "virtual_hosts[0].routes[0].route.retry_policy.retriable_headers[0].name: is not of an answer",
+            ),
+            (
+                |r| retried(r, |p| p.retry_on = "reset,http3-post-connect-failure".to_owned()),
+                "virtual_hosts[0].routes[0].route.retry_policy.retry_on: http3-post-connect-failure is not supported",
             ),
             (
                 |r| retried(r, |p| p.retriable_status_codes = vec![99]),

@@ -56,6 +56,7 @@ impl Cors {
             ]);
             verdict.answer = Some(Answer {
                 status: StatusCode::OK,
+                code: None,
                 flag: Flag::None,
                 body: Bytes::new(),
             });

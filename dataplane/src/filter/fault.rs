@@ -29,6 +29,7 @@ impl Fault {
         if let Some((status, _)) = self.abort.filter(|(_, millionths)| happens(*millionths)) {
             verdict.answer = Some(Answer {
                 status,
+                code: None,
                 flag: Flag::FaultInjected,
                 body: Bytes::from_static(BODY),
             });

@@ -13,6 +13,7 @@ use super::{Answer, Verdict};
 use crate::balance::Draw;
 use crate::config::MILLION;
 use crate::exchange::Flag;
+use crate::grpc::Code;
 
 /// What Envoy says as well.
 const BODY: &[u8] = b"local_rate_limited";
@@ -34,6 +35,8 @@ pub(crate) struct Limit {
     /// So many of a million that have found none are answered for it.
     pub(crate) enforced: u32,
     pub(crate) status: StatusCode,
+    /// For calls of gRPC, where it is not what the status means.
+    pub(crate) code: Option<Code>,
 }
 
 /// How a bucket fills. Tokens come one by one, as in Envoy, not all of an interval at once.
@@ -107,11 +110,13 @@ impl LocalRateLimit {
             asked,
             enforced,
             status,
+            code,
             ..
         } = self.limit;
         if happens(asked) && !self.bucket.take(rate, now) && happens(enforced) {
             verdict.answer = Some(Answer {
                 status,
+                code,
                 flag: Flag::RateLimited,
                 body: Bytes::from_static(BODY),
             });
@@ -219,12 +224,32 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_says_what_it_is_to_a_call() {
+        for code in [None, Some(Code::RESOURCE_EXHAUSTED)] {
+            let limit = LocalRateLimit::new(Limit {
+                place: "here".into(),
+                rate: Rate::new(1, 1, SECOND),
+                asked: MILLION,
+                enforced: MILLION,
+                code,
+                status: StatusCode::TOO_MANY_REQUESTS,
+            });
+            let mut verdict = Verdict::default();
+            for _ in 0..2 {
+                limit.judge(Instant::now(), &Random::new(), &mut verdict);
+            }
+            assert_eq!(verdict.answer.map(|answer| answer.code), Some(code));
+        }
+    }
+
+    #[test]
     fn workers_share_a_bucket() {
         let limit = LocalRateLimit::new(Limit {
             place: "here".into(),
             rate: Rate::new(1000, 1, 1000 * SECOND),
             asked: MILLION,
             enforced: MILLION,
+            code: None,
             status: StatusCode::TOO_MANY_REQUESTS,
         });
         let now = Instant::now();

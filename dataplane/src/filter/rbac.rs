@@ -55,6 +55,7 @@ impl Rbac {
         if !self.allows(subject) {
             verdict.answer = Some(Answer {
                 status: StatusCode::FORBIDDEN,
+                code: None,
                 flag: Flag::None,
                 body: Bytes::from_static(BODY),
             });

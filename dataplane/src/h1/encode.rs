@@ -73,7 +73,9 @@ impl Request<'_> {
                 Known::Host => return self.host.is_none(),
                 Known::ContentLength => return matches!(self.framing, Framing::Length(_)),
                 Known::RequestId => true,
-                Known::Cookie | Known::Date | Known::Trailer | Known::Other => !named.has(*head, field),
+                Known::ContentType | Known::Cookie | Known::Date | Known::Trailer | Known::Other => {
+                    !named.has(*head, field)
+                }
             }) && !edits.iter().any(|edits| edits.replaces(head.name(field)))
         });
         let mut line = |name: &str, values: &[&[u8]]| {

@@ -30,7 +30,8 @@ use crate::filter::Verdict;
 use crate::forward;
 use crate::io::BreakableIo;
 use crate::pool::{Freshness, HostPool, Lease};
-use crate::retry::Outcome;
+use crate::reply;
+use crate::retry::{Outcome, RetryPolicy};
 use crate::worker::WorkerCluster;
 
 /// Responses before the response; a host sends one or two.
@@ -45,7 +46,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
     let head = fields.of(&client.input.filled()[..line.bytes]);
     let terms = match terms(line, head) {
         Ok(terms) => terms,
-        Err(malformed) => return refuse(client, line, malformed).await,
+        Err(malformed) => return refuse(client, line, fields, malformed).await,
     };
     let from = client.connection.client;
     let way = plan(line, head, from, &live, worker.view(), &worker.random);
@@ -117,7 +118,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
                 version: line.version,
                 keep_alive,
             };
-            let response = forward::refuse(exchange, refusal);
+            let response = reply::refuse(exchange, refusal);
             Box::pin(write(client, response, to)).await
         }
     }
@@ -133,6 +134,7 @@ fn open(
     plan: &Plan<'_>,
 ) -> Vec<u8> {
     let connection = Rc::clone(exchange.connection());
+    exchange.content_type(head.values(Known::ContentType).next());
     let random = &connection.worker.random;
     let given = head.values(Known::RequestId).next();
     let made = given
@@ -257,6 +259,14 @@ impl Attempts for Sending<'_> {
 
     fn status(answer: &Answer) -> u16 {
         answer.line.status
+    }
+
+    fn repeats(&self, answer: &Answer, policy: &RetryPolicy) -> bool {
+        let head = self
+            .client
+            .answered
+            .of(&answer.input.filled()[..answer.line.bytes]);
+        policy.repeats_answer(Self::status(answer), &head)
     }
 
     fn can_repeat(&self) -> bool {
@@ -608,9 +618,11 @@ fn say_continue(written: &io::Result<usize>) -> Result<(), HalfSaid> {
 }
 
 /// Refuses a request whose head could be read but not understood; nothing behind it can be trusted.
-async fn refuse(client: &mut Client, line: &RequestLine, malformed: Malformed) -> Next {
-    let exchange = Exchange::begin(Rc::clone(&client.connection));
-    let response = forward::refuse(exchange, Refusal::malformed(malformed));
+async fn refuse(client: &mut Client, line: &RequestLine, fields: &Fields, malformed: Malformed) -> Next {
+    let head = fields.of(&client.input.filled()[..line.bytes]);
+    let mut exchange = Exchange::begin(Rc::clone(&client.connection));
+    exchange.content_type(head.values(Known::ContentType).next());
+    let response = reply::refuse(exchange, Refusal::malformed(malformed));
     let to = To {
         is_head: line.method == Method::HEAD,
         version: line.version,
@@ -641,7 +653,7 @@ async fn bridged(
     let head = fields.of(&client.input.filled()[..line.bytes]);
     let request = match bridge::request(line, head, ClientBody::Http1(body)) {
         Ok(request) => request,
-        Err(malformed) => return refuse(client, line, malformed).await,
+        Err(malformed) => return refuse(client, line, fields, malformed).await,
     };
     client.input.consume(line.bytes);
     let (mut reader, mut writer) = client.stream.split();

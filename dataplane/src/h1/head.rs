@@ -23,6 +23,7 @@ const VERSION_BYTES: usize = " HTTP/1.1".len();
 pub(crate) enum Known {
     Connection,
     ContentLength,
+    ContentType,
     Cookie,
     Date,
     Expect,
@@ -372,7 +373,10 @@ pub(crate) fn known(name: &[u8]) -> Known {
             is("connection", Known::Connection),
             is("keep-alive", Known::KeepAlive),
         ),
-        12 => is("x-request-id", Known::RequestId),
+        12 => either(
+            is("x-request-id", Known::RequestId),
+            is("content-type", Known::ContentType),
+        ),
         14 => is("content-length", Known::ContentLength),
         15 => is("x-forwarded-for", Known::ForwardedFor),
         16 => is("proxy-connection", Known::ProxyConnection),

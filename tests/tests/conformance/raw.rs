@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -14,12 +15,13 @@ use http::Version;
 use tombolo_tests::ads::{Ads, contract};
 use tombolo_tests::client::{Connection, Reply};
 use tombolo_tests::proxy::{Node, Proxy, Role, Software};
-use tombolo_tests::upstream::{Application, Applications};
+use tombolo_tests::upstream::{Application, Applications, KEY};
 use tombolo_tests::{eventually, tombolo_binary};
 
 use crate::DEADLINE;
 use crate::case::{Case, Expect, GET, Via};
 
+mod calls;
 mod domains;
 mod matching;
 mod redirects;
@@ -44,10 +46,15 @@ pub(crate) struct Ask {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn envoy_and_our_proxy_read_resources_alike() {
-    let sites: Vec<Site> = [matching::sites(), domains::sites(), redirects::sites()]
-        .into_iter()
-        .flatten()
-        .collect();
+    let sites: Vec<Site> = [
+        matching::sites(),
+        domains::sites(),
+        redirects::sites(),
+        calls::sites(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let stage = Stage::start(&sites).await.unwrap();
     let mut failures = Vec::new();
     let mut played = 0;
@@ -148,7 +155,12 @@ impl Stage {
 
     async fn ask(&self, software: Software, version: Version, host: &str, case: &Case) -> Result<Reply> {
         let mut connection = Connection::open(self.addresses[software.name()], version).await?;
-        connection.send(case.request(host, &[], Bytes::new())?).await
+        // Its own, so that an application knows a first try from another one.
+        static REQUESTS: AtomicU64 = AtomicU64::new(0);
+        let key = format!("raw-{}", REQUESTS.fetch_add(1, Ordering::Relaxed));
+        connection
+            .send(case.request(host, &[(KEY, &key)], Bytes::new())?)
+            .await
     }
 }
 

@@ -12,6 +12,7 @@ use http::StatusCode;
 use super::Place;
 use crate::decode::fields::{At, Reason, answer_status, any, done, duration, required, runtime_fraction};
 use crate::filter::{Limit, LocalRateLimit, Rate};
+use crate::grpc::Code;
 
 /// Envoy fills no bucket more often.
 const FILL_INTERVAL_MIN: Duration = Duration::from_millis(50);
@@ -27,6 +28,7 @@ pub(super) fn decode(name: &str, config: &Any, place: Place<'_>) -> Result<Optio
         None => StatusCode::TOO_MANY_REQUESTS,
         Some(status) => limited(status.code).at("status.code")?,
     };
+    let code = take(&mut pb.rate_limited_as_resource_exhausted).then_some(Code::RESOURCE_EXHAUSTED);
     done(&pb)?;
     let (place, bucket) = match (place, bucket) {
         (Place::Listener, None) => return Ok(None),
@@ -40,6 +42,7 @@ pub(super) fn decode(name: &str, config: &Any, place: Place<'_>) -> Result<Optio
         asked,
         enforced,
         status,
+        code,
     })))
 }
 

@@ -1,0 +1,97 @@
+//! Answers of the proxy's own, in the manners of who asked: a call of gRPC is answered with 200 and a status of its own, and
+//! says in a header what others find in the body.
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+
+use crate::attempt::Refusal;
+use crate::body::ResponseBody;
+use crate::exchange::{Exchange, Flag};
+use crate::grpc::{self, Code, GRPC_MESSAGE, GRPC_STATUS};
+
+/// Says that the request was refused for there being too many.
+const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+
+/// What is said.
+pub(crate) struct Reply {
+    status: StatusCode,
+    flag: Flag,
+    body: Bytes,
+    /// To a call, where it is not what the status means.
+    code: Option<Code>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+pub(crate) fn refuse(exchange: Exchange, refusal: Refusal) -> Response<ResponseBody> {
+    let reply = Reply::new(refusal.status, refusal.reason.into(), refusal.flag);
+    let overloaded = (refusal.flag == Flag::Overflow).then(|| (OVERLOADED, HeaderValue::from_static("true")));
+    Reply {
+        header: overloaded,
+        ..reply
+    }
+    .send(exchange)
+}
+
+/// Sends the client elsewhere.
+pub(crate) fn lead(exchange: Exchange, status: StatusCode, location: &str) -> Response<ResponseBody> {
+    let Ok(location) = HeaderValue::from_str(location) else {
+        return refuse(
+            exchange,
+            Refusal::bad_request("the redirect leads to a malformed URL"),
+        );
+    };
+    Reply {
+        header: Some((header::LOCATION, location)),
+        ..Reply::new(status, Bytes::new(), Flag::None)
+    }
+    .send(exchange)
+}
+
+impl Reply {
+    pub(crate) fn new(status: StatusCode, body: Bytes, flag: Flag) -> Self {
+        Self {
+            status,
+            flag,
+            body,
+            code: None,
+            header: None,
+        }
+    }
+
+    pub(crate) fn with_code(self, code: Option<Code>) -> Self {
+        Self { code, ..self }
+    }
+
+    pub(crate) fn send(self, mut exchange: Exchange) -> Response<ResponseBody> {
+        let mut response = Response::new(ResponseBody::Full(None));
+        let headers = response.headers_mut();
+        headers.extend(self.header.map(|(name, value)| (Some(name), value)));
+        let (status, body) = if exchange.is_call() {
+            let code = self.code.unwrap_or_else(|| Code::of(self.status));
+            headers.insert(header::CONTENT_TYPE, grpc::CONTENT_TYPE);
+            headers.insert(GRPC_STATUS, code.value());
+            if !self.body.is_empty() {
+                headers.insert(GRPC_MESSAGE, grpc::message(&self.body));
+            }
+            (StatusCode::OK, Bytes::new())
+        } else {
+            if !self.body.is_empty() {
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            }
+            (self.status, self.body)
+        };
+        if exchange.connection().wants_close() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        exchange.respond(status.as_u16());
+        exchange.answered(headers);
+        exchange.sent(body.len() as u64);
+        exchange.end(self.flag);
+        *response.status_mut() = status;
+        if !body.is_empty() {
+            *response.body_mut() = ResponseBody::Full(Some(body));
+        }
+        response
+    }
+}

@@ -1,0 +1,284 @@
+//! Calls of gRPC: what they are told when no host answers them, when they are tried again, and how their hosts are checked.
+#![allow(clippy::unwrap_used)]
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::core::v3::health_check::{GrpcHealthCheck, HealthChecker};
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::{RetryPolicy, Route};
+use envoy_types::pb::google::protobuf::UInt32Value;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+
+use ads::AdsServer;
+use proxy::{Answer, HttpClient, Proxy, client, eventually, free_address, http2_client, send};
+use upstream::{Mood, Upstream};
+
+#[path = "support/ads.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod ads;
+#[path = "support/mesh.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod mesh;
+#[path = "support/proxy.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod proxy;
+#[path = "support/upstream.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod upstream;
+
+/// A host of gRPC, which fails its first calls without a body.
+#[derive(Default)]
+struct Host {
+    calls: AtomicU64,
+    failures: AtomicU64,
+    sick: AtomicBool,
+    checks: AtomicU64,
+}
+
+async fn start_host() -> (SocketAddr, Arc<Host>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let host = Arc::new(Host::default());
+    let shared = Arc::clone(&host);
+    tokio::spawn(async move {
+        loop {
+            let Ok((stream, _)) = listener.accept().await else {
+                continue;
+            };
+            let host = Arc::clone(&shared);
+            let service = service_fn(move |request: Request<Incoming>| {
+                let host = Arc::clone(&host);
+                async move { Ok::<_, Infallible>(host.answer(request).await) }
+            });
+            tokio::spawn(async move {
+                let server = auto::Builder::new(TokioExecutor::new());
+                // A client that goes away is no failure of a test.
+                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    (address, host)
+}
+
+impl Host {
+    async fn answer(&self, request: Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
+        let (head, body) = request.into_parts();
+        let asked = body
+            .collect()
+            .await
+            .map(|body| body.to_bytes())
+            .unwrap_or_default();
+        let ended = |code| {
+            let trailers = HeaderMap::from_iter([(
+                http::HeaderName::from_static("grpc-status"),
+                HeaderValue::from_static(code),
+            )]);
+            std::future::ready(Some(Ok(trailers)))
+        };
+        let response = Response::builder().header("content-type", "application/grpc");
+        if head.uri.path() == "/grpc.health.v1.Health/Check" {
+            assert_eq!(head.uri.authority().unwrap(), "checked");
+            assert_eq!(&asked[..], b"\0\0\0\0\x03\x0a\x01s");
+            self.checks.fetch_add(1, Ordering::Relaxed);
+            let status = if self.sick.load(Ordering::Relaxed) { 2 } else { 1 };
+            let body = Full::new(Bytes::from(vec![0, 0, 0, 0, 2, 8, status]));
+            return response.body(body.with_trailers(ended("0")).boxed()).unwrap();
+        }
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let left = self.failures.load(Ordering::Relaxed);
+        if left == 0 {
+            let body = Full::new(asked).with_trailers(ended("0"));
+            return response.body(body.boxed()).unwrap();
+        }
+        self.failures.store(left - 1, Ordering::Relaxed);
+        // Trailers alone are a head.
+        response
+            .header("grpc-status", "14")
+            .body(Full::default().boxed())
+            .unwrap()
+    }
+}
+
+/// A proxy and its edge.
+struct Stage {
+    listener: SocketAddr,
+    proxy: Proxy,
+    edge: AdsServer,
+    _data: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn start(clusters: &[(Cluster, SocketAddr)], routes: Vec<Route>) -> Self {
+        let edge = AdsServer::start_at(free_address()).await;
+        let data = tempfile::tempdir().unwrap();
+        let listener = free_address();
+        for (cluster, host) in clusters {
+            edge.put(&cluster.name, cluster);
+            edge.put(&cluster.name, &mesh::endpoints(&cluster.name, &[(*host, 0)]));
+        }
+        edge.put("in", &mesh::listener("in", listener, "in"));
+        edge.put("in", &mesh::routes("in", routes));
+        let proxy = Proxy::start(&edge.url(), data.path());
+        eventually("the proxy is ready", || proxy.is_ready()).await;
+        Self {
+            listener,
+            proxy,
+            edge,
+            _data: data,
+        }
+    }
+
+    async fn call(&self, client: &HttpClient, path: &str, content_type: &str) -> Answer {
+        let request =
+            Request::post(format!("http://{}{path}", self.listener)).header("content-type", content_type);
+        let body = Full::from(&b"\0\0\0\0\0"[..]);
+        send(client, request.body(body).unwrap()).await.unwrap()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_no_host_answers_has_a_status_of_its_own() {
+    let frozen = Upstream::start("frozen").await;
+    frozen.mood.send_replace(Mood::Frozen);
+    let clusters = [
+        (mesh::cluster("dead"), free_address()),
+        (mesh::cluster("frozen"), frozen.address),
+        (mesh::with_http2(mesh::cluster("dead2")), free_address()),
+    ];
+    let bridged = |route| mesh::with_rewrite(route, "^/b/", "/");
+    let routes = vec![
+        mesh::to_cluster("/dead", "dead"),
+        bridged(mesh::to_cluster("/b/dead", "dead")),
+        mesh::to_cluster("/second", "dead2"),
+        mesh::with_timeout(mesh::to_cluster("/late", "frozen"), 50),
+        bridged(mesh::with_timeout(mesh::to_cluster("/b/late", "frozen"), 50)),
+        mesh::answer("/denied", 403, "100% no\n"),
+        mesh::answer("/limited", 429, ""),
+        mesh::to_cluster("/unknown", "unknown"),
+        mesh::to_cluster("/known", "dead"),
+    ];
+    let stage = Stage::start(&clusters, routes).await;
+    let failed = "upstream connect error or disconnect/reset before headers";
+    for (path, status, code, message) in [
+        ("/dead", 503, "14", failed),
+        ("/b/dead", 503, "14", failed),
+        ("/second", 503, "14", failed),
+        ("/late", 504, "14", "upstream request timeout"),
+        ("/b/late", 504, "14", "upstream request timeout"),
+        ("/denied", 403, "7", "100%25 no%0A"),
+        ("/limited", 429, "14", ""),
+        ("/nowhere", 404, "12", "no route"),
+        ("/unknown", 503, "14", "unknown cluster unknown"),
+        ("/known%", 400, "13", "the path does not start with a slash"),
+    ] {
+        for client in [client(), http2_client()] {
+            for content_type in ["application/grpc", "application/grpc+json"] {
+                let answer = stage.call(&client, path, content_type).await;
+                let told = format!("{path}: {} {:?} {:?}", answer.status, answer.headers, answer.body);
+                assert_eq!(answer.status, 200, "{told}");
+                assert_eq!(answer.headers["content-type"], "application/grpc", "{told}");
+                assert_eq!(answer.headers["grpc-status"], code, "{told}");
+                let said = answer
+                    .headers
+                    .get("grpc-message")
+                    .map_or("", |said| said.to_str().unwrap());
+                assert!(
+                    said.starts_with(message) && (said.is_empty() == message.is_empty()),
+                    "{told}"
+                );
+                assert_eq!(answer.body, "", "{told}");
+            }
+            let answer = stage.call(&client, path, "application/grpc-web").await;
+            assert_eq!(answer.status, status, "{path}");
+            assert!(!answer.headers.contains_key("grpc-status"), "{path}");
+        }
+    }
+    stage.proxy.stop().await;
+}
+
+fn retried_on(mut route: Route, words: &str) -> Route {
+    if let Some(Action::Route(action)) = &mut route.action {
+        action.retry_policy = Some(RetryPolicy {
+            retry_on: words.to_owned(),
+            num_retries: Some(UInt32Value { value: 2 }),
+            ..Default::default()
+        });
+    }
+    route
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_is_tried_again_for_its_status() {
+    let (address, host) = start_host().await;
+    let clusters = [
+        (mesh::cluster("one"), address),
+        (mesh::with_http2(mesh::cluster("two")), address),
+    ];
+    let routes = vec![
+        retried_on(mesh::to_cluster("/one", "one"), "unavailable"),
+        retried_on(mesh::to_cluster("/two", "two"), "unavailable"),
+        retried_on(mesh::to_cluster("/other", "two"), "cancelled,5xx"),
+    ];
+    let stage = Stage::start(&clusters, routes).await;
+    for (path, failures, calls, code) in [
+        ("/one", 2, 3, None),
+        ("/two", 2, 3, None),
+        ("/two", 3, 3, Some("14")),
+        ("/other", 1, 1, Some("14")),
+    ] {
+        for client in [client(), http2_client()] {
+            host.failures.store(failures, Ordering::Relaxed);
+            let before = host.calls.load(Ordering::Relaxed);
+            let answer = stage.call(&client, path, "application/grpc").await;
+            let got = answer
+                .headers
+                .get("grpc-status")
+                .map(|code| code.to_str().unwrap());
+            assert_eq!(got, code, "{path} {failures}");
+            assert_eq!(
+                host.calls.load(Ordering::Relaxed) - before,
+                calls,
+                "{path} {failures}"
+            );
+        }
+    }
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_says_how_it_is_over_grpc() {
+    let (address, host) = start_host().await;
+    let mut cluster = mesh::with_http2(mesh::with_checks(mesh::cluster("a"), 20, 500));
+    cluster.health_checks[0].health_checker = Some(HealthChecker::GrpcHealthCheck(GrpcHealthCheck {
+        service_name: "s".to_owned(),
+        authority: "checked".to_owned(),
+        ..Default::default()
+    }));
+    let stage = Stage::start(&[(cluster, address)], vec![mesh::to_cluster("/", "a")]).await;
+    let healthy = async || {
+        let shown = stage.proxy.admin("/metrics").await.unwrap().body;
+        shown.contains(&format!(
+            "tombolo_host_healthy{{cluster=\"a\",host=\"{address}\"}} 1\n"
+        ))
+    };
+    eventually("it is well", || healthy()).await;
+    host.sick.store(true, Ordering::Relaxed);
+    eventually("it is not", || async { !healthy().await }).await;
+    host.sick.store(false, Ordering::Relaxed);
+    eventually("it is again", || healthy()).await;
+    assert!(host.checks.load(Ordering::Relaxed) > 2);
+    drop(stage.edge);
+    stage.proxy.stop().await;
+}
