@@ -107,7 +107,7 @@ pub(crate) struct Requested<'a, H> {
 }
 
 /// How it ended.
-pub(crate) struct Outcome {
+pub(crate) struct Ended {
     /// Of the answer; 0 when there was none.
     pub(crate) status: u16,
     pub(crate) flags: Flags,
@@ -150,17 +150,17 @@ impl Logs {
     }
 
     /// Writes the lines of a request that has ended.
-    pub(crate) fn write(&self, mut note: Box<Note>, outcome: &Outcome) {
+    pub(crate) fn write(&self, mut note: Box<Note>, ended: &Ended) {
         if let Some(live) = note.live.take() {
             let (mut asked, mut answered) = (note.asked.cursor(), note.answered.cursor());
             for log in self.of(&live) {
-                if log.filter.as_ref().is_some_and(|filter| !filter.takes(outcome)) {
+                if log.filter.as_ref().is_some_and(|filter| !filter.takes(ended)) {
                     asked.skip(log.format.asks());
                     answered.skip(log.format.answers());
                     continue;
                 }
                 self.sinks.write(&log.destination, |out| {
-                    log.format.write(out, &note, outcome, &mut asked, &mut answered);
+                    log.format.write(out, &note, ended, &mut asked, &mut answered);
                 });
             }
         }
@@ -245,12 +245,12 @@ impl Note {
 }
 
 impl Filter {
-    fn takes(&self, outcome: &Outcome) -> bool {
+    fn takes(&self, ended: &Ended) -> bool {
         match self {
-            Self::Status(comparison) => comparison.holds(outcome.status.into()),
-            Self::DurationMs(comparison) => comparison.holds(outcome.took.as_millis()),
-            Self::Flags(any) if any.is_empty() => outcome.flags.words().next().is_some(),
-            Self::Flags(one) => outcome
+            Self::Status(comparison) => comparison.holds(ended.status.into()),
+            Self::DurationMs(comparison) => comparison.holds(ended.took.as_millis()),
+            Self::Flags(any) if any.is_empty() => ended.flags.words().next().is_some(),
+            Self::Flags(one) => ended
                 .flags
                 .words()
                 .any(|word| one.iter().any(|one| **one == *word)),
@@ -307,8 +307,8 @@ mod tests {
     use crate::exchange::Flag;
     use crate::h1::{Fields, read_response};
 
-    fn outcome(status: u16, ms: u64, flag: Flag) -> Outcome {
-        Outcome {
+    fn ended(status: u16, ms: u64, flag: Flag) -> Ended {
+        Ended {
             status,
             flags: Flags::of(flag, Flag::RetriesUsedUp),
             took: Duration::from_millis(ms),
@@ -337,12 +337,12 @@ mod tests {
             (Filter::Flags(["NR".into()].into()), false),
         ];
         for (filter, expected) in cases {
-            let taken = filter.takes(&outcome(503, 20, Flag::ConnectFailure));
+            let taken = filter.takes(&ended(503, 20, Flag::ConnectFailure));
             assert_eq!(taken, expected, "{filter:?}");
         }
-        let silent = Outcome {
+        let silent = Ended {
             flags: Flags::of(Flag::None, Flag::None),
-            ..outcome(200, 0, Flag::None)
+            ..ended(200, 0, Flag::None)
         };
         assert!(!Filter::Flags(Box::default()).takes(&silent));
     }

@@ -85,9 +85,7 @@ pub(crate) async fn until_answered<A: Attempts>(
             Ok(answer) => return Ok(answer),
             Err(Failure::Attempt { outcome, detail }) => {
                 let again = again(attempts, &|policy| policy.repeats(outcome));
-                if outcome == Outcome::ConnectFailure {
-                    exchange.connect_failed();
-                }
+                exchange.attempt_failed(outcome);
                 if !again {
                     return Err(Some(Refusal::failed(outcome, &detail)));
                 }

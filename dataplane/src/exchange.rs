@@ -8,13 +8,17 @@ use std::time::Instant;
 
 use http::HeaderName;
 
-use crate::access_log::{Note, Outcome, Requested};
+use crate::access_log::{Ended, Note, Requested};
 use crate::grpc;
 use crate::listener::Connection;
 use crate::matcher::Headers;
 use crate::metrics::RouteCounters;
+use crate::retry::Outcome;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Status of a request whose client left before there was an answer, as nginx records it.
+pub(crate) const CLIENT_GONE: u16 = 499;
 
 pub(crate) struct Exchange {
     connection: Rc<Connection>,
@@ -109,6 +113,7 @@ impl Exchange {
     }
 
     pub(crate) fn cluster(&mut self, cluster: &str, counters: Arc<RouteCounters>) {
+        counters.begun.add(1);
         self.counters = Some(counters);
         if let Some(note) = &mut self.note {
             note.cluster(cluster);
@@ -148,9 +153,16 @@ impl Exchange {
         }
     }
 
-    pub(crate) fn connect_failed(&self) {
-        if let Some(counters) = &self.counters {
-            counters.connect_failures.add(1);
+    /// An attempt brought no answer.
+    pub(crate) fn attempt_failed(&self, outcome: Outcome) {
+        let Some(counters) = &self.counters else {
+            return;
+        };
+        match outcome {
+            Outcome::ConnectFailure => counters.connect_failures.add(1),
+            Outcome::RefusedStream | Outcome::Reset => counters.resets.add(1),
+            Outcome::PerTryTimeout => counters.per_try_timeouts.add(1),
+            Outcome::Status(_) => {}
         }
     }
 
@@ -184,9 +196,23 @@ impl Drop for Exchange {
             .counters
             .as_deref()
             .unwrap_or(&self.connection.listener.unrouted);
-        counters.request(self.status, took);
+        counters.request(
+            if self.status == 0 {
+                CLIENT_GONE
+            } else {
+                self.status
+            },
+            took,
+        );
+        counters.bytes_received.add(self.bytes_received);
+        counters.bytes_sent.add(self.bytes_sent);
+        for flag in [self.flag, self.limit] {
+            if flag != Flag::None {
+                counters.flag(flag);
+            }
+        }
         if let Some(note) = self.note.take() {
-            let outcome = Outcome {
+            let ended = Ended {
                 status: self.status,
                 flags: Flags::of(self.flag, self.limit),
                 took,
@@ -195,13 +221,29 @@ impl Drop for Exchange {
                 bytes_sent: self.bytes_sent,
                 client: self.connection.address(),
             };
-            self.connection.worker.logs.write(note, &outcome);
+            self.connection.worker.logs.write(note, &ended);
         }
     }
 }
 
 impl Flag {
-    fn word(self) -> &'static str {
+    /// In their order.
+    pub(crate) const ALL: [Self; 12] = [
+        Self::None,
+        Self::BadRequest,
+        Self::NoRoute,
+        Self::NoHealthyUpstream,
+        Self::ConnectFailure,
+        Self::UpstreamReset,
+        Self::UpstreamTimeout,
+        Self::ClientGone,
+        Self::FaultInjected,
+        Self::Overflow,
+        Self::RetriesUsedUp,
+        Self::RateLimited,
+    ];
+
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::None => "",
             Self::BadRequest => "DPE",
@@ -245,6 +287,13 @@ impl Flags {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn flags_are_listed_in_their_order() {
+        for (place, flag) in Flag::ALL.into_iter().enumerate() {
+            assert_eq!(flag as usize, place, "{flag:?}");
+        }
+    }
 
     #[test]
     fn a_request_may_have_gone_wrong_in_two_ways() {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::config::ResourceKind;
+use crate::exchange::Flag;
 use crate::snapshot::{Health, Snapshot};
 
 mod registry;
@@ -34,8 +35,17 @@ pub(crate) struct RouteCounters {
     classes: [Counter; 5],
     latency: [Counter; LATENCY_BOUNDS_US.len() + 1],
     latency_sum_us: Counter,
+    /// Requests that were given to the cluster.
+    pub(crate) begun: Counter,
+    /// Of bodies, from the client and to it.
+    pub(crate) bytes_received: Counter,
+    pub(crate) bytes_sent: Counter,
+    /// Why requests went wrong.
+    flags: [Counter; Flag::ALL.len()],
     pub(crate) retries: Counter,
     pub(crate) connect_failures: Counter,
+    pub(crate) resets: Counter,
+    pub(crate) per_try_timeouts: Counter,
     pub(crate) request_overflows: Counter,
     pub(crate) retry_overflows: Counter,
 }
@@ -89,9 +99,74 @@ impl RouteCounters {
         self.latency[bucket].add(1);
         self.latency_sum_us.add(us);
     }
+
+    pub(crate) fn flag(&self, flag: Flag) {
+        self.flags[flag as usize].add(1);
+    }
+
+    fn ended(&self) -> u64 {
+        self.classes.iter().map(Counter::get).sum()
+    }
 }
 
+/// Name, kind and meaning of a family with one number for each listener and cluster.
+type PerRoute = (
+    &'static str,
+    &'static str,
+    &'static str,
+    fn(&RouteCounters) -> u64,
+);
+
 impl Metrics {
+    const PER_ROUTE: [PerRoute; 7] = [
+        (
+            "tombolo_requests_active",
+            "gauge",
+            "Requests that have come to a cluster and are not answered to the end",
+            // What has ended is read first, so that a request that comes and goes meanwhile cannot make this negative.
+            |counters| {
+                let ended = counters.ended();
+                counters.begun.get().saturating_sub(ended)
+            },
+        ),
+        (
+            "tombolo_request_bytes_total",
+            "counter",
+            "Bytes of bodies from clients, of requests that have ended",
+            |counters| counters.bytes_received.get(),
+        ),
+        (
+            "tombolo_response_bytes_total",
+            "counter",
+            "Bytes of bodies to clients, of requests that have ended",
+            |counters| counters.bytes_sent.get(),
+        ),
+        (
+            "tombolo_upstream_connect_failures_total",
+            "counter",
+            "Connections to hosts that failed",
+            |counters| counters.connect_failures.get(),
+        ),
+        (
+            "tombolo_upstream_resets_total",
+            "counter",
+            "Attempts that hosts refused or broke off",
+            |counters| counters.resets.get(),
+        ),
+        (
+            "tombolo_upstream_per_try_timeouts_total",
+            "counter",
+            "Attempts that took longer than one may",
+            |counters| counters.per_try_timeouts.get(),
+        ),
+        (
+            "tombolo_retries_total",
+            "counter",
+            "Attempts after the first",
+            |counters| counters.retries.get(),
+        ),
+    ];
+
     /// Counters for one worker.
     pub(crate) fn route(&self, listener: &Arc<str>, cluster: &Arc<str>) -> Arc<RouteCounters> {
         self.routes.take(RouteKey {
@@ -152,21 +227,24 @@ impl Metrics {
                 }
             }
         }
+        for (name, kind, help, read) in Self::PER_ROUTE {
+            out.family(name, kind, help);
+            for (key, all) in &by_key {
+                out.sample("", &key.labels(), sum(all, &read));
+            }
+        }
         out.family(
-            "tombolo_upstream_connect_failures_total",
+            "tombolo_requests_flagged_total",
             "counter",
-            "Connections to hosts that failed",
+            "Requests that went wrong, by Envoy's word for why; some have two",
         );
         for (key, all) in &by_key {
-            out.sample(
-                "",
-                &key.labels(),
-                sum(all, &|counters| counters.connect_failures.get()),
-            );
-        }
-        out.family("tombolo_retries_total", "counter", "Attempts after the first");
-        for (key, all) in &by_key {
-            out.sample("", &key.labels(), sum(all, &|counters| counters.retries.get()));
+            for flag in Flag::ALL {
+                let value = sum(all, &|counters| counters.flags[flag as usize].get());
+                if value > 0 {
+                    out.sample("", &[&key.labels()[..], &[("flag", flag.word())]].concat(), value);
+                }
+            }
         }
         out.family(
             "tombolo_overflows_total",
@@ -332,6 +410,9 @@ mod tests {
         let (listener, cluster): (Arc<str>, Arc<str>) = ("in".into(), "a\"b".into());
         for _ in 0..2 {
             let counters = metrics.route(&listener, &cluster);
+            (0..3).for_each(|_| counters.begun.add(1));
+            counters.flag(Flag::UpstreamTimeout);
+            counters.bytes_sent.add(5);
             counters.request(200, Duration::from_micros(300));
             counters.request(503, Duration::from_secs(20));
         }
@@ -347,6 +428,9 @@ mod tests {
             "tombolo_request_duration_seconds_bucket{listener=\"in\",cluster=\"a\\\"b\",le=\"0.0005\"} 2",
             "tombolo_request_duration_seconds_bucket{listener=\"in\",cluster=\"a\\\"b\",le=\"+Inf\"} 4",
             "tombolo_request_duration_seconds_sum{listener=\"in\",cluster=\"a\\\"b\"} 40.0006",
+            "tombolo_requests_active{listener=\"in\",cluster=\"a\\\"b\"} 2",
+            "tombolo_response_bytes_total{listener=\"in\",cluster=\"a\\\"b\"} 10",
+            "tombolo_requests_flagged_total{listener=\"in\",cluster=\"a\\\"b\",flag=\"UT\"} 2",
             "tombolo_connections_active{listener=\"in\"} 2",
             "tombolo_config_updates_total{kind=\"cluster\",result=\"rejected\"} 1",
             "tombolo_xds_connected 0",

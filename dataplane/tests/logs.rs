@@ -1,4 +1,4 @@
-//! What is written of requests: the proxy's own log, and those of listeners.
+//! What is written of requests: the proxy's own log, those of listeners, and metrics.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;
@@ -28,7 +28,7 @@ use tombolo_dataplane::AccessLog;
 
 use ads::AdsServer;
 use proxy::{Proxy, client, eventually, free_address, get, http2_client, send};
-use upstream::Upstream;
+use upstream::{Mood, Upstream};
 
 #[path = "support/ads.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
@@ -276,4 +276,63 @@ async fn a_listener_logs_as_its_formats_say_over_both_ways_and_versions() {
     get(&client(), &format!("http://{listener}/last")).await.unwrap();
     proxy.stop().await;
     assert!(read().contains("/last"), "{}", read());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_tell_what_passes_and_what_goes_wrong() {
+    let (host, frozen) = (Upstream::start("a").await, Upstream::start("frozen").await);
+    frozen.mood.send_replace(Mood::Frozen);
+    let data = tempfile::tempdir().unwrap();
+    let edge = AdsServer::start_at(free_address()).await;
+    let listener = free_address();
+    for (name, address) in [("a", host.address), ("frozen", frozen.address)] {
+        edge.put(name, &mesh::cluster(name));
+        edge.put(name, &mesh::endpoints(name, &[(address, 0)]));
+    }
+    edge.put("in", &mesh::listener("in", listener, "in"));
+    let routes = vec![
+        mesh::with_rewrite(mesh::to_cluster("/bridged", "a"), "^/bridged", "/"),
+        mesh::with_timeout(mesh::to_cluster("/late", "frozen"), 50),
+        mesh::to_cluster("/frozen", "frozen"),
+        mesh::to_cluster("/", "a"),
+    ];
+    edge.put("in", &mesh::routes("in", routes));
+    let proxy = Proxy::start(&edge.url(), data.path());
+    eventually("the proxy is ready", || proxy.is_ready()).await;
+    let shown = async |lines: &[&str]| {
+        let text = proxy.admin("/metrics").await.unwrap().body;
+        lines.iter().all(|line| text.lines().any(|shown| shown == *line))
+    };
+    for client in [client(), http2_client()] {
+        for path in ["/", "/bridged"] {
+            let request = Request::post(format!("http://{listener}{path}"));
+            let answer = send(&client, request.body(Full::from("abc")).unwrap())
+                .await
+                .unwrap();
+            assert_eq!(answer.body, "a / abc");
+        }
+        get(&client, &format!("http://{listener}/late")).await.unwrap();
+    }
+    // Two that wait, and leave.
+    let url = format!("http://{listener}/frozen");
+    let waiting = [client(), http2_client()].map(|client| {
+        let url = url.clone();
+        tokio::spawn(async move { get(&client, &url).await })
+    });
+    let passed = [
+        "tombolo_requests_active{listener=\"in\",cluster=\"a\"} 0",
+        "tombolo_requests_active{listener=\"in\",cluster=\"frozen\"} 2",
+        "tombolo_request_bytes_total{listener=\"in\",cluster=\"a\"} 12",
+        "tombolo_response_bytes_total{listener=\"in\",cluster=\"a\"} 28",
+        "tombolo_requests_flagged_total{listener=\"in\",cluster=\"frozen\",flag=\"UT\"} 2",
+    ];
+    eventually("it is counted", || shown(&passed)).await;
+    waiting.iter().for_each(tokio::task::JoinHandle::abort);
+    let left = [
+        "tombolo_requests_active{listener=\"in\",cluster=\"frozen\"} 0",
+        "tombolo_requests_flagged_total{listener=\"in\",cluster=\"frozen\",flag=\"DC\"} 2",
+        "tombolo_requests_total{listener=\"in\",cluster=\"frozen\",code_class=\"4xx\"} 2",
+    ];
+    eventually("they have left", || shown(&left)).await;
+    proxy.stop().await;
 }

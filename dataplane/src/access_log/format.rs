@@ -7,11 +7,9 @@ use std::time::SystemTime;
 
 use http::{HeaderName, Version};
 
-use super::{Note, Outcome, Requested};
+use super::{Ended, Note, Requested};
 use crate::matcher::Headers;
 
-/// What a client's leaving is shown as in the proxy's own log when there was no answer, as nginx records it.
-const CLIENT_GONE: u64 = 499;
 /// What stands for nothing within a text.
 const NOTHING: &[u8] = b"-";
 /// The length of a value that is not there.
@@ -214,7 +212,7 @@ impl Format {
         &self,
         out: &mut Vec<u8>,
         note: &Note,
-        outcome: &Outcome,
+        ended: &Ended,
         asked: &mut Cursor<'_>,
         answered: &mut Cursor<'_>,
     ) {
@@ -226,7 +224,7 @@ impl Format {
                 }
                 Piece::Value(operator, show) => (operator, *show),
             };
-            let status = u64::from(outcome.status);
+            let status = u64::from(ended.status);
             match operator {
                 Operator::Request(_) => text(out, show, asked.next()),
                 Operator::Response(Field::Status, _) => {
@@ -235,10 +233,10 @@ impl Format {
                 }
                 Operator::Response(..) => text(out, show, answered.next()),
                 Operator::ResponseCode => number(out, status),
-                Operator::ResponseFlags => quoted(out, show, |out| outcome.flags.write(out, "-")),
-                Operator::DurationMs => number(out, whole(outcome.took.as_millis())),
-                Operator::BytesReceived => number(out, outcome.bytes_received),
-                Operator::BytesSent => number(out, outcome.bytes_sent),
+                Operator::ResponseFlags => quoted(out, show, |out| ended.flags.write(out, "-")),
+                Operator::DurationMs => number(out, whole(ended.took.as_millis())),
+                Operator::BytesReceived => number(out, ended.bytes_received),
+                Operator::BytesSent => number(out, ended.bytes_sent),
                 Operator::UpstreamHost => match note.host {
                     Some(host) => quoted(out, show, |out| address(out, host)),
                     None => text(out, show, None),
@@ -248,29 +246,29 @@ impl Format {
                 }
                 Operator::Protocol => text(out, show, note.protocol.map(protocol)),
                 Operator::StartTime => quoted(out, show, |out| moment(out, since_1970_ms(note.started))),
-                Operator::RemoteAddress => quoted(out, show, |out| address(out, outcome.client)),
-                Operator::RemoteAddressWithoutPort => quoted(out, show, |out| ip(out, outcome.client.ip())),
-                Operator::Attempts => number(out, u64::from(outcome.retries) + 1),
-                Operator::Own(own) => own.write(out, note, outcome),
+                Operator::RemoteAddress => quoted(out, show, |out| address(out, ended.client)),
+                Operator::RemoteAddressWithoutPort => quoted(out, show, |out| ip(out, ended.client.ip())),
+                Operator::Attempts => number(out, u64::from(ended.retries) + 1),
+                Operator::Own(own) => own.write(out, note, ended),
             }
         }
     }
 }
 
 impl Own {
-    fn write(self, out: &mut Vec<u8>, note: &Note, outcome: &Outcome) {
+    fn write(self, out: &mut Vec<u8>, note: &Note, ended: &Ended) {
         match self {
             Self::TimeMs => number(out, since_1970_ms(note.started)),
-            Self::Status if outcome.status == 0 => number(out, CLIENT_GONE),
-            Self::Status => number(out, outcome.status.into()),
+            Self::Status if ended.status == 0 => number(out, crate::exchange::CLIENT_GONE.into()),
+            Self::Status => number(out, ended.status.into()),
             Self::DurationMs => {
-                let us = whole(outcome.took.as_micros());
+                let us = whole(ended.took.as_micros());
                 number(out, us / 1000);
                 out.push(b'.');
                 digits(out, us % 1000, 3);
             }
-            Self::Retries => number(out, outcome.retries.into()),
-            Self::Flags => quoted(out, Show::Json, |out| outcome.flags.write(out, "")),
+            Self::Retries => number(out, ended.retries.into()),
+            Self::Flags => quoted(out, Show::Json, |out| ended.flags.write(out, "")),
         }
     }
 }

@@ -73,7 +73,7 @@ fn shown(operator: &Operator, show: Show, is_answered: bool) -> String {
     let format = Format::new(vec![Piece::Value(operator.clone(), show)]);
     let mut note = Note::new();
     note.started = SystemTime::UNIX_EPOCH;
-    let mut outcome = Outcome {
+    let mut ended = Ended {
         status: 0,
         flags: Flags::of(Flag::BadRequest, Flag::None),
         took: Duration::from_micros(1_002_003),
@@ -102,12 +102,12 @@ fn shown(operator: &Operator, show: Show, is_answered: bool) -> String {
         note.cluster("a");
         note.host("10.0.0.2:80".parse().unwrap());
         note.protocol = Some(Version::HTTP_2);
-        outcome.status = 200;
-        outcome.flags = Flags::of(Flag::None, Flag::None);
+        ended.status = 200;
+        ended.flags = Flags::of(Flag::None, Flag::None);
     }
     let mut out = Vec::new();
     let (mut asked, mut answered) = (note.asked.cursor(), note.answered.cursor());
-    format.write(&mut out, &note, &outcome, &mut asked, &mut answered);
+    format.write(&mut out, &note, &ended, &mut asked, &mut answered);
     String::from_utf8(out).unwrap()
 }
 
