@@ -229,7 +229,10 @@ impl Format {
                 Operator::Request(_) => text(out, show, asked.next()),
                 Operator::Response(Field::Status, _) => {
                     answered.next();
-                    number(out, status);
+                    match status {
+                        0 => text(out, show, None),
+                        status => quoted(out, show, |out| number(out, status)),
+                    }
                 }
                 Operator::Response(..) => text(out, show, answered.next()),
                 Operator::ResponseCode => number(out, status),
@@ -248,7 +251,10 @@ impl Format {
                 Operator::StartTime => quoted(out, show, |out| moment(out, since_1970_ms(note.started))),
                 Operator::RemoteAddress => quoted(out, show, |out| address(out, ended.client)),
                 Operator::RemoteAddressWithoutPort => quoted(out, show, |out| ip(out, ended.client.ip())),
-                Operator::Attempts => number(out, u64::from(ended.retries) + 1),
+                Operator::Attempts => {
+                    let first = u64::from(note.host.is_some());
+                    number(out, u64::from(ended.retries) + first);
+                }
                 Operator::Own(own) => own.write(out, note, ended),
             }
         }
@@ -387,29 +393,25 @@ fn quoted(out: &mut Vec<u8>, show: Show, write: impl FnOnce(&mut Vec<u8>)) {
     out.extend_from_slice(quote);
 }
 
-/// The inside of a JSON string (RFC 8259, section 7). What is not UTF-8 is replaced.
+/// The inside of a JSON string (RFC 8259, section 7). What is not UTF-8 stands there byte by byte, as in Envoy.
 pub(crate) fn escape(out: &mut Vec<u8>, value: &[u8]) {
     let is_plain = |byte: &u8| (b' '..0x7f).contains(byte) && !matches!(byte, b'"' | b'\\');
     if value.iter().all(is_plain) {
         return out.extend_from_slice(value);
     }
-    for chunk in value.utf8_chunks() {
-        for byte in chunk.valid().bytes() {
-            match byte {
-                b'"' | b'\\' => out.extend([b'\\', byte]),
-                b'\n' => out.extend_from_slice(b"\\n"),
-                b'\r' => out.extend_from_slice(b"\\r"),
-                b'\t' => out.extend_from_slice(b"\\t"),
-                0..b' ' | 0x7f => {
-                    const HEX: &[u8; 16] = b"0123456789abcdef";
-                    out.extend_from_slice(b"\\u00");
-                    out.extend([byte >> 4, byte & 0xf].map(|digit| HEX[usize::from(digit)]));
-                }
-                _ => out.push(byte),
+    let is_utf8 = std::str::from_utf8(value).is_ok();
+    for byte in value {
+        match byte {
+            b'"' | b'\\' => out.extend([b'\\', *byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            _ if is_plain(byte) || (is_utf8 && *byte >= 0x80) => out.push(*byte),
+            _ => {
+                const HEX: &[u8; 16] = b"0123456789abcdef";
+                out.extend_from_slice(b"\\u00");
+                out.extend([byte >> 4, byte & 0xf].map(|digit| HEX[usize::from(digit)]));
             }
-        }
-        if !chunk.invalid().is_empty() {
-            out.extend_from_slice("\u{fffd}".as_bytes());
         }
     }
 }
