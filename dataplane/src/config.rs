@@ -157,12 +157,29 @@ pub(crate) struct Forward {
     pub(crate) total_weight: u32,
     /// From the end of the request to the end of the response; `None` waits for ever.
     pub(crate) timeout: Option<Duration>,
+    /// In its place.
+    pub(crate) duration: Option<StreamDuration>,
     pub(crate) retry: Option<RetryPolicy>,
     /// In place of the host that the client asked for.
     pub(crate) host: Option<HeaderValue>,
     pub(crate) path: Option<PathRewrite>,
     pub(crate) response_edits: HeaderEdits,
     pub(crate) mirrors: Vec<Mirror>,
+}
+
+/// From the begin of a request to the end of its response; what is `None` has no end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StreamDuration {
+    pub(crate) max: Option<Duration>,
+    /// For those that say how long they wait.
+    pub(crate) said: Option<SaidDuration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SaidDuration {
+    pub(crate) max: Option<Duration>,
+    /// So much less than what was said, so that the host gives up first.
+    pub(crate) less: Duration,
 }
 
 /// Where copies of requests go.
@@ -239,6 +256,19 @@ impl Forward {
     }
 }
 
+impl StreamDuration {
+    /// For a request with that `grpc-timeout`, if it has one.
+    pub(crate) fn of(self, timeout: Option<Duration>) -> Option<Duration> {
+        match (self.said, timeout) {
+            (Some(said), Some(timeout)) => {
+                let timeout = said.max.map_or(timeout, |max| timeout.min(max));
+                Some(timeout.saturating_sub(said.less))
+            }
+            _ => self.max,
+        }
+    }
+}
+
 impl HeaderEdits {
     /// Whether lines of that name do not stay as they are.
     pub(crate) fn replaces(&self, name: &[u8]) -> bool {
@@ -261,6 +291,36 @@ impl HeaderEdits {
         }
         for (name, value) in &self.add {
             headers.append(name.clone(), value.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_lasts_as_long_as_it_says_or_as_it_may() {
+        let ms = |ms: u64| Some(Duration::from_millis(ms));
+        // What all may, what those that say so may, and how much less; what is said; and what it comes to.
+        for (max, said, timeout, expected) in [
+            (ms(400), None, None, ms(400)),
+            (ms(400), None, ms(100), ms(400)),
+            (None, None, ms(100), None),
+            (ms(400), Some((ms(500), 0)), None, ms(400)),
+            (None, Some((ms(500), 0)), ms(300), ms(300)),
+            (None, Some((ms(500), 0)), ms(900), ms(500)),
+            (None, Some((None, 0)), ms(900), ms(900)),
+            (ms(200), Some((ms(500), 100)), ms(900), ms(400)),
+            (None, Some((ms(500), 100)), ms(50), ms(0)),
+            (None, Some((ms(500), 100)), ms(0), ms(0)),
+        ] {
+            let said = said.map(|(max, less)| SaidDuration {
+                max,
+                less: Duration::from_millis(less),
+            });
+            let got = StreamDuration { max, said }.of(timeout);
+            assert_eq!(got, expected, "{max:?} {said:?} {timeout:?}");
         }
     }
 }

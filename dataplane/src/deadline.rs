@@ -11,10 +11,11 @@ use crate::exchange::Flag;
 use crate::h1::{BODY_TIMEOUT, Timer, sooner};
 use crate::upload::Upload;
 
-/// A route's timeout: from the end of the request to the end of the response.
+/// A route's timeout: from the end of the request to the end of the response, or until a moment.
 #[derive(Clone)]
 pub(crate) struct Deadline {
     pub(crate) timeout: Option<Duration>,
+    pub(crate) until: Option<Instant>,
     pub(crate) request: RequestEnd,
 }
 
@@ -83,6 +84,9 @@ impl RequestEnd {
 impl Deadline {
     /// Ready when the time is over.
     pub(crate) async fn expired(&self) {
+        if let Some(until) = self.until {
+            return tokio::time::sleep_until(until.into()).await;
+        }
         let Some(timeout) = self.timeout else {
             return std::future::pending().await;
         };
@@ -151,7 +155,12 @@ impl Watch {
             },
         };
         let moved = self.moved.get().max(request.moved());
-        sooner(route, moved + BODY_TIMEOUT, blamed)
+        let stalled = moved + BODY_TIMEOUT;
+        match self.deadline.until {
+            // Envoy has no flag for it.
+            Some(until) if until <= stalled => (until, Flag::None),
+            _ => sooner(route, stalled, blamed),
+        }
     }
 }
 
@@ -176,6 +185,7 @@ mod tests {
         ] {
             let watch = Watch::new(Deadline {
                 timeout: timeout.map(minutes),
+                until: None,
                 request: RequestEnd::At(start),
             });
             watch.moved.set(start + minutes(moved));
@@ -193,6 +203,7 @@ mod tests {
     fn what_was_said_last_stays_the_last() {
         let watch = Watch::new(Deadline {
             timeout: None,
+            until: None,
             request: RequestEnd::At(Instant::now()),
         });
         for (happens, turn) in [

@@ -4,10 +4,11 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::{Body, Incoming};
 
 use crate::access_log::Requested;
@@ -18,6 +19,7 @@ use crate::config::{Action, Forward, HeaderEdits, Protocol};
 use crate::deadline::{Deadline, RequestEnd, Watch};
 use crate::exchange::{Exchange, Flag, REQUEST_ID};
 use crate::filter::{Answer, Verdict};
+use crate::grpc::{self, Code, GRPC_TIMEOUT};
 use crate::h1::{BODY_TIMEOUT, FIELDS_MAX, Malformed};
 use crate::listener::Connection;
 use crate::matcher::Subject;
@@ -64,6 +66,12 @@ pub(crate) struct Head {
     target: PathAndQuery,
     authority: HeaderValue,
     pub(crate) headers: HeaderMap,
+}
+
+/// The time of a request: when its route's began, and when all of it is over.
+struct Time {
+    began: Instant,
+    until: Option<Instant>,
 }
 
 /// A request on its way over hyper's connections.
@@ -188,13 +196,27 @@ async fn answer(
         authority: forward.host.clone().unwrap_or(authority),
         headers: parts.headers,
     };
-    match forward_to(&mut exchange, forward, &route.edits, head, body, listed, started).await {
+    let said = head.headers.get(&GRPC_TIMEOUT);
+    let said = said.and_then(|said| grpc::timeout(said.as_bytes()));
+    let duration = forward.duration.and_then(|duration| duration.of(said));
+    let until = duration.map(|duration| exchange.started() + duration);
+    let time = Time {
+        began: started,
+        until,
+    };
+    match forward_to(&mut exchange, forward, &route.edits, head, body, listed, time).await {
         Ok((response, lease, deadline)) => pass(exchange, response, lease, deadline, &forward.response_edits),
+        Err(_) if until.is_some_and(|until| until <= Instant::now()) => {
+            let body = Bytes::from_static(b"downstream duration timeout");
+            Reply::new(StatusCode::GATEWAY_TIMEOUT, body, Flag::None)
+                .with_code(Some(Code::DEADLINE_EXCEEDED))
+                .send(exchange)
+        }
         Err(refusal) => refuse(exchange, refusal),
     }
 }
 
-/// Tries hosts until one answers, the policy gives up, or the time that began at `started` is over; `unfit` may not stand
+/// Tries hosts until one answers, the policy gives up, or the request's time is over; `unfit` may not stand
 /// behind the body.
 async fn forward_to(
     exchange: &mut Exchange,
@@ -203,7 +225,7 @@ async fn forward_to(
     mut head: Head,
     body: ClientBody,
     mut unfit: Vec<HeaderName>,
-    started: Instant,
+    time: Time,
 ) -> Result<(Response<Incoming>, Lease, Deadline), Refusal> {
     let worker = Rc::clone(&exchange.connection().worker);
     let target = match forward.targets.as_slice() {
@@ -233,11 +255,12 @@ async fn forward_to(
     };
     mirror::send(&worker, &mirrors, &head, upload.as_ref(), forward.timeout);
     let request_end = upload.as_ref().map_or_else(
-        || RequestEnd::At(started),
+        || RequestEnd::At(time.began),
         |u| RequestEnd::WhenUploaded(Rc::clone(u)),
     );
     let deadline = Deadline {
         timeout: forward.timeout,
+        until: time.until,
         request: request_end,
     };
     let mut sending = Sending {

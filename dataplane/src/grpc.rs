@@ -1,11 +1,14 @@
 //! What calls of gRPC know besides HTTP: their statuses, and how a call that no host answered is told of it
 //! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>). Pure.
 
+use std::time::Duration;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, StatusCode};
 
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub(crate) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 
 /// One byte that says whether a message is compressed, four of its length.
@@ -69,6 +72,24 @@ pub(crate) fn message(text: &[u8]) -> HeaderValue {
         }
     }
     HeaderValue::from_maybe_shared(encoded.freeze()).expect("invariant: printable ASCII is a header value")
+}
+
+/// The time that a caller gives its call: at most eight digits and a unit.
+pub(crate) fn timeout(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let count: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(count * 3600),
+        b'M' => Duration::from_secs(count * 60),
+        b'S' => Duration::from_secs(count),
+        b'm' => Duration::from_millis(count),
+        b'u' => Duration::from_micros(count),
+        b'n' => Duration::from_nanos(count),
+        _ => return None,
+    })
 }
 
 /// A message as it is sent, not compressed.
@@ -149,6 +170,31 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(message(text.as_bytes()), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn timeouts_have_digits_and_a_unit() {
+        for (value, expected) in [
+            ("1H", Some(3_600_000_000)),
+            ("2M", Some(120_000_000)),
+            ("3S", Some(3_000_000)),
+            ("4m", Some(4000)),
+            ("5u", Some(5)),
+            ("6000n", Some(6)),
+            ("99999999S", Some(99_999_999_000_000)),
+            ("123456789S", None),
+            ("S", None),
+            ("1", None),
+            ("1s", None),
+            ("-1S", None),
+            ("", None),
+        ] {
+            assert_eq!(
+                timeout(value.as_bytes()),
+                expected.map(Duration::from_micros),
+                "{value}"
+            );
         }
     }
 

@@ -5,13 +5,15 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::health_check::{GrpcHealthCheck, HealthChecker};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::MaxStreamDuration;
 use envoy_types::pb::envoy::config::route::v3::{RetryPolicy, Route};
-use envoy_types::pb::google::protobuf::UInt32Value;
+use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
@@ -203,6 +205,63 @@ async fn a_call_that_no_host_answers_has_a_status_of_its_own() {
             let answer = stage.call(&client, path, "application/grpc-web").await;
             assert_eq!(answer.status, status, "{path}");
             assert!(!answer.headers.contains_key("grpc-status"), "{path}");
+        }
+    }
+    stage.proxy.stop().await;
+}
+
+fn lasting(mut route: Route, max_ms: i32, said_max_ms: Option<i32>) -> Route {
+    let ms = |ms: i32| Duration {
+        seconds: 0,
+        nanos: ms * 1_000_000,
+    };
+    if let Some(Action::Route(action)) = &mut route.action {
+        // Means nothing beside the other.
+        action.timeout = Some(ms(1));
+        action.max_stream_duration = Some(MaxStreamDuration {
+            max_stream_duration: Some(ms(max_ms)),
+            grpc_timeout_header_max: said_max_ms.map(ms),
+            grpc_timeout_header_offset: None,
+        });
+    }
+    route
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_lasts_as_long_as_it_may() {
+    let frozen = Upstream::start("frozen").await;
+    frozen.mood.send_replace(Mood::Frozen);
+    let routes = vec![
+        lasting(mesh::to_cluster("/max", "frozen"), 100, None),
+        lasting(mesh::to_cluster("/said", "frozen"), 900, Some(500)),
+    ];
+    let stage = Stage::start(&[(mesh::cluster("frozen"), frozen.address)], routes).await;
+    for client in [client(), http2_client()] {
+        for (path, said, at_least_ms) in [("/max", "10m", 100), ("/said", "150m", 150), ("/said", "1S", 500)]
+        {
+            for content_type in ["application/grpc", "text/plain"] {
+                let request = Request::get(format!("http://{}{path}", stage.listener))
+                    .header("content-type", content_type)
+                    .header("grpc-timeout", said);
+                let began = Instant::now();
+                let answer = send(&client, request.body(Full::default()).unwrap())
+                    .await
+                    .unwrap();
+                let took = began.elapsed().as_millis();
+                assert!(
+                    (at_least_ms..at_least_ms + 300).contains(&took),
+                    "{path} {said}: {took}"
+                );
+                if content_type == "text/plain" {
+                    assert_eq!(
+                        (answer.status.as_u16(), &*answer.body),
+                        (504, "downstream duration timeout")
+                    );
+                } else {
+                    assert_eq!(answer.status, 200, "{path}");
+                    assert_eq!(answer.headers["grpc-status"], "4", "{path}");
+                }
+            }
         }
     }
     stage.proxy.stop().await;

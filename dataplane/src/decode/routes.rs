@@ -21,7 +21,7 @@ use envoy_types::pb::envoy::config::route::v3::retry_policy::{
 };
 use envoy_types::pb::envoy::config::route::v3::route::Action as PbAction;
 use envoy_types::pb::envoy::config::route::v3::route_action::{
-    ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
+    ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration, RequestMirrorPolicy,
 };
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
@@ -31,6 +31,7 @@ use envoy_types::pb::envoy::config::route::v3::{
 use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
+use envoy_types::pb::google::protobuf::Duration as PbDuration;
 use http::StatusCode;
 
 use super::fields::{
@@ -40,7 +41,9 @@ use super::fields::{
 use super::filter::overrides;
 use super::matcher::{of_answer, of_route};
 use super::wire;
-use crate::config::{Action, Forward, HeaderEdits, MILLION, Mirror, Redirect, Route, Target};
+use crate::config::{
+    Action, Forward, HeaderEdits, MILLION, Mirror, Redirect, Route, SaidDuration, StreamDuration, Target,
+};
 use crate::filter::Levels;
 use crate::matcher::PathMatcher;
 use crate::retry::{BackOff, Condition, RetryHosts, RetryOn, RetryPolicy, RetryPriorities};
@@ -332,6 +335,10 @@ fn forward(mut pb: RouteAction, matcher: &PathMatcher) -> Result<Forward, Reason
         Some(timeout) => Some(duration(timeout).at("timeout")?).filter(|timeout| !timeout.is_zero()),
         None => Some(TIMEOUT_DEFAULT),
     };
+    let duration = match pb.max_stream_duration.take() {
+        Some(duration) => Some(stream_duration(duration).at("max_stream_duration")?),
+        None => None,
+    };
     let retry = match pb.retry_policy.take() {
         Some(policy) => Some(retry_policy(policy).at("retry_policy")?),
         None => None,
@@ -358,12 +365,33 @@ fn forward(mut pb: RouteAction, matcher: &PathMatcher) -> Result<Forward, Reason
     Ok(Forward {
         targets,
         total_weight,
-        timeout,
+        // As in Envoy, one says all that there is to say of time.
+        timeout: timeout.filter(|_| duration.is_none()),
+        duration,
         retry,
         host,
         path,
         response_edits: HeaderEdits::default(),
         mirrors,
+    })
+}
+
+fn stream_duration(mut pb: MaxStreamDuration) -> Result<StreamDuration, Reason> {
+    let limit = |given: Option<PbDuration>, field: &str| match given {
+        Some(given) => duration(given).at(field).map(Some),
+        None => Ok(None),
+    };
+    let max = limit(pb.max_stream_duration.take(), "max_stream_duration")?;
+    let said_max = limit(pb.grpc_timeout_header_max.take(), "grpc_timeout_header_max")?;
+    let less = limit(pb.grpc_timeout_header_offset.take(), "grpc_timeout_header_offset")?;
+    done(&pb)?;
+    let is_finite = |limit: &Duration| !limit.is_zero();
+    Ok(StreamDuration {
+        max: max.filter(is_finite),
+        said: said_max.map(|max| SaidDuration {
+            max: Some(max).filter(is_finite),
+            less: less.unwrap_or_default(),
+        }),
     })
 }
 

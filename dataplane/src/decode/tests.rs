@@ -23,7 +23,7 @@ use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route::Action as PbAction;
-use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, MaxStreamDuration};
 use envoy_types::pb::envoy::config::route::v3::redirect_action::SchemeRewriteSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::{ConnectMatcher, PathSpecifier};
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
@@ -653,6 +653,15 @@ fn routes_are_as_the_contract_says() {
             (
                 |r| action(r).internal_redirect_policy = Some(Default::default()),
                 "virtual_hosts[0].routes[0].route.internal_redirect_policy: is not supported by this proxy",
+            ),
+            (
+                |r| {
+                    action(r).max_stream_duration = Some(MaxStreamDuration {
+                        grpc_timeout_header_max: duration(-1, 0),
+                        ..Default::default()
+                    });
+                },
+                "virtual_hosts[0].routes[0].route.max_stream_duration.grpc_timeout_header_max: is negative",
             ),
             (
                 |r| {

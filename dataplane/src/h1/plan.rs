@@ -161,7 +161,7 @@ fn straight<'a, 'r>(
     let Action::Forward(forward) = &route.action else {
         return None;
     };
-    let is_plain = forward.path.is_none() && forward.mirrors.is_empty();
+    let is_plain = forward.path.is_none() && forward.mirrors.is_empty() && forward.duration.is_none();
     if !is_plain {
         return None;
     }

@@ -3,11 +3,11 @@
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use envoy_types::pb::envoy::config::route::v3::redirect_action::RedirectResponseCode;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, MaxStreamDuration};
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, HeaderMatcher, RedirectAction, RetryPolicy, Route, RouteAction,
 };
-use envoy_types::pb::google::protobuf::UInt32Value;
+use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
 use http::Method;
 use tombolo_tests::ads::contract;
 use tombolo_tests::upstream::WISH;
@@ -18,7 +18,7 @@ use crate::case::{Case, Expect, GET};
 const HOST: &str = "calls.test";
 
 pub(super) fn sites() -> Vec<Site> {
-    vec![told(), tried_again()]
+    vec![told(), tried_again(), lasting()]
 }
 
 fn call(path: &'static str, content_type: &'static str) -> Case {
@@ -200,5 +200,62 @@ fn tried_again() -> Site {
         domains: vec![AGAIN.to_owned()],
         routes,
         asks,
+    }
+}
+
+/// A stream's duration, in place of its route's timeout.
+fn lasting() -> Site {
+    const LASTING: &str = "lasting.test";
+    let ms = |ms: i32| {
+        Some(Duration {
+            seconds: 0,
+            nanos: ms * 1_000_000,
+        })
+    };
+    let route = |path: &str, duration| Route {
+        r#match: Some(prefix(path)),
+        action: Some(Action::Route(RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(contract::NAME.to_owned())),
+            timeout: ms(1),
+            max_stream_duration: Some(duration),
+            ..RouteAction::default()
+        })),
+        ..Route::default()
+    };
+    let max = MaxStreamDuration {
+        max_stream_duration: ms(200),
+        ..MaxStreamDuration::default()
+    };
+    let said = MaxStreamDuration {
+        grpc_timeout_header_max: ms(400),
+        grpc_timeout_header_offset: ms(100),
+        ..MaxStreamDuration::default()
+    };
+    let late = Expect::Body("downstream duration timeout");
+    let call = Expect::Header("grpc-status", "4");
+    let rows: [(&'static str, &'static [(&str, &str)], Expect); 7] = [
+        ("/max", &[(WISH, "hang")], late),
+        ("/max", &[(WISH, "hang")], Expect::Status(504)),
+        (
+            "/max",
+            &[(WISH, "hang"), ("content-type", "application/grpc")],
+            call,
+        ),
+        // It says nothing, and may take all the time that it wants.
+        ("/said", &[], Expect::Says("\"by\"")),
+        ("/said", &[(WISH, "hang"), ("grpc-timeout", "150m")], late),
+        ("/said", &[(WISH, "hang"), ("grpc-timeout", "1H")], late),
+        ("/said", &[(WISH, "hang"), ("grpc-timeout", "1m")], late),
+    ];
+    let ask = |(path, headers, expect)| Ask {
+        host: LASTING.to_owned(),
+        case: Case { path, headers, ..GET },
+        expect,
+    };
+    Site {
+        name: "lasting",
+        domains: vec![LASTING.to_owned()],
+        routes: vec![route("/max", max), route("/said", said)],
+        asks: rows.into_iter().map(ask).collect(),
     }
 }
