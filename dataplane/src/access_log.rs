@@ -76,6 +76,10 @@ pub(crate) struct Logs {
     /// The proxy's own, beside those of its listeners.
     own: Option<Log>,
     sinks: Sinks,
+    #[allow(
+        clippy::vec_box,
+        reason = "an exchange holds its note by its box, and gives it back"
+    )]
     notes: RefCell<Vec<Box<Note>>>,
 }
 

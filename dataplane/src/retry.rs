@@ -302,7 +302,8 @@ mod tests {
     fn answers_are_retried_as_the_policy_says() {
         let limited = ("x-envoy-ratelimited", "true");
         let code = |code| ("grpc-status", code);
-        let cases: [(&str, u16, &[(&'static str, &'static str)], bool); 33] = [
+        type Lines<'a> = &'a [(&'static str, &'static str)];
+        let cases: [(&str, u16, Lines<'_>, bool); 33] = [
             ("", 503, &[], false),
             ("reset", 503, &[], false),
             ("5xx", 500, &[], true),

@@ -234,9 +234,18 @@ async fn a_stream_lasts_as_long_as_it_may() {
     let routes = vec![
         lasting(mesh::to_cluster("/max", "frozen"), 100, None),
         lasting(mesh::to_cluster("/said", "frozen"), 900, Some(500)),
+        lasting(mesh::to_cluster("/slow", "well"), 0, Some(100)),
     ];
-    let stage = Stage::start(&[(mesh::cluster("frozen"), frozen.address)], routes).await;
+    let well = Upstream::start("well").await;
+    let clusters = [
+        (mesh::cluster("frozen"), frozen.address),
+        (mesh::cluster("well"), well.address),
+    ];
+    let stage = Stage::start(&clusters, routes).await;
     for client in [client(), http2_client()] {
+        let unsaid = stage.call(&client, "/slow", "application/grpc").await;
+        assert_eq!(unsaid.status, 200, "who says nothing has all the time there is");
+        assert!(!unsaid.headers.contains_key("grpc-status"));
         for (path, said, at_least_ms) in [("/max", "10m", 100), ("/said", "150m", 150), ("/said", "1S", 500)]
         {
             for content_type in ["application/grpc", "text/plain"] {
@@ -332,11 +341,11 @@ async fn a_host_says_how_it_is_over_grpc() {
             "tombolo_host_healthy{{cluster=\"a\",host=\"{address}\"}} 1\n"
         ))
     };
-    eventually("it is well", || healthy()).await;
+    eventually("it is well", &healthy).await;
     host.sick.store(true, Ordering::Relaxed);
     eventually("it is not", || async { !healthy().await }).await;
     host.sick.store(false, Ordering::Relaxed);
-    eventually("it is again", || healthy()).await;
+    eventually("it is again", &healthy).await;
     assert!(host.checks.load(Ordering::Relaxed) > 2);
     drop(stage.edge);
     stage.proxy.stop().await;

@@ -17,12 +17,14 @@ use crate::case::{Case, Expect, GET};
 
 const HOST: &str = "calls.test";
 
+type Lines = &'static [(&'static str, &'static str)];
+
 pub(super) fn sites() -> Vec<Site> {
     vec![told(), tried_again(), lasting()]
 }
 
 fn call(path: &'static str, content_type: &'static str) -> Case {
-    let headers: &[(&str, &str)] = match content_type {
+    let headers: Lines = match content_type {
         "application/grpc" => &[("content-type", "application/grpc")],
         "application/grpc+proto" => &[("content-type", "application/grpc+proto")],
         _ => &[("content-type", "application/grpc-web")],
@@ -155,8 +157,8 @@ fn tried_again() -> Site {
         ..Route::default()
     };
     let again = Expect::Says("\"by\"");
-    let status = |status| Expect::Status(status);
-    let rows: [(&str, &'static [(&str, &str)], Expect); 21] = [
+    let status = Expect::Status;
+    let rows: [(&str, Lines, Expect); 21] = [
         ("5xx", &[(WISH, "first=500")], again),
         ("5xx", &[(WISH, "first=503")], again),
         ("5xx", &[(WISH, "first=429")], status(429)),
@@ -233,7 +235,7 @@ fn lasting() -> Site {
     };
     let late = Expect::Body("downstream duration timeout");
     let call = Expect::Header("grpc-status", "4");
-    let rows: [(&'static str, &'static [(&str, &str)], Expect); 7] = [
+    let rows: [(&'static str, Lines, Expect); 7] = [
         ("/max", &[(WISH, "hang")], late),
         ("/max", &[(WISH, "hang")], Expect::Status(504)),
         (
