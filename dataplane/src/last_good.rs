@@ -4,12 +4,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource as PbResource};
 use envoy_types::pb::google::protobuf::Any;
 use prost::Message;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tombolo_runtime::last_good::{self, LastGoodError};
 
 use crate::config::ResourceKind;
@@ -53,10 +54,10 @@ pub(crate) async fn keep(
     mut resources: watch::Receiver<Arc<Resources>>,
     metrics: Arc<Metrics>,
 ) {
-    let mut pause = COLLECT_DELAY;
+    let mut not_before = Instant::now();
     while resources.changed().await.is_ok() {
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = tokio::time::sleep_until(not_before.max(Instant::now() + COLLECT_DELAY)) => {}
             () = ended(&mut resources) => {}
         }
         let is_last = resources.has_changed().is_err();
@@ -65,7 +66,7 @@ pub(crate) async fn keep(
         let began = Instant::now();
         let saved = tokio::task::spawn_blocking(move || last_good::save(&path, &encode(&value))).await;
         match saved {
-            Ok(Ok(())) => pause = pause_after(began.elapsed()),
+            Ok(Ok(())) => not_before = Instant::now() + pause_after(began.elapsed()),
             Ok(Err(error)) => {
                 metrics.last_good_errors.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
@@ -76,7 +77,7 @@ pub(crate) async fn keep(
                     return;
                 }
                 resources.mark_changed();
-                pause = PAUSE_MAX;
+                not_before = Instant::now() + PAUSE_MAX;
             }
             // The runtime is shutting down.
             Err(_) => return,

@@ -112,6 +112,7 @@ impl Worker {
                 _ = sweep.tick() => {
                     let now = Instant::now();
                     self.view.pools().for_each(|pool| pool.sweep(now));
+                    self.forget_strays();
                 }
             }
         }
@@ -152,7 +153,9 @@ impl Worker {
         sockets: Vec<(Arc<str>, StdTcpListener)>,
     ) {
         self.view.apply(snapshot, difference).let_go();
-        self.apply_listeners(snapshot, difference, sockets);
+        if self.apply_listeners(snapshot, difference, sockets) {
+            self.forget_strays();
+        }
         // Who counted for it may still do so; whoever comes after begins with what the metrics give out.
         let mut counters = self.counters.borrow_mut();
         for cluster in &difference.removed {
@@ -160,12 +163,13 @@ impl Worker {
         }
     }
 
+    /// Whether a listener went.
     fn apply_listeners(
         self: &Rc<Self>,
         snapshot: &Arc<Snapshot>,
         difference: &Difference,
         sockets: Vec<(Arc<str>, StdTcpListener)>,
-    ) {
+    ) -> bool {
         let mut listeners = self.listeners.borrow_mut();
         for (name, socket) in sockets {
             let Some(live) = snapshot.listeners.get(&name) else {
@@ -182,6 +186,7 @@ impl Worker {
                 }
             }
         }
+        let mut one_went = false;
         for name in &difference.listeners {
             match snapshot.listeners.get(name) {
                 Some(live) => {
@@ -192,22 +197,25 @@ impl Worker {
                 None => {
                     if let Some(removed) = listeners.remove(name) {
                         removed.drain();
+                        one_went = true;
                     }
-                    self.forget_counters(name);
                 }
             }
         }
+        one_went
     }
 
-    fn forget_counters(&self, listener: &Arc<str>) {
-        self.listener_counters.borrow_mut().remove(listener);
-        let mut all = self.counters.borrow_mut();
-        all.retain(|_, counters| {
-            counters.retain(|(name, _)| name != listener);
+    /// Forgets what was counted for listeners that are gone; what drains may go on counting for one, and be forgotten again.
+    fn forget_strays(&self) {
+        let listeners = self.listeners.borrow();
+        let stays = |listener: &Arc<str>| listeners.contains_key(listener);
+        self.listener_counters.borrow_mut().retain(|name, _| stays(name));
+        self.counters.borrow_mut().retain(|_, counters| {
+            counters.retain(|(name, _)| stays(name));
             !counters.is_empty()
         });
         for cluster in self.view.joined() {
-            cluster.counters.borrow_mut().clear();
+            cluster.counters.borrow_mut().retain(|(name, _)| stays(name));
         }
     }
 

@@ -94,6 +94,10 @@ pub(super) fn decode(name: &str, body: &[u8], held: Option<Held<'_>>) -> Result<
     done(&pb)?;
     let before = held.as_ref().map(|held| held.table);
     let mut held = held.filter(|held| held.is_beside(&encoded.rest));
+    if let Some(held) = &held {
+        // Hosts that stay have the table's own as it was: a limit that all share has one bucket.
+        levels = held.table.levels()[..=outer].to_vec();
+    }
     let mut hosts = Vec::with_capacity(encoded.hosts.len());
     for (index, bytes) in encoded.hosts.into_iter().enumerate() {
         let host = match held.as_mut().and_then(|held| held.host(bytes, &mut levels)) {
