@@ -49,6 +49,7 @@ pub(crate) enum KeepAlive {
 impl Request<'_> {
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let Self { head, edits, .. } = self;
+        let replaced = Replaced::by(edits);
         for part in [
             self.method.as_str().as_bytes(),
             b" ",
@@ -76,10 +77,10 @@ impl Request<'_> {
                 Known::ContentType | Known::Cookie | Known::Date | Known::Trailer | Known::Other => {
                     !named.has(*head, field)
                 }
-            }) && !edits.iter().any(|edits| edits.replaces(head.name(field)))
+            }) && !replaced.has(head.name(field))
         });
         let mut line = |name: &str, values: &[&[u8]]| {
-            if !edits.iter().any(|edits| edits.replaces(name.as_bytes())) {
+            if !replaced.has(name.as_bytes()) {
                 push(out, name, values);
             }
         };
@@ -116,6 +117,8 @@ impl Request<'_> {
 impl Response<'_> {
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let Self { head, edits, .. } = self;
+        let edits = [*edits];
+        let replaced = Replaced::by(&edits);
         status_line(out, self.status);
         let named = Named::of(*head);
         copy(out, *head, |field| {
@@ -131,15 +134,15 @@ impl Response<'_> {
                 // What a HEAD or a 304 says is the length of what a GET would bring; nothing is behind a 204.
                 Known::ContentLength => return self.framing != Framing::Chunked && self.status != 204,
                 _ => !named.has(*head, field),
-            }) && !edits.replaces(head.name(field))
+            }) && !replaced.has(head.name(field))
         });
         if matches!(self.framing, Framing::Chunked | Framing::UntilClose) {
             push(out, "transfer-encoding", &[b"chunked"]);
         }
-        if !head.has(Known::Date) && !edits.replaces(b"date") {
+        if !head.has(Known::Date) && !replaced.has(b"date") {
             date(out);
         }
-        write_edits(out, &[edits]);
+        write_edits(out, &edits);
         end(out, self.keep_alive);
     }
 }
@@ -220,6 +223,29 @@ fn copy(out: &mut Vec<u8>, head: Head<'_>, stays: impl Fn(&Field) -> bool) {
         }
     }
     out.extend_from_slice(&head.bytes[run]);
+}
+
+/// Names of which edits leave no line as it is. Their lengths say of most lines that they are others.
+struct Replaced<'a> {
+    edits: &'a [&'a HeaderEdits],
+    /// A bit for each length; the last one is of all that are longer as well.
+    lengths: u64,
+}
+
+impl<'a> Replaced<'a> {
+    fn by(edits: &'a [&'a HeaderEdits]) -> Self {
+        let names = edits.iter().flat_map(|edits| edits.replaced());
+        let lengths = names.fold(0, |lengths, name| lengths | length_bit(name.as_str().as_bytes()));
+        Self { edits, lengths }
+    }
+
+    fn has(&self, name: &[u8]) -> bool {
+        self.lengths & length_bit(name) != 0 && self.edits.iter().any(|edits| edits.replaces(name))
+    }
+}
+
+fn length_bit(name: &[u8]) -> u64 {
+    1 << name.len().min(63)
 }
 
 /// The lines that edits bring, without those that a later one takes away again.

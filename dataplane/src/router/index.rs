@@ -1,7 +1,9 @@
 //! Which routes of a virtual host may match a path, without a look at all the others: what one request costs does not grow with
 //! the routes beside its own, but for those by expressions.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+
+use foldhash::HashMap;
 
 use crate::matcher::PathMatcher;
 

@@ -2,9 +2,10 @@
 //! that an update costs a worker what it uses of what the update changes.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use super::WorkerCluster;
 use crate::breaker::Share;
