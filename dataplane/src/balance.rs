@@ -53,6 +53,17 @@ pub(crate) trait Draw {
     fn below(&self, bound: u32) -> u32;
 }
 
+/// Draws the same number again and again.
+#[cfg(test)]
+pub(crate) struct Always(pub(crate) u32);
+
+#[cfg(test)]
+impl Draw for Always {
+    fn below(&self, _: u32) -> u32 {
+        self.0
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Level {
     all: Pool,

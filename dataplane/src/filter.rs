@@ -212,15 +212,8 @@ fn joined(base: &ListenerFilter, levels: &Levels) -> Option<Filter> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::balance::Always;
     use crate::config::MILLION;
-
-    struct Always(u32);
-
-    impl Draw for Always {
-        fn below(&self, _: u32) -> u32 {
-            self.0
-        }
-    }
 
     fn abort(status: u16) -> Filter {
         Filter::Fault(Fault {

@@ -44,14 +44,7 @@ impl Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Always(u32);
-
-    impl Draw for Always {
-        fn below(&self, _: u32) -> u32 {
-            self.0
-        }
-    }
+    use crate::balance::Always;
 
     #[test]
     fn a_share_is_a_part_of_a_million() {
