@@ -18,6 +18,7 @@ use crate::decode::{Rejection, Update, describe};
 use crate::health::{self, OnChange};
 use crate::listener;
 use crate::orders::{Command, Remote};
+use crate::outlier::{self, Detection, Record, Watched};
 use crate::router::RouteTable;
 use crate::snapshot::{Difference, Health, Host, LiveCluster, LiveHost, LiveListener, Snapshot};
 
@@ -34,9 +35,10 @@ pub(crate) struct Activation {
     hosts: HashMap<(Arc<str>, SocketAddr), TrackedHost>,
     traffic: HashMap<Arc<str>, Arc<AtomicBool>>,
     loads: HashMap<Arc<str>, Arc<Load>>,
+    detectors: HashMap<Arc<str>, Detecting>,
     next_host: u64,
+    balancers: Arc<Balancers>,
     on_health: OnChange,
-    health_changes: watch::Receiver<u64>,
 }
 
 /// What an update still waits for after it has been applied.
@@ -51,15 +53,35 @@ pub(crate) struct Warming {
 struct TrackedHost {
     host: Arc<Host>,
     check: Option<HealthCheck>,
+    outliers: Option<Detection>,
     task: Option<AbortHandle>,
+}
+
+/// Who looks for a cluster's outliers.
+struct Detecting {
+    detection: Detection,
+    watched: Watched,
+    task: AbortHandle,
+}
+
+/// Which hosts are chosen from, kept true while their health changes.
+struct Balancers {
+    current: Arc<ArcSwap<Snapshot>>,
+    /// Two changes at once must not store their selections in the wrong order.
+    refreshing: Mutex<()>,
+    changed: watch::Sender<u64>,
 }
 
 type Sockets = Vec<(Arc<str>, Vec<TcpListener>)>;
 
 impl Activation {
     pub(crate) fn new(workers: Vec<Remote>, current: Arc<ArcSwap<Snapshot>>) -> Self {
-        let (changed, health_changes) = watch::channel(0);
-        let on_health = on_health(Arc::clone(&current), workers.clone(), changed);
+        let balancers = Arc::new(Balancers {
+            current: Arc::clone(&current),
+            refreshing: Mutex::new(()),
+            changed: watch::channel(0).0,
+        });
+        let on_health = on_health(Arc::clone(&balancers), workers.clone());
         Self {
             workers,
             current,
@@ -68,15 +90,16 @@ impl Activation {
             hosts: HashMap::new(),
             traffic: HashMap::new(),
             loads: HashMap::new(),
+            detectors: HashMap::new(),
             next_host: 0,
+            balancers,
             on_health,
-            health_changes,
         }
     }
 
     /// Changes whenever a host's health does.
     pub(crate) fn health_changes(&self) -> watch::Receiver<u64> {
-        self.health_changes.clone()
+        self.balancers.changed.subscribe()
     }
 
     /// Runs `config` on every worker, or says what is in the way and changes nothing. Only a port can be in the way, and a
@@ -124,6 +147,7 @@ impl Activation {
         for name in &difference.removed {
             self.traffic.remove(name);
             self.loads.remove(name);
+            self.detectors.remove(name);
         }
         self.replace_tables(&before, &difference);
         self.let_go();
@@ -238,11 +262,12 @@ impl Activation {
         let workers = self.workers.len();
         let load = self.loads.entry(Arc::clone(name));
         let load = Arc::clone(load.or_insert_with(|| Load::new(workers)));
+        let watched = self.watched(name, config.outliers.as_ref());
         let given = endpoints.map_or(&[][..], |endpoints| &endpoints.endpoints);
         let hosts = given
             .iter()
             .map(|endpoint| LiveHost {
-                host: self.host(name, endpoint.address, config.health_check.as_ref(), &traffic),
+                host: self.host(name, endpoint.address, config, &traffic, watched.as_ref()),
                 endpoint: endpoint.clone(),
             })
             .collect();
@@ -252,7 +277,34 @@ impl Activation {
             hosts,
             traffic,
             load,
+            watched.map(|watched| watched.ejections),
         ))
+    }
+
+    /// What looks for outliers of a cluster. It begins anew when it looks for others; so does what is known of the hosts.
+    fn watched(&mut self, cluster: &Arc<str>, detection: Option<&Detection>) -> Option<Watched> {
+        let held = self.detectors.get(cluster);
+        if held.map(|held| &held.detection) != detection {
+            self.detectors.remove(cluster);
+        }
+        let detection = detection?;
+        let started = self.detectors.entry(Arc::clone(cluster)).or_insert_with(|| {
+            let watched = Watched::default();
+            let balancers = Arc::clone(&self.balancers);
+            let watch = outlier::watch(
+                Arc::clone(cluster),
+                detection.clone(),
+                watched.clone(),
+                Arc::clone(&self.current),
+                move |cluster| balancers.refresh(cluster),
+            );
+            Detecting {
+                detection: detection.clone(),
+                watched,
+                task: tokio::spawn(watch).abort_handle(),
+            }
+        });
+        Some(started.watched.clone())
     }
 
     /// The host at `address`, with what is known of its health: as long as its check is the same, nothing changes for it;
@@ -261,13 +313,17 @@ impl Activation {
         &mut self,
         cluster: &Arc<str>,
         address: SocketAddr,
-        check: Option<&HealthCheck>,
+        config: &Cluster,
         traffic: &Arc<AtomicBool>,
+        watched: Option<&Watched>,
     ) -> Arc<Host> {
+        let check = config.health_check.as_ref();
+        let outliers = config.outliers.as_ref();
         let key = (Arc::clone(cluster), address);
         let held = self.hosts.get(&key);
         if let Some(held) = held
             && held.check.as_ref() == check
+            && held.outliers.as_ref() == outliers
         {
             return Arc::clone(&held.host);
         }
@@ -277,7 +333,11 @@ impl Activation {
             (Some(_), None) => Health::Unchecked,
         };
         self.next_host += 1;
-        let host = Arc::new(Host::new(self.next_host, Arc::clone(cluster), address, health));
+        let record = outliers
+            .zip(watched)
+            .map(|(outliers, watched)| Record::new(outliers, self.workers.len(), &watched.wake));
+        let host = Host::new(self.next_host, Arc::clone(cluster), address, health, record);
+        let host = Arc::new(host);
         let task = check.map(|check| {
             let watch = health::watch(
                 Arc::clone(&host),
@@ -290,6 +350,7 @@ impl Activation {
         let tracked = TrackedHost {
             host: Arc::clone(&host),
             check: check.cloned(),
+            outliers: outliers.cloned(),
             task,
         };
         self.hosts.insert(key, tracked);
@@ -344,6 +405,24 @@ impl Drop for TrackedHost {
     }
 }
 
+impl Drop for Detecting {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Balancers {
+    /// Lets the balancer of `cluster` know that something has changed for its hosts.
+    fn refresh(&self, cluster: &Arc<str>) {
+        // Not before: a snapshot that comes later has seen the change.
+        if let Some(cluster) = self.current.load().clusters.get(cluster) {
+            let _order = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
+            cluster.refresh();
+        }
+        self.changed.send_modify(|changes| *changes += 1);
+    }
+}
+
 /// The names of clusters of which anything is not as it is in `running`.
 fn changed_clusters(config: &Config, running: &Config) -> BTreeSet<Arc<str>> {
     let clusters = config.clusters.changes(&running.clusters, Arc::ptr_eq);
@@ -378,20 +457,14 @@ fn live_listeners(config: &Config, before: &Snapshot) -> BTreeMap<Arc<str>, Arc<
 
 /// What happens when a check changes its mind: the balancer learns it, and if the cluster wants it, what is in flight on a dead
 /// host is reset.
-fn on_health(current: Arc<ArcSwap<Snapshot>>, workers: Vec<Remote>, changed: watch::Sender<u64>) -> OnChange {
-    // Two checks that end together must not store their selections in the wrong order.
-    let refreshing = Mutex::new(());
+fn on_health(balancers: Arc<Balancers>, workers: Vec<Remote>) -> OnChange {
     Arc::new(move |host, health| {
-        let snapshot = current.load();
+        balancers.refresh(&host.cluster);
+        let snapshot = balancers.current.load();
         let cluster = snapshot.clusters.get(&host.cluster);
-        if let Some(cluster) = cluster {
-            let _order = refreshing.lock().unwrap_or_else(PoisonError::into_inner);
-            cluster.refresh();
-        }
         if health == Health::Unhealthy && cluster.is_some_and(|cluster| cluster.config.close_on_failure) {
             workers.iter().for_each(|worker| worker.declare_dead(host.id));
         }
-        changed.send_modify(|changes| *changes += 1);
     })
 }
 

@@ -10,6 +10,7 @@ use crate::balance::Tried;
 use crate::breaker::Retrying;
 use crate::exchange::{Exchange, Flag};
 use crate::h1::Malformed;
+use crate::outlier::Report;
 use crate::pool::HostPool;
 use crate::retry::{Outcome, RetryPolicy};
 use crate::worker::WorkerCluster;
@@ -73,6 +74,9 @@ pub(crate) async fn until_answered<A: Attempts>(
         }
         let repeatable = policy.is_some_and(|policy| exchange.retries() < policy.retries_max);
         let attempted = attempts.attempt(&pool, repeatable).await;
+        if let Some(report) = report::<A>(&attempted) {
+            pool.report(report);
+        }
         // What it brought ends the retry that it was.
         drop(retrying.take());
         let mut again = |attempts: &A, is_worth: &dyn Fn(&RetryPolicy) -> bool| {
@@ -105,6 +109,22 @@ pub(crate) async fn until_answered<A: Attempts>(
             () = attempts.expired() => return Err(Some(Refusal::timed_out())),
         }
     }
+}
+
+/// What an attempt says of its host; nothing where it was the client that ended it.
+fn report<A: Attempts>(attempted: &Result<A::Answer, Failure>) -> Option<Report> {
+    let outcome = match attempted {
+        Ok(answer) => return Some(Report::Status(A::status(answer))),
+        Err(Failure::Late) => return Some(Report::TimedOut),
+        Err(Failure::Client(_) | Failure::ClientLeft) => return None,
+        Err(Failure::Attempt { outcome, .. }) => outcome,
+    };
+    Some(match outcome {
+        Outcome::ConnectFailure => Report::NoConnection,
+        Outcome::RefusedStream | Outcome::Reset => Report::Broken,
+        Outcome::PerTryTimeout => Report::TimedOut,
+        Outcome::Status(status) => Report::Status(*status),
+    })
 }
 
 /// Another attempt, unless there were as many as the policy has, or are as many as the cluster takes.

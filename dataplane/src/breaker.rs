@@ -111,6 +111,11 @@ impl Share {
         }
     }
 
+    /// Whose share it is.
+    pub(crate) fn worker(&self) -> usize {
+        self.worker
+    }
+
     fn own(&self) -> &Counts {
         &self.load.workers[self.worker]
     }

@@ -17,6 +17,7 @@ use crate::by_name::ByName;
 use crate::filter::ListenerFilter;
 use crate::health::GrpcProbe;
 use crate::matcher::RouteMatcher;
+use crate::outlier::Detection;
 use crate::retry::RetryPolicy;
 use crate::rewrite::PathRewrite;
 use crate::router::RouteTable;
@@ -66,6 +67,8 @@ pub(crate) struct Cluster {
     /// Reset what is in flight on a host when a health check declares it dead.
     pub(crate) close_on_failure: bool,
     pub(crate) limits: Limits,
+    /// Which of its hosts are left out for what they answer.
+    pub(crate) outliers: Option<Detection>,
 }
 
 /// What is spoken to the hosts of a cluster.

@@ -16,6 +16,7 @@ mod fields;
 mod filter;
 mod listener;
 mod matcher;
+mod outlier;
 mod routes;
 mod wire;
 

@@ -121,6 +121,9 @@ pub(crate) async fn watch(
         };
         let before = streak.health;
         streak = streak.after(verdict, &check);
+        if let (Verdict::Pass, Health::Healthy, Some(record)) = (verdict, streak.health, &host.record) {
+            record.check_passed();
+        }
         if streak.health != before {
             host.set_health(streak.health);
             tracing::info!(cluster = %host.cluster, host = %host.address, health = streak.health.word(), ?verdict, "host changed");

@@ -53,6 +53,7 @@ mod matcher;
 mod metrics;
 mod mirror;
 mod orders;
+mod outlier;
 mod pattern;
 mod pool;
 mod reply;

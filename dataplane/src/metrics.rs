@@ -85,7 +85,7 @@ impl Counter {
         );
     }
 
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -308,6 +308,34 @@ impl Metrics {
         for ((cluster, address), health) in hosts {
             let labels = [("cluster", &**cluster), ("host", &address.to_string())];
             out.sample("", &labels, u8::from(health == Health::Healthy));
+        }
+        Self::render_ejections(out, snapshot);
+    }
+
+    fn render_ejections(out: &mut Exposition, snapshot: &Snapshot) {
+        let watched: BTreeMap<_, _> = snapshot
+            .clusters
+            .iter()
+            .filter_map(|(name, cluster)| Some((name, (cluster, cluster.ejections.as_ref()?))))
+            .collect();
+        out.family(
+            "tombolo_ejections_total",
+            "counter",
+            "Outliers that were left out, by why; not_ejected are those that would have been too many",
+        );
+        for (name, (_, ejections)) in &watched {
+            for (why, count) in ejections.counts() {
+                out.sample("", &[("cluster", name), ("why", why)], count);
+            }
+        }
+        out.family(
+            "tombolo_hosts_ejected",
+            "gauge",
+            "Hosts that are left out as outliers",
+        );
+        for (name, (cluster, _)) in &watched {
+            let ejected = cluster.hosts.iter().filter(|live| live.host.is_ejected());
+            out.sample("", &[("cluster", name)], ejected.count());
         }
     }
 

@@ -23,6 +23,7 @@ use crate::config::Protocol;
 use crate::h1::HEAD_BYTES_MAX;
 use crate::http2::HEAD_LIST_BYTES_MAX;
 use crate::io::{BreakableIo, Breaker};
+use crate::outlier::Report;
 use crate::snapshot::Host;
 use crate::upload::RequestBody;
 
@@ -145,6 +146,13 @@ impl HostPool {
     /// Requests in flight, of this worker.
     pub(crate) fn active(&self) -> u32 {
         self.active.get()
+    }
+
+    /// Remembers what an attempt brought, where that may make the host an outlier.
+    pub(crate) fn report(&self, report: Report) {
+        if let Some(record) = &self.host.record {
+            record.report(self.share.worker(), report);
+        }
     }
 
     pub(crate) fn lease(self: &Rc<Self>) -> Lease {

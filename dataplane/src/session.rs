@@ -215,6 +215,7 @@ mod tests {
             panic_threshold_percent: 50.0,
             close_on_failure: false,
             limits: crate::breaker::Limits::DEFAULT,
+            outliers: None,
         });
         let clusters = clusters
             .iter()

@@ -13,6 +13,7 @@ use crate::breaker::Load;
 use crate::by_name::ByName;
 use crate::config::{Cluster, Endpoint, Listener, Route};
 use crate::filter::{Chain, Held, chains};
+use crate::outlier::{Ejections, Record};
 use crate::router::{NO_LEVELS, RouteTable};
 
 #[derive(Debug, Default)]
@@ -53,6 +54,8 @@ pub(crate) struct LiveCluster {
     pub(crate) traffic: Arc<AtomicBool>,
     /// Outlives this value, as what is under way does.
     pub(crate) load: Arc<Load>,
+    /// If its hosts are compared at all.
+    pub(crate) ejections: Option<Arc<Ejections>>,
 }
 
 #[derive(Debug)]
@@ -61,13 +64,16 @@ pub(crate) struct LiveHost {
     pub(crate) endpoint: Endpoint,
 }
 
-/// One address of one cluster, known by the same `id` for as long as its address and its check stay the same.
+/// One address of one cluster, known by the same `id` for as long as its address, its check and what makes it an outlier stay
+/// the same.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) id: u64,
     pub(crate) cluster: Arc<str>,
     pub(crate) address: SocketAddr,
     health: AtomicU8,
+    /// What attempts brought, if that may make it an outlier.
+    pub(crate) record: Option<Record>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +152,7 @@ impl LiveCluster {
         hosts: Vec<LiveHost>,
         traffic: Arc<AtomicBool>,
         load: Arc<Load>,
+        ejections: Option<Arc<Ejections>>,
     ) -> Self {
         let selection = ArcSwap::from_pointee(select(&hosts, &config));
         Self {
@@ -155,6 +162,7 @@ impl LiveCluster {
             selection,
             traffic,
             load,
+            ejections,
         }
     }
 
@@ -172,12 +180,19 @@ impl LiveCluster {
 }
 
 impl Host {
-    pub(crate) fn new(id: u64, cluster: Arc<str>, address: SocketAddr, health: Health) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        cluster: Arc<str>,
+        address: SocketAddr,
+        health: Health,
+        record: Option<Record>,
+    ) -> Self {
         Self {
             id,
             cluster,
             address,
             health: AtomicU8::new(health as u8),
+            record,
         }
     }
 
@@ -187,6 +202,10 @@ impl Host {
             1 => Health::Healthy,
             _ => Health::Unhealthy,
         }
+    }
+
+    pub(crate) fn is_ejected(&self) -> bool {
+        self.record.as_ref().is_some_and(Record::is_ejected)
     }
 
     pub(crate) fn set_health(&self, health: Health) {
@@ -210,7 +229,9 @@ fn select(hosts: &[LiveHost], config: &Cluster) -> Selection {
         .map(|live| Candidate {
             priority: live.endpoint.priority,
             weight: live.endpoint.weight,
-            healthy: live.endpoint.eligible && live.host.health() == Health::Healthy,
+            healthy: live.endpoint.eligible
+                && live.host.health() == Health::Healthy
+                && !live.host.is_ejected(),
         })
         .collect();
     Selection::new(&candidates, config.panic_threshold_percent)

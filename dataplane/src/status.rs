@@ -50,6 +50,8 @@ pub(crate) struct DumpedHost {
     priority: usize,
     weight: u32,
     eligible: bool,
+    /// Left out as an outlier.
+    ejected: bool,
 }
 
 impl Status {
@@ -152,6 +154,7 @@ impl Status {
                 priority: live.endpoint.priority,
                 weight: live.endpoint.weight,
                 eligible: live.endpoint.eligible,
+                ejected: live.host.is_ejected(),
             });
             hosts.collect()
         };

@@ -28,6 +28,7 @@ use super::fields::{
     At, Reason, ads, any, done, header_to_set, header_value, message, only_enum, positive, required,
     same_name,
 };
+use super::outlier;
 use crate::breaker::{Limits, RetryLimit};
 use crate::config::{Cluster, HealthCheck, HttpProbe, Probe, Protocol};
 use crate::health::GrpcProbe;
@@ -78,6 +79,10 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
         return Err("health_checks[0].grpc_health_check: needs hosts of HTTP/2".to_owned());
     }
     let limits = limits(pb.circuit_breakers.take()).at("circuit_breakers")?;
+    let outliers = match pb.outlier_detection.take() {
+        Some(detection) => Some(outlier::decode(detection).at("outlier_detection")?),
+        None => None,
+    };
     done(&pb)?;
     Ok(Cluster {
         connect_timeout,
@@ -86,6 +91,7 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
         panic_threshold_percent,
         close_on_failure,
         limits,
+        outliers,
     })
 }
 

@@ -344,8 +344,8 @@ fn a_cluster_is_as_the_contract_says() {
                 "health_checks[0].interval: is more than 315360000 s",
             ),
             (
-                |c| c.outlier_detection = Some(Default::default()),
-                "outlier_detection: is not supported by this proxy",
+                |c| c.outlier_detection.get_or_insert_default().max_ejection_percent = number(101),
+                "outlier_detection.max_ejection_percent: 101 is not a percentage",
             ),
             (
                 |c| c.health_checks.push(c.health_checks[0].clone()),
