@@ -11,7 +11,7 @@ use crate::breaker::Retrying;
 use crate::exchange::{Exchange, Flag};
 use crate::h1::Malformed;
 use crate::outlier::Report;
-use crate::pool::HostPool;
+use crate::pool::{ConnectError, HostPool};
 use crate::retry::{Outcome, RetryPolicy};
 use crate::worker::WorkerCluster;
 
@@ -38,6 +38,8 @@ pub(crate) trait Attempts {
 pub(crate) enum Failure {
     /// The route's policy decides.
     Attempt { outcome: Outcome, detail: String },
+    /// As many requests wait for a connection as may.
+    Overflow,
     /// The route's timeout is over.
     Late,
     /// The client broke off its request, or sent what is none.
@@ -94,6 +96,10 @@ pub(crate) async fn until_answered<A: Attempts>(
                     return Err(Some(Refusal::failed(outcome, &detail)));
                 }
             }
+            Err(Failure::Overflow) => {
+                exchange.pending_overflowed();
+                return Err(Some(Refusal::overflowed()));
+            }
             Err(Failure::Late) => return Err(Some(Refusal::timed_out())),
             Err(Failure::Client(refusal)) => return Err(Some(refusal)),
             Err(Failure::ClientLeft) => return Err(None),
@@ -111,12 +117,12 @@ pub(crate) async fn until_answered<A: Attempts>(
     }
 }
 
-/// What an attempt says of its host; nothing where it was the client that ended it.
+/// What an attempt says of its host; nothing where it was the client that ended it, or nobody was asked.
 fn report<A: Attempts>(attempted: &Result<A::Answer, Failure>) -> Option<Report> {
     let outcome = match attempted {
         Ok(answer) => return Some(Report::Status(A::status(answer))),
         Err(Failure::Late) => return Some(Report::TimedOut),
-        Err(Failure::Client(_) | Failure::ClientLeft) => return None,
+        Err(Failure::Overflow | Failure::Client(_) | Failure::ClientLeft) => return None,
         Err(Failure::Attempt { outcome, .. }) => outcome,
     };
     Some(match outcome {
@@ -141,6 +147,17 @@ fn retry(exchange: &mut Exchange, cluster: &WorkerCluster, policy: &RetryPolicy)
 }
 
 impl Failure {
+    /// There is no connection to the host.
+    pub(crate) fn unconnected(error: &ConnectError) -> Self {
+        match error {
+            ConnectError::Overflow => Self::Overflow,
+            ConnectError::Connect(_) | ConnectError::Timeout | ConnectError::Handshake(_) => Self::Attempt {
+                outcome: Outcome::ConnectFailure,
+                detail: error.to_string(),
+            },
+        }
+    }
+
     /// The connection to the host ended, or had to.
     pub(crate) fn reset(detail: &str) -> Self {
         Self::terminated(Outcome::Reset, detail)

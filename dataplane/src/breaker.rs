@@ -11,6 +11,9 @@ const UNASKED_PART: u64 = 8;
 /// What a cluster allows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Limits {
+    pub(crate) connections_max: u32,
+    /// Requests that have no connection yet.
+    pub(crate) pending_max: u32,
     pub(crate) requests_max: u32,
     pub(crate) retries: RetryLimit,
 }
@@ -36,6 +39,8 @@ pub(crate) struct Load {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Counts {
+    connections: Count,
+    pending: Count,
     requests: Count,
     retries: Count,
 }
@@ -55,9 +60,15 @@ pub(crate) struct Share {
 #[derive(Debug)]
 pub(crate) struct Retrying(Share);
 
+/// A request without a connection, until it has one.
+#[derive(Debug)]
+pub(crate) struct Pending(Share);
+
 impl Limits {
     /// Envoy's, for a cluster that says nothing else.
     pub(crate) const DEFAULT: Self = Self {
+        connections_max: 1024,
+        pending_max: 1024,
         requests_max: 1024,
         retries: RetryLimit::Max(3),
     };
@@ -137,6 +148,29 @@ impl Share {
             || self.load.sum(|counts| &counts.requests) < max
     }
 
+    /// Whether one more connection may be opened.
+    pub(crate) fn allows_connection(&self, limits: &Limits) -> bool {
+        self.load.sum(|counts| &counts.connections) < u64::from(limits.connections_max)
+    }
+
+    /// Counts a connection until [`Self::disconnected`].
+    pub(crate) fn connected(&self) {
+        self.own().connections.up();
+    }
+
+    pub(crate) fn disconnected(&self) {
+        self.own().connections.down();
+    }
+
+    /// A request more without a connection, if there may be.
+    pub(crate) fn pend(&self, limits: &Limits) -> Option<Pending> {
+        let pending = self.load.sum(|counts| &counts.pending);
+        (pending < u64::from(limits.pending_max)).then(|| {
+            self.own().pending.up();
+            Pending(self.clone())
+        })
+    }
+
     /// A retry more, if there may be.
     pub(crate) fn retry(&self, limits: &Limits) -> Option<Retrying> {
         let retries = self.load.sum(|counts| &counts.retries);
@@ -145,6 +179,12 @@ impl Share {
             self.own().retries.up();
             Retrying(self.clone())
         })
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.own().pending.down();
     }
 }
 
@@ -222,6 +262,8 @@ mod tests {
     #[test]
     fn decisions_are_those_of_a_plain_list() {
         enum UnderWay {
+            Connection(usize),
+            Pending(#[allow(dead_code, reason = "what counts is when it is dropped")] Pending),
             Request(usize),
             Retry(#[allow(dead_code, reason = "what counts is when it is dropped")] Retrying),
         }
@@ -236,6 +278,8 @@ mod tests {
             ] {
                 let random = Random::new();
                 let limits = Limits {
+                    connections_max: requests_max / 2,
+                    pending_max: requests_max / 3,
                     requests_max,
                     retries,
                 };
@@ -245,16 +289,30 @@ mod tests {
                 // So much may begin that was not asked about.
                 let slack = u64::from(requests_max) / UNASKED_PART;
                 for step in 0..20_000 {
-                    let of = |list: &[UnderWay], retry: bool| {
-                        list.iter()
-                            .filter(|one| matches!(one, UnderWay::Retry(_)) == retry)
-                            .count() as u64
-                    };
-                    let (requests, retried) = (of(&list, false), of(&list, true));
+                    let of = |kind: fn(&UnderWay) -> bool| list.iter().filter(|one| kind(one)).count() as u64;
+                    let requests = of(|one| matches!(one, UnderWay::Request(_)));
+                    let retried = of(|one| matches!(one, UnderWay::Retry(_)));
+                    let connections = of(|one| matches!(one, UnderWay::Connection(_)));
+                    let pending = of(|one| matches!(one, UnderWay::Pending(_)));
                     let worker = random.below(3) as usize;
                     let share = &shares[worker];
-                    match random.below(5) {
-                        0..=1 => {
+                    match random.below(8) {
+                        0 => {
+                            let allowed = share.allows_connection(&limits);
+                            let expected = connections < u64::from(limits.connections_max);
+                            assert_eq!(allowed, expected, "{limits:?}: {connections}, step {step}");
+                            if allowed {
+                                share.connected();
+                                list.push(UnderWay::Connection(worker));
+                            }
+                        }
+                        1 => {
+                            let began = share.pend(&limits);
+                            let expected = pending < u64::from(limits.pending_max);
+                            assert_eq!(began.is_some(), expected, "{limits:?}: {pending}, step {step}");
+                            list.extend(began.map(UnderWay::Pending));
+                        }
+                        2..=3 => {
                             let allowed = share.allows_request(&limits);
                             if requests < u64::from(requests_max) {
                                 assert!(allowed, "{limits:?} refuses at {requests}, step {step}");
@@ -267,7 +325,7 @@ mod tests {
                                 list.push(UnderWay::Request(worker));
                             }
                         }
-                        2 => {
+                        4 => {
                             let retrying = share.retry(&limits);
                             assert_eq!(
                                 retrying.is_some(),
@@ -280,8 +338,10 @@ mod tests {
                         // Ends come in bursts, so that all of the range is seen.
                         _ if step / 4_000 % 2 == 1 || random.below(3) == 0 => {
                             let at = random.below(u32::try_from(list.len()).unwrap()) as usize;
-                            if let UnderWay::Request(worker) = list.swap_remove(at) {
-                                shares[worker].end();
+                            match list.swap_remove(at) {
+                                UnderWay::Request(worker) => shares[worker].end(),
+                                UnderWay::Connection(worker) => shares[worker].disconnected(),
+                                UnderWay::Pending(_) | UnderWay::Retry(_) => {}
                             }
                         }
                         _ => {}
@@ -289,6 +349,7 @@ mod tests {
                 }
                 drop(list);
                 assert_eq!(load.sum(|counts| &counts.retries), 0);
+                assert_eq!(load.sum(|counts| &counts.pending), 0);
             }
         }
     }

@@ -153,6 +153,13 @@ impl Exchange {
         }
     }
 
+    /// As many requests wait for a connection as the cluster takes.
+    pub(crate) fn pending_overflowed(&self) {
+        if let Some(counters) = &self.counters {
+            counters.pending_overflows.add(1);
+        }
+    }
+
     /// An attempt brought no answer.
     pub(crate) fn attempt_failed(&self, outcome: Outcome) {
         let Some(counters) = &self.counters else {

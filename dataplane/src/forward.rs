@@ -347,12 +347,9 @@ pub(crate) async fn attempt(
         let config = &cluster.config;
         let (mut sender, freshness) = lease
             .pool()
-            .sender(config.protocol, config.connect_timeout)
+            .sender(config)
             .await
-            .map_err(|error| Failure::Attempt {
-                outcome: Outcome::ConnectFailure,
-                detail: error.to_string(),
-            })?;
+            .map_err(|error| Failure::unconnected(&error))?;
         let SendFailure { error, unsent } = match sender.send(request).await {
             // hyper takes a 101 for the answer, though nobody has asked for another protocol.
             Ok(response) if response.status().is_informational() => {

@@ -11,11 +11,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::h1::Buffer;
+use crate::pool::Connected;
 
 /// An upstream connection's bytes.
 pub(crate) struct BreakableIo {
     inner: TcpStream,
     breaker: Rc<Breaker>,
+    _connected: Connected,
 }
 
 /// A client's connection whose first bytes were read to tell what it speaks.
@@ -32,12 +34,13 @@ pub(crate) struct Breaker {
 }
 
 impl BreakableIo {
-    pub(crate) fn new(stream: TcpStream) -> (Self, Rc<Breaker>) {
+    pub(crate) fn new(stream: TcpStream, connected: Connected) -> (Self, Rc<Breaker>) {
         let breaker = Rc::new(Breaker::default());
         (
             Self {
                 inner: stream,
                 breaker: Rc::clone(&breaker),
+                _connected: connected,
             },
             breaker,
         )

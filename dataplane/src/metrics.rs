@@ -48,6 +48,7 @@ pub(crate) struct RouteCounters {
     pub(crate) per_try_timeouts: Counter,
     pub(crate) request_overflows: Counter,
     pub(crate) retry_overflows: Counter,
+    pub(crate) pending_overflows: Counter,
 }
 
 /// What one worker counts for one listener.
@@ -254,7 +255,8 @@ impl Metrics {
         for (key, all) in &by_key {
             let requests = sum(all, &|counters| counters.request_overflows.get());
             let retries = sum(all, &|counters| counters.retry_overflows.get());
-            for (what, value) in [("request", requests), ("retry", retries)] {
+            let pending = sum(all, &|counters| counters.pending_overflows.get());
+            for (what, value) in [("request", requests), ("retry", retries), ("pending", pending)] {
                 out.sample("", &[&key.labels()[..], &[("what", what)]].concat(), value);
             }
         }

@@ -18,14 +18,19 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use crate::breaker::Share;
-use crate::config::Protocol;
+use crate::breaker::{Limits, Pending, Share};
+use crate::config::{Cluster, Protocol};
 use crate::h1::HEAD_BYTES_MAX;
 use crate::http2::HEAD_LIST_BYTES_MAX;
 use crate::io::{BreakableIo, Breaker};
 use crate::outlier::Report;
 use crate::snapshot::Host;
 use crate::upload::RequestBody;
+
+mod turns;
+
+pub(crate) use turns::Connected;
+use turns::Turns;
 
 /// A connection that was not used for so long is closed; less than the keep-alive of common servers (60 s and more), so
 /// that it is we who close, and rarely race with them.
@@ -44,7 +49,7 @@ const STREAMS_UNTOLD: usize = 100;
 /// One host as one worker sees it.
 pub(crate) struct HostPool {
     pub(crate) host: Arc<Host>,
-    share: Share,
+    turns: Rc<Turns>,
     active: Cell<u32>,
     idle: RefCell<Vec<IdleConnection>>,
     idle_h1: RefCell<Vec<(BreakableIo, Instant)>>,
@@ -78,6 +83,8 @@ pub(crate) enum Freshness {
 /// Why there is no connection; the cause is shared by all who waited for it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
+    #[error("as many requests wait for a connection as may")]
+    Overflow,
     #[error("connection failure: {0}")]
     Connect(Arc<std::io::Error>),
     #[error("connection timeout")]
@@ -134,7 +141,7 @@ impl HostPool {
     pub(crate) fn new(host: Arc<Host>, share: Share) -> Rc<Self> {
         Rc::new(Self {
             host,
-            share,
+            turns: Turns::new(share),
             active: Cell::new(0),
             idle: RefCell::default(),
             idle_h1: RefCell::default(),
@@ -151,13 +158,13 @@ impl HostPool {
     /// Remembers what an attempt brought, where that may make the host an outlier.
     pub(crate) fn report(&self, report: Report) {
         if let Some(record) = &self.host.record {
-            record.report(self.share.worker(), report);
+            record.report(self.turns.share.worker(), report);
         }
     }
 
     pub(crate) fn lease(self: &Rc<Self>) -> Lease {
         self.active.set(self.active.get() + 1);
-        self.share.begin();
+        self.turns.share.begin();
         Lease {
             pool: Rc::clone(self),
             connection: None,
@@ -194,28 +201,45 @@ impl HostPool {
     /// A connection that is ready for a request: a waiting one, or a new one.
     pub(crate) async fn sender(
         self: &Rc<Self>,
-        protocol: Protocol,
-        connect_timeout: Duration,
+        config: &Cluster,
     ) -> Result<(Sender, Freshness), ConnectError> {
-        match protocol {
-            Protocol::Http1 => {
-                loop {
-                    let Some(mut idle) = self.idle.borrow_mut().pop() else {
-                        break;
-                    };
-                    if idle.sender.is_ready() || idle.sender.ready().await.is_ok() {
-                        return Ok((Sender::Http1(idle.sender), Freshness::Reused));
-                    }
-                }
-                let sender = bounded(connect_timeout, Rc::clone(self).open_http1()).await?;
-                Ok((Sender::Http1(sender), Freshness::New))
-            }
-            Protocol::Http2 => self.http2_sender(connect_timeout).await,
+        match config.protocol {
+            Protocol::Http1 => self.http1_sender(config).await,
+            Protocol::Http2 => self.http2_sender(config).await,
         }
     }
 
-    /// A waiting connection for our own codec.
+    async fn http1_sender(self: &Rc<Self>, config: &Cluster) -> Result<(Sender, Freshness), ConnectError> {
+        let mut pending = None;
+        let connected = loop {
+            if pending.is_some() || !self.turns.is_queue() {
+                while let Some(mut idle) = self.pop_idle() {
+                    if idle.is_ready() || idle.ready().await.is_ok() {
+                        return Ok((Sender::Http1(idle), Freshness::Reused));
+                    }
+                }
+            }
+            if let Some(connected) = self.turn(&config.limits, &mut pending).await? {
+                break connected;
+            }
+        };
+        let sender = bounded(config.connect_timeout, Rc::clone(self).open_http1(connected)).await?;
+        Ok((Sender::Http1(sender), Freshness::New))
+    }
+
+    fn pop_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
+        self.idle.borrow_mut().pop().map(|idle| idle.sender)
+    }
+
+    /// A waiting connection for our own codec, unless somebody waits for it.
     pub(crate) fn idle_h1(&self) -> Option<BreakableIo> {
+        if self.turns.is_queue() {
+            return None;
+        }
+        self.take_h1()
+    }
+
+    fn take_h1(&self) -> Option<BreakableIo> {
         loop {
             let (io, _) = self.idle_h1.borrow_mut().pop()?;
             if io.is_quiet() {
@@ -224,10 +248,55 @@ impl HostPool {
         }
     }
 
-    /// A new connection for our own codec.
-    pub(crate) async fn connect_h1(&self, connect_timeout: Duration) -> Result<BreakableIo, ConnectError> {
-        let stream = bounded(connect_timeout, self.connect()).await?;
-        Ok(self.breakable(stream))
+    /// A connection for our own codec, as soon as there is one; a new one, if that is what is `wanted`.
+    pub(crate) async fn connect_h1(
+        &self,
+        config: &Cluster,
+        wanted: Freshness,
+    ) -> Result<(BreakableIo, Freshness), ConnectError> {
+        let mut pending = None;
+        let connected = loop {
+            if pending.is_some()
+                && wanted == Freshness::Reused
+                && let Some(io) = self.take_h1()
+            {
+                return Ok((io, Freshness::Reused));
+            }
+            if let Some(connected) = self.turn(&config.limits, &mut pending).await? {
+                break connected;
+            }
+        };
+        let stream = bounded(config.connect_timeout, self.connect()).await?;
+        Ok((self.breakable(stream, connected), Freshness::New))
+    }
+
+    /// The right to open a connection, in place of one of the other kind if there may be no more; or nothing, once one may have
+    /// become free. Who asks is `pending` from now on.
+    async fn turn(
+        &self,
+        limits: &Limits,
+        pending: &mut Option<Pending>,
+    ) -> Result<Option<Connected>, ConnectError> {
+        if pending.is_none() {
+            *pending = Some(self.turns.pend(limits).ok_or(ConnectError::Overflow)?);
+            if self.turns.is_queue() {
+                self.turns.queue(limits).await;
+                return Ok(None);
+            }
+        }
+        if let Some(connected) = self.turns.open(limits) {
+            return Ok(Some(connected));
+        }
+        let is_closed = self.pop_idle().is_some() || self.take_h1().is_some();
+        if is_closed {
+            return Ok(Some(self.turns.replace()));
+        }
+        // Those that their host had closed are gone by now.
+        let connected = self.turns.open(limits);
+        if connected.is_none() {
+            self.turns.wait().await;
+        }
+        Ok(connected)
     }
 
     /// Keeps a connection whose last exchange is over in both directions.
@@ -235,22 +304,22 @@ impl HostPool {
         self.idle_h1.borrow_mut().push((io, now));
     }
 
-    async fn http2_sender(
-        self: &Rc<Self>,
-        connect_timeout: Duration,
-    ) -> Result<(Sender, Freshness), ConnectError> {
+    async fn http2_sender(self: &Rc<Self>, config: &Cluster) -> Result<(Sender, Freshness), ConnectError> {
         let mut freshness = Freshness::Reused;
+        let mut pending = None;
         loop {
-            let opening = {
-                let mut multiplexed = self.multiplexed.borrow_mut();
-                if let Some(sender) = multiplexed.sender() {
+            if pending.is_some() || !self.turns.is_queue() {
+                let place = self.multiplexed.borrow_mut().sender();
+                if let Some(sender) = place {
                     return Ok((sender, freshness));
                 }
-                let open = || bounded(connect_timeout, Rc::clone(self).open_http2());
-                let opening = multiplexed
-                    .opening
-                    .get_or_insert_with(|| open().boxed_local().shared());
-                opening.clone()
+            }
+            let opening = match self.opening(&mut pending, config)? {
+                Some(opening) => opening,
+                None => match self.turn(&config.limits, &mut pending).await? {
+                    Some(connected) => self.open_shared(connected, config.connect_timeout),
+                    None => continue,
+                },
             };
             let opened = opening.clone().await;
             freshness = Freshness::New;
@@ -261,15 +330,40 @@ impl HostPool {
                 .take_if(|held| held.ptr_eq(&opening))
                 .is_some()
             {
-                return Ok((multiplexed.carry(opened?), freshness));
+                let place = multiplexed.carry(opened?);
+                self.turns.wake_all();
+                return Ok((place, freshness));
             }
             drop(multiplexed);
             opened?;
         }
     }
 
-    async fn open_http1(self: Rc<Self>) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
-        let io = self.breakable(self.connect().await?);
+    /// What others who are pending wait for.
+    fn opening(
+        &self,
+        pending: &mut Option<Pending>,
+        config: &Cluster,
+    ) -> Result<Option<Connecting>, ConnectError> {
+        let opening = self.multiplexed.borrow().opening.clone();
+        if opening.is_some() && pending.is_none() {
+            *pending = Some(self.turns.pend(&config.limits).ok_or(ConnectError::Overflow)?);
+        }
+        Ok(opening)
+    }
+
+    fn open_shared(self: &Rc<Self>, connected: Connected, connect_timeout: Duration) -> Connecting {
+        let open = bounded(connect_timeout, Rc::clone(self).open_http2(connected));
+        let opening = open.boxed_local().shared();
+        self.multiplexed.borrow_mut().opening = Some(opening.clone());
+        opening
+    }
+
+    async fn open_http1(
+        self: Rc<Self>,
+        connected: Connected,
+    ) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
+        let io = self.breakable(self.connect().await?, connected);
         let (sender, connection) = http1::Builder::new()
             // Of an answer's head, and of a body that its client has not taken.
             .max_buf_size(HEAD_BYTES_MAX)
@@ -287,8 +381,8 @@ impl HostPool {
         Ok(sender)
     }
 
-    async fn open_http2(self: Rc<Self>) -> Result<Carrier, ConnectError> {
-        let io = self.breakable(self.connect().await?);
+    async fn open_http2(self: Rc<Self>, connected: Connected) -> Result<Carrier, ConnectError> {
+        let io = self.breakable(self.connect().await?, connected);
         let max = Rc::clone(&self.multiplexed.borrow().streams_max);
         let (sender, connection) = http2::Builder::new(LocalExecutor)
             .initial_max_send_streams(max.get())
@@ -316,8 +410,8 @@ impl HostPool {
         Ok(stream)
     }
 
-    fn breakable(&self, stream: TcpStream) -> BreakableIo {
-        let (io, breaker) = BreakableIo::new(stream);
+    fn breakable(&self, stream: TcpStream, connected: Connected) -> BreakableIo {
+        let (io, breaker) = BreakableIo::new(stream, connected);
         self.breakers.borrow_mut().push(Rc::downgrade(&breaker));
         io
     }
@@ -417,7 +511,8 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.pool.active.set(self.pool.active.get() - 1);
-        self.pool.share.end();
+        self.pool.turns.share.end();
+        self.pool.turns.wake();
     }
 }
 

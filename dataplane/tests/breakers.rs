@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget;
 use envoy_types::pb::google::protobuf::UInt32Value;
@@ -26,7 +27,7 @@ mod proxy;
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod upstream;
 
-/// A proxy before one cluster; below `/once` a request is tried once, else once more, on the next priority.
+/// A proxy before one cluster; below `/once` a request is tried once, below `/late` for a tenth of a second, else once more, on the next priority.
 struct Stage {
     listener: SocketAddr,
     log: PathBuf,
@@ -37,14 +38,19 @@ struct Stage {
 
 impl Stage {
     async fn start(limits: Thresholds, hosts: &[(SocketAddr, u32)]) -> Self {
+        Self::start_with(&mesh::with_limits(mesh::cluster("a"), limits), hosts).await
+    }
+
+    async fn start_with(cluster: &Cluster, hosts: &[(SocketAddr, u32)]) -> Self {
         let edge = AdsServer::start_at(free_address()).await;
         let data = tempfile::tempdir().unwrap();
         let listener = free_address();
-        edge.put("a", &mesh::with_limits(mesh::cluster("a"), limits));
+        edge.put("a", cluster);
         edge.put("a", &mesh::endpoints("a", hosts));
         edge.put("in", &mesh::listener("in", listener, "in"));
         let routes = vec![
             mesh::to_cluster("/once", "a"),
+            mesh::with_timeout(mesh::to_cluster("/late", "a"), 100),
             mesh::with_retries(mesh::to_cluster("/", "a"), 1),
         ];
         edge.put("in", &mesh::routes("in", routes));
@@ -210,4 +216,160 @@ async fn retries_under_way_count_until_they_are_answered() {
         assert!(metrics.contains(expected), "{metrics}");
         stage.proxy.stop().await;
     }
+}
+
+fn connections(max: u32, pending: Option<u32>) -> Thresholds {
+    Thresholds {
+        max_connections: number(max),
+        max_pending_requests: pending.and_then(number),
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_finds_no_connection_waits_for_one() {
+    let host = Upstream::start("a").await;
+    let stage = Stage::start(connections(1, None), &[(host.address, 0)]).await;
+    // Both ways through the proxy, which keep their connections apart.
+    let under_way: Vec<_> = (0..12).map(|nth| stage.begin("/slow", nth % 2 == 0)).collect();
+    for answer in under_way {
+        assert_eq!(answer.await.unwrap().unwrap().body, "a /slow ");
+    }
+    let before = host.requests();
+    for nth in 0..12 {
+        let answer = stage.begin("/", nth % 2 == 0).await.unwrap().unwrap();
+        assert_eq!(answer.body, "a / ");
+    }
+    assert_eq!(host.requests(), before + 12);
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_has_one_connection_to_each_host_whatever_the_limit() {
+    let host = Upstream::start("a").await;
+    for limit in [0, 1] {
+        let stage = Stage::start(connections(limit, None), &[(host.address, 0)]).await;
+        let before = host.connections();
+        let under_way: Vec<_> = (0..10).map(|_| stage.begin("/slow", false)).collect();
+        for answer in under_way {
+            assert_eq!(answer.await.unwrap().unwrap().status, 200);
+        }
+        let opened = host.connections() - before;
+        assert!((1..=2).contains(&opened), "{opened} connections of two workers");
+        stage.proxy.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_so_many_wait_for_a_connection() {
+    let host = Upstream::start("a").await;
+    let stage = Stage::start(connections(1, Some(2)), &[(host.address, 0)]).await;
+    for http2 in [false, true] {
+        host.mood.send_replace(Mood::Frozen);
+        let before = host.requests();
+        let under_way: Vec<_> = (0..12).map(|_| stage.begin("/x", http2)).collect();
+        let refused = || under_way.iter().filter(|answer| answer.is_finished()).count();
+        // One or two have a connection, and no more than two wait.
+        eventually("the others are refused", || async { refused() >= 8 }).await;
+        eventually("one has come", || async { host.requests() > before }).await;
+        assert!(refused() < 12);
+        host.mood.send_replace(Mood::Well);
+        let (mut served, mut refused) = (0, 0);
+        for answer in under_way {
+            let answer = answer.await.unwrap().unwrap();
+            if answer.status == 200 {
+                served += 1;
+                continue;
+            }
+            refused += 1;
+            assert_eq!(answer.status, 503);
+            assert_eq!(answer.headers["x-envoy-overloaded"], "true");
+            assert!(answer.body.ends_with("reset reason: overflow"), "{}", answer.body);
+        }
+        assert!(
+            (1..=4).contains(&served) && refused >= 8,
+            "{served} served, {refused} refused"
+        );
+        let flags = stage.flags("/x").await;
+        assert!(
+            flags.iter().all(|flags| flags.is_empty() || flags == "UO"),
+            "{flags:?}"
+        );
+        assert_eq!(stage.get("/x").await.status, 200, "there is room again");
+    }
+    let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+    assert!(
+        !metrics.contains("cluster=\"a\",what=\"pending\"} 0\n"),
+        "{metrics}"
+    );
+    stage.proxy.stop().await;
+    let stage = Stage::start(connections(1, Some(0)), &[(host.address, 0)]).await;
+    assert_eq!(
+        stage.get("/y").await.status,
+        503,
+        "who opens a connection waits for it"
+    );
+    assert_eq!(stage.flags("/y").await, ["UO"]);
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_too_long_or_leaves_makes_room() {
+    let host = Upstream::start("a").await;
+    let stage = Stage::start(connections(1, Some(1)), &[(host.address, 0)]).await;
+    host.mood.send_replace(Mood::Frozen);
+    for http2 in [false, true] {
+        // One for each worker, until one of them has to wait.
+        let mut under_way = Vec::new();
+        for _ in 0..3 {
+            under_way.push(stage.begin("/", false));
+            eventually("it came, or it waits", || async {
+                stage.get("/late").await.status == 504 || stage.get("/late").await.status == 503
+            })
+            .await;
+        }
+        for _ in 0..6 {
+            let status = stage
+                .begin("/late", http2)
+                .await
+                .unwrap()
+                .unwrap()
+                .status
+                .as_u16();
+            assert!(status == 504 || status == 503, "{status}");
+        }
+        under_way.into_iter().for_each(|client| client.abort());
+        eventually("who left waits no more", || async {
+            stage.get("/late").await.status == 504
+        })
+        .await;
+    }
+    host.mood.send_replace(Mood::Well);
+    eventually("there is room again", || async {
+        stage.get("/").await.status == 200
+    })
+    .await;
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_of_http2_carries_many_whatever_the_limit() {
+    let host = Upstream::start("a").await;
+    let cluster = mesh::with_http2(mesh::with_limits(mesh::cluster("a"), connections(1, None)));
+    let stage = Stage::start_with(&cluster, &[(host.address, 0)]).await;
+    let before = host.connections();
+    host.mood.send_replace(Mood::Frozen);
+    let requests = host.requests();
+    let under_way: Vec<_> = (0..20).map(|nth| stage.begin("/", nth % 2 == 0)).collect();
+    eventually("all have come", || async { host.requests() == requests + 20 }).await;
+    host.mood.send_replace(Mood::Well);
+    for answer in under_way {
+        assert_eq!(answer.await.unwrap().unwrap().status, 200);
+    }
+    assert!(
+        host.connections() - before <= 2,
+        "{}",
+        host.connections() - before
+    );
+    stage.proxy.stop().await;
 }

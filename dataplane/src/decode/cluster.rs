@@ -21,7 +21,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::r#type::v3::{CodecClientType, Int64Range};
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use http::header::{HeaderName, HeaderValue};
 
 use super::fields::{
@@ -113,7 +113,10 @@ fn limits(breakers: Option<CircuitBreakers>) -> Result<Limits, Reason> {
 
 fn thresholds(mut pb: Thresholds) -> Result<Limits, Reason> {
     only_enum(take(&mut pb.priority), &[RoutingPriority::Default as i32]).at("priority")?;
-    let requests_max = pb.max_requests.take();
+    let number = |given: Option<UInt32Value>, default| given.map_or(default, |given| given.value);
+    let connections_max = number(pb.max_connections.take(), Limits::DEFAULT.connections_max);
+    let pending_max = number(pb.max_pending_requests.take(), Limits::DEFAULT.pending_max);
+    let requests_max = number(pb.max_requests.take(), Limits::DEFAULT.requests_max);
     let retries_max = pb.max_retries.take();
     let retries = match pb.retry_budget.take() {
         // As in Envoy, a budget overrides the number.
@@ -122,7 +125,9 @@ fn thresholds(mut pb: Thresholds) -> Result<Limits, Reason> {
     };
     done(&pb)?;
     Ok(Limits {
-        requests_max: requests_max.map_or(Limits::DEFAULT.requests_max, |max| max.value),
+        connections_max,
+        pending_max,
+        requests_max,
         retries: retries.unwrap_or(Limits::DEFAULT.retries),
     })
 }
@@ -300,10 +305,8 @@ fn statuses(range: &Int64Range) -> Result<std::ops::Range<u16>, Reason> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use envoy_types::pb::envoy::r#type::v3::Percent;
-    use envoy_types::pb::google::protobuf::UInt32Value;
-
     use super::*;
+    use envoy_types::pb::envoy::r#type::v3::Percent;
 
     #[test]
     fn limits_are_envoys_where_nothing_is_said() {
@@ -328,6 +331,17 @@ mod tests {
             max_requests: number(0),
             ..Default::default()
         };
+        let connections = Limits {
+            connections_max: 3,
+            pending_max: 0,
+            ..Limits::DEFAULT
+        };
+        let given_connections = given(Thresholds {
+            max_connections: number(3),
+            max_pending_requests: number(0),
+            ..Default::default()
+        });
+        assert_eq!(given_connections, connections);
         let retries = Thresholds {
             max_retries: number(0),
             ..Default::default()
@@ -350,7 +364,8 @@ mod tests {
                 got,
                 Limits {
                     requests_max,
-                    retries
+                    retries,
+                    ..Limits::DEFAULT
                 }
             );
         }

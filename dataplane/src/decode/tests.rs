@@ -269,12 +269,8 @@ fn a_cluster_is_as_the_contract_says() {
         &right,
         &[
             (
-                |c| breaker(c, |t| t.max_connections = number(1)),
-                "circuit_breakers.thresholds[0].max_connections: is not supported by this proxy",
-            ),
-            (
-                |c| breaker(c, |t| t.max_pending_requests = number(1)),
-                "circuit_breakers.thresholds[0].max_pending_requests: is not supported by this proxy",
+                |c| breaker(c, |t| t.max_connection_pools = number(1)),
+                "circuit_breakers.thresholds[0].max_connection_pools: is not supported by this proxy",
             ),
             (
                 |c| breaker(c, |t| t.priority = 1),

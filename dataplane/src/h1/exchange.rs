@@ -314,22 +314,21 @@ impl Sending<'_> {
         {
             return Ok((io, Freshness::Reused));
         }
-        let deadline = self.expiry();
-        let mut connecting = pin!(pool.connect_h1(self.cluster.live.config.connect_timeout));
-        let connected = poll_fn(|cx| {
+        // Where nothing of a body was read yet, what waits may not wait for ever either.
+        let deadline = self
+            .timeout
+            .map(|timeout| self.came.unwrap_or(self.started) + timeout);
+        let mut connecting = pin!(pool.connect_h1(&self.cluster.live.config, wanted));
+        poll_fn(|cx| {
             if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
-                return Poll::Ready(Some(connected));
+                return Poll::Ready(connected.map_err(|error| Failure::unconnected(&error)));
             }
-            self.client.timer.poll(deadline, cx).map(|()| None)
-        });
-        match connected.await {
-            Some(Ok(io)) => Ok((io, Freshness::New)),
-            Some(Err(error)) => Err(Failure::Attempt {
-                outcome: Outcome::ConnectFailure,
-                detail: error.to_string(),
-            }),
-            None => Err(Failure::Late),
-        }
+            if self.came.is_some() && poll_left(self.client, cx).is_ready() {
+                return Poll::Ready(Err(Failure::ClientLeft));
+            }
+            self.client.timer.poll(deadline, cx).map(|()| Err(Failure::Late))
+        })
+        .await
     }
 
     fn poll_answer(
