@@ -27,6 +27,9 @@ pub(crate) trait Attempts {
     /// Whether an answer is worth another attempt.
     fn repeats(&self, answer: &Self::Answer, policy: &RetryPolicy) -> bool;
 
+    /// What it has in common with those that are to go to the same host.
+    fn key(&self) -> Option<u64>;
+
     /// Whether another attempt would send the same bytes.
     fn can_repeat(&self) -> bool;
 
@@ -67,7 +70,7 @@ pub(crate) async fn until_answered<A: Attempts>(
     loop {
         let random = &exchange.connection().worker.random;
         let (pool, host) = cluster
-            .choose(random, &mut tried, policy)
+            .choose(random, &mut tried, policy, attempts.key())
             .ok_or_else(|| Some(Refusal::no_healthy_upstream("no healthy upstream".to_owned())))?;
         exchange.host(pool.host.address);
         if !cluster.allows_request() {

@@ -1,14 +1,45 @@
-//! Which host gets the next attempt: the load of priorities and the panic rule as Envoy computes them, then the power of
-//! two choices over active requests. Pure functions over plain numbers.
+//! Which host gets the next attempt: the load of priorities and the panic rule as Envoy computes them, then one of the balancers.
+//! Pure functions over plain numbers.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+
+use twox_hash::XxHash64;
+
+use maglev::Maglev;
+use ring::Ring;
+use robin::Robin;
+
+pub(crate) use maglev::{TABLE_DEFAULT, TABLE_MAX};
+pub(crate) use ring::{RING_MAX, RING_MIN_DEFAULT, RingSize};
 
 use crate::retry::{RetryHosts, RetryPriorities};
+
+mod maglev;
+mod ring;
+mod robin;
+#[cfg(test)]
+mod tests;
 
 /// A priority gets its healthy share times this (percent) before the next priority gets anything; Envoy's default and
 /// the only factor of the contract.
 const OVERPROVISIONING_PERCENT: u32 = 140;
 
-/// Counts of one priority.
+/// How a cluster's requests are spread over the hosts of a priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Balancer {
+    /// The less busy one of two.
+    LeastRequest,
+    RoundRobin,
+    /// Whatever their weights, as in Envoy.
+    Random,
+    RingHash(RingSize),
+    /// With so many places in its table.
+    Maglev(u64),
+}
+
+/// Counts of one priority.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Census {
     pub(crate) hosts: u32,
     pub(crate) healthy: u32,
@@ -28,13 +59,16 @@ pub(crate) struct Loads {
 /// What can be chosen from, recomputed when a host's health changes and read on every attempt.
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
-    levels: Vec<Level>,
+    given: Box<[Candidate]>,
+    /// By priority, of the hosts that are used.
+    pools: Vec<Pool>,
     loads: Loads,
 }
 
 /// One host as the balancer sees it; its place in the input is its index in the answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
+    pub(crate) address: SocketAddr,
     pub(crate) priority: usize,
     pub(crate) weight: u32,
     pub(crate) healthy: bool,
@@ -47,10 +81,23 @@ pub(crate) struct Tried {
     priorities: Vec<usize>,
 }
 
+/// What a request asks of the choice.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) hosts: RetryHosts,
+    pub(crate) priorities: RetryPriorities,
+    /// What requests that belong together have in common.
+    pub(crate) key: Option<u64>,
+}
+
 /// A source of random numbers.
 pub(crate) trait Draw {
     /// A number below `bound`, which is not 0.
     fn below(&self, bound: u32) -> u32;
+
+    fn key(&self) -> u64 {
+        u64::from(self.below(u32::MAX)) << 32 | u64::from(self.below(u32::MAX))
+    }
 }
 
 /// Draws the same number again and again.
@@ -65,76 +112,86 @@ impl Draw for Always {
 }
 
 #[derive(Clone, Debug)]
-struct Level {
-    all: Pool,
-    healthy: Pool,
+enum Pool {
+    Least(Least),
+    RoundRobin(Robin),
+    Random(Box<[usize]>),
+    Ring(Ring),
+    Maglev(Maglev),
 }
 
-#[derive(Clone, Debug, Default)]
-struct Pool {
+#[derive(Clone, Debug)]
+struct Least {
     hosts: Vec<(usize, u32)>,
     total_weight: u32,
     equal: bool,
 }
 
 impl Selection {
-    pub(crate) fn new(candidates: &[Candidate], panic_threshold_percent: f64) -> Self {
+    pub(crate) fn new(candidates: &[Candidate], panic_threshold_percent: f64, balancer: Balancer) -> Self {
         let priorities = candidates
             .iter()
             .map(|candidate| candidate.priority + 1)
             .max()
             .unwrap_or(0);
-        let pool = |priority: usize, healthy_only: bool| {
-            Pool::new(
-                candidates
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, host)| host.priority == priority && (host.healthy || !healthy_only))
-                    .map(|(index, host)| (index, host.weight))
-                    .collect(),
-            )
+        let mut census = vec![Census::default(); priorities];
+        for candidate in candidates {
+            let census = &mut census[candidate.priority];
+            census.hosts += 1;
+            census.healthy += u32::from(candidate.healthy);
+        }
+        let loads = loads(&census, panic_threshold_percent);
+        let pool = |priority: usize| {
+            let is_used =
+                |host: &Candidate| host.priority == priority && (host.healthy || loads.panic[priority]);
+            let used = candidates.iter().enumerate().filter(|(_, host)| is_used(host));
+            Pool::new(used, balancer)
         };
-        let levels: Vec<Level> = (0..priorities)
-            .map(|p| Level {
-                all: pool(p, false),
-                healthy: pool(p, true),
-            })
-            .collect();
-        let census: Vec<Census> = levels.iter().map(Level::census).collect();
         Self {
-            levels,
-            loads: loads(&census, panic_threshold_percent),
+            given: candidates.into(),
+            pools: (0..priorities).map(pool).collect(),
+            loads,
         }
     }
 
-    /// The host for the next attempt: its index among the candidates and its priority. `None` when there is none.
+    /// Whether it was made of these.
+    pub(crate) fn is_of(&self, candidates: &[Candidate]) -> bool {
+        *self.given == *candidates
+    }
+
+    /// The host for the next attempt: its index among the candidates and its priority. `None` when there is none. `turns` are
+    /// the caller's, by priority.
     pub(crate) fn choose(
         &self,
         draw: &impl Draw,
         active: impl Fn(usize) -> u32,
+        turns: &[Cell<u64>],
         tried: &mut Tried,
-        hosts: RetryHosts,
-        priorities: RetryPriorities,
+        asked: Asked,
     ) -> Option<(usize, usize)> {
-        let adjusted = match priorities {
+        let adjusted = match asked.priorities {
             RetryPriorities::Other if !tried.priorities.is_empty() => self.loads_without(tried),
             _ => None,
         };
-        let draws_max = match hosts {
+        let draws_max = match asked.hosts {
             RetryHosts::Other { draws_max } if !tried.hosts.is_empty() => draws_max,
             _ => 0,
         };
         let load = adjusted.as_deref().unwrap_or(&self.loads.load);
+        let hashes = self.pools.first().is_some_and(Pool::hashes);
+        let key = hashes.then(|| asked.key.unwrap_or_else(|| draw.key()));
         let mut chosen = None;
-        for _ in 0..=draws_max {
-            let priority = pick_priority(load, draw.below(100))?;
-            let level = &self.levels[priority];
-            let pool = if self.loads.panic[priority] {
-                &level.all
-            } else {
-                &level.healthy
+        for attempt in 0..=draws_max as usize {
+            let point = key.map_or_else(|| draw.below(100), |key| (key % 100) as u32);
+            let priority = pick_priority(load, point)?;
+            let host = match &self.pools[priority] {
+                Pool::Least(least) => least.choose(draw, &active),
+                Pool::RoundRobin(robin) => robin.choose(turns.get(priority)?),
+                Pool::Random(hosts) => one_of(hosts, draw),
+                Pool::Ring(ring) => ring.choose(key?, attempt),
+                Pool::Maglev(maglev) => maglev.choose(key?, attempt),
             };
-            let host = pool.choose(draw, &active)?;
+            let host = host?;
             chosen = Some((host, priority));
             if !tried.hosts.contains(&host) {
                 break;
@@ -175,17 +232,25 @@ impl Tried {
     }
 }
 
-impl Level {
-    fn census(&self) -> Census {
-        let count = |pool: &Pool| u32::try_from(pool.hosts.len()).unwrap_or(u32::MAX);
-        Census {
-            hosts: count(&self.all),
-            healthy: count(&self.healthy),
+impl Pool {
+    fn new<'a>(hosts: impl Iterator<Item = (usize, &'a Candidate)>, balancer: Balancer) -> Self {
+        let weighted = |(index, host): (usize, &Candidate)| (index, host.weight);
+        let named = |(index, host): (usize, &Candidate)| (index, host.address.to_string(), host.weight);
+        match balancer {
+            Balancer::LeastRequest => Self::Least(Least::new(hosts.map(weighted).collect())),
+            Balancer::RoundRobin => Self::RoundRobin(Robin::new(&hosts.map(weighted).collect::<Vec<_>>())),
+            Balancer::Random => Self::Random(hosts.map(|(index, _)| index).collect()),
+            Balancer::RingHash(size) => Self::Ring(Ring::new(&hosts.map(named).collect::<Vec<_>>(), size)),
+            Balancer::Maglev(size) => Self::Maglev(Maglev::new(&hosts.map(named).collect::<Vec<_>>(), size)),
         }
+    }
+
+    fn hashes(&self) -> bool {
+        matches!(self, Self::Ring(_) | Self::Maglev(_))
     }
 }
 
-impl Pool {
+impl Least {
     fn new(hosts: Vec<(usize, u32)>) -> Self {
         let total_weight = hosts
             .iter()
@@ -228,6 +293,16 @@ impl Pool {
         }
         self.hosts[self.hosts.len() - 1].0
     }
+}
+
+fn one_of(hosts: &[usize], draw: &impl Draw) -> Option<usize> {
+    let count = u32::try_from(hosts.len()).ok().filter(|count| *count > 0)?;
+    hosts.get(draw.below(count) as usize).copied()
+}
+
+/// Envoy's hash of texts.
+pub(crate) fn xxh64(bytes: &[u8], seed: u64) -> u64 {
+    XxHash64::oneshot(seed, bytes)
 }
 
 /// Envoy's `recalculatePerPriorityState` and `recalculatePerPriorityPanic`, in integers as there.
@@ -303,208 +378,4 @@ fn pick_priority(load: &[u32], mut point: u32) -> Option<usize> {
         point -= share;
     }
     None
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use std::cell::{Cell, RefCell};
-
-    use super::*;
-
-    /// Draws what it is told, in turn, then 0.
-    struct Script(RefCell<Vec<u32>>);
-
-    impl Draw for Script {
-        fn below(&self, bound: u32) -> u32 {
-            let mut script = self.0.borrow_mut();
-            let value = if script.is_empty() { 0 } else { script.remove(0) };
-            assert!(value < bound, "scripted draw {value} of {bound}");
-            value
-        }
-    }
-
-    struct Counter(Cell<u32>);
-
-    impl Draw for Counter {
-        fn below(&self, bound: u32) -> u32 {
-            self.0
-                .set(self.0.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
-            (self.0.get() >> 8) % bound
-        }
-    }
-
-    fn census(levels: &[(u32, u32)]) -> Vec<Census> {
-        levels
-            .iter()
-            .map(|(healthy, hosts)| Census {
-                hosts: *hosts,
-                healthy: *healthy,
-            })
-            .collect()
-    }
-
-    #[test]
-    fn loads_are_envoys() {
-        // (healthy, hosts) per priority, threshold → load, panic. Most rows are from the tables of Envoy's documentation.
-        type Case<'a> = (&'a [(u32, u32)], f64, &'a [u32], &'a [bool]);
-        let cases: &[Case<'_>] = &[
-            (&[(100, 100), (100, 100)], 50.0, &[100, 0], &[false, false]),
-            (&[(72, 100), (100, 100)], 50.0, &[100, 0], &[false, false]),
-            (&[(71, 100), (100, 100)], 50.0, &[99, 1], &[false, false]),
-            (&[(50, 100), (100, 100)], 50.0, &[70, 30], &[false, false]),
-            (&[(25, 100), (100, 100)], 50.0, &[35, 65], &[false, false]),
-            (&[(0, 100), (100, 100)], 50.0, &[0, 100], &[false, false]),
-            (&[(25, 100), (25, 100)], 50.0, &[50, 50], &[true, true]),
-            (&[(5, 100), (65, 100)], 50.0, &[8, 92], &[true, false]),
-            (
-                &[(100, 100), (100, 100), (100, 100)],
-                50.0,
-                &[100, 0, 0],
-                &[false, false, false],
-            ),
-            (
-                &[(50, 100), (50, 100), (100, 100)],
-                50.0,
-                &[70, 30, 0],
-                &[false, false, false],
-            ),
-            (
-                &[(25, 100), (25, 100), (100, 100)],
-                50.0,
-                &[35, 35, 30],
-                &[false, false, false],
-            ),
-            (
-                &[(25, 100), (0, 100), (100, 100)],
-                50.0,
-                &[35, 0, 65],
-                &[false, false, false],
-            ),
-            (&[(0, 3), (0, 1)], 50.0, &[75, 25], &[true, true]),
-            (&[(0, 2)], 50.0, &[100], &[true]),
-            (&[(0, 2)], 0.0, &[0], &[false]),
-            (&[(0, 0)], 50.0, &[0], &[true]),
-            (&[], 50.0, &[], &[]),
-            (&[(1, 3)], 50.0, &[100], &[true]),
-            (&[(2, 3)], 50.0, &[100], &[false]),
-        ];
-        for (levels, threshold, load, panic) in cases {
-            let got = loads(&census(levels), *threshold);
-            assert_eq!(
-                (got.load.as_slice(), got.panic.as_slice()),
-                (*load, *panic),
-                "{levels:?} at {threshold}"
-            );
-        }
-    }
-
-    fn hosts(given: &[(usize, bool)]) -> Vec<Candidate> {
-        given
-            .iter()
-            .map(|(priority, healthy)| Candidate {
-                priority: *priority,
-                weight: 1,
-                healthy: *healthy,
-            })
-            .collect()
-    }
-
-    #[test]
-    fn the_less_busy_of_two_draws_wins() {
-        let selection = Selection::new(&hosts(&[(0, true), (0, true), (0, true)]), 50.0);
-        let busy = [5, 2, 9];
-        let cases = [([0, 0, 1], 1), ([0, 1, 0], 1), ([0, 0, 2], 0), ([0, 2, 2], 2)];
-        for (script, expected) in cases {
-            let draw = Script(RefCell::new(script.to_vec()));
-            let chosen = selection.choose(
-                &draw,
-                |i| busy[i],
-                &mut Tried::default(),
-                RetryHosts::Any,
-                RetryPriorities::Any,
-            );
-            assert_eq!(chosen, Some((expected, 0)), "{script:?}");
-        }
-    }
-
-    #[test]
-    fn unhealthy_hosts_are_chosen_in_panic_only() {
-        type Case<'a> = (&'a [(usize, bool)], &'a [usize]);
-        let cases: &[Case<'_>] = &[
-            (&[(0, true), (0, true), (0, false)], &[0, 1]),
-            (&[(0, false), (0, false), (1, true)], &[2]),
-            (&[(0, false), (0, false)], &[0, 1]),
-        ];
-        for (given, expected) in cases {
-            let selection = Selection::new(&hosts(given), 50.0);
-            let draw = Counter(Cell::new(7));
-            let mut seen: Vec<usize> = (0..200)
-                .map(|_| {
-                    let tried = &mut Tried::default();
-                    selection
-                        .choose(&draw, |_| 0, tried, RetryHosts::Any, RetryPriorities::Any)
-                        .unwrap()
-                        .0
-                })
-                .collect();
-            seen.sort_unstable();
-            seen.dedup();
-            assert_eq!(seen, *expected, "{given:?} {:?}", selection.loads());
-        }
-    }
-
-    #[test]
-    fn a_retry_goes_elsewhere() {
-        let selection = Selection::new(&hosts(&[(0, true), (0, true), (1, true)]), 50.0);
-        let draw = Counter(Cell::new(3));
-        let other = RetryHosts::Other { draws_max: 20 };
-        for _ in 0..50 {
-            let mut tried = Tried::default();
-            tried.add((0, 0));
-            let host = selection
-                .choose(&draw, |_| 0, &mut tried, other, RetryPriorities::Any)
-                .unwrap();
-            assert_eq!(host, (1, 0), "another host of the same priority");
-            let host = selection
-                .choose(&draw, |_| 0, &mut tried, other, RetryPriorities::Other)
-                .unwrap();
-            assert_eq!(host, (2, 1), "another priority");
-            tried.add((2, 1));
-            let host = selection
-                .choose(&draw, |_| 0, &mut tried, other, RetryPriorities::Other)
-                .unwrap();
-            assert_eq!(
-                host,
-                (1, 0),
-                "all priorities were tried: start over, on a host not tried"
-            );
-        }
-    }
-
-    #[test]
-    fn weights_are_shares() {
-        let candidates = [1, 3].map(|weight| Candidate {
-            priority: 0,
-            weight,
-            healthy: true,
-        });
-        let selection = Selection::new(&candidates, 50.0);
-        let draw = Counter(Cell::new(11));
-        // The first draw counts, because both are equally busy.
-        let second = (0..4000)
-            .filter(|_| {
-                let tried = &mut Tried::default();
-                selection
-                    .choose(&draw, |_| 0, tried, RetryHosts::Any, RetryPriorities::Any)
-                    .unwrap()
-                    .0
-                    == 1
-            })
-            .count();
-        assert!(
-            (2800..3200).contains(&second),
-            "{second} of 4000 to the host with weight 3 of 4"
-        );
-    }
 }

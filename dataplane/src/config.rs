@@ -12,9 +12,11 @@ use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 
 use crate::access_log::Log;
+use crate::balance::Balancer;
 use crate::breaker::Limits;
 use crate::by_name::ByName;
 use crate::filter::ListenerFilter;
+use crate::hash::HashPolicy;
 use crate::health::GrpcProbe;
 use crate::matcher::RouteMatcher;
 use crate::outlier::Detection;
@@ -66,6 +68,7 @@ pub(crate) struct Cluster {
     pub(crate) panic_threshold_percent: f64,
     /// Reset what is in flight on a host when a health check declares it dead.
     pub(crate) close_on_failure: bool,
+    pub(crate) balancer: Balancer,
     pub(crate) limits: Limits,
     /// Which of its hosts are left out for what they answer.
     pub(crate) outliers: Option<Detection>,
@@ -166,6 +169,8 @@ pub(crate) struct Forward {
     /// In place of the host that the client asked for.
     pub(crate) host: Option<HeaderValue>,
     pub(crate) path: Option<PathRewrite>,
+    /// What sends requests to the same host, where the balancer listens to it.
+    pub(crate) hash: Box<[HashPolicy]>,
     pub(crate) response_edits: HeaderEdits,
     pub(crate) mirrors: Vec<Mirror>,
 }

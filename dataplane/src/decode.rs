@@ -14,6 +14,7 @@ mod cluster;
 mod endpoints;
 mod fields;
 mod filter;
+mod hash;
 mod listener;
 mod matcher;
 mod outlier;

@@ -21,6 +21,7 @@ use crate::exchange::{Exchange, Flag, REQUEST_ID};
 use crate::filter::{Answer, Verdict};
 use crate::grpc::{self, Code, GRPC_TIMEOUT};
 use crate::h1::{BODY_TIMEOUT, FIELDS_MAX, Malformed};
+use crate::hash::{Hashed, hashed};
 use crate::listener::Connection;
 use crate::matcher::Subject;
 use crate::mirror;
@@ -77,6 +78,7 @@ struct Time {
 /// A request on its way over hyper's connections.
 struct Sending<'a> {
     cluster: &'a LiveCluster,
+    key: Option<u64>,
     head: Head,
     upload: Option<Rc<Upload>>,
     deadline: Deadline,
@@ -130,6 +132,10 @@ async fn answer(
             .map(|chain| chain.judge(route, &subject, Instant::now, &worker.random))
     };
     let verdict = judged.or_else(judge).unwrap_or_default();
+    let hashed = match route.map(|route| &route.action) {
+        Some(Action::Forward(forward)) => hashed(&forward.hash, &subject, || worker.random.next()),
+        _ => Hashed::default(),
+    };
     // Not before: nothing of ours may be matched.
     add_request_id(&mut parts.headers, &worker.random);
     let connection = Rc::clone(exchange.connection());
@@ -204,8 +210,21 @@ async fn answer(
         began: started,
         until,
     };
-    match forward_to(&mut exchange, forward, &route.edits, head, body, listed, time).await {
-        Ok((response, lease, deadline)) => pass(exchange, response, lease, deadline, &forward.response_edits),
+    let sent = Sent {
+        head,
+        body,
+        unfit: listed,
+        key: hashed.key,
+        time,
+    };
+    match forward_to(&mut exchange, forward, &route.edits, sent).await {
+        Ok((response, lease, deadline)) => {
+            let mut passed = pass(exchange, response, lease, deadline, &forward.response_edits);
+            for cookie in hashed.cookies {
+                passed.headers_mut().append(header::SET_COOKIE, cookie);
+            }
+            passed
+        }
         Err(_) if until.is_some_and(|until| until <= Instant::now()) => {
             let body = Bytes::from_static(b"downstream duration timeout");
             Reply::new(StatusCode::GATEWAY_TIMEOUT, body, Flag::None)
@@ -216,17 +235,31 @@ async fn answer(
     }
 }
 
-/// Tries hosts until one answers, the policy gives up, or the request's time is over; `unfit` may not stand
-/// behind the body.
+/// A request as the client sent it.
+struct Sent {
+    head: Head,
+    body: ClientBody,
+    /// What may not stand behind the body.
+    unfit: Vec<HeaderName>,
+    /// What it has in common with those that are to go to the same host.
+    key: Option<u64>,
+    time: Time,
+}
+
+/// Tries hosts until one answers, the policy gives up, or the request's time is over.
 async fn forward_to(
     exchange: &mut Exchange,
     forward: &Forward,
     edits: &HeaderEdits,
-    mut head: Head,
-    body: ClientBody,
-    mut unfit: Vec<HeaderName>,
-    time: Time,
+    sent: Sent,
 ) -> Result<(Response<Incoming>, Lease, Deadline), Refusal> {
+    let Sent {
+        mut head,
+        body,
+        mut unfit,
+        key,
+        time,
+    } = sent;
     let worker = Rc::clone(&exchange.connection().worker);
     let target = match forward.targets.as_slice() {
         [only] => only,
@@ -265,6 +298,7 @@ async fn forward_to(
     };
     let mut sending = Sending {
         cluster: &cluster.live,
+        key,
         head,
         upload,
         deadline,
@@ -316,6 +350,10 @@ impl Attempts for Sending<'_> {
 
     fn repeats(&self, answer: &Self::Answer, policy: &RetryPolicy) -> bool {
         policy.repeats_answer(Self::status(answer), answer.0.headers())
+    }
+
+    fn key(&self) -> Option<u64> {
+        self.key
     }
 
     fn can_repeat(&self) -> bool {

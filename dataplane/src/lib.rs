@@ -44,6 +44,7 @@ mod forward;
 mod fuzz;
 mod grpc;
 mod h1;
+mod hash;
 mod health;
 mod http2;
 mod io;

@@ -319,10 +319,7 @@ fn integer(value: &[u8]) -> Option<i64> {
 
 impl ParameterMatcher {
     fn matches(&self, query: &str) -> bool {
-        let given = query.split('&').find_map(|parameter| {
-            let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            (*name == *self.name).then_some(value)
-        });
+        let given = first_parameter(query, &self.name);
         match (&self.wanted, given) {
             (None, given) => given.is_some(),
             (Some(wanted), Some(given)) => wanted.matches(given.as_bytes()),
@@ -338,8 +335,16 @@ impl CookieMatcher {
     }
 }
 
+/// The first of that name, as it stands in the URL.
+pub(crate) fn first_parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
+    query.split('&').find_map(|parameter| {
+        let (given, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        (given == name).then_some(value)
+    })
+}
+
 /// As Envoy reads them.
-fn first_cookie<'a>(lines: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<&'a [u8]> {
+pub(crate) fn first_cookie<'a>(lines: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<&'a [u8]> {
     let mut cookies = lines.flat_map(|line| line.split(|byte| *byte == b';'));
     cookies.find_map(|cookie| {
         let start = cookie.iter().position(|byte| *byte != b' ')?;

@@ -214,6 +214,7 @@ mod tests {
             health_check: None,
             panic_threshold_percent: 50.0,
             close_on_failure: false,
+            balancer: crate::balance::Balancer::LeastRequest,
             limits: crate::breaker::Limits::DEFAULT,
             outliers: None,
         });

@@ -154,7 +154,7 @@ impl LiveCluster {
         load: Arc<Load>,
         ejections: Option<Arc<Ejections>>,
     ) -> Self {
-        let selection = ArcSwap::from_pointee(select(&hosts, &config));
+        let selection = ArcSwap::from_pointee(select(&candidates(&hosts), &config));
         Self {
             name,
             config,
@@ -168,7 +168,11 @@ impl LiveCluster {
 
     /// Computes the selection from the hosts' present health.
     pub(crate) fn refresh(&self) {
-        self.selection.store(Arc::new(select(&self.hosts, &self.config)));
+        let candidates = candidates(&self.hosts);
+        // What is hashed takes its time.
+        if !self.selection.load().is_of(&candidates) {
+            self.selection.store(Arc::new(select(&candidates, &self.config)));
+        }
     }
 
     /// Whether every host has been checked once, or needs no check.
@@ -223,16 +227,20 @@ impl Health {
     }
 }
 
-fn select(hosts: &[LiveHost], config: &Cluster) -> Selection {
-    let candidates: Vec<Candidate> = hosts
+fn candidates(hosts: &[LiveHost]) -> Vec<Candidate> {
+    hosts
         .iter()
         .map(|live| Candidate {
+            address: live.host.address,
             priority: live.endpoint.priority,
             weight: live.endpoint.weight,
             healthy: live.endpoint.eligible
                 && live.host.health() == Health::Healthy
                 && !live.host.is_ejected(),
         })
-        .collect();
-    Selection::new(&candidates, config.panic_threshold_percent)
+        .collect()
+}
+
+fn select(candidates: &[Candidate], config: &Cluster) -> Selection {
+    Selection::new(candidates, config.panic_threshold_percent, config.balancer)
 }

@@ -13,7 +13,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::Notify;
 
 use crate::access_log::{Logs, Process};
-use crate::balance::{Draw, Tried};
+use crate::balance::{Asked, Balancer, Draw, Tried};
 use crate::breaker::{Retrying, Share};
 use crate::h1::Buffers;
 use crate::listener::{self, WorkerListener};
@@ -52,6 +52,8 @@ pub(crate) struct WorkerCluster {
     pub(crate) live: Arc<LiveCluster>,
     /// In the order of the cluster's hosts.
     pools: Vec<Rc<HostPool>>,
+    /// Whose turn it is, by priority; none where hosts do not take turns.
+    turns: Box<[Cell<u64>]>,
     share: Share,
     counters: RefCell<ByListener>,
 }
@@ -287,9 +289,11 @@ impl WorkerCluster {
     /// `pools` are in the order of the cluster's hosts.
     fn new(live: Arc<LiveCluster>, pools: Vec<Rc<HostPool>>, worker: usize) -> Self {
         let share = Share::new(&live.load, worker);
+        let turns = turns(&live);
         Self {
             live,
             pools,
+            turns,
             share,
             counters: RefCell::default(),
         }
@@ -301,6 +305,7 @@ impl WorkerCluster {
         random: &Random,
         tried: &mut Tried,
         policy: Option<&RetryPolicy>,
+        key: Option<u64>,
     ) -> Option<(Rc<HostPool>, (usize, usize))> {
         if !self.live.traffic.load(std::sync::atomic::Ordering::Relaxed) {
             self.live
@@ -312,7 +317,12 @@ impl WorkerCluster {
         });
         let active = |host: usize| self.pools[host].active();
         let selection = self.live.selection.load();
-        let chosen = selection.choose(random, active, tried, hosts, priorities)?;
+        let asked = Asked {
+            hosts,
+            priorities,
+            key,
+        };
+        let chosen = selection.choose(random, active, &self.turns, tried, asked)?;
         Some((Rc::clone(&self.pools[chosen.0]), chosen))
     }
 
@@ -335,6 +345,17 @@ impl WorkerCluster {
         counters.push((Arc::clone(listener), Arc::clone(&added)));
         added
     }
+}
+
+/// Where hosts take turns, each worker begins with another.
+fn turns(live: &LiveCluster) -> Box<[Cell<u64>]> {
+    if live.config.balancer != Balancer::RoundRobin {
+        return Box::default();
+    }
+    let random = Random::new();
+    let priorities = live.hosts.iter().map(|live| live.endpoint.priority + 1).max();
+    let first = || Cell::new(random.below(u32::MAX).into());
+    (0..priorities.unwrap_or(0)).map(|_| first()).collect()
 }
 
 impl Random {

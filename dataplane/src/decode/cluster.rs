@@ -8,8 +8,9 @@ use envoy_types::pb::envoy::config::cluster::v3::CircuitBreakers;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::ring_hash_lb_config::HashFunction;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbPolicy,
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbConfig, LbPolicy, MaglevLbConfig, RingHashLbConfig,
 };
 use envoy_types::pb::envoy::config::core::v3::health_check::{
     GrpcHealthCheck, HealthChecker, HttpHealthCheck,
@@ -21,7 +22,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::UpstreamProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
 use envoy_types::pb::envoy::r#type::v3::{CodecClientType, Int64Range};
-use envoy_types::pb::google::protobuf::{Any, UInt32Value};
+use envoy_types::pb::google::protobuf::{Any, UInt32Value, UInt64Value};
 use http::header::{HeaderName, HeaderValue};
 
 use super::fields::{
@@ -29,6 +30,7 @@ use super::fields::{
     same_name,
 };
 use super::outlier;
+use crate::balance::{Balancer, RING_MAX, RING_MIN_DEFAULT, RingSize, TABLE_DEFAULT, TABLE_MAX};
 use crate::breaker::{Limits, RetryLimit};
 use crate::config::{Cluster, HealthCheck, HttpProbe, Probe, Protocol};
 use crate::health::GrpcProbe;
@@ -59,7 +61,7 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
         Some(timeout) => positive(timeout).at("connect_timeout")?,
         None => CONNECT_TIMEOUT_DEFAULT,
     };
-    only_enum(take(&mut pb.lb_policy), &[LbPolicy::LeastRequest as i32]).at("lb_policy")?;
+    let balancer = balancer(take(&mut pb.lb_policy), pb.lb_config.take())?;
     let mut checks = take(&mut pb.health_checks).into_iter();
     let health_check = match checks.next() {
         Some(check) => Some(health_check(check, name).at_index("health_checks", 0)?),
@@ -90,9 +92,68 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
         health_check,
         panic_threshold_percent,
         close_on_failure,
+        balancer,
         limits,
         outliers,
     })
+}
+
+/// A configuration of another policy than the chosen one is refused; Envoy does not look at it.
+fn balancer(policy: i32, config: Option<LbConfig>) -> Result<Balancer, Reason> {
+    match (LbPolicy::try_from(policy), config) {
+        (Ok(LbPolicy::LeastRequest), None) => Ok(Balancer::LeastRequest),
+        (Ok(LbPolicy::RoundRobin), None) => Ok(Balancer::RoundRobin),
+        (Ok(LbPolicy::Random), None) => Ok(Balancer::Random),
+        (Ok(LbPolicy::RingHash), None) => ring(RingHashLbConfig::default()),
+        (Ok(LbPolicy::RingHash), Some(LbConfig::RingHashLbConfig(config))) => {
+            ring(config).at("ring_hash_lb_config")
+        }
+        (Ok(LbPolicy::Maglev), None) => Ok(Balancer::Maglev(TABLE_DEFAULT)),
+        (Ok(LbPolicy::Maglev), Some(LbConfig::MaglevLbConfig(config))) => {
+            maglev(config).at("maglev_lb_config")
+        }
+        (
+            Ok(
+                LbPolicy::LeastRequest
+                | LbPolicy::RoundRobin
+                | LbPolicy::Random
+                | LbPolicy::RingHash
+                | LbPolicy::Maglev,
+            ),
+            Some(_),
+        ) => Err("lb_config: is not supported with this lb_policy".to_owned()),
+        _ => Err(format!("lb_policy: value {policy} is not supported")),
+    }
+}
+
+fn ring(mut pb: RingHashLbConfig) -> Result<Balancer, Reason> {
+    only_enum(take(&mut pb.hash_function), &[HashFunction::XxHash as i32]).at("hash_function")?;
+    let size = |given: Option<UInt64Value>, default| given.map_or(default, |given| given.value);
+    let min = size(pb.minimum_ring_size.take(), RING_MIN_DEFAULT);
+    let max = size(pb.maximum_ring_size.take(), RING_MAX);
+    done(&pb)?;
+    if !(1..=RING_MAX).contains(&max) {
+        return Err(format!("maximum_ring_size: must be 1 to {RING_MAX}"));
+    }
+    if !(1..=max).contains(&min) {
+        return Err("minimum_ring_size: must be 1 to maximum_ring_size".to_owned());
+    }
+    Ok(Balancer::RingHash(RingSize { min, max }))
+}
+
+fn maglev(mut pb: MaglevLbConfig) -> Result<Balancer, Reason> {
+    let size = pb.table_size.take().map_or(TABLE_DEFAULT, |size| size.value);
+    done(&pb)?;
+    let is_prime = size > 1
+        && (2..)
+            .take_while(|by| by * by <= size)
+            .all(|by| !size.is_multiple_of(by));
+    if !is_prime || size > TABLE_MAX {
+        return Err(format!(
+            "table_size: must be a prime number of at most {TABLE_MAX}"
+        ));
+    }
+    Ok(Balancer::Maglev(size))
 }
 
 fn limits(breakers: Option<CircuitBreakers>) -> Result<Limits, Reason> {

@@ -39,6 +39,7 @@ use super::fields::{
     positive, required, runtime_fraction, same_name,
 };
 use super::filter::overrides;
+use super::hash;
 use super::matcher::{of_answer, of_route};
 use super::wire;
 use crate::config::{
@@ -365,8 +366,13 @@ fn forward(mut pb: RouteAction, matcher: &PathMatcher) -> Result<Forward, Reason
     for (index, policy) in take(&mut pb.request_mirror_policies).into_iter().enumerate() {
         mirrors.push(mirror(policy).at_index("request_mirror_policies", index)?);
     }
+    let mut hash = Vec::new();
+    for (index, policy) in take(&mut pb.hash_policy).into_iter().enumerate() {
+        hash.push(hash::decode(policy).at_index("hash_policy", index)?);
+    }
     done(&pb)?;
     Ok(Forward {
+        hash: hash.into(),
         targets,
         total_weight,
         // As in Envoy, one says all that there is to say of time.

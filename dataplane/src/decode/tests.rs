@@ -5,7 +5,7 @@ use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, MaglevLbConfig, RingHashLbConfig,
 };
 use envoy_types::pb::envoy::config::core::v3::address::Address as AddressKind;
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
@@ -39,7 +39,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
 use envoy_types::pb::envoy::r#type::v3::{Int64Range, Percent};
-use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value};
+use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value, UInt64Value};
 use envoy_types::util::pack_any;
 use prost::Message;
 
@@ -304,8 +304,40 @@ fn a_cluster_is_as_the_contract_says() {
                 "eds_cluster_config.service_name: is not supported by this proxy",
             ),
             (
-                |c| c.lb_policy = LbPolicy::RoundRobin as i32,
-                "lb_policy: value 0 is not supported",
+                |c| c.lb_policy = LbPolicy::LoadBalancingPolicyConfig as i32,
+                "lb_policy: value 7 is not supported",
+            ),
+            (
+                |c| c.lb_config = Some(LbConfig::MaglevLbConfig(MaglevLbConfig::default())),
+                "lb_config: is not supported with this lb_policy",
+            ),
+            (
+                |c| {
+                    c.lb_policy = LbPolicy::Maglev as i32;
+                    let table_size = Some(UInt64Value { value: 65_536 });
+                    c.lb_config = Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size }));
+                },
+                "maglev_lb_config.table_size: must be a prime number of at most 5000011",
+            ),
+            (
+                |c| {
+                    c.lb_policy = LbPolicy::RingHash as i32;
+                    c.lb_config = Some(LbConfig::RingHashLbConfig(RingHashLbConfig {
+                        maximum_ring_size: Some(UInt64Value { value: 1000 }),
+                        ..Default::default()
+                    }));
+                },
+                "ring_hash_lb_config.minimum_ring_size: must be 1 to maximum_ring_size",
+            ),
+            (
+                |c| {
+                    c.lb_policy = LbPolicy::RingHash as i32;
+                    c.lb_config = Some(LbConfig::RingHashLbConfig(RingHashLbConfig {
+                        hash_function: 1,
+                        ..Default::default()
+                    }));
+                },
+                "ring_hash_lb_config.hash_function: value 1 is not supported",
             ),
             (
                 |c| c.connect_timeout = seconds(0),

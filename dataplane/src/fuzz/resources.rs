@@ -8,7 +8,7 @@ use http::Request;
 use prost::Message;
 
 use super::{Target, one_of, wire};
-use crate::balance::{Candidate, Selection};
+use crate::balance::{Balancer, Candidate, RingSize, Selection};
 use crate::config::ResourceKind;
 use crate::decode::samples::{self, update};
 use crate::decode::{RawResource, Resources, describe};
@@ -81,12 +81,22 @@ fn decoding(input: &[u8]) -> String {
             .endpoints
             .iter()
             .map(|endpoint| Candidate {
+                address: endpoint.address,
                 priority: endpoint.priority,
                 weight: endpoint.weight,
                 healthy: endpoint.eligible,
             })
             .collect();
-        let _runs = Selection::new(&candidates, 50.0);
+        let ring = RingSize { min: 16, max: 64 };
+        for balancer in [
+            Balancer::LeastRequest,
+            Balancer::RoundRobin,
+            Balancer::Random,
+            Balancer::RingHash(ring),
+            Balancer::Maglev(101),
+        ] {
+            let _runs = Selection::new(&candidates, 50.0, balancer);
+        }
     }
     format!("{kind:?} is taken, {}", body.len())
 }

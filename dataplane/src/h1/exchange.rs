@@ -88,6 +88,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
     let mut sending = Sending {
         client,
         cluster: &plan.cluster,
+        key: plan.key,
         upload,
         came,
         ended: None,
@@ -170,6 +171,7 @@ fn open(
 struct Sending<'a> {
     client: &'a mut Client,
     cluster: &'a WorkerCluster,
+    key: Option<u64>,
     upload: Upload,
     /// When the last byte of the client's request was read.
     came: Option<Instant>,
@@ -267,6 +269,10 @@ impl Attempts for Sending<'_> {
             .answered
             .of(&answer.input.filled()[..answer.line.bytes]);
         policy.repeats_answer(Self::status(answer), &head)
+    }
+
+    fn key(&self) -> Option<u64> {
+        self.key
     }
 
     fn can_repeat(&self) -> bool {

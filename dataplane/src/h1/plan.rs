@@ -12,6 +12,7 @@ use super::head::{Head, Known, RequestLine, View};
 use crate::balance::Draw;
 use crate::config::{Action, Forward, Protocol, Route, Target};
 use crate::filter::{Chain, Verdict};
+use crate::hash::{Hashed, hashed};
 use crate::matcher::Subject;
 use crate::snapshot::LiveListener;
 use crate::worker::{View as Clusters, WorkerCluster};
@@ -36,6 +37,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) forward: &'a Forward,
     pub(crate) target: &'a Target,
     pub(crate) cluster: Rc<WorkerCluster>,
+    /// What it has in common with those that are to go to the same host.
+    pub(crate) key: Option<u64>,
 }
 
 /// Which way a request goes.
@@ -169,6 +172,11 @@ fn straight<'a, 'r>(
         let cluster = clusters.cluster(&target.cluster)?;
         (cluster.live.config.protocol == Protocol::Http1).then_some(cluster)
     };
+    let Hashed { key, cookies } = hashed(&forward.hash, &subject, || 0);
+    if !cookies.is_empty() {
+        // The answer is to have more than the host says.
+        return None;
+    }
     let target = match forward.targets.as_slice() {
         [only] => only,
         // Nothing is drawn here that might have to be drawn again.
@@ -182,6 +190,7 @@ fn straight<'a, 'r>(
         forward,
         target,
         cluster: cluster(target)?,
+        key,
     };
     Some((plan, subject))
 }

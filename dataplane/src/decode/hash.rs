@@ -1,0 +1,134 @@
+//! `hash_policy` of a route's action.
+
+use std::mem::take;
+
+use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy as PbHashPolicy;
+use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{Cookie, PolicySpecifier};
+
+use super::fields::{At, Reason, done, duration};
+use crate::hash::{CookieHash, HashPolicy, MadeCookie, Of};
+
+pub(super) fn decode(mut pb: PbHashPolicy) -> Result<HashPolicy, Reason> {
+    let is_terminal = take(&mut pb.terminal);
+    let of = match pb.policy_specifier.take() {
+        Some(PolicySpecifier::Header(mut header)) => {
+            let name = take(&mut header.header_name);
+            done(&header).at("header")?;
+            let parsed = name.parse();
+            Of::Header(parsed.map_err(|_| format!("header.header_name: {name:?} is not a header name"))?)
+        }
+        Some(PolicySpecifier::Cookie(cookie)) => Of::Cookie(self::cookie(cookie).at("cookie")?),
+        Some(PolicySpecifier::QueryParameter(parameter)) if !parameter.name.is_empty() => {
+            Of::Parameter(parameter.name.into())
+        }
+        Some(PolicySpecifier::ConnectionProperties(properties)) if properties.source_ip => Of::SourceIp,
+        _ => {
+            return Err(
+                "policy_specifier: only header, cookie, query_parameter with a name and source_ip are supported"
+                    .to_owned(),
+            );
+        }
+    };
+    done(&pb)?;
+    Ok(HashPolicy { of, is_terminal })
+}
+
+fn cookie(mut pb: Cookie) -> Result<CookieHash, Reason> {
+    let name = take(&mut pb.name);
+    // What stands between a `;` and a `=` in a header.
+    let is_name = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_name) {
+        return Err(format!("name: {name:?} is not a name of a cookie"));
+    }
+    let path = take(&mut pb.path);
+    if !path
+        .bytes()
+        .all(|byte| (b' '..=b'~').contains(&byte) && byte != b';')
+    {
+        return Err(format!("path: {path:?} is not a path of a cookie"));
+    }
+    let made = match pb.ttl.take() {
+        None => None,
+        Some(ttl) => Some(MadeCookie {
+            ttl: Some(duration(ttl).at("ttl")?).filter(|ttl| !ttl.is_zero()),
+            path: path.into(),
+        }),
+    };
+    done(&pb)?;
+    Ok(CookieHash {
+        name: name.into(),
+        made,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{
+        ConnectionProperties, CookieAttribute, Header, QueryParameter,
+    };
+
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_done_is_refused() {
+        let only =
+            "policy_specifier: only header, cookie, query_parameter with a name and source_ip are supported";
+        let cookie = |change: fn(&mut Cookie)| {
+            let mut cookie = Cookie {
+                name: "c".to_owned(),
+                ..Default::default()
+            };
+            change(&mut cookie);
+            PolicySpecifier::Cookie(cookie)
+        };
+        let header = |name: &str| {
+            PolicySpecifier::Header(Header {
+                header_name: name.to_owned(),
+                ..Default::default()
+            })
+        };
+        let attribute = CookieAttribute::default;
+        for (specifier, expected) in [
+            (header("k"), None),
+            (
+                header("a b"),
+                Some("header.header_name: \"a b\" is not a header name"),
+            ),
+            (cookie(|_| {}), None),
+            (
+                cookie(|c| c.name = "a;b".to_owned()),
+                Some("cookie.name: \"a;b\" is not a name of a cookie"),
+            ),
+            (
+                cookie(|c| c.path = "/;x".to_owned()),
+                Some("cookie.path: \"/;x\" is not a path of a cookie"),
+            ),
+            (
+                PolicySpecifier::ConnectionProperties(ConnectionProperties { source_ip: false }),
+                Some(only),
+            ),
+            (
+                PolicySpecifier::QueryParameter(QueryParameter::default()),
+                Some(only),
+            ),
+        ] {
+            let policy = PbHashPolicy {
+                policy_specifier: Some(specifier),
+                ..Default::default()
+            };
+            let refused = decode(policy).err();
+            assert_eq!(refused.as_deref(), expected);
+        }
+        let attributed = Cookie {
+            name: "c".to_owned(),
+            attributes: vec![attribute()],
+            ..Default::default()
+        };
+        let refused = self::cookie(attributed).err();
+        assert_eq!(
+            refused.as_deref(),
+            Some("attributes: is not supported by this proxy")
+        );
+        assert_eq!(decode(PbHashPolicy::default()).err().as_deref(), Some(only));
+    }
+}

@@ -1,0 +1,202 @@
+//! How requests are spread over hosts, over real sockets and two workers: by turns, and those that belong together to one host.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy;
+use envoy_types::pb::envoy::config::route::v3::Route;
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy;
+use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{
+    ConnectionProperties, Cookie, Header, PolicySpecifier, QueryParameter,
+};
+use envoy_types::pb::google::protobuf::Duration;
+use http::Request;
+use http_body_util::Full;
+
+use ads::AdsServer;
+use proxy::{Answer, Proxy, client, eventually, free_address, http2_client, send};
+use upstream::{Mood, Upstream};
+
+#[path = "support/ads.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod ads;
+#[path = "support/mesh.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod mesh;
+#[path = "support/proxy.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod proxy;
+#[path = "support/upstream.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod upstream;
+
+/// A proxy before a cluster of four hosts; what is below a name of a policy goes by it.
+struct Stage {
+    listener: SocketAddr,
+    hosts: Vec<Upstream>,
+    proxy: Proxy,
+    _edge: AdsServer,
+    _data: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn start(policy: LbPolicy) -> Self {
+        let edge = AdsServer::start_at(free_address()).await;
+        let data = tempfile::tempdir().unwrap();
+        let listener = free_address();
+        let mut hosts = Vec::new();
+        for name in ["a", "b", "c", "d"] {
+            hosts.push(Upstream::start(name).await);
+        }
+        let cluster = Cluster {
+            lb_policy: policy as i32,
+            ..mesh::cluster("x")
+        };
+        edge.put("x", &cluster);
+        let addresses: Vec<(SocketAddr, u32)> = hosts.iter().map(|host| (host.address, 0)).collect();
+        edge.put("x", &mesh::endpoints("x", &addresses));
+        edge.put("in", &mesh::listener("in", listener, "in"));
+        let header = PolicySpecifier::Header(Header {
+            header_name: "k".to_owned(),
+            ..Default::default()
+        });
+        let parameter = PolicySpecifier::QueryParameter(QueryParameter { name: "q".to_owned() });
+        let source_ip = PolicySpecifier::ConnectionProperties(ConnectionProperties { source_ip: true });
+        let cookie = PolicySpecifier::Cookie(Cookie {
+            name: "c".to_owned(),
+            ttl: Some(Duration {
+                seconds: 60,
+                nanos: 0,
+            }),
+            path: "/cookie".to_owned(),
+            ..Default::default()
+        });
+        let routes = vec![
+            by("/header", header.clone()),
+            mesh::with_retries(by("/retried", header), 2),
+            by("/parameter", parameter),
+            by("/source", source_ip),
+            by("/cookie", cookie),
+            mesh::to_cluster("/", "x"),
+        ];
+        edge.put("in", &mesh::routes("in", routes));
+        let proxy = Proxy::start(&edge.url(), data.path());
+        eventually("the proxy is ready", || proxy.is_ready()).await;
+        Self {
+            listener,
+            hosts,
+            proxy,
+            _edge: edge,
+            _data: data,
+        }
+    }
+
+    /// One request over a connection of its own.
+    async fn get(&self, path: &str, header: (&str, &str), http2: bool) -> Answer {
+        let client = if http2 { http2_client() } else { client() };
+        let url = format!("http://{}{path}", self.listener);
+        let request = Request::get(url).header(header.0, header.1);
+        send(&client, request.body(Full::default()).unwrap())
+            .await
+            .unwrap()
+    }
+
+    /// Who answers the same request ten times, over either version.
+    async fn hosts(&self, path: &str, header: (&str, &str)) -> BTreeSet<String> {
+        let mut hosts = BTreeSet::new();
+        for nth in 0..10 {
+            let answer = self.get(path, header, nth % 2 == 0).await;
+            hosts.insert(answer.body.split(' ').next().unwrap().to_owned());
+        }
+        hosts
+    }
+}
+
+fn by(prefix: &str, specifier: PolicySpecifier) -> Route {
+    let mut route = mesh::to_cluster(prefix, "x");
+    if let Some(Action::Route(action)) = &mut route.action {
+        action.hash_policy = vec![HashPolicy {
+            policy_specifier: Some(specifier),
+            ..Default::default()
+        }];
+    }
+    route
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_belong_together_go_to_one_host() {
+    for policy in [LbPolicy::RingHash, LbPolicy::Maglev] {
+        let stage = Stage::start(policy).await;
+        let mut seen = BTreeSet::new();
+        for key in 0..12 {
+            let key = format!("key-{key}");
+            let of_header = stage.hosts("/header", ("k", &key)).await;
+            assert_eq!(of_header.len(), 1, "{policy:?} {key}: {of_header:?}");
+            let of_query = stage.hosts(&format!("/parameter?q={key}"), ("x", "y")).await;
+            assert_eq!(of_query, of_header, "the same text is the same key");
+            seen.extend(of_header);
+        }
+        assert!(seen.len() > 2, "{policy:?}: all keys go to {seen:?}");
+        assert_eq!(stage.hosts("/source", ("x", "y")).await.len(), 1, "{policy:?}");
+        assert!(
+            stage.hosts("/", ("k", "key-1")).await.len() > 1,
+            "{policy:?}: without a policy"
+        );
+        stage.proxy.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_without_a_cookie_is_given_one_that_leads_it_back() {
+    let stage = Stage::start(LbPolicy::RingHash).await;
+    for http2 in [false, true] {
+        let first = stage.get("/cookie/x", ("x", "y"), http2).await;
+        let set = first.headers["set-cookie"].to_str().unwrap().to_owned();
+        let (cookie, rest) = set.split_once(';').unwrap();
+        assert_eq!(rest, " Max-Age=60; Path=/cookie; HttpOnly");
+        assert!(cookie.starts_with("c=\""), "{cookie}");
+        let again = stage.get("/cookie/x", ("cookie", cookie), http2).await;
+        assert_eq!(again.body, first.body);
+        assert!(!again.headers.contains_key("set-cookie"));
+        assert_eq!(stage.hosts("/cookie/x", ("cookie", cookie)).await.len(), 1);
+    }
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_leaves_the_host_of_its_key() {
+    let stage = Stage::start(LbPolicy::RingHash).await;
+    let usual = stage.hosts("/retried", ("k", "1")).await;
+    let at = stage
+        .hosts
+        .iter()
+        .zip(["a", "b", "c", "d"])
+        .find(|(_, name)| usual.contains(*name));
+    at.unwrap().0.mood.send_replace(Mood::Refusing);
+    for http2 in [false, true] {
+        let answer = stage.get("/retried", ("k", "1"), http2).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_take_turns() {
+    for policy in [LbPolicy::RoundRobin, LbPolicy::Random] {
+        let stage = Stage::start(policy).await;
+        for _ in 0..40 {
+            assert_eq!(stage.get("/", ("x", "y"), false).await.status, 200);
+        }
+        let counts: Vec<u64> = stage.hosts.iter().map(Upstream::requests).collect();
+        if policy == LbPolicy::RoundRobin {
+            // Each worker goes round for itself.
+            assert!(counts.iter().all(|count| (9..=11).contains(count)), "{counts:?}");
+        } else {
+            assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+        }
+        stage.proxy.stop().await;
+    }
+}
