@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
+use crate::balance::OVERPROVISIONING_DEFAULT_PERCENT;
 use crate::breaker::Load;
 use crate::config::{Cluster, Config, Endpoints, HealthCheck, ResourceKind};
 use crate::decode::{Rejection, Update, describe};
@@ -275,6 +276,9 @@ impl Activation {
             Arc::clone(name),
             Arc::clone(config),
             hosts,
+            endpoints.map_or(OVERPROVISIONING_DEFAULT_PERCENT, |endpoints| {
+                endpoints.overprovisioning_percent
+            }),
             traffic,
             load,
             watched.map(|watched| watched.ejections),

@@ -21,9 +21,8 @@ mod robin;
 #[cfg(test)]
 mod tests;
 
-/// A priority gets its healthy share times this (percent) before the next priority gets anything; Envoy's default and
-/// the only factor of the contract.
-const OVERPROVISIONING_PERCENT: u32 = 140;
+/// Envoy's, where none is given.
+pub(crate) const OVERPROVISIONING_DEFAULT_PERCENT: u32 = 140;
 
 /// How a cluster's requests are spread over the hosts of a priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +35,15 @@ pub(crate) enum Balancer {
     RingHash(RingSize),
     /// With so many places in its table.
     Maglev(u64),
+}
+
+/// When a priority is not enough by itself.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Rules {
+    /// With a smaller share of healthy hosts, all of its hosts are used.
+    pub(crate) panic_threshold_percent: f64,
+    /// It gets its healthy share times this before the next priority gets anything.
+    pub(crate) overprovisioning_percent: u32,
 }
 
 /// Counts of one priority.
@@ -128,7 +136,7 @@ struct Least {
 }
 
 impl Selection {
-    pub(crate) fn new(candidates: &[Candidate], panic_threshold_percent: f64, balancer: Balancer) -> Self {
+    pub(crate) fn new(candidates: &[Candidate], rules: Rules, balancer: Balancer) -> Self {
         let priorities = candidates
             .iter()
             .map(|candidate| candidate.priority + 1)
@@ -140,7 +148,7 @@ impl Selection {
             census.hosts += 1;
             census.healthy += u32::from(candidate.healthy);
         }
-        let loads = loads(&census, panic_threshold_percent);
+        let loads = loads(&census, rules);
         let pool = |priority: usize| {
             let is_used =
                 |host: &Candidate| host.priority == priority && (host.healthy || loads.panic[priority]);
@@ -306,12 +314,12 @@ pub(crate) fn xxh64(bytes: &[u8], seed: u64) -> u64 {
 }
 
 /// Envoy's `recalculatePerPriorityState` and `recalculatePerPriorityPanic`, in integers as there.
-pub(crate) fn loads(priorities: &[Census], panic_threshold_percent: f64) -> Loads {
+pub(crate) fn loads(priorities: &[Census], rules: Rules) -> Loads {
     let availability: Vec<u32> = priorities
         .iter()
         .map(|level| match level.hosts {
             0 => 0,
-            hosts => (OVERPROVISIONING_PERCENT * level.healthy / hosts).min(100),
+            hosts => share_percent(level.healthy, hosts, rules.overprovisioning_percent),
         })
         .collect();
     let total: u32 = availability.iter().sum::<u32>().min(100);
@@ -320,7 +328,7 @@ pub(crate) fn loads(priorities: &[Census], panic_threshold_percent: f64) -> Load
             0 => 0.0,
             hosts => 100.0 * f64::from(level.healthy) / f64::from(hosts),
         };
-        total < 100 && healthy_percent < panic_threshold_percent
+        total < 100 && healthy_percent < rules.panic_threshold_percent
     };
     let panic: Vec<bool> = priorities.iter().map(in_panic).collect();
     let load = if !panic.is_empty() && panic.iter().all(|panic| *panic) {
@@ -333,6 +341,12 @@ pub(crate) fn loads(priorities: &[Census], panic_threshold_percent: f64) -> Load
         panic,
         availability,
     }
+}
+
+/// At most all of it.
+fn share_percent(healthy: u32, hosts: u32, overprovisioning_percent: u32) -> u32 {
+    let share = u64::from(overprovisioning_percent) * u64::from(healthy) / u64::from(hosts);
+    u32::try_from(share.min(100)).unwrap_or(100)
 }
 
 /// Each priority takes its availability of what is left; what integers lose goes to the first that has any.

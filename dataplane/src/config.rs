@@ -112,9 +112,11 @@ pub(crate) struct HttpProbe {
     pub(crate) protocol: Protocol,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Endpoints {
     pub(crate) endpoints: Vec<Endpoint>,
+    /// A priority gets its healthy share times this before the next priority gets anything.
+    pub(crate) overprovisioning_percent: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]

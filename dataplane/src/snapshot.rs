@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::balance::{Candidate, Selection};
+use crate::balance::{Candidate, Rules, Selection};
 use crate::breaker::Load;
 use crate::by_name::ByName;
 use crate::config::{Cluster, Endpoint, Listener, Route};
@@ -49,6 +49,7 @@ pub(crate) struct LiveCluster {
     pub(crate) name: Arc<str>,
     pub(crate) config: Arc<Cluster>,
     pub(crate) hosts: Vec<LiveHost>,
+    rules: Rules,
     pub(crate) selection: ArcSwap<Selection>,
     /// Whether a request was ever sent here; checks are slower until then.
     pub(crate) traffic: Arc<AtomicBool>,
@@ -150,16 +151,22 @@ impl LiveCluster {
         name: Arc<str>,
         config: Arc<Cluster>,
         hosts: Vec<LiveHost>,
+        overprovisioning_percent: u32,
         traffic: Arc<AtomicBool>,
         load: Arc<Load>,
         ejections: Option<Arc<Ejections>>,
     ) -> Self {
-        let selection = ArcSwap::from_pointee(select(&candidates(&hosts), &config));
+        let rules = Rules {
+            panic_threshold_percent: config.panic_threshold_percent,
+            overprovisioning_percent,
+        };
+        let selection = Selection::new(&candidates(&hosts), rules, config.balancer);
         Self {
             name,
             config,
             hosts,
-            selection,
+            rules,
+            selection: ArcSwap::from_pointee(selection),
             traffic,
             load,
             ejections,
@@ -171,7 +178,8 @@ impl LiveCluster {
         let candidates = candidates(&self.hosts);
         // What is hashed takes its time.
         if !self.selection.load().is_of(&candidates) {
-            self.selection.store(Arc::new(select(&candidates, &self.config)));
+            let selection = Selection::new(&candidates, self.rules, self.config.balancer);
+            self.selection.store(Arc::new(selection));
         }
     }
 
@@ -239,8 +247,4 @@ fn candidates(hosts: &[LiveHost]) -> Vec<Candidate> {
                 && !live.host.is_ejected(),
         })
         .collect()
-}
-
-fn select(candidates: &[Candidate], config: &Cluster) -> Selection {
-    Selection::new(candidates, config.panic_threshold_percent, config.balancer)
 }

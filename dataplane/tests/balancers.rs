@@ -6,13 +6,15 @@ use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy;
+use envoy_types::pb::envoy::config::core::v3::HealthStatus;
+use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
 use envoy_types::pb::envoy::config::route::v3::Route;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy;
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{
     ConnectionProperties, Cookie, Header, PolicySpecifier, QueryParameter,
 };
-use envoy_types::pb::google::protobuf::Duration;
+use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
 use http::Request;
 use http_body_util::Full;
 
@@ -38,7 +40,7 @@ struct Stage {
     listener: SocketAddr,
     hosts: Vec<Upstream>,
     proxy: Proxy,
-    _edge: AdsServer,
+    edge: AdsServer,
     _data: tempfile::TempDir,
 }
 
@@ -89,7 +91,7 @@ impl Stage {
             listener,
             hosts,
             proxy,
-            _edge: edge,
+            edge,
             _data: data,
         }
     }
@@ -199,4 +201,28 @@ async fn hosts_take_turns() {
         }
         stage.proxy.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_priority_may_be_said_to_be_enough() {
+    let stage = Stage::start(LbPolicy::RoundRobin).await;
+    let [used, unhealthy, spare] = [0, 1, 2].map(|at: usize| stage.hosts[at].address);
+    let mut endpoints = mesh::endpoints("x", &[(used, 0), (unhealthy, 0), (spare, 1)]);
+    endpoints.endpoints[1].lb_endpoints[0].health_status = HealthStatus::Unhealthy as i32;
+    for (factor, is_enough) in [(200, true), (100, false)] {
+        endpoints.policy = Some(Policy {
+            overprovisioning_factor: Some(UInt32Value { value: factor }),
+            ..Default::default()
+        });
+        stage.edge.put("x", &endpoints);
+        eventually("the spare one is used as it should be", || async {
+            let before = stage.hosts[2].requests();
+            for _ in 0..20 {
+                stage.get("/", ("x", "y"), false).await;
+            }
+            (stage.hosts[2].requests() == before) == is_enough
+        })
+        .await;
+    }
+    stage.proxy.stop().await;
 }

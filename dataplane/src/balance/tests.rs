@@ -82,7 +82,7 @@ fn loads_are_envoys() {
         (&[(2, 3)], 50.0, &[100], &[false]),
     ];
     for (levels, threshold, load, panic) in cases {
-        let got = loads(&census(levels), *threshold);
+        let got = loads(&census(levels), rules(*threshold));
         assert_eq!(
             (got.load.as_slice(), got.panic.as_slice()),
             (*load, *panic),
@@ -107,7 +107,7 @@ fn hosts(given: &[(usize, bool)]) -> Vec<Candidate> {
 fn the_less_busy_of_two_draws_wins() {
     let selection = Selection::new(
         &hosts(&[(0, true), (0, true), (0, true)]),
-        50.0,
+        rules(50.0),
         Balancer::LeastRequest,
     );
     let busy = [5, 2, 9];
@@ -134,7 +134,7 @@ fn unhealthy_hosts_are_chosen_in_panic_only() {
         (&[(0, false), (0, false)], &[0, 1]),
     ];
     for (given, expected) in cases {
-        let selection = Selection::new(&hosts(given), 50.0, Balancer::LeastRequest);
+        let selection = Selection::new(&hosts(given), rules(50.0), Balancer::LeastRequest);
         let draw = Counter(Cell::new(7));
         let mut seen: Vec<usize> = (0..200)
             .map(|_| {
@@ -161,7 +161,7 @@ fn unhealthy_hosts_are_chosen_in_panic_only() {
 fn a_retry_goes_elsewhere() {
     let selection = Selection::new(
         &hosts(&[(0, true), (0, true), (1, true)]),
-        50.0,
+        rules(50.0),
         Balancer::LeastRequest,
     );
     let draw = Counter(Cell::new(3));
@@ -209,7 +209,7 @@ fn weights_are_shares() {
         weight,
         healthy: true,
     });
-    let selection = Selection::new(&candidates, 50.0, Balancer::LeastRequest);
+    let selection = Selection::new(&candidates, rules(50.0), Balancer::LeastRequest);
     let draw = Counter(Cell::new(11));
     // The first draw counts, because both are equally busy.
     let second = (0..4000)
@@ -318,7 +318,7 @@ fn keys_go_to_the_hosts_of_envoy() {
             [2, 1, 5, 1, 1, 3, 4, 1, 1, 3, 2, 5],
         ),
     ] {
-        let selection = Selection::new(&given(weights), 50.0, balancer);
+        let selection = Selection::new(&given(weights), rules(50.0), balancer);
         let hosts = KEYS.map(|key| by_key(&selection, xxh64(key.as_bytes(), 0)) + 1);
         assert_eq!(hosts, expected, "{balancer:?} {weights:?}");
     }
@@ -333,8 +333,8 @@ fn keys_are_spread_and_stay_where_they_are() {
         let all = given(&[1; 5]);
         let mut four = all.clone();
         four[2].healthy = false;
-        let before = Selection::new(&all, 50.0, balancer);
-        let after = Selection::new(&four, 50.0, balancer);
+        let before = Selection::new(&all, rules(50.0), balancer);
+        let after = Selection::new(&four, rules(50.0), balancer);
         let hosts: Vec<(usize, usize)> = keys
             .iter()
             .map(|key| (by_key(&before, *key), by_key(&after, *key)))
@@ -361,7 +361,7 @@ fn keys_are_spread_and_stay_where_they_are() {
 #[test]
 fn later_attempts_of_a_key_go_elsewhere() {
     for balancer in [RING, Balancer::Maglev(TABLE_DEFAULT)] {
-        let selection = Selection::new(&given(&[1; 5]), 50.0, balancer);
+        let selection = Selection::new(&given(&[1; 5]), rules(50.0), balancer);
         let asked = Asked {
             key: xxh64(b"k", 0).into(),
             ..asked(RetryHosts::Other { draws_max: 20 }, RetryPriorities::Any)
@@ -392,7 +392,7 @@ fn hosts_take_turns_by_their_weights() {
         (&[1, 1000], 100),
         (&[3, 3], 1),
     ] {
-        let selection = Selection::new(&given(weights), 50.0, Balancer::RoundRobin);
+        let selection = Selection::new(&given(weights), rules(50.0), Balancer::RoundRobin);
         let total: u32 = weights.iter().sum();
         let times = total as usize * rounds;
         let mut counts = vec![0; weights.len()];
@@ -405,7 +405,7 @@ fn hosts_take_turns_by_their_weights() {
             );
         }
     }
-    let equal = Selection::new(&given(&[1; 4]), 50.0, Balancer::RoundRobin);
+    let equal = Selection::new(&given(&[1; 4]), rules(50.0), Balancer::RoundRobin);
     let first = by_turn(&equal, &Always(0), &turns);
     for nth in 1..9 {
         assert_eq!(by_turn(&equal, &Always(0), &turns), (first + nth) % 4);
@@ -414,7 +414,7 @@ fn hosts_take_turns_by_their_weights() {
 
 #[test]
 fn what_is_random_knows_no_weights() {
-    let selection = Selection::new(&given(&[1, 9]), 50.0, Balancer::Random);
+    let selection = Selection::new(&given(&[1, 9]), rules(50.0), Balancer::Random);
     let draw = Counter(Cell::new(5));
     let second = (0..4000).filter(|_| by_turn(&selection, &draw, &[]) == 1).count();
     assert!((1800..2200).contains(&second), "{second} of 4000");
@@ -434,9 +434,33 @@ fn there_may_be_nobody() {
         let mut unhealthy = given(&[1]);
         unhealthy[0].healthy = false;
         for candidates in [vec![], unhealthy] {
-            let selection = Selection::new(&candidates, 0.0, balancer);
+            let selection = Selection::new(&candidates, rules(0.0), balancer);
             let chosen = selection.choose(&Always(0), |_| 0, &turns, &mut Tried::default(), asked);
             assert_eq!(chosen, None, "{balancer:?}");
         }
+    }
+}
+
+fn rules(panic_threshold_percent: f64) -> Rules {
+    Rules {
+        panic_threshold_percent,
+        overprovisioning_percent: OVERPROVISIONING_DEFAULT_PERCENT,
+    }
+}
+
+#[test]
+fn a_priority_may_be_said_to_hold_more_or_less() {
+    for (overprovisioning_percent, expected) in [
+        (100, [50, 50]),
+        (140, [70, 30]),
+        (200, [100, 0]),
+        (u32::MAX, [100, 0]),
+    ] {
+        let rules = Rules {
+            overprovisioning_percent,
+            ..rules(0.0)
+        };
+        let got = loads(&census(&[(5, 10), (10, 10)]), rules);
+        assert_eq!(got.load, expected, "{overprovisioning_percent}");
     }
 }

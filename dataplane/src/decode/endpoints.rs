@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 };
 
 use super::fields::{At, Reason, done, message, same_name, socket_address};
+use crate::balance::OVERPROVISIONING_DEFAULT_PERCENT;
 use crate::config::{Endpoint, Endpoints};
 
 /// Envoy's bound on priorities.
@@ -18,8 +19,15 @@ const PRIORITY_MAX: u32 = 128;
 pub(super) fn decode(name: &str, body: &[u8]) -> Result<Endpoints, Reason> {
     let mut pb: ClusterLoadAssignment = message(body)?;
     same_name(&take(&mut pb.cluster_name), name).at("cluster_name")?;
-    if let Some(policy) = pb.policy.take() {
+    let mut overprovisioning_percent = OVERPROVISIONING_DEFAULT_PERCENT;
+    if let Some(mut policy) = pb.policy.take() {
+        if let Some(factor) = policy.overprovisioning_factor.take() {
+            overprovisioning_percent = factor.value;
+        }
         done(&policy).at("policy")?;
+        if overprovisioning_percent == 0 {
+            return Err("policy.overprovisioning_factor: must be more than 0".to_owned());
+        }
     }
     let mut endpoints = Vec::new();
     for (index, locality) in take(&mut pb.endpoints).into_iter().enumerate() {
@@ -35,7 +43,10 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Endpoints, Reason> {
         Some((missing, _)) => Err(format!(
             "endpoints: no endpoint has priority {missing}, but a later one is used"
         )),
-        None => Ok(Endpoints { endpoints }),
+        None => Ok(Endpoints {
+            endpoints,
+            overprovisioning_percent,
+        }),
     }
 }
 

@@ -486,9 +486,9 @@ fn endpoints_are_as_the_contract_says() {
             (
                 |e| {
                     e.policy = Some(Default::default());
-                    e.policy.as_mut().unwrap().overprovisioning_factor = number(100);
+                    e.policy.as_mut().unwrap().overprovisioning_factor = number(0);
                 },
-                "policy.overprovisioning_factor: is not supported by this proxy",
+                "policy.overprovisioning_factor: must be more than 0",
             ),
         ],
     );

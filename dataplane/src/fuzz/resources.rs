@@ -8,7 +8,7 @@ use http::Request;
 use prost::Message;
 
 use super::{Target, one_of, wire};
-use crate::balance::{Balancer, Candidate, RingSize, Selection};
+use crate::balance::{Balancer, Candidate, RingSize, Rules, Selection};
 use crate::config::ResourceKind;
 use crate::decode::samples::{self, update};
 use crate::decode::{RawResource, Resources, describe};
@@ -87,6 +87,10 @@ fn decoding(input: &[u8]) -> String {
                 healthy: endpoint.eligible,
             })
             .collect();
+        let rules = Rules {
+            panic_threshold_percent: 50.0,
+            overprovisioning_percent: endpoints.overprovisioning_percent,
+        };
         let ring = RingSize { min: 16, max: 64 };
         for balancer in [
             Balancer::LeastRequest,
@@ -95,7 +99,7 @@ fn decoding(input: &[u8]) -> String {
             Balancer::RingHash(ring),
             Balancer::Maglev(101),
         ] {
-            let _runs = Selection::new(&candidates, 50.0, balancer);
+            let _runs = Selection::new(&candidates, rules, balancer);
         }
     }
     format!("{kind:?} is taken, {}", body.len())
