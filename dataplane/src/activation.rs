@@ -4,8 +4,8 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -68,8 +68,6 @@ struct Detecting {
 /// Which hosts are chosen from, kept true while their health changes.
 struct Balancers {
     current: Arc<ArcSwap<Snapshot>>,
-    /// Two changes at once must not store their selections in the wrong order.
-    refreshing: Mutex<()>,
     changed: watch::Sender<u64>,
 }
 
@@ -79,7 +77,6 @@ impl Activation {
     pub(crate) fn new(workers: Vec<Remote>, current: Arc<ArcSwap<Snapshot>>) -> Self {
         let balancers = Arc::new(Balancers {
             current: Arc::clone(&current),
-            refreshing: Mutex::new(()),
             changed: watch::channel(0).0,
         });
         let on_health = on_health(Arc::clone(&balancers), workers.clone());
@@ -420,7 +417,6 @@ impl Balancers {
     fn refresh(&self, cluster: &Arc<str>) {
         // Not before: a snapshot that comes later has seen the change.
         if let Some(cluster) = self.current.load().clusters.get(cluster) {
-            let _order = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
             cluster.refresh();
         }
         self.changed.send_modify(|changes| *changes += 1);

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 
@@ -51,6 +51,8 @@ pub(crate) struct LiveCluster {
     pub(crate) hosts: Vec<LiveHost>,
     rules: Rules,
     pub(crate) selection: ArcSwap<Selection>,
+    /// Two changes at once must not store their selections in the wrong order.
+    refreshing: Mutex<()>,
     /// Whether a request was ever sent here; checks are slower until then.
     pub(crate) traffic: Arc<AtomicBool>,
     /// Outlives this value, as what is under way does.
@@ -167,6 +169,7 @@ impl LiveCluster {
             hosts,
             rules,
             selection: ArcSwap::from_pointee(selection),
+            refreshing: Mutex::default(),
             traffic,
             load,
             ejections,
@@ -175,6 +178,7 @@ impl LiveCluster {
 
     /// Computes the selection from the hosts' present health.
     pub(crate) fn refresh(&self) {
+        let _order = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
         let candidates = candidates(&self.hosts);
         // What is hashed takes its time.
         if !self.selection.load().is_of(&candidates) {
