@@ -15,7 +15,7 @@ use crate::exchange::Flags;
 use crate::h1::Head;
 use crate::matcher::Headers;
 use crate::metrics::Metrics;
-use crate::snapshot::LiveListener;
+use crate::snapshot::LiveHttp;
 
 mod format;
 mod writer;
@@ -86,7 +86,7 @@ pub(crate) struct Logs {
 /// What is known of a request that is logged. It is kept and filled again.
 pub(crate) struct Note {
     /// The logs are those that were there when it began.
-    live: Option<Rc<LiveListener>>,
+    live: Option<Rc<LiveHttp>>,
     started: SystemTime,
     protocol: Option<Version>,
     host: Option<SocketAddr>,
@@ -142,7 +142,7 @@ impl Logs {
     }
 
     /// A note, if anything is logged of that listener's requests.
-    pub(crate) fn note(&self, live: Rc<LiveListener>) -> Option<Box<Note>> {
+    pub(crate) fn note(&self, live: Rc<LiveHttp>) -> Option<Box<Note>> {
         if self.own.is_none() && live.config.logs.is_empty() {
             return None;
         }
@@ -208,7 +208,7 @@ impl Logs {
         self.sinks.flush();
     }
 
-    fn of<'a>(&'a self, live: &'a LiveListener) -> impl Iterator<Item = &'a Log> {
+    fn of<'a>(&'a self, live: &'a LiveHttp) -> impl Iterator<Item = &'a Log> {
         self.own.iter().chain(live.config.logs.iter())
     }
 }

@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 
 use crate::balance::OVERPROVISIONING_DEFAULT_PERCENT;
 use crate::breaker::Load;
-use crate::config::{Cluster, Config, Endpoints, HealthCheck, ResourceKind};
+use crate::config::{Cluster, Config, Endpoints, HealthCheck, Listener, ResourceKind};
 use crate::decode::{Rejection, Update, describe};
 use crate::health::{self, OnChange};
 use crate::listener;
@@ -22,6 +22,7 @@ use crate::orders::{Command, Remote};
 use crate::outlier::{self, Detection, Record, Watched};
 use crate::router::RouteTable;
 use crate::snapshot::{Difference, Health, Host, LiveCluster, LiveHost, LiveListener, Snapshot};
+use crate::tls::HostTls;
 
 /// Wait between two tries to bind a port.
 const PORT_WAIT: Duration = Duration::from_millis(200);
@@ -37,6 +38,8 @@ pub(crate) struct Activation {
     traffic: HashMap<Arc<str>, Arc<AtomicBool>>,
     loads: HashMap<Arc<str>, Arc<Load>>,
     detectors: HashMap<Arc<str>, Detecting>,
+    /// Of the clusters whose hosts are spoken to in TLS.
+    tls: HashMap<Arc<str>, Arc<HostTls>>,
     next_host: u64,
     balancers: Arc<Balancers>,
     on_health: OnChange,
@@ -45,7 +48,7 @@ pub(crate) struct Activation {
 /// What an update still waits for after it has been applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Warming {
-    /// Listeners whose routes are not known.
+    /// Listeners whose routes or secrets are not known.
     listeners: Vec<Arc<str>>,
     /// Clusters that had no hosts and now have some, none of which has been checked.
     clusters: Vec<Arc<str>>,
@@ -89,6 +92,7 @@ impl Activation {
             traffic: HashMap::new(),
             loads: HashMap::new(),
             detectors: HashMap::new(),
+            tls: HashMap::new(),
             next_host: 0,
             balancers,
             on_health,
@@ -117,6 +121,7 @@ impl Activation {
         let before = self.current.load_full();
         let listeners = live_listeners(config, &before);
         let sockets = self.bind(&listeners, &before)?;
+        self.update_tls(config);
         let mut clusters = before.clusters.clone();
         for name in changed_clusters(config, &self.running) {
             match config.clusters.get(&name) {
@@ -162,7 +167,7 @@ impl Activation {
             .listeners
             .iter()
             .filter_map(|name| before.listeners.get(name));
-        for table in listeners.map(|listener| &listener.routes) {
+        for table in listeners.flat_map(|listener| listener.tables()) {
             if !self.replaced.iter().any(|held| Arc::ptr_eq(held, table)) {
                 self.replaced.push(Arc::clone(table));
             }
@@ -196,7 +201,7 @@ impl Activation {
                     ..Warming::default()
                 }
             }
-            ResourceKind::Cluster | ResourceKind::Routes => Warming::default(),
+            ResourceKind::Cluster | ResourceKind::Secret | ResourceKind::Routes => Warming::default(),
         }
     }
 
@@ -204,7 +209,7 @@ impl Activation {
     pub(crate) fn is_warm(&self, warming: &mut Warming, config: &Config) -> bool {
         let now = self.current.load();
         let listening = |name: &Arc<str>| match (config.listeners.get(name), now.listeners.get(name)) {
-            (Some(wanted), Some(live)) => Arc::ptr_eq(wanted, &live.config),
+            (Some(wanted), Some(live)) => live.is_whole(wanted),
             (Some(_), None) => false,
             (None, _) => true,
         };
@@ -248,6 +253,22 @@ impl Activation {
         } else {
             Err(rejections)
         }
+    }
+
+    /// New secrets are for new connections.
+    fn update_tls(&mut self, config: &Config) {
+        for change in config.clusters.changes(&self.running.clusters, Arc::ptr_eq) {
+            let said = change.now.and_then(|cluster| cluster.tls.as_ref());
+            let held = self
+                .tls
+                .remove(change.name)
+                .filter(|held| Some(&held.said) == said);
+            let tls = said.map(|said| held.unwrap_or_else(|| Arc::new(HostTls::new(Arc::clone(said)))));
+            if let Some(tls) = tls {
+                self.tls.insert(Arc::clone(change.name), tls);
+            }
+        }
+        self.tls.values().for_each(|tls| tls.update(config));
     }
 
     fn live_cluster(
@@ -322,9 +343,11 @@ impl Activation {
         let outliers = config.outliers.as_ref();
         let key = (Arc::clone(cluster), address);
         let held = self.hosts.get(&key);
+        let tls = self.tls.get(cluster);
         if let Some(held) = held
             && held.check.as_ref() == check
             && held.outliers.as_ref() == outliers
+            && held.host.tls.as_ref().map(Arc::as_ptr) == tls.map(Arc::as_ptr)
         {
             return Arc::clone(&held.host);
         }
@@ -337,8 +360,14 @@ impl Activation {
         let record = outliers
             .zip(watched)
             .map(|(outliers, watched)| Record::new(outliers, self.workers.len(), &watched.wake));
-        let host = Host::new(self.next_host, Arc::clone(cluster), address, health, record);
-        let host = Arc::new(host);
+        let host = Arc::new(Host::new(
+            self.next_host,
+            Arc::clone(cluster),
+            address,
+            tls.cloned(),
+            health,
+            record,
+        ));
         let task = check.map(|check| {
             let watch = health::watch(
                 Arc::clone(&host),
@@ -432,27 +461,14 @@ fn changed_clusters(config: &Config, running: &Config) -> BTreeSet<Arc<str>> {
     clusters.chain(endpoints).map(Arc::clone).collect()
 }
 
-/// Listeners whose routes are known. One whose new routes are not known yet keeps running as it was: make before break.
+/// Listeners that can serve. What of one cannot yet keeps running as it was: make before break.
 fn live_listeners(config: &Config, before: &Snapshot) -> BTreeMap<Arc<str>, Arc<LiveListener>> {
-    let mut live = BTreeMap::new();
-    for (name, listener) in config.listeners.iter() {
+    let live = |(name, listener): (&Arc<str>, &Arc<Listener>)| {
         let held = before.listeners.get(name);
-        let next = match (config.routes.get(&listener.routes), held) {
-            (Some(routes), Some(held))
-                if Arc::ptr_eq(&held.config, listener) && Arc::ptr_eq(&held.routes, routes) =>
-            {
-                Arc::clone(held)
-            }
-            (Some(routes), _) => {
-                let held = held.map(Arc::as_ref);
-                Arc::new(LiveListener::new(Arc::clone(listener), Arc::clone(routes), held))
-            }
-            (None, Some(held)) => Arc::clone(held),
-            (None, None) => continue,
-        };
-        live.insert(Arc::clone(name), next);
-    }
-    live
+        let live = LiveListener::new(listener, config, held).or_else(|| held.cloned())?;
+        Some((Arc::clone(name), live))
+    };
+    config.listeners.iter().filter_map(live).collect()
 }
 
 /// What happens when a check changes its mind: the balancer learns it, and if the cluster wants it, what is in flight on a dead

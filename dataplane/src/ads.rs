@@ -201,7 +201,10 @@ impl Ads {
         self.activation.apply(next.config(), PORT_TRIES).await?;
         self.resources = Arc::new(next);
         self.status.run(Arc::clone(&self.resources));
-        if matches!(update.kind, ResourceKind::Listener | ResourceKind::Routes) {
+        if matches!(
+            update.kind,
+            ResourceKind::Listener | ResourceKind::Secret | ResourceKind::Routes
+        ) {
             self.status.listeners_known();
         }
         self.keep.send_replace(Arc::clone(&self.resources));

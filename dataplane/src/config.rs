@@ -16,6 +16,7 @@ use crate::balance::Balancer;
 use crate::breaker::Limits;
 use crate::by_name::ByName;
 use crate::filter::ListenerFilter;
+use crate::filter_chain::{ChainMatch, Choices};
 use crate::hash::HashPolicy;
 use crate::health::GrpcProbe;
 use crate::matcher::RouteMatcher;
@@ -23,18 +24,20 @@ use crate::outlier::Detection;
 use crate::retry::RetryPolicy;
 use crate::rewrite::PathRewrite;
 use crate::router::RouteTable;
+use crate::tls::{ClientTls, Secret, ServerTls};
 
 /// What shares of requests are parts of.
 pub(crate) const MILLION: u32 = 1_000_000;
 
-/// The four kinds of resource of docs/xds.md, in the order in which a stream is opened: what is used before
-/// what uses it.
+/// The kinds of resource of docs/xds.md, in the order in which a stream is opened and a file is read: what mentions names comes
+/// before what is held for being mentioned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum ResourceKind {
     Cluster,
     Endpoints,
     Listener,
     Routes,
+    Secret,
 }
 
 /// Everything the proxy has accepted, by name.
@@ -44,11 +47,48 @@ pub(crate) struct Config {
     pub(crate) endpoints: ByName<Arc<Endpoints>>,
     pub(crate) listeners: ByName<Arc<Listener>>,
     pub(crate) routes: ByName<Arc<RouteTable>>,
+    pub(crate) secrets: ByName<Arc<Secret>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
+    /// The default one, if there is one, is the last.
+    pub(crate) chains: Box<[Arc<FilterChain>]>,
+    pub(crate) choosing: Choosing,
+}
+
+/// How a connection finds its filter chain.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Choosing {
+    /// It is the same for all, if there is one.
+    Settled(Option<usize>),
+    /// By what they begin with, which must come in time.
+    Looking {
+        choices: Choices,
+        timeout: Option<Duration>,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct FilterChain {
+    pub(crate) serves: ChainMatch,
+    /// `None` for what is not to be answered in TLS.
+    pub(crate) tls: Option<Arc<ServerTls>>,
+    pub(crate) network: Network,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Network {
+    Http(Arc<Http>),
+    /// It is passed on as it is.
+    Tcp(Arc<TcpProxy>),
+}
+
+/// An HTTP connection manager.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Http {
     /// Name of its route configuration.
     pub(crate) routes: Arc<str>,
     /// A connection without requests is closed after this long; `None` keeps it open.
@@ -57,6 +97,24 @@ pub(crate) struct Listener {
     pub(crate) filters: Box<[ListenerFilter]>,
     /// What is written of its requests, besides the proxy's own log.
     pub(crate) logs: Box<[Log]>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TcpProxy {
+    /// At least one.
+    pub(crate) targets: Box<[TcpTarget]>,
+    /// Sum of the targets' weights, never 0.
+    pub(crate) total_weight: u32,
+    /// Without a byte in either direction; `None` waits for ever.
+    pub(crate) idle_timeout: Option<Duration>,
+    /// At least 1.
+    pub(crate) connect_attempts_max: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TcpTarget {
+    pub(crate) cluster: Arc<str>,
+    pub(crate) weight: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +130,7 @@ pub(crate) struct Cluster {
     pub(crate) limits: Limits,
     /// Which of its hosts are left out for what they answer.
     pub(crate) outliers: Option<Detection>,
+    pub(crate) tls: Option<Arc<ClientTls>>,
 }
 
 /// What is spoken to the hosts of a cluster.
@@ -217,13 +276,20 @@ pub(crate) struct HeaderEdits {
 }
 
 impl ResourceKind {
-    pub(crate) const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Routes];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Cluster,
+        Self::Endpoints,
+        Self::Listener,
+        Self::Routes,
+        Self::Secret,
+    ];
 
     pub(crate) fn type_url(self) -> &'static str {
         match self {
             Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
             Self::Routes => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
         }
     }
@@ -238,6 +304,7 @@ impl ResourceKind {
             Self::Cluster => "cluster",
             Self::Endpoints => "endpoints",
             Self::Listener => "listener",
+            Self::Secret => "secret",
             Self::Routes => "routes",
         }
     }
@@ -246,8 +313,46 @@ impl ResourceKind {
 impl Config {
     /// The route tables that listeners want, which are subscribed by name. Of endpoints it is those of all clusters.
     pub(crate) fn wanted_routes(&self) -> BTreeSet<Arc<str>> {
-        let listeners = self.listeners.values();
-        listeners.map(|listener| Arc::clone(&listener.routes)).collect()
+        self.chains()
+            .filter_map(|chain| chain.routes())
+            .cloned()
+            .collect()
+    }
+
+    /// The secrets that listeners and clusters want, which are subscribed by name too.
+    pub(crate) fn wanted_secrets(&self) -> BTreeSet<Arc<str>> {
+        let contexts = self.chains().filter_map(|chain| chain.tls.as_ref());
+        let of_clients = contexts.flat_map(|tls| tls.secrets());
+        let contexts = self.clusters.values().filter_map(|cluster| cluster.tls.as_ref());
+        let of_hosts = contexts.flat_map(|tls| tls.secrets());
+        of_clients.chain(of_hosts).cloned().collect()
+    }
+
+    fn chains(&self) -> impl Iterator<Item = &Arc<FilterChain>> {
+        self.listeners.values().flat_map(|listener| &listener.chains)
+    }
+}
+
+impl FilterChain {
+    /// Name of its route configuration, if it has one.
+    pub(crate) fn routes(&self) -> Option<&Arc<str>> {
+        match &self.network {
+            Network::Http(http) => Some(&http.routes),
+            Network::Tcp(_) => None,
+        }
+    }
+}
+
+impl TcpProxy {
+    /// The target at `point`, which is below `total_weight`.
+    pub(crate) fn target(&self, mut point: u32) -> &TcpTarget {
+        let mut targets = self.targets.iter();
+        let found = targets.find(|target| {
+            let is_here = point < target.weight;
+            point = point.saturating_sub(target.weight);
+            is_here
+        });
+        found.expect("invariant: the point is below the sum of the weights")
     }
 }
 

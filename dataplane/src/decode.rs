@@ -2,7 +2,7 @@
 //! rest, by resource and field, so that a misunderstanding shows up on the resource that caused it instead of in the
 //! traffic. One refused resource refuses its whole update.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ mod listener;
 mod matcher;
 mod outlier;
 mod routes;
+mod tls;
 mod wire;
 
 /// A resource as it came and as it is kept on disk.
@@ -108,6 +109,10 @@ impl Resources {
                 let listener = Arc::new(listener::decode(name, body)?);
                 config.listeners.insert(Arc::clone(&key), listener);
             }
+            ResourceKind::Secret => {
+                let secret = Arc::new(tls::secret(name, body)?);
+                config.secrets.insert(Arc::clone(&key), secret);
+            }
             ResourceKind::Routes => {
                 let table = config.routes.get(name).zip(held.get(name));
                 let table = table.map(|(table, raw)| routes::Held::new(table, &raw.body));
@@ -127,34 +132,45 @@ impl Resources {
             ResourceKind::Cluster => self.config.clusters.remove(name),
             ResourceKind::Endpoints => self.config.endpoints.remove(name),
             ResourceKind::Listener => self.config.listeners.remove(name),
+            ResourceKind::Secret => self.config.secrets.remove(name),
             ResourceKind::Routes => self.config.routes.remove(name),
         }
     }
 
     /// Drops what is subscribed by name and after `update` is not wanted any more: the edge will not speak of it again.
     fn forget_unwanted(&mut self, update: &Update) {
-        let unwanted: Vec<Arc<str>> = match update.kind {
+        let unheard = |wanted: &BTreeSet<Arc<str>>, held: Vec<&Arc<str>>| -> Vec<Arc<str>> {
+            let unwanted = held.into_iter().filter(|name| !wanted.contains(*name));
+            unwanted.cloned().collect()
+        };
+        let endpoints = match update.kind {
             ResourceKind::Cluster | ResourceKind::Endpoints => {
-                let told = update
-                    .resources
-                    .iter()
-                    .map(|(name, _)| name)
-                    .chain(&update.removed);
+                let told = update.resources.iter().map(|(name, _)| name);
+                let told = told.chain(&update.removed);
                 let told = told.filter(|name| !self.config.clusters.contains(name));
                 told.map(|name| name.as_str().into()).collect()
             }
+            _ => Vec::new(),
+        };
+        let routes = match update.kind {
             ResourceKind::Listener | ResourceKind::Routes => {
-                let wanted = self.config.wanted_routes();
-                let held = self.config.routes.names();
-                held.filter(|name| !wanted.contains(*name)).cloned().collect()
+                unheard(&self.config.wanted_routes(), self.config.routes.names().collect())
             }
+            _ => Vec::new(),
         };
-        let kind = match update.kind {
-            ResourceKind::Cluster | ResourceKind::Endpoints => ResourceKind::Endpoints,
-            ResourceKind::Listener | ResourceKind::Routes => ResourceKind::Routes,
+        let secrets = match update.kind {
+            ResourceKind::Cluster | ResourceKind::Listener | ResourceKind::Secret => unheard(
+                &self.config.wanted_secrets(),
+                self.config.secrets.names().collect(),
+            ),
+            _ => Vec::new(),
         };
-        for name in unwanted {
-            self.remove(kind, &name);
+        for (kind, names) in [
+            (ResourceKind::Endpoints, endpoints),
+            (ResourceKind::Routes, routes),
+            (ResourceKind::Secret, secrets),
+        ] {
+            names.iter().for_each(|name| self.remove(kind, name));
         }
     }
 

@@ -36,6 +36,8 @@ use crate::worker::Random;
 
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// Who the client is, which only this proxy could say.
+const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1), and `expect`, which hyper has answered.
 const HOP_BY_HOP: [HeaderName; 7] = [
@@ -56,9 +58,6 @@ const END_TO_END: [HeaderName; 5] = [
     FORWARDED_PROTO,
     REQUEST_ID,
 ];
-
-/// Listeners have no TLS of their own yet.
-const SCHEME: &str = "http";
 
 /// A request as it is sent upstream, by whichever attempt.
 #[derive(Clone)]
@@ -178,7 +177,7 @@ async fn answer(
         }
         Action::Redirect(redirect) => {
             let asked = Asked {
-                scheme: SCHEME,
+                scheme: exchange.connection().scheme(),
                 authority: shown,
                 path: target.path(),
                 query: target.query(),
@@ -606,7 +605,8 @@ fn add_forwarded(headers: &mut HeaderMap, connection: &Connection) {
         }
     };
     headers.insert(FORWARDED_FOR, value);
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(connection.scheme()));
+    headers.remove(FORWARDED_CLIENT_CERT);
 }
 
 /// A browser splits its cookies over several lines in HTTP/2; in HTTP/1.1 they are one (RFC 9113, section 8.2.3).

@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::config::{HealthCheck, HttpProbe, Probe, Protocol};
@@ -54,6 +55,11 @@ struct Told {
     /// None where it is too large, or broke off.
     body: Option<Collected<Bytes>>,
 }
+
+/// With TLS, or without.
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 #[derive(Debug, thiserror::Error)]
 enum ProbeError {
@@ -142,10 +148,7 @@ pub(crate) async fn watch(
 /// Whether the host answers as expected.
 async fn probe(host: &Host, probe: &Probe, session: &mut Option<Session>) -> Result<bool, ProbeError> {
     match probe {
-        Probe::Tcp => TcpStream::connect(host.address)
-            .await
-            .map(|_| true)
-            .map_err(ProbeError::Connect),
+        Probe::Tcp => connect(host).await.map(|_| true).map_err(ProbeError::Connect),
         Probe::Http(http) => {
             let told = ask(host, http.protocol, session, || request(host, http)).await?;
             let status = told.head.status.as_u16();
@@ -154,6 +157,15 @@ async fn probe(host: &Host, probe: &Probe, session: &mut Option<Session>) -> Res
         Probe::Grpc(probe) => ask(host, Protocol::Http2, session, || probe.request(host))
             .await
             .map(grpc::serves),
+    }
+}
+
+/// As requests do, with TLS if the cluster has it.
+async fn connect(host: &Host) -> std::io::Result<Box<dyn Connection>> {
+    let stream = TcpStream::connect(host.address).await?;
+    match &host.tls {
+        None => Ok(Box::new(stream)),
+        Some(tls) => Ok(Box::new(tls.connect(host.address.ip(), stream).await?)),
     }
 }
 
@@ -219,10 +231,7 @@ fn authority(wanted: &HeaderValue, host: &Host) -> http::uri::Authority {
 
 impl Session {
     async fn open(host: &Host, protocol: Protocol) -> Result<Self, ProbeError> {
-        let stream = TcpStream::connect(host.address)
-            .await
-            .map_err(ProbeError::Connect)?;
-        let io = TokioIo::new(stream);
+        let io = TokioIo::new(connect(host).await.map_err(ProbeError::Connect)?);
         // The connection's task ends with its sender.
         match protocol {
             Protocol::Http1 => {

@@ -14,7 +14,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 
 use crate::body::ClientBody;
 use crate::deadline::Watch;
@@ -22,6 +21,7 @@ use crate::forward;
 use crate::h1::{BODY_TIMEOUT, Buffer, FIELDS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, Timer};
 use crate::io::RewoundIo;
 use crate::listener::Connection;
+use crate::stream::Stream;
 use guard::{Abuse, Guard, GuardedIo};
 
 mod frames;
@@ -88,7 +88,7 @@ enum Step {
 }
 
 /// Serves a client whose first bytes were those of HTTP/2.
-pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream, input: Buffer) {
+pub(crate) async fn serve(connection: Rc<Connection>, stream: Stream, input: Buffer) {
     let now = Instant::now();
     let guard = Rc::new(RefCell::new(Guard::new(now)));
     let begun = Rc::new(Cell::new(now));

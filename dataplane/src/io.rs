@@ -12,18 +12,19 @@ use tokio::net::TcpStream;
 
 use crate::h1::Buffer;
 use crate::pool::Connected;
+use crate::stream::{Reader, Stream, Writer};
 
 /// An upstream connection's bytes.
 pub(crate) struct BreakableIo {
-    inner: TcpStream,
+    inner: Stream,
     breaker: Rc<Breaker>,
     _connected: Connected,
 }
 
 /// A client's connection whose first bytes were read to tell what it speaks.
-pub(crate) struct RewoundIo {
+pub(crate) struct RewoundIo<T> {
     first: Buffer,
-    inner: TcpStream,
+    inner: T,
 }
 
 /// Breaks its connection once: reads and writes fail from then on.
@@ -34,7 +35,7 @@ pub(crate) struct Breaker {
 }
 
 impl BreakableIo {
-    pub(crate) fn new(stream: TcpStream, connected: Connected) -> (Self, Rc<Breaker>) {
+    pub(crate) fn new(stream: Stream, connected: Connected) -> (Self, Rc<Breaker>) {
         let breaker = Rc::new(Breaker::default());
         (
             Self {
@@ -53,6 +54,16 @@ impl Breaker {
         let reader = self.reader.borrow_mut().take();
         if let Some(reader) = reader {
             reader.wake();
+        }
+    }
+
+    /// Ready once it is broken.
+    pub(crate) fn poll_broken(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.remember(cx.waker());
+        if self.broken.get() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     }
 
@@ -76,13 +87,25 @@ impl BreakableIo {
     /// Whether nothing has come since the last message, not even the connection's end, as far as the runtime has heard: the
     /// socket itself is not asked, which would be a system call per request and decide no race.
     pub(crate) fn is_quiet(&self) -> bool {
-        let seen = self.inner.try_read(&mut [0]);
-        self.breaker.check().is_ok()
-            && matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        self.breaker.check().is_ok() && self.inner.is_quiet()
     }
 }
 
 impl BreakableIo {
+    pub(crate) fn breaker(&self) -> &Rc<Breaker> {
+        &self.breaker
+    }
+
+    /// Makes its end a reset.
+    pub(crate) fn set_zero_linger(&self) -> io::Result<()> {
+        self.inner.set_zero_linger()
+    }
+
+    /// For those who look at the breaker themselves.
+    pub(crate) fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
+        self.inner.split()
+    }
+
     /// Whether it was broken from outside.
     pub(crate) fn is_broken(&self) -> bool {
         self.breaker.broken.get()
@@ -132,17 +155,33 @@ impl AsyncWrite for BreakableIo {
     }
 }
 
-impl RewoundIo {
-    pub(crate) fn new(first: Buffer, inner: TcpStream) -> Self {
+impl<T> RewoundIo<T> {
+    pub(crate) fn new(first: Buffer, inner: T) -> Self {
         Self { first, inner }
     }
 
-    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub(crate) fn inner(&self) -> &T {
+        &self.inner
+    }
+}
+
+impl RewoundIo<TcpStream> {
+    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            self.inner.poll_read_ready(cx)
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    }
+}
+
+impl RewoundIo<Stream> {
+    pub(crate) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.inner.try_write(bytes)
     }
 }
 
-impl AsyncRead for RewoundIo {
+impl<T: AsyncRead + Unpin> AsyncRead for RewoundIo<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -159,7 +198,7 @@ impl AsyncRead for RewoundIo {
     }
 }
 
-impl AsyncWrite for RewoundIo {
+impl<T: AsyncWrite + Unpin> AsyncWrite for RewoundIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tombolo_runtime::last_good::{self, LastGoodError};
 
-use crate::config::ResourceKind;
+use crate::config::{Listener, ResourceKind};
 use crate::decode::{RawResource, Rejection, Resources, Update};
 use crate::metrics::Metrics;
 
@@ -184,15 +184,16 @@ impl Loaded {
     fn remove_orphans(&mut self) {
         let config = self.resources.config();
         let is_refused = |routes: &str| self.rejections.iter().any(|rejection| rejection.name == routes);
-        let orphans: Vec<Rejection> = config
-            .listeners
-            .iter()
-            .filter(|(_, listener)| !config.routes.contains(&listener.routes) && is_refused(&listener.routes))
-            .map(|(name, listener)| Rejection {
+        let is_left_out = |routes: &str| !config.routes.contains(routes) && is_refused(routes);
+        let orphan = |(name, listener): (&Arc<str>, &Arc<Listener>)| {
+            let mut tables = listener.chains.iter().filter_map(|chain| chain.routes());
+            let routes = tables.find(|routes| is_left_out(routes))?;
+            Some(Rejection {
                 name: name.to_string(),
-                reason: format!("its route table {} was left out", listener.routes),
+                reason: format!("its route table {routes} was left out"),
             })
-            .collect();
+        };
+        let orphans: Vec<Rejection> = config.listeners.iter().filter_map(orphan).collect();
         let names = orphans.iter().map(|orphan| orphan.name.clone()).collect();
         self.resources = without_listeners(&self.resources, names);
         self.rejections.extend(orphans);

@@ -39,6 +39,7 @@ mod deadline;
 mod decode;
 mod exchange;
 mod filter;
+mod filter_chain;
 mod forward;
 #[cfg(test)]
 mod fuzz;
@@ -63,7 +64,11 @@ mod rewrite;
 mod router;
 mod session;
 mod snapshot;
+mod sni;
 mod status;
+mod stream;
+mod tcp;
+mod tls;
 mod upload;
 mod worker;
 

@@ -1,5 +1,5 @@
-//! A worker's side of a listener: its socket, its connections, and how both end. HTTP/1.1 and HTTP/2 with prior knowledge
-//! are told apart by the connection's first bytes.
+//! A worker's side of a listener: its socket, its connections, and how both end. A connection finds its filter chain, is answered
+//! in TLS if that says so, and then speaks what was agreed on, or what its first bytes say.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -11,13 +11,19 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use http::HeaderValue;
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
+use crate::config::Choosing;
 use crate::h1::{self, Buffer, HEAD_TIMEOUT};
 use crate::http2;
 use crate::metrics::{ListenerCounters, RouteCounters};
-use crate::snapshot::LiveListener;
+use crate::snapshot::{LiveChain, LiveHttp, LiveListener, LiveNetwork};
+use crate::sni::{self, Hello, Seen};
+use crate::stream::Stream;
+use crate::tcp;
+use crate::tls::{HTTP1, HTTP2};
 use crate::worker::Worker;
 
 /// The label of requests that reach no cluster.
@@ -27,27 +33,58 @@ const PREFACE_START: &[u8] = b"PRI ";
 /// How long an idle HTTP/1.1 connection of a draining listener is kept, so that a request that is already under way is
 /// answered, with `connection: close`, instead of cut off.
 pub(crate) const DRAIN_LINGER: Duration = Duration::from_millis(500);
+/// From a connection, or its first byte, to what both sides agree on; Envoy's time for a look at it.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Wait after a failed accept: it is nearly always a limit on file descriptors.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
 /// Listen backlog; the kernel lowers it to its own limit.
 const BACKLOG: i32 = 4096;
 
 pub(crate) struct WorkerListener {
+    name: Arc<str>,
+    /// Counters of requests that reach no cluster.
+    unrouted: Arc<RouteCounters>,
+    running: RefCell<Rc<Running>>,
+    counters: Arc<ListenerCounters>,
+    drain: Drain,
+}
+
+/// What new connections find.
+struct Running {
+    live: Arc<LiveListener>,
+    /// In the order of the snapshot's.
+    chains: Vec<Option<Rc<WorkerChain>>>,
+}
+
+struct WorkerChain {
+    live: Arc<LiveChain>,
+    serving: Serving,
+}
+
+/// What its connections see of it, for as long as there is a chain that serves the same.
+#[derive(Clone)]
+enum Serving {
+    Http(Rc<HttpListener>),
+    Tcp(Rc<tcp::TcpListener>),
+}
+
+/// A listener as the connections of one of its filter chains see it.
+pub(crate) struct HttpListener {
     pub(crate) name: Arc<str>,
     /// Counters of requests that reach no cluster.
     pub(crate) unrouted: Arc<RouteCounters>,
-    live: RefCell<Rc<LiveListener>>,
-    counters: Arc<ListenerCounters>,
+    live: RefCell<Rc<LiveHttp>>,
     drain: Drain,
 }
 
 /// A client's connection, as its requests see it.
 pub(crate) struct Connection {
     pub(crate) worker: Rc<Worker>,
-    pub(crate) listener: Rc<WorkerListener>,
+    pub(crate) listener: Rc<HttpListener>,
     pub(crate) client: IpAddr,
     port: u16,
     peer: HeaderValue,
+    scheme: &'static str,
     protocol: Codec,
     active: Cell<u32>,
     idle_since: Cell<Instant>,
@@ -61,7 +98,7 @@ enum Codec {
 
 /// A one-way switch that tasks of one thread can wait for.
 #[derive(Default)]
-struct Drain {
+pub(crate) struct Drain {
     begun: Cell<bool>,
     notify: Notify,
 }
@@ -109,22 +146,102 @@ pub(crate) fn start(
     let listener = Rc::new(WorkerListener {
         name: Arc::clone(name),
         unrouted: worker.counters(name, &NO_CLUSTER.into()),
-        live: RefCell::new(Rc::new(LiveListener::clone(live))),
+        running: RefCell::new(Rc::new(Running {
+            live: Arc::clone(live),
+            chains: Vec::new(),
+        })),
         counters: worker.listener_counters(name),
         drain: Drain::default(),
     });
+    listener.run(live);
     tokio::task::spawn_local(accept(Rc::clone(worker), Rc::clone(&listener), socket));
     Ok(listener)
 }
 
 impl WorkerListener {
-    /// What this listener runs; the reference count is this thread's own, unlike the snapshot's.
-    pub(crate) fn live(&self) -> Rc<LiveListener> {
-        Rc::clone(&self.live.borrow())
+    pub(crate) fn update(&self, live: &Arc<LiveListener>) {
+        if !Arc::ptr_eq(&self.running.borrow().live, live) {
+            self.run(live);
+        }
     }
 
-    pub(crate) fn update(&self, live: &Arc<LiveListener>) {
-        *self.live.borrow_mut() = Rc::new(LiveListener::clone(live));
+    /// Connections of a chain that is still there see what has changed with their next request; the others end.
+    fn run(&self, live: &Arc<LiveListener>) {
+        let before = Rc::clone(&self.running.borrow());
+        let mut held: Vec<&Rc<WorkerChain>> = before.chains.iter().flatten().collect();
+        let mut chain = |live: &Arc<LiveChain>| {
+            let same = |held: &&Rc<WorkerChain>| {
+                held.live.config.serves == live.config.serves && held.serving.goes_on_with(&live.network)
+            };
+            let serving = match held.iter().position(same) {
+                Some(at) => held.swap_remove(at).serving.clone(),
+                None => Serving::new(self, &live.network),
+            };
+            Rc::new(WorkerChain {
+                live: Arc::clone(live),
+                serving,
+            })
+        };
+        let chains = live.chains.iter().map(|live| live.as_ref().map(&mut chain));
+        let chains = chains.collect();
+        for gone in held {
+            gone.serving.drain().begin();
+        }
+        *self.running.borrow_mut() = Rc::new(Running {
+            live: Arc::clone(live),
+            chains,
+        });
+    }
+
+    /// Stops accepting; connections end after what they have in flight.
+    pub(crate) fn drain(&self) {
+        self.drain.begin();
+        for chain in self.running.borrow().chains.iter().flatten() {
+            chain.serving.drain().begin();
+        }
+    }
+}
+
+impl Serving {
+    fn new(listener: &WorkerListener, live: &LiveNetwork) -> Self {
+        let name = Arc::clone(&listener.name);
+        match live {
+            LiveNetwork::Http(http) => Self::Http(Rc::new(HttpListener {
+                name,
+                unrouted: Arc::clone(&listener.unrouted),
+                live: RefCell::new(Rc::new(http.clone())),
+                drain: Drain::default(),
+            })),
+            LiveNetwork::Tcp(proxy) => Self::Tcp(Rc::new(tcp::TcpListener {
+                name,
+                live: RefCell::new(Arc::clone(proxy)),
+                drain: Drain::default(),
+            })),
+        }
+    }
+
+    /// Goes on with `live`, if that is of the same kind.
+    fn goes_on_with(&self, live: &LiveNetwork) -> bool {
+        match (self, live) {
+            (Self::Http(held), LiveNetwork::Http(http)) => *held.live.borrow_mut() = Rc::new(http.clone()),
+            (Self::Tcp(held), LiveNetwork::Tcp(proxy)) => *held.live.borrow_mut() = Arc::clone(proxy),
+            (Self::Http(_), LiveNetwork::Tcp(_)) | (Self::Tcp(_), LiveNetwork::Http(_)) => return false,
+        }
+        true
+    }
+
+    fn drain(&self) -> &Drain {
+        match self {
+            Self::Http(listener) => &listener.drain,
+            Self::Tcp(listener) => &listener.drain,
+        }
+    }
+}
+
+impl HttpListener {
+    /// What it runs; the reference count is this thread's own, unlike the snapshot's.
+    pub(crate) fn live(&self) -> Rc<LiveHttp> {
+        Rc::clone(&self.live.borrow())
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -135,11 +252,6 @@ impl WorkerListener {
     pub(crate) async fn drained(&self) {
         self.drain.begun().await;
     }
-
-    /// Stops accepting; connections end after what they have in flight.
-    pub(crate) fn drain(&self) {
-        self.drain.begin();
-    }
 }
 
 impl Drain {
@@ -148,7 +260,7 @@ impl Drain {
         self.notify.notify_waiters();
     }
 
-    async fn begun(&self) {
+    pub(crate) async fn begun(&self) {
         loop {
             let notified = self.notify.notified();
             if self.begun.get() {
@@ -206,20 +318,76 @@ async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: Tcp
         );
         return;
     }
-    let idle_timeout = listener.live().config.idle_timeout.unwrap_or(Duration::MAX);
     let mut input = Buffer::new(&worker.buffers);
-    let sniffed = tokio::select! {
-        sniffed = sniff(&mut stream, &mut input) => sniffed,
-        () = tokio::time::sleep(idle_timeout) => return,
-        () = lingered(&listener.drain) => return,
+    let running = Rc::clone(&listener.running.borrow());
+    let chosen = match &running.live.config.choosing {
+        Choosing::Settled(chosen) => *chosen,
+        Choosing::Looking { choices, timeout } => {
+            let looked = look(&listener.drain, *timeout, &mut stream, &mut input);
+            let Some(hello) = Box::pin(looked).await else {
+                listener.counters.unfit.add(1);
+                return;
+            };
+            choices.choose(hello.as_ref())
+        }
     };
-    let Ok(protocol) = sniffed else { return };
+    let chain = chosen.and_then(|chosen| running.chains[chosen].clone());
+    drop(running);
+    let Some(chain) = chain else {
+        listener.counters.unserved.add(1);
+        return;
+    };
+    let stream = match &chain.live.tls {
+        None => Stream::Plain(stream),
+        Some(tls) => {
+            let config = Arc::clone(&tls.config);
+            let first = std::mem::replace(&mut input, Buffer::new(&worker.buffers));
+            match Box::pin(answer_tls(chain.serving.drain(), config, first, stream)).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    listener.counters.unfit.add(1);
+                    tracing::debug!(listener = %listener.name, error = &error as &dyn std::error::Error, "no TLS with a client");
+                    return;
+                }
+            }
+        }
+    };
+    let serving = chain.serving.clone();
+    drop((chain, listener));
+    match serving {
+        Serving::Http(http) => serve_http(worker, http, stream, input, peer).await,
+        Serving::Tcp(tcp) => Box::pin(tcp::serve(worker, tcp, stream, input)).await,
+    }
+}
+
+async fn serve_http(
+    worker: Rc<Worker>,
+    listener: Rc<HttpListener>,
+    mut stream: Stream,
+    mut input: Buffer,
+    peer: SocketAddr,
+) {
+    let protocol = match stream.protocol() {
+        Some(HTTP2) => Codec::Http2,
+        Some(HTTP1) => Codec::Http1,
+        _ => {
+            let idle_timeout = listener.live().config.idle_timeout.unwrap_or(Duration::MAX);
+            let sniffed = tokio::select! {
+                sniffed = sniff(&mut stream, &mut input) => sniffed,
+                () = tokio::time::sleep(idle_timeout) => return,
+                () = lingered(&listener.drain) => return,
+            };
+            let Ok(protocol) = sniffed else { return };
+            protocol
+        }
+    };
     let connection = Rc::new(Connection {
         worker,
         listener,
         client: peer.ip(),
         port: peer.port(),
         peer: HeaderValue::from_str(&peer.ip().to_string()).expect("invariant: an address is a header value"),
+        scheme: stream.scheme(),
         protocol,
         active: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
@@ -230,6 +398,45 @@ async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: Tcp
     http2::serve(connection, stream, input).await;
 }
 
+/// What a connection begins with, left in `input`; `None` if it ends before that can be said, or takes too long.
+async fn look(
+    drain: &Drain,
+    timeout: Option<Duration>,
+    stream: &mut TcpStream,
+    input: &mut Buffer,
+) -> Option<Option<Hello>> {
+    let looking = async {
+        stream.readable().await.ok()?;
+        loop {
+            let read = poll_fn(|cx| input.poll_fill(stream, cx)).await.ok()?;
+            match sni::look(input.filled()) {
+                Seen::Part if read > 0 => {}
+                Seen::Part | Seen::Malformed => return None,
+                Seen::Plain => return Some(None),
+                Seen::Hello(hello) => return Some(Some(hello)),
+            }
+        }
+    };
+    tokio::select! {
+        looked = looking => looked,
+        () = tokio::time::sleep(timeout.unwrap_or(Duration::MAX)) => None,
+        () = lingered(drain) => None,
+    }
+}
+
+async fn answer_tls(
+    drain: &Drain,
+    config: Arc<ServerConfig>,
+    first: Buffer,
+    stream: TcpStream,
+) -> io::Result<Stream> {
+    tokio::select! {
+        answered = Stream::answer_tls(config, first, stream) => answered,
+        () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => Err(io::ErrorKind::TimedOut.into()),
+        () = lingered(drain) => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
 /// Ready a while after draining has begun: a connection that has sent nothing until then will not.
 async fn lingered(drain: &Drain) {
     drain.begun().await;
@@ -237,8 +444,8 @@ async fn lingered(drain: &Drain) {
 }
 
 /// Reads until the first bytes say which protocol they begin. Memory is for those who have sent something.
-async fn sniff(stream: &mut TcpStream, input: &mut Buffer) -> io::Result<Codec> {
-    stream.readable().await?;
+async fn sniff(stream: &mut Stream, input: &mut Buffer) -> io::Result<Codec> {
+    poll_fn(|cx| stream.poll_read_ready(cx)).await?;
     let decided = async {
         loop {
             let read = poll_fn(|cx| input.poll_fill(stream, cx)).await?;
@@ -282,6 +489,11 @@ impl Connection {
 
     pub(crate) fn address(&self) -> SocketAddr {
         SocketAddr::new(self.client, self.port)
+    }
+
+    /// Of what the client asks for.
+    pub(crate) fn scheme(&self) -> &'static str {
+        self.scheme
     }
 
     /// Whether a response should ask the client to use another connection.

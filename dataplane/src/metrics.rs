@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::config::ResourceKind;
 use crate::exchange::Flag;
 use crate::snapshot::{Health, Snapshot};
+use crate::tcp::End;
 
 mod registry;
 
@@ -51,17 +52,32 @@ pub(crate) struct RouteCounters {
     pub(crate) pending_overflows: Counter,
 }
 
+/// What one worker counts of connections that are passed on, for one listener and one cluster.
+#[derive(Debug, Default)]
+pub(crate) struct TcpCounters {
+    ends: [Counter; End::ALL.len()],
+    pub(crate) connect_failures: Counter,
+    /// Bytes to hosts, and from them.
+    pub(crate) sent: Counter,
+    pub(crate) received: Counter,
+}
+
 /// What one worker counts for one listener.
 #[derive(Debug, Default)]
 pub(crate) struct ListenerCounters {
     pub(crate) opened: Counter,
     pub(crate) closed: Counter,
+    /// Those that began with something else than they should, or with nothing.
+    pub(crate) unfit: Counter,
+    /// Those that no filter chain serves, or none yet.
+    pub(crate) unserved: Counter,
 }
 
 /// All counters of a process.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     routes: Registry<RouteKey, RouteCounters>,
+    tcp: Registry<RouteKey, TcpCounters>,
     listeners: Registry<Arc<str>, ListenerCounters>,
     updates: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     pub(crate) last_good_errors: AtomicU64,
@@ -118,6 +134,12 @@ type PerRoute = (
     fn(&RouteCounters) -> u64,
 );
 
+impl TcpCounters {
+    pub(crate) fn ended(&self, end: End) {
+        self.ends[end as usize].add(1);
+    }
+}
+
 impl Metrics {
     const PER_ROUTE: [PerRoute; 7] = [
         (
@@ -169,6 +191,14 @@ impl Metrics {
     ];
 
     /// Counters for one worker.
+    pub(crate) fn tcp(&self, listener: &Arc<str>, cluster: &Arc<str>) -> Arc<TcpCounters> {
+        self.tcp.take(RouteKey {
+            listener: Arc::clone(listener),
+            cluster: Arc::clone(cluster),
+        })
+    }
+
+    /// Counters for one worker.
     pub(crate) fn route(&self, listener: &Arc<str>, cluster: &Arc<str>) -> Arc<RouteCounters> {
         self.routes.take(RouteKey {
             listener: Arc::clone(listener),
@@ -187,6 +217,7 @@ impl Metrics {
         loop {
             let now = often.tick().await.into_std();
             self.routes.forget_unused(now);
+            self.tcp.forget_unused(now);
             self.listeners.forget_unused(now);
         }
     }
@@ -200,6 +231,7 @@ impl Metrics {
     pub(crate) fn render(&self, snapshot: &Snapshot) -> String {
         let mut out = Exposition::default();
         self.render_routes(&mut out);
+        self.render_tcp(&mut out);
         self.render_listeners(&mut out);
         self.render_hosts(&mut out, snapshot);
         self.render_process(&mut out);
@@ -278,15 +310,71 @@ impl Metrics {
         }
     }
 
+    fn render_tcp(&self, out: &mut Exposition) {
+        let by_key = self.tcp.all();
+        let sum = |all: &[Arc<TcpCounters>], read: &dyn Fn(&TcpCounters) -> u64| -> u64 {
+            all.iter().map(|counters| read(counters)).sum()
+        };
+        out.family(
+            "tombolo_tcp_connections_total",
+            "counter",
+            "Connections that were passed on and have ended, by why they did",
+        );
+        for (key, all) in &by_key {
+            for end in End::ALL {
+                let value = sum(all, &|counters| counters.ends[end as usize].get());
+                if value > 0 {
+                    out.sample("", &[&key.labels()[..], &[("flags", end.word())]].concat(), value);
+                }
+            }
+        }
+        out.family(
+            "tombolo_tcp_connect_failures_total",
+            "counter",
+            "Connections to hosts that failed, of those that are passed on",
+        );
+        for (key, all) in &by_key {
+            out.sample(
+                "",
+                &key.labels(),
+                sum(all, &|counters| counters.connect_failures.get()),
+            );
+        }
+        out.family(
+            "tombolo_tcp_bytes_total",
+            "counter",
+            "Bytes of connections that are passed on, to hosts and from them",
+        );
+        for (key, all) in &by_key {
+            let sent = sum(all, &|counters| counters.sent.get());
+            let received = sum(all, &|counters| counters.received.get());
+            for (direction, value) in [("sent", sent), ("received", received)] {
+                out.sample(
+                    "",
+                    &[&key.labels()[..], &[("direction", direction)]].concat(),
+                    value,
+                );
+            }
+        }
+    }
+
     fn render_listeners(&self, out: &mut Exposition) {
-        let sums = |all: Vec<Arc<ListenerCounters>>| {
+        let sums = |all: &[Arc<ListenerCounters>]| {
             // Closed is read first, so that a connection that comes and goes meanwhile cannot make this negative.
             let closed: u64 = all.iter().map(|counters| counters.closed.get()).sum();
             let opened: u64 = all.iter().map(|counters| counters.opened.get()).sum();
             (opened, closed)
         };
-        let all = self.listeners.all().into_iter();
-        let active: BTreeMap<Arc<str>, (u64, u64)> = all.map(|(name, all)| (name, sums(all))).collect();
+        let refusals = |all: &[Arc<ListenerCounters>]| {
+            let unfit: u64 = all.iter().map(|counters| counters.unfit.get()).sum();
+            let unserved: u64 = all.iter().map(|counters| counters.unserved.get()).sum();
+            (unfit, unserved)
+        };
+        let all = self.listeners.all();
+        let active: BTreeMap<&Arc<str>, (u64, u64)> =
+            all.iter().map(|(name, all)| (name, sums(all))).collect();
+        let refused: BTreeMap<&Arc<str>, (u64, u64)> =
+            all.iter().map(|(name, all)| (name, refusals(all))).collect();
         out.family("tombolo_connections_total", "counter", "Connections accepted");
         for (name, (opened, _)) in &active {
             out.sample("", &[("listener", name)], opened);
@@ -294,6 +382,16 @@ impl Metrics {
         out.family("tombolo_connections_active", "gauge", "Connections that are open");
         for (name, (opened, closed)) in &active {
             out.sample("", &[("listener", name)], opened.saturating_sub(*closed));
+        }
+        out.family(
+            "tombolo_connections_refused_total",
+            "counter",
+            "Connections closed because of what they began with, or for want of a filter chain",
+        );
+        for (name, (unfit, unserved)) in &refused {
+            for (why, value) in [("handshake", unfit), ("no_filter_chain", unserved)] {
+                out.sample("", &[("listener", name), ("why", why)], value);
+            }
         }
     }
 

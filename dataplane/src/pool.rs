@@ -25,6 +25,7 @@ use crate::http2::HEAD_LIST_BYTES_MAX;
 use crate::io::{BreakableIo, Breaker};
 use crate::outlier::Report;
 use crate::snapshot::Host;
+use crate::stream::Stream;
 use crate::upload::RequestBody;
 
 mod turns;
@@ -403,14 +404,18 @@ impl HostPool {
         Ok(Carrier { sender, load })
     }
 
-    async fn connect(&self) -> Result<TcpStream, ConnectError> {
+    /// With the handshake of TLS, if its cluster has one.
+    async fn connect(&self) -> Result<Stream, ConnectError> {
         let connect = |error| ConnectError::Connect(Arc::new(error));
         let stream = TcpStream::connect(self.host.address).await.map_err(connect)?;
         stream.set_nodelay(true).map_err(connect)?;
-        Ok(stream)
+        match &self.host.tls {
+            None => Ok(Stream::Plain(stream)),
+            Some(tls) => Box::pin(Stream::ask_tls(tls, stream)).await.map_err(connect),
+        }
     }
 
-    fn breakable(&self, stream: TcpStream, connected: Connected) -> BreakableIo {
+    fn breakable(&self, stream: Stream, connected: Connected) -> BreakableIo {
         let (io, breaker) = BreakableIo::new(stream, connected);
         self.breakers.borrow_mut().push(Rc::downgrade(&breaker));
         io

@@ -22,6 +22,7 @@ pub(crate) struct Session {
     /// Those whose endpoints are subscribed.
     clusters: ByName<Arc<Cluster>>,
     routes: BTreeSet<Arc<str>>,
+    secrets: BTreeSet<Arc<str>>,
 }
 
 /// A response, as far as it can be understood without its resources' insides.
@@ -41,11 +42,13 @@ impl Session {
             node: Some(node),
             clusters: config.clusters.clone(),
             routes: config.wanted_routes(),
+            secrets: config.wanted_secrets(),
         };
         let mut requests = Vec::new();
         for kind in ResourceKind::ALL {
             let names: Vec<String> = match kind {
                 ResourceKind::Endpoints => config.clusters.names().map(ToString::to_string).collect(),
+                ResourceKind::Secret => session.secrets.iter().map(ToString::to_string).collect(),
                 ResourceKind::Routes => session.routes.iter().map(ToString::to_string).collect(),
                 ResourceKind::Cluster | ResourceKind::Listener => Vec::new(),
             };
@@ -75,11 +78,15 @@ impl Session {
             of.difference(without).map(ToString::to_string).collect()
         };
         let routes = (names(&wanted, &self.routes), names(&self.routes, &wanted));
-        self.clusters = config.clusters.clone();
         self.routes = wanted;
+        let wanted = config.wanted_secrets();
+        let secrets = (names(&wanted, &self.secrets), names(&self.secrets, &wanted));
+        self.secrets = wanted;
+        self.clusters = config.clusters.clone();
         let mut requests = Vec::new();
         for (kind, (added, dropped)) in [
             (ResourceKind::Endpoints, endpoints),
+            (ResourceKind::Secret, secrets),
             (ResourceKind::Routes, routes),
         ] {
             if !added.is_empty() || !dropped.is_empty() {
@@ -189,7 +196,10 @@ impl From<DeltaDiscoveryResponse> for Received {
 }
 
 fn is_by_name(kind: ResourceKind) -> bool {
-    matches!(kind, ResourceKind::Endpoints | ResourceKind::Routes)
+    matches!(
+        kind,
+        ResourceKind::Endpoints | ResourceKind::Secret | ResourceKind::Routes
+    )
 }
 
 fn versions(resources: &Resources, kind: ResourceKind) -> HashMap<String, String> {
@@ -217,6 +227,7 @@ mod tests {
             balancer: crate::balance::Balancer::LeastRequest,
             limits: crate::breaker::Limits::DEFAULT,
             outliers: None,
+            tls: None,
         });
         let clusters = clusters
             .iter()

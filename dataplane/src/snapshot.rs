@@ -11,10 +11,12 @@ use arc_swap::ArcSwap;
 use crate::balance::{Candidate, Rules, Selection};
 use crate::breaker::Load;
 use crate::by_name::ByName;
-use crate::config::{Cluster, Endpoint, Listener, Route};
+use crate::config::{Cluster, Config, Endpoint, FilterChain, Http, Listener, Network, Route, TcpProxy};
 use crate::filter::{Chain, Held, chains};
+use crate::filter_chain::ChainMatch;
 use crate::outlier::{Ejections, Record};
 use crate::router::{NO_LEVELS, RouteTable};
+use crate::tls::{HostTls, LiveTls};
 
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
@@ -35,10 +37,32 @@ pub(crate) struct Difference {
     pub(crate) listeners: Vec<Arc<str>>,
 }
 
-/// A listener whose routes are known.
-#[derive(Clone, Debug)]
+/// A listener of which one chain at least can serve.
+#[derive(Debug)]
 pub(crate) struct LiveListener {
     pub(crate) config: Arc<Listener>,
+    /// In the order of the configuration; `None` for those that wait for their routes or secrets, and have not served before.
+    pub(crate) chains: Vec<Option<Arc<LiveChain>>>,
+}
+
+/// A filter chain whose routes and secrets are known.
+#[derive(Debug)]
+pub(crate) struct LiveChain {
+    pub(crate) config: Arc<FilterChain>,
+    pub(crate) tls: Option<LiveTls>,
+    pub(crate) network: LiveNetwork,
+}
+
+#[derive(Debug)]
+pub(crate) enum LiveNetwork {
+    Http(LiveHttp),
+    Tcp(Arc<TcpProxy>),
+}
+
+/// What requests of a filter chain are put to.
+#[derive(Clone, Debug)]
+pub(crate) struct LiveHttp {
+    pub(crate) config: Arc<Http>,
     pub(crate) routes: Arc<RouteTable>,
     /// At the places that routes name; none where the listener has no filters.
     chains: Arc<[Chain]>,
@@ -67,13 +91,15 @@ pub(crate) struct LiveHost {
     pub(crate) endpoint: Endpoint,
 }
 
-/// One address of one cluster, known by the same `id` for as long as its address, its check and what makes it an outlier stay
-/// the same.
+/// One address of one cluster, known by the same `id` for as long as its address, its check, what is said of TLS and what makes it
+/// an outlier stay the same.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) id: u64,
     pub(crate) cluster: Arc<str>,
     pub(crate) address: SocketAddr,
+    /// If it is spoken to in TLS.
+    pub(crate) tls: Option<Arc<HostTls>>,
     health: AtomicU8,
     /// What attempts brought, if that may make it an outlier.
     pub(crate) record: Option<Record>,
@@ -123,8 +149,118 @@ impl Snapshot {
 }
 
 impl LiveListener {
+    /// In place of `held`, if it ran before: a chain that serves the same goes on as it was until all that the new one needs is
+    /// there. Nothing as long as no chain can serve.
+    pub(crate) fn new(config: &Arc<Listener>, all: &Config, held: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+        let live = |chain: &Arc<FilterChain>| {
+            let held = held.and_then(|held| held.serving(&chain.serves));
+            LiveChain::new(chain, all, held).or_else(|| held.cloned())
+        };
+        let chains: Vec<_> = config.chains.iter().map(live).collect();
+        if let Some(held) = held
+            && Arc::ptr_eq(&held.config, config)
+            && held.chains.iter().map(pointer).eq(chains.iter().map(pointer))
+        {
+            return Some(Arc::clone(held));
+        }
+        let config = Arc::clone(config);
+        let serves = chains.iter().any(Option::is_some);
+        serves.then(|| Arc::new(Self { config, chains }))
+    }
+
+    /// Whether it runs as `wanted`, with all that this needs.
+    pub(crate) fn is_whole(&self, wanted: &Arc<Listener>) -> bool {
+        let mut chains = self.chains.iter().zip(&wanted.chains);
+        Arc::ptr_eq(&self.config, wanted)
+            && chains.all(|(chain, wanted)| {
+                chain
+                    .as_ref()
+                    .is_some_and(|chain| Arc::ptr_eq(&chain.config, wanted))
+            })
+    }
+
+    /// The route tables of its chains.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<RouteTable>> {
+        self.chains
+            .iter()
+            .flatten()
+            .filter_map(|chain| match &chain.network {
+                LiveNetwork::Http(http) => Some(&http.routes),
+                LiveNetwork::Tcp(_) => None,
+            })
+    }
+
+    fn serving(&self, serves: &ChainMatch) -> Option<&Arc<LiveChain>> {
+        let mut chains = self.chains.iter().flatten();
+        chains.find(|chain| chain.config.serves == *serves)
+    }
+}
+
+impl LiveChain {
+    fn new(config: &Arc<FilterChain>, all: &Config, held: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+        let network = LiveNetwork::new(&config.network, all, held.map(|held| &held.network))?;
+        let tls = match &config.tls {
+            None => None,
+            Some(tls) => Some(LiveTls::new(tls, all, held.and_then(|held| held.tls.as_ref()))?),
+        };
+        if let Some(held) = held
+            && Arc::ptr_eq(&held.config, config)
+            && held.network.is_same(&network)
+            && held.tls.as_ref().map(LiveTls::pointer) == tls.as_ref().map(LiveTls::pointer)
+        {
+            return Some(Arc::clone(held));
+        }
+        Some(Arc::new(Self {
+            config: Arc::clone(config),
+            tls,
+            network,
+        }))
+    }
+}
+
+impl LiveNetwork {
+    fn new(config: &Network, all: &Config, held: Option<&Self>) -> Option<Self> {
+        match (config, held) {
+            (Network::Tcp(proxy), _) => Some(Self::Tcp(Arc::clone(proxy))),
+            (Network::Http(http), held) => {
+                let routes = all.routes.get(&http.routes)?;
+                let held = match held {
+                    Some(Self::Http(held)) => Some(held),
+                    Some(Self::Tcp(_)) | None => None,
+                };
+                Some(Self::Http(LiveHttp::new(
+                    Arc::clone(http),
+                    Arc::clone(routes),
+                    held,
+                )))
+            }
+        }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Http(one), Self::Http(other)) => {
+                Arc::ptr_eq(&one.config, &other.config) && Arc::ptr_eq(&one.routes, &other.routes)
+            }
+            (Self::Tcp(one), Self::Tcp(other)) => Arc::ptr_eq(one, other),
+            (Self::Http(_), Self::Tcp(_)) | (Self::Tcp(_), Self::Http(_)) => false,
+        }
+    }
+}
+
+fn pointer(chain: &Option<Arc<LiveChain>>) -> Option<*const LiveChain> {
+    chain.as_ref().map(Arc::as_ptr)
+}
+
+impl LiveHttp {
     /// In place of `held`, if it ran before.
-    pub(crate) fn new(config: Arc<Listener>, routes: Arc<RouteTable>, held: Option<&Self>) -> Self {
+    fn new(config: Arc<Http>, routes: Arc<RouteTable>, held: Option<&Self>) -> Self {
+        if let Some(held) = held
+            && Arc::ptr_eq(&held.config, &config)
+            && Arc::ptr_eq(&held.routes, &routes)
+        {
+            return held.clone();
+        }
         let held = held.map_or_else(Held::default, |held| Held {
             chains: &held.chains,
             routes: if Arc::ptr_eq(&held.config, &config) {
@@ -200,6 +336,7 @@ impl Host {
         id: u64,
         cluster: Arc<str>,
         address: SocketAddr,
+        tls: Option<Arc<HostTls>>,
         health: Health,
         record: Option<Record>,
     ) -> Self {
@@ -207,6 +344,7 @@ impl Host {
             id,
             cluster,
             address,
+            tls,
             health: AtomicU8::new(health as u8),
             record,
         }

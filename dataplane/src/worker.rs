@@ -17,11 +17,12 @@ use crate::balance::{Asked, Balancer, Draw, Tried};
 use crate::breaker::{Retrying, Share};
 use crate::h1::Buffers;
 use crate::listener::{self, WorkerListener};
-use crate::metrics::{ListenerCounters, Metrics, RouteCounters};
+use crate::metrics::{ListenerCounters, Metrics, RouteCounters, TcpCounters};
 use crate::orders::{Command, Order, Orders};
 use crate::pool::HostPool;
 use crate::retry::{RetryHosts, RetryPolicy, RetryPriorities};
 use crate::snapshot::{Difference, LiveCluster, Snapshot};
+use crate::tcp::Pipes;
 
 mod view;
 
@@ -35,15 +36,19 @@ pub(crate) struct Worker {
     pub(crate) logs: Logs,
     pub(crate) random: Random,
     pub(crate) buffers: Rc<Buffers>,
+    pub(crate) pipes: Rc<Pipes>,
     view: View,
     listeners: RefCell<HashMap<Arc<str>, Rc<WorkerListener>>>,
     /// By cluster.
     counters: RefCell<HashMap<Arc<str>, ByListener>>,
+    tcp_counters: RefCell<HashMap<ListenerAndCluster, Arc<TcpCounters>>>,
     listener_counters: RefCell<HashMap<Arc<str>, Arc<ListenerCounters>>>,
     connections: Cell<usize>,
     copies: Cell<usize>,
     disconnected: Notify,
 }
+
+type ListenerAndCluster = (Arc<str>, Arc<str>);
 
 /// There are few.
 type ByListener = Vec<(Arc<str>, Arc<RouteCounters>)>;
@@ -87,9 +92,11 @@ pub(crate) fn run(index: usize, metrics: Arc<Metrics>, logs: Arc<Process>, order
         logs: Logs::new(logs),
         random: Random::new(),
         buffers: Rc::default(),
+        pipes: Rc::default(),
         view: View::new(index),
         listeners: RefCell::default(),
         counters: RefCell::default(),
+        tcp_counters: RefCell::default(),
         listener_counters: RefCell::default(),
         connections: Cell::new(0),
         copies: Cell::new(0),
@@ -163,6 +170,10 @@ impl Worker {
         for cluster in &difference.removed {
             counters.remove(cluster);
         }
+        let is_there = |cluster: &Arc<str>| !difference.removed.contains(cluster);
+        self.tcp_counters
+            .borrow_mut()
+            .retain(|(_, cluster), _| is_there(cluster));
     }
 
     /// Whether a listener went.
@@ -212,6 +223,7 @@ impl Worker {
         let listeners = self.listeners.borrow();
         let stays = |listener: &Arc<str>| listeners.contains_key(listener);
         self.listener_counters.borrow_mut().retain(|name, _| stays(name));
+        self.tcp_counters.borrow_mut().retain(|(name, _), _| stays(name));
         self.counters.borrow_mut().retain(|_, counters| {
             counters.retain(|(name, _)| stays(name));
             !counters.is_empty()
@@ -249,6 +261,14 @@ impl Worker {
         let added = self.metrics.route(listener, cluster);
         counters.push((Arc::clone(listener), Arc::clone(&added)));
         added
+    }
+
+    /// The same for connections that are passed on.
+    pub(crate) fn tcp_counters(&self, listener: &Arc<str>, cluster: &Arc<str>) -> Arc<TcpCounters> {
+        let key = (Arc::clone(listener), Arc::clone(cluster));
+        let mut counters = self.tcp_counters.borrow_mut();
+        let new = || self.metrics.tcp(listener, cluster);
+        Arc::clone(counters.entry(key).or_insert_with(new))
     }
 
     /// This worker's counters for a listener, for as long as there is one of that name.

@@ -1,50 +1,214 @@
-//! `envoy.config.listener.v3.Listener` with its one HTTP connection manager.
+//! `envoy.config.listener.v3.Listener` with its filter chains, each an HTTP connection manager or a TCP proxy.
 
 use std::mem::take;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
-use envoy_types::pb::envoy::config::listener::v3::Listener as PbListener;
+use envoy_types::pb::envoy::config::listener::v3::listener_filter::ConfigType as ListenerFilterConfig;
+use envoy_types::pb::envoy::config::listener::v3::{
+    FilterChain as PbFilterChain, FilterChainMatch, Listener as PbListener, ListenerFilter,
+};
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType as FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
     CodecType, PathWithEscapedSlashesAction, RouteSpecifier, ServerHeaderTransformation,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::TcpProxy as PbTcpProxy;
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::tcp_proxy::ClusterSpecifier as TcpClusters;
+use prost::Name;
+
 use super::fields::{
-    At, Reason, ads, any, done, duration, message, only_bool, only_enum, same_name, socket_address,
+    At, Reason, ads, any, done, duration, message, only_bool, only_enum, required, same_name, socket_address,
 };
-use super::{access_log, filter};
-use crate::config::Listener;
+use super::{access_log, filter, tls};
+use crate::config::{Choosing, FilterChain, Http, Listener, Network, TcpProxy, TcpTarget};
+use crate::filter_chain::{ChainMatch, Choices, Transport};
 
 /// Envoy's idle timeout of a connection when none is given.
 const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3600);
+/// Envoy's time for a look at what a connection begins with.
+const LOOK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 
 pub(super) fn decode(name: &str, body: &[u8]) -> Result<Listener, Reason> {
     let mut pb: PbListener = message(body)?;
     same_name(&take(&mut pb.name), name).at("name")?;
     let address = socket_address(pb.address.take()).at("address")?;
-    let [mut chain] = <[_; 1]>::try_from(take(&mut pb.filter_chains))
-        .map_err(|chains| format!("filter_chains: exactly one is supported, got {}", chains.len()))?;
-    done(&pb)?;
-    let [mut filter] = <[_; 1]>::try_from(take(&mut chain.filters)).map_err(|filters| {
-        format!(
-            "filter_chains[0].filters: exactly one is supported, got {}",
-            filters.len()
-        )
-    })?;
-    take(&mut chain.name);
-    done(&chain).at_index("filter_chains", 0)?;
-    let Some(FilterConfig::TypedConfig(config)) = filter.config_type.take() else {
-        return Err("filter_chains[0].filters[0].typed_config: is required".to_owned());
+    let mut chains = Vec::new();
+    for (index, chain) in take(&mut pb.filter_chains).into_iter().enumerate() {
+        chains.push(Arc::new(filter_chain(chain).at_index("filter_chains", index)?));
+    }
+    let default = match pb.default_filter_chain.take() {
+        Some(chain) if chain.filter_chain_match.is_some() => {
+            return Err("default_filter_chain.filter_chain_match: a default has no match".to_owned());
+        }
+        Some(chain) => Some(Arc::new(filter_chain(chain).at("default_filter_chain")?)),
+        None if chains.is_empty() => return Err("filter_chains: at least one is required".to_owned()),
+        None => None,
     };
-    let manager: HttpConnectionManager = any(&config).at("filter_chains[0].filters[0].typed_config")?;
-    connection_manager(manager, address).at("http_connection_manager")
+    let inspects = inspects(&take(&mut pb.listener_filters))?;
+    let timeout = match pb.listener_filters_timeout.take() {
+        None => Some(LOOK_TIMEOUT_DEFAULT),
+        Some(timeout) => {
+            Some(duration(timeout).at("listener_filters_timeout")?).filter(|timeout| !timeout.is_zero())
+        }
+    };
+    done(&pb)?;
+    let matches = chains.iter().map(|chain| &chain.serves);
+    let inspects = inspects || matches.clone().any(ChainMatch::needs_a_look);
+    let default_at = default.is_some().then_some(chains.len());
+    let choices = Choices::new(matches, address.port(), default_at).map_err(|(one, other)| {
+        format!("filter_chains[{other}].filter_chain_match: takes what filter_chains[{one}] takes")
+    })?;
+    let choosing = if inspects {
+        Choosing::Looking { choices, timeout }
+    } else {
+        Choosing::Settled(choices.choose(None))
+    };
+    chains.extend(default);
+    Ok(Listener {
+        address,
+        chains: chains.into(),
+        choosing,
+    })
 }
 
-fn connection_manager(mut pb: HttpConnectionManager, address: SocketAddr) -> Result<Listener, Reason> {
+/// Whether connections are looked at before a chain is chosen.
+fn inspects(filters: &[ListenerFilter]) -> Result<bool, Reason> {
+    for (index, mut filter) in filters.iter().cloned().enumerate() {
+        take(&mut filter.name);
+        let Some(ListenerFilterConfig::TypedConfig(config)) = filter.config_type.take() else {
+            return Err(format!("listener_filters[{index}].typed_config: is required"));
+        };
+        let inspector: TlsInspector = any(&config)
+            .at("typed_config")
+            .at_index("listener_filters", index)?;
+        done(&inspector)
+            .at("typed_config")
+            .at_index("listener_filters", index)?;
+        done(&filter).at_index("listener_filters", index)?;
+    }
+    Ok(!filters.is_empty())
+}
+
+fn filter_chain(mut pb: PbFilterChain) -> Result<FilterChain, Reason> {
+    take(&mut pb.name);
+    let serves = chain_match(pb.filter_chain_match.take().unwrap_or_default()).at("filter_chain_match")?;
+    let tls = match pb.transport_socket.take() {
+        None => None,
+        Some(socket) => Some(Arc::new(tls::server(socket).at("transport_socket")?)),
+    };
+    let [mut filter] = <[_; 1]>::try_from(take(&mut pb.filters))
+        .map_err(|filters| format!("filters: exactly one is supported, got {}", filters.len()))?;
+    done(&pb)?;
+    let Some(FilterConfig::TypedConfig(config)) = filter.config_type.take() else {
+        return Err("filters[0].typed_config: is required".to_owned());
+    };
+    let network = if config.type_url == PbTcpProxy::type_url() {
+        let proxy = any(&config).at("filters[0].typed_config")?;
+        Network::Tcp(Arc::new(tcp_proxy(proxy).at("tcp_proxy")?))
+    } else {
+        let manager = any(&config).at("filters[0].typed_config")?;
+        Network::Http(Arc::new(
+            connection_manager(manager).at("http_connection_manager")?,
+        ))
+    };
+    Ok(FilterChain { serves, tls, network })
+}
+
+fn tcp_proxy(mut pb: PbTcpProxy) -> Result<TcpProxy, Reason> {
+    take(&mut pb.stat_prefix);
+    let target = |name: String, weight: u32| {
+        let name = Some(name).filter(|name| !name.is_empty());
+        Ok::<_, Reason>(TcpTarget {
+            cluster: required(name)?.into(),
+            weight,
+        })
+    };
+    let targets = match required(pb.cluster_specifier.take()).at("cluster_specifier")? {
+        TcpClusters::Cluster(name) => vec![target(name, 1).at("cluster")?],
+        TcpClusters::WeightedClusters(clusters) => {
+            let mut targets = Vec::new();
+            for (index, mut pb) in clusters.clusters.into_iter().enumerate() {
+                let named = target(take(&mut pb.name), take(&mut pb.weight)).at("name");
+                let at = |result: Result<TcpTarget, Reason>| {
+                    result.at_index("clusters", index).at("weighted_clusters")
+                };
+                targets.push(at(done(&pb).and(named))?);
+            }
+            targets
+        }
+    };
+    let total_weight = targets
+        .iter()
+        .try_fold(0, |sum: u32, target| sum.checked_add(target.weight));
+    let total_weight = total_weight.filter(|sum| *sum > 0);
+    let total_weight = total_weight.ok_or_else(|| {
+        "weighted_clusters.clusters: their weights must add up to 1 to 4294967295".to_owned()
+    })?;
+    let idle_timeout = match pb.idle_timeout.take() {
+        None => Some(IDLE_TIMEOUT_DEFAULT),
+        Some(idle) => Some(duration(idle).at("idle_timeout")?).filter(|idle| !idle.is_zero()),
+    };
+    let connect_attempts_max = pb
+        .max_connect_attempts
+        .take()
+        .map_or(1, |attempts| attempts.value);
+    if connect_attempts_max == 0 {
+        return Err("max_connect_attempts: must be more than 0".to_owned());
+    }
+    done(&pb)?;
+    Ok(TcpProxy {
+        targets: targets.into(),
+        total_weight,
+        idle_timeout,
+        connect_attempts_max,
+    })
+}
+
+fn chain_match(mut pb: FilterChainMatch) -> Result<ChainMatch, Reason> {
+    let destination_port = match pb.destination_port.take() {
+        None => None,
+        Some(port) => {
+            let port = u16::try_from(port.value).ok().filter(|port| *port > 0);
+            Some(port.ok_or_else(|| "destination_port: must be 1 to 65535".to_owned())?)
+        }
+    };
+    let transport = match &*take(&mut pb.transport_protocol) {
+        "" => None,
+        "tls" => Some(Transport::Tls),
+        "raw_buffer" => Some(Transport::Plain),
+        other => return Err(format!("transport_protocol: {other:?} is not supported")),
+    };
+    let server_names = take(&mut pb.server_names);
+    let is_name = |name: &&String| {
+        let name = name.strip_prefix("*.").unwrap_or(name);
+        !name.is_empty() && name.is_ascii() && !name.contains('*')
+    };
+    if let Some(wrong) = server_names.iter().find(|name| !is_name(name)) {
+        return Err(format!(
+            "server_names: {wrong:?} is neither a name nor *. before one"
+        ));
+    }
+    let protocols = take(&mut pb.application_protocols);
+    done(&pb)?;
+    Ok(ChainMatch {
+        destination_port,
+        server_names: server_names
+            .iter()
+            .map(|name| name.to_ascii_lowercase().into())
+            .collect(),
+        transport,
+        protocols: protocols
+            .into_iter()
+            .map(|protocol| protocol.into_bytes().into())
+            .collect(),
+    })
+}
+
+fn connection_manager(mut pb: HttpConnectionManager) -> Result<Http, Reason> {
     take(&mut pb.stat_prefix);
     only_enum(take(&mut pb.codec_type), &[CodecType::Auto as i32]).at("codec_type")?;
     let Some(RouteSpecifier::Rds(mut rds)) = pb.route_specifier.take() else {
@@ -77,8 +241,7 @@ fn connection_manager(mut pb: HttpConnectionManager, address: SocketAddr) -> Res
     )
     .at("path_with_escaped_slashes_action")?;
     done(&pb)?;
-    Ok(Listener {
-        address,
+    Ok(Http {
         routes: Arc::from(routes),
         idle_timeout,
         filters,

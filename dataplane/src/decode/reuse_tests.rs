@@ -127,9 +127,11 @@ fn a_row_of_updates_is_what_they_leave_from_scratch() {
             }
             // What nothing mentions is not kept, whichever update it was that said so.
             let wanted = held.config.wanted_routes();
+            let secrets = held.config.wanted_secrets();
             let clusters: Vec<String> = held.config.clusters.names().map(ToString::to_string).collect();
             model.retain(|(kind, name), _| match kind {
                 ResourceKind::Endpoints => clusters.contains(name),
+                ResourceKind::Secret => secrets.contains(name.as_str()),
                 ResourceKind::Routes => wanted.contains(name.as_str()),
                 ResourceKind::Cluster | ResourceKind::Listener => true,
             });

@@ -156,11 +156,11 @@ fn a_listener_is_as_the_contract_says() {
             ),
             (
                 |l| l.filter_chains.clear(),
-                "filter_chains: exactly one is supported, got 0",
+                "filter_chains: at least one is required",
             ),
             (
-                |l| l.filter_chains[0].filter_chain_match = Some(Default::default()),
-                "filter_chains[0].filter_chain_match: is not supported by this proxy",
+                |l| l.filter_chains.push(l.filter_chains[0].clone()),
+                "filter_chains[1].filter_chain_match: takes what filter_chains[0] takes",
             ),
             (
                 |l| l.filter_chains[0].filters[0].config_type = None,
@@ -175,31 +175,31 @@ fn a_listener_is_as_the_contract_says() {
             ),
             (
                 |l| manager(l, |m| m.route_specifier = None),
-                "http_connection_manager.route_specifier: only rds is supported",
+                "filter_chains[0].http_connection_manager.route_specifier: only rds is supported",
             ),
             (
                 |l| manager(l, |m| m.use_remote_address = Some(BoolValue { value: false })),
-                "http_connection_manager.use_remote_address: false is not supported, only true",
+                "filter_chains[0].http_connection_manager.use_remote_address: false is not supported, only true",
             ),
             (
                 |l| manager(l, |m| m.codec_type = 1),
-                "http_connection_manager.codec_type: value 1 is not supported",
+                "filter_chains[0].http_connection_manager.codec_type: value 1 is not supported",
             ),
             (
                 |l| manager(l, |m| m.path_with_escaped_slashes_action = 4),
-                "http_connection_manager.path_with_escaped_slashes_action: value 4 is not supported",
+                "filter_chains[0].http_connection_manager.path_with_escaped_slashes_action: value 4 is not supported",
             ),
             (
                 |l| manager(l, |m| m.server_header_transformation = 0),
-                "http_connection_manager.server_header_transformation: value 0 is not supported",
+                "filter_chains[0].http_connection_manager.server_header_transformation: value 0 is not supported",
             ),
             (
                 |l| manager(l, |m| m.merge_slashes = true),
-                "http_connection_manager.merge_slashes: is not supported by this proxy",
+                "filter_chains[0].http_connection_manager.merge_slashes: is not supported by this proxy",
             ),
             (
                 |l| manager(l, |m| m.http_filters.insert(0, HttpFilter::default())),
-                "http_connection_manager.http_filters[0].name: is required",
+                "filter_chains[0].http_connection_manager.http_filters[0].name: is required",
             ),
             (
                 |l| {
@@ -212,23 +212,26 @@ fn a_listener_is_as_the_contract_says() {
                         m.http_filters.push(router);
                     });
                 },
-                "http_connection_manager.http_filters[0].typed_config: type.googleapis.com/envoy.extensions.filters.http.router.v3.Router is not supported here",
+                "filter_chains[0].http_connection_manager.http_filters[0].typed_config: type.googleapis.com/envoy.extensions.filters.http.router.v3.Router is not supported here",
             ),
             (
                 |l| manager(l, |m| m.access_log.push(Default::default())),
-                "http_connection_manager.access_log[0].typed_config: is required",
+                "filter_chains[0].http_connection_manager.access_log[0].typed_config: is required",
             ),
             (
                 |l| manager(l, |m| m.http_filters[0].disabled = true),
-                "http_connection_manager.http_filters[0].disabled: is not supported by this proxy",
+                "filter_chains[0].http_connection_manager.http_filters[0].disabled: is not supported by this proxy",
             ),
             (
                 |l| manager(l, |m| m.http_filters.clear()),
-                "http_connection_manager.http_filters: the router is required",
+                "filter_chains[0].http_connection_manager.http_filters: the router is required",
             ),
         ],
     );
 }
+
+mod listener;
+mod tls;
 
 #[test]
 fn a_cluster_is_as_the_contract_says() {

@@ -118,6 +118,7 @@ fn request(input: &[u8]) -> String {
         framing,
         host: None,
         peer: &HeaderValue::from_static("10.0.0.1"),
+        scheme: "http",
         request_id: None,
         edits: [&edits, &edits],
     }

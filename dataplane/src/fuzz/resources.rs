@@ -73,8 +73,12 @@ fn decoding(input: &[u8]) -> String {
     let config = resources.config();
     let table = RouteTable::new(Ports::Ignored, vec![vec![]], vec![], None).unwrap();
     let table = Arc::new(table);
+    let mut known = config.clone();
+    for name in config.wanted_routes() {
+        known.routes.insert(name, Arc::clone(&table));
+    }
     for listener in config.listeners.values() {
-        let _runs = LiveListener::new(Arc::clone(listener), Arc::clone(&table), None);
+        let _runs = LiveListener::new(listener, &known, None);
     }
     for endpoints in config.endpoints.values() {
         let candidates: Vec<Candidate> = endpoints

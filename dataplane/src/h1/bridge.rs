@@ -308,6 +308,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
     encode::end(&mut head, keep_alive);
     if bodiless {
         writer.write_all(&head).await?;
+        writer.flush().await?;
         // It ends the exchange, whatever the host says.
         while let Some(Ok(_)) = body.frame().await {}
         return Ok(keep_alive);
@@ -316,6 +317,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
     let mut next = body.frame().now_or_never();
     if next.is_none() {
         writer.write_all(&head).await?;
+        writer.flush().await?;
         head.clear();
     }
     let mut ended_by: Option<HeaderMap> = None;
@@ -344,6 +346,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
         writer
             .write_all_buf(&mut (&head[..]).chain(data).chain(behind))
             .await?;
+        writer.flush().await?;
         head.clear();
     }
     if ending == Ending::Chunked {
@@ -356,6 +359,7 @@ async fn write_all<W: AsyncWrite + Unpin>(
         head.extend_from_slice(b"\r\n");
     }
     writer.write_all(&head).await?;
+    writer.flush().await?;
     Ok(keep_alive)
 }
 

@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 
 use super::buffer::{BUFFER_BYTES, Buffer};
 use super::encode::{self, KeepAlive};
@@ -18,6 +17,7 @@ use super::head::{self, Fields, HEAD_BYTES_MAX, RequestLine};
 use super::timer::Timer;
 use crate::exchange::{Exchange, Flag};
 use crate::listener::{Connection, DRAIN_LINGER};
+use crate::stream::Stream;
 
 /// From the first byte of a head to its last, as in nginx.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -29,7 +29,7 @@ const LINGER_BYTES_MAX: usize = 256 * 1024;
 /// What a client's connection is made of.
 pub(crate) struct Client {
     pub(crate) connection: Rc<Connection>,
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) input: Buffer,
     pub(crate) timer: Timer,
     /// Heads are written here, and sent from here.
@@ -49,7 +49,7 @@ pub(crate) enum Next {
 }
 
 /// Serves a client until either of them has enough; `input` is what it has sent already.
-pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream, input: Buffer) {
+pub(crate) async fn serve(connection: Rc<Connection>, stream: Stream, input: Buffer) {
     let listener = Rc::clone(&connection.listener);
     let mut draining = pin!(listener.drained());
     let mut client = Client {
@@ -64,7 +64,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: TcpStream, input: 
     loop {
         let line = match client.head(&mut fields, draining.as_mut()).await {
             Ok(Some(line)) => line,
-            Ok(None) => return,
+            Ok(None) => return client.stream.say_end(),
             Err(malformed) => {
                 client.refuse(malformed).await;
                 return client.linger().await;
@@ -249,14 +249,21 @@ impl Client {
         self.out.extend_from_slice(reason.as_bytes());
         exchange.sent(reason.len() as u64);
         // Whoever does not read it is not served any worse.
-        let _ = tokio::time::timeout(LINGER, self.stream.write_all(&self.out)).await;
+        let _ = tokio::time::timeout(LINGER, async {
+            self.stream.write_all(&self.out).await?;
+            self.stream.flush().await
+        })
+        .await;
     }
 
     /// Closes the connection once the client has, or had the time to.
     async fn linger(mut self) {
         let deadline = Instant::now() + LINGER;
         let mut left = LINGER_BYTES_MAX;
-        if self.stream.shutdown().await.is_err() {
+        if !matches!(
+            tokio::time::timeout(LINGER, self.stream.shutdown()).await,
+            Ok(Ok(()))
+        ) {
             return;
         }
         poll_fn(|cx| {

@@ -23,6 +23,7 @@ pub(crate) struct Request<'a> {
     pub(crate) host: Option<&'a HeaderValue>,
     /// The client's address.
     pub(crate) peer: &'a HeaderValue,
+    pub(crate) scheme: &'static str,
     /// If the client gave none.
     pub(crate) request_id: Option<&'a [u8]>,
     /// In the order in which they are made.
@@ -63,6 +64,7 @@ impl Request<'_> {
             (match field.known {
                 Known::Connection
                 | Known::Expect
+                | Known::ForwardedClientCert
                 | Known::ForwardedFor
                 | Known::ForwardedProto
                 | Known::KeepAlive
@@ -98,7 +100,7 @@ impl Request<'_> {
                 line("x-forwarded-for", &before);
             }
         }
-        line("x-forwarded-proto", &[b"http"]);
+        line("x-forwarded-proto", &[self.scheme.as_bytes()]);
         if let Some(id) = self.request_id {
             line("x-request-id", &[id]);
         }
@@ -301,6 +303,7 @@ mod tests {
             framing,
             host: None,
             peer: &HeaderValue::from_static("1.2.3.4"),
+            scheme: "http",
             request_id: Some(b"id"),
             edits,
         };
@@ -333,6 +336,7 @@ mod tests {
                 "host: h\r\n",
             ),
             ("host: h\r\nx-forwarded-proto: https\r\n", "host: h\r\n"),
+            ("host: h\r\nx-forwarded-client-cert: By=me\r\n", "host: h\r\n"),
         ];
         for (lines, expected) in cases {
             let got = sent(lines, Framing::Empty, [&none, &none]);

@@ -150,6 +150,7 @@ fn open(
         framing: terms.framing,
         host: plan.forward.host.as_ref(),
         peer: connection.peer(),
+        scheme: connection.scheme(),
         request_id: made.as_ref().map(|id| &id[..]),
         edits: [&plan.target.edits, &plan.route.edits],
     }

@@ -27,6 +27,7 @@ pub(crate) enum Known {
     Cookie,
     Date,
     Expect,
+    ForwardedClientCert,
     ForwardedFor,
     ForwardedProto,
     Host,
@@ -384,6 +385,7 @@ pub(crate) fn known(name: &[u8]) -> Known {
             is("transfer-encoding", Known::TransferEncoding),
             is("x-forwarded-proto", Known::ForwardedProto),
         ),
+        23 => is("x-forwarded-client-cert", Known::ForwardedClientCert),
         _ => Known::Other,
     }
 }

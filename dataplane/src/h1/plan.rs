@@ -14,7 +14,7 @@ use crate::config::{Action, Forward, Protocol, Route, Target};
 use crate::filter::{Chain, Verdict};
 use crate::hash::{Hashed, hashed};
 use crate::matcher::Subject;
-use crate::snapshot::LiveListener;
+use crate::snapshot::LiveHttp;
 use crate::worker::{View as Clusters, WorkerCluster};
 
 /// What the head says about the exchange around it.
@@ -108,7 +108,7 @@ pub(crate) fn plan<'a>(
     line: &RequestLine,
     head: Head<'_>,
     client: IpAddr,
-    live: &'a LiveListener,
+    live: &'a LiveHttp,
     clusters: &Clusters,
     random: &impl Draw,
 ) -> Way<'a> {
@@ -130,7 +130,7 @@ fn straight<'a, 'r>(
     line: &'r RequestLine,
     head: Head<'r>,
     client: IpAddr,
-    live: &'a LiveListener,
+    live: &'a LiveHttp,
     clusters: &Clusters,
     random: &impl Draw,
 ) -> Option<(Plan<'a>, Subject<'r, View<'r>>)> {

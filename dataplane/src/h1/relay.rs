@@ -33,6 +33,8 @@ pub(crate) struct Relay {
     pass: usize,
     skip: usize,
     ended: bool,
+    /// All is written, and some of it may still be held by the sink.
+    flushing: bool,
     untouched: bool,
     data: u64,
     /// Bytes that were read or written, of whatever kind.
@@ -67,6 +69,7 @@ impl Relay {
             pass: 0,
             skip: 0,
             ended: matches!(framing, Framing::Empty | Framing::Length(0)),
+            flushing: false,
             untouched: true,
             data: 0,
             moved: 0,
@@ -101,7 +104,10 @@ impl Relay {
 
     /// Whether it waits for whoever it writes to.
     pub(crate) fn waits_for_sink(&self) -> bool {
-        self.pass > 0 || self.written < self.ahead.len() || self.behind_written < self.behind.len()
+        self.flushing
+            || self.pass > 0
+            || self.written < self.ahead.len()
+            || self.behind_written < self.behind.len()
     }
 
     /// Ready when all has been written. A source that has brought nothing new keeps it waiting, and so does a sink that takes
@@ -123,9 +129,17 @@ impl Relay {
             }
             ready!(self.poll_write(buffer, to, cx))?;
             if self.ended {
-                return Poll::Ready(Ok(()));
+                self.flushing = true;
+                return Pin::new(to).poll_flush(cx).map_err(Broken::Sink);
             }
-            let read = ready!(buffer.poll_fill(from, cx)).map_err(|_| Broken::Source)?;
+            let Poll::Ready(read) = buffer.poll_fill(from, cx) else {
+                // What the sink has taken and holds itself goes on meanwhile.
+                return match Pin::new(to).poll_flush(cx) {
+                    Poll::Ready(Err(error)) => Poll::Ready(Err(Broken::Sink(error))),
+                    Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+                };
+            };
+            let read = read.map_err(|_| Broken::Source)?;
             self.moved += read as u64;
             if read == 0 {
                 if !self.decoder.ends_by_close() {

@@ -15,6 +15,7 @@ use super::frames::{
     SETTINGS, go_away,
 };
 use crate::io::RewoundIo;
+use crate::stream::Stream;
 
 /// Bytes of the connection's preface before its first frame (RFC 9113, section 3.4).
 const PREFACE_BYTES: usize = 24;
@@ -74,7 +75,7 @@ struct Budget {
 
 /// A client's connection, and what is to be said when it is closed for the client's deeds.
 pub(super) struct GuardedIo {
-    inner: RewoundIo,
+    inner: RewoundIo<Stream>,
     guard: Rc<RefCell<Guard>>,
 }
 
@@ -226,7 +227,7 @@ impl Budget {
 }
 
 impl GuardedIo {
-    pub(super) fn new(inner: RewoundIo, guard: Rc<RefCell<Guard>>) -> Self {
+    pub(super) fn new(inner: RewoundIo<Stream>, guard: Rc<RefCell<Guard>>) -> Self {
         Self { inner, guard }
     }
 }

@@ -23,9 +23,10 @@ use tonic::{Request, Response, Status, Streaming};
 pub(crate) const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 pub(crate) const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 pub(crate) const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+pub(crate) const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 pub(crate) const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 /// The order on the wire of docs/xds.md.
-const ORDER: [&str; 4] = [CLUSTER, ENDPOINTS, LISTENER, ROUTES];
+const ORDER: [&str; 5] = [CLUSTER, ENDPOINTS, SECRET, LISTENER, ROUTES];
 
 /// Type URL and name.
 type Key = (String, String);

@@ -1,0 +1,280 @@
+//! A connection to a client or a host, with or without TLS: one set of code serves both, and what is plain pays a branch for it.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio_rustls::{TlsAcceptor, TlsStream};
+
+use crate::h1::Buffer;
+use crate::io::RewoundIo;
+use crate::tls::HostTls;
+
+pub(crate) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<RefCell<Tls>>),
+}
+
+/// What speaks TLS, on either side.
+pub(crate) struct Tls(TlsStream<RewoundIo<TcpStream>>);
+
+/// What is read of a connection while something else writes to it, both of one task.
+pub(crate) enum Reader<'a> {
+    Plain(ReadHalf<'a>),
+    Tls(&'a RefCell<Tls>),
+}
+
+pub(crate) enum Writer<'a> {
+    Plain(WriteHalf<'a>),
+    Tls(&'a RefCell<Tls>),
+}
+
+impl Stream {
+    /// Answers a client whose first bytes were read.
+    pub(crate) async fn answer_tls(
+        config: Arc<ServerConfig>,
+        first: Buffer,
+        stream: TcpStream,
+    ) -> io::Result<Self> {
+        let answered = TlsAcceptor::from(config)
+            .accept(RewoundIo::new(first, stream))
+            .await?;
+        Ok(Self::tls(answered.into()))
+    }
+
+    /// Asks a host for TLS.
+    pub(crate) async fn ask_tls(tls: &HostTls, stream: TcpStream) -> io::Result<Self> {
+        let host = stream.peer_addr()?.ip();
+        let nothing = Buffer::new(&Rc::default());
+        let asked = tls.connect(host, RewoundIo::new(nothing, stream)).await?;
+        Ok(Self::tls(asked.into()))
+    }
+
+    fn tls(stream: TlsStream<RewoundIo<TcpStream>>) -> Self {
+        Self::Tls(Box::new(RefCell::new(Tls(stream))))
+    }
+
+    /// Whether nothing has come that was not read, as far as the runtime has heard. What comes meanwhile is lost.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let is_quiet = |stream: &TcpStream| {
+            let seen = stream.try_read(&mut [0]);
+            matches!(seen, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        };
+        match self {
+            Self::Plain(stream) => is_quiet(stream),
+            Self::Tls(tls) => {
+                let tls = tls.borrow();
+                let (io, session) = tls.0.get_ref();
+                session.wants_read() && is_quiet(io.inner())
+            }
+        }
+    }
+
+    /// What both sides have agreed to speak, if they have.
+    pub(crate) fn protocol(&mut self) -> Option<&[u8]> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => tls.get_mut().0.get_ref().1.alpn_protocol(),
+        }
+    }
+
+    pub(crate) fn scheme(&self) -> &'static str {
+        match self {
+            Self::Plain(_) => "http",
+            Self::Tls(_) => "https",
+        }
+    }
+
+    /// Ready when there may be something to read, which takes no memory to find out.
+    pub(crate) fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => stream.poll_read_ready(cx),
+            Self::Tls(tls) => tls.get_mut().poll_read_ready(cx),
+        }
+    }
+
+    /// Writes what there is room for.
+    pub(crate) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.try_write(bytes),
+            Self::Tls(tls) => tls.get_mut().try_write(bytes),
+        }
+    }
+
+    pub(crate) fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
+        match self {
+            Self::Plain(stream) => {
+                let (reader, writer) = stream.split();
+                (Reader::Plain(reader), Writer::Plain(writer))
+            }
+            Self::Tls(tls) => (Reader::Tls(tls), Writer::Tls(tls)),
+        }
+    }
+
+    /// Says, where that can be said and there is room, that nothing follows; not for what breaks off.
+    pub(crate) fn say_end(&mut self) {
+        if let Self::Tls(tls) = self {
+            let shut = Pin::new(&mut tls.get_mut().0).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+            if let Poll::Ready(Err(error)) = shut {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the client did not wait for the end"
+                );
+            }
+        }
+    }
+
+    /// Makes its end a reset.
+    pub(crate) fn set_zero_linger(&self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.set_zero_linger(),
+            Self::Tls(tls) => tls.borrow().0.get_ref().0.inner().set_zero_linger(),
+        }
+    }
+}
+
+impl Tls {
+    fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_rest(cx)?;
+        let (io, session) = self.0.get_ref();
+        if session.wants_read() {
+            io.poll_read_ready(cx)
+        } else {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll_rest(cx)?;
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+
+    /// Sends what was taken before and not sent: whoever waits for more of a client keeps it going.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if !self.0.get_ref().1.wants_write() {
+            return Ok(());
+        }
+        match Pin::new(&mut self.0).poll_flush(cx) {
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
+    }
+
+    fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match Pin::new(&mut self.0).poll_write(&mut Context::from_waker(Waker::noop()), bytes) {
+            Poll::Ready(written) => written,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Writer<'_> {
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(writer) => writer.try_write(bytes),
+            Self::Tls(tls) => tls.borrow_mut().try_write(bytes),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(tls) => tls.get_mut().poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncRead for Reader<'_> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(reader) => Pin::new(reader).poll_read(cx, buf),
+            Self::Tls(tls) => tls.borrow_mut().poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(&mut tls.get_mut().0).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            // rustls makes one record of them, without joining them before.
+            Self::Tls(tls) => Pin::new(&mut tls.get_mut().0).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(tls) => Pin::new(&mut tls.get_mut().0).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.get_mut().0).poll_shutdown(cx),
+        }
+    }
+}
+
+impl AsyncWrite for Writer<'_> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(writer) => Pin::new(writer).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(&mut tls.borrow_mut().0).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(writer) => Pin::new(writer).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => Pin::new(&mut tls.borrow_mut().0).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(_) => Poll::Ready(Ok(())),
+            Self::Tls(tls) => Pin::new(&mut tls.borrow_mut().0).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(writer) => Pin::new(writer).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.borrow_mut().0).poll_shutdown(cx),
+        }
+    }
+}

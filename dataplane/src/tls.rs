@@ -1,0 +1,470 @@
+//! TLS: who a listener says it is, whom it believes, and what rustls makes of both once the secrets are there. Keys and
+//! certificates are parsed once, where they come in; a connection keeps what it began with when they are replaced.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::verify_server_name;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::config::Config;
+use crate::matcher::StringMatcher;
+
+pub(crate) use client::{ClientTls, HostTls};
+
+mod client;
+
+pub(crate) const HTTP1: &[u8] = b"http/1.1";
+pub(crate) const HTTP2: &[u8] = b"h2";
+
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+
+/// What a filter chain says of TLS towards clients.
+#[derive(Debug, PartialEq)]
+pub(crate) struct ServerTls {
+    /// At least one.
+    pub(crate) identities: Vec<Source<Identity>>,
+    pub(crate) clients: Clients,
+    pub(crate) protocols: Vec<Vec<u8>>,
+    pub(crate) versions: Versions,
+    pub(crate) resumption: Resumption,
+}
+
+/// Where something secret comes from.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Source<T> {
+    Inline(Arc<T>),
+    /// A secret of that name.
+    Secret(Arc<str>),
+}
+
+/// Which clients are served.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Clients {
+    /// They are not asked who they are.
+    Any,
+    /// A certificate is believed by this, if there is one.
+    Believed(Source<Trust>),
+    /// There must be one.
+    Known(Source<Trust>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Versions {
+    Tls12,
+    Tls13,
+    Both,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resumption {
+    Tickets,
+    Never,
+}
+
+/// A resource of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Secret {
+    Identity(Arc<Identity>),
+    Trust(Arc<Trust>),
+}
+
+/// A certificate with what is above it, and its key.
+pub(crate) struct Identity {
+    key: PrivateKeyDer<'static>,
+    certified: Arc<CertifiedKey>,
+}
+
+/// Which certificates of others are believed.
+#[derive(PartialEq)]
+pub(crate) struct Trust {
+    roots: Vec<CertificateDer<'static>>,
+    store: Roots,
+    /// One of these is a name of the certificate's, unless there are none.
+    names: Vec<NameMatcher>,
+}
+
+/// Follows from the certificates beside it.
+struct Roots(Arc<RootCertStore>);
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct NameMatcher {
+    pub(crate) kind: NameKind,
+    pub(crate) matcher: StringMatcher,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NameKind {
+    Dns,
+    Uri,
+    Email,
+    Ip,
+}
+
+/// What a filter chain's connections are begun with.
+#[derive(Clone, Debug)]
+pub(crate) struct LiveTls {
+    pub(crate) config: Arc<ServerConfig>,
+    said: Arc<ServerTls>,
+    secrets: Secrets,
+}
+
+/// What the sources of a [`ServerTls`] have brought.
+#[derive(Clone, Debug, PartialEq)]
+struct Secrets {
+    identities: Vec<Arc<Identity>>,
+    trust: Option<Arc<Trust>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BadSecret {
+    #[error("certificate_chain: is not a list of certificates in PEM")]
+    Certificates,
+    #[error("private_key: is not a key in PEM, without a password")]
+    Key,
+    #[error("private_key: {0}")]
+    Pair(rustls::Error),
+    #[error("trusted_ca: is not a list of certificates in PEM")]
+    Roots,
+    #[error("trusted_ca: {0}")]
+    Root(rustls::Error),
+}
+
+/// Chooses among identities as Envoy does: by the name that is asked for, then by what the client can check.
+#[derive(Debug)]
+struct Resolver(Vec<Arc<CertifiedKey>>);
+
+/// Believes what its inner verifier believes, if it has one of the names too.
+#[derive(Debug)]
+struct NamedClients {
+    inner: Arc<dyn ClientCertVerifier>,
+    trust: Arc<Trust>,
+}
+
+impl ServerTls {
+    /// The names of secrets that it needs.
+    pub(crate) fn secrets(&self) -> impl Iterator<Item = &Arc<str>> {
+        let identities = self.identities.iter().filter_map(Source::secret);
+        identities.chain(self.clients.trust().and_then(Source::secret))
+    }
+
+    fn resolve(&self, config: &Config) -> Option<Secrets> {
+        let trust = match self.clients.trust() {
+            None => None,
+            Some(source) => Some(source.trust(config)?),
+        };
+        Some(Secrets {
+            identities: self
+                .identities
+                .iter()
+                .map(|source| source.identity(config))
+                .collect::<Option<_>>()?,
+            trust,
+        })
+    }
+}
+
+impl<T> Source<T> {
+    fn secret(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Inline(_) => None,
+            Self::Secret(name) => Some(name),
+        }
+    }
+}
+
+impl Source<Identity> {
+    fn identity(&self, config: &Config) -> Option<Arc<Identity>> {
+        match self {
+            Self::Inline(identity) => Some(Arc::clone(identity)),
+            Self::Secret(name) => match config.secrets.get(name).map(Arc::as_ref) {
+                Some(Secret::Identity(identity)) => Some(Arc::clone(identity)),
+                Some(Secret::Trust(_)) | None => None,
+            },
+        }
+    }
+}
+
+impl Source<Trust> {
+    fn trust(&self, config: &Config) -> Option<Arc<Trust>> {
+        match self {
+            Self::Inline(trust) => Some(Arc::clone(trust)),
+            Self::Secret(name) => match config.secrets.get(name).map(Arc::as_ref) {
+                Some(Secret::Trust(trust)) => Some(Arc::clone(trust)),
+                Some(Secret::Identity(_)) | None => None,
+            },
+        }
+    }
+}
+
+impl Clients {
+    fn trust(&self) -> Option<&Source<Trust>> {
+        match self {
+            Self::Any => None,
+            Self::Believed(trust) | Self::Known(trust) => Some(trust),
+        }
+    }
+}
+
+impl LiveTls {
+    /// In place of `held`, which is kept if nothing has changed; nothing as long as a secret is missing.
+    pub(crate) fn new(said: &Arc<ServerTls>, config: &Config, held: Option<&Self>) -> Option<Self> {
+        let secrets = said.resolve(config)?;
+        if let Some(held) = held
+            && held.said == *said
+            && held.secrets == secrets
+        {
+            return Some(held.clone());
+        }
+        let config = Arc::new(server_config(said, &secrets));
+        Some(Self {
+            config,
+            said: Arc::clone(said),
+            secrets,
+        })
+    }
+
+    /// What tells it from one that came in its place.
+    pub(crate) fn pointer(&self) -> *const ServerConfig {
+        Arc::as_ptr(&self.config)
+    }
+}
+
+fn server_config(said: &ServerTls, secrets: &Secrets) -> ServerConfig {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
+        .with_protocol_versions(said.versions.list())
+        .expect("invariant: the provider has suites for every version");
+    let builder = match &secrets.trust {
+        None => builder.with_no_client_auth(),
+        Some(trust) => builder.with_client_cert_verifier(client_verifier(trust, &said.clients)),
+    };
+    let identities = secrets.identities.iter();
+    let resolver = Resolver(
+        identities
+            .map(|identity| Arc::clone(&identity.certified))
+            .collect(),
+    );
+    let mut config = builder.with_cert_resolver(Arc::new(resolver));
+    config.alpn_protocols.clone_from(&said.protocols);
+    // A ticket says who the client is: it is of this configuration only, and of all workers.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    match (said.resumption, aws_lc_rs::Ticketer::new()) {
+        (Resumption::Tickets, Ok(ticketer)) => config.ticketer = ticketer,
+        (Resumption::Never, _) | (_, Err(_)) => config.send_tls13_tickets = 0,
+    }
+    config
+}
+
+fn client_verifier(trust: &Arc<Trust>, clients: &Clients) -> Arc<dyn ClientCertVerifier> {
+    let builder =
+        WebPkiClientVerifier::builder_with_provider(Arc::clone(&trust.store.0), Arc::clone(&PROVIDER));
+    let builder = match clients {
+        Clients::Known(_) => builder,
+        Clients::Any | Clients::Believed(_) => builder.allow_unauthenticated(),
+    };
+    let inner = builder
+        .build()
+        .expect("invariant: there is a root, and no list of revocations");
+    if trust.names.is_empty() {
+        return inner;
+    }
+    Arc::new(NamedClients {
+        inner,
+        trust: Arc::clone(trust),
+    })
+}
+
+impl Versions {
+    fn list(self) -> &'static [&'static rustls::SupportedProtocolVersion] {
+        static TLS12: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12];
+        static TLS13: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+        match self {
+            Self::Tls12 => TLS12,
+            Self::Tls13 => TLS13,
+            Self::Both => rustls::DEFAULT_VERSIONS,
+        }
+    }
+}
+
+impl Identity {
+    /// From PEM.
+    pub(crate) fn new(chain: &[u8], key: &[u8]) -> Result<Self, BadSecret> {
+        let chain = certificates(chain).ok_or(BadSecret::Certificates)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|_| BadSecret::Key)?;
+        let certified = CertifiedKey::from_der(chain, key.clone_key(), &PROVIDER).map_err(BadSecret::Pair)?;
+        Ok(Self {
+            key,
+            certified: Arc::new(certified),
+        })
+    }
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.certified.cert == other.certified.cert && self.key == other.key
+    }
+}
+
+impl fmt::Debug for Identity {
+    /// Without the key.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").finish_non_exhaustive()
+    }
+}
+
+impl Trust {
+    /// From PEM.
+    pub(crate) fn new(roots: &[u8], names: Vec<NameMatcher>) -> Result<Self, BadSecret> {
+        let roots = certificates(roots).ok_or(BadSecret::Roots)?;
+        let mut store = RootCertStore::empty();
+        for root in &roots {
+            store.add(root.clone()).map_err(BadSecret::Root)?;
+        }
+        Ok(Self {
+            roots,
+            store: Roots(Arc::new(store)),
+            names,
+        })
+    }
+
+    /// Whether a certificate, which is believed otherwise, has a name that is asked for.
+    fn takes(&self, certificate: &[u8]) -> bool {
+        if self.names.is_empty() {
+            return true;
+        }
+        let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {
+            return false;
+        };
+        let Ok(Some(names)) = parsed.subject_alternative_name() else {
+            return false;
+        };
+        let names = &names.value.general_names;
+        self.names
+            .iter()
+            .any(|wanted| names.iter().any(|name| wanted.takes(name)))
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trust")
+            .field("roots", &self.roots.len())
+            .field("names", &self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for Roots {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl NameMatcher {
+    fn takes(&self, name: &GeneralName<'_>) -> bool {
+        match (self.kind, name) {
+            (NameKind::Dns, GeneralName::DNSName(name))
+            | (NameKind::Uri, GeneralName::URI(name))
+            | (NameKind::Email, GeneralName::RFC822Name(name)) => self.matcher.matches(name.as_bytes()),
+            (NameKind::Ip, GeneralName::IPAddress(bytes)) => {
+                let four = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+                let address = four.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
+                address.is_ok_and(|address| self.matcher.matches(address.to_string().as_bytes()))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// `None` unless there is one at least, and nothing else.
+fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    all.ok().filter(|all| !all.is_empty())
+}
+
+impl Resolver {
+    fn choose(&self, name: Option<&str>, signatures: &[SignatureScheme]) -> Option<&Arc<CertifiedKey>> {
+        let [only] = self.0.as_slice() else {
+            let name = name.and_then(|name| ServerName::try_from(name).ok());
+            let is_of_name = |held: &CertifiedKey| {
+                let parsed = held.end_entity_cert().and_then(ParsedCertificate::try_from);
+                matches!((parsed, &name), (Ok(parsed), Some(name)) if verify_server_name(&parsed, name).is_ok())
+            };
+            let can_be_checked = |held: &&Arc<CertifiedKey>| held.key.choose_scheme(signatures).is_some();
+            let all = || self.0.iter().filter(can_be_checked);
+            return all().find(|held| is_of_name(held)).or_else(|| all().next());
+        };
+        Some(only)
+    }
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.choose(hello.server_name(), hello.signature_schemes())
+            .cloned()
+    }
+}
+
+impl ClientCertVerifier for NamedClients {
+    fn offer_client_auth(&self) -> bool {
+        self.inner.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.inner.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.inner.verify_client_cert(certificate, above, now)?;
+        if self.trust.takes(certificate) {
+            Ok(verified)
+        } else {
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}

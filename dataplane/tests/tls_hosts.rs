@@ -1,0 +1,358 @@
+//! TLS towards hosts, over real sockets and two workers: which hosts are believed, in which protocol they are asked, and that one
+//! that is not believed is one that cannot be reached.
+#![allow(clippy::unwrap_used)]
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::secret::Type;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, CommonTlsContext, Secret, SubjectAltNameMatcher, UpstreamTlsContext,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use envoy_types::util::pack_any;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tombolo_dataplane::AccessLog;
+
+use ads::AdsServer;
+use certs::{Authority, Pair};
+use proxy::{Proxy, client, eventually, free_address, get, http2_client, send};
+
+#[path = "support/ads.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod ads;
+#[path = "support/certs.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod certs;
+#[path = "support/mesh.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod mesh;
+#[path = "support/proxy.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod proxy;
+
+/// A host that answers in TLS with what it was asked, and notes how each connection was begun.
+struct Host {
+    address: SocketAddr,
+    /// `NAME PROTOCOL` of each connection.
+    begun: Arc<Mutex<Vec<String>>>,
+}
+
+impl Host {
+    /// Known by `pair`; it asks for clients of `authority`, if there is one.
+    async fn start(pair: &Pair, clients: Option<&Authority>) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots
+                    .add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap())
+                    .unwrap();
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+        };
+        let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+        let mut config = builder.with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let begun: Arc<Mutex<Vec<String>>> = Arc::default();
+        let noted = Arc::clone(&begun);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, noted) = (acceptor.clone(), Arc::clone(&noted));
+                tokio::spawn(async move {
+                    // Who does not believe it leaves.
+                    let Ok(stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
+                    let session = stream.get_ref().1;
+                    let protocol = String::from_utf8_lossy(session.alpn_protocol().unwrap_or(b"-"));
+                    let name = session.server_name().unwrap_or("-");
+                    noted.lock().unwrap().push(format!("{name} {protocol}"));
+                    let server = auto::Builder::new(TokioExecutor::new());
+                    let _ = server
+                        .serve_connection(TokioIo::new(stream), service_fn(answer))
+                        .await;
+                });
+            }
+        });
+        Self { address, begun }
+    }
+
+    fn begun(&self) -> Vec<String> {
+        self.begun.lock().unwrap().clone()
+    }
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let body = request.into_body().collect().await.map(|body| body.to_bytes());
+    Ok(Response::new(Full::new(body.unwrap_or_default())))
+}
+
+/// A cluster's side, that believes `authority` and asks for `name`.
+fn context(authority: &Authority, name: &str) -> UpstreamTlsContext {
+    UpstreamTlsContext {
+        sni: name.to_owned(),
+        common_tls_context: Some(CommonTlsContext {
+            validation_context_type: Some(ValidationContextType::ValidationContext(certs::believing(
+                authority,
+            ))),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn with_names(mut context: UpstreamTlsContext, name: &str) -> UpstreamTlsContext {
+    let common = context.common_tls_context.as_mut().unwrap();
+    if let Some(ValidationContextType::ValidationContext(CertificateValidationContext {
+        match_typed_subject_alt_names,
+        ..
+    })) = &mut common.validation_context_type
+    {
+        match_typed_subject_alt_names.push(SubjectAltNameMatcher {
+            san_type: 2,
+            matcher: Some(StringMatcher {
+                match_pattern: Some(MatchPattern::Exact(name.to_owned())),
+                ..Default::default()
+            }),
+            ..Default::default()
+        });
+    }
+    context
+}
+
+fn cluster(context: UpstreamTlsContext) -> Cluster {
+    Cluster {
+        transport_socket: certs::socket(context),
+        ..mesh::cluster("a")
+    }
+}
+
+struct Stage {
+    listener: SocketAddr,
+    log: PathBuf,
+    proxy: Proxy,
+    edge: AdsServer,
+    _data: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn start(cluster: Cluster, host: SocketAddr) -> Self {
+        let edge = AdsServer::start_at(free_address()).await;
+        let data = tempfile::tempdir().unwrap();
+        let listener = free_address();
+        edge.put("a", &cluster);
+        edge.put("a", &mesh::endpoints("a", &[(host, 0)]));
+        edge.put("in", &mesh::listener("in", listener, "in"));
+        edge.put("in", &mesh::routes("in", vec![mesh::to_cluster("/", "a")]));
+        let log = data.path().join("access.log");
+        let proxy = Proxy::start_with(&edge.url(), data.path(), AccessLog::File(log.clone()));
+        eventually("the proxy is ready", || proxy.is_ready()).await;
+        Self {
+            listener,
+            log,
+            proxy,
+            edge,
+            _data: data,
+        }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/x", self.listener)
+    }
+
+    async fn status(&self) -> StatusCode {
+        get(&client(), &self.url()).await.unwrap().status
+    }
+
+    async fn is_logged(&self, flags: &str) -> bool {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        text.contains(&format!("\"flags\":\"{flags}\""))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_are_asked_by_name_and_in_the_protocol_of_their_cluster() {
+    let authority = Authority::new();
+    let body: String = "0123456789".repeat(100_000);
+    for (http2, name, expected) in [
+        (false, "host.example", "host.example -"),
+        (true, "host.example", "host.example h2"),
+        (false, "", "- -"),
+    ] {
+        let host = Host::start(&authority.sign(&["host.example"]), None).await;
+        let cluster = cluster(with_names(context(&authority, name), "host.example"));
+        let cluster = if http2 { mesh::with_http2(cluster) } else { cluster };
+        let stage = Stage::start(cluster, host.address).await;
+        for client in [client(), http2_client()] {
+            for _ in 0..3 {
+                let request = Request::post(stage.url()).body(Full::from(body.clone())).unwrap();
+                let answer = send(&client, request).await.unwrap();
+                assert_eq!(answer.status, StatusCode::OK);
+                assert!(answer.body == body, "{} bytes", answer.body.len());
+            }
+        }
+        let begun = host.begun();
+        assert!(begun.len() <= 4, "connections are kept: {begun:?}");
+        assert!(begun.iter().all(|begun| begun == expected), "{begun:?}");
+        stage.proxy.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_is_not_believed_cannot_be_reached() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let host = Host::start(&authority.sign(&["host.example"]), None).await;
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plain_address = plain.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = plain.accept().await.unwrap();
+            let _ = stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                .await;
+        }
+    });
+    let good = || context(&authority, "host.example");
+    let bad = [
+        ("another authority", context(&other, "host.example"), host.address),
+        ("another name", with_names(good(), "other.example"), host.address),
+        ("no TLS", good(), plain_address),
+    ];
+    for (what, context, address) in bad {
+        let stage = Stage::start(cluster(context), address).await;
+        assert_eq!(stage.status().await, StatusCode::SERVICE_UNAVAILABLE, "{what}");
+        eventually("it is logged", || stage.is_logged("UF")).await;
+        // What was said before holds for the connections of then only.
+        stage.edge.put("a", &mesh::endpoints("a", &[(host.address, 0)]));
+        stage.edge.put("a", &cluster(good()));
+        eventually("it is believed", || async {
+            stage.status().await == StatusCode::OK
+        })
+        .await;
+        stage.proxy.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_waits_for_its_secrets_and_shows_its_own() {
+    let authority = Authority::new();
+    let host = Host::start(&authority.sign(&["host.example"]), Some(&authority)).await;
+    let mut context = context(&authority, "host.example");
+    let common = context.common_tls_context.as_mut().unwrap();
+    common.tls_certificate_sds_secret_configs = vec![certs::named("mine")];
+    common.validation_context_type = Some(ValidationContextType::ValidationContextSdsSecretConfig(
+        certs::named("ca"),
+    ));
+    let stage = Stage::start(cluster(context), host.address).await;
+    assert_eq!(stage.status().await, StatusCode::SERVICE_UNAVAILABLE);
+    eventually("it is logged", || stage.is_logged("UF")).await;
+    let believed = Secret {
+        name: "ca".to_owned(),
+        r#type: Some(Type::ValidationContext(certs::believing(&authority))),
+    };
+    stage.edge.put("ca", &believed);
+    stage
+        .edge
+        .put("mine", &certs::secret("mine", &authority.sign(&["proxy"])));
+    eventually("both are known", || async {
+        stage.status().await == StatusCode::OK
+    })
+    .await;
+    // Of one worker, with a connection to the host.
+    let kept = client();
+    assert_eq!(get(&kept, &stage.url()).await.unwrap().status, StatusCode::OK);
+    stage
+        .edge
+        .put("mine", &certs::secret("mine", &Authority::new().sign(&["proxy"])));
+    eventually("it is acknowledged", || async {
+        stage.edge.is_acknowledged(ads::SECRET, "mine")
+    })
+    .await;
+    let after = get(&kept, &stage.url()).await.unwrap().status;
+    assert_eq!(after, StatusCode::OK, "what is open goes on");
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn checks_are_made_in_tls_too() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let host = Host::start(&authority.sign(&["host.example"]), None).await;
+    let checked =
+        |authority: &Authority| mesh::with_checks(cluster(context(authority, "host.example")), 100, 1000);
+    let stage = Stage::start(checked(&authority), host.address).await;
+    assert_eq!(stage.status().await, StatusCode::OK);
+    stage.edge.put("a", &checked(&other));
+    eventually("it is unhealthy", || async {
+        let hosts = stage.proxy.admin("/hosts").await.unwrap().body;
+        hosts.contains("\"unhealthy\"")
+    })
+    .await;
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_passed_on_may_be_put_into_tls() {
+    let authority = Authority::new();
+    let host = Host::start(&authority.sign(&["host.example"]), None).await;
+    let stage = Stage::start(cluster(context(&authority, "host.example")), host.address).await;
+    let proxy = TcpProxy {
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster("a".to_owned())),
+        ..Default::default()
+    };
+    let address = free_address();
+    let passing = Listener {
+        filter_chains: vec![FilterChain {
+            filters: vec![Filter {
+                config_type: Some(filter::ConfigType::TypedConfig(pack_any(proxy))),
+                ..Default::default()
+            }],
+            ..Default::default()
+        }],
+        ..mesh::listener("tcp", address, "unused")
+    };
+    stage.edge.put("tcp", &passing);
+    eventually("it listens", || async {
+        TcpStream::connect(address).await.is_ok()
+    })
+    .await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 4\r\nconnection: close\r\n\r\nbody";
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("body"),
+        "{answer}"
+    );
+    stage.proxy.stop().await;
+}
