@@ -297,7 +297,7 @@ pub(crate) fn open(log: &AccessLog, metrics: &Arc<Metrics>) -> std::io::Result<A
     let own = match log {
         AccessLog::Off => None,
         AccessLog::Stdout => Some(Destination::Stdout),
-        AccessLog::File(path) => Some(Destination::File(path.as_path().into())),
+        AccessLog::File(path) => Some(Destination::of_path(path)),
     };
     Process::start(own, Arc::clone(metrics))
 }

@@ -77,7 +77,6 @@ impl UpstreamBody {
             return;
         };
         exchange.end(Flag::None);
-        exchange.received(self.watch.deadline.request.received());
         self.watch.ended();
         // A connection on which the request is still being sent cannot serve another one.
         if let Some(mut lease) = self.lease.take()
@@ -109,7 +108,6 @@ impl UpstreamBody {
             }
             Poll::Ready(Some(Err(error))) => {
                 if let Some(mut exchange) = self.exchange.take() {
-                    exchange.received(self.watch.deadline.request.received());
                     exchange.end(Flag::UpstreamReset);
                 }
                 Poll::Ready(Some(Err(ResponseError(error))))
@@ -127,7 +125,6 @@ impl Drop for UpstreamBody {
         let Some(exchange) = &mut self.exchange else {
             return;
         };
-        exchange.received(self.watch.deadline.request.received());
         if let Some(flag) = self.watch.verdict() {
             exchange.end(flag);
         }

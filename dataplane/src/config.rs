@@ -247,7 +247,7 @@ pub(crate) struct StreamDuration {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SaidDuration {
     pub(crate) max: Option<Duration>,
-    /// So much less than what was said, so that the host gives up first.
+    /// So much less than what was said, so that the time is over here before it is for the client.
     pub(crate) less: Duration,
 }
 

@@ -64,14 +64,6 @@ impl RequestEnd {
         poll_fn(|cx| self.poll(cx)).await
     }
 
-    /// Bytes of its body that have come.
-    pub(crate) fn received(&self) -> u64 {
-        match self {
-            Self::At(_) => 0,
-            Self::WhenUploaded(upload) => upload.received(),
-        }
-    }
-
     /// When something of the request last came.
     fn moved(&self) -> Instant {
         match self {

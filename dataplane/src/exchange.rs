@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::HeaderName;
+use http::{HeaderName, Method};
 
 use crate::access_log::{Ended, Note, Requested};
 use crate::grpc;
@@ -14,6 +14,7 @@ use crate::listener::Connection;
 use crate::matcher::Headers;
 use crate::metrics::RouteCounters;
 use crate::retry::Outcome;
+use crate::upload::Upload;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -29,7 +30,10 @@ pub(crate) struct Exchange {
     /// What kept it from another attempt.
     limit: Flag,
     retries: u32,
+    is_head: bool,
     is_call: bool,
+    /// Of a request whose body streams over hyper: what has come of it is known until the end.
+    upload: Option<Rc<Upload>>,
     bytes_received: u64,
     bytes_sent: u64,
     counters: Option<Arc<RouteCounters>>,
@@ -69,7 +73,9 @@ impl Exchange {
             flag: Flag::ClientGone,
             limit: Flag::None,
             retries: 0,
+            is_head: false,
             is_call: false,
+            upload: None,
             bytes_received: 0,
             bytes_sent: 0,
             counters: None,
@@ -85,8 +91,15 @@ impl Exchange {
         self.started
     }
 
-    pub(crate) fn content_type(&mut self, given: Option<&[u8]>) {
-        self.is_call = given.is_some_and(grpc::is_call);
+    /// What of its head says how it is answered.
+    pub(crate) fn asks(&mut self, method: &Method, content_type: Option<&[u8]>) {
+        self.is_head = method == Method::HEAD;
+        self.is_call = content_type.is_some_and(grpc::is_call);
+    }
+
+    /// Whether its answer has no body.
+    pub(crate) fn is_head(&self) -> bool {
+        self.is_head
     }
 
     /// Whether it is a call of gRPC.
@@ -183,6 +196,18 @@ impl Exchange {
         self.bytes_sent += bytes;
     }
 
+    /// The request's body comes this way.
+    pub(crate) fn uploads(&mut self, upload: Rc<Upload>) {
+        self.upload = Some(upload);
+    }
+
+    /// Whether all of the request has come, as far as it comes by an upload.
+    pub(crate) fn has_come(&self) -> bool {
+        self.upload
+            .as_ref()
+            .is_none_or(|upload| upload.completed_at().is_some())
+    }
+
     /// So many bytes of the request's body in all.
     pub(crate) fn received(&mut self, bytes: u64) {
         self.bytes_received = bytes;
@@ -199,6 +224,9 @@ impl Drop for Exchange {
         let now = Instant::now();
         self.connection.end(now);
         let took = now - self.started;
+        if let Some(upload) = &self.upload {
+            self.bytes_received = upload.received();
+        }
         let counters = self
             .counters
             .as_deref()

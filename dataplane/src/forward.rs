@@ -105,7 +105,10 @@ async fn answer(
 ) -> Response<ResponseBody> {
     let mut exchange = Exchange::begin(connection);
     let (mut parts, body) = request.into_parts();
-    exchange.content_type(parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes));
+    exchange.asks(
+        &parts.method,
+        parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes),
+    );
     let live = exchange.connection().listener.live();
     if let Err(malformed) = well_formed(&parts.headers) {
         return refuse(exchange, Refusal::malformed(malformed));
@@ -195,7 +198,7 @@ async fn answer(
         },
         None => target,
     };
-    let head = Head {
+    let mut head = Head {
         method: parts.method,
         target,
         authority: forward.host.clone().unwrap_or(authority),
@@ -204,6 +207,9 @@ async fn answer(
     let said = head.headers.get(&GRPC_TIMEOUT);
     let said = said.and_then(|said| grpc::timeout(said.as_bytes()));
     let duration = forward.duration.and_then(|duration| duration.of(said));
+    if let Some(duration) = duration.filter(|_| exchange.is_call()) {
+        head.headers.insert(GRPC_TIMEOUT, grpc::said_timeout(duration));
+    }
     let until = duration.map(|duration| exchange.started() + duration);
     let time = Time {
         began: started,
@@ -224,9 +230,18 @@ async fn answer(
             }
             passed
         }
-        Err(_) if until.is_some_and(|until| until <= Instant::now()) => {
+        // Other refusals may come as late, and stay what they are.
+        Err(Refusal {
+            flag: Flag::UpstreamTimeout,
+            ..
+        }) if until.is_some_and(|until| until <= Instant::now()) => {
+            let status = if exchange.has_come() {
+                StatusCode::GATEWAY_TIMEOUT
+            } else {
+                StatusCode::REQUEST_TIMEOUT
+            };
             let body = Bytes::from_static(b"downstream duration timeout");
-            Reply::new(StatusCode::GATEWAY_TIMEOUT, body, Flag::None)
+            Reply::new(status, body, Flag::None)
                 .with_code(Some(Code::DEADLINE_EXCEEDED))
                 .send(exchange)
         }
@@ -285,6 +300,9 @@ async fn forward_to(
         unfit.extend(target.edits.replaced().chain(edits.replaced()).cloned());
         Some(Upload::new(body, policy.is_some() || !mirrors.is_empty(), unfit))
     };
+    if let Some(upload) = &upload {
+        exchange.uploads(Rc::clone(upload));
+    }
     mirror::send(&worker, &mirrors, &head, upload.as_ref(), forward.timeout);
     let request_end = upload.as_ref().map_or_else(
         || RequestEnd::At(time.began),
@@ -305,7 +323,6 @@ async fn forward_to(
     };
     let (response, lease) = until_answered(exchange, &cluster, policy, &mut sending)
         .await
-        .inspect_err(|_| exchange.received(sending.deadline.request.received()))
         // hyper drops this future when the client leaves.
         .map_err(|refusal| refusal.unwrap_or_else(Refusal::broken_off))?;
     Ok((response, lease, sending.deadline))
@@ -454,7 +471,6 @@ fn pass(
         if deadline.request.has_come() {
             lease.release(Instant::now());
         }
-        exchange.received(deadline.request.received());
         exchange.end(Flag::None);
         return Response::from_parts(parts, ResponseBody::Full(None));
     }

@@ -92,6 +92,18 @@ pub(crate) fn timeout(value: &[u8]) -> Option<Duration> {
     })
 }
 
+/// A time as calls are given it, in the smallest unit from milliseconds on that has room for it.
+pub(crate) fn said_timeout(timeout: Duration) -> HeaderValue {
+    /// Eight digits.
+    const COUNT_MAX: u128 = 99_999_999;
+    let ms = timeout.as_millis();
+    let units = [(1, 'm'), (1000, 'S'), (60_000, 'M'), (3_600_000, 'H')];
+    let fitting = units.into_iter().find(|(unit, _)| ms / unit <= COUNT_MAX);
+    let (count, unit) = fitting.map_or((COUNT_MAX, 'H'), |(ms_each, unit)| (ms / ms_each, unit));
+    HeaderValue::from_maybe_shared(Bytes::from(format!("{count}{unit}")))
+        .expect("invariant: digits and a letter are a header value")
+}
+
 /// A message as it is sent, not compressed.
 pub(crate) fn framed(message: &[u8]) -> Bytes {
     let mut framed = BytesMut::with_capacity(PREFIX_BYTES + message.len());
@@ -195,6 +207,21 @@ mod tests {
                 expected.map(Duration::from_micros),
                 "{value}"
             );
+        }
+    }
+
+    #[test]
+    fn timeouts_are_said_in_a_unit_that_has_room_for_them() {
+        for (ms, expected) in [
+            (0, "0m"),
+            (1500, "1500m"),
+            (99_999_999, "99999999m"),
+            (100_000_000, "100000S"),
+            (100_000_000_000, "1666666M"),
+            (6_000_000_000_000, "1666666H"),
+            (u64::MAX, "99999999H"),
+        ] {
+            assert_eq!(said_timeout(Duration::from_millis(ms)), expected, "{ms}");
         }
     }
 

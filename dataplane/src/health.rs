@@ -49,6 +49,13 @@ enum Session {
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
+/// What of an answer tells how the host is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Head,
+    Body,
+}
+
 /// A host's answer.
 struct Told {
     head: response::Parts,
@@ -150,13 +157,15 @@ async fn probe(host: &Host, probe: &Probe, session: &mut Option<Session>) -> Res
     match probe {
         Probe::Tcp => connect(host).await.map(|_| true).map_err(ProbeError::Connect),
         Probe::Http(http) => {
-            let told = ask(host, http.protocol, session, || request(host, http)).await?;
+            let told = ask(host, http.protocol, session, Wanted::Head, || request(host, http)).await?;
             let status = told.head.status.as_u16();
             Ok(http.expected.iter().any(|range| range.contains(&status)))
         }
-        Probe::Grpc(probe) => ask(host, Protocol::Http2, session, || probe.request(host))
-            .await
-            .map(grpc::serves),
+        Probe::Grpc(probe) => ask(host, Protocol::Http2, session, Wanted::Body, || {
+            probe.request(host)
+        })
+        .await
+        .map(grpc::serves),
     }
 }
 
@@ -174,6 +183,7 @@ async fn ask(
     host: &Host,
     protocol: Protocol,
     session: &mut Option<Session>,
+    wanted: Wanted,
     request: impl Fn() -> Request<Full<Bytes>>,
 ) -> Result<Told, ProbeError> {
     let kept = session.take().filter(|session| session.is_ready());
@@ -184,6 +194,9 @@ async fn ask(
     };
     let answered = match opened.ask(request()).await {
         Err(_) if reused => Session::open(host, protocol).await?.ask(request()).await,
+        Ok((Told { body: None, .. }, _)) if reused && wanted == Wanted::Body => {
+            Session::open(host, protocol).await?.ask(request()).await
+        }
         answered => answered,
     };
     let (told, kept) = answered?;

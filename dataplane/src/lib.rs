@@ -75,6 +75,8 @@ mod worker;
 /// Tries to bind the ports of the last-good configuration, which a predecessor may still hold, before the proxy starts
 /// without those that it cannot have; about ten seconds.
 const PORT_TRIES: u32 = 50;
+/// How long the end of a process waits for what its workers have logged; they have it at hand.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How to run a proxy.
 #[derive(Clone, Debug)]
@@ -220,6 +222,7 @@ pub async fn run(
         );
     }
     drain_workers(&workers, config.drain_timeout).await;
+    flush_workers(&workers).await;
     // A writer that dies takes its lines with it, and nothing else.
     let _ = tokio::task::spawn_blocking(move || logs.finish()).await;
     admin.abort();
@@ -281,6 +284,22 @@ async fn drain_workers(workers: &[Remote], timeout: Duration) {
     };
     if tokio::time::timeout(timeout, drained).await.is_err() {
         tracing::warn!("requests were still in flight when the drain timeout ended");
+    }
+}
+
+/// Has every worker hand on what it logged; one that is stuck is not waited for.
+async fn flush_workers(workers: &[Remote]) {
+    let flushed = async {
+        for worker in workers {
+            let (done, flushed) = oneshot::channel();
+            if worker.send(Command::Flush { done }).await {
+                // A worker that is gone has nothing left.
+                let _ = flushed.await;
+            }
+        }
+    };
+    if tokio::time::timeout(FLUSH_TIMEOUT, flushed).await.is_err() {
+        tracing::warn!("lines of the access log were not written: a worker did not hand them on in time");
     }
 }
 

@@ -23,6 +23,8 @@ pub(crate) enum Command {
     },
     /// Stop accepting, finish what is in flight, then say so.
     Drain { done: oneshot::Sender<()> },
+    /// Hand on the lines of what has ended.
+    Flush { done: oneshot::Sender<()> },
 }
 
 pub(crate) enum Order {

@@ -147,9 +147,12 @@ impl Worker {
                 let worker = Rc::clone(self);
                 tokio::task::spawn_local(async move {
                     worker.drained().await;
-                    worker.logs.flush();
                     let _ = done.send(());
                 });
+            }
+            Command::Flush { done } => {
+                self.logs.flush();
+                let _ = done.send(());
             }
         }
     }

@@ -21,7 +21,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use ads::AdsServer;
 use proxy::{Answer, HttpClient, Proxy, client, eventually, free_address, http2_client, send};
@@ -89,7 +90,10 @@ impl Host {
             )]);
             std::future::ready(Some(Ok(trailers)))
         };
-        let response = Response::builder().header("content-type", "application/grpc");
+        let mut response = Response::builder().header("content-type", "application/grpc");
+        if let Some(told) = head.headers.get("grpc-timeout") {
+            response = response.header("x-told", told);
+        }
         if head.uri.path() == "/grpc.health.v1.Health/Check" {
             assert_eq!(head.uri.authority().unwrap(), "checked");
             assert_eq!(&asked[..], b"\0\0\0\0\x03\x0a\x01s");
@@ -246,6 +250,13 @@ async fn a_stream_lasts_as_long_as_it_may() {
         let unsaid = stage.call(&client, "/slow", "application/grpc").await;
         assert_eq!(unsaid.status, 200, "who says nothing has all the time there is");
         assert!(!unsaid.headers.contains_key("grpc-status"));
+        // It never says the rest.
+        let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+        let half = b"POST /max HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n1";
+        stream.write_all(half).await.unwrap();
+        let mut status = [0; 12];
+        stream.read_exact(&mut status).await.unwrap();
+        assert_eq!(&status, b"HTTP/1.1 408");
         for (path, said, at_least_ms) in [("/max", "10m", 100), ("/said", "150m", 150), ("/said", "1S", 500)]
         {
             for content_type in ["application/grpc", "text/plain"] {
@@ -271,6 +282,41 @@ async fn a_stream_lasts_as_long_as_it_may() {
                     assert_eq!(answer.headers["grpc-status"], "4", "{path}");
                 }
             }
+        }
+    }
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_host_of_a_call_is_told_how_long_it_may_last() {
+    let (address, _) = start_host().await;
+    let routes = vec![
+        lasting(mesh::to_cluster("/both", "a"), 900, Some(500)),
+        lasting(mesh::to_cluster("/endless", "a"), 0, Some(500)),
+        mesh::to_cluster("/", "a"),
+    ];
+    let stage = Stage::start(&[(mesh::cluster("a"), address)], routes).await;
+    let call = "application/grpc";
+    for (path, content_type, said, told) in [
+        ("/both", call, None, Some("900m")),
+        ("/both", call, Some("150m"), Some("150m")),
+        ("/both", call, Some("1S"), Some("500m")),
+        ("/both", "text/plain", Some("1S"), Some("1S")),
+        ("/endless", call, None, None),
+        ("/endless", call, Some("1H"), Some("500m")),
+        ("/", call, Some("1S"), Some("1S")),
+    ] {
+        for client in [client(), http2_client()] {
+            let mut request = Request::post(format!("http://{}{path}", stage.listener))
+                .header("content-type", content_type);
+            if let Some(said) = said {
+                request = request.header("grpc-timeout", said);
+            }
+            let answer = send(&client, request.body(Full::default()).unwrap())
+                .await
+                .unwrap();
+            let got = answer.headers.get("x-told").map(|told| told.to_str().unwrap());
+            assert_eq!(got, told, "{path} {content_type} {said:?}");
         }
     }
     stage.proxy.stop().await;

@@ -29,8 +29,20 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Destination {
     Stdout,
+    Stderr,
     /// Appended to.
     File(Arc<Path>),
+}
+
+impl Destination {
+    /// Of a file, or of an output by one of its file names: opened a second time, it would have two writers that mix their lines.
+    pub(crate) fn of_path(path: &Path) -> Self {
+        match path.to_str() {
+            Some("/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => Self::Stdout,
+            Some("/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2") => Self::Stderr,
+            _ => Self::File(path.into()),
+        }
+    }
 }
 
 /// All destinations of a process.
@@ -221,7 +233,7 @@ async fn flush(sink: Rc<Sink>, all: Rc<RefCell<Vec<Rc<Sink>>>>) {
 /// Writes what is queued, until every worker has let go of it. A destination that cannot be had is tried again with each
 /// batch.
 fn write(queue: &Receiver<Order>, destination: &Destination, spare: &Mutex<Vec<Vec<u8>>>, metrics: &Metrics) {
-    let mut file = None;
+    let mut outlet = Outlet::default();
     let mut failing = false;
     while let Ok(order) = queue.recv() {
         let mut batch = match order {
@@ -232,13 +244,13 @@ fn write(queue: &Receiver<Order>, destination: &Destination, spare: &Mutex<Vec<V
                 continue;
             }
         };
-        match put(destination, &mut file, &batch.bytes) {
+        match outlet.put(destination, &batch.bytes) {
             Ok(()) => failing = false,
-            Err(error) => {
-                file = None;
+            Err(Failed { written, error }) => {
+                outlet.file = None;
                 metrics
                     .access_log_dropped
-                    .fetch_add(batch.lines, Ordering::Relaxed);
+                    .fetch_add(lost(&batch, written), Ordering::Relaxed);
                 if !std::mem::replace(&mut failing, true) {
                     tracing::warn!(
                         ?destination,
@@ -259,16 +271,67 @@ fn write(queue: &Receiver<Order>, destination: &Destination, spare: &Mutex<Vec<V
     }
 }
 
-fn put(destination: &Destination, file: &mut Option<File>, bytes: &[u8]) -> io::Result<()> {
-    match (destination, file) {
-        (Destination::Stdout, _) => {
-            let mut stdout = io::stdout().lock();
-            stdout.write_all(bytes)?;
-            stdout.flush()
+/// A destination, as what was last written has left it.
+#[derive(Default)]
+struct Outlet {
+    file: Option<File>,
+    /// The last line broke off.
+    torn: bool,
+}
+
+/// So many bytes went out before this.
+struct Failed {
+    written: usize,
+    error: io::Error,
+}
+
+impl Outlet {
+    fn put(&mut self, destination: &Destination, bytes: &[u8]) -> Result<(), Failed> {
+        let Self { file, torn } = self;
+        match (destination, file) {
+            (Destination::Stdout, _) => put(&mut io::stdout().lock(), torn, bytes),
+            (Destination::Stderr, _) => put(&mut io::stderr().lock(), torn, bytes),
+            (Destination::File(_), Some(file)) => put(file, torn, bytes),
+            (Destination::File(path), none) => {
+                let file = append(path).map_err(|error| Failed { written: 0, error })?;
+                put(none.insert(file), torn, bytes)
+            }
         }
-        (Destination::File(_), Some(file)) => file.write_all(bytes),
-        (Destination::File(path), none) => none.insert(append(path)?).write_all(bytes),
     }
+}
+
+/// Writes whole lines, behind the end of one that broke off.
+fn put(out: &mut impl Write, torn: &mut bool, bytes: &[u8]) -> Result<(), Failed> {
+    if *torn {
+        put_all(out, b"\n").map_err(|failed| Failed { written: 0, ..failed })?;
+        *torn = false;
+    }
+    put_all(out, bytes).inspect_err(|failed| {
+        let last = bytes[..failed.written].last();
+        *torn = last.is_some_and(|last| *last != b'\n');
+    })
+}
+
+fn put_all(out: &mut impl Write, bytes: &[u8]) -> Result<(), Failed> {
+    let mut written = 0;
+    while written < bytes.len() {
+        match out.write(&bytes[written..]) {
+            Ok(0) => {
+                let error = io::ErrorKind::WriteZero.into();
+                return Err(Failed { written, error });
+            }
+            Ok(more) => written += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Failed { written, error }),
+        }
+    }
+    out.flush().map_err(|error| Failed { written, error })
+}
+
+/// How many lines did not go out whole; a format may have several ends of a line, or none.
+fn lost(batch: &Batch, written: usize) -> u64 {
+    let ends = batch.bytes[..written].iter().filter(|byte| **byte == b'\n');
+    batch.lines.saturating_sub(ends.count() as u64).max(1)
 }
 
 fn append(path: &Path) -> io::Result<File> {
@@ -347,6 +410,56 @@ mod tests {
             File::open(path).unwrap();
         })
         .await;
+    }
+
+    /// Takes so many bytes, then fails.
+    struct Full {
+        taken: Vec<u8>,
+        room: usize,
+    }
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let taken = bytes.len().min(self.room);
+            if taken == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= taken;
+            self.taken.extend_from_slice(&bytes[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_line_that_broke_off_tears_no_other() {
+        let lines = b"one\ntwo\n";
+        for (room, lines_lost, expected) in [
+            (0, 2, "one\ntwo\n"),
+            (2, 2, "on\none\ntwo\n"),
+            (4, 1, "one\none\ntwo\n"),
+            (7, 1, "one\ntwo\none\ntwo\n"),
+        ] {
+            let mut out = Full {
+                taken: Vec::new(),
+                room,
+            };
+            let mut torn = false;
+            let failed = put(&mut out, &mut torn, lines).err().unwrap();
+            let batch = Batch {
+                bytes: lines.to_vec(),
+                lines: 2,
+            };
+            assert_eq!(lost(&batch, failed.written), lines_lost, "{room}");
+            // Still full: what is torn stays it.
+            assert_eq!(put(&mut out, &mut torn, lines).err().unwrap().written, 0);
+            out.room = 100;
+            assert!(put(&mut out, &mut torn, lines).is_ok());
+            assert_eq!(String::from_utf8(out.taken).unwrap(), expected, "{room}");
+        }
     }
 
     #[tokio::test]

@@ -81,7 +81,7 @@ fn target(config: &Any) -> Result<(Destination, Format), Reason> {
         return Err("path: is required".to_owned());
     }
     done(&pb)?;
-    Ok((Destination::File(Path::new(&path).into()), self::format(format)?))
+    Ok((Destination::of_path(Path::new(&path)), self::format(format)?))
 }
 
 fn format(given: Option<SubstitutionFormatString>) -> Result<Format, Reason> {
@@ -283,7 +283,12 @@ fn operator(command: &Command<'_>) -> Result<Operator, Reason> {
         }
         ("RESP" | "RESPONSE_HEADER", Some(argument)) => {
             return match argument.split_once('?') {
-                None => Ok(Operator::Response(field(argument, &RESPONSE_FIELDS)?, bytes_max)),
+                None => match (field(argument, &RESPONSE_FIELDS)?, bytes_max) {
+                    (Field::Status, Some(_)) => {
+                        Err(format!("%{name}({argument})% with a length is not supported"))
+                    }
+                    (field, bytes_max) => Ok(Operator::Response(field, bytes_max)),
+                },
                 Some(_) => Err(format!("%{name}({argument})%: one header is supported, not two")),
             };
         }

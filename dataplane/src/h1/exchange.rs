@@ -105,7 +105,10 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
                 .pass(answer, exchange, terms.keep_alive, plan.forward)
                 .await
         }
-        Err(None) => Next::Close,
+        Err(None) => {
+            exchange.received(sending.upload.data());
+            Next::Close
+        }
         Err(Some(refusal)) => {
             let keep_alive = if sending.came.is_some() {
                 terms.keep_alive
@@ -135,7 +138,7 @@ fn open(
     plan: &Plan<'_>,
 ) -> Vec<u8> {
     let connection = Rc::clone(exchange.connection());
-    exchange.content_type(head.values(Known::ContentType).next());
+    exchange.asks(&line.method, head.values(Known::ContentType).next());
     let random = &connection.worker.random;
     let given = head.values(Known::RequestId).next();
     let made = given
@@ -627,7 +630,7 @@ fn say_continue(written: &io::Result<usize>) -> Result<(), HalfSaid> {
 async fn refuse(client: &mut Client, line: &RequestLine, fields: &Fields, malformed: Malformed) -> Next {
     let head = fields.of(&client.input.filled()[..line.bytes]);
     let mut exchange = Exchange::begin(Rc::clone(&client.connection));
-    exchange.content_type(head.values(Known::ContentType).next());
+    exchange.asks(&line.method, head.values(Known::ContentType).next());
     let response = reply::refuse(exchange, Refusal::malformed(malformed));
     let to = To {
         is_head: line.method == Method::HEAD,

@@ -37,6 +37,15 @@ impl Proxy {
     }
 
     pub(crate) fn start_with(edge: &str, data_dir: &Path, access_log: AccessLog) -> Self {
+        Self::start_draining(edge, data_dir, access_log, Duration::from_secs(5))
+    }
+
+    pub(crate) fn start_draining(
+        edge: &str,
+        data_dir: &Path,
+        access_log: AccessLog,
+        drain_timeout: Duration,
+    ) -> Self {
         let admin = free_address();
         let config = ProxyConfig {
             node_id: "proxy-1".to_owned(),
@@ -50,7 +59,7 @@ impl Proxy {
             data_dir: data_dir.to_owned(),
             workers: 2,
             access_log,
-            drain_timeout: Duration::from_secs(5),
+            drain_timeout,
         };
         let (shutdown, asked) = oneshot::channel::<()>();
         let task = tokio::spawn(tombolo_dataplane::run(config, async {

@@ -21,7 +21,7 @@ fn texts_become_pieces_or_are_refused_by_name() {
     let head = |field: &str, or: &str, length: &str| {
         format!("<Request(Field {{ field: {field}, or: {or}, bytes_max: {length} }}) Text>")
     };
-    let cases: [(&str, Result<String, &str>); 21] = [
+    let cases: [(&str, Result<String, &str>); 22] = [
         ("", Ok(String::new())),
         ("a 100%% b", Ok("a 100% b".to_owned())),
         (
@@ -36,6 +36,10 @@ fn texts_become_pieces_or_are_refused_by_name() {
         (
             "%REQ_WITHOUT_QUERY(X-A?:PATH)%",
             Ok(head("Header(\"x-a\")", "Some(PathWithoutQuery)", "None")),
+        ),
+        (
+            "%RESP(:STATUS):2%",
+            Err("%RESP(:STATUS)% with a length is not supported"),
         ),
         ("%RESP(:status)%", Ok("<Response(Status, None) Text>".to_owned())),
         (
@@ -165,6 +169,18 @@ fn logs_are_taken_or_refused_by_name() {
     let format = |format| file(|file| file.access_log_format = Some(FileFormat::LogFormat(format)));
     for right in [file(|_| {}), stdout, status(1, Some(value.clone())), flags("UH")] {
         assert!(log(right.clone()).is_ok(), "{right:?}");
+    }
+    for (path, destination) in [
+        ("/dev/stdout", Destination::Stdout),
+        ("/proc/self/fd/1", Destination::Stdout),
+        ("/dev/stderr", Destination::Stderr),
+        (
+            "/dev/stdout2",
+            Destination::File(Path::new("/dev/stdout2").into()),
+        ),
+    ] {
+        let taken = log(file(|file| file.path = path.to_owned())).unwrap();
+        assert_eq!(taken.destination, destination, "{path}");
     }
     let cases = [
         (PbAccessLog::default(), "typed_config: is required"),
