@@ -6,9 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderName, Method};
+use http::{HeaderMap, HeaderName, Method};
 
 use crate::access_log::{Ended, Note, Requested};
+use crate::config::HeaderEdits;
 use crate::grpc;
 use crate::listener::Connection;
 use crate::matcher::Headers;
@@ -37,6 +38,8 @@ pub(crate) struct Exchange {
     bytes_received: u64,
     bytes_sent: u64,
     counters: Option<Arc<RouteCounters>>,
+    /// What filters do to the answer's head, which few do.
+    edits: Option<Box<HeaderEdits>>,
     /// For the logs, if there are any.
     note: Option<Box<Note>>,
 }
@@ -79,6 +82,7 @@ impl Exchange {
             bytes_received: 0,
             bytes_sent: 0,
             counters: None,
+            edits: None,
             note,
         }
     }
@@ -115,6 +119,18 @@ impl Exchange {
     pub(crate) fn asked<'a, H: Headers + 'a>(&mut self, asked: impl FnOnce() -> Requested<'a, H>) {
         if let Some(note) = &mut self.note {
             self.connection.worker.logs.asked(note, &asked());
+        }
+    }
+
+    /// What filters do to the answer's head.
+    pub(crate) fn edits(&mut self, edits: HeaderEdits) {
+        self.edits = (edits != HeaderEdits::default()).then(|| Box::new(edits));
+    }
+
+    /// Does it.
+    pub(crate) fn edit(&mut self, headers: &mut HeaderMap) {
+        if let Some(edits) = self.edits.take() {
+            edits.apply(headers);
         }
     }
 

@@ -90,19 +90,6 @@ pub(crate) async fn serve(
     request: Request<ClientBody>,
     judged: Option<Verdict>,
 ) -> Response<ResponseBody> {
-    let mut edits = HeaderEdits::default();
-    let mut response = answer(connection, request, judged, &mut edits).await;
-    edits.apply(response.headers_mut());
-    response
-}
-
-/// `edits` are what filters add to the answer.
-async fn answer(
-    connection: Rc<Connection>,
-    request: Request<ClientBody>,
-    judged: Option<Verdict>,
-    edits: &mut HeaderEdits,
-) -> Response<ResponseBody> {
     let mut exchange = Exchange::begin(connection);
     let (mut parts, body) = request.into_parts();
     exchange.asks(
@@ -154,10 +141,24 @@ async fn answer(
         route: route.map_or("", |route| &route.name),
         headers: &parts.headers,
     });
-    *edits = verdict.response;
+    exchange.edits(verdict.response);
+    let duration = match route.map(|route| &route.action) {
+        Some(Action::Forward(forward)) => {
+            let said = parts.headers.get(&GRPC_TIMEOUT);
+            let said = said.and_then(|said| grpc::timeout(said.as_bytes()));
+            forward.duration.and_then(|duration| duration.of(said))
+        }
+        _ => None,
+    };
+    let until = duration.map(|duration| exchange.started() + duration);
     let mut started = exchange.started();
     if !verdict.delay.is_zero() {
-        tokio::time::sleep(verdict.delay).await;
+        let delayed = Instant::now() + verdict.delay;
+        if let Some(until) = until.filter(|until| *until <= delayed) {
+            tokio::time::sleep_until(until.into()).await;
+            return over(exchange, body.is_end_stream());
+        }
+        tokio::time::sleep_until(delayed.into()).await;
         // What it was made to wait is not of the route's time.
         started = Instant::now();
     }
@@ -204,13 +205,9 @@ async fn answer(
         authority: forward.host.clone().unwrap_or(authority),
         headers: parts.headers,
     };
-    let said = head.headers.get(&GRPC_TIMEOUT);
-    let said = said.and_then(|said| grpc::timeout(said.as_bytes()));
-    let duration = forward.duration.and_then(|duration| duration.of(said));
     if let Some(duration) = duration.filter(|_| exchange.is_call()) {
         head.headers.insert(GRPC_TIMEOUT, grpc::said_timeout(duration));
     }
-    let until = duration.map(|duration| exchange.started() + duration);
     let time = Time {
         began: started,
         until,
@@ -235,18 +232,24 @@ async fn answer(
             flag: Flag::UpstreamTimeout,
             ..
         }) if until.is_some_and(|until| until <= Instant::now()) => {
-            let status = if exchange.has_come() {
-                StatusCode::GATEWAY_TIMEOUT
-            } else {
-                StatusCode::REQUEST_TIMEOUT
-            };
-            let body = Bytes::from_static(b"downstream duration timeout");
-            Reply::new(status, body, Flag::None)
-                .with_code(Some(Code::DEADLINE_EXCEEDED))
-                .send(exchange)
+            let has_come = exchange.has_come();
+            over(exchange, has_come)
         }
         Err(refusal) => refuse(exchange, refusal),
     }
+}
+
+/// The request has lasted as long as it may.
+fn over(exchange: Exchange, has_come: bool) -> Response<ResponseBody> {
+    let status = if has_come {
+        StatusCode::GATEWAY_TIMEOUT
+    } else {
+        StatusCode::REQUEST_TIMEOUT
+    };
+    let body = Bytes::from_static(b"downstream duration timeout");
+    Reply::new(status, body, Flag::None)
+        .with_code(Some(Code::DEADLINE_EXCEEDED))
+        .send(exchange)
 }
 
 /// A request as the client sent it.
@@ -466,6 +469,7 @@ fn pass(
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     exchange.respond(parts.status.as_u16());
+    exchange.edit(&mut parts.headers);
     exchange.answered(&parts.headers);
     if incoming.is_end_stream() {
         if deadline.request.has_come() {

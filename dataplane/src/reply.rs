@@ -84,14 +84,13 @@ impl Reply {
         if exchange.connection().wants_close() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        let body = if exchange.is_head() && !body.is_empty() {
-            // What a GET would bring; whoever writes an answer over HTTP/2 does not look at the method.
+        if !body.is_empty() {
             headers.insert(header::CONTENT_LENGTH, body.len().into());
-            Bytes::new()
-        } else {
-            body
-        };
+        }
+        // Whoever writes an answer over HTTP/2 does not look at the method.
+        let body = if exchange.is_head() { Bytes::new() } else { body };
         exchange.respond(status.as_u16());
+        exchange.edit(headers);
         exchange.answered(headers);
         exchange.sent(body.len() as u64);
         exchange.end(self.flag);

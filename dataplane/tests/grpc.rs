@@ -10,10 +10,19 @@ use std::time::Instant;
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::health_check::{GrpcHealthCheck, HealthChecker};
+use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::MaxStreamDuration;
 use envoy_types::pb::envoy::config::route::v3::{RetryPolicy, Route};
+use envoy_types::pb::envoy::extensions::filters::common::fault::v3::FaultDelay;
+use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
+use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
+    HttpConnectionManager, HttpFilter, http_filter,
+};
+use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
+use envoy_types::util::pack_any;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
@@ -21,6 +30,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
+use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -283,6 +293,58 @@ async fn a_stream_lasts_as_long_as_it_may() {
                 }
             }
         }
+    }
+    stage.proxy.stop().await;
+}
+
+/// `listener`, which makes every request wait for a second.
+fn delayed(mut listener: Listener) -> Listener {
+    let fault = HttpFault {
+        delay: Some(FaultDelay {
+            percentage: Some(FractionalPercent {
+                numerator: 100,
+                denominator: 0,
+            }),
+            fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(Duration { seconds: 1, nanos: 0 })),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let config = &mut listener.filter_chains[0].filters[0].config_type;
+    if let Some(filter::ConfigType::TypedConfig(config)) = config {
+        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
+        let filter = HttpFilter {
+            name: "envoy.filters.http.fault".to_owned(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(fault))),
+            ..Default::default()
+        };
+        manager.http_filters.insert(0, filter);
+        *config = pack_any(manager);
+    }
+    listener
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fault_makes_no_stream_last_longer() {
+    let well = Upstream::start("well").await;
+    let routes = vec![lasting(mesh::to_cluster("/", "well"), 100, None)];
+    let stage = Stage::start(&[(mesh::cluster("well"), well.address)], routes).await;
+    let call = async |client: HttpClient| {
+        let began = Instant::now();
+        let answer = stage.call(&client, "/", "application/grpc").await;
+        (answer, began.elapsed().as_millis())
+    };
+    assert!(!call(client()).await.0.headers.contains_key("grpc-status"));
+    let listener = delayed(mesh::listener("in", stage.listener, "in"));
+    stage.edge.put("in", &listener);
+    eventually("it is late", || async {
+        call(client()).await.0.headers.contains_key("grpc-status")
+    })
+    .await;
+    for client in [client(), http2_client()] {
+        let (answer, took) = call(client).await;
+        assert_eq!(answer.headers["grpc-status"], "4");
+        assert!((100..600).contains(&took), "{took}");
     }
     stage.proxy.stop().await;
 }

@@ -214,6 +214,7 @@ async fn a_listener_logs_as_its_formats_say_over_both_ways_and_versions() {
         ("route", "%ROUTE_NAME%"),
         ("who", "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%"),
         ("type", "%RESP(CONTENT-TYPE)%"),
+        ("length", "%RESP(CONTENT-LENGTH)%"),
     ];
     let logs = vec![
         text_log(&failed, 500, "%RESPONSE_CODE% %REQ(X-SAID)%\n"),
@@ -253,7 +254,7 @@ async fn a_listener_logs_as_its_formats_say_over_both_ways_and_versions() {
     // Two workers write in no order.
     lines.sort_by_key(|line| (line["path"].to_string(), line["code"].to_string()));
     let address = host.address.to_string();
-    let line = |path,
+    let line = |path: Option<&str>,
                 said: serde_json::Value,
                 line,
                 code: u16,
@@ -266,6 +267,7 @@ async fn a_listener_logs_as_its_formats_say_over_both_ways_and_versions() {
             "path": path, "said": said, "line": line, "code": code, "flags": flags, "in": bytes[0], "out": bytes[1],
             "host": host, "cluster": cluster, "route": route.filter(|route| !route.is_empty()),
             "who": "127.0.0.1", "type": of_ours,
+            "length": path.map(|_| bytes[1].to_string()),
         })
     };
     let null = serde_json::Value::Null;
