@@ -208,6 +208,7 @@ fn tried_again() -> Site {
 /// A stream's duration, in place of its route's timeout.
 fn lasting() -> Site {
     const LASTING: &str = "lasting.test";
+    const IS_CALL: (&str, &str) = ("content-type", "application/grpc");
     let ms = |ms: i32| {
         Some(Duration {
             seconds: 0,
@@ -235,19 +236,27 @@ fn lasting() -> Site {
     };
     let late = Expect::Body("downstream duration timeout");
     let call = Expect::Header("grpc-status", "4");
-    let rows: [(&'static str, Lines, Expect); 7] = [
+    let rows: [(&'static str, Lines, Expect); 10] = [
         ("/max", &[(WISH, "hang")], late),
         ("/max", &[(WISH, "hang")], Expect::Status(504)),
-        (
-            "/max",
-            &[(WISH, "hang"), ("content-type", "application/grpc")],
-            call,
-        ),
+        ("/max", &[(WISH, "hang"), IS_CALL], call),
         // It says nothing, and may take all the time that it wants.
         ("/said", &[], Expect::Says("\"by\"")),
         ("/said", &[(WISH, "hang"), ("grpc-timeout", "150m")], late),
         ("/said", &[(WISH, "hang"), ("grpc-timeout", "1H")], late),
         ("/said", &[(WISH, "hang"), ("grpc-timeout", "1m")], late),
+        // A call's host is told how long it may last, and nobody else's.
+        ("/max", &[IS_CALL], Expect::Says("\"grpc-timeout\":\"200m\"")),
+        (
+            "/said",
+            &[IS_CALL, ("grpc-timeout", "1H")],
+            Expect::Says("\"grpc-timeout\":\"300m\""),
+        ),
+        (
+            "/said",
+            &[("grpc-timeout", "1H")],
+            Expect::Says("\"grpc-timeout\":\"1H\""),
+        ),
     ];
     let ask = |(path, headers, expect)| Ask {
         host: LASTING.to_owned(),
