@@ -8,9 +8,9 @@ use std::io::{self, Write};
 use std::mem::take;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::metrics::Metrics;
@@ -50,15 +50,16 @@ impl Destination {
 pub(crate) struct Process {
     own: Option<Destination>,
     metrics: Arc<Metrics>,
-    writers: Mutex<BTreeMap<Destination, Weak<Writer>>>,
+    writers: Mutex<BTreeMap<Destination, Arc<Writer>>>,
 }
 
-/// The way to a destination's thread, which ends with the last holder of this.
+/// The way to a destination's thread, which ends when this does.
 #[derive(Debug)]
 struct Writer {
     orders: SyncSender<Order>,
     /// Memory of buffers that were written.
     spare: Arc<Mutex<Vec<Vec<u8>>>>,
+    is_writing: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
 }
 
@@ -108,19 +109,22 @@ impl Process {
 
     fn writer(&self, destination: &Destination) -> Arc<Writer> {
         let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = writers.get(destination).and_then(Weak::upgrade) {
-            return running;
-        }
-        let writer = Writer::start(destination.clone(), &self.metrics);
-        writers.retain(|_, writer| writer.strong_count() > 0);
-        writers.insert(destination.clone(), Arc::downgrade(&writer));
-        writer
+        let started = || Writer::start(destination.clone(), &self.metrics);
+        Arc::clone(writers.entry(destination.clone()).or_insert_with(started))
+    }
+
+    /// Lets go of those that no worker uses. One that stands still would keep its thread all the same, and whoever comes next
+    /// would start another one to stand beside it.
+    fn tidy(&self) {
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        writers
+            .retain(|_, writer| Arc::strong_count(writer) > 1 || writer.is_writing.load(Ordering::Relaxed));
     }
 
     /// Waits until what was handed on is written, for a moment.
     pub(crate) fn finish(&self) {
         let writers = take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));
-        for writer in writers.values().filter_map(Weak::upgrade) {
+        for writer in writers.values() {
             let (written, is_written) = sync_channel(1);
             if writer.orders.try_send(Order::Finish(written)).is_ok() {
                 // A writer that is that far behind is not waited for.
@@ -136,12 +140,14 @@ impl Writer {
         let writer = Arc::new(Self {
             orders,
             spare: Arc::default(),
+            is_writing: Arc::default(),
             metrics: Arc::clone(metrics),
         });
         let (spare, metrics) = (Arc::clone(&writer.spare), Arc::clone(metrics));
+        let is_writing = Arc::clone(&writer.is_writing);
         let started = std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write(&queue, &destination, &spare, &metrics));
+            .spawn(move || write(&queue, &destination, &spare, &is_writing, &metrics));
         if let Err(error) = started {
             // Without it the queue is closed, and what is sent to it is counted.
             tracing::warn!(
@@ -192,7 +198,7 @@ impl Sinks {
         });
         sink.write(line);
         self.sinks.borrow_mut().push(Rc::clone(&sink));
-        tokio::task::spawn_local(flush(sink, Rc::clone(&self.sinks)));
+        tokio::task::spawn_local(flush(sink, Rc::clone(&self.sinks), Arc::clone(&self.process)));
     }
 
     pub(super) fn flush(&self) {
@@ -221,18 +227,26 @@ impl Sink {
 }
 
 /// Flushes a sink for as long as it is in use.
-async fn flush(sink: Rc<Sink>, all: Rc<RefCell<Vec<Rc<Sink>>>>) {
+async fn flush(sink: Rc<Sink>, all: Rc<RefCell<Vec<Rc<Sink>>>>, process: Arc<Process>) {
     while sink.idle.get() < IDLE_INTERVALS_MAX {
         sink.idle.set(sink.idle.get() + 1);
         tokio::time::sleep(FLUSH_INTERVAL).await;
         sink.flush();
     }
     all.borrow_mut().retain(|other| !Rc::ptr_eq(other, &sink));
+    drop(sink);
+    process.tidy();
 }
 
 /// Writes what is queued, until every worker has let go of it. A destination that cannot be had is tried again with each
 /// batch.
-fn write(queue: &Receiver<Order>, destination: &Destination, spare: &Mutex<Vec<Vec<u8>>>, metrics: &Metrics) {
+fn write(
+    queue: &Receiver<Order>,
+    destination: &Destination,
+    spare: &Mutex<Vec<Vec<u8>>>,
+    is_writing: &AtomicBool,
+    metrics: &Metrics,
+) {
     let mut outlet = Outlet::default();
     let mut failing = false;
     while let Ok(order) = queue.recv() {
@@ -244,7 +258,10 @@ fn write(queue: &Receiver<Order>, destination: &Destination, spare: &Mutex<Vec<V
                 continue;
             }
         };
-        match outlet.put(destination, &batch.bytes) {
+        is_writing.store(true, Ordering::Relaxed);
+        let written = outlet.put(destination, &batch.bytes);
+        is_writing.store(false, Ordering::Relaxed);
+        match written {
             Ok(()) => failing = false,
             Err(Failed { written, error }) => {
                 outlet.file = None;
@@ -460,6 +477,39 @@ mod tests {
             assert!(put(&mut out, &mut torn, lines).is_ok());
             assert_eq!(String::from_utf8(out.taken).unwrap(), expected, "{room}");
         }
+    }
+
+    #[test]
+    fn a_writer_that_stands_still_is_handed_out_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let fifo = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
+        assert!(fifo.success());
+        let process = Process::start(None, Arc::default()).unwrap();
+        let held = || process.writers.lock().unwrap().len();
+        let destination = Destination::File(path.as_path().into());
+        let writer = process.writer(&destination);
+        writer.take(&mut Batch {
+            bytes: b"line\n".to_vec(),
+            lines: 1,
+        });
+        let is_writing = Arc::clone(&writer.is_writing);
+        let until = |expected| {
+            let began = std::time::Instant::now();
+            while is_writing.load(Ordering::Relaxed) != expected {
+                assert!(began.elapsed() < Duration::from_secs(10));
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        until(true);
+        drop(writer);
+        process.tidy();
+        assert_eq!(held(), 1);
+        // Whoever reads lets it go on.
+        let _reader = File::open(&path).unwrap();
+        until(false);
+        process.tidy();
+        assert_eq!(held(), 0);
     }
 
     #[tokio::test]
