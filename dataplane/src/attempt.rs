@@ -43,8 +43,8 @@ pub(crate) enum Failure {
     Attempt { outcome: Outcome, detail: String },
     /// As many requests wait for a connection as may.
     Overflow,
-    /// The route's timeout is over.
-    Late,
+    /// The route's timeout is over; a host to which there was no connection yet is not to blame.
+    Late { connected: bool },
     /// The client broke off its request, or sent what is none.
     Client(Refusal),
     /// The client has closed its connection.
@@ -103,7 +103,7 @@ pub(crate) async fn until_answered<A: Attempts>(
                 exchange.pending_overflowed();
                 return Err(Some(Refusal::overflowed()));
             }
-            Err(Failure::Late) => return Err(Some(Refusal::timed_out())),
+            Err(Failure::Late { .. }) => return Err(Some(Refusal::timed_out())),
             Err(Failure::Client(refusal)) => return Err(Some(refusal)),
             Err(Failure::ClientLeft) => return Err(None),
         }
@@ -124,8 +124,10 @@ pub(crate) async fn until_answered<A: Attempts>(
 fn report<A: Attempts>(attempted: &Result<A::Answer, Failure>) -> Option<Report> {
     let outcome = match attempted {
         Ok(answer) => return Some(Report::Status(A::status(answer))),
-        Err(Failure::Late) => return Some(Report::TimedOut),
-        Err(Failure::Overflow | Failure::Client(_) | Failure::ClientLeft) => return None,
+        Err(Failure::Late { connected: true }) => return Some(Report::TimedOut),
+        Err(
+            Failure::Late { connected: false } | Failure::Overflow | Failure::Client(_) | Failure::ClientLeft,
+        ) => return None,
         Err(Failure::Attempt { outcome, .. }) => outcome,
     };
     Some(match outcome {

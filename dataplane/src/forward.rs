@@ -1,7 +1,10 @@
 //! The path of a request: its route, the host of each attempt, the response. Decisions are made by `router`, `balance` and
 //! `retry`; this file does what they say.
 
+use std::cell::Cell;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -343,17 +346,27 @@ impl Attempts for Sending<'_> {
         };
         let body = self.upload.as_ref().map_or(RequestBody::Empty, Upload::attempt);
         let request = self.head.request(headers, body, self.cluster.config.protocol);
+        let connected = Cell::new(false);
         let try_over = async {
             let Some(timeout) = self.per_try else {
                 return std::future::pending().await;
             };
+            // Looked at after the attempt whenever that gets on, so that nobody needs to be woken.
+            poll_fn(|_| {
+                if connected.get() {
+                    Poll::Ready(())
+                } else {
+                    Poll::Pending
+                }
+            })
+            .await;
             self.deadline.request.come().await;
             tokio::time::sleep(timeout).await;
         };
         tokio::select! {
             biased;
-            result = attempt(pool, self.cluster, request, self.upload.as_ref()) => result,
-            () = self.deadline.expired() => Err(Failure::Late),
+            result = attempt(pool, self.cluster, request, self.upload.as_ref(), &connected) => result,
+            () = self.deadline.expired() => Err(Failure::Late { connected: connected.get() }),
             () = stalled(self.upload.as_ref()) => {
                 Err(Failure::Client(Refusal::malformed(Malformed::BodyTooSlow)))
             }
@@ -392,12 +405,13 @@ async fn stalled(upload: Option<&Rc<Upload>>) {
     }
 }
 
-/// Sends a request to a host, on another connection if the first one had been closed.
+/// Sends a request to a host, on another connection if the first one had been closed; says when there is a connection.
 pub(crate) async fn attempt(
     pool: &Rc<HostPool>,
     cluster: &LiveCluster,
     mut request: Request<RequestBody>,
     upload: Option<&Rc<Upload>>,
+    connected: &Cell<bool>,
 ) -> Result<(Response<Incoming>, Lease), Failure> {
     let mut lease = pool.lease();
     loop {
@@ -407,6 +421,7 @@ pub(crate) async fn attempt(
             .sender(config)
             .await
             .map_err(|error| Failure::unconnected(&error))?;
+        connected.set(true);
         let SendFailure { error, unsent } = match sender.send(request).await {
             // hyper takes a 101 for the answer, though nobody has asked for another protocol.
             Ok(response) if response.status().is_informational() => {

@@ -18,6 +18,7 @@ pub(crate) struct HashPolicy {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Of {
+    Authority,
     Header(HeaderName),
     Cookie(CookieHash),
     /// Of the query.
@@ -55,6 +56,7 @@ pub(crate) fn hashed(
     let mut hashed = Hashed::default();
     for policy in policies {
         let part = match &policy.of {
+            Of::Authority => Some(xxh64(subject.authority.as_bytes(), 0)),
             Of::Header(name) => lines(&subject.request, name),
             Of::Parameter(name) => {
                 let query = subject.request.query().unwrap_or_default();
@@ -155,6 +157,7 @@ mod tests {
         for (policies, uri, lines, expected) in [
             (&[][..], "/?q=1", &[("k", "a")][..], None),
             (&[header("k")], "/", &[], None),
+            (&[policy(Of::Authority)], "/", &[], text("a")),
             (&[header("k")], "/", &[("k", "a")], text("a")),
             (&[header("k")], "/", &[("k", "")], text("")),
             (&two, "/", &[("k", "a"), ("l", "b")], both),

@@ -1,6 +1,7 @@
 //! Copies of requests, sent to a cluster of their own while the request goes its way. Nobody waits for what they bring, and
 //! what is too much is not copied.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -77,7 +78,8 @@ async fn copy(
     }
     let headers = std::mem::take(&mut head.headers);
     let request = head.request(headers, body, cluster.live.config.protocol);
-    let Ok((response, mut lease)) = attempt(&pool, &cluster.live, request, None).await else {
+    let Ok((response, mut lease)) = attempt(&pool, &cluster.live, request, None, &Cell::new(false)).await
+    else {
         return;
     };
     let mut answer = response.into_body();

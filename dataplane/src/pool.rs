@@ -28,6 +28,9 @@ use crate::snapshot::Host;
 use crate::stream::Stream;
 use crate::upload::RequestBody;
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
 mod turns;
 
 pub(crate) use turns::Connected;
@@ -123,6 +126,7 @@ struct Carrier {
 
 /// What a connection carries, and may.
 struct Load {
+    turns: Rc<Turns>,
     carried: Cell<usize>,
     /// Shared with the other connections to the host.
     max: Rc<Cell<usize>>,
@@ -197,6 +201,8 @@ impl HostPool {
         self.breakers
             .borrow_mut()
             .retain(|breaker| breaker.strong_count() > 0);
+        // Other hosts may have left room that nobody here has heard of.
+        self.turns.wake();
     }
 
     /// A connection that is ready for a request: a waiting one, or a new one.
@@ -288,7 +294,9 @@ impl HostPool {
         if let Some(connected) = self.turns.open(limits) {
             return Ok(Some(connected));
         }
-        let is_closed = self.pop_idle().is_some() || self.take_h1().is_some();
+        let is_closed = self.pop_idle().is_some()
+            || self.take_h1().is_some()
+            || self.multiplexed.borrow_mut().close_idle();
         if is_closed {
             return Ok(Some(self.turns.replace()));
         }
@@ -303,6 +311,7 @@ impl HostPool {
     /// Keeps a connection whose last exchange is over in both directions.
     pub(crate) fn keep_h1(&self, io: BreakableIo, now: Instant) {
         self.idle_h1.borrow_mut().push((io, now));
+        self.turns.wake();
     }
 
     async fn http2_sender(self: &Rc<Self>, config: &Cluster) -> Result<(Sender, Freshness), ConnectError> {
@@ -312,6 +321,10 @@ impl HostPool {
             if pending.is_some() || !self.turns.is_queue() {
                 let place = self.multiplexed.borrow_mut().sender();
                 if let Some(sender) = place {
+                    // Who was woken goes first, and may leave room for the next.
+                    if pending.is_some() && self.multiplexed.borrow().has_room() {
+                        self.turns.wake();
+                    }
                     return Ok((sender, freshness));
                 }
             }
@@ -324,19 +337,20 @@ impl HostPool {
             };
             let opened = opening.clone().await;
             freshness = Freshness::New;
-            let mut multiplexed = self.multiplexed.borrow_mut();
-            // The first of those who wait puts it where all find it, and has a place there even if the host wants none.
-            if multiplexed
-                .opening
-                .take_if(|held| held.ptr_eq(&opening))
-                .is_some()
-            {
-                let place = multiplexed.carry(opened?);
-                self.turns.wake_all();
+            self.opened(&opening, &opened);
+            if let Some(place) = self.multiplexed.borrow().first_place(&opened?) {
                 return Ok((place, freshness));
             }
-            drop(multiplexed);
-            opened?;
+        }
+    }
+
+    /// The first who learns of it puts a new connection where all find it.
+    fn opened(&self, opening: &Connecting, opened: &Result<Carrier, ConnectError>) {
+        let mut multiplexed = self.multiplexed.borrow_mut();
+        let ended = multiplexed.opening.take_if(|held| held.ptr_eq(opening));
+        if let (Some(_), Ok(carrier)) = (ended, opened) {
+            multiplexed.open.push(carrier.clone());
+            self.turns.wake_all();
         }
     }
 
@@ -357,6 +371,12 @@ impl HostPool {
         let open = bounded(connect_timeout, Rc::clone(self).open_http2(connected));
         let opening = open.boxed_local().shared();
         self.multiplexed.borrow_mut().opening = Some(opening.clone());
+        // It ends in its time even if all who wait for it leave.
+        let (pool, to_end) = (Rc::clone(self), opening.clone());
+        tokio::task::spawn_local(async move {
+            let opened = to_end.clone().await;
+            pool.opened(&to_end, &opened);
+        });
         opening
     }
 
@@ -395,6 +415,7 @@ impl HostPool {
             .await
             .map_err(ConnectError::handshake)?;
         let load = Rc::new(Load {
+            turns: Rc::clone(&self.turns),
             carried: Cell::new(0),
             max,
             has_answered: Cell::new(false),
@@ -447,18 +468,32 @@ impl Multiplexed {
             .map(Carrier::place)
     }
 
-    /// A place on a new connection.
-    fn carry(&mut self, carrier: Carrier) -> Sender {
-        let place = carrier.place();
-        self.open.push(carrier);
-        place
+    fn has_room(&self) -> bool {
+        self.open
+            .iter()
+            .any(|carrier| carrier.has_room() && !carrier.sender.is_closed())
+    }
+
+    /// A place on a new connection, if it still is one; there is one even if its host wants none.
+    fn first_place(&self, new: &Carrier) -> Option<Sender> {
+        self.open
+            .iter()
+            .find(|carrier| Rc::ptr_eq(&carrier.load, &new.load))
+            .filter(|carrier| carrier.is_idle() || carrier.has_room())
+            .map(Carrier::place)
+    }
+
+    /// Closes a connection that nobody uses, if there is one.
+    fn close_idle(&mut self) -> bool {
+        let idle = self.open.iter().position(Carrier::is_idle);
+        idle.map(|idle| self.open.swap_remove(idle)).is_some()
     }
 
     /// Closes connections that nobody uses, but for one.
     fn sweep(&mut self) {
         let mut idle = 0;
         self.open.retain(|carrier| {
-            let is_idle = carrier.load.carried.get() == 0;
+            let is_idle = carrier.is_idle();
             idle += u32::from(is_idle);
             !is_idle || idle == 1
         });
@@ -466,6 +501,10 @@ impl Multiplexed {
 }
 
 impl Carrier {
+    fn is_idle(&self) -> bool {
+        self.load.carried.get() == 0
+    }
+
     fn has_room(&self) -> bool {
         self.load.carried.get() < self.load.max.get()
     }
@@ -479,6 +518,7 @@ impl Carrier {
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.carried.set(self.0.carried.get() - 1);
+        self.0.turns.wake();
     }
 }
 
@@ -509,6 +549,7 @@ impl Lease {
                 .idle
                 .borrow_mut()
                 .push(IdleConnection { sender, since: now });
+            self.pool.turns.wake();
         }
     }
 }
@@ -517,7 +558,6 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.pool.active.set(self.pool.active.get() - 1);
         self.pool.turns.share.end();
-        self.pool.turns.wake();
     }
 }
 
@@ -560,7 +600,10 @@ async fn carry(mut connection: Connection, load: Rc<Load>) {
     let running = poll_fn(|cx| {
         let _asked_again = answered.as_mut().poll(cx);
         let ended = Pin::new(&mut connection).poll(cx);
-        load.max.set(connection.current_max_send_streams());
+        let max = connection.current_max_send_streams();
+        if max > load.max.replace(max) {
+            load.turns.wake_all();
+        }
         ended
     });
     if let Err(error) = running.await {

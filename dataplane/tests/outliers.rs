@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
 use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value};
 
@@ -174,6 +175,31 @@ async fn a_host_that_does_not_answer_is_left_out_too() {
         }
         stage.proxy.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_is_not_blamed_for_those_that_wait_for_its_connection() {
+    let host = Upstream::start("a").await;
+    let limits = Thresholds {
+        max_connections: number(1),
+        ..Default::default()
+    };
+    let cluster = mesh::with_limits(mesh::cluster("a"), limits);
+    let stage = Stage::start(&with(cluster, detection(60_000)), &[host.address]).await;
+    host.mood.send_replace(Mood::Frozen);
+    // As many as take the connections of both workers.
+    let held = futures::future::join_all((0..12).map(|nth| stage.status("/", nth % 2 == 0)));
+    let waiting = async {
+        eventually("both connections are taken", || async { host.requests() == 2 }).await;
+        for nth in 0..12 {
+            assert_eq!(stage.status("/late", nth % 2 == 0).await, 504);
+        }
+        assert_eq!(stage.ejected().await, Vec::<String>::new());
+        host.mood.send_replace(Mood::Well);
+    };
+    let (held, ()) = tokio::join!(held, waiting);
+    assert_eq!(held, [200; 12]);
+    stage.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! `envoy.config.endpoint.v3.ClusterLoadAssignment`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::mem::take;
 
 use envoy_types::pb::envoy::config::core::v3::HealthStatus;
@@ -34,9 +34,18 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Endpoints, Reason> {
         endpoints.extend(locality_endpoints(locality).at_index("endpoints", index)?);
     }
     done(&pb)?;
-    let priorities: BTreeSet<usize> = endpoints.iter().map(|endpoint| endpoint.priority).collect();
-    match priorities
-        .iter()
+    let mut weights: BTreeMap<usize, u64> = BTreeMap::new();
+    for endpoint in &endpoints {
+        *weights.entry(endpoint.priority).or_default() += u64::from(endpoint.weight);
+    }
+    if let Some((priority, _)) = weights.iter().find(|(_, sum)| **sum > u32::MAX.into()) {
+        return Err(format!(
+            "endpoints: the weights of priority {priority} are more than {} together",
+            u32::MAX
+        ));
+    }
+    match weights
+        .keys()
         .enumerate()
         .find(|(expected, priority)| expected != *priority)
     {

@@ -1,6 +1,7 @@
 //! `hash_policy` of a route's action.
 
 use std::mem::take;
+use std::time::Duration;
 
 use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy as PbHashPolicy;
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{Cookie, PolicySpecifier};
@@ -8,14 +9,22 @@ use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{Cooki
 use super::fields::{At, Reason, done, duration};
 use crate::hash::{CookieHash, HashPolicy, MadeCookie, Of};
 
+/// A cookie's `Max-Age` is in seconds, and with 0 it is gone at once.
+const MAX_AGE_MIN: Duration = Duration::from_secs(1);
+
 pub(super) fn decode(mut pb: PbHashPolicy) -> Result<HashPolicy, Reason> {
     let is_terminal = take(&mut pb.terminal);
     let of = match pb.policy_specifier.take() {
         Some(PolicySpecifier::Header(mut header)) => {
             let name = take(&mut header.header_name);
             done(&header).at("header")?;
-            let parsed = name.parse();
-            Of::Header(parsed.map_err(|_| format!("header.header_name: {name:?} is not a header name"))?)
+            match name.to_ascii_lowercase().as_str() {
+                ":authority" | "host" => Of::Authority,
+                name => Of::Header(
+                    name.parse()
+                        .map_err(|_| format!("header.header_name: {name:?} is not a header name"))?,
+                ),
+            }
         }
         Some(PolicySpecifier::Cookie(cookie)) => Of::Cookie(self::cookie(cookie).at("cookie")?),
         Some(PolicySpecifier::QueryParameter(parameter)) if !parameter.name.is_empty() => {
@@ -47,13 +56,14 @@ fn cookie(mut pb: Cookie) -> Result<CookieHash, Reason> {
     {
         return Err(format!("path: {path:?} is not a path of a cookie"));
     }
-    let made = match pb.ttl.take() {
-        None => None,
-        Some(ttl) => Some(MadeCookie {
-            ttl: Some(duration(ttl).at("ttl")?).filter(|ttl| !ttl.is_zero()),
-            path: path.into(),
-        }),
-    };
+    let ttl = pb.ttl.take().map(duration).transpose().at("ttl")?;
+    if ttl.is_some_and(|ttl| !ttl.is_zero() && ttl < MAX_AGE_MIN) {
+        return Err("ttl: must be 0 or at least 1 s".to_owned());
+    }
+    let made = ttl.map(|ttl| MadeCookie {
+        ttl: Some(ttl).filter(|ttl| !ttl.is_zero()),
+        path: path.into(),
+    });
     done(&pb)?;
     Ok(CookieHash {
         name: name.into(),
@@ -66,8 +76,13 @@ mod tests {
     use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{
         ConnectionProperties, CookieAttribute, Header, QueryParameter,
     };
+    use envoy_types::pb::google::protobuf::Duration as PbDuration;
 
     use super::*;
+
+    fn nanos(nanos: i32) -> PbDuration {
+        PbDuration { seconds: 0, nanos }
+    }
 
     #[test]
     fn what_cannot_be_done_is_refused() {
@@ -94,7 +109,14 @@ mod tests {
                 header("a b"),
                 Some("header.header_name: \"a b\" is not a header name"),
             ),
+            (header("Host"), None),
+            (header(":authority"), None),
             (cookie(|_| {}), None),
+            (
+                cookie(|c| c.ttl = Some(nanos(999_999_999))),
+                Some("cookie.ttl: must be 0 or at least 1 s"),
+            ),
+            (cookie(|c| c.ttl = Some(nanos(0))), None),
             (
                 cookie(|c| c.name = "a;b".to_owned()),
                 Some("cookie.name: \"a;b\" is not a name of a cookie"),

@@ -483,6 +483,17 @@ fn endpoints_are_as_the_contract_says() {
                 "endpoints[0].lb_endpoints[0].load_balancing_weight: must be more than 0",
             ),
             (
+                |e| {
+                    let endpoints = &mut e.endpoints[0].lb_endpoints;
+                    let heavy = LbEndpoint {
+                        load_balancing_weight: number(u32::MAX),
+                        ..endpoints[0].clone()
+                    };
+                    endpoints.push(heavy);
+                },
+                "endpoints: the weights of priority 0 are more than 4294967295 together",
+            ),
+            (
                 |e| e.endpoints[0].load_balancing_weight = number(1),
                 "endpoints[0].load_balancing_weight: is not supported by this proxy",
             ),

@@ -19,7 +19,7 @@ use super::framing::{self, Framing, Malformed, Version};
 use super::head::{self, Fields, HEAD_BYTES_MAX, Head, Known, RequestLine, StatusLine, read_response};
 use super::plan::{Expects, Plan, Terms, Way, plan, terms};
 use super::relay::{Broken, Relay};
-use super::stall::Progress;
+use super::stall::{BODY_TIMEOUT, Progress};
 use super::upload::{Kept, Upload};
 use crate::access_log::{Edited, Requested};
 use crate::attempt::{Attempts, Failure, Refusal, until_answered};
@@ -223,7 +223,6 @@ impl Attempts for Sending<'_> {
     /// host, and what may be repeated (RFC 9110, section 9.2.2) is.
     async fn attempt(&mut self, pool: &Rc<HostPool>, _: bool) -> Result<Answer, Failure> {
         let lease = pool.lease();
-        let began = Instant::now();
         let mut wanted = Freshness::Reused;
         loop {
             let (mut io, freshness) = self.connection(pool, wanted).await?;
@@ -234,7 +233,7 @@ impl Attempts for Sending<'_> {
                 looked: 0,
                 interim: 0,
                 broken: None,
-                began,
+                began: Instant::now(),
             };
             self.upload.begin();
             self.ended = None;
@@ -300,6 +299,7 @@ struct Receiving<'a> {
     interim: u32,
     /// The host takes no more of the request; it may have answered all the same.
     broken: Option<String>,
+    /// Since when there is the connection.
     began: Instant,
 }
 
@@ -325,18 +325,21 @@ impl Sending<'_> {
             return Ok((io, Freshness::Reused));
         }
         // Where nothing of a body was read yet, what waits may not wait for ever either.
-        let deadline = self
-            .timeout
-            .map(|timeout| self.came.unwrap_or(self.started) + timeout);
+        let deadline = match (self.came, self.timeout) {
+            (came, Some(timeout)) => Some(came.unwrap_or(self.started) + timeout),
+            (None, None) => Some(self.started + BODY_TIMEOUT),
+            (Some(_), None) => None,
+        };
         let mut connecting = pin!(pool.connect_h1(&self.cluster.live.config, wanted));
         poll_fn(|cx| {
             if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
                 return Poll::Ready(connected.map_err(|error| Failure::unconnected(&error)));
             }
-            if self.came.is_some() && poll_left(self.client, cx).is_ready() {
+            if poll_left(self.client, cx).is_ready() {
                 return Poll::Ready(Err(Failure::ClientLeft));
             }
-            self.client.timer.poll(deadline, cx).map(|()| Err(Failure::Late))
+            let late = self.client.timer.poll(deadline, cx);
+            late.map(|()| Err(Failure::Late { connected: false }))
         })
         .await
     }
@@ -476,7 +479,7 @@ impl Sending<'_> {
                 outcome: Outcome::PerTryTimeout,
                 detail: "per try timeout".to_owned(),
             }),
-            (route, _) => (route, || Failure::Late),
+            (route, _) => (route, || Failure::Late { connected: true }),
         }
     }
 

@@ -72,7 +72,7 @@ impl Turns {
         drop(waiting);
     }
 
-    /// Somebody needs a connection no more.
+    /// A connection may be free, or there may be another one.
     pub(super) fn wake(&self) {
         if self.is_queue() {
             self.free.notify_one();

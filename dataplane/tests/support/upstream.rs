@@ -124,7 +124,7 @@ async fn answer(
     // Frozen until told otherwise.
     let _ = mood.wait_for(|mood| *mood != Mood::Frozen).await;
     let path = request.uri().path().to_owned();
-    if path == "/slow" {
+    if path.starts_with("/slow") {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     if *mood.borrow() == Mood::Refusing && !is_check {
