@@ -3,8 +3,6 @@
 //! there are more. Nothing is shared between workers.
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
-use std::pin::{Pin, pin};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +14,6 @@ use hyper::client::conn::{http1, http2};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 
 use crate::breaker::{Limits, Pending, Share};
 use crate::config::{Cluster, Protocol};
@@ -28,11 +25,14 @@ use crate::snapshot::Host;
 use crate::stream::Stream;
 use crate::upload::RequestBody;
 
+mod multiplexed;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
 mod turns;
 
+pub(crate) use multiplexed::Place;
+use multiplexed::{Carrier, Load, Multiplexed, carry};
 pub(crate) use turns::Connected;
 use turns::Turns;
 
@@ -46,9 +46,6 @@ const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
 /// What is kept of one request's body while its host takes none of it.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
-
-/// Requests at once on a connection of HTTP/2 before its host has said how many it takes; hyper's own number.
-const STREAMS_UNTOLD: usize = 100;
 
 /// One host as one worker sees it.
 pub(crate) struct HostPool {
@@ -73,9 +70,6 @@ pub(crate) enum Sender {
     Http1(http1::SendRequest<RequestBody>),
     Http2(http2::SendRequest<RequestBody>, Place),
 }
-
-/// One of the requests that a connection of HTTP/2 carries, until dropped.
-pub(crate) struct Place(Rc<Load>);
 
 /// Where a sender came from: only a reused one may turn out to be closed already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,34 +100,7 @@ struct IdleConnection {
     since: Instant,
 }
 
-type Connection = http2::Connection<TokioIo<BreakableIo>, RequestBody, LocalExecutor>;
 type Connecting = Shared<LocalBoxFuture<'static, Result<Carrier, ConnectError>>>;
-
-/// A host's connections of HTTP/2.
-struct Multiplexed {
-    opening: Option<Connecting>,
-    open: Vec<Carrier>,
-    /// How many requests at once the host took of a connection when it last said so.
-    streams_max: Rc<Cell<usize>>,
-}
-
-/// A connection that carries many requests.
-#[derive(Clone)]
-struct Carrier {
-    sender: http2::SendRequest<RequestBody>,
-    load: Rc<Load>,
-}
-
-/// What a connection carries, and may.
-struct Load {
-    turns: Rc<Turns>,
-    carried: Cell<usize>,
-    /// Shared with the other connections to the host.
-    max: Rc<Cell<usize>>,
-    has_answered: Cell<bool>,
-    /// The first answer has come, and before it what the host says of `max`.
-    answered: Notify,
-}
 
 /// Why a request got no response.
 pub(crate) struct SendFailure {
@@ -414,15 +381,9 @@ impl HostPool {
             .handshake(TokioIo::new(io))
             .await
             .map_err(ConnectError::handshake)?;
-        let load = Rc::new(Load {
-            turns: Rc::clone(&self.turns),
-            carried: Cell::new(0),
-            max,
-            has_answered: Cell::new(false),
-            answered: Notify::new(),
-        });
+        let load = Load::new(&self.turns, max);
         tokio::task::spawn_local(carry(connection, Rc::clone(&load)));
-        Ok(Carrier { sender, load })
+        Ok(Carrier::new(sender, load))
     }
 
     /// With the handshake of TLS, if its cluster has one.
@@ -443,85 +404,6 @@ impl HostPool {
     }
 }
 
-impl Default for Multiplexed {
-    fn default() -> Self {
-        Self {
-            opening: None,
-            open: Vec::new(),
-            streams_max: Rc::new(Cell::new(STREAMS_UNTOLD)),
-        }
-    }
-}
-
-impl Multiplexed {
-    fn leave(&mut self) {
-        self.opening = None;
-        self.open.clear();
-    }
-
-    /// A place on a connection that has one.
-    fn sender(&mut self) -> Option<Sender> {
-        self.open.retain(|carrier| !carrier.sender.is_closed());
-        self.open
-            .iter()
-            .find(|carrier| carrier.has_room())
-            .map(Carrier::place)
-    }
-
-    fn has_room(&self) -> bool {
-        self.open
-            .iter()
-            .any(|carrier| carrier.has_room() && !carrier.sender.is_closed())
-    }
-
-    /// A place on a new connection, if it still is one; there is one even if its host wants none.
-    fn first_place(&self, new: &Carrier) -> Option<Sender> {
-        self.open
-            .iter()
-            .find(|carrier| Rc::ptr_eq(&carrier.load, &new.load))
-            .filter(|carrier| carrier.is_idle() || carrier.has_room())
-            .map(Carrier::place)
-    }
-
-    /// Closes a connection that nobody uses, if there is one.
-    fn close_idle(&mut self) -> bool {
-        let idle = self.open.iter().position(Carrier::is_idle);
-        idle.map(|idle| self.open.swap_remove(idle)).is_some()
-    }
-
-    /// Closes connections that nobody uses, but for one.
-    fn sweep(&mut self) {
-        let mut idle = 0;
-        self.open.retain(|carrier| {
-            let is_idle = carrier.is_idle();
-            idle += u32::from(is_idle);
-            !is_idle || idle == 1
-        });
-    }
-}
-
-impl Carrier {
-    fn is_idle(&self) -> bool {
-        self.load.carried.get() == 0
-    }
-
-    fn has_room(&self) -> bool {
-        self.load.carried.get() < self.load.max.get()
-    }
-
-    fn place(&self) -> Sender {
-        self.load.carried.set(self.load.carried.get() + 1);
-        Sender::Http2(self.sender.clone(), Place(Rc::clone(&self.load)))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.carried.set(self.0.carried.get() - 1);
-        self.0.turns.wake();
-    }
-}
-
 impl Lease {
     pub(crate) fn pool(&self) -> &Rc<HostPool> {
         &self.pool
@@ -532,9 +414,7 @@ impl Lease {
         match sender {
             Sender::Http1(sender) => self.connection = Some(sender),
             Sender::Http2(_, place) => {
-                if !place.0.has_answered.replace(true) {
-                    place.0.answered.notify_one();
-                }
+                place.answered();
                 self.place = Some(place);
             }
         }
@@ -591,26 +471,6 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
         tokio::task::spawn_local(async move {
             future.await;
         });
-    }
-}
-
-/// Runs a connection, and notes how many requests its host takes at once, as of its first answer and of each request.
-async fn carry(mut connection: Connection, load: Rc<Load>) {
-    let mut answered = pin!(load.answered.notified());
-    let running = poll_fn(|cx| {
-        let _asked_again = answered.as_mut().poll(cx);
-        let ended = Pin::new(&mut connection).poll(cx);
-        let max = connection.current_max_send_streams();
-        if max > load.max.replace(max) {
-            load.turns.wake_all();
-        }
-        ended
-    });
-    if let Err(error) = running.await {
-        tracing::debug!(
-            error = &error as &dyn std::error::Error,
-            "upstream connection ended"
-        );
     }
 }
 

@@ -11,6 +11,7 @@ use hyper::service::service_fn;
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
+use super::multiplexed::STREAMS_UNTOLD;
 use super::*;
 use crate::balance::Balancer;
 use crate::breaker::Load as ClusterLoad;
