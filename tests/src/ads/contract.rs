@@ -12,13 +12,15 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
 use envoy_types::pb::envoy::config::core::v3::config_source::ConfigSourceSpecifier;
+use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::core::v3::health_check::{HealthChecker, HttpHealthCheck};
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
 use envoy_types::pb::envoy::config::core::v3::{
     Address, AggregatedConfigSource, ApiVersion, ConfigSource, HeaderValue, HeaderValueOption, HealthCheck,
-    Http2ProtocolOptions, SocketAddress, SubstitutionFormatString, address,
+    DataSource, Http2ProtocolOptions, SocketAddress, SubstitutionFormatString, TransportSocket, address,
+    transport_socket,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
@@ -41,6 +43,11 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, Rds, http_filter,
+};
+use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::tls_parameters::TlsProtocol;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
+    CommonTlsContext, DownstreamTlsContext, TlsCertificate, TlsParameters,
 };
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_options::explicit_http_config::ProtocolConfig;
@@ -77,6 +84,15 @@ pub struct Serving<'a> {
     pub upstream: Version,
     /// Takes a line of JSON for each request.
     pub access_log: Option<&'a Path>,
+    /// Clients speak TLS 1.3.
+    pub identity: Option<&'a Identity>,
+}
+
+/// What a listener shows of itself, as PEM.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub chain: String,
+    pub key: String,
 }
 
 /// Everything that arrives at `listener` goes to one of `upstreams`, over HTTP/1.1 and without an access log.
@@ -85,6 +101,7 @@ pub fn one_service(listener: SocketAddr, upstreams: &[SocketAddr], retries: Retr
         retries,
         upstream: Version::HTTP_11,
         access_log: None,
+        identity: None,
     };
     service(listener, upstreams, &serving)
 }
@@ -103,7 +120,7 @@ pub fn service(listener: SocketAddr, upstreams: &[SocketAddr], serving: &Serving
         },
     );
     resources.insert(NAME, &endpoints(NAME, upstreams));
-    resources.insert(NAME, &http_listener(listener, serving.access_log));
+    resources.insert(NAME, &http_listener(listener, serving));
     let only = virtual_host(NAME, "*", vec![route("/", NAME, serving.retries)]);
     resources.insert(NAME, &route_configuration(vec![only]));
     resources
@@ -236,9 +253,9 @@ fn endpoints(cluster: &str, upstreams: &[SocketAddr]) -> ClusterLoadAssignment {
     }
 }
 
-fn http_listener(address: SocketAddr, access_log: Option<&Path>) -> Listener {
+fn http_listener(address: SocketAddr, serving: &Serving<'_>) -> Listener {
     let manager = HttpConnectionManager {
-        access_log: access_log.map(json_log).into_iter().collect(),
+        access_log: serving.access_log.map(json_log).into_iter().collect(),
         stat_prefix: NAME.to_owned(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(over_ads()),
@@ -255,17 +272,66 @@ fn http_listener(address: SocketAddr, access_log: Option<&Path>) -> Listener {
         server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
         ..HttpConnectionManager::default()
     };
+    listener(address, pack_any(manager), serving.identity)
+}
+
+/// Connections that arrive at `address` are passed on to `upstream`, byte by byte.
+pub fn connections(address: SocketAddr, upstream: SocketAddr) -> Resources {
+    let mut resources = Resources::default();
+    resources.insert(NAME, &cluster(NAME));
+    resources.insert(NAME, &endpoints(NAME, &[upstream]));
+    let proxy = TcpProxy {
+        stat_prefix: NAME.to_owned(),
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(NAME.to_owned())),
+        ..TcpProxy::default()
+    };
+    resources.insert(NAME, &listener(address, pack_any(proxy), None));
+    resources
+}
+
+fn listener(address: SocketAddr, filter: Any, identity: Option<&Identity>) -> Listener {
     Listener {
         name: NAME.to_owned(),
         address: Some(socket_address(address)),
         filter_chains: vec![FilterChain {
             filters: vec![Filter {
-                name: "http".to_owned(),
-                config_type: Some(ConfigType::TypedConfig(pack_any(manager))),
+                name: "only".to_owned(),
+                config_type: Some(ConfigType::TypedConfig(filter)),
             }],
+            transport_socket: identity.map(tls),
             ..FilterChain::default()
         }],
         ..Listener::default()
+    }
+}
+
+fn tls(identity: &Identity) -> TransportSocket {
+    let pem = |text: &str| {
+        Some(DataSource {
+            specifier: Some(Specifier::InlineString(text.to_owned())),
+            ..DataSource::default()
+        })
+    };
+    let context = DownstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            tls_certificates: vec![TlsCertificate {
+                certificate_chain: pem(&identity.chain),
+                private_key: pem(&identity.key),
+                ..TlsCertificate::default()
+            }],
+            tls_params: Some(TlsParameters {
+                tls_minimum_protocol_version: TlsProtocol::TlSv13 as i32,
+                tls_maximum_protocol_version: TlsProtocol::TlSv13 as i32,
+                ..TlsParameters::default()
+            }),
+            alpn_protocols: vec!["http/1.1".to_owned()],
+            ..CommonTlsContext::default()
+        }),
+        ..DownstreamTlsContext::default()
+    };
+    TransportSocket {
+        name: "envoy.transport_sockets.tls".to_owned(),
+        config_type: Some(transport_socket::ConfigType::TypedConfig(pack_any(context))),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,12 +13,17 @@ use http::{Method, Request, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::sync::oneshot;
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::timeout;
-use tombolo_tests::ads::contract::Retries;
+use tokio_rustls::TlsConnector;
+use tombolo_tests::ads::contract::{Identity, Retries};
 
 mod upstream;
 
@@ -47,10 +53,19 @@ pub(crate) struct Load {
 }
 
 /// How the client speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Wire {
     Http1,
     Http2,
+    /// HTTP/1.1 in TLS 1.3, to whoever can show this; each connection is one that the server has not seen before.
+    Tls(&'static Trusted),
+}
+
+/// Whom clients believe.
+#[derive(Debug)]
+pub(crate) struct Trusted {
+    pub(crate) identity: Identity,
+    config: Arc<ClientConfig>,
 }
 
 /// Who sends one request after the other.
@@ -277,24 +292,62 @@ async fn send_until(
 }
 
 impl Wire {
+    /// What a server must show.
+    pub(crate) fn identity(self) -> Option<&'static Identity> {
+        match self {
+            Wire::Http1 | Wire::Http2 => None,
+            Wire::Tls(trusted) => Some(&trusted.identity),
+        }
+    }
+
     async fn connect(self, target: SocketAddr) -> Result<Sender> {
         let stream = TcpStream::connect(target)
             .await
             .with_context(|| format!("cannot connect to {target}"))?;
         stream.set_nodelay(true)?;
         match self {
-            Wire::Http1 => {
-                let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-                tokio::task::spawn_local(connection);
-                Ok(Sender::Http1(sender))
-            }
+            Wire::Http1 => http1(stream).await,
             Wire::Http2 => {
                 let (sender, connection) =
                     http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
                 tokio::task::spawn_local(connection);
                 Ok(Sender::Http2(sender))
             }
+            Wire::Tls(trusted) => {
+                let name = ServerName::try_from(HOST).context("the bench's host is no name")?;
+                let connector = TlsConnector::from(Arc::clone(&trusted.config));
+                http1(connector.connect(name, stream).await?).await
+            }
         }
+    }
+}
+
+async fn http1(io: impl AsyncRead + AsyncWrite + Unpin + 'static) -> Result<Sender> {
+    let (sender, connection) = http1::handshake(TokioIo::new(io)).await?;
+    tokio::task::spawn_local(connection);
+    Ok(Sender::Http1(sender))
+}
+
+impl Trusted {
+    /// Made for the bench, and kept until it ends.
+    pub(crate) fn made() -> Result<&'static Trusted> {
+        let made = rcgen::generate_simple_self_signed([HOST.to_owned()])?;
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone())?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.resumption = Resumption::disabled();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Box::leak(Box::new(Trusted {
+            identity: Identity {
+                chain: made.cert.pem(),
+                key: made.signing_key.serialize_pem(),
+            },
+            config: Arc::new(config),
+        })))
     }
 }
 

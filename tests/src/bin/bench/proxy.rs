@@ -19,12 +19,16 @@ mod peers;
 mod reload;
 mod routes;
 mod soak;
+mod splice;
+mod tcp;
 
 /// What `bench proxy` without a mode runs, in this order.
-const MODES: [&str; 8] = [
+const MODES: [&str; 10] = [
     "h1",
     "post",
     "h2",
+    "tls",
+    "tcp",
     "routes",
     "latency",
     "memory",
@@ -33,6 +37,9 @@ const MODES: [&str; 8] = [
 ];
 
 pub(crate) async fn run(options: &Options, mode: &str) -> Result<()> {
+    if let Some(between) = mode.strip_prefix(splice::NAME) {
+        return splice::run(between).await;
+    }
     if !mode.is_empty() {
         return one(options, mode).await.map(drop);
     }
@@ -51,6 +58,8 @@ async fn one(options: &Options, mode: &str) -> Result<Report> {
         "h1" => http::run(options, &http::H1).await,
         "post" => http::run(options, &http::BODIES).await,
         "h2" => http::run(options, &http::H2).await,
+        "tls" => http::run(options, &http::tls()?).await,
+        "tcp" => tcp::run(options).await,
         "routes" => routes::run(options).await,
         "latency" => latency::run(options).await,
         "memory" => memory::run(options).await,

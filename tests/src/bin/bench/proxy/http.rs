@@ -13,7 +13,7 @@ use super::contender::Contender;
 use super::listener;
 use super::peers::Peer;
 use crate::Options;
-use crate::load::{Asks, Lanes, Load, Outcome, Upstream, Wire};
+use crate::load::{Asks, Lanes, Load, Outcome, Trusted, Upstream, Wire};
 use crate::report::{Figure, Measured, Report, Table};
 use crate::statistics::Sorted;
 
@@ -46,6 +46,8 @@ pub(super) struct Work {
     pub(super) upstream: Version,
     /// Whether each request is a line of JSON in a file.
     pub(super) logged: bool,
+    /// What of a round's requests are sent: fewer of those that take long.
+    pub(super) part: usize,
 }
 
 const GET: Work = Work {
@@ -56,6 +58,7 @@ const GET: Work = Work {
     lanes: KEPT,
     upstream: Version::HTTP_11,
     logged: false,
+    part: 1,
 };
 
 pub(super) const H1: [Work; 2] = [
@@ -110,6 +113,24 @@ pub(super) const H2: [Work; 3] = [
         ..GET
     },
 ];
+
+pub(super) fn tls() -> Result<[Work; 2]> {
+    let wire = Wire::Tls(Trusted::made()?);
+    let kept = Work {
+        key: "tls",
+        title: "HTTP/1.1 in TLS 1.3",
+        wire,
+        ..GET
+    };
+    let fresh = Work {
+        key: "hs",
+        title: "a full handshake of TLS 1.3 for each request",
+        lanes: Lanes { fresh: true, ..KEPT },
+        part: 10,
+        ..kept
+    };
+    Ok([kept, fresh])
+}
 
 /// What one proxy needed for one round.
 struct Round {
@@ -169,17 +190,25 @@ async fn rounds(options: &Options, work: &Work) -> Result<Vec<Measured<Round>>> 
     let contenders = contenders(work, upstream.address(), dir.path()).await?;
     let mut measured = Vec::new();
     for (name, contender) in &contenders {
-        contender.under(work.load(WARM_UP_REQUESTS)).await?.0.whole()?;
+        contender
+            .under(work.load(WARM_UP_REQUESTS / work.part))
+            .await?
+            .0
+            .whole()?;
         measured.push(Measured {
             name: (*name).to_owned(),
             rounds: Vec::new(),
         });
     }
-    println!("{}: {} requests in a round", work.title, options.requests);
+    println!(
+        "{}: {} requests in a round",
+        work.title,
+        options.requests / work.part
+    );
     for round in 0..options.rounds {
         for index in turn(round, contenders.len()) {
             let (name, contender) = &contenders[index];
-            let round = measure(contender, work.load(options.requests)).await;
+            let round = measure(contender, work.load(options.requests / work.part)).await;
             measured[index]
                 .rounds
                 .push(round.with_context(|| format!("through {name}"))?);
@@ -272,6 +301,7 @@ impl Work {
             retries: self.asks.retries(),
             upstream: self.upstream,
             access_log: log.filter(|_| self.logged),
+            identity: self.wire.identity(),
         };
         contract::service(listener, &[upstream], &serving)
     }

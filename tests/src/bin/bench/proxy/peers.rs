@@ -14,6 +14,8 @@ use tombolo_tests::process::Process;
 use super::http::Work;
 use crate::load::{Asks, Wire};
 
+/// A certificate with its key.
+const IDENTITY: &str = "identity.pem";
 /// Where Debian puts daemons; not on every user's PATH.
 const SYSTEM_BINARIES: &str = "/usr/sbin";
 
@@ -53,13 +55,17 @@ impl Peer {
     ) -> Result<Option<Process>> {
         let dir = dir.join(self.name());
         let text = match self {
-            Peer::HaProxy => Some(haproxy(work, listener, upstream)),
+            Peer::HaProxy => Some(haproxy(work, listener, upstream, &dir)),
             Peer::Nginx => nginx(work, listener, upstream, &dir),
         };
         let Some(text) = text else {
             return Ok(None);
         };
         fs::create_dir(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        if let Some(identity) = work.wire.identity() {
+            let pem = format!("{}{}", identity.chain, identity.key);
+            fs::write(dir.join(IDENTITY), pem).context("cannot write the certificate")?;
+        }
         let config = dir.join("config");
         fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
         let mut command = Command::new(binary);
@@ -78,10 +84,46 @@ impl Peer {
     }
 }
 
-fn haproxy(work: &Work, listener: SocketAddr, upstream: SocketAddr) -> String {
+impl Peer {
+    /// HAProxy that passes connections on.
+    pub(super) fn passes_on(
+        binary: &Path,
+        listener: SocketAddr,
+        upstream: SocketAddr,
+        dir: &Path,
+    ) -> Result<Process> {
+        let config = dir.join("haproxy.tcp");
+        let text = format!(
+            "global
+  nbthread 1
+defaults
+  mode tcp
+  option splice-auto
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+listen shop
+  bind {listener}
+  server one {upstream}
+"
+        );
+        fs::write(&config, text).with_context(|| format!("cannot write {}", config.display()))?;
+        Process::start(
+            "haproxy-tcp",
+            Command::new(binary).arg("-db").arg("-f").arg(&config),
+            dir,
+        )
+    }
+}
+
+fn haproxy(work: &Work, listener: SocketAddr, upstream: SocketAddr, dir: &Path) -> String {
     let front = match work.wire {
-        Wire::Http1 => "",
-        Wire::Http2 => "proto h2",
+        Wire::Http1 => String::new(),
+        Wire::Http2 => "proto h2".to_owned(),
+        Wire::Tls(_) => format!(
+            "ssl crt {} alpn http/1.1 ssl-min-ver TLSv1.3",
+            dir.join(IDENTITY).display()
+        ),
     };
     let back = if work.upstream == Version::HTTP_2 {
         "proto h2"
@@ -118,6 +160,15 @@ fn nginx(work: &Work, listener: SocketAddr, upstream: SocketAddr, dir: &Path) ->
     let front = match work.wire {
         Wire::Http1 => "",
         Wire::Http2 => " http2",
+        Wire::Tls(_) => " ssl",
+    };
+    let tls = match work.wire {
+        Wire::Http1 | Wire::Http2 => String::new(),
+        Wire::Tls(_) => {
+            let identity = dir.join(IDENTITY);
+            let identity = identity.display();
+            format!("ssl_certificate {identity}; ssl_certificate_key {identity}; ssl_protocols TLSv1.3;")
+        }
     };
     let pass = match (work.upstream == Version::HTTP_2, work.asks) {
         (true, Asks::Grpc) => "grpc_pass grpc://shop;",
@@ -159,6 +210,7 @@ http {{
   server {{
     listen {listener}{front};
     server_name _;
+    {tls}
     location / {{ {pass} }}
   }}
 }}
