@@ -189,6 +189,9 @@ struct Named<'a>(Vec<&'a [u8]>);
 
 impl<'a> Named<'a> {
     fn of(head: Head<'a>) -> Self {
+        if !head.has(Known::Connection) {
+            return Self(Vec::new());
+        }
         let of_its_own = |option: &&[u8]| {
             [&b"close"[..], b"keep-alive"]
                 .iter()

@@ -322,10 +322,10 @@ impl<'a> Head<'a> {
     }
 
     pub(crate) fn check_options(self) -> Result<(), Malformed> {
-        match self.options().nth(OPTIONS_MAX) {
-            Some(_) => Err(Malformed::Options),
-            None => Ok(()),
+        if self.has(Known::Connection) && self.options().nth(OPTIONS_MAX).is_some() {
+            return Err(Malformed::Options);
         }
+        Ok(())
     }
 
     /// Whether whoever sends it takes trailers in the answer.
@@ -333,12 +333,14 @@ impl<'a> Head<'a> {
         let mut codings = self
             .values(Known::Te)
             .flat_map(|line| line.split(|byte| *byte == b','));
-        codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+        self.has(Known::Te) && codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"trailers"))
     }
 
     pub(crate) fn has_option(self, option: &str) -> bool {
-        self.options()
-            .any(|given| given.eq_ignore_ascii_case(option.as_bytes()))
+        self.has(Known::Connection)
+            && self
+                .options()
+                .any(|given| given.eq_ignore_ascii_case(option.as_bytes()))
     }
 }
 

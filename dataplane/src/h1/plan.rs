@@ -149,7 +149,8 @@ fn straight<'a, 'r>(
         return None;
     }
     let text = |bytes| std::str::from_utf8(bytes).ok();
-    let (host, path, query) = (text(host)?, text(path)?, query.get(1..).and_then(text));
+    let (host, (path, query)) = (text(host)?, text(target)?.split_at(path.len()));
+    let query = query.get(1..);
     let subject = Subject {
         authority: host,
         path,
@@ -172,7 +173,11 @@ fn straight<'a, 'r>(
         let cluster = clusters.cluster(&target.cluster)?;
         (cluster.live.config.protocol == Protocol::Http1).then_some(cluster)
     };
-    let Hashed { key, cookies } = hashed(&forward.hash, &subject, || 0);
+    let Hashed { key, cookies } = if forward.hash.is_empty() {
+        Hashed::default()
+    } else {
+        hashed(&forward.hash, &subject, || 0)
+    };
     if !cookies.is_empty() {
         // The answer is to have more than the host says.
         return None;
