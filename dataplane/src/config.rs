@@ -72,10 +72,22 @@ pub(crate) enum Choosing {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct FilterChain {
-    pub(crate) serves: ChainMatch,
+    /// `None` for the default one, which is not the one that takes everything.
+    pub(crate) serves: Option<ChainMatch>,
     /// `None` for what is not to be answered in TLS.
     pub(crate) tls: Option<Arc<ServerTls>>,
     pub(crate) network: Network,
+}
+
+impl FilterChain {
+    /// Whether every client that it takes shows as much of itself as `other` asks for.
+    pub(crate) fn is_as_strict_as(&self, other: &Self) -> bool {
+        match (&self.tls, &other.tls) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(tls), Some(other)) => tls.clients.strictness() >= other.clients.strictness(),
+        }
+    }
 }
 
 /// What becomes of a connection.

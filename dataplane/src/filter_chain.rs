@@ -21,11 +21,13 @@ pub(crate) enum Transport {
     Tls,
 }
 
+/// By the whole name, by `.suffix`, and by nothing for chains of any name.
+type Names = HashMap<Box<str>, Vec<Choice>>;
+
 /// Finds a chain, however many there are.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Choices {
-    /// By the whole name, by `.suffix`, and by nothing for chains of any name.
-    by_name: HashMap<Box<str>, Vec<Choice>>,
+    by_name: Names,
     default: Option<usize>,
 }
 
@@ -46,23 +48,13 @@ impl ChainMatch {
 impl Choices {
     /// Of the chains of a listener on `port`, in their order; or the two that take the same.
     pub(crate) fn new<'a>(
-        matches: impl Iterator<Item = &'a ChainMatch> + Clone,
+        matches: impl Iterator<Item = &'a ChainMatch>,
         port: u16,
         default: Option<usize>,
     ) -> Result<Self, (usize, usize)> {
-        let mut choices = Self {
-            by_name: HashMap::new(),
-            default,
-        };
-        // A listener has one port, so that those which name it exclude the others, for good.
-        let named = matches
-            .clone()
-            .any(|wanted| wanted.destination_port == Some(port));
-        let port = named.then_some(port);
+        let mut by_port: HashMap<Option<u16>, Names> = HashMap::new();
         for (chain, wanted) in matches.enumerate() {
-            if wanted.destination_port != port {
-                continue;
-            }
+            let held = by_port.entry(wanted.destination_port).or_default();
             let any: &[Box<str>] = &[Box::from("")];
             let names = if wanted.server_names.is_empty() {
                 any
@@ -70,34 +62,15 @@ impl Choices {
                 &wanted.server_names
             };
             for name in names {
-                choices.add(name, chain, wanted)?;
+                add(held, name, chain, wanted)?;
             }
         }
-        Ok(choices)
-    }
-
-    fn add(&mut self, name: &str, chain: usize, wanted: &ChainMatch) -> Result<(), (usize, usize)> {
-        let held = self
-            .by_name
-            .entry(name.trim_start_matches('*').into())
-            .or_default();
-        let protocols = wanted.protocols.iter().cloned().map(Some);
-        let any = wanted.protocols.is_empty().then_some(None);
-        for protocol in protocols.chain(any) {
-            let choice = Choice {
-                transport: wanted.transport,
-                protocol,
-                chain,
-            };
-            let taken = held
-                .iter()
-                .find(|held| (held.transport, &held.protocol) == (choice.transport, &choice.protocol));
-            if let Some(taken) = taken {
-                return Err((taken.chain, chain));
-            }
-            held.push(choice);
-        }
-        Ok(())
+        // A listener has one port, so that those which name it exclude the others, for good.
+        let named = by_port.remove(&Some(port)).or_else(|| by_port.remove(&None));
+        Ok(Self {
+            by_name: named.unwrap_or_default(),
+            default,
+        })
     }
 
     /// The chain for a connection that begins with `hello`, or with something else than TLS.
@@ -121,6 +94,29 @@ impl Choices {
         let mut keys = whole.into_iter().chain(suffixes).chain([""]);
         keys.find_map(|key| self.by_name.get(key)).map(Vec::as_slice)
     }
+}
+
+fn add(names: &mut Names, name: &str, chain: usize, wanted: &ChainMatch) -> Result<(), (usize, usize)> {
+    let held = names
+        .entry(name.strip_prefix('*').unwrap_or(name).into())
+        .or_default();
+    let protocols = wanted.protocols.iter().cloned().map(Some);
+    let any = wanted.protocols.is_empty().then_some(None);
+    for protocol in protocols.chain(any) {
+        let choice = Choice {
+            transport: wanted.transport,
+            protocol,
+            chain,
+        };
+        let taken = held
+            .iter()
+            .find(|held| (held.transport, &held.protocol) == (choice.transport, &choice.protocol));
+        if let Some(taken) = taken {
+            return Err((taken.chain, chain));
+        }
+        held.push(choice);
+    }
+    Ok(())
 }
 
 fn narrow(choices: &[Choice], transport: Transport, protocols: &[Box<[u8]>]) -> Option<usize> {
@@ -230,6 +226,7 @@ mod tests {
             (vec!["- a - h2", "- a - http/1.1,h2"], Some((0, 1))),
             (vec!["- a - h2", "- a - http/1.1", "- a - -"], None),
             (vec!["80 - - -", "- - - -"], None),
+            (vec!["9 - - -", "80 - - -", "9 - - -"], Some((0, 2))),
             (vec!["- a - -", "- *.a - -"], None),
         ] {
             let matches: Vec<ChainMatch> = chains.iter().map(|chain| wanted(chain)).collect();

@@ -68,6 +68,8 @@ pub(crate) struct Head {
     method: Method,
     target: PathAndQuery,
     authority: HeaderValue,
+    /// Of what the client asks for, whatever its host is asked in.
+    scheme: &'static str,
     pub(crate) headers: HeaderMap,
 }
 
@@ -95,6 +97,8 @@ pub(crate) async fn serve(
 ) -> Response<ResponseBody> {
     let mut exchange = Exchange::begin(connection);
     let (mut parts, body) = request.into_parts();
+    // Before anything is matched: it would be the client's word for who it is.
+    parts.headers.remove(FORWARDED_CLIENT_CERT);
     exchange.asks(
         &parts.method,
         parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes),
@@ -206,6 +210,7 @@ pub(crate) async fn serve(
         method: parts.method,
         target,
         authority: forward.host.clone().unwrap_or(authority),
+        scheme: exchange.connection().scheme(),
         headers: parts.headers,
     };
     if let Some(duration) = duration.filter(|_| exchange.is_call()) {
@@ -526,7 +531,7 @@ impl Head {
             }
             Protocol::Http2 => {
                 headers.remove(header::HOST);
-                uri.scheme = Some(Scheme::HTTP);
+                uri.scheme = Scheme::try_from(self.scheme).ok();
                 // `authority` was parsed as one before it came here.
                 uri.authority = Authority::try_from(self.authority.as_bytes()).ok();
             }
@@ -641,7 +646,6 @@ fn add_forwarded(headers: &mut HeaderMap, connection: &Connection) {
     };
     headers.insert(FORWARDED_FOR, value);
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(connection.scheme()));
-    headers.remove(FORWARDED_CLIENT_CERT);
 }
 
 /// A browser splits its cookies over several lines in HTTP/2; in HTTP/1.1 they are one (RFC 9113, section 8.2.3).

@@ -218,7 +218,7 @@ fn request(host: &Host, probe: &HttpProbe) -> Request<Full<Bytes>> {
             headers.insert(http::header::HOST, probe.host.clone());
         }
         Protocol::Http2 => {
-            uri.scheme = Some(http::uri::Scheme::HTTP);
+            uri.scheme = Some(host.scheme());
             uri.authority = Some(authority(&probe.host, host));
         }
     }

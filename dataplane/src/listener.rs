@@ -202,6 +202,29 @@ impl WorkerListener {
     }
 }
 
+impl Running {
+    /// How long a connection has, if at all, for what its chain depends on, or what TLS begins with.
+    fn first_look(&self) -> Option<Option<Duration>> {
+        match &self.live.config.choosing {
+            Choosing::Settled(chosen) => {
+                let chain = chosen.and_then(|chosen| self.chains[chosen].as_ref());
+                chain
+                    .filter(|chain| chain.live.tls.is_some())
+                    .map(|_| Some(HANDSHAKE_TIMEOUT))
+            }
+            Choosing::Looking { timeout, .. } => Some(*timeout),
+        }
+    }
+
+    fn choose(&self, hello: Option<&Hello>) -> Option<Rc<WorkerChain>> {
+        let chosen = match &self.live.config.choosing {
+            Choosing::Settled(chosen) => *chosen,
+            Choosing::Looking { choices, .. } => choices.choose(hello),
+        };
+        chosen.and_then(|chosen| self.chains[chosen].clone())
+    }
+}
+
 impl Serving {
     fn new(listener: &WorkerListener, live: &LiveNetwork) -> Self {
         let name = Arc::clone(&listener.name);
@@ -319,20 +342,18 @@ async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: Tcp
         return;
     }
     let mut input = Buffer::new(&worker.buffers);
-    let running = Rc::clone(&listener.running.borrow());
-    let chosen = match &running.live.config.choosing {
-        Choosing::Settled(chosen) => *chosen,
-        Choosing::Looking { choices, timeout } => {
-            let looked = look(&listener.drain, *timeout, &mut stream, &mut input);
-            let Some(hello) = Box::pin(looked).await else {
-                listener.counters.unfit.add(1);
-                return;
-            };
-            choices.choose(hello.as_ref())
-        }
-    };
-    let chain = chosen.and_then(|chosen| running.chains[chosen].clone());
-    drop(running);
+    let first = listener.running.borrow().first_look();
+    let mut hello = None;
+    if let Some(timeout) = first {
+        let looked = look(&listener.drain, timeout, &mut stream, &mut input);
+        let Some(seen) = Box::pin(looked).await else {
+            listener.counters.unfit.add(1);
+            return;
+        };
+        hello = seen;
+    }
+    // What has changed since it came is so for whoever begins only now.
+    let chain = listener.running.borrow().choose(hello.as_ref());
     let Some(chain) = chain else {
         listener.counters.unserved.add(1);
         return;
@@ -445,14 +466,16 @@ async fn lingered(drain: &Drain) {
 
 /// Reads until the first bytes say which protocol they begin. Memory is for those who have sent something.
 async fn sniff(stream: &mut Stream, input: &mut Buffer) -> io::Result<Codec> {
-    poll_fn(|cx| stream.poll_read_ready(cx)).await?;
+    // Some of it may have been looked at before.
+    if input.is_empty() {
+        poll_fn(|cx| stream.poll_read_ready(cx)).await?;
+    }
     let decided = async {
         loop {
-            let read = poll_fn(|cx| input.poll_fill(stream, cx)).await?;
             if let Some(codec) = spoken(input.filled()) {
                 return Ok(codec);
             }
-            if read == 0 {
+            if poll_fn(|cx| input.poll_fill(stream, cx)).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use http::uri::Scheme;
 
 use crate::balance::{Candidate, Rules, Selection};
 use crate::breaker::Load;
@@ -37,11 +38,11 @@ pub(crate) struct Difference {
     pub(crate) listeners: Vec<Arc<str>>,
 }
 
-/// A listener of which one chain at least can serve.
+/// A listener of which one chain at least can serve, or could before it was tightened.
 #[derive(Debug)]
 pub(crate) struct LiveListener {
     pub(crate) config: Arc<Listener>,
-    /// In the order of the configuration; `None` for those that wait for their routes or secrets, and have not served before.
+    /// In the order of the configuration; `None` for those that wait for their routes or secrets, and have not served before as strictly.
     pub(crate) chains: Vec<Option<Arc<LiveChain>>>,
 }
 
@@ -150,11 +151,13 @@ impl Snapshot {
 
 impl LiveListener {
     /// In place of `held`, if it ran before: a chain that serves the same goes on as it was until all that the new one needs is
-    /// there. Nothing as long as no chain can serve.
+    /// there, unless it would take clients that the new one turns away. Nothing as long as no chain can serve, and none must end.
     pub(crate) fn new(config: &Arc<Listener>, all: &Config, held: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+        let before = |chain: &FilterChain| held.and_then(|held| held.serving(chain.serves.as_ref()));
         let live = |chain: &Arc<FilterChain>| {
-            let held = held.and_then(|held| held.serving(&chain.serves));
-            LiveChain::new(chain, all, held).or_else(|| held.cloned())
+            let held = before(chain);
+            let goes_on = held.filter(|held| held.config.is_as_strict_as(chain));
+            LiveChain::new(chain, all, held).or_else(|| goes_on.cloned())
         };
         let chains: Vec<_> = config.chains.iter().map(live).collect();
         if let Some(held) = held
@@ -163,9 +166,11 @@ impl LiveListener {
         {
             return Some(Arc::clone(held));
         }
+        let is_tightened =
+            |chain: &Arc<FilterChain>| before(chain).is_some_and(|held| !held.config.is_as_strict_as(chain));
+        let is_new = chains.iter().any(Option::is_some) || config.chains.iter().any(is_tightened);
         let config = Arc::clone(config);
-        let serves = chains.iter().any(Option::is_some);
-        serves.then(|| Arc::new(Self { config, chains }))
+        is_new.then(|| Arc::new(Self { config, chains }))
     }
 
     /// Whether it runs as `wanted`, with all that this needs.
@@ -190,9 +195,9 @@ impl LiveListener {
             })
     }
 
-    fn serving(&self, serves: &ChainMatch) -> Option<&Arc<LiveChain>> {
+    fn serving(&self, serves: Option<&ChainMatch>) -> Option<&Arc<LiveChain>> {
         let mut chains = self.chains.iter().flatten();
-        chains.find(|chain| chain.config.serves == *serves)
+        chains.find(|chain| chain.config.serves.as_ref() == serves)
     }
 }
 
@@ -355,6 +360,15 @@ impl Host {
             0 => Health::Unchecked,
             1 => Health::Healthy,
             _ => Health::Unhealthy,
+        }
+    }
+
+    /// Of what it is asked for by the proxy itself.
+    pub(crate) fn scheme(&self) -> Scheme {
+        if self.tls.is_some() {
+            Scheme::HTTPS
+        } else {
+            Scheme::HTTP
         }
     }
 

@@ -142,18 +142,17 @@ impl Stream {
 
 impl Tls {
     fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_rest(cx)?;
+        let rest = self.poll_rest(cx);
         let (io, session) = self.0.get_ref();
-        if session.wants_read() {
-            io.poll_read_ready(cx)
-        } else {
-            Poll::Ready(Ok(()))
+        if !session.wants_read() {
+            return Poll::Ready(Ok(()));
         }
+        or_rest(io.poll_read_ready(cx), rest)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.poll_rest(cx)?;
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        let rest = self.poll_rest(cx);
+        or_rest(Pin::new(&mut self.0).poll_read(cx, buf), rest)
     }
 
     /// Sends what was taken before and not sent: whoever waits for more of a client keeps it going.
@@ -172,6 +171,14 @@ impl Tls {
             Poll::Ready(written) => written,
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
+    }
+}
+
+/// What was read. Whoever takes no more may have said why before, so that it is told only where nothing has come.
+fn or_rest(read: Poll<io::Result<()>>, rest: io::Result<()>) -> Poll<io::Result<()>> {
+    match (read, rest) {
+        (Poll::Pending, Err(error)) => Poll::Ready(Err(error)),
+        (read, _) => read,
     }
 }
 

@@ -119,8 +119,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Rc<TcpListener>, mut cli
                 &counters,
             )
             .await;
-            if matches!(end, End::Host | End::Client) {
-                // Nobody must take what broke off for an end. One of both has no connection any more.
+            if end != End::Whole {
+                // Nobody must take what broke off for an end. One of both may have no connection any more.
                 let _ = client.set_zero_linger();
                 let _ = host.io.set_zero_linger();
             }

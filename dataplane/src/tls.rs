@@ -212,6 +212,15 @@ impl Source<Trust> {
 }
 
 impl Clients {
+    /// Grows with what a client has to show.
+    pub(crate) fn strictness(&self) -> u8 {
+        match self {
+            Self::Any => 0,
+            Self::Believed(_) => 1,
+            Self::Known(_) => 2,
+        }
+    }
+
     fn trust(&self) -> Option<&Source<Trust>> {
         match self {
             Self::Any => None,
@@ -260,11 +269,13 @@ fn server_config(said: &ServerTls, secrets: &Secrets) -> ServerConfig {
     );
     let mut config = builder.with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols.clone_from(&said.protocols);
-    // A ticket says who the client is: it is of this configuration only, and of all workers.
+    // A ticket is of this configuration only, and of all workers.
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    match (said.resumption, aws_lc_rs::Ticketer::new()) {
-        (Resumption::Tickets, Ok(ticketer)) => config.ticketer = ticketer,
-        (Resumption::Never, _) | (_, Err(_)) => config.send_tls13_tickets = 0,
+    // rustls does not look again at the certificate of a client that comes back: it would be believed beyond its end.
+    let resumes = said.resumption == Resumption::Tickets && secrets.trust.is_none();
+    match resumes.then(aws_lc_rs::Ticketer::new) {
+        Some(Ok(ticketer)) => config.ticketer = ticketer,
+        Some(Err(_)) | None => config.send_tls13_tickets = 0,
     }
     config
 }

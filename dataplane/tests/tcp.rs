@@ -367,12 +367,13 @@ async fn a_connection_ends_when_its_host_is_dead_or_nothing_moves() {
         client.write_all(b"x").await.unwrap();
         assert_eq!(client.read(&mut [0]).await.unwrap(), 1);
     }
+    let read = tokio::time::timeout(DEADLINE, client.read(&mut [0]))
+        .await
+        .unwrap();
     assert_eq!(
-        tokio::time::timeout(DEADLINE, client.read(&mut [0]))
-            .await
-            .unwrap()
-            .unwrap_or(0),
-        0
+        read.unwrap_err().kind(),
+        std::io::ErrorKind::ConnectionReset,
+        "no end like any other"
     );
     assert!(
         began.elapsed() > Duration::from_millis(2900),

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -101,7 +101,7 @@ impl Stage {
     }
 }
 
-async fn ask_on(stream: &mut TlsStream<TcpStream>, path: &str) -> std::io::Result<String> {
+async fn ask_on(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), path: &str) -> std::io::Result<String> {
     let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     stream.flush().await?;
@@ -111,7 +111,7 @@ async fn ask_on(stream: &mut TlsStream<TcpStream>, path: &str) -> std::io::Resul
 }
 
 /// One answer with a length.
-async fn read_answer(stream: &mut TlsStream<TcpStream>) -> std::io::Result<String> {
+async fn read_answer(stream: &mut (impl AsyncRead + Unpin)) -> std::io::Result<String> {
     let mut answer = Vec::new();
     let reading = async {
         loop {
@@ -244,6 +244,97 @@ async fn a_name_chooses_its_chain_and_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_chain_of_everything_is_not_the_default() {
+    let authority = Authority::new();
+    let pair = authority.sign(&["one.example"]);
+    let made = |mut listener: Listener| {
+        let plain = |routes| {
+            mesh::listener("in", "127.0.0.1:1".parse().unwrap(), routes)
+                .filter_chains
+                .remove(0)
+        };
+        listener.filter_chains = vec![chain(&["one.example"], "one", &pair), plain("two")];
+        listener.default_filter_chain = Some(plain("rest"));
+        listener
+    };
+    let stage = Stage::start(made).await.ready().await;
+    let mut kept = TcpStream::connect(stage.listener).await.unwrap();
+    assert_eq!(ask_on(&mut kept, "/x").await.unwrap(), "two");
+    stage
+        .edge
+        .put("one", &mesh::routes("one", vec![mesh::answer("/", 200, "new")]));
+    let client = authority.client(&[], None);
+    eventually("another chain has changed", || async {
+        stage.ask("one.example", &client).await.unwrap() == "new"
+    })
+    .await;
+    for _ in 0..2 {
+        assert_eq!(ask_on(&mut kept, "/x").await.unwrap(), "two");
+    }
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_that_is_tightened_does_not_go_on_without_its_secret() {
+    let authority = Authority::new();
+    let stage = Stage::start(|listener| listener).await.ready().await;
+    let asked = || async {
+        let mut stream = TcpStream::connect(stage.listener).await?;
+        ask_on(&mut stream, "/x").await
+    };
+    assert_eq!(asked().await.unwrap(), "a /x ");
+    let plain = mesh::listener("in", stage.listener, "in");
+    let tight = with_tls(plain, certs::context(vec![], &["cert"]));
+    stage.edge.put("in", &tight);
+    eventually("plain text is not served", || async { asked().await.is_err() }).await;
+    stage
+        .edge
+        .put("cert", &certs::secret("cert", &authority.sign(&["a.example"])));
+    let client = authority.client(&[], None);
+    eventually("TLS is", || async {
+        stage.ask("a.example", &client).await.is_ok()
+    })
+    .await;
+    assert!(asked().await.is_err());
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_begins_late_finds_what_is_there_then() {
+    let authority = Authority::new();
+    let (before, after) = (authority.sign(&["a.example"]), authority.sign(&["a.example"]));
+    let context = |pair| certs::context(vec![certs::certificate(pair)], &[]);
+    let stage = Stage::start(|listener| with_tls(listener, context(&before)))
+        .await
+        .ready()
+        .await;
+    let certificate_of =
+        |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
+    let fresh = || authority.client(&[], None);
+    let old = certificate_of(&stage.connect("a.example", &fresh()).await.unwrap());
+    let mut silent = Vec::new();
+    for _ in 0..8 {
+        silent.push(TcpStream::connect(stage.listener).await.unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let plain = mesh::listener("in", stage.listener, "in");
+    stage.edge.put("in", &with_tls(plain, context(&after)));
+    for _ in 0..3 {
+        eventually("the certificate is replaced", || async {
+            certificate_of(&stage.connect("a.example", &fresh()).await.unwrap()) != old
+        })
+        .await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    for stream in silent {
+        let name = ServerName::try_from("a.example").unwrap();
+        let stream = TlsConnector::from(fresh()).connect(name, stream).await.unwrap();
+        assert!(certificate_of(&stream) != old);
+    }
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hello_in_pieces_is_read_and_whoever_says_nothing_is_left() {
     let authority = Authority::new();
     let pair = authority.sign(&["one.example"]);
@@ -325,9 +416,15 @@ async fn clients_have_to_show_a_certificate_that_is_believed() {
     let (known, stranger) = (authority.sign(&["client"]), other.sign(&["client"]));
     for (shown, served) in [(Some(&known), true), (Some(&stranger), false), (None, false)] {
         let client = authority.client(&[], shown);
-        // In TLS 1.3 the client hears of it only after its side of the handshake. The second time it has a ticket, if any.
+        // In TLS 1.3 the client hears of it only after its side of the handshake. The second time it would have a ticket.
         for _ in 0..2 {
-            assert_eq!(stage.ask("a.example", &client).await.is_ok(), served);
+            let Ok(mut stream) = stage.connect("a.example", &client).await else {
+                assert!(!served);
+                continue;
+            };
+            assert_eq!(ask_on(&mut stream, "/x").await.is_ok(), served);
+            let kind = stream.get_ref().1.handshake_kind();
+            assert_eq!(kind, Some(rustls::HandshakeKind::Full), "it is looked at again");
         }
     }
     assert_eq!(stage.host.requests(), 2);

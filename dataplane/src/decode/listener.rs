@@ -44,7 +44,13 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Listener, Reason> {
         Some(chain) if chain.filter_chain_match.is_some() => {
             return Err("default_filter_chain.filter_chain_match: a default has no match".to_owned());
         }
-        Some(chain) => Some(Arc::new(filter_chain(chain).at("default_filter_chain")?)),
+        Some(chain) => {
+            let chain = filter_chain(chain).at("default_filter_chain")?;
+            Some(Arc::new(FilterChain {
+                serves: None,
+                ..chain
+            }))
+        }
         None if chains.is_empty() => return Err("filter_chains: at least one is required".to_owned()),
         None => None,
     };
@@ -56,7 +62,7 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Listener, Reason> {
         }
     };
     done(&pb)?;
-    let matches = chains.iter().map(|chain| &chain.serves);
+    let matches = chains.iter().filter_map(|chain| chain.serves.as_ref());
     let inspects = inspects || matches.clone().any(ChainMatch::needs_a_look);
     let default_at = default.is_some().then_some(chains.len());
     let choices = Choices::new(matches, address.port(), default_at).map_err(|(one, other)| {
@@ -115,7 +121,11 @@ fn filter_chain(mut pb: PbFilterChain) -> Result<FilterChain, Reason> {
             connection_manager(manager).at("http_connection_manager")?,
         ))
     };
-    Ok(FilterChain { serves, tls, network })
+    Ok(FilterChain {
+        serves: Some(serves),
+        tls,
+        network,
+    })
 }
 
 fn tcp_proxy(mut pb: PbTcpProxy) -> Result<TcpProxy, Reason> {
@@ -185,7 +195,7 @@ fn chain_match(mut pb: FilterChainMatch) -> Result<ChainMatch, Reason> {
     let server_names = take(&mut pb.server_names);
     let is_name = |name: &&String| {
         let name = name.strip_prefix("*.").unwrap_or(name);
-        !name.is_empty() && name.is_ascii() && !name.contains('*')
+        name.is_ascii() && !name.contains('*') && name.split('.').all(|label| !label.is_empty())
     };
     if let Some(wrong) = server_names.iter().find(|name| !is_name(name)) {
         return Err(format!(

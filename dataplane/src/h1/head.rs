@@ -292,9 +292,11 @@ impl<'a> Head<'a> {
         of_it.map(move |field| self.value(field))
     }
 
-    /// The values of the lines of that name, be it known or not.
+    /// The values of the lines of that name, be it known or not. Who a client is said to be by itself is nobody's to see.
     pub(crate) fn named(self, name: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-        let is_named = move |field: &&Field| self.name(field).eq_ignore_ascii_case(name);
+        let is_named = move |field: &&Field| {
+            self.name(field).eq_ignore_ascii_case(name) && field.known != Known::ForwardedClientCert
+        };
         let of_it = self.fields.iter().filter(is_named);
         of_it.map(move |field| self.value(field))
     }

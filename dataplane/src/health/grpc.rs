@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, TE};
-use http::uri::{PathAndQuery, Scheme};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use prost::Message;
@@ -56,7 +56,7 @@ impl GrpcProbe {
         let mut request = Request::new(Full::new(self.message.clone()));
         *request.method_mut() = Method::POST;
         let mut uri = http::uri::Parts::default();
-        uri.scheme = Some(Scheme::HTTP);
+        uri.scheme = Some(host.scheme());
         uri.authority = Some(authority(&self.authority, host));
         uri.path_and_query = Some(PATH);
         *request.uri_mut() = Uri::from_parts(uri).expect("invariant: scheme, authority and path are a URI");

@@ -87,6 +87,18 @@ fn filter_chains_are_as_the_contract_says() {
                 "filter_chains[0].filter_chain_match.server_names: \"*a.example\" is neither a name nor *. before one",
             ),
             (
+                |l| matched(l).server_names[0] = ".example".to_owned(),
+                "filter_chains[0].filter_chain_match.server_names: \".example\" is neither a name nor *. before one",
+            ),
+            (
+                |l| matched(l).server_names[0] = "*..example".to_owned(),
+                "filter_chains[0].filter_chain_match.server_names: \"*..example\" is neither a name nor *. before one",
+            ),
+            (
+                |l| matched(l).server_names[0] = "a.example.".to_owned(),
+                "filter_chains[0].filter_chain_match.server_names: \"a.example.\" is neither a name nor *. before one",
+            ),
+            (
                 |l| matched(l).server_names[0] = "*".to_owned(),
                 "filter_chains[0].filter_chain_match.server_names: \"*\" is neither a name nor *. before one",
             ),
