@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
 use http::Request;
 use http_body_util::{BodyExt, Full};
@@ -296,6 +297,34 @@ async fn a_chain_that_is_tightened_does_not_go_on_without_its_secret() {
     })
     .await;
     assert!(asked().await.is_err());
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clients_word_for_its_certificate_is_not_seen() {
+    let stage = Stage::start(|listener| listener).await.ready().await;
+    let mut believed = mesh::answer("/", 200, "believed");
+    believed.r#match.as_mut().unwrap().headers = vec![HeaderMatcher {
+        name: "x-forwarded-client-cert".to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
+        ..Default::default()
+    }];
+    let table = mesh::routes("in", vec![believed, mesh::answer("/", 200, "unknown")]);
+    stage.edge.put("in", &table);
+    let asked = async |client: &proxy::HttpClient| {
+        let request = Request::get(format!("http://{}/x", stage.listener))
+            .header("X-Forwarded-Client-Cert", "URI=spiffe://a/b")
+            .body(Full::default())
+            .unwrap();
+        proxy::send(client, request).await.unwrap().body
+    };
+    for client in [proxy::client(), proxy::http2_client()] {
+        eventually("the routes are there", || async {
+            asked(&client).await != "a /x "
+        })
+        .await;
+        assert_eq!(asked(&client).await, "unknown");
+    }
     stage.proxy.stop().await;
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use envoy_types::pb::envoy::config::core::v3::health_check::HealthChecker;
 use envoy_types::pb::envoy::config::listener::v3::{Filter, FilterChain, Listener, filter};
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
@@ -17,6 +18,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, Secret, SubjectAltNameMatcher, UpstreamTlsContext,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
+use envoy_types::pb::envoy::r#type::v3::CodecClientType;
 use envoy_types::util::pack_any;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -60,26 +62,7 @@ struct Host {
 impl Host {
     /// Known by `pair`; it asks for clients of `authority`, if there is one.
     async fn start(pair: &Pair, clients: Option<&Authority>) -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .unwrap();
-        let builder = match clients {
-            None => builder.with_no_client_auth(),
-            Some(authority) => {
-                let mut roots = RootCertStore::empty();
-                roots
-                    .add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap())
-                    .unwrap();
-                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                builder.with_client_cert_verifier(verifier.build().unwrap())
-            }
-        };
-        let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap()];
-        let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
-        let mut config = builder.with_single_cert(chain, key).unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = acceptor(pair, clients);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let begun: Arc<Mutex<Vec<String>>> = Arc::default();
@@ -112,9 +95,41 @@ impl Host {
     }
 }
 
+fn acceptor(pair: &Pair, clients: Option<&Authority>) -> TlsAcceptor {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap();
+    let builder = match clients {
+        None => builder.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots
+                .add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap())
+                .unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        }
+    };
+    let chain = vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap();
+    let mut config = builder.with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
+}
+
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.uri().path() == "/healthz" && request.uri().scheme_str() == Some("http") {
+        return Ok(refused());
+    }
     let body = request.into_body().collect().await.map(|body| body.to_bytes());
     Ok(Response::new(Full::new(body.unwrap_or_default())))
+}
+
+fn refused() -> Response<Full<Bytes>> {
+    let mut response = Response::default();
+    *response.status_mut() = StatusCode::MISDIRECTED_REQUEST;
+    response
 }
 
 /// A cluster's side, that believes `authority` and asks for `name`.
@@ -304,11 +319,57 @@ async fn a_cluster_waits_for_its_secrets_and_shows_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_before_the_end_of_what_is_sent_is_not_lost() {
+    let authority = Authority::new();
+    let acceptor = acceptor(&authority.sign(&["host.example"]), None);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = acceptor.accept(stream).await.unwrap();
+            stream.read_exact(&mut [0; 10]).await.unwrap();
+            // Until nothing can be sent any more. What it has not read makes its end a reset.
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            let head = b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            stream.write_all(head).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+    });
+    let stage = Stage::start(cluster(context(&authority, "host.example")), address).await;
+    for _ in 0..5 {
+        let mut client = TcpStream::connect(stage.listener).await.unwrap();
+        let (mut reader, mut writer) = client.split();
+        let sending = async {
+            let _ = writer
+                .write_all(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 30000000\r\n\r\n")
+                .await;
+            let _ = writer.write_all(&vec![b'b'; 30_000_000]).await;
+            std::future::pending::<()>().await;
+        };
+        let mut answer = [0; 12];
+        let read = tokio::select! {
+            read = reader.read_exact(&mut answer) => read,
+            () = sending => unreachable!(),
+        };
+        read.unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 413");
+    }
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn checks_are_made_in_tls_too() {
     let (authority, other) = (Authority::new(), Authority::new());
     let host = Host::start(&authority.sign(&["host.example"]), None).await;
-    let checked =
-        |authority: &Authority| mesh::with_checks(cluster(context(authority, "host.example")), 100, 1000);
+    let checked = |authority: &Authority| {
+        let cluster = mesh::with_http2(cluster(context(authority, "host.example")));
+        let mut checked = mesh::with_checks(cluster, 100, 1000);
+        if let Some(HealthChecker::HttpHealthCheck(check)) = &mut checked.health_checks[0].health_checker {
+            check.codec_client_type = CodecClientType::Http2 as i32;
+        }
+        checked
+    };
     let stage = Stage::start(checked(&authority), host.address).await;
     assert_eq!(stage.status().await, StatusCode::OK);
     stage.edge.put("a", &checked(&other));
