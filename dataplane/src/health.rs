@@ -114,6 +114,10 @@ pub(crate) async fn watch(
     traffic: Arc<AtomicBool>,
     on_change: OnChange,
 ) {
+    // What cannot be asked yet says nothing of the host.
+    if let Some(tls) = &host.tls {
+        tls.ready().await;
+    }
     let mut streak = Streak::new();
     let mut session = None;
     loop {

@@ -328,11 +328,13 @@ impl LiveCluster {
         }
     }
 
-    /// Whether every host has been checked once, or needs no check.
+    /// Whether every host has been checked once, or needs no check, or waits for secrets, which may come only when it is not waited
+    /// for.
     pub(crate) fn is_checked(&self) -> bool {
-        self.hosts
-            .iter()
-            .all(|live| live.host.health() != Health::Unchecked)
+        self.hosts.iter().all(|live| {
+            let waits = live.host.tls.as_ref().is_some_and(|tls| !tls.is_ready());
+            waits || live.host.health() != Health::Unchecked
+        })
     }
 }
 

@@ -371,13 +371,40 @@ async fn checks_are_made_in_tls_too() {
         checked
     };
     let stage = Stage::start(checked(&authority), host.address).await;
+    let is_said = async |health: &str| {
+        let hosts = stage.proxy.admin("/hosts").await.unwrap().body;
+        hosts.contains(&format!("\"{health}\""))
+    };
+    eventually("it is healthy", || is_said("healthy")).await;
     assert_eq!(stage.status().await, StatusCode::OK);
     stage.edge.put("a", &checked(&other));
-    eventually("it is unhealthy", || async {
+    eventually("it is unhealthy", || is_said("unhealthy")).await;
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_check_that_waits_for_secrets_says_nothing() {
+    let authority = Authority::new();
+    let host = Host::start(&authority.sign(&["host.example"]), None).await;
+    let mut waiting = context(&authority, "host.example");
+    let common = waiting.common_tls_context.as_mut().unwrap();
+    common.validation_context_type = Some(ValidationContextType::ValidationContextSdsSecretConfig(
+        certs::named("ca"),
+    ));
+    let stage = Stage::start(mesh::with_checks(cluster(waiting), 100, 1000), host.address).await;
+    let is_said = async |health: &str| {
         let hosts = stage.proxy.admin("/hosts").await.unwrap().body;
-        hosts.contains("\"unhealthy\"")
-    })
-    .await;
+        hosts.contains(&format!("\"{health}\""))
+    };
+    eventually("its host is known", || is_said("unchecked")).await;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    assert!(is_said("unchecked").await);
+    let believed = Secret {
+        name: "ca".to_owned(),
+        r#type: Some(Type::ValidationContext(certs::believing(&authority))),
+    };
+    stage.edge.put("ca", &believed);
+    eventually("it is healthy", || is_said("healthy")).await;
     stage.proxy.stop().await;
 }
 

@@ -14,6 +14,7 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::SingleCertAndKey;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -38,6 +39,7 @@ pub(crate) struct HostTls {
     pub(crate) said: Arc<ClientTls>,
     /// None until the secrets have come.
     ready: ArcSwapOption<Ready>,
+    come: Notify,
 }
 
 #[derive(Debug)]
@@ -78,6 +80,7 @@ impl HostTls {
         Self {
             said,
             ready: ArcSwapOption::empty(),
+            come: Notify::new(),
         }
     }
 
@@ -92,6 +95,22 @@ impl HostTls {
         }
         let config = Arc::new(client_config(&self.said, &secrets));
         self.ready.store(Some(Arc::new(Ready { config, secrets })));
+        self.come.notify_waiters();
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready.load().is_some()
+    }
+
+    /// Ready once the secrets have come.
+    pub(crate) async fn ready(&self) {
+        loop {
+            let come = self.come.notified();
+            if self.is_ready() {
+                return;
+            }
+            come.await;
+        }
     }
 
     pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
