@@ -1,6 +1,7 @@
 //! What is written of requests: the proxy's own log, those of listeners, and metrics.
 #![allow(clippy::unwrap_used)]
 
+use crate::support::mesh;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,22 +28,9 @@ use prost::Message;
 use tokio::io::AsyncWriteExt;
 use tombolo_dataplane::AccessLog;
 
-use ads::AdsServer;
-use proxy::{Proxy, client, eventually, free_address, get, http2_client, send};
-use upstream::{Mood, Upstream};
-
-#[path = "support/ads.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod ads;
-#[path = "support/mesh.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod mesh;
-#[path = "support/proxy.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod proxy;
-#[path = "support/upstream.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod upstream;
+use crate::support::ads::AdsServer;
+use crate::support::proxy::{Proxy, client, eventually, free_address, get, http2_client, send};
+use crate::support::upstream::{Mood, Upstream};
 
 /// `listener`, which writes `logs`.
 fn with_logs(mut listener: Listener, logs: Vec<PbAccessLog>) -> Listener {
@@ -322,11 +310,11 @@ async fn a_listener_logs_as_its_formats_say_over_both_ways_and_versions() {
     for (line, expected) in lines.iter().zip(&expected) {
         assert_eq!(line, expected);
     }
-    assert_eq!(std::fs::read_to_string(&failed).unwrap(), "500 why\n");
     // What was not written yet is, before the process ends.
     get(&client(), &format!("http://{listener}/last")).await.unwrap();
     proxy.stop().await;
     assert!(read().contains("/last"), "{}", read());
+    assert_eq!(std::fs::read_to_string(&failed).unwrap(), "500 why\n");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,9 +3,9 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::proxy::DEADLINE;
-use crate::stage::{Stage, WAYS};
-use crate::statuses;
+use crate::hostile::statuses;
+use crate::support::proxy::DEADLINE;
+use crate::support::stage::{Stage, WAYS};
 
 /// What a host says, and what the client gets of it: the status, and the body if there is an end to it.
 const SAID: &[(&str, u16, Option<&str>)] = &[

@@ -1,24 +1,15 @@
 //! Requests with bodies over HTTP/1.1 and hosts that fail them: what is sent to the next one, to the letter, and what is not.
 #![allow(clippy::unwrap_used)]
 
+use crate::support::mesh;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use ads::AdsServer;
-use proxy::{DEADLINE, Proxy, eventually, free_address};
-
-#[path = "support/ads.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod ads;
-#[path = "support/mesh.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod mesh;
-#[path = "support/proxy.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod proxy;
+use crate::support::ads::AdsServer;
+use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
 
 /// How the host fails that is asked first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

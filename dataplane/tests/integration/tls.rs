@@ -2,6 +2,7 @@
 //! happens to those that are not.
 #![allow(clippy::unwrap_used)]
 
+use crate::support::{certs, mesh, proxy};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -21,26 +22,10 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use ads::AdsServer;
-use certs::{Authority, Pair};
-use proxy::{DEADLINE, Proxy, eventually, free_address};
-use upstream::Upstream;
-
-#[path = "support/ads.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod ads;
-#[path = "support/certs.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod certs;
-#[path = "support/mesh.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod mesh;
-#[path = "support/proxy.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod proxy;
-#[path = "support/upstream.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod upstream;
+use crate::support::ads::AdsServer;
+use crate::support::certs::{Authority, Pair};
+use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
+use crate::support::upstream::Upstream;
 
 /// A proxy with one listener and one host.
 struct Stage {

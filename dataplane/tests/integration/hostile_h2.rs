@@ -2,7 +2,7 @@
 //! host sees of it, and that others do not notice.
 #![allow(clippy::unwrap_used)]
 
-use stage::Stage;
+use crate::support::stage::Stage;
 use wire::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PREFACE, PROTOCOL_ERROR, RST_STREAM, SETTINGS,
     Wire, block, frame, request, status,
@@ -13,19 +13,6 @@ mod heads;
 mod hosts;
 mod limits;
 mod wire;
-
-#[path = "../support/ads.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod ads;
-#[path = "../support/mesh.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod mesh;
-#[path = "../support/proxy.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod proxy;
-#[path = "../support/stage.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod stage;
 
 /// What becomes of a request on stream 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

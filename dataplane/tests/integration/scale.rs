@@ -1,6 +1,7 @@
 //! A proxy with many clusters, most of which nobody asks for: what happens to the others while some of them change.
 #![allow(clippy::unwrap_used)]
 
+use crate::support::{ads, mesh};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -8,22 +9,9 @@ use std::time::Duration;
 use http::StatusCode;
 use prost::{Message, Name};
 
-use ads::AdsServer;
-use proxy::{Proxy, client, eventually, free_address, get};
-use upstream::Upstream;
-
-#[path = "support/ads.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod ads;
-#[path = "support/mesh.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod mesh;
-#[path = "support/proxy.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod proxy;
-#[path = "support/upstream.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod upstream;
+use crate::support::ads::AdsServer;
+use crate::support::proxy::{Proxy, client, eventually, free_address, get};
+use crate::support::upstream::Upstream;
 
 const CLUSTERS: usize = 1000;
 

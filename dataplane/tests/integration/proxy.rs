@@ -1,6 +1,7 @@
 //! The proxy as a whole: an edge, hosts and a client in one process, over real sockets.
 #![allow(clippy::unwrap_used)]
 
+use crate::support::{ads, mesh};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,19 +15,9 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tombolo_runtime::last_good;
 
-use ads::AdsServer;
-use proxy::{DEADLINE, Proxy, client, eventually, free_address, get, http2_client, send};
-use upstream::{Mood, Upstream};
-
-#[path = "support/ads.rs"]
-mod ads;
-#[path = "support/mesh.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod mesh;
-#[path = "support/proxy.rs"]
-mod proxy;
-#[path = "support/upstream.rs"]
-mod upstream;
+use crate::support::ads::AdsServer;
+use crate::support::proxy::{DEADLINE, Proxy, client, eventually, free_address, get, http2_client, send};
+use crate::support::upstream::{Mood, Upstream};
 
 /// An edge and a proxy with one listener.
 struct Mesh {

@@ -2,6 +2,7 @@
 //! ends by itself, and how the others end.
 #![allow(clippy::unwrap_used)]
 
+use crate::support::{ads, certs, mesh, upstream};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -17,22 +18,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use ads::AdsServer;
-use certs::Authority;
-use proxy::{DEADLINE, Proxy, eventually, free_address};
-
-#[path = "support/ads.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod ads;
-#[path = "support/certs.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod certs;
-#[path = "support/mesh.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod mesh;
-#[path = "support/proxy.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod proxy;
+use crate::support::ads::AdsServer;
+use crate::support::certs::Authority;
+use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
 
 /// So much, in so few bytes that change, that a byte in the wrong place is seen.
 const LONG: usize = 50_000_000;
@@ -434,7 +422,3 @@ async fn connections_are_shared_out_by_weight_and_outlive_a_change() {
     drop(held);
     stage.proxy.stop().await;
 }
-
-#[path = "support/upstream.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod upstream;

@@ -1,6 +1,7 @@
 //! How much may be under way on a cluster, over real sockets and two workers: what is refused, and that it is taken again.
 #![allow(clippy::unwrap_used)]
 
+use crate::support::mesh;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -12,22 +13,9 @@ use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
 use tombolo_dataplane::AccessLog;
 
-use ads::AdsServer;
-use proxy::{Answer, Proxy, client, eventually, free_address, get, http2_client};
-use upstream::{Mood, Upstream};
-
-#[path = "support/ads.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod ads;
-#[path = "support/mesh.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod mesh;
-#[path = "support/proxy.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod proxy;
-#[path = "support/upstream.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod upstream;
+use crate::support::ads::AdsServer;
+use crate::support::proxy::{Answer, Proxy, client, eventually, free_address, get, http2_client};
+use crate::support::upstream::{Mood, Upstream};
 
 /// A proxy before one cluster; below `/once` a request is tried once, below `/late` for a tenth of a second, else once more, on the next priority.
 struct Stage {

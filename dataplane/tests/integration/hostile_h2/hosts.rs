@@ -8,14 +8,14 @@ use http::{Request, StatusCode};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::ads::AdsServer;
-use crate::mesh;
-use crate::proxy::{DEADLINE, Proxy, client, eventually, free_address, send};
-use crate::wire::{
+use crate::hostile_h2::wire::{
     ACK, CONCURRENT_STREAMS, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, GOAWAY, HEADERS,
     INITIAL_WINDOW, NO_ERROR, PREFACE, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, Wire, frame,
     request, setting, status,
 };
+use crate::support::ads::AdsServer;
+use crate::support::mesh;
+use crate::support::proxy::{DEADLINE, Proxy, client, eventually, free_address, send};
 
 /// As large as a frame may be, nearly, and as many as fill most of what the proxy takes of one answer.
 const PIECE_BYTES: usize = 16_000;

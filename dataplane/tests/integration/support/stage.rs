@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::ads::AdsServer;
-use crate::mesh;
-use crate::proxy::{DEADLINE, Proxy, eventually, free_address};
+use crate::support::ads::AdsServer;
+use crate::support::mesh;
+use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
 
 /// A proxy in front of a host that notes every byte that it is sent. Below `/relayed` a request goes through as it comes, below
 /// `/kept` it may be repeated, for which it is kept, and below `/bridged` it goes the way of HTTP/2 too.

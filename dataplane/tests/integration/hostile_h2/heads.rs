@@ -1,9 +1,9 @@
 //! Requests that are all in one head: what is in it, and how often.
 
-use crate::Outcome::{self, GoAway, Reset, Status};
-use crate::stage::Stage;
-use crate::wire::{END_HEADERS, END_STREAM, HEADERS, PROTOCOL_ERROR, Wire, block, frame};
-use crate::wrong;
+use crate::hostile_h2::Outcome::{self, GoAway, Reset, Status};
+use crate::hostile_h2::wire::{END_HEADERS, END_STREAM, HEADERS, PROTOCOL_ERROR, Wire, block, frame};
+use crate::hostile_h2::wrong;
+use crate::support::stage::Stage;
 
 /// The fields of a request, with `PATH` for a path of its own, what becomes of it, what its host must see, and what not. A
 /// request of which the host must see nothing may not come to it at all.

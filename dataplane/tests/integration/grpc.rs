@@ -1,6 +1,7 @@
 //! Calls of gRPC: what they are told when no host answers them, when they are tried again, and how their hosts are checked.
 #![allow(clippy::unwrap_used)]
 
+use crate::support::mesh;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -34,22 +35,11 @@ use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use ads::AdsServer;
-use proxy::{Answer, HttpClient, Proxy, client, eventually, free_address, http2_client, send};
-use upstream::{Mood, Upstream};
-
-#[path = "support/ads.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod ads;
-#[path = "support/mesh.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod mesh;
-#[path = "support/proxy.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod proxy;
-#[path = "support/upstream.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod upstream;
+use crate::support::ads::AdsServer;
+use crate::support::proxy::{
+    Answer, HttpClient, Proxy, client, eventually, free_address, http2_client, send,
+};
+use crate::support::upstream::{Mood, Upstream};
 
 /// A host of gRPC, which fails its first calls without a body.
 #[derive(Default)]

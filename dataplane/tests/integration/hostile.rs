@@ -2,26 +2,15 @@
 //! and bodies that end early or never, floods; and hosts that answer like that.
 #![allow(clippy::unwrap_used)]
 
+use crate::support::proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::support::proxy::DEADLINE;
+use crate::support::stage::{Stage, WAYS};
 use answers::says;
-use proxy::DEADLINE;
-use stage::{Stage, WAYS};
 
 mod answers;
-
-#[path = "../support/ads.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod ads;
-#[path = "../support/mesh.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod mesh;
-#[path = "../support/proxy.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod proxy;
-#[path = "../support/stage.rs"]
-mod stage;
 
 /// The status of each answer on a connection.
 fn statuses(answers: &str) -> Vec<u16> {

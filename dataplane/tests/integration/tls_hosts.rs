@@ -2,6 +2,7 @@
 //! that is not believed is one that cannot be reached.
 #![allow(clippy::unwrap_used)]
 
+use crate::support::{ads, certs, mesh};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -35,22 +36,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tombolo_dataplane::AccessLog;
 
-use ads::AdsServer;
-use certs::{Authority, Pair};
-use proxy::{Proxy, client, eventually, free_address, get, http2_client, send};
-
-#[path = "support/ads.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod ads;
-#[path = "support/certs.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod certs;
-#[path = "support/mesh.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod mesh;
-#[path = "support/proxy.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod proxy;
+use crate::support::ads::AdsServer;
+use crate::support::certs::{Authority, Pair};
+use crate::support::proxy::{Proxy, client, eventually, free_address, get, http2_client, send};
 
 /// A host that answers in TLS with what it was asked, and notes how each connection was begun.
 struct Host {

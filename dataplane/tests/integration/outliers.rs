@@ -1,28 +1,16 @@
 //! Hosts that are left out for what they answer, over real sockets and two workers, and how they come back.
 #![allow(clippy::unwrap_used)]
 
+use crate::support::mesh;
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
 use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value};
 
-use ads::AdsServer;
-use proxy::{Proxy, client, eventually, free_address, get, http2_client};
-use upstream::{Mood, Upstream};
-
-#[path = "support/ads.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod ads;
-#[path = "support/mesh.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod mesh;
-#[path = "support/proxy.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod proxy;
-#[path = "support/upstream.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod upstream;
+use crate::support::ads::AdsServer;
+use crate::support::proxy::{Proxy, client, eventually, free_address, get, http2_client};
+use crate::support::upstream::{Mood, Upstream};
 
 /// A proxy before one cluster.
 struct Stage {

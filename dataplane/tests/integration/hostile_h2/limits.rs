@@ -9,15 +9,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use crate::ads::{self, AdsServer};
-use crate::mesh;
-use crate::proxy::{DEADLINE, Proxy, eventually, free_address};
-use crate::stage::Stage;
-use crate::wire::{
+use crate::hostile_h2::wire::{
     ACK, CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, GOAWAY, HEADERS,
     INITIAL_WINDOW, NO_ERROR, PING, PRIORITY, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, Wire,
     block, frame, request, setting, status,
 };
+use crate::support::ads::{self, AdsServer};
+use crate::support::mesh;
+use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
+use crate::support::stage::Stage;
 
 /// How the proxy parts from a client that does not answer: within this time.
 const PARTING: Duration = Duration::from_secs(10);

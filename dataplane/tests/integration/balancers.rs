@@ -1,6 +1,7 @@
 //! How requests are spread over hosts, over real sockets and two workers: by turns, and those that belong together to one host.
 #![allow(clippy::unwrap_used)]
 
+use crate::support::mesh;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -18,22 +19,9 @@ use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
 use http::Request;
 use http_body_util::Full;
 
-use ads::AdsServer;
-use proxy::{Answer, Proxy, client, eventually, free_address, http2_client, send};
-use upstream::{Mood, Upstream};
-
-#[path = "support/ads.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod ads;
-#[path = "support/mesh.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod mesh;
-#[path = "support/proxy.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod proxy;
-#[path = "support/upstream.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
-mod upstream;
+use crate::support::ads::AdsServer;
+use crate::support::proxy::{Answer, Proxy, client, eventually, free_address, http2_client, send};
+use crate::support::upstream::{Mood, Upstream};
 
 /// A proxy before a cluster of four hosts; what is below a name of a policy goes by it.
 struct Stage {

@@ -1,13 +1,13 @@
 //! Frames that are wrong, or odd, or in the wrong place.
 
-use crate::Outcome::{self, GoAway, Reset, Status};
-use crate::stage::Stage;
-use crate::wire::{
+use crate::hostile_h2::Outcome::{self, GoAway, Reset, Status};
+use crate::hostile_h2::wire::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, FLOW_CONTROL_ERROR,
     FRAME_SIZE_ERROR, GOAWAY, HEADERS, PADDED, PING, PRIORITY, PROTOCOL_ERROR, PUSH_PROMISE, RST_STREAM,
     SETTINGS, WINDOW_UPDATE, WITH_PRIORITY, Wire, block, field, frame, request, setting, sized,
 };
-use crate::{post, wrong};
+use crate::hostile_h2::{post, wrong};
+use crate::support::stage::Stage;
 
 /// What is sent to a path of its own, and what becomes of it.
 type Frames = (&'static str, fn(&str) -> Vec<u8>, Outcome);

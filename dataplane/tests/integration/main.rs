@@ -1,0 +1,16 @@
+//! The proxy over real sockets: one program, since each would link all of it.
+
+mod balancers;
+mod bodies;
+mod breakers;
+mod grpc;
+mod hostile;
+mod hostile_h2;
+mod logs;
+mod outliers;
+mod proxy;
+mod scale;
+mod support;
+mod tcp;
+mod tls;
+mod tls_hosts;

@@ -1,0 +1,8 @@
+//! What the tests share: an edge, hosts, clients, and a proxy between them.
+
+pub(crate) mod ads;
+pub(crate) mod certs;
+pub(crate) mod mesh;
+pub(crate) mod proxy;
+pub(crate) mod stage;
+pub(crate) mod upstream;
