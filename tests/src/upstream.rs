@@ -179,15 +179,15 @@ async fn answer(request: Request<Incoming>, name: &str, applications: &Applicati
     let mut response = match wish {
         Some(Wish::First(status)) if attempt == 1 => plain(status),
         Some(Wish::Limited(status)) if attempt == 1 => {
-            with_header(plain(status), "x-envoy-ratelimited", "true".to_owned())
+            with_header(plain(status), "x-envoy-ratelimited", "true")
         }
         Some(Wish::Call(code)) if attempt == 1 => {
             let call = with_header(
                 Response::new(full(String::new())),
                 "content-type",
-                "application/grpc".to_owned(),
+                "application/grpc",
             );
-            with_header(call, "grpc-status", code.to_string())
+            with_header(call, "grpc-status", &code.to_string())
         }
         Some(Wish::Tell | Wish::First(_) | Wish::Limited(_) | Wish::Call(_)) => tell(request, name).await,
         Some(Wish::Status(status)) => plain(status),
@@ -280,7 +280,7 @@ fn plain(status: u16) -> Response<Body> {
     response
 }
 
-fn with_header(mut response: Response<Body>, name: &'static str, value: String) -> Response<Body> {
+fn with_header(mut response: Response<Body>, name: &'static str, value: &str) -> Response<Body> {
     if let Ok(value) = value.parse() {
         response.headers_mut().insert(name, value);
     }

@@ -479,8 +479,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_writer_that_stands_still_is_handed_out_again() {
+    #[tokio::test]
+    async fn a_writer_that_stands_still_is_handed_out_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         let fifo = std::process::Command::new("mkfifo").arg(&path).status().unwrap();
@@ -494,20 +494,23 @@ mod tests {
             lines: 1,
         });
         let is_writing = Arc::clone(&writer.is_writing);
-        let until = |expected| {
-            let began = std::time::Instant::now();
-            while is_writing.load(Ordering::Relaxed) != expected {
-                assert!(began.elapsed() < Duration::from_secs(10));
-                std::thread::sleep(Duration::from_millis(5));
-            }
+        let until = async |expected| {
+            let changed = async {
+                while is_writing.load(Ordering::Relaxed) != expected {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), changed)
+                .await
+                .unwrap();
         };
-        until(true);
+        until(true).await;
         drop(writer);
         process.tidy();
         assert_eq!(held(), 1);
         // Whoever reads lets it go on.
         let _reader = File::open(&path).unwrap();
-        until(false);
+        until(false).await;
         process.tidy();
         assert_eq!(held(), 0);
     }

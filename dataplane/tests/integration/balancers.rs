@@ -1,7 +1,5 @@
 //! How requests are spread over hosts, over real sockets and two workers: by turns, and those that belong together to one host.
-#![allow(clippy::unwrap_used)]
 
-use crate::support::mesh;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -20,6 +18,7 @@ use http::Request;
 use http_body_util::Full;
 
 use crate::support::ads::AdsServer;
+use crate::support::mesh;
 use crate::support::proxy::{Answer, Proxy, client, eventually, free_address, http2_client, send};
 use crate::support::upstream::{Mood, Upstream};
 

@@ -1,7 +1,5 @@
 //! Requests with bodies over HTTP/1.1 and hosts that fail them: what is sent to the next one, to the letter, and what is not.
-#![allow(clippy::unwrap_used)]
 
-use crate::support::mesh;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -9,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::ads::AdsServer;
+use crate::support::mesh;
 use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
 
 /// How the host fails that is asked first.

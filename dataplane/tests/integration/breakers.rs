@@ -1,7 +1,5 @@
 //! How much may be under way on a cluster, over real sockets and two workers: what is refused, and that it is taken again.
-#![allow(clippy::unwrap_used)]
 
-use crate::support::mesh;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -14,6 +12,7 @@ use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
 use tombolo_dataplane::AccessLog;
 
 use crate::support::ads::AdsServer;
+use crate::support::mesh;
 use crate::support::proxy::{Answer, Proxy, client, eventually, free_address, get, http2_client};
 use crate::support::upstream::{Mood, Upstream};
 

@@ -1,7 +1,5 @@
 //! Calls of gRPC: what they are told when no host answers them, when they are tried again, and how their hosts are checked.
-#![allow(clippy::unwrap_used)]
 
-use crate::support::mesh;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,6 +34,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::ads::AdsServer;
+use crate::support::mesh;
 use crate::support::proxy::{
     Answer, HttpClient, Proxy, client, eventually, free_address, http2_client, send,
 };
@@ -296,7 +295,6 @@ fn delayed(mut listener: Listener) -> Listener {
                 denominator: 0,
             }),
             fault_delay_secifier: Some(FaultDelaySecifier::FixedDelay(Duration { seconds: 1, nanos: 0 })),
-            ..Default::default()
         }),
         ..Default::default()
     };

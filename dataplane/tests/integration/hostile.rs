@@ -1,11 +1,10 @@
 //! What nobody well-behaved sends, over real sockets to a real worker: requests that two readers could read in two ways, heads
 //! and bodies that end early or never, floods; and hosts that answer like that.
-#![allow(clippy::unwrap_used)]
 
-use crate::support::proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::support::proxy;
 use crate::support::proxy::DEADLINE;
 use crate::support::stage::{Stage, WAYS};
 use answers::says;

@@ -1,8 +1,6 @@
 //! What nobody well-behaved sends over HTTP/2, frame by frame, over real sockets to a real worker: what becomes of it, what its
 //! host sees of it, and that others do not notice.
-#![allow(clippy::unwrap_used)]
 
-use crate::support::stage::Stage;
 use wire::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PADDED, PREFACE, PROTOCOL_ERROR, RST_STREAM, SETTINGS,
     Wire, block, frame, request, status,
@@ -28,6 +26,8 @@ enum Outcome {
 }
 
 use Outcome::{Closed, GoAway, Reset, Status};
+
+use crate::support::stage::Stage;
 
 /// What becomes of all that is sent, up to where it is decided.
 async fn outcome(wire: &mut Wire, sent: &[u8]) -> Outcome {

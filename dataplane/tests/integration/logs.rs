@@ -1,7 +1,5 @@
 //! What is written of requests: the proxy's own log, those of listeners, and metrics.
-#![allow(clippy::unwrap_used)]
 
-use crate::support::mesh;
 use std::path::Path;
 use std::time::Duration;
 
@@ -29,6 +27,7 @@ use tokio::io::AsyncWriteExt;
 use tombolo_dataplane::AccessLog;
 
 use crate::support::ads::AdsServer;
+use crate::support::mesh;
 use crate::support::proxy::{Proxy, client, eventually, free_address, get, http2_client, send};
 use crate::support::upstream::{Mood, Upstream};
 

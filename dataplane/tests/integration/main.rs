@@ -1,4 +1,5 @@
 //! The proxy over real sockets: one program, since each would link all of it.
+#![allow(clippy::unwrap_used)]
 
 mod balancers;
 mod bodies;

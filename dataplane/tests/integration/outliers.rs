@@ -1,7 +1,5 @@
 //! Hosts that are left out for what they answer, over real sockets and two workers, and how they come back.
-#![allow(clippy::unwrap_used)]
 
-use crate::support::mesh;
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
@@ -9,6 +7,7 @@ use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
 use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value};
 
 use crate::support::ads::AdsServer;
+use crate::support::mesh;
 use crate::support::proxy::{Proxy, client, eventually, free_address, get, http2_client};
 use crate::support::upstream::{Mood, Upstream};
 

@@ -1,7 +1,5 @@
 //! The proxy as a whole: an edge, hosts and a client in one process, over real sockets.
-#![allow(clippy::unwrap_used)]
 
-use crate::support::{ads, mesh};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +16,7 @@ use tombolo_runtime::last_good;
 use crate::support::ads::AdsServer;
 use crate::support::proxy::{DEADLINE, Proxy, client, eventually, free_address, get, http2_client, send};
 use crate::support::upstream::{Mood, Upstream};
+use crate::support::{ads, mesh};
 
 /// An edge and a proxy with one listener.
 struct Mesh {

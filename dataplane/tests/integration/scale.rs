@@ -1,7 +1,5 @@
 //! A proxy with many clusters, most of which nobody asks for: what happens to the others while some of them change.
-#![allow(clippy::unwrap_used)]
 
-use crate::support::{ads, mesh};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,6 +10,7 @@ use prost::{Message, Name};
 use crate::support::ads::AdsServer;
 use crate::support::proxy::{Proxy, client, eventually, free_address, get};
 use crate::support::upstream::Upstream;
+use crate::support::{ads, mesh};
 
 const CLUSTERS: usize = 1000;
 

@@ -1,8 +1,6 @@
 //! Connections that are passed on as they are, over real sockets and two workers: that every byte arrives, that each direction
 //! ends by itself, and how the others end.
-#![allow(clippy::unwrap_used)]
 
-use crate::support::{ads, certs, mesh, upstream};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -21,6 +19,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use crate::support::ads::AdsServer;
 use crate::support::certs::Authority;
 use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
+use crate::support::{ads, certs, mesh, upstream};
 
 /// So much, in so few bytes that change, that a byte in the wrong place is seen.
 const LONG: usize = 50_000_000;

@@ -1,8 +1,6 @@
 //! TLS towards clients, over real sockets and two workers: who is served by which filter chain, in which protocol, and what
 //! happens to those that are not.
-#![allow(clippy::unwrap_used)]
 
-use crate::support::{certs, mesh, proxy};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -26,6 +24,7 @@ use crate::support::ads::AdsServer;
 use crate::support::certs::{Authority, Pair};
 use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
 use crate::support::upstream::Upstream;
+use crate::support::{certs, mesh, proxy};
 
 /// A proxy with one listener and one host.
 struct Stage {

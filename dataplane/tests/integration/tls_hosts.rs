@@ -1,8 +1,6 @@
 //! TLS towards hosts, over real sockets and two workers: which hosts are believed, in which protocol they are asked, and that one
 //! that is not believed is one that cannot be reached.
-#![allow(clippy::unwrap_used)]
 
-use crate::support::{ads, certs, mesh};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -39,6 +37,7 @@ use tombolo_dataplane::AccessLog;
 use crate::support::ads::AdsServer;
 use crate::support::certs::{Authority, Pair};
 use crate::support::proxy::{Proxy, client, eventually, free_address, get, http2_client, send};
+use crate::support::{ads, certs, mesh};
 
 /// A host that answers in TLS with what it was asked, and notes how each connection was begun.
 struct Host {
