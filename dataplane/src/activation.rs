@@ -348,6 +348,7 @@ impl Activation {
             && held.check.as_ref() == check
             && held.outliers.as_ref() == outliers
             && held.host.tls.as_ref().map(Arc::as_ptr) == tls.map(Arc::as_ptr)
+            && held.host.greeting == config.greeting
         {
             return Arc::clone(&held.host);
         }
@@ -365,6 +366,7 @@ impl Activation {
             Arc::clone(cluster),
             address,
             tls.cloned(),
+            config.greeting,
             health,
             record,
         ));

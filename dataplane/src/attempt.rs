@@ -68,9 +68,10 @@ pub(crate) async fn until_answered<A: Attempts>(
     let mut tried = Tried::default();
     let mut retrying = None;
     loop {
-        let random = &exchange.connection().worker.random;
+        let connection = exchange.connection();
+        let (random, client) = (&connection.worker.random, Some(&connection.ends));
         let (pool, host) = cluster
-            .choose(random, &mut tried, policy, attempts.key())
+            .choose(random, &mut tried, policy, attempts.key(), client)
             .ok_or_else(|| Some(Refusal::no_healthy_upstream("no healthy upstream".to_owned())))?;
         exchange.host(pool.host.address);
         if !cluster.allows_request() {

@@ -12,6 +12,7 @@ use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 
 use crate::access_log::Log;
+use crate::arrival::Arrival;
 use crate::balance::Balancer;
 use crate::breaker::Limits;
 use crate::by_name::ByName;
@@ -21,6 +22,7 @@ use crate::hash::HashPolicy;
 use crate::health::GrpcProbe;
 use crate::matcher::RouteMatcher;
 use crate::outlier::Detection;
+use crate::proxy_protocol::Version;
 use crate::retry::RetryPolicy;
 use crate::rewrite::PathRewrite;
 use crate::router::RouteTable;
@@ -53,6 +55,8 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
+    /// What its connections begin with, if there is anything.
+    pub(crate) arrival: Option<Arrival>,
     /// The default one, if there is one, is the last.
     pub(crate) chains: Box<[Arc<FilterChain>]>,
     pub(crate) choosing: Choosing,
@@ -63,6 +67,8 @@ pub(crate) struct Listener {
 pub(crate) enum Choosing {
     /// It is the same for all, if there is one.
     Settled(Option<usize>),
+    /// By the port alone that they were to go to.
+    ByPort(Choices),
     /// By what they begin with, which must come in time.
     Looking {
         choices: Choices,
@@ -143,6 +149,8 @@ pub(crate) struct Cluster {
     /// Which of its hosts are left out for what they answer.
     pub(crate) outliers: Option<Detection>,
     pub(crate) tls: Option<Arc<ClientTls>>,
+    /// How its hosts are told whose connections are.
+    pub(crate) greeting: Option<Version>,
 }
 
 /// What is spoken to the hosts of a cluster.

@@ -18,6 +18,7 @@ mod hash;
 mod listener;
 mod matcher;
 mod outlier;
+mod proxy_protocol;
 mod routes;
 mod tls;
 mod wire;

@@ -227,6 +227,7 @@ mod tests {
             authority: "a",
             path: "/",
             client: [10, 0, 0, 1].into(),
+            direct: [10, 0, 0, 9].into(),
             request: &http::Request::new(()).into_parts().0,
         };
         let verdict = chain.judge(None, &subject, Instant::now, &Always(0));

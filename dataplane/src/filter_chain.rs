@@ -27,7 +27,8 @@ type Names = HashMap<Box<str>, Vec<Choice>>;
 /// Finds a chain, however many there are.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Choices {
-    by_name: Names,
+    /// By the port, and by nothing for chains of any port.
+    by_port: HashMap<Option<u16>, Names>,
     default: Option<usize>,
 }
 
@@ -46,10 +47,9 @@ impl ChainMatch {
 }
 
 impl Choices {
-    /// Of the chains of a listener on `port`, in their order; or the two that take the same.
+    /// Of the chains of a listener, in their order; or the two that take the same.
     pub(crate) fn new<'a>(
         matches: impl Iterator<Item = &'a ChainMatch>,
-        port: u16,
         default: Option<usize>,
     ) -> Result<Self, (usize, usize)> {
         let mut by_port: HashMap<Option<u16>, Names> = HashMap::new();
@@ -65,35 +65,35 @@ impl Choices {
                 add(held, name, chain, wanted)?;
             }
         }
-        // A listener has one port, so that those which name it exclude the others, for good.
-        let named = by_port.remove(&Some(port)).or_else(|| by_port.remove(&None));
-        Ok(Self {
-            by_name: named.unwrap_or_default(),
-            default,
-        })
+        Ok(Self { by_port, default })
     }
 
-    /// The chain for a connection that begins with `hello`, or with something else than TLS.
-    pub(crate) fn choose(&self, hello: Option<&Hello>) -> Option<usize> {
+    /// The chain for a connection to `port` that begins with `hello`, or with something else than TLS.
+    pub(crate) fn choose(&self, port: u16, hello: Option<&Hello>) -> Option<usize> {
         let name = hello
             .and_then(|hello| hello.server_name.as_deref())
             .unwrap_or_default();
         let transport = hello.map_or(Transport::Plain, |_| Transport::Tls);
         let protocols = hello.map_or(&[][..], |hello| &hello.protocols);
-        self.named(name)
+        // Those that name the port exclude the others, for good.
+        let of_any = || self.by_port.get(&None);
+        self.by_port
+            .get(&Some(port))
+            .or_else(of_any)
+            .and_then(|names| named(names, name))
             .and_then(|named| narrow(named, transport, protocols))
             .or(self.default)
     }
+}
 
-    fn named(&self, name: &str) -> Option<&[Choice]> {
-        let suffixes = name
-            .match_indices('.')
-            .filter(|(at, _)| *at > 0)
-            .map(|(at, _)| &name[at..]);
-        let whole = Some(name).filter(|name| !name.starts_with('.'));
-        let mut keys = whole.into_iter().chain(suffixes).chain([""]);
-        keys.find_map(|key| self.by_name.get(key)).map(Vec::as_slice)
-    }
+fn named<'a>(names: &'a Names, name: &str) -> Option<&'a [Choice]> {
+    let suffixes = name
+        .match_indices('.')
+        .filter(|(at, _)| *at > 0)
+        .map(|(at, _)| &name[at..]);
+    let whole = Some(name).filter(|name| !name.starts_with('.'));
+    let mut keys = whole.into_iter().chain(suffixes).chain([""]);
+    keys.find_map(|key| names.get(key)).map(Vec::as_slice)
 }
 
 fn add(names: &mut Names, name: &str, chain: usize, wanted: &ChainMatch) -> Result<(), (usize, usize)> {
@@ -183,8 +183,8 @@ mod tests {
             "- e.example plain -",
         ];
         let chains = chains.map(wanted);
-        let without = Choices::new(chains.iter(), 80, None).unwrap();
-        let with = Choices::new(chains.iter(), 80, Some(99)).unwrap();
+        let without = Choices::new(chains.iter(), None).unwrap();
+        let with = Choices::new(chains.iter(), Some(99)).unwrap();
         for (name, protocols, expected) in [
             ("a.example", &[][..], Some(0)),
             ("c.example", &["h2"], Some(0)),
@@ -204,17 +204,16 @@ mod tests {
             ("", &[], None),
         ] {
             let hello = hello(name, protocols);
-            assert_eq!(without.choose(Some(&hello)), expected, "{name} {protocols:?}");
+            assert_eq!(without.choose(80, Some(&hello)), expected, "{name} {protocols:?}");
             assert_eq!(
-                with.choose(Some(&hello)),
+                with.choose(80, Some(&hello)),
                 expected.or(Some(99)),
                 "{name} {protocols:?}"
             );
         }
-        assert_eq!(without.choose(None), Some(5));
-        let of_the_port = Choices::new(chains.iter(), 9, None).unwrap();
-        assert_eq!(of_the_port.choose(Some(&hello("a.example", &[]))), Some(6));
-        assert_eq!(of_the_port.choose(None), Some(6));
+        assert_eq!(without.choose(80, None), Some(5));
+        assert_eq!(without.choose(9, Some(&hello("a.example", &[]))), Some(6));
+        assert_eq!(without.choose(9, None), Some(6));
     }
 
     #[test]
@@ -230,11 +229,7 @@ mod tests {
             (vec!["- a - -", "- *.a - -"], None),
         ] {
             let matches: Vec<ChainMatch> = chains.iter().map(|chain| wanted(chain)).collect();
-            assert_eq!(
-                Choices::new(matches.iter(), 80, None).err(),
-                expected,
-                "{chains:?}"
-            );
+            assert_eq!(Choices::new(matches.iter(), None).err(), expected, "{chains:?}");
         }
     }
 }

@@ -119,7 +119,8 @@ pub(crate) async fn serve(
     let subject = Subject {
         authority: shown,
         path: target.path(),
-        client: exchange.connection().client,
+        client: exchange.connection().ends.client.ip(),
+        direct: exchange.connection().ends.direct,
         request: &parts,
     };
     let route = live.routes.route(&subject);

@@ -135,6 +135,7 @@ mod tests {
             authority: "a",
             path: "/",
             client: [10, 0, 0, 1].into(),
+            direct: [10, 0, 0, 9].into(),
             request: &request.body(()).unwrap().into_parts().0,
         };
         hashed(policies, &subject, || 0xfeed)

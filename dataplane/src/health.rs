@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::config::{HealthCheck, HttpProbe, Probe, Protocol};
+use crate::proxy_protocol;
 use crate::snapshot::{Health, Host};
 
 mod grpc;
@@ -175,7 +176,10 @@ async fn probe(host: &Host, probe: &Probe, session: &mut Option<Session>) -> Res
 
 /// As requests do, with TLS if the cluster has it.
 async fn connect(host: &Host) -> std::io::Result<Box<dyn Connection>> {
-    let stream = TcpStream::connect(host.address).await?;
+    let mut stream = TcpStream::connect(host.address).await?;
+    if let Some(version) = host.greeting {
+        proxy_protocol::tell(&mut stream, version, None).await?;
+    }
     match &host.tls {
         None => Ok(Box::new(stream)),
         Some(tls) => Ok(Box::new(tls.connect(host.address.ip(), stream).await?)),

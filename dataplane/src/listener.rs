@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener as StdTcpListener};
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
+use crate::arrival::{Arrival, Ends};
 use crate::config::Choosing;
 use crate::h1::{self, Buffer, HEAD_TIMEOUT};
 use crate::http2;
@@ -81,8 +82,7 @@ pub(crate) struct HttpListener {
 pub(crate) struct Connection {
     pub(crate) worker: Rc<Worker>,
     pub(crate) listener: Rc<HttpListener>,
-    pub(crate) client: IpAddr,
-    port: u16,
+    pub(crate) ends: Ends,
     peer: HeaderValue,
     scheme: &'static str,
     protocol: Codec,
@@ -203,25 +203,28 @@ impl WorkerListener {
 }
 
 impl Running {
+    fn arrival(&self) -> (SocketAddr, Option<Arrival>) {
+        (self.live.config.address, self.live.config.arrival)
+    }
+
     /// How long a connection has, if at all, for what its chain depends on, or what TLS begins with.
-    fn first_look(&self) -> Option<Option<Duration>> {
+    fn first_look(&self, port: u16) -> Option<Option<Duration>> {
         match &self.live.config.choosing {
-            Choosing::Settled(chosen) => {
-                let chain = chosen.and_then(|chosen| self.chains[chosen].as_ref());
-                chain
-                    .filter(|chain| chain.live.tls.is_some())
-                    .map(|_| Some(HANDSHAKE_TIMEOUT))
-            }
+            Choosing::Settled(_) | Choosing::ByPort(_) => self
+                .chosen(port, None)
+                .filter(|chain| chain.live.tls.is_some())
+                .map(|_| Some(HANDSHAKE_TIMEOUT)),
             Choosing::Looking { timeout, .. } => Some(*timeout),
         }
     }
 
-    fn choose(&self, hello: Option<&Hello>) -> Option<Rc<WorkerChain>> {
+    /// The chain for a connection that was to go to `port`.
+    fn chosen(&self, port: u16, hello: Option<&Hello>) -> Option<&Rc<WorkerChain>> {
         let chosen = match &self.live.config.choosing {
             Choosing::Settled(chosen) => *chosen,
-            Choosing::Looking { choices, .. } => choices.choose(hello),
+            Choosing::ByPort(choices) | Choosing::Looking { choices, .. } => choices.choose(port, hello),
         };
-        chosen.and_then(|chosen| self.chains[chosen].clone())
+        chosen.and_then(|chosen| self.chains[chosen].as_ref())
     }
 }
 
@@ -321,30 +324,42 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, stream: TcpStream, 
     listener.counters.opened.add(1);
     tokio::task::spawn_local(async move {
         let counters = Arc::clone(&listener.counters);
-        serve(
-            worker,
-            listener,
-            stream,
-            SocketAddr::new(peer.ip().to_canonical(), peer.port()),
-        )
-        .await;
+        serve(worker, listener, stream, peer).await;
         counters.closed.add(1);
         drop(count);
     });
 }
 
 async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: TcpStream, peer: SocketAddr) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(
-            error = &error as &dyn std::error::Error,
-            "connection ended before it began"
-        );
-        return;
-    }
+    let (address, arrival) = listener.running.borrow().arrival();
+    let ends = stream
+        .set_nodelay(true)
+        .and_then(|()| Ends::new(&stream, peer, address));
+    let mut ends = match ends {
+        Ok(ends) => ends,
+        Err(error) => {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "connection ended before it began"
+            );
+            return;
+        }
+    };
     let mut input = Buffer::new(&worker.buffers);
-    let first = listener.running.borrow().first_look();
+    let mut arrived = None;
+    if let Some(arrival) = arrival {
+        let learning = learn(&listener.drain, &arrival, &mut ends, &mut stream, &mut input);
+        arrived = Some(Instant::now());
+        if Box::pin(learning).await.is_none() {
+            listener.counters.unfit.add(1);
+            return;
+        }
+    }
+    let first = listener.running.borrow().first_look(ends.to.port());
     let mut hello = None;
     if let Some(timeout) = first {
+        let spent = arrived.map_or(Duration::ZERO, |since| since.elapsed());
+        let timeout = timeout.map(|timeout| timeout.saturating_sub(spent));
         let looked = look(&listener.drain, timeout, &mut stream, &mut input);
         let Some(seen) = Box::pin(looked).await else {
             listener.counters.unfit.add(1);
@@ -353,7 +368,11 @@ async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: Tcp
         hello = seen;
     }
     // What has changed since it came is so for whoever begins only now.
-    let chain = listener.running.borrow().choose(hello.as_ref());
+    let chain = listener
+        .running
+        .borrow()
+        .chosen(ends.to.port(), hello.as_ref())
+        .cloned();
     let Some(chain) = chain else {
         listener.counters.unserved.add(1);
         return;
@@ -376,8 +395,8 @@ async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: Tcp
     let serving = chain.serving.clone();
     drop((chain, listener));
     match serving {
-        Serving::Http(http) => serve_http(worker, http, stream, input, peer).await,
-        Serving::Tcp(tcp) => Box::pin(tcp::serve(worker, tcp, stream, input)).await,
+        Serving::Http(http) => serve_http(worker, http, stream, input, ends).await,
+        Serving::Tcp(tcp) => Box::pin(tcp::serve(worker, tcp, stream, input, ends)).await,
     }
 }
 
@@ -386,7 +405,7 @@ async fn serve_http(
     listener: Rc<HttpListener>,
     mut stream: Stream,
     mut input: Buffer,
-    peer: SocketAddr,
+    ends: Ends,
 ) {
     let protocol = match stream.protocol() {
         Some(HTTP2) => Codec::Http2,
@@ -405,9 +424,9 @@ async fn serve_http(
     let connection = Rc::new(Connection {
         worker,
         listener,
-        client: peer.ip(),
-        port: peer.port(),
-        peer: HeaderValue::from_str(&peer.ip().to_string()).expect("invariant: an address is a header value"),
+        peer: HeaderValue::from_str(&ends.client.ip().to_string())
+            .expect("invariant: an address is a header value"),
+        ends,
         scheme: stream.scheme(),
         protocol,
         active: Cell::new(0),
@@ -419,6 +438,21 @@ async fn serve_http(
     http2::serve(connection, stream, input).await;
 }
 
+/// Whose a connection is, and where it was to go.
+async fn learn(
+    drain: &Drain,
+    arrival: &Arrival,
+    ends: &mut Ends,
+    stream: &mut TcpStream,
+    input: &mut Buffer,
+) -> Option<()> {
+    tokio::select! {
+        learnt = arrival.learn(ends, stream, input) => learnt,
+        () = tokio::time::sleep(arrival.timeout.unwrap_or(Duration::MAX)) => None,
+        () = lingered(drain) => None,
+    }
+}
+
 /// What a connection begins with, left in `input`; `None` if it ends before that can be said, or takes too long.
 async fn look(
     drain: &Drain,
@@ -427,14 +461,19 @@ async fn look(
     input: &mut Buffer,
 ) -> Option<Option<Hello>> {
     let looking = async {
-        stream.readable().await.ok()?;
+        // Some of it may have come behind what it arrived with.
+        if input.is_empty() {
+            stream.readable().await.ok()?;
+        }
         loop {
-            let read = poll_fn(|cx| input.poll_fill(stream, cx)).await.ok()?;
             match sni::look(input.filled()) {
-                Seen::Part if read > 0 => {}
-                Seen::Part | Seen::Malformed => return None,
+                Seen::Part => {}
+                Seen::Malformed => return None,
                 Seen::Plain => return Some(None),
                 Seen::Hello(hello) => return Some(Some(hello)),
+            }
+            if poll_fn(|cx| input.poll_fill(stream, cx)).await.ok()? == 0 {
+                return None;
             }
         }
     };
@@ -511,7 +550,7 @@ impl Connection {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        SocketAddr::new(self.client, self.port)
+        self.ends.client
     }
 
     /// Of what the client asks for.

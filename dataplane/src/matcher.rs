@@ -34,8 +34,10 @@ pub(crate) struct Subject<'a, R> {
     pub(crate) authority: &'a str,
     /// Normalized, without its query.
     pub(crate) path: &'a str,
-    /// Who is connected; nobody in between is trusted to say who was.
+    /// Whose the connection is; no header is trusted to say more.
     pub(crate) client: IpAddr,
+    /// Who is connected.
+    pub(crate) direct: IpAddr,
     pub(crate) request: R,
 }
 
@@ -462,6 +464,7 @@ mod tests {
                 authority: "a",
                 path: "/",
                 client: [10, 0, 0, 1].into(),
+                direct: [10, 0, 0, 9].into(),
                 request: &request("GET", "/", "x-a", lines),
             };
             assert_eq!(matcher.matches(&subject), expected, "{matcher:?} {lines:?}");
@@ -491,6 +494,7 @@ mod tests {
                 authority: "A.example:80",
                 path: "/a",
                 client: [10, 0, 0, 1].into(),
+                direct: [10, 0, 0, 9].into(),
                 request: &request("PUT", "/a?b", "cookie", &["a=1", "b=2"]),
             };
             assert_eq!(matcher.matches(&subject), expected, "{matcher:?}");

@@ -70,7 +70,7 @@ async fn copy(
             Err(_) => return,
         },
     };
-    let Some((pool, _)) = cluster.choose(&worker.random, &mut Tried::default(), None, None) else {
+    let Some((pool, _)) = cluster.choose(&worker.random, &mut Tried::default(), None, None, None) else {
         return;
     };
     if !cluster.allows_request() {

@@ -21,11 +21,13 @@ use crate::h1::HEAD_BYTES_MAX;
 use crate::http2::HEAD_LIST_BYTES_MAX;
 use crate::io::{BreakableIo, Breaker};
 use crate::outlier::Report;
+use crate::proxy_protocol;
 use crate::snapshot::Host;
 use crate::stream::Stream;
 use crate::upload::RequestBody;
 
 mod multiplexed;
+mod own;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests;
@@ -33,6 +35,8 @@ mod turns;
 
 pub(crate) use multiplexed::Place;
 use multiplexed::{Carrier, Load, Multiplexed, carry};
+pub(crate) use own::OwnPools;
+use own::{Clients, Owner};
 pub(crate) use turns::Connected;
 use turns::Turns;
 
@@ -56,11 +60,16 @@ pub(crate) struct HostPool {
     idle_h1: RefCell<Vec<(BreakableIo, Instant)>>,
     multiplexed: RefCell<Multiplexed>,
     breakers: RefCell<Vec<Weak<Breaker>>>,
+    /// None for the pool that all share.
+    owner: Option<Box<Owner>>,
+    clients: Clients,
 }
 
 /// A right to one request on a host; it counts as active, on the host and on its cluster, until dropped.
 pub(crate) struct Lease {
     pool: Rc<HostPool>,
+    /// Where it counts as well.
+    shared: Option<Rc<HostPool>>,
     connection: Option<http1::SendRequest<RequestBody>>,
     place: Option<Place>,
 }
@@ -111,7 +120,11 @@ pub(crate) struct SendFailure {
 
 impl HostPool {
     pub(crate) fn new(host: Arc<Host>, share: Share) -> Rc<Self> {
-        Rc::new(Self {
+        Rc::new(Self::with(host, share, None))
+    }
+
+    fn with(host: Arc<Host>, share: Share, owner: Option<Box<Owner>>) -> Self {
+        Self {
             host,
             turns: Turns::new(share),
             active: Cell::new(0),
@@ -119,7 +132,9 @@ impl HostPool {
             idle_h1: RefCell::default(),
             multiplexed: RefCell::default(),
             breakers: RefCell::default(),
-        })
+            owner,
+            clients: Clients::default(),
+        }
     }
 
     /// Requests in flight, of this worker.
@@ -136,8 +151,13 @@ impl HostPool {
 
     pub(crate) fn lease(self: &Rc<Self>) -> Lease {
         self.active.set(self.active.get() + 1);
+        let shared = self.shared();
+        if let Some(shared) = &shared {
+            shared.active.set(shared.active.get() + 1);
+        }
         self.turns.share.begin();
         Lease {
+            shared,
             pool: Rc::clone(self),
             connection: None,
             place: None,
@@ -146,17 +166,24 @@ impl HostPool {
 
     /// Breaks every connection: the host is dead.
     pub(crate) fn break_connections(&self) {
-        self.idle.borrow_mut().clear();
-        self.idle_h1.borrow_mut().clear();
-        self.multiplexed.borrow_mut().leave();
+        self.clients.each(Self::break_connections);
+        self.close_idle();
         let breakers = self.breakers.take();
         for breaker in breakers.iter().filter_map(Weak::upgrade) {
             breaker.break_now();
         }
     }
 
+    /// Closes what nobody uses, and lets nobody begin anything on what is used.
+    fn close_idle(&self) {
+        self.idle.borrow_mut().clear();
+        self.idle_h1.borrow_mut().clear();
+        self.multiplexed.borrow_mut().leave();
+    }
+
     /// Closes what was idle for long, or was closed by the host.
     pub(crate) fn sweep(&self, now: Instant) {
+        self.clients.each(|own| own.sweep(now));
         let stale = |idle: &IdleConnection| {
             idle.sender.is_closed() || now.saturating_duration_since(idle.since) > IDLE_MAX
         };
@@ -277,6 +304,9 @@ impl HostPool {
 
     /// Keeps a connection whose last exchange is over in both directions.
     pub(crate) fn keep_h1(&self, io: BreakableIo, now: Instant) {
+        if self.is_orphan() {
+            return;
+        }
         self.idle_h1.borrow_mut().push((io, now));
         self.turns.wake();
     }
@@ -386,11 +416,17 @@ impl HostPool {
         Ok(Carrier::new(sender, load))
     }
 
-    /// With the handshake of TLS, if its cluster has one.
+    /// With whose it is, if the host is told, and the handshake of TLS, if its cluster has one.
     async fn connect(&self) -> Result<Stream, ConnectError> {
         let connect = |error| ConnectError::Connect(Arc::new(error));
-        let stream = TcpStream::connect(self.host.address).await.map_err(connect)?;
+        let mut stream = TcpStream::connect(self.host.address).await.map_err(connect)?;
         stream.set_nodelay(true).map_err(connect)?;
+        if let Some(version) = self.host.greeting {
+            let owner = self.owner.as_ref().map(|owner| owner.addresses);
+            proxy_protocol::tell(&mut stream, version, owner)
+                .await
+                .map_err(connect)?;
+        }
         match &self.host.tls {
             None => Ok(Stream::Plain(stream)),
             Some(tls) => Box::pin(Stream::ask_tls(tls, stream)).await.map_err(connect),
@@ -401,6 +437,12 @@ impl HostPool {
         let (io, breaker) = BreakableIo::new(stream, connected);
         self.breakers.borrow_mut().push(Rc::downgrade(&breaker));
         io
+    }
+}
+
+impl Drop for HostPool {
+    fn drop(&mut self) {
+        self.clients.each(Self::close_idle);
     }
 }
 
@@ -424,6 +466,7 @@ impl Lease {
     pub(crate) fn release(&mut self, now: Instant) {
         if let Some(sender) = self.connection.take()
             && !sender.is_closed()
+            && !self.pool.is_orphan()
         {
             self.pool
                 .idle
@@ -437,6 +480,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.pool.active.set(self.pool.active.get() - 1);
+        if let Some(shared) = &self.shared {
+            shared.active.set(shared.active.get() - 1);
+        }
         self.pool.turns.share.end();
     }
 }

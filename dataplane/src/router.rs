@@ -336,6 +336,7 @@ mod tests {
             authority,
             path,
             client: [10, 0, 0, 1].into(),
+            direct: [10, 0, 0, 9].into(),
             request: &request.into_parts().0,
         };
         table.route(&subject).map(|route| match &route.action {

@@ -228,6 +228,7 @@ mod tests {
             limits: crate::breaker::Limits::DEFAULT,
             outliers: None,
             tls: None,
+            greeting: None,
         });
         let clusters = clusters
             .iter()

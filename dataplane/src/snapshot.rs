@@ -16,6 +16,7 @@ use crate::config::{Cluster, Config, Endpoint, FilterChain, Http, Listener, Netw
 use crate::filter::{Chain, Held, chains};
 use crate::filter_chain::ChainMatch;
 use crate::outlier::{Ejections, Record};
+use crate::proxy_protocol::Version;
 use crate::router::{NO_LEVELS, RouteTable};
 use crate::tls::{HostTls, LiveTls};
 
@@ -92,8 +93,8 @@ pub(crate) struct LiveHost {
     pub(crate) endpoint: Endpoint,
 }
 
-/// One address of one cluster, known by the same `id` for as long as its address, its check, what is said of TLS and what makes it
-/// an outlier stay the same.
+/// One address of one cluster, known by the same `id` for as long as its address, its check, what is said of TLS, how it is told of
+/// clients and what makes it an outlier stay the same.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) id: u64,
@@ -101,6 +102,8 @@ pub(crate) struct Host {
     pub(crate) address: SocketAddr,
     /// If it is spoken to in TLS.
     pub(crate) tls: Option<Arc<HostTls>>,
+    /// If it is told whose connections are, and how.
+    pub(crate) greeting: Option<Version>,
     health: AtomicU8,
     /// What attempts brought, if that may make it an outlier.
     pub(crate) record: Option<Record>,
@@ -344,6 +347,7 @@ impl Host {
         cluster: Arc<str>,
         address: SocketAddr,
         tls: Option<Arc<HostTls>>,
+        greeting: Option<Version>,
         health: Health,
         record: Option<Record>,
     ) -> Self {
@@ -352,6 +356,7 @@ impl Host {
             cluster,
             address,
             tls,
+            greeting,
             health: AtomicU8::new(health as u8),
             record,
         }

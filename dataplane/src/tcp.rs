@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::arrival::Ends;
 use crate::balance::{Draw, Tried};
 use crate::config::TcpProxy;
 use crate::h1::{Buffer, Timer};
@@ -91,7 +92,13 @@ impl End {
 }
 
 /// Passes a client's connection on, of which `first` was read already.
-pub(crate) async fn serve(worker: Rc<Worker>, listener: Rc<TcpListener>, mut client: Stream, first: Buffer) {
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    listener: Rc<TcpListener>,
+    mut client: Stream,
+    first: Buffer,
+    ends: Ends,
+) {
     let proxy = Arc::clone(&listener.live.borrow());
     let target = match &*proxy.targets {
         [only] => only,
@@ -104,7 +111,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, listener: Rc<TcpListener>, mut cli
     let counters = worker.tcp_counters(&listener.name, &name);
     let connected = match cluster {
         None => Err(End::NoCluster),
-        Some(cluster) => connect(&worker, &cluster, &proxy, &counters).await,
+        Some(cluster) => connect(&worker, &cluster, &proxy, &ends, &counters).await,
     };
     let end = match connected {
         Err(end) => end,
@@ -134,12 +141,13 @@ async fn connect(
     worker: &Worker,
     cluster: &WorkerCluster,
     proxy: &TcpProxy,
+    ends: &Ends,
     counters: &TcpCounters,
 ) -> Result<Connected, End> {
     let mut tried = Tried::default();
     for _ in 0..proxy.connect_attempts_max {
         let (pool, host) = cluster
-            .choose(&worker.random, &mut tried, None, None)
+            .choose(&worker.random, &mut tried, None, None, Some(ends))
             .ok_or(End::NoHealthyUpstream)?;
         if !cluster.allows_request() {
             return Err(End::Overflow);

@@ -13,6 +13,7 @@ use tokio::runtime::LocalOptions;
 use tokio::sync::Notify;
 
 use crate::access_log::{Logs, Process};
+use crate::arrival::Ends;
 use crate::balance::{Asked, Balancer, Draw, Tried};
 use crate::breaker::{Retrying, Share};
 use crate::h1::Buffers;
@@ -322,13 +323,14 @@ impl WorkerCluster {
         }
     }
 
-    /// The pool of the host for the next attempt, with the host's index and priority.
+    /// The pool of the host for the next attempt of a client, if it is one's, with the host's index and priority.
     pub(crate) fn choose(
         &self,
         random: &Random,
         tried: &mut Tried,
         policy: Option<&RetryPolicy>,
         key: Option<u64>,
+        client: Option<&Ends>,
     ) -> Option<(Rc<HostPool>, (usize, usize))> {
         if !self.live.traffic.load(std::sync::atomic::Ordering::Relaxed) {
             self.live
@@ -346,7 +348,7 @@ impl WorkerCluster {
             key,
         };
         let chosen = selection.choose(random, active, &self.turns, tried, asked)?;
-        Some((Rc::clone(&self.pools[chosen.0]), chosen))
+        Some((self.pools[chosen.0].of(client), chosen))
     }
 
     /// Whether one more request may begin.

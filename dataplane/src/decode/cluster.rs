@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::mem::take;
-use std::sync::Arc;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::CircuitBreakers;
@@ -31,7 +30,7 @@ use super::fields::{
     same_name,
 };
 use super::outlier;
-use super::tls;
+use super::proxy_protocol::{self, Transport};
 use crate::balance::{Balancer, RING_MAX, RING_MIN_DEFAULT, RingSize, TABLE_DEFAULT, TABLE_MAX};
 use crate::breaker::{Limits, RetryLimit};
 use crate::config::{Cluster, HealthCheck, HttpProbe, Probe, Protocol};
@@ -87,9 +86,9 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
         Some(detection) => Some(outlier::decode(detection).at("outlier_detection")?),
         None => None,
     };
-    let tls = match pb.transport_socket.take() {
-        None => None,
-        Some(socket) => Some(Arc::new(tls::client(socket, protocol).at("transport_socket")?)),
+    let Transport { tls, greeting } = match pb.transport_socket.take() {
+        None => Transport::default(),
+        Some(socket) => proxy_protocol::of_hosts(socket, protocol).at("transport_socket")?,
     };
     done(&pb)?;
     Ok(Cluster {
@@ -102,6 +101,7 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
         limits,
         outliers,
         tls,
+        greeting,
     })
 }
 

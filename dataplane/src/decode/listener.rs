@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::listener::v3::listener_filter::ConfigType as
 use envoy_types::pb::envoy::config::listener::v3::{
     FilterChain as PbFilterChain, FilterChainMatch, Listener as PbListener, ListenerFilter,
 };
+use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType as FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
@@ -23,9 +24,11 @@ use prost::Name;
 use super::fields::{
     At, Reason, ads, any, done, duration, message, only_bool, only_enum, required, same_name, socket_address,
 };
-use super::{access_log, filter, tls};
+use super::{access_log, filter, proxy_protocol, tls};
+use crate::arrival::Arrival;
 use crate::config::{Choosing, FilterChain, Http, Listener, Network, TcpProxy, TcpTarget};
 use crate::filter_chain::{ChainMatch, Choices, Transport};
+use crate::proxy_protocol::Taken;
 
 /// Envoy's idle timeout of a connection when none is given.
 const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3600);
@@ -54,7 +57,7 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Listener, Reason> {
         None if chains.is_empty() => return Err("filter_chains: at least one is required".to_owned()),
         None => None,
     };
-    let inspects = inspects(&take(&mut pb.listener_filters))?;
+    let looks = looks(&take(&mut pb.listener_filters))?;
     let timeout = match pb.listener_filters_timeout.take() {
         None => Some(LOOK_TIMEOUT_DEFAULT),
         Some(timeout) => {
@@ -63,40 +66,62 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Listener, Reason> {
     };
     done(&pb)?;
     let matches = chains.iter().filter_map(|chain| chain.serves.as_ref());
-    let inspects = inspects || matches.clone().any(ChainMatch::needs_a_look);
+    let inspects = looks.inspects || matches.clone().any(ChainMatch::needs_a_look);
     let default_at = default.is_some().then_some(chains.len());
-    let choices = Choices::new(matches, address.port(), default_at).map_err(|(one, other)| {
+    let choices = Choices::new(matches, default_at).map_err(|(one, other)| {
         format!("filter_chains[{other}].filter_chain_match: takes what filter_chains[{one}] takes")
     })?;
+    let arrival = looks.proxy.map(|proxy| Arrival { proxy, timeout });
     let choosing = if inspects {
         Choosing::Looking { choices, timeout }
+    } else if arrival.is_some() {
+        Choosing::ByPort(choices)
     } else {
-        Choosing::Settled(choices.choose(None))
+        Choosing::Settled(choices.choose(address.port(), None))
     };
     chains.extend(default);
     Ok(Listener {
         address,
+        arrival,
         chains: chains.into(),
         choosing,
     })
 }
 
-/// Whether connections are looked at before a chain is chosen.
-fn inspects(filters: &[ListenerFilter]) -> Result<bool, Reason> {
-    for (index, mut filter) in filters.iter().cloned().enumerate() {
+/// What is looked at of connections before a chain is chosen.
+#[derive(Default)]
+struct Looks {
+    proxy: Option<Taken>,
+    inspects: bool,
+}
+
+fn looks(filters: &[ListenerFilter]) -> Result<Looks, Reason> {
+    let mut looks = Looks::default();
+    for (index, filter) in filters.iter().enumerate() {
+        looks.add(filter.clone()).at_index("listener_filters", index)?;
+    }
+    Ok(looks)
+}
+
+impl Looks {
+    fn add(&mut self, mut filter: ListenerFilter) -> Result<(), Reason> {
         take(&mut filter.name);
         let Some(ListenerFilterConfig::TypedConfig(config)) = filter.config_type.take() else {
-            return Err(format!("listener_filters[{index}].typed_config: is required"));
+            return Err("typed_config: is required".to_owned());
         };
-        let inspector: TlsInspector = any(&config)
-            .at("typed_config")
-            .at_index("listener_filters", index)?;
-        done(&inspector)
-            .at("typed_config")
-            .at_index("listener_filters", index)?;
-        done(&filter).at_index("listener_filters", index)?;
+        done(&filter)?;
+        if config.type_url == ProxyProtocol::type_url() {
+            if self.proxy.is_some() || self.inspects {
+                return Err("typed_config: a PROXY protocol filter must be the first".to_owned());
+            }
+            self.proxy = Some(proxy_protocol::of_clients(&config).at("typed_config")?);
+        } else {
+            let inspector: TlsInspector = any(&config).at("typed_config")?;
+            done(&inspector).at("typed_config")?;
+            self.inspects = true;
+        }
+        Ok(())
     }
-    Ok(!filters.is_empty())
 }
 
 fn filter_chain(mut pb: PbFilterChain) -> Result<FilterChain, Reason> {

@@ -230,6 +230,7 @@ fn a_listener_is_as_the_contract_says() {
     );
 }
 
+mod arrival;
 mod listener;
 mod tls;
 

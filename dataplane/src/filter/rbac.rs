@@ -41,6 +41,8 @@ pub(crate) enum Rule {
     /// Without its query.
     Path(StringMatcher),
     Client(AddressBlock),
+    /// Who is connected, whatever is said of whose the connection is.
+    Direct(AddressBlock),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +87,7 @@ impl Rule {
             Self::Header(header) => header.matches(subject),
             Self::Path(path) => path.matches(subject.path.as_bytes()),
             Self::Client(block) => block.holds(subject.client),
+            Self::Direct(block) => block.holds(subject.direct),
         }
     }
 }
@@ -121,6 +124,7 @@ mod tests {
             authority: "a",
             path,
             client: client.parse().unwrap(),
+            direct: "10.0.0.9".parse().unwrap(),
             request: &request.into_parts().0,
         })
     }
@@ -221,6 +225,7 @@ mod tests {
                 authority: "a",
                 path: ["/a", "/b"][random.below(2) as usize],
                 client: "10.0.0.1".parse().unwrap(),
+                direct: "10.0.0.9".parse().unwrap(),
                 request: &request.unwrap().into_parts().0,
             };
             let all = Rule::All(rules.clone());

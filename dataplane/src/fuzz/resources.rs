@@ -152,6 +152,7 @@ fn routes(body: &[u8]) -> String {
                     authority,
                     path: &path,
                     client: [10, 0, 0, 1].into(),
+                    direct: [10, 0, 0, 9].into(),
                     request: &request,
                 };
                 let route = table.route(&subject).map(std::ptr::from_ref);

@@ -48,8 +48,14 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         Ok(terms) => terms,
         Err(malformed) => return refuse(client, line, fields, malformed).await,
     };
-    let from = client.connection.client;
-    let way = plan(line, head, from, &live, worker.view(), &worker.random);
+    let way = plan(
+        line,
+        head,
+        &client.connection.ends,
+        &live,
+        worker.view(),
+        &worker.random,
+    );
     let plan = match way {
         Way::Straight(plan) => plan,
         Way::Bridged(judged) => return Box::pin(bridged(client, line, fields, terms, judged)).await,

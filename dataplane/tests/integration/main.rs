@@ -10,6 +10,7 @@ mod hostile_h2;
 mod logs;
 mod outliers;
 mod proxy;
+mod proxy_protocol;
 mod scale;
 mod support;
 mod tcp;

@@ -82,7 +82,7 @@ impl Host {
     }
 }
 
-fn acceptor(pair: &Pair, clients: Option<&Authority>) -> TlsAcceptor {
+pub(crate) fn acceptor(pair: &Pair, clients: Option<&Authority>) -> TlsAcceptor {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()

@@ -114,8 +114,8 @@ fn principal(pb: Principal) -> Result<Rule, Reason> {
         }
         PbPrincipal::Header(given) => header(given).map(Rule::Header).at("header"),
         PbPrincipal::UrlPath(given) => path(given).at("url_path"),
-        // Nothing before us is trusted: the client is who is connected.
-        PbPrincipal::DirectRemoteIp(range) => block(range).map(Rule::Client).at("direct_remote_ip"),
+        // No header is trusted: the client is whose the connection is, which only a listener's own filters may say.
+        PbPrincipal::DirectRemoteIp(range) => block(range).map(Rule::Direct).at("direct_remote_ip"),
         PbPrincipal::RemoteIp(range) => block(range).map(Rule::Client).at("remote_ip"),
         _ => Err(
             "identifier: only any, and_ids, or_ids, not_id, header, url_path, direct_remote_ip and remote_ip are supported"

@@ -1,0 +1,78 @@
+//! How a connection arrives: whose it is and where it was to go, which who passes it on may say, and the kernel may know.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::h1::Buffer;
+use crate::pool::OwnPools;
+use crate::proxy_protocol::{self, Addresses, Taken};
+
+/// What a listener asks of connections before anything else is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    /// Which headers they begin with.
+    pub(crate) proxy: Taken,
+    /// For this, and for what is looked at after it.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// Both ends of a client's connection.
+pub(crate) struct Ends {
+    /// Whose it is.
+    pub(crate) client: SocketAddr,
+    /// Who has connected, whatever is said of it.
+    pub(crate) direct: IpAddr,
+    /// Where it was to go.
+    pub(crate) to: SocketAddr,
+    /// Connections to hosts that are told of it.
+    pub(crate) pools: OwnPools,
+}
+
+impl Ends {
+    /// Of a connection to a listener on `address`, of which nothing is said.
+    pub(crate) fn new(stream: &TcpStream, peer: SocketAddr, address: SocketAddr) -> io::Result<Self> {
+        let to = if address.ip().is_unspecified() {
+            stream.local_addr()?
+        } else {
+            address
+        };
+        let client = canonical(peer);
+        Ok(Self {
+            client,
+            direct: client.ip(),
+            to: canonical(to),
+            pools: OwnPools::default(),
+        })
+    }
+
+    pub(crate) fn addresses(&self) -> Addresses {
+        Addresses {
+            from: self.client,
+            to: self.to,
+        }
+    }
+}
+
+impl Arrival {
+    /// Learns of both ends; `None` for a connection that does not begin as it should.
+    pub(crate) async fn learn(
+        &self,
+        ends: &mut Ends,
+        stream: &mut TcpStream,
+        input: &mut Buffer,
+    ) -> Option<()> {
+        if let Some(said) = proxy_protocol::take(self.proxy, stream, input).await? {
+            ends.client = said.from;
+            ends.to = said.to;
+        }
+        Some(())
+    }
+}
+
+/// An IPv4 address is one however it is written.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
