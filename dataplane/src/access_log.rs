@@ -15,12 +15,15 @@ use crate::exchange::Flags;
 use crate::h1::Head;
 use crate::matcher::Headers;
 use crate::metrics::Metrics;
+use crate::otlp::Exporter;
 use crate::snapshot::LiveHttp;
 
 mod format;
+mod records;
 mod writer;
 
 pub(crate) use format::{Field, Format, Operator, Piece, Request, Show, escape};
+pub(crate) use records::{Records, Shape, Shapes};
 pub(crate) use writer::{Destination, Process};
 
 use format::Captured;
@@ -43,9 +46,16 @@ pub enum AccessLog {
 /// One log: which requests are written to it, and how.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Log {
-    pub(crate) destination: Destination,
+    pub(crate) medium: Medium,
     pub(crate) filter: Option<Filter>,
     pub(crate) format: Format,
+}
+
+/// What it is written as.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Medium {
+    Lines(Destination),
+    Records(Arc<Records>),
 }
 
 /// Which requests a log is about.
@@ -120,6 +130,8 @@ pub(crate) struct Ended {
     pub(crate) bytes_received: u64,
     pub(crate) bytes_sent: u64,
     pub(crate) client: SocketAddr,
+    /// Its trace and its own span, if it is sampled.
+    pub(crate) trace: Option<(u128, u64)>,
 }
 
 /// A host's head as the client is sent it.
@@ -132,7 +144,7 @@ impl Logs {
     pub(crate) fn new(process: Arc<Process>) -> Self {
         Self {
             own: process.own().map(|destination| Log {
-                destination,
+                medium: Medium::Lines(destination),
                 filter: None,
                 format: Format::own(),
             }),
@@ -154,7 +166,7 @@ impl Logs {
     }
 
     /// Writes the lines of a request that has ended.
-    pub(crate) fn write(&self, mut note: Box<Note>, ended: &Ended) {
+    pub(crate) fn write(&self, mut note: Box<Note>, ended: &Ended, exporter: &Exporter) {
         if let Some(live) = note.live.take() {
             let (mut asked, mut answered) = (note.asked.cursor(), note.answered.cursor());
             for log in self.of(&live) {
@@ -163,9 +175,15 @@ impl Logs {
                     answered.skip(log.format.answers());
                     continue;
                 }
-                self.sinks.write(&log.destination, |out| {
-                    log.format.write(out, &note, ended, &mut asked, &mut answered);
-                });
+                match &log.medium {
+                    Medium::Lines(destination) => self.sinks.write(destination, |out| {
+                        log.format.write(out, &note, ended, &mut asked, &mut answered);
+                    }),
+                    Medium::Records(records) => {
+                        let record = records.record(&note, ended, &mut asked, &mut answered);
+                        exporter.send(&records.stream, &record);
+                    }
+                }
             }
         }
         let mut notes = self.notes.borrow_mut();
@@ -320,6 +338,7 @@ mod tests {
             bytes_received: 0,
             bytes_sent: 0,
             client: ([127, 0, 0, 1], 1).into(),
+            trace: None,
         }
     }
 

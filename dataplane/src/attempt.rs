@@ -80,7 +80,9 @@ pub(crate) async fn until_answered<A: Attempts>(
         }
         let repeatable = policy.is_some_and(|policy| exchange.retries() < policy.retries_max);
         let attempted = attempts.attempt(&pool, repeatable).await;
-        if let Some(report) = report::<A>(&attempted) {
+        let report = report::<A>(&attempted);
+        exchange.attempted(report);
+        if let Some(report) = report {
             pool.report(report);
         }
         // What it brought ends the retry that it was.

@@ -27,6 +27,7 @@ use crate::retry::RetryPolicy;
 use crate::rewrite::PathRewrite;
 use crate::router::RouteTable;
 use crate::tls::{ClientTls, Secret, ServerTls};
+use crate::trace::Tracing;
 
 /// What shares of requests are parts of.
 pub(crate) const MILLION: u32 = 1_000_000;
@@ -115,6 +116,8 @@ pub(crate) struct Http {
     pub(crate) filters: Box<[ListenerFilter]>,
     /// What is written of its requests, besides the proxy's own log.
     pub(crate) logs: Box<[Log]>,
+    /// Without it, what requests say of a trace passes as it is.
+    pub(crate) tracing: Option<Arc<Tracing>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -17,10 +17,12 @@ mod filter;
 mod hash;
 mod listener;
 mod matcher;
+mod otlp;
 mod outlier;
 mod proxy_protocol;
 mod routes;
 mod tls;
+mod tracing;
 mod wire;
 
 /// A resource as it came and as it is kept on disk.

@@ -14,7 +14,10 @@ use crate::grpc;
 use crate::listener::Connection;
 use crate::matcher::Headers;
 use crate::metrics::RouteCounters;
+use crate::outlier::Report;
 use crate::retry::Outcome;
+use crate::snapshot::LiveHttp;
+use crate::trace::{Begun, Context, Traced};
 use crate::upload::Upload;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -42,6 +45,8 @@ pub(crate) struct Exchange {
     edits: Option<Box<HeaderEdits>>,
     /// For the logs, if there are any.
     note: Option<Box<Note>>,
+    /// If it is sampled.
+    traced: Option<Rc<Traced>>,
 }
 
 /// Why a request went wrong, in the words of Envoy's access log.
@@ -84,6 +89,7 @@ impl Exchange {
             counters: None,
             edits: None,
             note,
+            traced: None,
         }
     }
 
@@ -115,10 +121,32 @@ impl Exchange {
         self.retries
     }
 
-    /// Notes what the logs say of its head.
+    /// Decides whether it is sampled, and what its host is told of that; nothing where its listener traces none.
+    pub(crate) fn trace(&mut self, live: &Rc<LiveHttp>, headers: &impl Headers) -> Option<Context> {
+        let tracing = live.config.tracing.as_ref()?;
+        let random = &self.connection.worker.random;
+        let Begun { context, is_sampled } = tracing.begin(headers, random);
+        let traced = || Rc::new(Traced::new(Rc::clone(live), context, self.started, random));
+        self.traced = is_sampled.then(traced);
+        Some(self.traced.as_ref().map_or(context, |traced| traced.told()))
+    }
+
+    /// What attempts are told by, if it is sampled.
+    pub(crate) fn traced(&self) -> Option<Rc<Traced>> {
+        self.traced.clone()
+    }
+
+    /// Notes what the logs and spans say of its head.
     pub(crate) fn asked<'a, H: Headers + 'a>(&mut self, asked: impl FnOnce() -> Requested<'a, H>) {
+        if self.note.is_none() && self.traced.is_none() {
+            return;
+        }
+        let asked = asked();
         if let Some(note) = &mut self.note {
-            self.connection.worker.logs.asked(note, &asked());
+            self.connection.worker.logs.asked(note, &asked);
+        }
+        if let Some(traced) = &self.traced {
+            traced.asked(&asked, self.connection.scheme());
         }
     }
 
@@ -147,11 +175,24 @@ impl Exchange {
         if let Some(note) = &mut self.note {
             note.cluster(cluster);
         }
+        if let Some(traced) = &self.traced {
+            traced.cluster(cluster);
+        }
     }
 
     pub(crate) fn host(&mut self, host: SocketAddr) {
         if let Some(note) = &mut self.note {
             note.host(host);
+        }
+        if let Some(traced) = &self.traced {
+            traced.attempt(host, &self.connection.worker.random);
+        }
+    }
+
+    /// What the host that was asked last has to do with how that ended.
+    pub(crate) fn attempted(&self, report: Option<Report>) {
+        if let Some(traced) = &self.traced {
+            traced.attempted(report);
         }
     }
 
@@ -262,7 +303,8 @@ impl Drop for Exchange {
                 counters.flag(flag);
             }
         }
-        if let Some(note) = self.note.take() {
+        let (note, traced) = (self.note.take(), self.traced.take());
+        if note.is_some() || traced.is_some() {
             let ended = Ended {
                 status: self.status,
                 flags: Flags::of(self.flag, self.limit),
@@ -271,8 +313,17 @@ impl Drop for Exchange {
                 bytes_received: self.bytes_received,
                 bytes_sent: self.bytes_sent,
                 client: self.connection.address(),
+                trace: traced.as_ref().map(|traced| traced.ids()),
             };
-            self.connection.worker.logs.write(note, &ended);
+            if let Some(note) = note {
+                self.connection
+                    .worker
+                    .logs
+                    .write(note, &ended, &self.connection.worker.exporter);
+            }
+            if let Some(traced) = traced {
+                traced.end(&ended, &self.connection.worker.exporter);
+            }
         }
     }
 }

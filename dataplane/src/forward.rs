@@ -34,6 +34,7 @@ use crate::retry::{Outcome, RetryPolicy};
 use crate::rewrite::{Asked, PathRewrite};
 use crate::router::normalize_path;
 use crate::snapshot::LiveCluster;
+use crate::trace::{Context, Traced};
 use crate::upload::{RequestBody, Upload};
 use crate::worker::Random;
 
@@ -83,6 +84,7 @@ struct Time {
 struct Sending<'a> {
     cluster: &'a LiveCluster,
     key: Option<u64>,
+    traced: Option<Rc<Traced>>,
     head: Head,
     upload: Option<Rc<Upload>>,
     deadline: Deadline,
@@ -136,6 +138,7 @@ pub(crate) async fn serve(
     // Not before: nothing of ours may be matched.
     add_request_id(&mut parts.headers, &worker.random);
     let connection = Rc::clone(exchange.connection());
+    let trace = exchange.trace(&live, &parts.headers);
     exchange.asked(|| Requested {
         method: &parts.method,
         target: target.as_str().as_bytes(),
@@ -226,6 +229,7 @@ pub(crate) async fn serve(
         body,
         unfit: listed,
         key: hashed.key,
+        trace,
         time,
     };
     match forward_to(&mut exchange, forward, &route.edits, sent).await {
@@ -269,6 +273,7 @@ struct Sent {
     unfit: Vec<HeaderName>,
     /// What it has in common with those that are to go to the same host.
     key: Option<u64>,
+    trace: Option<Context>,
     time: Time,
 }
 
@@ -284,6 +289,7 @@ async fn forward_to(
         body,
         mut unfit,
         key,
+        trace,
         time,
     } = sent;
     let worker = Rc::clone(&exchange.connection().worker);
@@ -303,6 +309,9 @@ async fn forward_to(
     );
     target.edits.apply(&mut head.headers);
     edits.apply(&mut head.headers);
+    if let Some(trace) = &trace {
+        trace.apply(&mut head.headers);
+    }
 
     let policy = forward.retry.as_ref().filter(|policy| policy.retries_max > 0);
     let mirrors = mirror::drawn(&forward.mirrors, &worker.random);
@@ -328,6 +337,7 @@ async fn forward_to(
     let mut sending = Sending {
         cluster: &cluster.live,
         key,
+        traced: exchange.traced(),
         head,
         upload,
         deadline,
@@ -345,11 +355,14 @@ impl Attempts for Sending<'_> {
 
     /// Within the route's time and its own.
     async fn attempt(&mut self, pool: &Rc<HostPool>, repeatable: bool) -> Result<Self::Answer, Failure> {
-        let headers = if repeatable {
+        let mut headers = if repeatable {
             self.head.headers.clone()
         } else {
             std::mem::take(&mut self.head.headers)
         };
+        if let Some(traced) = self.traced.as_ref().filter(|traced| traced.renewed().is_some()) {
+            traced.told().apply(&mut headers);
+        }
         let body = self.upload.as_ref().map_or(RequestBody::Empty, Upload::attempt);
         let request = self.head.request(headers, body, self.cluster.config.protocol);
         let connected = Cell::new(false);

@@ -65,7 +65,7 @@ struct Told {
 }
 
 /// With TLS, or without.
-trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
@@ -175,7 +175,7 @@ async fn probe(host: &Host, probe: &Probe, session: &mut Option<Session>) -> Res
 }
 
 /// As requests do, with TLS if the cluster has it.
-async fn connect(host: &Host) -> std::io::Result<Box<dyn Connection>> {
+pub(crate) async fn connect(host: &Host) -> std::io::Result<Box<dyn Connection>> {
     let mut stream = TcpStream::connect(host.address).await?;
     if let Some(version) = host.greeting {
         proxy_protocol::tell(&mut stream, version, None).await?;

@@ -22,6 +22,7 @@ use decode::{Resources, describe};
 use last_good::Loaded;
 use metrics::Metrics;
 use orders::{Command, Remote, orders};
+use otlp::Exporter;
 use snapshot::Snapshot;
 use status::Status;
 
@@ -56,6 +57,7 @@ mod matcher;
 mod metrics;
 mod mirror;
 mod orders;
+mod otlp;
 mod outlier;
 mod pattern;
 mod pool;
@@ -71,6 +73,7 @@ mod status;
 mod stream;
 mod tcp;
 mod tls;
+mod trace;
 mod upload;
 mod worker;
 
@@ -168,8 +171,9 @@ pub async fn run(
         log: config.access_log.clone(),
         source,
     })?;
-    let workers = start_workers(&config, &metrics, &logs)?;
     let current: Arc<ArcSwap<Snapshot>> = Arc::default();
+    let exporter = Exporter::new(Arc::clone(&current), Arc::clone(&metrics));
+    let workers = start_workers(&config, &metrics, &logs, &exporter)?;
     let status = Arc::new(Status::new(Arc::clone(&current), Arc::clone(&metrics)));
     let drain = Arc::new(Notify::new());
     let admin = admin::Admin {
@@ -225,6 +229,7 @@ pub async fn run(
     }
     drain_workers(&workers, config.drain_timeout).await;
     flush_workers(&workers).await;
+    exporter.finish(FLUSH_TIMEOUT).await;
     // A writer that dies takes its lines with it, and nothing else.
     let _ = tokio::task::spawn_blocking(move || logs.finish()).await;
     admin.abort();
@@ -255,14 +260,16 @@ fn start_workers(
     config: &ProxyConfig,
     metrics: &Arc<Metrics>,
     logs: &Arc<access_log::Process>,
+    exporter: &Arc<Exporter>,
 ) -> Result<Vec<Remote>, ProxyError> {
     let mut workers = Vec::new();
     for index in 0..config.workers.max(1) {
         let (remote, orders) = orders();
         let (metrics, logs) = (Arc::clone(metrics), Arc::clone(logs));
+        let exporter = Arc::clone(exporter);
         std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || worker::run(index, metrics, logs, orders))
+            .spawn(move || worker::run(index, metrics, logs, exporter, orders))
             .map_err(ProxyError::Worker)?;
         workers.push(remote);
     }

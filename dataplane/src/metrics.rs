@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::config::ResourceKind;
 use crate::exchange::Flag;
+use crate::otlp::Signal;
 use crate::snapshot::{Health, Snapshot};
 use crate::tcp::End;
 
@@ -82,9 +83,18 @@ pub(crate) struct Metrics {
     updates: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
     pub(crate) last_good_errors: AtomicU64,
     pub(crate) access_log_dropped: AtomicU64,
+    spans: Exported,
+    log_records: Exported,
     pub(crate) xds_connects: AtomicU64,
     /// 1 while a stream to the edge is open.
     pub(crate) xds_connected: AtomicU64,
+}
+
+/// What was to be sent to collectors.
+#[derive(Debug, Default)]
+struct Exported {
+    sent: AtomicU64,
+    dropped: AtomicU64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -225,6 +235,23 @@ impl Metrics {
     pub(crate) fn update(&self, kind: ResourceKind, result: &'static str) {
         let mut updates = self.updates.lock().unwrap_or_else(PoisonError::into_inner);
         *updates.entry((kind.word(), result)).or_default() += 1;
+    }
+
+    /// So many spans or log records have come to their collector.
+    pub(crate) fn export_sent(&self, signal: Signal, count: u64) {
+        self.exported(signal).sent.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// So many have not.
+    pub(crate) fn export_dropped(&self, signal: Signal, count: u64) {
+        self.exported(signal).dropped.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn exported(&self, signal: Signal) -> &Exported {
+        match signal {
+            Signal::Traces => &self.spans,
+            Signal::Logs => &self.log_records,
+        }
     }
 
     /// Everything, as Prometheus text.
@@ -468,6 +495,30 @@ impl Metrics {
                 "counter",
                 "Access log lines dropped because the writer was behind",
                 &self.access_log_dropped,
+            ),
+            (
+                "tombolo_spans_sent_total",
+                "counter",
+                "Spans that a collector has taken",
+                &self.spans.sent,
+            ),
+            (
+                "tombolo_spans_dropped_total",
+                "counter",
+                "Spans dropped because a collector was behind, or did not take them",
+                &self.spans.dropped,
+            ),
+            (
+                "tombolo_log_records_sent_total",
+                "counter",
+                "Records of access logs that a collector has taken",
+                &self.log_records.sent,
+            ),
+            (
+                "tombolo_log_records_dropped_total",
+                "counter",
+                "Records of access logs dropped because a collector was behind, or did not take them",
+                &self.log_records.dropped,
             ),
         ];
         for (name, kind, help, value) in single {

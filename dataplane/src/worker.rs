@@ -20,6 +20,7 @@ use crate::h1::Buffers;
 use crate::listener::{self, WorkerListener};
 use crate::metrics::{ListenerCounters, Metrics, RouteCounters, TcpCounters};
 use crate::orders::{Command, Order, Orders};
+use crate::otlp::Exporter;
 use crate::pool::HostPool;
 use crate::retry::{RetryHosts, RetryPolicy, RetryPriorities};
 use crate::snapshot::{Difference, LiveCluster, Snapshot};
@@ -35,6 +36,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 pub(crate) struct Worker {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logs: Logs,
+    pub(crate) exporter: Arc<Exporter>,
     pub(crate) random: Random,
     pub(crate) buffers: Rc<Buffers>,
     pub(crate) pipes: Rc<Pipes>,
@@ -74,7 +76,13 @@ pub(crate) struct ConnectionCount(Rc<Worker>);
 pub(crate) struct CopyCount(Rc<Worker>);
 
 /// Runs a worker until its commands end; call it on a thread of its own.
-pub(crate) fn run(index: usize, metrics: Arc<Metrics>, logs: Arc<Process>, orders: Orders) {
+pub(crate) fn run(
+    index: usize,
+    metrics: Arc<Metrics>,
+    logs: Arc<Process>,
+    exporter: Arc<Exporter>,
+    orders: Orders,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build_local(LocalOptions::default());
@@ -91,6 +99,7 @@ pub(crate) fn run(index: usize, metrics: Arc<Metrics>, logs: Arc<Process>, order
     let worker = Rc::new(Worker {
         metrics,
         logs: Logs::new(logs),
+        exporter,
         random: Random::new(),
         buffers: Rc::default(),
         pipes: Rc::default(),

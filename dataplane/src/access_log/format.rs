@@ -155,6 +155,10 @@ impl Format {
         Self::new(pieces)
     }
 
+    pub(super) fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
     pub(super) fn asks(&self) -> usize {
         self.asks
     }

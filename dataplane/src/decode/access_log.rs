@@ -11,9 +11,10 @@ use envoy_types::pb::envoy::config::accesslog::v3::{
 };
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format as PbFormat;
-use envoy_types::pb::envoy::config::core::v3::{DataSource, SubstitutionFormatString};
+use envoy_types::pb::envoy::config::core::v3::{DataSource, SubstitutionFormatString, TypedExtensionConfig};
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat as FileFormat;
+use envoy_types::pb::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::StdoutAccessLog;
 use envoy_types::pb::envoy::extensions::access_loggers::stream::v3::stdout_access_log::AccessLogFormat as StdoutFormat;
 use envoy_types::pb::envoy::extensions::formatter::req_without_query::v3::ReqWithoutQuery;
@@ -23,8 +24,11 @@ use prost::Name;
 
 use super::fields::{At, Reason, any, done, required};
 use crate::access_log::{
-    Comparison, Destination, Field, Filter, Format, Log, Operator, Piece, Relation, Request, Show, escape,
+    Comparison, Destination, Field, Filter, Format, Log, Medium, Operator, Piece, Relation, Request, Show,
+    escape,
 };
+
+mod records;
 
 /// What Envoy writes where no format is given.
 const FORMAT_DEFAULT: &str = concat!(
@@ -52,23 +56,26 @@ fn log(mut pb: PbAccessLog) -> Result<Log, Reason> {
     let Some(ConfigType::TypedConfig(config)) = pb.config_type.take() else {
         return Err("typed_config: is required".to_owned());
     };
-    let (destination, format) = target(&config).at("typed_config")?;
+    let (medium, format) = target(&config).at("typed_config")?;
     let filter = pb.filter.take().map(filter).transpose().at("filter")?;
     done(&pb)?;
     Ok(Log {
-        destination,
+        medium,
         filter,
         format,
     })
 }
 
-fn target(config: &Any) -> Result<(Destination, Format), Reason> {
+fn target(config: &Any) -> Result<(Medium, Format), Reason> {
+    if config.type_url == OpenTelemetryAccessLogConfig::type_url() {
+        return records::records(any(config)?);
+    }
     if config.type_url == StdoutAccessLog::type_url() {
         let mut pb: StdoutAccessLog = any(config)?;
         let given = pb.access_log_format.take();
         let format = given.map(|StdoutFormat::LogFormat(format)| format);
         done(&pb)?;
-        return Ok((Destination::Stdout, self::format(format)?));
+        return Ok((Medium::Lines(Destination::Stdout), self::format(format)?));
     }
     let mut pb: FileAccessLog = any(config)?;
     let format = match pb.access_log_format.take() {
@@ -81,7 +88,8 @@ fn target(config: &Any) -> Result<(Destination, Format), Reason> {
         return Err("path: is required".to_owned());
     }
     done(&pb)?;
-    Ok((Destination::of_path(Path::new(&path)), self::format(format)?))
+    let destination = Destination::of_path(Path::new(&path));
+    Ok((Medium::Lines(destination), self::format(format)?))
 }
 
 fn format(given: Option<SubstitutionFormatString>) -> Result<Format, Reason> {
@@ -92,13 +100,7 @@ fn format(given: Option<SubstitutionFormatString>) -> Result<Format, Reason> {
 }
 
 fn substitution(mut pb: SubstitutionFormatString) -> Result<Format, Reason> {
-    for (index, mut formatter) in take(&mut pb.formatters).into_iter().enumerate() {
-        take(&mut formatter.name);
-        let config = required(formatter.typed_config.take()).at("typed_config");
-        config
-            .and_then(|config| any::<ReqWithoutQuery>(&config).at("typed_config"))
-            .at_index("formatters", index)?;
-    }
+    formatters(take(&mut pb.formatters))?;
     // They are sorted, asked or not, as in Envoy.
     take(&mut pb.json_format_options);
     let format = match required(pb.format.take()).at("format")? {
@@ -119,6 +121,18 @@ fn substitution(mut pb: SubstitutionFormatString) -> Result<Format, Reason> {
     };
     done(&pb)?;
     Ok(Format::new(format))
+}
+
+/// Those that are known without being said too.
+fn formatters(given: Vec<TypedExtensionConfig>) -> Result<(), Reason> {
+    for (index, mut formatter) in given.into_iter().enumerate() {
+        take(&mut formatter.name);
+        let config = required(formatter.typed_config.take()).at("typed_config");
+        config
+            .and_then(|config| any::<ReqWithoutQuery>(&config).at("typed_config"))
+            .at_index("formatters", index)?;
+    }
+    Ok(())
 }
 
 /// A JSON object on its way to be pieces.

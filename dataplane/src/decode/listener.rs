@@ -24,7 +24,7 @@ use prost::Name;
 use super::fields::{
     At, Reason, ads, any, done, duration, message, only_bool, only_enum, required, same_name, socket_address,
 };
-use super::{access_log, filter, proxy_protocol, tls};
+use super::{access_log, filter, proxy_protocol, tls, tracing};
 use crate::arrival::Arrival;
 use crate::config::{Choosing, FilterChain, Http, Listener, Network, TcpProxy, TcpTarget};
 use crate::filter_chain::{ChainMatch, Choices, Transport};
@@ -257,6 +257,8 @@ fn connection_manager(mut pb: HttpConnectionManager) -> Result<Http, Reason> {
     done(&rds).at("rds")?;
     let filters = filter::of_listener(take(&mut pb.http_filters))?;
     let logs = access_log::of_listener(take(&mut pb.access_log))?;
+    let tracing = pb.tracing.take().map(tracing::of_listener);
+    let tracing = tracing.transpose().at("tracing")?.map(Arc::new);
     let idle_timeout =
         idle_timeout(pb.common_http_protocol_options.take()).at("common_http_protocol_options")?;
     only_bool(pb.normalize_path.take(), true).at("normalize_path")?;
@@ -281,6 +283,7 @@ fn connection_manager(mut pb: HttpConnectionManager) -> Result<Http, Reason> {
         idle_timeout,
         filters,
         logs,
+        tracing,
     })
 }
 

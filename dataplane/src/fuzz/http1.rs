@@ -120,6 +120,7 @@ fn request(input: &[u8]) -> String {
         peer: &HeaderValue::from_static("10.0.0.1"),
         scheme: "http",
         request_id: None,
+        trace: None,
         edits: [&edits, &edits],
     }
     .write(&mut sent);

@@ -11,6 +11,7 @@ use httpdate::HttpDate;
 use super::framing::Framing;
 use super::head::{Field, Head, Known};
 use crate::config::HeaderEdits;
+use crate::trace::Context;
 
 /// A request for a host.
 #[derive(Clone, Copy)]
@@ -28,6 +29,8 @@ pub(crate) struct Request<'a> {
     pub(crate) request_id: Option<&'a [u8]>,
     /// In the order in which they are made.
     pub(crate) edits: [&'a HeaderEdits; 2],
+    /// What is said of its trace, whatever the client or the edits say.
+    pub(crate) trace: Option<&'a Context>,
 }
 
 /// A host's response for the client.
@@ -50,7 +53,7 @@ pub(crate) enum KeepAlive {
 impl Request<'_> {
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let Self { head, edits, .. } = self;
-        let replaced = Replaced::by(edits);
+        let replaced = Replaced::by(edits).and_by(self.trace);
         for part in [
             self.method.as_str().as_bytes(),
             b" ",
@@ -111,7 +114,10 @@ impl Request<'_> {
         if self.framing == Framing::Chunked {
             push(out, "transfer-encoding", &[b"chunked"]);
         }
-        write_edits(out, edits);
+        write_edits(out, edits, self.trace);
+        if let Some(trace) = self.trace {
+            trace.lines(|name, value| push(out, name.as_str(), value));
+        }
         out.extend_from_slice(b"\r\n");
     }
 }
@@ -144,7 +150,7 @@ impl Response<'_> {
         if !head.has(Known::Date) && !replaced.has(b"date") {
             date(out);
         }
-        write_edits(out, &edits);
+        write_edits(out, &edits, None);
         end(out, self.keep_alive);
     }
 }
@@ -233,6 +239,7 @@ fn copy(out: &mut Vec<u8>, head: Head<'_>, stays: impl Fn(&Field) -> bool) {
 /// Names of which edits leave no line as it is. Their lengths say of most lines that they are others.
 struct Replaced<'a> {
     edits: &'a [&'a HeaderEdits],
+    trace: Option<&'a Context>,
     /// A bit for each length; the last one is of all that are longer as well.
     lengths: u64,
 }
@@ -241,11 +248,26 @@ impl<'a> Replaced<'a> {
     fn by(edits: &'a [&'a HeaderEdits]) -> Self {
         let names = edits.iter().flat_map(|edits| edits.replaced());
         let lengths = names.fold(0, |lengths, name| lengths | length_bit(name.as_str().as_bytes()));
-        Self { edits, lengths }
+        Self {
+            edits,
+            trace: None,
+            lengths,
+        }
+    }
+
+    fn and_by(self, trace: Option<&'a Context>) -> Self {
+        let lengths = self.lengths | trace.map_or(0, Context::lengths);
+        Self {
+            trace,
+            lengths,
+            ..self
+        }
     }
 
     fn has(&self, name: &[u8]) -> bool {
-        self.lengths & length_bit(name) != 0 && self.edits.iter().any(|edits| edits.replaces(name))
+        self.lengths & length_bit(name) != 0
+            && (self.edits.iter().any(|edits| edits.replaces(name))
+                || self.trace.is_some_and(|trace| trace.replaces(name)))
     }
 }
 
@@ -254,7 +276,7 @@ fn length_bit(name: &[u8]) -> u64 {
 }
 
 /// The lines that edits bring, without those that a later one takes away again.
-fn write_edits(out: &mut Vec<u8>, stages: &[&HeaderEdits]) {
+fn write_edits(out: &mut Vec<u8>, stages: &[&HeaderEdits], trace: Option<&Context>) {
     for (at, stage) in stages.iter().enumerate() {
         let stays = |name: &HeaderName| {
             let ours = [
@@ -264,7 +286,9 @@ fn write_edits(out: &mut Vec<u8>, stages: &[&HeaderEdits]) {
                 http::header::TRANSFER_ENCODING,
             ];
             let mut later = stages[at + 1..].iter();
-            !ours.contains(name) && !later.any(|later| later.replaces(name.as_str().as_bytes()))
+            !ours.contains(name)
+                && !later.any(|later| later.replaces(name.as_str().as_bytes()))
+                && !trace.is_some_and(|trace| trace.replaces(name.as_str().as_bytes()))
         };
         for (place, (name, value)) in stage.set.iter().enumerate() {
             let last = !stage.set[place + 1..].iter().any(|(other, _)| other == name);
@@ -309,6 +333,7 @@ mod tests {
             scheme: "http",
             request_id: Some(b"id"),
             edits,
+            trace: None,
         };
         request.write(&mut out);
         String::from_utf8(out).unwrap()
@@ -439,6 +464,37 @@ mod tests {
             got,
             "GET /b HTTP/1.1\r\nhost: h\r\nx-forwarded-proto: http\r\nx-request-id: new\r\n\r\n"
         );
+    }
+
+    #[test]
+    fn what_is_said_of_a_trace_is_ours_alone() {
+        let none = HeaderEdits::default();
+        let by_edits = edits(&[], &["traceparent"], &["tracestate"]);
+        let text = b"GET /a HTTP/1.1\r\nhost: h\r\nTraceParent: x\r\nb3: 0\r\nx-trace: 1\r\n\r\n";
+        let mut fields = Fields::default();
+        read_request(text, &mut fields).unwrap().unwrap();
+        let head = fields.of(text);
+        let trace = Context::told_by(&head, 15, 10);
+        let mut out = Vec::new();
+        Request {
+            head,
+            method: &Method::GET,
+            target: b"/b",
+            framing: Framing::Empty,
+            host: None,
+            peer: &HeaderValue::from_static("1.2.3.4"),
+            scheme: "http",
+            request_id: Some(b"id"),
+            edits: [&by_edits, &none],
+            trace: Some(&trace),
+        }
+        .write(&mut out);
+        let expected = format!(
+            "GET /b HTTP/1.1\r\nhost: h\r\nx-trace: 1\r\n{OURS}\
+             traceparent: 00-0000000000000000000000000000000f-000000000000000a-00\r\n\
+             b3: 0000000000000000000000000000000f-000000000000000a-0\r\n\r\n"
+        );
+        assert_eq!(String::from_utf8(out).unwrap(), expected);
     }
 
     #[test]

@@ -32,6 +32,7 @@ use crate::io::BreakableIo;
 use crate::pool::{Freshness, HostPool, Lease};
 use crate::reply;
 use crate::retry::{Outcome, RetryPolicy};
+use crate::trace::{Context as TraceContext, Traced};
 use crate::worker::WorkerCluster;
 
 /// Responses before the response; a host sends one or two.
@@ -61,6 +62,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         Way::Bridged(judged) => return Box::pin(bridged(client, line, fields, terms, judged)).await,
     };
     let mut exchange = Exchange::begin(Rc::clone(&client.connection));
+    let trace = exchange.trace(&live, &head);
     let out = open(
         &mut exchange,
         std::mem::take(&mut client.out),
@@ -68,6 +70,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         head,
         terms,
         &plan,
+        trace.as_ref(),
     );
     let edits = [&plan.target.edits, &plan.route.edits];
     let unfit = Unfit::of(head, terms.framing, &edits);
@@ -96,6 +99,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         cluster: &plan.cluster,
         key: plan.key,
         upload,
+        traced: exchange.traced(),
         came,
         ended: None,
         started,
@@ -142,6 +146,7 @@ fn open(
     head: Head<'_>,
     terms: Terms,
     plan: &Plan<'_>,
+    trace: Option<&TraceContext>,
 ) -> Vec<u8> {
     let connection = Rc::clone(exchange.connection());
     exchange.asks(&line.method, head.values(Known::ContentType).next());
@@ -162,6 +167,7 @@ fn open(
         scheme: connection.scheme(),
         request_id: made.as_ref().map(|id| &id[..]),
         edits: [&plan.target.edits, &plan.route.edits],
+        trace,
     }
     .write(&mut out);
     exchange.asked(|| Requested {
@@ -183,6 +189,7 @@ struct Sending<'a> {
     cluster: &'a WorkerCluster,
     key: Option<u64>,
     upload: Upload,
+    traced: Option<Rc<Traced>>,
     /// When the last byte of the client's request was read.
     came: Option<Instant>,
     /// The same, once the present connection has been sent all of it.
@@ -229,6 +236,9 @@ impl Attempts for Sending<'_> {
     /// host, and what may be repeated (RFC 9110, section 9.2.2) is.
     async fn attempt(&mut self, pool: &Rc<HostPool>, _: bool) -> Result<Answer, Failure> {
         let lease = pool.lease();
+        if let Some((before, now)) = self.traced.as_ref().and_then(|traced| traced.renewed()) {
+            self.upload.replace(&before, &now);
+        }
         let mut wanted = Freshness::Reused;
         loop {
             let (mut io, freshness) = self.connection(pool, wanted).await?;

@@ -87,6 +87,11 @@ impl Relay {
         std::mem::take(&mut self.ahead)
     }
 
+    /// What is written ahead, if it has not been.
+    pub(crate) fn ahead_mut(&mut self) -> &mut [u8] {
+        &mut self.ahead
+    }
+
     /// Whether nothing was written yet, so that all of it can be written elsewhere.
     pub(crate) fn is_untouched(&self) -> bool {
         self.untouched

@@ -51,6 +51,19 @@ impl Upload {
         }
     }
 
+    /// Puts `now` in place of `before`, which nobody but us can have written, before it is sent again.
+    pub(crate) fn replace(&mut self, before: &[u8; 16], now: &[u8; 16]) {
+        match self {
+            Self::Head { out, .. } => replace(out, before, now),
+            Self::Body { relay, kept, .. } => {
+                replace(relay.ahead_mut(), before, now);
+                if let Some(kept) = kept {
+                    replace(&mut kept.bytes, before, now);
+                }
+            }
+        }
+    }
+
     /// On a connection that has seen nothing of it.
     pub(crate) fn begin(&mut self) {
         match self {
@@ -150,6 +163,15 @@ impl Kept {
             sent: 0,
             bytes_max: head.len() + KEPT_MAX_BYTES,
         })
+    }
+}
+
+/// In each place.
+fn replace<const N: usize>(bytes: &mut [u8], before: &[u8; N], now: &[u8; N]) {
+    let mut from = 0;
+    while let Some(at) = bytes[from..].windows(N).position(|window| window == before) {
+        bytes[from + at..from + at + N].copy_from_slice(now);
+        from += at + N;
     }
 }
 

@@ -16,3 +16,4 @@ mod support;
 mod tcp;
 mod tls;
 mod tls_hosts;
+mod traces;

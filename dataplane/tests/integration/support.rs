@@ -2,6 +2,7 @@
 
 pub(crate) mod ads;
 pub(crate) mod certs;
+pub(crate) mod collector;
 pub(crate) mod mesh;
 pub(crate) mod proxy;
 pub(crate) mod stage;

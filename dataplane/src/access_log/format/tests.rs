@@ -83,6 +83,7 @@ fn shown(operator: &Operator, show: Show, is_answered: bool) -> String {
         bytes_received: 3,
         bytes_sent: 5,
         client: "10.0.0.1:5000".parse().unwrap(),
+        trace: None,
     };
     if is_answered {
         let mut headers = HeaderMap::new();

@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AndFilter, ResponseFlagFilter, StatusCodeFilter};
-use envoy_types::pb::envoy::config::core::v3::RuntimeUInt32;
+use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use envoy_types::pb::envoy::config::core::v3::{GrpcService, RuntimeUInt32};
+use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::CommonGrpcAccessLogConfig;
 use envoy_types::pb::google::protobuf::ListValue;
 use envoy_types::util::pack_any;
 
@@ -180,7 +182,7 @@ fn logs_are_taken_or_refused_by_name() {
         ),
     ] {
         let taken = log(file(|file| file.path = path.to_owned())).unwrap();
-        assert_eq!(taken.destination, destination, "{path}");
+        assert_eq!(taken.medium, Medium::Lines(destination), "{path}");
     }
     let cases = [
         (PbAccessLog::default(), "typed_config: is required"),
@@ -230,5 +232,78 @@ fn logs_are_taken_or_refused_by_name() {
     ];
     for (wrong, expected) in cases {
         assert_eq!(log(wrong).map(drop), Err(expected.to_owned()));
+    }
+}
+
+#[allow(deprecated, reason = "it is where Envoy before 1.37 has the collector")]
+#[test]
+fn records_are_as_the_contract_says() {
+    use crate::otlp::{AnyValue, KeyValueList, Value, string};
+
+    let right = || OpenTelemetryAccessLogConfig {
+        common_config: Some(CommonGrpcAccessLogConfig {
+            log_name: "l".to_owned(),
+            grpc_service: Some(GrpcService {
+                target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
+                    cluster_name: "c".to_owned(),
+                    ..Default::default()
+                })),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let of = |pb: OpenTelemetryAccessLogConfig| {
+        let log = PbAccessLog {
+            config_type: Some(ConfigType::TypedConfig(pack_any(pb))),
+            ..Default::default()
+        };
+        of_listener(vec![log]).map(drop)
+    };
+    type Case = (fn(&mut OpenTelemetryAccessLogConfig), Result<(), &'static str>);
+    let cases: [Case; 7] = [
+        (|_| {}, Ok(())),
+        (
+            |pb| {
+                let common = pb.common_config.take().unwrap();
+                (pb.log_name, pb.grpc_service) = (common.log_name, common.grpc_service);
+            },
+            Ok(()),
+        ),
+        (
+            |pb| pb.common_config = None,
+            Err("access_log[0].typed_config.grpc_service: is required"),
+        ),
+        (
+            |pb| pb.common_config.as_mut().unwrap().buffer_size_bytes = Some(Default::default()),
+            Err("access_log[0].typed_config.common_config.buffer_size_bytes: is not supported by this proxy"),
+        ),
+        (
+            |pb| pb.custom_tags.push(Default::default()),
+            Err("access_log[0].typed_config.custom_tags: is not supported by this proxy"),
+        ),
+        (
+            |pb| {
+                pb.body = Some(AnyValue {
+                    value: Some(Value::IntValue(1)),
+                });
+            },
+            Err(
+                "access_log[0].typed_config.body: only string_value, array_value and kvlist_value are supported",
+            ),
+        ),
+        (
+            |pb| {
+                let values = vec![string("a", "b"), string("c", "%D%")];
+                pb.attributes = Some(KeyValueList { values });
+            },
+            Err("access_log[0].typed_config.attributes.values[c]: %D% is not supported"),
+        ),
+    ];
+    for (change, expected) in cases {
+        let mut pb = right();
+        change(&mut pb);
+        assert_eq!(of(pb), expected.map_err(str::to_owned));
     }
 }
