@@ -4,6 +4,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{SocketAddr, TcpListener};
+use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use tokio::task::AbortHandle;
 
 use crate::balance::OVERPROVISIONING_DEFAULT_PERCENT;
 use crate::breaker::Load;
-use crate::config::{Cluster, Config, Endpoints, HealthCheck, Listener, ResourceKind};
+use crate::config::{Cluster, Config, Endpoint, Endpoints, HealthCheck, Listener, ResourceKind};
 use crate::decode::{Rejection, Update, describe};
 use crate::health::{self, OnChange};
 use crate::listener;
@@ -229,17 +230,11 @@ impl Activation {
         let mut rejections = Vec::new();
         for (name, live) in listeners {
             let address = live.config.address;
-            if before
-                .listeners
-                .get(name)
-                .is_some_and(|held| held.config.address == address)
-            {
+            let is_there = |held: &Arc<LiveListener>| held.config.binds && held.config.address == address;
+            if !live.config.binds || before.listeners.get(name).is_some_and(is_there) {
                 continue;
             }
-            let ours = before
-                .listeners
-                .values()
-                .any(|held| held.config.address == address);
+            let ours = before.listeners.values().any(is_there);
             match listener::bind(address, self.workers.len(), ours) {
                 Ok(bound) => sockets.push((Arc::clone(name), bound)),
                 Err(error) => rejections.push(Rejection {
@@ -282,7 +277,11 @@ impl Activation {
         let load = self.loads.entry(Arc::clone(name));
         let load = Arc::clone(load.or_insert_with(|| Load::new(workers)));
         let watched = self.watched(name, config.outliers.as_ref());
-        let given = endpoints.map_or(&[][..], |endpoints| &endpoints.endpoints);
+        let given = match (config.original, endpoints) {
+            (Some(_), _) => slice::from_ref(&Endpoint::ANY),
+            (None, Some(endpoints)) => &endpoints.endpoints[..],
+            (None, None) => &[],
+        };
         let hosts = given
             .iter()
             .map(|endpoint| LiveHost {
@@ -348,7 +347,7 @@ impl Activation {
             && held.check.as_ref() == check
             && held.outliers.as_ref() == outliers
             && held.host.tls.as_ref().map(Arc::as_ptr) == tls.map(Arc::as_ptr)
-            && held.host.greeting == config.greeting
+            && (held.host.greeting, held.host.original) == (config.greeting, config.original)
         {
             return Arc::clone(&held.host);
         }
@@ -367,6 +366,7 @@ impl Activation {
             address,
             tls.cloned(),
             config.greeting,
+            config.original,
             health,
             record,
         ));

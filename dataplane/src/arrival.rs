@@ -7,14 +7,16 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use crate::h1::Buffer;
+use crate::original_dst::{self, Redirected};
 use crate::pool::OwnPools;
 use crate::proxy_protocol::{self, Addresses, Taken};
 
 /// What a listener asks of connections before anything else is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Arrival {
-    /// Which headers they begin with.
-    pub(crate) proxy: Taken,
+    /// Which headers they begin with, if they do.
+    pub(crate) proxy: Option<Taken>,
+    pub(crate) redirected: Redirected,
     /// For this, and for what is looked at after it.
     pub(crate) timeout: Option<Duration>,
 }
@@ -27,6 +29,8 @@ pub(crate) struct Ends {
     pub(crate) direct: IpAddr,
     /// Where it was to go.
     pub(crate) to: SocketAddr,
+    /// Whether that is somewhere else than where it came in.
+    pub(crate) is_redirected: bool,
     /// Connections to hosts that are told of it.
     pub(crate) pools: OwnPools,
 }
@@ -44,8 +48,15 @@ impl Ends {
             client,
             direct: client.ip(),
             to: canonical(to),
+            is_redirected: false,
             pools: OwnPools::default(),
         })
+    }
+
+    fn redirect(&mut self, to: SocketAddr) {
+        let to = canonical(to);
+        self.is_redirected |= to != self.to;
+        self.to = to;
     }
 
     pub(crate) fn addresses(&self) -> Addresses {
@@ -64,9 +75,16 @@ impl Arrival {
         stream: &mut TcpStream,
         input: &mut Buffer,
     ) -> Option<()> {
-        if let Some(said) = proxy_protocol::take(self.proxy, stream, input).await? {
+        if let Some(taken) = self.proxy
+            && let Some(said) = proxy_protocol::take(taken, stream, input).await?
+        {
             ends.client = said.from;
-            ends.to = said.to;
+            ends.redirect(said.to);
+        }
+        if self.redirected != Redirected::Unknown
+            && let Some(to) = original_dst::of(stream, ends.to)
+        {
+            ends.redirect(to);
         }
         Some(())
     }

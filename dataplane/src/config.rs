@@ -3,7 +3,7 @@
 //! did not change. Nothing here knows Envoy's messages: `decode` is the only way in.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +56,8 @@ pub(crate) struct Config {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Listener {
     pub(crate) address: SocketAddr,
+    /// Whether it listens; else it is given what was redirected to others.
+    pub(crate) binds: bool,
     /// What its connections begin with, if there is anything.
     pub(crate) arrival: Option<Arrival>,
     /// The default one, if there is one, is the last.
@@ -154,6 +156,8 @@ pub(crate) struct Cluster {
     pub(crate) tls: Option<Arc<ClientTls>>,
     /// How its hosts are told whose connections are.
     pub(crate) greeting: Option<Version>,
+    /// Where its hosts are those that clients' connections were to go to: for how long each is kept unused.
+    pub(crate) original: Option<Duration>,
 }
 
 /// What is spoken to the hosts of a cluster.
@@ -364,6 +368,16 @@ impl FilterChain {
             Network::Tcp(_) => None,
         }
     }
+}
+
+impl Endpoint {
+    /// Stands for the hosts that clients' connections were to go to.
+    pub(crate) const ANY: Self = Self {
+        address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
+        priority: 0,
+        weight: 1,
+        eligible: true,
+    };
 }
 
 impl TcpProxy {

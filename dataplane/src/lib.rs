@@ -57,6 +57,7 @@ mod matcher;
 mod metrics;
 mod mirror;
 mod orders;
+mod original_dst;
 mod otlp;
 mod outlier;
 mod pattern;

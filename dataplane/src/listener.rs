@@ -20,6 +20,7 @@ use crate::config::Choosing;
 use crate::h1::{self, Buffer, HEAD_TIMEOUT};
 use crate::http2;
 use crate::metrics::{ListenerCounters, RouteCounters};
+use crate::original_dst::Redirected;
 use crate::snapshot::{LiveChain, LiveHttp, LiveListener, LiveNetwork};
 use crate::sni::{self, Hello, Seen};
 use crate::stream::Stream;
@@ -96,6 +97,9 @@ enum Codec {
     Http2,
 }
 
+/// Counts a connection of a listener for as long as it lives.
+struct Counted(Arc<ListenerCounters>);
+
 /// A one-way switch that tasks of one thread can wait for.
 #[derive(Default)]
 pub(crate) struct Drain {
@@ -143,22 +147,32 @@ pub(crate) fn start(
     socket: StdTcpListener,
 ) -> io::Result<Rc<WorkerListener>> {
     let socket = TcpListener::from_std(socket)?;
-    let listener = Rc::new(WorkerListener {
-        name: Arc::clone(name),
-        unrouted: worker.counters(name, &NO_CLUSTER.into()),
-        running: RefCell::new(Rc::new(Running {
-            live: Arc::clone(live),
-            chains: Vec::new(),
-        })),
-        counters: worker.listener_counters(name),
-        drain: Drain::default(),
-    });
-    listener.run(live);
+    let listener = WorkerListener::new(worker, name, live);
     tokio::task::spawn_local(accept(Rc::clone(worker), Rc::clone(&listener), socket));
     Ok(listener)
 }
 
 impl WorkerListener {
+    pub(crate) fn new(worker: &Rc<Worker>, name: &Arc<str>, live: &Arc<LiveListener>) -> Rc<Self> {
+        let listener = Rc::new(Self {
+            name: Arc::clone(name),
+            unrouted: worker.counters(name, &NO_CLUSTER.into()),
+            running: RefCell::new(Rc::new(Running {
+                live: Arc::clone(live),
+                chains: Vec::new(),
+            })),
+            counters: worker.listener_counters(name),
+            drain: Drain::default(),
+        });
+        listener.run(live);
+        listener
+    }
+
+    /// Whether connections come to it by themselves.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.running.borrow().live.config.binds
+    }
+
     pub(crate) fn update(&self, live: &Arc<LiveListener>) {
         if !Arc::ptr_eq(&self.running.borrow().live, live) {
             self.run(live);
@@ -297,6 +311,19 @@ impl Drain {
     }
 }
 
+impl Counted {
+    fn new(counters: &Arc<ListenerCounters>) -> Self {
+        counters.opened.add(1);
+        Self(Arc::clone(counters))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.closed.add(1);
+    }
+}
+
 async fn accept(worker: Rc<Worker>, listener: Rc<WorkerListener>, socket: TcpListener) {
     loop {
         let accepted = tokio::select! {
@@ -321,17 +348,20 @@ async fn accept(worker: Rc<Worker>, listener: Rc<WorkerListener>, socket: TcpLis
 fn spawn(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, stream: TcpStream, peer: SocketAddr) {
     let (worker, listener) = (Rc::clone(worker), Rc::clone(listener));
     let count = worker.connected();
-    listener.counters.opened.add(1);
     tokio::task::spawn_local(async move {
-        let counters = Arc::clone(&listener.counters);
         serve(worker, listener, stream, peer).await;
-        counters.closed.add(1);
         drop(count);
     });
 }
 
-async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: TcpStream, peer: SocketAddr) {
-    let (address, arrival) = listener.running.borrow().arrival();
+async fn serve(
+    worker: Rc<Worker>,
+    mut listener: Rc<WorkerListener>,
+    mut stream: TcpStream,
+    peer: SocketAddr,
+) {
+    let mut counted = Counted::new(&listener.counters);
+    let (address, mut arrival) = listener.running.borrow().arrival();
     let ends = stream
         .set_nodelay(true)
         .and_then(|()| Ends::new(&stream, peer, address));
@@ -347,12 +377,29 @@ async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: Tcp
     };
     let mut input = Buffer::new(&worker.buffers);
     let mut arrived = None;
-    if let Some(arrival) = arrival {
-        let learning = learn(&listener.drain, &arrival, &mut ends, &mut stream, &mut input);
+    while let Some(arrives) = arrival.take() {
+        let learning = learn(&listener.drain, &arrives, &mut ends, &mut stream, &mut input);
         arrived = Some(Instant::now());
         if Box::pin(learning).await.is_none() {
             listener.counters.unfit.add(1);
             return;
+        }
+        if arrives.redirected == Redirected::HandedOver
+            && ends.is_redirected
+            && let Some(other) = worker
+                .listener_at(ends.to)
+                .filter(|other| !Rc::ptr_eq(other, &listener))
+        {
+            counted = Counted::new(&other.counters);
+            listener = other;
+            // What it was redirected from is known, and it is handed over once.
+            let others = listener.running.borrow().arrival().1;
+            arrival = others
+                .filter(|others| others.proxy.is_some())
+                .map(|others| Arrival {
+                    redirected: Redirected::Unknown,
+                    ..others
+                });
         }
     }
     let first = listener.running.borrow().first_look(ends.to.port());
@@ -398,6 +445,7 @@ async fn serve(worker: Rc<Worker>, listener: Rc<WorkerListener>, mut stream: Tcp
         Serving::Http(http) => serve_http(worker, http, stream, input, ends).await,
         Serving::Tcp(tcp) => Box::pin(tcp::serve(worker, tcp, stream, input, ends)).await,
     }
+    drop(counted);
 }
 
 async fn serve_http(

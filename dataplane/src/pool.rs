@@ -26,6 +26,7 @@ use crate::snapshot::Host;
 use crate::stream::Stream;
 use crate::upload::RequestBody;
 
+mod captured;
 mod multiplexed;
 mod own;
 #[cfg(test)]
@@ -33,6 +34,7 @@ mod own;
 mod tests;
 mod turns;
 
+use captured::Captured;
 pub(crate) use multiplexed::Place;
 use multiplexed::{Carrier, Load, Multiplexed, carry};
 pub(crate) use own::OwnPools;
@@ -63,6 +65,7 @@ pub(crate) struct HostPool {
     /// None for the pool that all share.
     owner: Option<Box<Owner>>,
     clients: Clients,
+    captured: Captured,
 }
 
 /// A right to one request on a host; it counts as active, on the host and on its cluster, until dropped.
@@ -134,6 +137,7 @@ impl HostPool {
             breakers: RefCell::default(),
             owner,
             clients: Clients::default(),
+            captured: Captured::default(),
         }
     }
 
@@ -184,6 +188,7 @@ impl HostPool {
     /// Closes what was idle for long, or was closed by the host.
     pub(crate) fn sweep(&self, now: Instant) {
         self.clients.each(|own| own.sweep(now));
+        self.captured.sweep(self.host.original, now);
         let stale = |idle: &IdleConnection| {
             idle.sender.is_closed() || now.saturating_duration_since(idle.since) > IDLE_MAX
         };

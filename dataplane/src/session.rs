@@ -47,7 +47,13 @@ impl Session {
         let mut requests = Vec::new();
         for kind in ResourceKind::ALL {
             let names: Vec<String> = match kind {
-                ResourceKind::Endpoints => config.clusters.names().map(ToString::to_string).collect(),
+                ResourceKind::Endpoints => {
+                    let clusters = config
+                        .clusters
+                        .iter()
+                        .filter(|(_, cluster)| has_endpoints(cluster));
+                    clusters.map(|(name, _)| name.to_string()).collect()
+                }
                 ResourceKind::Secret => session.secrets.iter().map(ToString::to_string).collect(),
                 ResourceKind::Routes => session.routes.iter().map(ToString::to_string).collect(),
                 ResourceKind::Cluster | ResourceKind::Listener => Vec::new(),
@@ -67,12 +73,17 @@ impl Session {
 
     /// The changes of subscriptions that `config` calls for.
     pub(crate) fn follow(&mut self, config: &Config) -> Vec<DeltaDiscoveryRequest> {
-        // It is names that are subscribed, whatever they stand for.
-        let clusters = config.clusters.changes(&self.clusters, |_, _| true);
-        let (added, dropped): (Vec<_>, Vec<_>) = clusters.iter().partition(|change| change.now.is_some());
-        let names =
-            |changes: Vec<&Change<'_, _>>| changes.iter().map(|change| change.name.to_string()).collect();
-        let endpoints = (names(added), names(dropped));
+        // It is names that are subscribed, whatever else they stand for.
+        let same = |now: &Arc<Cluster>, before: &Arc<Cluster>| has_endpoints(now) == has_endpoints(before);
+        let clusters = config.clusters.changes(&self.clusters, same);
+        let names = |is_meant: fn(&&Change<'_, Arc<Cluster>>) -> bool| -> Vec<String> {
+            let meant = clusters.iter().filter(is_meant);
+            meant.map(|change| change.name.to_string()).collect()
+        };
+        let endpoints = (
+            names(|change| change.now.is_some_and(has_endpoints)),
+            names(|change| change.before.is_some_and(has_endpoints)),
+        );
         let wanted = config.wanted_routes();
         let names = |of: &BTreeSet<Arc<str>>, without: &BTreeSet<Arc<str>>| -> Vec<String> {
             of.difference(without).map(ToString::to_string).collect()
@@ -195,6 +206,11 @@ impl From<DeltaDiscoveryResponse> for Received {
     }
 }
 
+/// Whether the edge says which hosts it has.
+fn has_endpoints(cluster: &Arc<Cluster>) -> bool {
+    cluster.original.is_none()
+}
+
 fn is_by_name(kind: ResourceKind) -> bool {
     matches!(
         kind,
@@ -210,6 +226,7 @@ fn versions(resources: &Resources, kind: ResourceKind) -> HashMap<String, String
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use envoy_types::pb::envoy::service::discovery::v3::Resource;
     use envoy_types::pb::google::protobuf::Any;
@@ -229,6 +246,7 @@ mod tests {
             outliers: None,
             tls: None,
             greeting: None,
+            original: None,
         });
         let clusters = clusters
             .iter()
@@ -238,6 +256,17 @@ mod tests {
             clusters,
             ..Config::default()
         }
+    }
+
+    /// `config`, with a cluster of which the edge says no hosts.
+    fn captured(name: &str, mut config: Config) -> Config {
+        let cluster = config.clusters.values().next().unwrap();
+        let cluster = Cluster {
+            original: Some(std::time::Duration::from_secs(5)),
+            ..(**cluster).clone()
+        };
+        config.clusters.insert(name.into(), Arc::new(cluster));
+        config
     }
 
     /// Kind, names subscribed, names unsubscribed, whether the node is named.
@@ -275,6 +304,14 @@ mod tests {
             (config(&["a", "b"]), vec![row("endpoints", "a b", "", false)]),
             (config(&["a", "b"]), vec![]),
             (config(&["b", "c"]), vec![row("endpoints", "c", "a", false)]),
+            (
+                captured("c", config(&["b"])),
+                vec![row("endpoints", "", "c", false)],
+            ),
+            (
+                captured("d", config(&["b", "c"])),
+                vec![row("endpoints", "c", "", false)],
+            ),
             (config(&[]), vec![row("endpoints", "", "b c", false)]),
         ];
         for (config, expected) in cases {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::uri::Scheme;
@@ -104,6 +105,8 @@ pub(crate) struct Host {
     pub(crate) tls: Option<Arc<HostTls>>,
     /// If it is told whose connections are, and how.
     pub(crate) greeting: Option<Version>,
+    /// If it stands for those that clients' connections were to go to: for how long each is kept unused.
+    pub(crate) original: Option<Duration>,
     health: AtomicU8,
     /// What attempts brought, if that may make it an outlier.
     pub(crate) record: Option<Record>,
@@ -118,8 +121,10 @@ pub(crate) enum Health {
 }
 
 impl Snapshot {
+    /// Those that the edge has named.
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &LiveHost> {
-        self.clusters.values().flat_map(|cluster| &cluster.hosts)
+        let hosts = self.clusters.values().flat_map(|cluster| &cluster.hosts);
+        hosts.filter(|live| live.host.original.is_none())
     }
 }
 
@@ -342,12 +347,14 @@ impl LiveCluster {
 }
 
 impl Host {
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         id: u64,
         cluster: Arc<str>,
         address: SocketAddr,
         tls: Option<Arc<HostTls>>,
         greeting: Option<Version>,
+        original: Option<Duration>,
         health: Health,
         record: Option<Record>,
     ) -> Self {
@@ -357,9 +364,25 @@ impl Host {
             address,
             tls,
             greeting,
+            original,
             health: AtomicU8::new(health as u8),
             record,
         }
+    }
+
+    /// One of those that it stands for.
+    pub(crate) fn at(&self, address: SocketAddr) -> Self {
+        let (cluster, tls) = (Arc::clone(&self.cluster), self.tls.clone());
+        Self::new(
+            self.id,
+            cluster,
+            address,
+            tls,
+            self.greeting,
+            None,
+            Health::Healthy,
+            None,
+        )
     }
 
     pub(crate) fn health(&self) -> Health {

@@ -26,6 +26,7 @@ use crate::retry::{RetryHosts, RetryPolicy, RetryPriorities};
 use crate::snapshot::{Difference, LiveCluster, Snapshot};
 use crate::tcp::Pipes;
 
+mod handover;
 mod view;
 
 pub(crate) use view::View;
@@ -49,6 +50,7 @@ pub(crate) struct Worker {
     connections: Cell<usize>,
     copies: Cell<usize>,
     disconnected: Notify,
+    drains: Cell<bool>,
 }
 
 type ListenerAndCluster = (Arc<str>, Arc<str>);
@@ -111,6 +113,7 @@ pub(crate) fn run(
         connections: Cell::new(0),
         copies: Cell::new(0),
         disconnected: Notify::new(),
+        drains: Cell::new(false),
     });
     runtime.block_on(worker.run(orders));
 }
@@ -150,6 +153,7 @@ impl Worker {
                 let _ = done.send(());
             }
             Command::Drain { done } => {
+                self.drains.set(true);
                 self.listeners
                     .borrow_mut()
                     .drain()
@@ -215,12 +219,14 @@ impl Worker {
         let mut one_went = false;
         for name in &difference.listeners {
             match snapshot.listeners.get(name) {
-                Some(live) => {
+                Some(live)
+                    if live.config.binds || !listeners.get(name).is_some_and(|held| held.is_bound()) =>
+                {
                     if let Some(listener) = listeners.get(name) {
                         listener.update(live);
                     }
                 }
-                None => {
+                Some(_) | None => {
                     if let Some(removed) = listeners.remove(name) {
                         removed.drain();
                         one_went = true;
@@ -357,7 +363,7 @@ impl WorkerCluster {
             key,
         };
         let chosen = selection.choose(random, active, &self.turns, tried, asked)?;
-        Some((self.pools[chosen.0].of(client), chosen))
+        Some((self.pools[chosen.0].of(client)?, chosen))
     }
 
     /// Whether one more request may begin.

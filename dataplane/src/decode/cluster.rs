@@ -45,6 +45,9 @@ const PANIC_THRESHOLD_DEFAULT_PERCENT: f64 = 50.0;
 /// Envoy's interval between checks of a cluster without traffic when none is given.
 const NO_TRAFFIC_INTERVAL_DEFAULT: Duration = Duration::from_secs(60);
 
+/// Envoy's time for hosts that are found as they are used, when none is given.
+const CLEANUP_INTERVAL_DEFAULT: Duration = Duration::from_secs(5);
+
 /// What Envoy takes for the parts of a retry budget that are not given.
 const RETRY_BUDGET_DEFAULT_PERCENT: f64 = 20.0;
 const RETRY_BUDGET_DEFAULT_MIN: u32 = 3;
@@ -52,12 +55,18 @@ const RETRY_BUDGET_DEFAULT_MIN: u32 = 3;
 pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
     let mut pb: PbCluster = message(body)?;
     same_name(&take(&mut pb.name), name).at("name")?;
-    if pb.cluster_discovery_type.take() != Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)) {
-        return Err("type: only EDS is supported".to_owned());
-    }
-    let mut eds = required(pb.eds_cluster_config.take()).at("eds_cluster_config")?;
-    ads(eds.eds_config.take()).at("eds_cluster_config.eds_config")?;
-    done(&eds).at("eds_cluster_config")?;
+    let original = match pb.cluster_discovery_type.take() {
+        Some(ClusterDiscoveryType::Type(discovery)) if discovery == DiscoveryType::Eds as i32 => {
+            let mut eds = required(pb.eds_cluster_config.take()).at("eds_cluster_config")?;
+            ads(eds.eds_config.take()).at("eds_cluster_config.eds_config")?;
+            done(&eds).at("eds_cluster_config")?;
+            None
+        }
+        Some(ClusterDiscoveryType::Type(discovery)) if discovery == DiscoveryType::OriginalDst as i32 => {
+            Some(original_dst(&mut pb)?)
+        }
+        _ => return Err("type: only EDS and ORIGINAL_DST are supported".to_owned()),
+    };
     let connect_timeout = match pb.connect_timeout.take() {
         Some(timeout) => positive(timeout).at("connect_timeout")?,
         None => CONNECT_TIMEOUT_DEFAULT,
@@ -102,7 +111,25 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
         outliers,
         tls,
         greeting,
+        original,
     })
+}
+
+/// How long a host is kept that nobody uses. Nobody knows them before, so that nothing may be said of them.
+fn original_dst(pb: &mut PbCluster) -> Result<Duration, Reason> {
+    if !pb.health_checks.is_empty() {
+        return Err("health_checks: are of hosts that are known before they are used".to_owned());
+    }
+    if pb.outlier_detection.is_some() {
+        return Err("outlier_detection: is of hosts that are known before they are used".to_owned());
+    }
+    only_enum(pb.lb_policy, &[LbPolicy::ClusterProvided as i32]).at("lb_policy")?;
+    // There is nothing to choose from; any balancer does that.
+    pb.lb_policy = LbPolicy::Random as i32;
+    match pb.cleanup_interval.take() {
+        None => Ok(CLEANUP_INTERVAL_DEFAULT),
+        Some(interval) => positive(interval).at("cleanup_interval"),
+    }
 }
 
 /// A configuration of another policy than the chosen one is refused; Envoy does not look at it.

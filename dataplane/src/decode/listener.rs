@@ -9,6 +9,7 @@ use envoy_types::pb::envoy::config::listener::v3::listener_filter::ConfigType as
 use envoy_types::pb::envoy::config::listener::v3::{
     FilterChain as PbFilterChain, FilterChainMatch, Listener as PbListener, ListenerFilter,
 };
+use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use envoy_types::pb::envoy::config::listener::v3::filter::ConfigType as FilterConfig;
@@ -28,6 +29,7 @@ use super::{access_log, filter, proxy_protocol, tls, tracing};
 use crate::arrival::Arrival;
 use crate::config::{Choosing, FilterChain, Http, Listener, Network, TcpProxy, TcpTarget};
 use crate::filter_chain::{ChainMatch, Choices, Transport};
+use crate::original_dst::Redirected;
 use crate::proxy_protocol::Taken;
 
 /// Envoy's idle timeout of a connection when none is given.
@@ -64,6 +66,8 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Listener, Reason> {
             Some(duration(timeout).at("listener_filters_timeout")?).filter(|timeout| !timeout.is_zero())
         }
     };
+    let hands_over = pb.use_original_dst.take().is_some_and(|hands| hands.value);
+    let binds = pb.bind_to_port.take().is_none_or(|binds| binds.value);
     done(&pb)?;
     let matches = chains.iter().filter_map(|chain| chain.serves.as_ref());
     let inspects = looks.inspects || matches.clone().any(ChainMatch::needs_a_look);
@@ -71,7 +75,7 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Listener, Reason> {
     let choices = Choices::new(matches, default_at).map_err(|(one, other)| {
         format!("filter_chains[{other}].filter_chain_match: takes what filter_chains[{one}] takes")
     })?;
-    let arrival = looks.proxy.map(|proxy| Arrival { proxy, timeout });
+    let arrival = looks.arrival(hands_over, timeout)?;
     let choosing = if inspects {
         Choosing::Looking { choices, timeout }
     } else if arrival.is_some() {
@@ -82,6 +86,7 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Listener, Reason> {
     chains.extend(default);
     Ok(Listener {
         address,
+        binds,
         arrival,
         chains: chains.into(),
         choosing,
@@ -92,6 +97,8 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Listener, Reason> {
 #[derive(Default)]
 struct Looks {
     proxy: Option<Taken>,
+    /// For where they were to go before they were redirected.
+    destination: bool,
     inspects: bool,
 }
 
@@ -104,6 +111,26 @@ fn looks(filters: &[ListenerFilter]) -> Result<Looks, Reason> {
 }
 
 impl Looks {
+    fn arrival(&self, hands_over: bool, timeout: Option<Duration>) -> Result<Option<Arrival>, Reason> {
+        let redirected = match (hands_over, self.destination) {
+            (true, _) => Redirected::HandedOver,
+            (false, true) => Redirected::Known,
+            (false, false) => Redirected::Unknown,
+        };
+        match (self.proxy, redirected) {
+            (None, Redirected::Unknown) => Ok(None),
+            (Some(_), Redirected::Known | Redirected::HandedOver) => Err(
+                "listener_filters: where a connection was to go is said by the PROXY protocol or by the kernel, not by both"
+                    .to_owned(),
+            ),
+            (proxy, redirected) => Ok(Some(Arrival {
+                proxy,
+                redirected,
+                timeout,
+            })),
+        }
+    }
+
     fn add(&mut self, mut filter: ListenerFilter) -> Result<(), Reason> {
         take(&mut filter.name);
         let Some(ListenerFilterConfig::TypedConfig(config)) = filter.config_type.take() else {
@@ -115,6 +142,9 @@ impl Looks {
                 return Err("typed_config: a PROXY protocol filter must be the first".to_owned());
             }
             self.proxy = Some(proxy_protocol::of_clients(&config).at("typed_config")?);
+        } else if config.type_url == OriginalDst::type_url() {
+            let OriginalDst {} = any(&config).at("typed_config")?;
+            self.destination = true;
         } else {
             let inspector: TlsInspector = any(&config).at("typed_config")?;
             done(&inspector).at("typed_config")?;

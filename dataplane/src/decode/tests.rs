@@ -300,7 +300,7 @@ fn a_cluster_is_as_the_contract_says() {
             ),
             (
                 |c| c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
-                "type: only EDS is supported",
+                "type: only EDS and ORIGINAL_DST are supported",
             ),
             (|c| c.eds_cluster_config = None, "eds_cluster_config: is required"),
             (
@@ -846,7 +846,7 @@ fn every_refused_resource_of_an_update_is_named() {
     let told = describe(&Resources::default().with(&update).unwrap_err());
     let parts: Vec<&str> = told.split("; ").collect();
     assert!(parts[0].starts_with("a: not a valid message"), "{told}");
-    assert_eq!(parts[1], "b: type: only EDS is supported");
+    assert_eq!(parts[1], "b: type: only EDS and ORIGINAL_DST are supported");
     assert_eq!(
         parts[2],
         "c: has fields that this proxy's version of the Envoy API does not know"

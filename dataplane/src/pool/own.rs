@@ -34,12 +34,17 @@ pub(super) struct Clients {
 }
 
 impl HostPool {
-    /// The pool for a client's requests to this host. Without a client they are the proxy's own.
-    pub(crate) fn of(self: &Rc<Self>, client: Option<&Ends>) -> Rc<Self> {
-        match client.filter(|_| self.host.greeting.is_some()) {
-            Some(client) => client.pools.of(self, client),
+    /// The pool for a client's requests to this host, if it is one or the client's connection was to go to one. Without a
+    /// client they are the proxy's own.
+    pub(crate) fn of(self: &Rc<Self>, client: Option<&Ends>) -> Option<Rc<Self>> {
+        let pool = match self.host.original {
             None => Rc::clone(self),
-        }
+            Some(_) => self.captured(client)?,
+        };
+        Some(match client.filter(|_| pool.host.greeting.is_some()) {
+            Some(client) => client.pools.of(&pool, client),
+            None => pool,
+        })
     }
 
     /// The host's pool for all, if that is not this one and the host is not gone.
@@ -69,7 +74,8 @@ impl HostPool {
 impl OwnPools {
     fn of(&self, shared: &Rc<HostPool>, client: &Ends) -> Rc<HostPool> {
         let mut pools = self.0.borrow_mut();
-        if let Some(own) = pools.iter().find(|own| own.host.id == shared.host.id) {
+        let host = |pool: &HostPool| (pool.host.id, pool.host.address);
+        if let Some(own) = pools.iter().find(|own| host(own) == host(shared)) {
             return Rc::clone(own);
         }
         if pools.len() == POOLS_MAX {

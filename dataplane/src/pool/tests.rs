@@ -35,11 +35,12 @@ fn cluster(protocol: Protocol) -> Cluster {
         outliers: None,
         tls: None,
         greeting: None,
+        original: None,
     }
 }
 
 fn pool(address: SocketAddr) -> Rc<HostPool> {
-    let host = Host::new(0, "a".into(), address, None, None, Health::Healthy, None);
+    let host = Host::new(0, "a".into(), address, None, None, None, Health::Healthy, None);
     HostPool::new(Arc::new(host), Share::new(&ClusterLoad::new(1), 0))
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::WorkerCluster;
+use super::handover::Addresses;
 use crate::breaker::Share;
 use crate::pool::HostPool;
 use crate::snapshot::{Difference, LiveCluster, LiveHost, Snapshot};
@@ -18,9 +19,11 @@ const LET_GO_AT_ONCE: usize = 8;
 pub(crate) struct View {
     /// The worker's place among the workers.
     worker: usize,
-    snapshot: RefCell<Arc<Snapshot>>,
+    pub(super) snapshot: RefCell<Arc<Snapshot>>,
     /// Those that were asked for, as the snapshot has them.
     clusters: RefCell<HashMap<Arc<str>, Rc<WorkerCluster>>>,
+    /// Of the snapshot's listeners, once it was asked for.
+    pub(super) addresses: RefCell<Option<Addresses>>,
     /// By their hosts' ids.
     pools: RefCell<HashMap<u64, Rc<HostPool>>>,
 }
@@ -38,6 +41,7 @@ impl View {
             worker,
             snapshot: RefCell::default(),
             clusters: RefCell::default(),
+            addresses: RefCell::default(),
             pools: RefCell::default(),
         }
     }
@@ -64,6 +68,7 @@ impl View {
     /// Runs `snapshot`, and returns what it has no use for. Whoever sent it holds the one before, so that this is not who drops it.
     pub(crate) fn apply(&self, snapshot: &Arc<Snapshot>, difference: &Difference) -> Left {
         *self.snapshot.borrow_mut() = Arc::clone(snapshot);
+        *self.addresses.borrow_mut() = None;
         let (mut clusters, mut pools) = (self.clusters.borrow_mut(), self.pools.borrow_mut());
         let names = difference.changed.iter().chain(&difference.removed);
         Left {

@@ -4,6 +4,7 @@
 mod balancers;
 mod bodies;
 mod breakers;
+mod capture;
 mod grpc;
 mod hostile;
 mod hostile_h2;

@@ -418,7 +418,7 @@ async fn header(stream: &mut TcpStream) -> Option<String> {
 }
 
 /// Until the connection ends.
-async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, header: &str) {
+pub(crate) async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, header: &str) {
     let mut seen = Vec::new();
     loop {
         let mut piece = [0; 4096];
@@ -454,7 +454,7 @@ fn told_in(
 }
 
 /// One request on a connection that stays.
-async fn ask(stream: &mut TcpStream) -> String {
+pub(crate) async fn ask(stream: &mut TcpStream) -> String {
     stream
         .write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
         .await

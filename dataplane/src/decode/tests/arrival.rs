@@ -1,10 +1,13 @@
 //! What connections begin with, from clients and to hosts.
 
+use envoy_types::pb::envoy::config::cluster::v3::OutlierDetection;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::OriginalDstLbConfig;
 use envoy_types::pb::envoy::config::core::v3::transport_socket::ConfigType;
 use envoy_types::pb::envoy::config::core::v3::{
     ProxyProtocolConfig, ProxyProtocolPassThroughTlVs, TransportSocket,
 };
 use envoy_types::pb::envoy::config::listener::v3::{ListenerFilter, listener_filter};
+use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::{
     ProxyProtocol, proxy_protocol::Rule,
 };
@@ -13,6 +16,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::P
 use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 
 use super::*;
+use crate::original_dst::Redirected;
 use crate::proxy_protocol::{Taken, Version};
 
 fn listener() -> PbListener {
@@ -122,8 +126,122 @@ fn a_header_from_clients_is_as_the_contract_says() {
         });
         let decoded = crate::decode::listener::decode("x", &listener.encode_to_vec()).unwrap();
         let (v1, v2) = expected;
-        assert_eq!(decoded.arrival.unwrap().proxy, Taken { v1, v2, none });
+        assert_eq!(decoded.arrival.unwrap().proxy, Some(Taken { v1, v2, none }));
     }
+}
+
+#[test]
+fn where_a_connection_was_to_go_is_as_the_contract_says() {
+    let known = PbListener {
+        listener_filters: vec![filter(OriginalDst {}), filter(TlsInspector::default())],
+        ..listener()
+    };
+    let both = "listener_filters: where a connection was to go is said by the PROXY protocol or by the kernel, not by both";
+    check(
+        ResourceKind::Listener,
+        &known,
+        &[
+            (
+                |l| l.listener_filters.insert(0, filter(ProxyProtocol::default())),
+                both,
+            ),
+            (
+                |l| {
+                    l.listener_filters = vec![filter(ProxyProtocol::default())];
+                    l.use_original_dst = Some(BoolValue { value: true });
+                },
+                both,
+            ),
+            (
+                |l| l.transparent = Some(BoolValue { value: true }),
+                "transparent: is not supported by this proxy",
+            ),
+        ],
+    );
+    let value = |value| Some(BoolValue { value });
+    for (filters, use_original_dst, bind_to_port, expected, binds) in [
+        (vec![], None, None, None, true),
+        (vec![], value(false), value(true), None, true),
+        (vec![], value(true), None, Some(Redirected::HandedOver), true),
+        (
+            vec![filter(OriginalDst {})],
+            None,
+            None,
+            Some(Redirected::Known),
+            true,
+        ),
+        (
+            vec![filter(OriginalDst {})],
+            value(true),
+            None,
+            Some(Redirected::HandedOver),
+            true,
+        ),
+        (vec![], None, value(false), None, false),
+    ] {
+        let listener = PbListener {
+            listener_filters: filters,
+            use_original_dst,
+            bind_to_port,
+            ..listener()
+        };
+        let decoded = crate::decode::listener::decode("x", &listener.encode_to_vec()).unwrap();
+        let redirected = decoded.arrival.map(|arrival| arrival.redirected);
+        assert_eq!((redirected, decoded.binds), (expected, binds));
+    }
+}
+
+#[test]
+fn a_cluster_of_where_connections_were_to_go_is_as_the_contract_says() {
+    let right = PbCluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32)),
+        eds_cluster_config: None,
+        lb_policy: LbPolicy::ClusterProvided as i32,
+        cleanup_interval: seconds(7),
+        ..cluster()
+    };
+    check(
+        ResourceKind::Cluster,
+        &right,
+        &[
+            (
+                |c| c.lb_policy = LbPolicy::RoundRobin as i32,
+                "lb_policy: value 0 is not supported",
+            ),
+            (
+                |c| c.eds_cluster_config = Some(EdsClusterConfig::default()),
+                "eds_cluster_config: is not supported by this proxy",
+            ),
+            (
+                |c| c.health_checks = vec![PbHealthCheck::default()],
+                "health_checks: are of hosts that are known before they are used",
+            ),
+            (
+                |c| c.outlier_detection = Some(OutlierDetection::default()),
+                "outlier_detection: is of hosts that are known before they are used",
+            ),
+            (
+                |c| c.lb_config = Some(LbConfig::OriginalDstLbConfig(OriginalDstLbConfig::default())),
+                "lb_config: is not supported with this lb_policy",
+            ),
+            (
+                |c| c.cleanup_interval = seconds(0),
+                "cleanup_interval: must be more than 0",
+            ),
+            (
+                |c| c.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::Static as i32)),
+                "type: only EDS and ORIGINAL_DST are supported",
+            ),
+        ],
+    );
+    let kept = |cluster: &PbCluster| cluster::decode("x", &cluster.encode_to_vec()).unwrap().original;
+    assert_eq!(kept(&right), Some(std::time::Duration::from_secs(7)));
+    let silent = PbCluster {
+        cleanup_interval: None,
+        ..right
+    };
+    assert_eq!(kept(&silent), Some(std::time::Duration::from_secs(5)));
+    assert_eq!(kept(&cluster()), None);
 }
 
 #[test]
