@@ -18,6 +18,7 @@ use crate::breaker::Load;
 use crate::config::{Cluster, Config, Endpoint, Endpoints, HealthCheck, Listener, ResourceKind};
 use crate::decode::{Rejection, Update, describe};
 use crate::health::{self, OnChange};
+use crate::jwks::Fetchers;
 use crate::listener;
 use crate::orders::{Command, Remote};
 use crate::outlier::{self, Detection, Record, Watched};
@@ -41,6 +42,8 @@ pub(crate) struct Activation {
     detectors: HashMap<Arc<str>, Detecting>,
     /// Of the clusters whose hosts are spoken to in TLS.
     tls: HashMap<Arc<str>, Arc<HostTls>>,
+    /// Of issuers' keys.
+    fetchers: Fetchers,
     next_host: u64,
     balancers: Arc<Balancers>,
     on_health: OnChange,
@@ -86,6 +89,7 @@ impl Activation {
         let on_health = on_health(Arc::clone(&balancers), workers.clone());
         Self {
             workers,
+            fetchers: Fetchers::new(Arc::clone(&current)),
             current,
             running: Config::default(),
             replaced: Vec::new(),
@@ -137,6 +141,7 @@ impl Activation {
         let difference = Arc::new(snapshot.difference(&before));
         self.hand_over(&snapshot, &difference, sockets).await;
         self.current.store(Arc::clone(&snapshot));
+        self.fetchers.begin(config, &self.running);
         self.running = config.clone();
         let gone: HashSet<u64> = difference.hosts.iter().copied().collect();
         for change in snapshot.clusters.changes(&before.clusters, Arc::ptr_eq) {
@@ -158,9 +163,10 @@ impl Activation {
         Ok(())
     }
 
-    /// Drops the tables that no request uses any more.
+    /// Drops the tables that no request uses any more, and ends what is fetched for nobody.
     pub(crate) fn let_go(&mut self) {
         self.replaced.retain(|table| Arc::strong_count(table) > 1);
+        self.fetchers.let_go();
     }
 
     fn replace_tables(&mut self, before: &Snapshot, difference: &Difference) {

@@ -5,24 +5,35 @@
 use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::StatusCode;
+use http::uri::PathAndQuery;
 
 use crate::balance::Draw;
 use crate::config::{self, HeaderEdits, Route};
 use crate::exchange::Flag;
 use crate::grpc::Code;
+use crate::jwks::RemoteKeys;
 use crate::matcher::{RequestView, Subject};
 
 mod cors;
+mod facts;
 mod fault;
+mod jwt;
 mod local_ratelimit;
 mod rbac;
 
 pub(crate) use cors::Cors;
+pub(crate) use facts::{ClaimMatcher, Facts, JWT_NAMESPACE, NumberMatcher, ValueMatcher};
 pub(crate) use fault::Fault;
+#[cfg(test)]
+pub(crate) use jwt::Unproven;
+pub(crate) use jwt::{
+    Asks, Audiences, Authentication, ClaimHeader, Expiration, Jwt, Keys, PayloadHeader, Place, Provider,
+    Requirement,
+};
 pub(crate) use local_ratelimit::{Limit, LocalRateLimit, Rate};
 pub(crate) use rbac::{Action, AddressBlock, Policy, Rbac, Rule};
 
@@ -32,6 +43,7 @@ pub(crate) enum Filter {
     /// Without a policy where only routes have some.
     Cors(Option<Arc<Cors>>),
     Fault(Fault),
+    Jwt(Jwt),
     /// Without a limit where only routes have some.
     LocalRateLimit(Option<LocalRateLimit>),
     /// Without rules where only routes have some.
@@ -74,8 +86,39 @@ pub(crate) struct Verdict {
     pub(crate) delay: Duration,
     /// In place of what the route says.
     pub(crate) answer: Option<Answer>,
+    /// What the request says otherwise when it goes on.
+    pub(crate) request: Changes,
     /// What the answer says besides, whoever gives it.
     pub(crate) response: HeaderEdits,
+}
+
+/// Before anything that the route says of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Changes {
+    pub(crate) edits: HeaderEdits,
+    /// What is taken out of the query, by its names.
+    pub(crate) parameters: Vec<Box<str>>,
+}
+
+impl Changes {
+    pub(crate) fn target(&self, target: PathAndQuery) -> PathAndQuery {
+        let Some(query) = target.query().filter(|_| !self.parameters.is_empty()) else {
+            return target;
+        };
+        let stays = |parameter: &&str| {
+            let name = parameter.split_once('=').map_or(*parameter, |(name, _)| name);
+            !self.parameters.iter().any(|taken| **taken == *name)
+        };
+        let rest: Vec<&str> = query.split('&').filter(stays).collect();
+        let path = target.path();
+        let text = if rest.is_empty() {
+            path.to_owned()
+        } else {
+            format!("{path}?{}", rest.join("&"))
+        };
+        text.parse()
+            .expect("invariant: a target is one without a part of its query too")
+    }
 }
 
 /// An answer of a filter's own.
@@ -103,12 +146,14 @@ impl Chain {
     ) -> Verdict {
         let is_forwarded = route.is_some_and(|route| matches!(route.action, config::Action::Forward(_)));
         let mut verdict = Verdict::default();
+        let mut facts = Facts::default();
         for filter in self.0.iter() {
             match filter {
                 Filter::Cors(Some(cors)) if is_forwarded => cors.judge(&subject.request, &mut verdict),
                 Filter::Fault(fault) => fault.judge(draw, &mut verdict),
+                Filter::Jwt(jwt) => jwt.judge(subject, unix_seconds(), &mut facts, &mut verdict),
                 Filter::LocalRateLimit(Some(limit)) => limit.judge(now(), draw, &mut verdict),
-                Filter::Rbac(Some(rbac)) => rbac.judge(subject, &mut verdict),
+                Filter::Rbac(Some(rbac)) => rbac.judge(subject, &facts, &mut verdict),
                 Filter::Cors(_) | Filter::LocalRateLimit(None) | Filter::Rbac(None) => {}
             }
             if verdict.answer.is_some() {
@@ -132,6 +177,7 @@ impl Filter {
         match self {
             Self::Cors(cors) => cors.is_none(),
             Self::Fault(fault) => fault.is_idle(),
+            Self::Jwt(jwt) => jwt.is_idle(),
             Self::LocalRateLimit(limit) => limit.as_ref().is_none_or(LocalRateLimit::is_idle),
             Self::Rbac(rbac) => rbac.is_none(),
         }
@@ -140,7 +186,24 @@ impl Filter {
     fn limit(&self) -> Option<&LocalRateLimit> {
         match self {
             Self::LocalRateLimit(limit) => limit.as_ref(),
-            Self::Cors(_) | Self::Fault(_) | Self::Rbac(_) => None,
+            Self::Cors(_) | Self::Fault(_) | Self::Jwt(_) | Self::Rbac(_) => None,
+        }
+    }
+
+    /// The keys of others that it goes by.
+    pub(crate) fn remote_keys(&self) -> impl Iterator<Item = &RemoteKeys> {
+        let jwt = match self {
+            Self::Jwt(jwt) => Some(jwt),
+            Self::Cors(_) | Self::Fault(_) | Self::LocalRateLimit(_) | Self::Rbac(_) => None,
+        };
+        jwt.into_iter().flat_map(Jwt::remote_keys)
+    }
+
+    /// What routes say of it, where the rest of it is the listener's.
+    fn within(self, base: &Self) -> Self {
+        match (self, base) {
+            (Self::Jwt(said), Self::Jwt(base)) => Self::Jwt(said.within(base)),
+            (said, _) => said,
         }
     }
 
@@ -206,10 +269,17 @@ fn joined(base: &ListenerFilter, levels: &Levels) -> Option<Filter> {
         Override::Off | Override::On => None,
     });
     let filter = replaced.filter(|filter| filter.is_of_the_kind(&base.filter));
-    is_on.then(|| filter.unwrap_or(&base.filter).clone())
+    is_on.then(|| filter.unwrap_or(&base.filter).clone().within(&base.filter))
+}
+
+/// Since 1970.
+fn unix_seconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::balance::Always;
@@ -266,6 +336,26 @@ mod tests {
             let levels = said.iter().map(level).collect();
             let chains = chains(&[filter], &[levels], Held::default());
             assert_eq!(answered(&chains[0]), expected, "{is_on} {status:?} {said:?}");
+        }
+    }
+
+    #[test]
+    fn parameters_are_taken_out_of_a_query() {
+        let changes = Changes {
+            parameters: vec!["a".into(), "b".into()],
+            ..Changes::default()
+        };
+        for (target, expected) in [
+            ("/?a=1", "/"),
+            ("/p?a", "/p"),
+            ("/p?c=1&a=2&d&b=3&a=4", "/p?c=1&d"),
+            ("/p?ab=1&A=2&c=a", "/p?ab=1&A=2&c=a"),
+            ("/p?&a=1&", "/p?&"),
+            ("/a=1", "/a=1"),
+            ("/p?", "/p?"),
+        ] {
+            let changed = changes.target(target.parse().unwrap());
+            assert_eq!(changed.as_str(), expected, "{target}");
         }
     }
 

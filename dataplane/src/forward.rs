@@ -118,11 +118,12 @@ pub(crate) async fn serve(
     };
     let worker = Rc::clone(&exchange.connection().worker);
     let shown = authority.to_str().unwrap_or_default();
+    let connection = Rc::clone(exchange.connection());
     let subject = Subject {
         authority: shown,
         path: target.path(),
-        client: exchange.connection().ends.client.ip(),
-        direct: exchange.connection().ends.direct,
+        client: connection.client(),
+        direct: connection.ends.direct,
         request: &parts,
     };
     let route = live.routes.route(&subject);
@@ -137,7 +138,6 @@ pub(crate) async fn serve(
     };
     // Not before: nothing of ours may be matched.
     add_request_id(&mut parts.headers, &worker.random);
-    let connection = Rc::clone(exchange.connection());
     let trace = exchange.trace(&live, &parts.headers);
     exchange.asked(|| Requested {
         method: &parts.method,
@@ -200,9 +200,13 @@ pub(crate) async fn serve(
             return lead(exchange, redirect.status, &redirect.location(asked));
         }
     };
-    let listed = strip_hop_by_hop(&mut parts.headers);
+    let mut listed = strip_hop_by_hop(&mut parts.headers);
+    // A host may read what stands behind a body as if it stood before it.
+    listed.extend(verdict.request.edits.replaced().cloned());
+    verdict.request.edits.apply(&mut parts.headers);
     add_forwarded(&mut parts.headers, exchange.connection());
     join_cookies(&mut parts.headers);
+    let target = verdict.request.target(target);
     let target = match &forward.path {
         Some(rewrite) => match rewritten(rewrite, &target) {
             Ok(target) => target,

@@ -16,6 +16,7 @@ use crate::worker::Random;
 
 mod http1;
 mod resources;
+mod tokens;
 mod wire;
 
 /// How long each target is fuzzed, in seconds, unless it is said here.
@@ -57,6 +58,11 @@ fn route_tables() {
 #[test]
 fn decoding() {
     fuzz(&resources::DECODING);
+}
+
+#[test]
+fn tokens() {
+    fuzz(&tokens::TOKENS);
 }
 
 fn fuzz(target: &Target) {

@@ -62,7 +62,7 @@ pub(crate) fn hashed(
                 let query = subject.request.query().unwrap_or_default();
                 first_parameter(query, name).map(|value| xxh64(value.as_bytes(), 0))
             }
-            Of::SourceIp => Some(xxh64(subject.client.to_string().as_bytes(), 0)),
+            Of::SourceIp => Some(xxh64(subject.client.address.to_string().as_bytes(), 0)),
             Of::Cookie(CookieHash { name, made }) => {
                 let given = first_cookie(subject.request.lines(&COOKIE), name);
                 match (given.filter(|value| !value.is_empty()), made) {

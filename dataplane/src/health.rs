@@ -45,23 +45,23 @@ pub(crate) struct Streak {
 }
 
 /// A connection to the checked host, kept from one check to the next.
-enum Session {
+pub(crate) enum Session {
     Http1(http1::SendRequest<Full<Bytes>>),
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
 /// What of an answer tells how the host is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Wanted {
+pub(crate) enum Wanted {
     Head,
     Body,
 }
 
 /// A host's answer.
-struct Told {
-    head: response::Parts,
+pub(crate) struct Told {
+    pub(crate) head: response::Parts,
     /// None where it is too large, or broke off.
-    body: Option<Collected<Bytes>>,
+    pub(crate) body: Option<Collected<Bytes>>,
 }
 
 /// With TLS, or without.
@@ -70,7 +70,7 @@ pub(crate) trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 #[derive(Debug, thiserror::Error)]
-enum ProbeError {
+pub(crate) enum ProbeError {
     #[error("cannot connect")]
     Connect(#[source] std::io::Error),
     #[error("the connection broke")]
@@ -187,7 +187,7 @@ pub(crate) async fn connect(host: &Host) -> std::io::Result<Box<dyn Connection>>
 }
 
 /// A kept connection may have been closed meanwhile, which says nothing about the host.
-async fn ask(
+pub(crate) async fn ask(
     host: &Host,
     protocol: Protocol,
     session: &mut Option<Session>,

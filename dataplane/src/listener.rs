@@ -16,9 +16,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::arrival::{Arrival, Ends};
+use crate::channel::Channel;
 use crate::config::Choosing;
 use crate::h1::{self, Buffer, HEAD_TIMEOUT};
 use crate::http2;
+use crate::matcher::Client;
 use crate::metrics::{ListenerCounters, RouteCounters};
 use crate::original_dst::Redirected;
 use crate::snapshot::{LiveChain, LiveHttp, LiveListener, LiveNetwork};
@@ -85,7 +87,7 @@ pub(crate) struct Connection {
     pub(crate) listener: Rc<HttpListener>,
     pub(crate) ends: Ends,
     peer: HeaderValue,
-    scheme: &'static str,
+    channel: Channel,
     protocol: Codec,
     active: Cell<u32>,
     idle_since: Cell<Instant>,
@@ -475,7 +477,9 @@ async fn serve_http(
         peer: HeaderValue::from_str(&ends.client.ip().to_string())
             .expect("invariant: an address is a header value"),
         ends,
-        scheme: stream.scheme(),
+        channel: Channel {
+            scheme: stream.scheme(),
+        },
         protocol,
         active: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
@@ -603,7 +607,15 @@ impl Connection {
 
     /// Of what the client asks for.
     pub(crate) fn scheme(&self) -> &'static str {
-        self.scheme
+        self.channel.scheme
+    }
+
+    /// Whose it is, as filters ask for it.
+    pub(crate) fn client(&self) -> Client<'_> {
+        Client {
+            address: self.ends.client.ip(),
+            channel: &self.channel,
+        }
     }
 
     /// Whether a response should ask the client to use another connection.

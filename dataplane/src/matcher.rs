@@ -9,6 +9,7 @@ use http::header::{COOKIE, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 
+use crate::channel::Channel;
 use crate::h1::Head;
 use crate::pattern::Pattern;
 
@@ -35,10 +36,17 @@ pub(crate) struct Subject<'a, R> {
     /// Normalized, without its query.
     pub(crate) path: &'a str,
     /// Whose the connection is; no header is trusted to say more.
-    pub(crate) client: IpAddr,
+    pub(crate) client: Client<'a>,
     /// Who is connected.
     pub(crate) direct: IpAddr,
     pub(crate) request: R,
+}
+
+/// An address, and the connection that it has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Client<'a> {
+    pub(crate) address: IpAddr,
+    pub(crate) channel: &'a Channel,
 }
 
 /// Bytes to be found in others.
@@ -295,7 +303,7 @@ impl Headers for Head<'_> {
 }
 
 impl<R: RequestView> Subject<'_, R> {
-    fn target(&self) -> Cow<'_, str> {
+    pub(crate) fn target(&self) -> Cow<'_, str> {
         match self.request.query() {
             None => Cow::Borrowed(self.path),
             Some(query) => Cow::Owned(format!("{}?{query}", self.path)),

@@ -68,7 +68,7 @@ pub(crate) enum RetryPriorities {
     Other,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct BackOff {
     pub(crate) base: Duration,
     pub(crate) max: Duration,

@@ -388,7 +388,7 @@ impl WorkerCluster {
 }
 
 /// Where hosts take turns, each worker begins with another.
-fn turns(live: &LiveCluster) -> Box<[Cell<u64>]> {
+pub(crate) fn turns(live: &LiveCluster) -> Box<[Cell<u64>]> {
     if live.config.balancer != Balancer::RoundRobin {
         return Box::default();
     }

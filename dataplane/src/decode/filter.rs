@@ -9,6 +9,7 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{JwtAuthentication, PerRouteConfig};
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -22,6 +23,7 @@ use crate::filter::{Filter, ListenerFilter, Override, Overrides};
 
 mod cors;
 mod fault;
+mod jwt;
 mod local_ratelimit;
 mod rbac;
 
@@ -122,6 +124,12 @@ fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reas
     }
     if config.type_url == LocalRateLimit::type_url() {
         return local_ratelimit::decode(name, config, place).map(Filter::LocalRateLimit);
+    }
+    if config.type_url == JwtAuthentication::type_url() && !is_of_routes {
+        return jwt::of_listener(config).map(Filter::Jwt);
+    }
+    if config.type_url == PerRouteConfig::type_url() && is_of_routes {
+        return jwt::of_route(config).map(Filter::Jwt);
     }
     let rbac = if config.type_url == Rbac::type_url() && !is_of_routes {
         rbac::of_listener(config)?

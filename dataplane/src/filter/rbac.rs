@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{Answer, Verdict};
+use super::{Answer, ClaimMatcher, Facts, Verdict};
 use crate::exchange::Flag;
 use crate::matcher::{HeaderMatcher, RequestView, StringMatcher, Subject};
 
@@ -43,6 +43,7 @@ pub(crate) enum Rule {
     Client(AddressBlock),
     /// Who is connected, whatever is said of whose the connection is.
     Direct(AddressBlock),
+    Claim(ClaimMatcher),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +54,13 @@ pub(crate) struct AddressBlock {
 }
 
 impl Rbac {
-    pub(super) fn judge(&self, subject: &Subject<'_, impl RequestView>, verdict: &mut Verdict) {
-        if !self.allows(subject) {
+    pub(super) fn judge(
+        &self,
+        subject: &Subject<'_, impl RequestView>,
+        facts: &Facts<'_>,
+        verdict: &mut Verdict,
+    ) {
+        if !self.allows(subject, facts) {
             verdict.answer = Some(Answer {
                 status: StatusCode::FORBIDDEN,
                 code: None,
@@ -64,8 +70,8 @@ impl Rbac {
         }
     }
 
-    fn allows(&self, subject: &Subject<'_, impl RequestView>) -> bool {
-        let one = |rules: &[Rule]| rules.iter().any(|rule| rule.holds(subject));
+    fn allows(&self, subject: &Subject<'_, impl RequestView>, facts: &Facts<'_>) -> bool {
+        let one = |rules: &[Rule]| rules.iter().any(|rule| rule.holds(subject, facts));
         let found = self
             .policies
             .iter()
@@ -78,16 +84,17 @@ impl Rbac {
 }
 
 impl Rule {
-    fn holds(&self, subject: &Subject<'_, impl RequestView>) -> bool {
+    fn holds(&self, subject: &Subject<'_, impl RequestView>, facts: &Facts<'_>) -> bool {
         match self {
             Self::Always => true,
-            Self::All(rules) => rules.iter().all(|rule| rule.holds(subject)),
-            Self::OneOf(rules) => rules.iter().any(|rule| rule.holds(subject)),
-            Self::Not(rule) => !rule.holds(subject),
+            Self::All(rules) => rules.iter().all(|rule| rule.holds(subject, facts)),
+            Self::OneOf(rules) => rules.iter().any(|rule| rule.holds(subject, facts)),
+            Self::Not(rule) => !rule.holds(subject, facts),
             Self::Header(header) => header.matches(subject),
             Self::Path(path) => path.matches(subject.path.as_bytes()),
-            Self::Client(block) => block.holds(subject.client),
+            Self::Client(block) => block.holds(subject.client.address),
             Self::Direct(block) => block.holds(subject.direct),
+            Self::Claim(claim) => claim.matches(facts),
         }
     }
 }
@@ -120,13 +127,14 @@ mod tests {
 
     fn allows(rbac: &Rbac, method: &str, path: &str, client: &str) -> bool {
         let request = Request::builder().method(method).body(()).unwrap();
-        rbac.allows(&Subject {
+        let subject = Subject {
             authority: "a",
             path,
             client: client.parse().unwrap(),
             direct: "10.0.0.9".parse().unwrap(),
             request: &request.into_parts().0,
-        })
+        };
+        rbac.allows(&subject, &Facts::default())
     }
 
     fn block(address: &str, prefix_bits: u8) -> AddressBlock {
@@ -228,16 +236,17 @@ mod tests {
                 direct: "10.0.0.9".parse().unwrap(),
                 request: &request.unwrap().into_parts().0,
             };
+            let facts = Facts::default();
             let all = Rule::All(rules.clone());
             let none = Rule::OneOf(rules.iter().map(not).collect());
             assert_eq!(
-                all.holds(&subject),
-                !none.holds(&subject),
+                all.holds(&subject, &facts),
+                !none.holds(&subject, &facts),
                 "seed {seed}: {rules:?}"
             );
             assert_eq!(
-                all.holds(&subject),
-                not(&not(&all)).holds(&subject),
+                all.holds(&subject, &facts),
+                not(&not(&all)).holds(&subject, &facts),
                 "seed {seed}: {rules:?}"
             );
         }

@@ -52,7 +52,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
     let way = plan(
         line,
         head,
-        &client.connection.ends,
+        (client.connection.client(), client.connection.ends.direct),
         &live,
         worker.view(),
         &worker.random,

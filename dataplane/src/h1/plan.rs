@@ -1,5 +1,6 @@
 //! What is to be done with a request, decided from its head before anything is: pure functions.
 
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -8,12 +9,11 @@ use http::Method;
 use super::encode::KeepAlive;
 use super::framing::{self, Framing, Lines, Malformed, Version};
 use super::head::{Head, Known, RequestLine, View};
-use crate::arrival::Ends;
 use crate::balance::Draw;
 use crate::config::{Action, Forward, Protocol, Route, Target};
 use crate::filter::{Chain, Verdict};
 use crate::hash::{Hashed, hashed};
-use crate::matcher::Subject;
+use crate::matcher::{Client, Subject};
 use crate::snapshot::LiveHttp;
 use crate::worker::{View as Clusters, WorkerCluster};
 
@@ -107,12 +107,12 @@ fn is_same_host(one: &[u8], other: &[u8]) -> bool {
 pub(crate) fn plan<'a>(
     line: &RequestLine,
     head: Head<'_>,
-    ends: &Ends,
+    (client, direct): (Client<'_>, IpAddr),
     live: &'a LiveHttp,
     clusters: &Clusters,
     random: &impl Draw,
 ) -> Way<'a> {
-    let Some((plan, subject)) = straight(line, head, ends, live, clusters, random) else {
+    let Some((plan, subject)) = straight(line, head, (client, direct), live, clusters, random) else {
         return Way::Bridged(None);
     };
     // Last of all: what a filter has counted or drawn is not to be counted or drawn again.
@@ -129,7 +129,7 @@ pub(crate) fn plan<'a>(
 fn straight<'a, 'r>(
     line: &'r RequestLine,
     head: Head<'r>,
-    ends: &Ends,
+    (client, direct): (Client<'r>, IpAddr),
     live: &'a LiveHttp,
     clusters: &Clusters,
     random: &impl Draw,
@@ -154,8 +154,8 @@ fn straight<'a, 'r>(
     let subject = Subject {
         authority: host,
         path,
-        client: ends.client.ip(),
-        direct: ends.direct,
+        client,
+        direct,
         request: View {
             head,
             method: &line.method,

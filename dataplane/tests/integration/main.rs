@@ -8,6 +8,7 @@ mod capture;
 mod grpc;
 mod hostile;
 mod hostile_h2;
+mod jwt;
 mod logs;
 mod outliers;
 mod proxy;

@@ -7,15 +7,25 @@ use envoy_types::pb::envoy::config::core::v3::CidrRange;
 use envoy_types::pb::envoy::config::rbac::v3::permission::Rule as PbPermission;
 use envoy_types::pb::envoy::config::rbac::v3::principal::Identifier as PbPrincipal;
 use envoy_types::pb::envoy::config::rbac::v3::rbac::Action as PbAction;
-use envoy_types::pb::envoy::config::rbac::v3::{Permission, Policy as PbPolicy, Principal, Rbac as PbRules};
+use envoy_types::pb::envoy::config::rbac::v3::{
+    MetadataSource, Permission, Policy as PbPolicy, Principal, Rbac as PbRules, SourcedMetadata,
+};
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac as PbRbac, RbacPerRoute};
-use envoy_types::pb::envoy::r#type::matcher::v3::PathMatcher;
+use envoy_types::pb::envoy::r#type::matcher::v3::double_matcher::MatchPattern as NumberPattern;
+use envoy_types::pb::envoy::r#type::matcher::v3::list_matcher::MatchPattern as ListPattern;
+use envoy_types::pb::envoy::r#type::matcher::v3::metadata_matcher::path_segment::Segment;
 use envoy_types::pb::envoy::r#type::matcher::v3::path_matcher::Rule as PbPath;
+use envoy_types::pb::envoy::r#type::matcher::v3::value_matcher::MatchPattern as ValuePattern;
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    MetadataMatcher, PathMatcher, ValueMatcher as PbValueMatcher,
+};
 use envoy_types::pb::google::protobuf::Any;
 
-use crate::decode::fields::{At, Reason, any, done, required};
+use crate::decode::fields::{At, Reason, any, done, only_enum, required};
 use crate::decode::matcher::{header, string};
-use crate::filter::{Action, AddressBlock, Policy, Rbac, Rule};
+use crate::filter::{
+    Action, AddressBlock, ClaimMatcher, JWT_NAMESPACE, NumberMatcher, Policy, Rbac, Rule, ValueMatcher,
+};
 
 pub(super) fn of_listener(config: &Any) -> Result<Option<Rbac>, Reason> {
     rbac(any(config)?)
@@ -117,11 +127,73 @@ fn principal(pb: Principal) -> Result<Rule, Reason> {
         // No header is trusted: the client is whose the connection is, which only a listener's own filters may say.
         PbPrincipal::DirectRemoteIp(range) => block(range).map(Rule::Direct).at("direct_remote_ip"),
         PbPrincipal::RemoteIp(range) => block(range).map(Rule::Client).at("remote_ip"),
+        // Deprecated for one that says where from.
+        #[allow(deprecated)]
+        PbPrincipal::Metadata(given) => claim(given).map(Rule::Claim).at("metadata"),
+        PbPrincipal::SourcedMetadata(given) => sourced(given).map(Rule::Claim).at("sourced_metadata"),
         _ => Err(
-            "identifier: only any, and_ids, or_ids, not_id, header, url_path, direct_remote_ip and remote_ip are supported"
+            "identifier: only any, and_ids, or_ids, not_id, header, url_path, direct_remote_ip, remote_ip, metadata and sourced_metadata are supported"
                 .to_owned(),
         ),
     }
+}
+
+fn sourced(mut pb: SourcedMetadata) -> Result<ClaimMatcher, Reason> {
+    let matcher = claim(required(pb.metadata_matcher.take()).at("metadata_matcher")?);
+    only_enum(take(&mut pb.metadata_source), &[MetadataSource::Dynamic as i32]).at("metadata_source")?;
+    done(&pb)?;
+    matcher.at("metadata_matcher")
+}
+
+fn claim(mut pb: MetadataMatcher) -> Result<ClaimMatcher, Reason> {
+    let namespace = take(&mut pb.filter);
+    if namespace != JWT_NAMESPACE {
+        return Err(format!("filter: only {JWT_NAMESPACE} is supported"));
+    }
+    let mut path = Vec::new();
+    for (index, segment) in take(&mut pb.path).into_iter().enumerate() {
+        let Some(Segment::Key(key)) = segment.segment else {
+            return Err(format!("path[{index}]: only key is supported"));
+        };
+        path.push(key.into());
+    }
+    let wanted = value(required(pb.value.take()).at("value")?).at("value")?;
+    let inverted = take(&mut pb.invert);
+    done(&pb)?;
+    if path.is_empty() {
+        return Err("path: at least one is required".to_owned());
+    }
+    Ok(ClaimMatcher {
+        path: path.into(),
+        wanted,
+        inverted,
+    })
+}
+
+fn value(pb: PbValueMatcher) -> Result<ValueMatcher, Reason> {
+    Ok(match required(pb.match_pattern).at("match_pattern")? {
+        ValuePattern::NullMatch(_) => ValueMatcher::Null,
+        ValuePattern::DoubleMatch(number) => {
+            ValueMatcher::Number(match required(number.match_pattern).at("double_match")? {
+                NumberPattern::Exact(number) => NumberMatcher::Exact(number),
+                NumberPattern::Range(range) => NumberMatcher::Within(range.start..range.end),
+            })
+        }
+        ValuePattern::StringMatch(text) => ValueMatcher::Text(string(text).at("string_match")?),
+        ValuePattern::BoolMatch(wanted) => ValueMatcher::Bool(wanted),
+        ValuePattern::PresentMatch(wanted) => ValueMatcher::Present(wanted),
+        ValuePattern::ListMatch(list) => {
+            let Some(ListPattern::OneOf(item)) = list.match_pattern else {
+                return Err("list_match: one_of is required".to_owned());
+            };
+            ValueMatcher::Item(Box::new(value(*item).at("list_match.one_of")?))
+        }
+        ValuePattern::OrMatch(set) => {
+            let given = set.value_matchers.into_iter().enumerate();
+            let some = given.map(|(index, one)| value(one).at_index("or_match.value_matchers", index));
+            ValueMatcher::OneOf(some.collect::<Result<_, _>>()?)
+        }
+    })
 }
 
 fn path(pb: PathMatcher) -> Result<Rule, Reason> {

@@ -1,0 +1,283 @@
+//! Keys that an issuer publishes: a task of the main runtime asks for them over a cluster of the proxy, and keeps what it had while
+//! nobody answers. Requests read what is there, and wait for nothing.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use bytes::Bytes;
+use http::header::{HOST, HeaderValue};
+use http::uri::{Authority, PathAndQuery};
+use http::{HeaderMap, Request, StatusCode, Uri};
+use http_body_util::Full;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use super::{BadKeys, KeySet};
+use crate::balance::{Asked, Tried};
+use crate::config::{Config, Network, Protocol};
+use crate::health;
+use crate::retry::{BackOff, RetryHosts, RetryPriorities};
+use crate::snapshot::{Host, LiveCluster, Snapshot};
+use crate::worker::{Random, turns};
+
+/// How long keys are believed after their issuer has last been heard of.
+const KEYS_KEPT_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Between two fetches: names of keys cost nothing to make up, so unknown ones must not make the proxy ask without end.
+const FETCH_WAIT_MIN: Duration = Duration::from_secs(10);
+
+/// Where keys are, and how they are asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Remote {
+    pub(crate) authority: Authority,
+    pub(crate) path: PathAndQuery,
+    pub(crate) cluster: Arc<str>,
+    pub(crate) timeout: Duration,
+    pub(crate) cached: Duration,
+    /// Until the next fetch after one that failed.
+    pub(crate) again: Duration,
+    pub(crate) retries_max: u32,
+    pub(crate) back_off: BackOff,
+}
+
+/// What a filter knows of them. Two are equal when they are in the same place.
+#[derive(Clone, Debug)]
+pub(crate) struct RemoteKeys {
+    pub(crate) at: Remote,
+    /// Nobody fetches them until the configuration runs.
+    fetched: OnceLock<Arc<Fetched>>,
+}
+
+#[derive(Debug, Default)]
+struct Fetched {
+    keys: ArcSwapOption<KeySet>,
+    /// Somebody has a token of a key that is not among them.
+    wanted: Notify,
+}
+
+/// Who fetches, one task for each place.
+pub(crate) struct Fetchers {
+    current: Arc<ArcSwap<Snapshot>>,
+    running: HashMap<Remote, Fetcher>,
+}
+
+struct Fetcher {
+    fetched: Arc<Fetched>,
+    task: AbortHandle,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FetchError {
+    #[error("there is no cluster {0}")]
+    NoCluster(Arc<str>),
+    #[error("no host of cluster {0} is healthy")]
+    NoHost(Arc<str>),
+    #[error("it did not answer in time")]
+    Late,
+    #[error("cannot ask {host}")]
+    Ask {
+        host: std::net::SocketAddr,
+        #[source]
+        source: health::ProbeError,
+    },
+    #[error("the answer is {0}")]
+    Status(StatusCode),
+    #[error("the answer broke off, or is too large")]
+    Body,
+    #[error("the answer {0}")]
+    Keys(#[from] BadKeys),
+}
+
+impl RemoteKeys {
+    pub(crate) fn new(at: Remote) -> Self {
+        Self {
+            at,
+            fetched: OnceLock::new(),
+        }
+    }
+
+    /// None until they have come, and once they are too old.
+    pub(crate) fn keys(&self) -> Option<Guard<Option<Arc<KeySet>>>> {
+        let keys = self.fetched.get()?.keys.load();
+        keys.is_some().then_some(keys)
+    }
+
+    /// Has them fetched anew, if that has not been done only now.
+    pub(crate) fn want(&self) {
+        if let Some(fetched) = self.fetched.get() {
+            fetched.wanted.notify_one();
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn come(&self, keys: Option<Arc<KeySet>>) {
+        self.fetched.get_or_init(Arc::default).keys.store(keys);
+    }
+}
+
+impl PartialEq for RemoteKeys {
+    fn eq(&self, other: &Self) -> bool {
+        self.at == other.at
+    }
+}
+
+impl Fetchers {
+    pub(crate) fn new(current: Arc<ArcSwap<Snapshot>>) -> Self {
+        Self {
+            current,
+            running: HashMap::new(),
+        }
+    }
+
+    /// Fetches what the listeners of `config` want that `running` has not or has otherwise.
+    pub(crate) fn begin(&mut self, config: &Config, running: &Config) {
+        for change in config.listeners.changes(&running.listeners, Arc::ptr_eq) {
+            let chains = change.now.into_iter().flat_map(|listener| &listener.chains);
+            for chain in chains {
+                if let Network::Http(http) = &chain.network {
+                    let filters = http.filters.iter();
+                    filters
+                        .flat_map(|filter| filter.filter.remote_keys())
+                        .for_each(|keys| self.fetch(keys));
+                }
+            }
+        }
+    }
+
+    fn fetch(&mut self, keys: &RemoteKeys) {
+        keys.fetched
+            .get_or_init(|| match self.running.entry(keys.at.clone()) {
+                Entry::Occupied(held) => Arc::clone(&held.get().fetched),
+                Entry::Vacant(place) => {
+                    let fetched = Arc::<Fetched>::default();
+                    let run = run(keys.at.clone(), Arc::clone(&fetched), Arc::clone(&self.current));
+                    let task = tokio::spawn(run).abort_handle();
+                    Arc::clone(&place.insert(Fetcher { fetched, task }).fetched)
+                }
+            });
+    }
+
+    /// Ends what no listener wants any more.
+    pub(crate) fn let_go(&mut self) {
+        // Ours, and the task's.
+        self.running
+            .retain(|_, fetcher| Arc::strong_count(&fetcher.fetched) > 2);
+    }
+}
+
+impl Drop for Fetcher {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Keeps the keys fresh, until the task is aborted.
+async fn run(at: Remote, fetched: Arc<Fetched>, current: Arc<ArcSwap<Snapshot>>) {
+    let mut heard = Instant::now();
+    let mut is_down = false;
+    loop {
+        let result = fetch_or_retry(&at, &current).await;
+        let asked = Instant::now();
+        let wait = match result {
+            Ok(keys) => {
+                if is_down {
+                    tracing::info!(cluster = %at.cluster, path = %at.path, "an issuer's keys can be fetched again");
+                }
+                (heard, is_down) = (asked, false);
+                // What was verified by the same keys stays so.
+                if fetched.keys.load().as_deref() != Some(&keys) {
+                    fetched.keys.store(Some(Arc::new(keys)));
+                }
+                at.cached
+            }
+            Err(error) => {
+                if !is_down {
+                    tracing::warn!(cluster = %at.cluster, authority = %at.authority, path = %at.path, error = &error as &dyn std::error::Error, "cannot fetch an issuer's keys");
+                }
+                is_down = true;
+                if heard.elapsed() >= KEYS_KEPT_MAX {
+                    fetched.keys.store(None);
+                }
+                at.again
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(asked + wait) => {}
+            () = fetched.wanted.notified() => tokio::time::sleep_until(asked + wait.min(FETCH_WAIT_MIN)).await,
+        }
+    }
+}
+
+async fn fetch_or_retry(at: &Remote, current: &ArcSwap<Snapshot>) -> Result<KeySet, FetchError> {
+    let mut retry = 0;
+    loop {
+        let fetched = tokio::time::timeout(at.timeout, fetch(at, current)).await;
+        let fetched = fetched.unwrap_or(Err(FetchError::Late));
+        if fetched.is_ok() || retry == at.retries_max {
+            return fetched;
+        }
+        let wait = at.back_off.wait(retry, Random::new().share());
+        tokio::time::sleep(wait).await;
+        retry += 1;
+    }
+}
+
+async fn fetch(at: &Remote, current: &ArcSwap<Snapshot>) -> Result<KeySet, FetchError> {
+    let (cluster, host) = host(at, &current.load())?;
+    let protocol = cluster.config.protocol;
+    let mut session = None;
+    let request = || request(at, &host, protocol);
+    let asked = health::ask(&host, protocol, &mut session, health::Wanted::Body, request);
+    let told = Box::pin(asked).await.map_err(|source| FetchError::Ask {
+        host: host.address,
+        source,
+    })?;
+    if told.head.status != StatusCode::OK {
+        return Err(FetchError::Status(told.head.status));
+    }
+    let body = told.body.ok_or(FetchError::Body)?;
+    Ok(KeySet::parse(&body.to_bytes())?)
+}
+
+/// As the cluster's balancer has it.
+fn host(at: &Remote, snapshot: &Snapshot) -> Result<(Arc<LiveCluster>, Arc<Host>), FetchError> {
+    let cluster = snapshot.clusters.get(&at.cluster);
+    let cluster = cluster.ok_or_else(|| FetchError::NoCluster(Arc::clone(&at.cluster)))?;
+    let asked = Asked {
+        hosts: RetryHosts::Any,
+        priorities: RetryPriorities::Any,
+        key: None,
+    };
+    let (random, turns) = (Random::new(), turns(cluster));
+    let selection = cluster.selection.load();
+    let chosen = selection.choose(&random, |_| 0, &turns, &mut Tried::default(), asked);
+    let (host, _) = chosen.ok_or_else(|| FetchError::NoHost(Arc::clone(&at.cluster)))?;
+    Ok((Arc::clone(cluster), Arc::clone(&cluster.hosts[host].host)))
+}
+
+fn request(at: &Remote, host: &Host, protocol: Protocol) -> Request<Full<Bytes>> {
+    let mut request = Request::new(Full::default());
+    let mut uri = http::uri::Parts::default();
+    uri.path_and_query = Some(at.path.clone());
+    let mut headers = HeaderMap::new();
+    match protocol {
+        Protocol::Http1 => {
+            let authority = HeaderValue::from_str(at.authority.as_str());
+            headers.insert(
+                HOST,
+                authority.expect("invariant: an authority is a header value"),
+            );
+        }
+        Protocol::Http2 => {
+            uri.scheme = Some(host.scheme());
+            uri.authority = Some(at.authority.clone());
+        }
+    }
+    *request.headers_mut() = headers;
+    *request.uri_mut() =
+        Uri::from_parts(uri).expect("invariant: a path, or scheme, authority and path, are a URI");
+    request
+}
