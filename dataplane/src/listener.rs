@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use http::HeaderValue;
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
@@ -27,7 +26,7 @@ use crate::snapshot::{LiveChain, LiveHttp, LiveListener, LiveNetwork};
 use crate::sni::{self, Hello, Seen};
 use crate::stream::Stream;
 use crate::tcp;
-use crate::tls::{HTTP1, HTTP2};
+use crate::tls::{HTTP1, HTTP2, LiveTls};
 use crate::worker::Worker;
 
 /// The label of requests that reach no cluster.
@@ -351,17 +350,49 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, stream: TcpStream, 
     let (worker, listener) = (Rc::clone(worker), Rc::clone(listener));
     let count = worker.connected();
     tokio::task::spawn_local(async move {
-        serve(worker, listener, stream, peer).await;
-        drop(count);
+        // One after the other, so that what a connection needs to begin takes no room while it is served.
+        let Some(Begun {
+            serving,
+            stream,
+            input,
+            ends,
+            counted,
+        }) = begin(&worker, listener, stream, peer).await
+        else {
+            return;
+        };
+        match serving {
+            Serving::Tcp(tcp) => Box::pin(tcp::serve(worker, tcp, stream, input, ends)).await,
+            Serving::Http(http) => match greet(worker, http, stream, input, ends).await {
+                Some((connection, stream, input)) if connection.protocol == Codec::Http1 => {
+                    h1::serve(connection, stream, input).await;
+                }
+                Some((connection, stream, input)) => {
+                    Box::pin(http2::serve(connection, stream, input)).await;
+                }
+                None => {}
+            },
+        }
+        drop((counted, count));
     });
 }
 
-async fn serve(
-    worker: Rc<Worker>,
+/// A connection that has found its filter chain, and speaks TLS by now if it is to.
+struct Begun {
+    serving: Serving,
+    stream: Stream,
+    input: Buffer,
+    ends: Ends,
+    counted: Counted,
+}
+
+/// Nothing where a connection ends before it is known what serves it.
+async fn begin(
+    worker: &Rc<Worker>,
     mut listener: Rc<WorkerListener>,
     mut stream: TcpStream,
     peer: SocketAddr,
-) {
+) -> Option<Begun> {
     let mut counted = Counted::new(&listener.counters);
     let (address, mut arrival) = listener.running.borrow().arrival();
     let ends = stream
@@ -374,7 +405,7 @@ async fn serve(
                 error = &error as &dyn std::error::Error,
                 "connection ended before it began"
             );
-            return;
+            return None;
         }
     };
     let mut input = Buffer::new(&worker.buffers);
@@ -384,7 +415,7 @@ async fn serve(
         arrived = Some(Instant::now());
         if Box::pin(learning).await.is_none() {
             listener.counters.unfit.add(1);
-            return;
+            return None;
         }
         if arrives.redirected == Redirected::HandedOver
             && ends.is_redirected
@@ -412,7 +443,7 @@ async fn serve(
         let looked = look(&listener.drain, timeout, &mut stream, &mut input);
         let Some(seen) = Box::pin(looked).await else {
             listener.counters.unfit.add(1);
-            return;
+            return None;
         };
         hello = seen;
     }
@@ -424,39 +455,39 @@ async fn serve(
         .cloned();
     let Some(chain) = chain else {
         listener.counters.unserved.add(1);
-        return;
+        return None;
     };
     let stream = match &chain.live.tls {
         None => Stream::Plain(stream),
         Some(tls) => {
-            let config = Arc::clone(&tls.config);
             let first = std::mem::replace(&mut input, Buffer::new(&worker.buffers));
-            match Box::pin(answer_tls(chain.serving.drain(), config, first, stream)).await {
+            match Box::pin(answer_tls(chain.serving.drain(), tls, first, stream)).await {
                 Ok(stream) => stream,
                 Err(error) => {
                     listener.counters.unfit.add(1);
                     tracing::debug!(listener = %listener.name, error = &error as &dyn std::error::Error, "no TLS with a client");
-                    return;
+                    return None;
                 }
             }
         }
     };
-    let serving = chain.serving.clone();
-    drop((chain, listener));
-    match serving {
-        Serving::Http(http) => serve_http(worker, http, stream, input, ends).await,
-        Serving::Tcp(tcp) => Box::pin(tcp::serve(worker, tcp, stream, input, ends)).await,
-    }
-    drop(counted);
+    Some(Begun {
+        serving: chain.serving.clone(),
+        stream,
+        input,
+        ends,
+        counted,
+    })
 }
 
-async fn serve_http(
+/// What a connection speaks, as its requests see it; nothing if it never says.
+async fn greet(
     worker: Rc<Worker>,
     listener: Rc<HttpListener>,
     mut stream: Stream,
     mut input: Buffer,
     ends: Ends,
-) {
+) -> Option<(Rc<Connection>, Stream, Buffer)> {
     let protocol = match stream.protocol() {
         Some(HTTP2) => Codec::Http2,
         Some(HTTP1) => Codec::Http1,
@@ -464,11 +495,10 @@ async fn serve_http(
             let idle_timeout = listener.live().config.idle_timeout.unwrap_or(Duration::MAX);
             let sniffed = tokio::select! {
                 sniffed = sniff(&mut stream, &mut input) => sniffed,
-                () = tokio::time::sleep(idle_timeout) => return,
-                () = lingered(&listener.drain) => return,
+                () = tokio::time::sleep(idle_timeout) => return None,
+                () = lingered(&listener.drain) => return None,
             };
-            let Ok(protocol) = sniffed else { return };
-            protocol
+            sniffed.ok()?
         }
     };
     let connection = Rc::new(Connection {
@@ -484,10 +514,7 @@ async fn serve_http(
         active: Cell::new(0),
         idle_since: Cell::new(Instant::now()),
     });
-    if protocol == Codec::Http1 {
-        return h1::serve(connection, stream, input).await;
-    }
-    http2::serve(connection, stream, input).await;
+    Some((connection, stream, input))
 }
 
 /// Whose a connection is, and where it was to go.
@@ -536,14 +563,9 @@ async fn look(
     }
 }
 
-async fn answer_tls(
-    drain: &Drain,
-    config: Arc<ServerConfig>,
-    first: Buffer,
-    stream: TcpStream,
-) -> io::Result<Stream> {
+async fn answer_tls(drain: &Drain, tls: &LiveTls, first: Buffer, stream: TcpStream) -> io::Result<Stream> {
     tokio::select! {
-        answered = Stream::answer_tls(config, first, stream) => answered,
+        answered = Stream::answer_tls(tls, first, stream) => answered,
         () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => Err(io::ErrorKind::TimedOut.into()),
         () = lingered(drain) => Err(io::ErrorKind::ConnectionAborted.into()),
     }

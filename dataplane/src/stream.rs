@@ -4,18 +4,17 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use rustls::ServerConfig;
+use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio_rustls::{TlsAcceptor, TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
 use crate::h1::Buffer;
 use crate::io::RewoundIo;
-use crate::tls::HostTls;
+use crate::tls::{HostTls, LiveTls};
 
 pub(crate) enum Stream {
     Plain(TcpStream),
@@ -38,15 +37,11 @@ pub(crate) enum Writer<'a> {
 
 impl Stream {
     /// Answers a client whose first bytes were read.
-    pub(crate) async fn answer_tls(
-        config: Arc<ServerConfig>,
-        first: Buffer,
-        stream: TcpStream,
-    ) -> io::Result<Self> {
-        let answered = TlsAcceptor::from(config)
-            .accept(RewoundIo::new(first, stream))
-            .await?;
-        Ok(Self::tls(answered.into()))
+    pub(crate) async fn answer_tls(tls: &LiveTls, first: Buffer, stream: TcpStream) -> io::Result<Self> {
+        let io = RewoundIo::new(first, stream);
+        let asked = LazyConfigAcceptor::new(Acceptor::default(), io).await?;
+        let config = tls.config(&asked.client_hello());
+        Ok(Self::tls(asked.into_stream(config).await?.into()))
     }
 
     /// Asks a host for TLS.

@@ -16,7 +16,8 @@ use rustls::server::{
 };
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, CipherSuite, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme, SupportedCipherSuite,
 };
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -31,7 +32,35 @@ mod client;
 pub(crate) const HTTP1: &[u8] = b"http/1.1";
 pub(crate) const HTTP2: &[u8] = b"h2";
 
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+/// What everybody must speak (RFC 8446, section 9.1) comes first: it is as good as any, and its hash is what processors have
+/// instructions for, unlike that of the longer keys, which rustls prefers. A handshake is mostly hashes and curves.
+static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+    let mut provider = aws_lc_rs::default_provider();
+    provider
+        .cipher_suites
+        .sort_by_key(|suite| !is_aes_128(suite.suite()));
+    Arc::new(provider)
+});
+
+fn is_aes_128(suite: CipherSuite) -> bool {
+    use CipherSuite as C;
+    matches!(
+        suite,
+        C::TLS13_AES_128_GCM_SHA256
+            | C::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | C::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+    )
+}
+
+fn is_chacha20(suite: CipherSuite) -> bool {
+    use CipherSuite as C;
+    matches!(
+        suite,
+        C::TLS13_CHACHA20_POLY1305_SHA256
+            | C::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+            | C::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+    )
+}
 
 /// What a filter chain says of TLS towards clients.
 #[derive(Debug, PartialEq)]
@@ -118,7 +147,9 @@ pub(crate) enum NameKind {
 /// What a filter chain's connections are begun with.
 #[derive(Clone, Debug)]
 pub(crate) struct LiveTls {
-    pub(crate) config: Arc<ServerConfig>,
+    config: Arc<ServerConfig>,
+    /// For clients that know better than we do what they are fast at.
+    in_their_order: Arc<ServerConfig>,
     said: Arc<ServerTls>,
     secrets: Secrets,
 }
@@ -239,11 +270,29 @@ impl LiveTls {
         {
             return Some(held.clone());
         }
-        let config = Arc::new(server_config(said, &secrets));
+        let config = server_config(said, &secrets);
+        let mut in_their_order = config.clone();
+        in_their_order.ignore_client_order = false;
         Some(Self {
-            config,
+            config: Arc::new(config),
+            in_their_order: Arc::new(in_their_order),
             said: Arc::clone(said),
             secrets,
+        })
+    }
+
+    /// What a client that says this is answered with. One that would rather have ChaCha20 has no instructions for AES.
+    pub(crate) fn config(&self, hello: &ClientHello<'_>) -> Arc<ServerConfig> {
+        let is_ours = |suite: &&CipherSuite| {
+            let ours = PROVIDER.cipher_suites.iter();
+            ours.map(SupportedCipherSuite::suite).any(|ours| ours == **suite)
+        };
+        let preferred = hello.cipher_suites().iter().find(is_ours);
+        let in_their_order = preferred.is_some_and(|suite| is_chacha20(*suite));
+        Arc::clone(if in_their_order {
+            &self.in_their_order
+        } else {
+            &self.config
         })
     }
 
@@ -269,6 +318,7 @@ fn server_config(said: &ServerTls, secrets: &Secrets) -> ServerConfig {
     );
     let mut config = builder.with_cert_resolver(Arc::new(resolver));
     config.alpn_protocols.clone_from(&said.protocols);
+    config.ignore_client_order = true;
     // A ticket is of this configuration only, and of all workers.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // rustls does not look again at the certificate of a client that comes back: it would be believed beyond its end.

@@ -47,7 +47,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
     let head = fields.of(&client.input.filled()[..line.bytes]);
     let terms = match terms(line, head) {
         Ok(terms) => terms,
-        Err(malformed) => return refuse(client, line, fields, malformed).await,
+        Err(malformed) => return Box::pin(refuse(client, line, fields, malformed)).await,
     };
     let way = plan(
         line,
@@ -110,10 +110,14 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         expects: terms.expects,
     };
     match until_answered(&mut exchange, &plan.cluster, policy, &mut sending).await {
-        Ok(answer) => {
-            sending
-                .pass(answer, exchange, terms.keep_alive, plan.forward)
-                .await
+        Ok(mut answer) => {
+            let (next, connection) = sending
+                .pass(&mut answer, &mut exchange, terms.keep_alive, plan.forward)
+                .await;
+            if connection == Afterwards::Kept {
+                answer.lease.pool().keep_h1(answer.io, Instant::now());
+            }
+            next
         }
         Err(None) => {
             exchange.received(sending.upload.data());
@@ -218,6 +222,13 @@ struct Passing {
     uploaded: Option<Instant>,
     /// Once it had to wait.
     progress: Option<Progress>,
+}
+
+/// What becomes of a host's connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Afterwards {
+    Kept,
+    Closed,
 }
 
 /// Why a connection brought no response.
@@ -346,7 +357,8 @@ impl Sending<'_> {
             (None, None) => Some(self.started + BODY_TIMEOUT),
             (Some(_), None) => None,
         };
-        let mut connecting = pin!(pool.connect_h1(&self.cluster.live.config, wanted));
+        // Boxed, since most requests need no new connection, and all connections have room for what theirs may need.
+        let mut connecting = Box::pin(pool.connect_h1(&self.cluster.live.config, wanted));
         poll_fn(|cx| {
             if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
                 return Poll::Ready(connected.map_err(|error| Failure::unconnected(&error)));
@@ -501,12 +513,12 @@ impl Sending<'_> {
 
     /// Passes the response on.
     async fn pass(
-        mut self,
-        mut answer: Answer,
-        mut exchange: Exchange,
+        &mut self,
+        answer: &mut Answer,
+        exchange: &mut Exchange,
         asked: KeepAlive,
         forward: &Forward,
-    ) -> Next {
+    ) -> (Next, Afterwards) {
         let (line, framing) = (answer.line, answer.framing);
         let head = self.client.answered.of(&answer.input.filled()[..line.bytes]);
         let reusable =
@@ -541,28 +553,32 @@ impl Sending<'_> {
             uploaded: self.ended,
             progress: None,
         };
-        let passed = poll_fn(|cx| self.poll_pass(&mut passing, &mut answer, cx)).await;
+        let passed = poll_fn(|cx| self.poll_pass(&mut passing, answer, cx)).await;
         exchange.sent(passing.relay.data());
         exchange.received(self.upload.data());
-        let next = match passed {
+        self.client.out = passing.relay.take_ahead();
+        match passed {
             Ok(()) => {
                 exchange.end(Flag::None);
-                let sent = self.ended.is_some();
-                if sent && reusable && answer.input.is_empty() {
-                    answer.lease.pool().keep_h1(answer.io, Instant::now());
-                }
-                match keep_alive {
+                let is_over = self.ended.is_some() && reusable && answer.input.is_empty();
+                let next = match keep_alive {
                     KeepAlive::Yes => Next::Request,
                     KeepAlive::No => Next::Linger,
-                }
+                };
+                (
+                    next,
+                    if is_over {
+                        Afterwards::Kept
+                    } else {
+                        Afterwards::Closed
+                    },
+                )
             }
             Err(flag) => {
                 exchange.end(flag);
-                Next::Close
+                (Next::Close, Afterwards::Closed)
             }
-        };
-        self.client.out = passing.relay.take_ahead();
-        next
+        }
     }
 
     fn poll_pass(

@@ -543,6 +543,34 @@ async fn a_session_is_resumed_by_whichever_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cipher_is_the_cheapest_unless_the_client_has_no_instructions_for_it() {
+    use rustls::CipherSuite::{
+        TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 as OLD_AES_128,
+        TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 as OLD_AES_256, TLS13_AES_128_GCM_SHA256 as AES_128,
+        TLS13_AES_256_GCM_SHA384 as AES_256, TLS13_CHACHA20_POLY1305_SHA256 as CHACHA20,
+    };
+    let authority = Authority::new();
+    let pair = authority.sign(&["a.example"]);
+    let context = certs::context(vec![certs::certificate(&pair)], &[]);
+    let stage = Stage::start(|listener| with_tls(listener, context))
+        .await
+        .ready()
+        .await;
+    for (offered, agreed) in [
+        (&[AES_256, CHACHA20, AES_128][..], AES_128),
+        (&[AES_256, CHACHA20], AES_256),
+        (&[CHACHA20, AES_256, AES_128], CHACHA20),
+        (&[OLD_AES_256, OLD_AES_128], OLD_AES_128),
+    ] {
+        let client = authority.client_of(offered);
+        let stream = stage.connect("a.example", &client).await.unwrap();
+        let suite = stream.get_ref().1.negotiated_cipher_suite().unwrap().suite();
+        assert_eq!(suite, agreed, "{offered:?}");
+    }
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_answer_arrives_whole_though_its_client_is_slow() {
     let authority = Authority::new();
     let pair = authority.sign(&["a.example"]);

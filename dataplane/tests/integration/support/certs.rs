@@ -15,9 +15,11 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{
 use envoy_types::pb::google::protobuf::BoolValue;
 use envoy_types::util::pack_any;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::client::WantsClientCert;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{CipherSuite, ClientConfig, ConfigBuilder, RootCertStore};
 
 /// An authority that signs what a test needs.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -51,15 +53,7 @@ impl Authority {
 
     /// A client that believes this authority, speaks `protocols`, and shows `pair`.
     pub(crate) fn client(&self, protocols: &[&str], pair: Option<&Pair>) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_slice(self.pem().as_bytes()).unwrap())
-            .unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
+        let builder = self.believing(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = match pair {
             None => builder.with_no_client_auth(),
             Some(pair) => {
@@ -73,6 +67,28 @@ impl Authority {
             .map(|protocol| protocol.as_bytes().to_vec())
             .collect();
         Arc::new(config)
+    }
+
+    /// A client that believes this authority, and offers these in this order.
+    pub(crate) fn client_of(&self, suites: &[CipherSuite]) -> Arc<ClientConfig> {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        let place = |suite| suites.iter().position(|offered| *offered == suite);
+        provider
+            .cipher_suites
+            .retain(|suite| place(suite.suite()).is_some());
+        provider.cipher_suites.sort_by_key(|suite| place(suite.suite()));
+        Arc::new(self.believing(provider).with_no_client_auth())
+    }
+
+    fn believing(&self, provider: CryptoProvider) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(self.pem().as_bytes()).unwrap())
+            .unwrap();
+        ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
     }
 }
 

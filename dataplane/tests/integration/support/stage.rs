@@ -92,9 +92,25 @@ impl Stage {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
+    /// Whether the host has seen it, in whichever pieces a body came.
     pub(crate) fn has_seen(&self, text: &str) -> bool {
-        String::from_utf8_lossy(&self.seen.lock().unwrap()).contains(text)
+        let seen = String::from_utf8_lossy(&self.seen.lock().unwrap()).into_owned();
+        seen.contains(text) || joined(&seen).contains(text)
     }
+}
+
+/// Without the lengths between the chunks of a body; the last one stays.
+fn joined(seen: &str) -> String {
+    let mut parts = seen.split("\r\n").peekable();
+    let mut joined = parts.next().unwrap_or_default().to_owned();
+    while let Some(part) = parts.next() {
+        let length = usize::from_str_radix(part, 16).unwrap_or_default();
+        match parts.peek() {
+            Some(data) if length > 0 && data.len() == length => joined.extend(parts.next()),
+            _ => joined.extend(["\r\n", part]),
+        }
+    }
+    joined
 }
 
 /// Answers by the path: what follows `/says/`, in hexadecimal, to the letter; to `/early` before the body has come, and it waits
