@@ -26,11 +26,13 @@ use tonic::{Request, Response, Status, Streaming};
 pub mod contract;
 pub mod contrary;
 
-/// Encoded resources by type URL and name.
+/// Encoded resources by type URL and name. Whoever changes a few of many and publishes them pays for those few.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
-    by_type: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    by_type: BTreeMap<String, Arc<ByName>>,
 }
+
+type ByName = BTreeMap<String, Arc<Vec<u8>>>;
 
 /// A running control plane; gone on drop.
 #[derive(Debug)]
@@ -58,10 +60,8 @@ impl Resources {
 
     /// Whatever bytes, under whatever type.
     pub fn insert_raw(&mut self, type_url: &str, name: &str, body: Vec<u8>) {
-        self.by_type
-            .entry(type_url.to_owned())
-            .or_default()
-            .insert(name.to_owned(), body);
+        let by_name = self.by_type.entry(type_url.to_owned()).or_default();
+        Arc::make_mut(by_name).insert(name.to_owned(), Arc::new(body));
     }
 }
 
@@ -132,7 +132,7 @@ struct Conversation {
     node: String,
     /// Names by type; `*` is all of them.
     wanted: BTreeMap<String, BTreeSet<String>>,
-    sent: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    sent: BTreeMap<String, ByName>,
     offered: Resources,
     nonce: u64,
 }
@@ -170,11 +170,25 @@ impl AggregatedDiscoveryService for Service {
 
 impl Conversation {
     fn on(&mut self, event: Event, record: &watch::Sender<Vec<Answer>>) -> Vec<DeltaDiscoveryResponse> {
-        match event {
-            Event::Offered(resources) => self.offered = resources,
-            Event::Request(request) => self.heard(*request, record),
-        }
-        let types: Vec<String> = self.wanted.keys().cloned().collect();
+        let types: Vec<String> = match event {
+            Event::Offered(resources) => {
+                let before = std::mem::replace(&mut self.offered, resources);
+                let same = |type_url: &&String| match (
+                    before.by_type.get(*type_url),
+                    self.offered.by_type.get(*type_url),
+                ) {
+                    (Some(before), Some(offered)) => Arc::ptr_eq(before, offered),
+                    (before, offered) => before.is_none() && offered.is_none(),
+                };
+                let wanted = self.wanted.keys();
+                wanted.filter(|type_url| !same(type_url)).cloned().collect()
+            }
+            Event::Request(request) => {
+                let type_url = request.type_url.clone();
+                self.heard(*request, record);
+                vec![type_url]
+            }
+        };
         types
             .iter()
             .filter_map(|type_url| self.update(type_url))
@@ -214,36 +228,34 @@ impl Conversation {
     /// What this type's subscriber lacks.
     fn update(&mut self, type_url: &str) -> Option<DeltaDiscoveryResponse> {
         let wanted = &self.wanted[type_url];
-        let offered: BTreeMap<String, Vec<u8>> = self
-            .offered
-            .by_type
-            .get(type_url)
-            .into_iter()
-            .flatten()
-            .filter(|(name, _)| wanted.contains("*") || wanted.contains(*name))
-            .map(|(name, body)| (name.clone(), body.clone()))
-            .collect();
+        let wanted = |name: &&String| wanted.contains("*") || wanted.contains(*name);
+        let nothing = Arc::default();
+        let offered = self.offered.by_type.get(type_url).unwrap_or(&nothing);
         let sent = self.sent.entry(type_url.to_owned()).or_default();
-        let changed: Vec<_> = offered
+        let is_same = |held: &Arc<Vec<u8>>, body: &Arc<Vec<u8>>| Arc::ptr_eq(held, body) || held == body;
+        let changed: Vec<(String, Arc<Vec<u8>>)> = offered
             .iter()
-            .filter(|(name, body)| sent.get(*name) != Some(body))
+            .filter(|(name, _)| wanted(name))
+            .filter(|(name, body)| !sent.get(*name).is_some_and(|held| is_same(held, body)))
+            .map(|(name, body)| (name.clone(), Arc::clone(body)))
             .collect();
-        let removed: Vec<String> = sent
-            .keys()
-            .filter(|name| !offered.contains_key(*name))
-            .cloned()
-            .collect();
+        let is_offered = |name: &&String| wanted(name) && offered.contains_key(*name);
+        let removed: Vec<String> = sent.keys().filter(|name| !is_offered(name)).cloned().collect();
         if changed.is_empty() && removed.is_empty() {
             return None;
         }
         self.nonce += 1;
         let version = self.nonce.to_string();
+        for name in &removed {
+            sent.remove(name);
+        }
+        sent.extend(changed.iter().cloned());
         let resources = changed.into_iter().map(|(name, body)| Resource {
-            name: name.clone(),
+            name,
             version: version.clone(),
             resource: Some(Any {
                 type_url: type_url.to_owned(),
-                value: body.clone(),
+                value: body.to_vec(),
             }),
             ..Resource::default()
         });
@@ -255,7 +267,6 @@ impl Conversation {
             nonce: version.clone(),
             ..DeltaDiscoveryResponse::default()
         };
-        *sent = offered;
         Some(response)
     }
 }

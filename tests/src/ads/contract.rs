@@ -128,36 +128,63 @@ pub fn service(listener: SocketAddr, upstreams: &[SocketAddr], serving: &Serving
 
 /// [`one_service`] for `shop.example.com` only, and beside it so many more, each with a cluster and a host of its own,
 /// `sN.example.com`. They are not checked: as many checks would be what is measured.
-pub fn many_services(listener: SocketAddr, upstream: SocketAddr, count: usize) -> Resources {
-    changing_services(listener, &[upstream; 2], count, 0)
+#[derive(Debug)]
+pub struct Services {
+    upstreams: [SocketAddr; 2],
+    resources: Resources,
+    hosts: Vec<VirtualHost>,
+    changes: usize,
 }
 
-/// [`many_services`], after so many changes of them, one at a time: each moves a service to the other upstream and retries it
-/// in the other way.
-pub fn changing_services(
-    listener: SocketAddr,
-    upstreams: &[SocketAddr; 2],
-    count: usize,
-    changes: usize,
-) -> Resources {
-    let mut resources = one_service(listener, upstreams, Retries::Idempotent);
-    let first = vec![route("/", NAME, Retries::Idempotent)];
-    let mut hosts = vec![virtual_host(NAME, "shop.example.com", first)];
-    for number in 0..count {
-        let name = format!("s{number}");
-        let changed = changes / count + usize::from(number < changes % count);
-        let (upstream, retries) = if changed.is_multiple_of(2) {
-            (upstreams[0], Retries::Idempotent)
-        } else {
-            (upstreams[1], Retries::Other)
+impl Services {
+    pub fn new(listener: SocketAddr, upstreams: [SocketAddr; 2], count: usize) -> Services {
+        let first = vec![route("/", NAME, Retries::Idempotent)];
+        let mut services = Services {
+            upstreams,
+            resources: one_service(listener, &upstreams, Retries::Idempotent),
+            hosts: vec![virtual_host(NAME, "shop.example.com", first)],
+            changes: 0,
         };
-        resources.insert(&name, &cluster(&name));
-        resources.insert(&name, &endpoints(&name, &[upstream]));
-        let domain = format!("{name}.example.com");
-        hosts.push(virtual_host(&name, &domain, vec![route("/", &name, retries)]));
+        for number in 0..count {
+            let name = format!("s{number}");
+            services.resources.insert(&name, &cluster(&name));
+            let host = services.say(number, false);
+            services.hosts.push(host);
+        }
+        services.say_hosts();
+        services
     }
-    resources.insert(NAME, &route_configuration(hosts));
-    resources
+
+    pub fn resources(&self) -> Resources {
+        self.resources.clone()
+    }
+
+    /// Changes one after the other: moves it to the other upstream and retries it in the other way.
+    pub fn change(&mut self) {
+        let count = self.hosts.len() - 1;
+        let (turn, number) = (self.changes / count, self.changes % count);
+        self.hosts[number + 1] = self.say(number, turn.is_multiple_of(2));
+        self.say_hosts();
+        self.changes += 1;
+    }
+
+    /// What a service is, but for its cluster.
+    fn say(&mut self, number: usize, moved: bool) -> VirtualHost {
+        let (upstream, retries) = if moved {
+            (self.upstreams[1], Retries::Other)
+        } else {
+            (self.upstreams[0], Retries::Idempotent)
+        };
+        let name = format!("s{number}");
+        self.resources.insert(&name, &endpoints(&name, &[upstream]));
+        let domain = format!("{name}.example.com");
+        virtual_host(&name, &domain, vec![route("/", &name, retries)])
+    }
+
+    fn say_hosts(&mut self) {
+        let table = route_configuration(self.hosts.clone());
+        self.resources.insert(NAME, &table);
+    }
 }
 
 /// [`one_service`] at the last of ten routes of `shop.example.com`, beside so many other hosts that have as many.

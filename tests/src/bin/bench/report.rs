@@ -49,17 +49,24 @@ impl<R> Figure<R> {
             .with_context(|| format!("{} had no rounds", measured.name))
     }
 
-    /// Ours, the first one, by each of the others: the medians.
+    /// Ours, the first one, by each of the others: the median of what it is in each round, since what else the machine does
+    /// changes from round to round.
     ///
     /// # Errors
     /// There were no rounds.
     pub(crate) fn ratios(&self, measured: &[Measured<R>]) -> Result<Vec<(String, f64)>> {
+        let each = self.ratios_of_rounds(measured)?.into_iter();
+        Ok(each.map(|(name, ratios)| (name, ratios.median())).collect())
+    }
+
+    fn ratios_of_rounds(&self, measured: &[Measured<R>]) -> Result<Vec<(String, Sorted)>> {
         let (ours, others) = measured.split_first().context("nothing was measured")?;
-        let own = self.sorted(ours)?.median();
-        others
-            .iter()
-            .map(|other| Ok((other.name.clone(), own / self.sorted(other)?.median())))
-            .collect()
+        let of_rounds = |other: &Measured<R>| {
+            let rounds = ours.rounds.iter().zip(&other.rounds);
+            let ratios = Sorted::new(rounds.map(|(own, other)| (self.of)(own) / (self.of)(other)));
+            Ok((other.name.clone(), ratios.context("there were no rounds")?))
+        };
+        others.iter().map(of_rounds).collect()
     }
 }
 
@@ -76,9 +83,9 @@ impl Table {
         }
         let rows = figures.iter().map(|figure| {
             let mut row = vec![figure.name.to_owned(), cell(&figure.sorted(ours)?)];
-            let ratios = figure.ratios(measured)?;
-            for (other, (_, ratio)) in others.iter().zip(ratios) {
-                row.extend([cell(&figure.sorted(other)?), format!("{ratio:.2}")]);
+            let ratios = figure.ratios_of_rounds(measured)?;
+            for (other, (_, ratios)) in others.iter().zip(ratios) {
+                row.extend([cell(&figure.sorted(other)?), ratio(&ratios)]);
             }
             Ok(row)
         });
@@ -201,6 +208,16 @@ impl Report {
     }
 }
 
+/// Nothing where there is nothing to compare with, as with requests that nobody has lost.
+fn ratio(ratios: &Sorted) -> String {
+    let [middle, least, most] = [ratios.median(), ratios.min(), ratios.max()];
+    if [middle, least, most].iter().all(|ratio| ratio.is_finite()) {
+        format!("{middle:.2} ({least:.2}-{most:.2})")
+    } else {
+        String::new()
+    }
+}
+
 /// What is written in a cell: the median, and between which the rounds were.
 pub(crate) fn cell(figures: &Sorted) -> String {
     format!(
@@ -239,8 +256,8 @@ mod tests {
         assert_eq!(
             report.tables[0].text(),
             "It: median (least-most) of 3 rounds; × is ours by theirs\n\
-             \x20            ours         theirs     ×\n\
-             µs  2.0 (1.0-3.0)  4.0 (4.0-5.0)  0.50\n"
+             \x20            ours         theirs                 ×\n\
+             µs  2.0 (1.0-3.0)  4.0 (4.0-5.0)  0.50 (0.25-0.60)\n"
         );
         assert_eq!(report.line(), "bench x: ratio=0.50");
     }
@@ -255,7 +272,10 @@ mod tests {
             once.ends_with("`bench x: ratio=0.50`\n\n<!-- end of bench x -->\ntail\n"),
             "{once}"
         );
-        assert!(!once.contains("old") && once.contains("| µs | 2.0 (1.0-3.0) | 4.0 (4.0-5.0) | 0.50 |"));
+        assert!(
+            !once.contains("old")
+                && once.contains("| µs | 2.0 (1.0-3.0) | 4.0 (4.0-5.0) | 0.50 (0.25-0.60) |")
+        );
         assert_eq!(report.written_into(&once).unwrap(), once);
         assert!(report.written_into("# Head\n").is_err());
     }

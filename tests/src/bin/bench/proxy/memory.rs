@@ -10,7 +10,7 @@ use http::{Request, StatusCode, Version, header};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tombolo_tests::ads::contract;
+use tombolo_tests::ads::contract::Services;
 use tombolo_tests::process::Usage;
 use tombolo_tests::proxy::Software;
 use tombolo_tests::{client, within};
@@ -97,7 +97,7 @@ async fn round(software: Software, upstream: SocketAddr, dir: &Path) -> Result<R
     let proxy = started(software, upstream, dir, "config").await?;
     let listener = proxy.listener;
     let unloaded = settled(&proxy).await?;
-    proxy.publish(contract::many_services(listener, upstream, SERVICES));
+    proxy.publish(Services::new(listener, [upstream; 2], SERVICES).resources());
     for service in (0..SERVICES).step_by(SERVICES / 10).chain([SERVICES - 1]) {
         answered(listener, &format!("s{service}.example.com")).await?;
     }
@@ -119,7 +119,7 @@ async fn round(software: Software, upstream: SocketAddr, dir: &Path) -> Result<R
 /// A new process that serves one service.
 async fn started(software: Software, upstream: SocketAddr, dir: &Path, part: &str) -> Result<Contender> {
     let listener = listener();
-    let resources = contract::many_services(listener, upstream, 0);
+    let resources = Services::new(listener, [upstream; 2], 0).resources();
     let id = format!("{}-{part}", software.name());
     let proxy = Contender::over_xds(software, &id, listener, resources, dir).await?;
     answered(listener, "shop.example.com").await?;

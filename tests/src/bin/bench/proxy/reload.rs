@@ -1,12 +1,11 @@
 //! What a hundred changes of the configuration a second do to the requests meanwhile: the same load at a fixed rate, with and
 //! without them, in turns.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use http::Version;
-use tombolo_tests::ads::contract;
+use tombolo_tests::ads::contract::Services;
 use tombolo_tests::proxy::Software;
 
 use super::contender::Contender;
@@ -63,25 +62,25 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     let mut measured = Vec::new();
     for software in [Software::Tombolo, Software::Envoy] {
         let listener = listener();
-        let resources = contract::changing_services(listener, &addresses, SERVICES, 0);
+        let services = Services::new(listener, addresses, SERVICES);
         let name = software.name();
-        let contender = Contender::over_xds(software, name, listener, resources, dir.path()).await?;
+        let contender =
+            Contender::over_xds(software, name, listener, services.resources(), dir.path()).await?;
         contender.serves(work.load(1)).await?;
-        contenders.push(contender);
+        contenders.push((contender, services));
         measured.push(Measured {
             name: name.to_owned(),
             rounds: Vec::new(),
         });
     }
-    let mut changes = 0;
     for round in 0..options.rounds {
         for index in turn(round, contenders.len()) {
-            let contender = &contenders[index];
+            let (contender, services) = &mut contenders[index];
             let load = at_rate(work.load(0), PER_SECOND, SECONDS);
             let quiet = contender.under(load).await?.0.whole()?;
             let changing = tokio::select! {
                 outcome = contender.under(load) => outcome?.0,
-                () = change(contender, &addresses, &mut changes) => unreachable!("invariant: it goes on"),
+                () = change(contender, services) => unreachable!("invariant: it goes on"),
             };
             measured[index].rounds.push(Round {
                 quiet_p99_us: latencies(&quiet)?.quantile(0.99),
@@ -106,14 +105,11 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
 }
 
 /// Publishes one change after the other, for ever.
-async fn change(contender: &Contender, upstreams: &[SocketAddr; 2], changes: &mut usize) {
+async fn change(contender: &Contender, services: &mut Services) {
     let mut turns = tokio::time::interval(EVERY);
     loop {
         turns.tick().await;
-        *changes += 1;
-        let listener = contender.listener;
-        contender.publish(contract::changing_services(
-            listener, upstreams, SERVICES, *changes,
-        ));
+        services.change();
+        contender.publish(services.resources());
     }
 }

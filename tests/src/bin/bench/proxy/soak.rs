@@ -1,14 +1,13 @@
 //! A day in its life, shortened: requests of all kinds at a fixed rate while services, routes, upstreams and connections come and
 //! go. What it holds must not grow, and nothing of what it has opened may be left.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use http::Version;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
-use tombolo_tests::ads::contract;
+use tombolo_tests::ads::contract::Services;
 use tombolo_tests::proxy::Software;
 
 use super::contender::Contender;
@@ -44,27 +43,20 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     ];
     let addresses = upstreams.each_ref().map(Upstream::address);
     let listener = listener();
-    let resources = contract::changing_services(listener, &addresses, SERVICES, 0);
+    let mut services = Services::new(listener, addresses, SERVICES);
+    let resources = services.resources();
     let proxy = Contender::over_xds(Software::Tombolo, "soak", listener, resources, dir.path()).await?;
     proxy.serves(kinds()[0]).await?;
 
-    let mut changes = 0;
     let mut totals = Totals::default();
     println!("a minute to warm up");
-    traffic(&proxy, &addresses, &mut changes, WARM_UP, &mut totals).await?;
+    traffic(&proxy, &mut services, WARM_UP, &mut totals).await?;
     sleep(QUIET).await;
     let before = sample(&proxy)?;
     let minutes = u64::try_from(options.minutes)?;
     let mut busy = Vec::new();
     for minute in 0..minutes {
-        traffic(
-            &proxy,
-            &addresses,
-            &mut changes,
-            Duration::from_secs(60),
-            &mut totals,
-        )
-        .await?;
+        traffic(&proxy, &mut services, Duration::from_secs(60), &mut totals).await?;
         let sample = sample(&proxy)?;
         println!(
             "minute {} of {minutes}: {:.1} MiB, {} descriptors, {} requests, {} lost",
@@ -84,8 +76,8 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     let mut report = Report::default();
     report.tables.push(Table {
         title: format!(
-            "{minutes} minutes, {} requests, {changes} changes",
-            totals.answered
+            "{minutes} minutes, {} requests, {} changes",
+            totals.answered, totals.changes
         ),
         heads: [
             "quiet before",
@@ -131,14 +123,14 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
 #[derive(Default)]
 struct Totals {
     answered: usize,
+    changes: usize,
     lost: usize,
 }
 
 /// Requests of all kinds for so long, while the configuration changes.
 async fn traffic(
     proxy: &Contender,
-    upstreams: &[SocketAddr; 2],
-    changes: &mut usize,
+    services: &mut Services,
     time: Duration,
     totals: &mut Totals,
 ) -> Result<()> {
@@ -160,9 +152,9 @@ async fn traffic(
                     }
                 }
                 _ = turns.tick() => {
-                    *changes += 1;
-                    let listener = proxy.listener;
-                    proxy.publish(contract::changing_services(listener, upstreams, SERVICES, *changes));
+                    services.change();
+                    totals.changes += 1;
+                    proxy.publish(services.resources());
                 }
             }
         }
