@@ -1,20 +1,30 @@
 //! What a connection of a client is besides whose: what filters ask of it.
 
+use std::net::SocketAddr;
+
 /// Of one connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Channel {
     pub(crate) scheme: &'static str,
+    /// Where it was to go.
+    pub(crate) to: SocketAddr,
+    /// What was asked for in TLS.
+    pub(crate) server_name: Option<Box<str>>,
 }
 
 #[cfg(test)]
 mod tests {
-    use std::net::{AddrParseError, IpAddr};
+    use std::net::{AddrParseError, IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
     use std::str::FromStr;
 
     use super::Channel;
     use crate::matcher::Client;
 
-    static PLAIN: Channel = Channel { scheme: "http" };
+    static PLAIN: Channel = Channel {
+        scheme: "http",
+        to: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 80)),
+        server_name: None,
+    };
 
     impl<T: Into<IpAddr>> From<T> for Client<'static> {
         fn from(address: T) -> Self {

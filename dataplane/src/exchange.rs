@@ -36,6 +36,7 @@ pub(crate) struct Exchange {
     retries: u32,
     is_head: bool,
     is_call: bool,
+    is_shadowed: bool,
     /// Of a request whose body streams over hyper: what has come of it is known until the end.
     upload: Option<Rc<Upload>>,
     bytes_received: u64,
@@ -83,6 +84,7 @@ impl Exchange {
             retries: 0,
             is_head: false,
             is_call: false,
+            is_shadowed: false,
             upload: None,
             bytes_received: 0,
             bytes_sent: 0,
@@ -153,6 +155,11 @@ impl Exchange {
     /// What filters do to the answer's head.
     pub(crate) fn edits(&mut self, edits: HeaderEdits) {
         self.edits = (edits != HeaderEdits::default()).then(|| Box::new(edits));
+    }
+
+    /// Rules that are only tried would have refused it.
+    pub(crate) fn shadowed(&mut self) {
+        self.is_shadowed = true;
     }
 
     /// Does it.
@@ -298,6 +305,9 @@ impl Drop for Exchange {
         );
         counters.bytes_received.add(self.bytes_received);
         counters.bytes_sent.add(self.bytes_sent);
+        if self.is_shadowed {
+            counters.shadowed.add(1);
+        }
         for flag in [self.flag, self.limit] {
             if flag != Flag::None {
                 counters.flag(flag);

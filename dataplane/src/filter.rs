@@ -35,7 +35,7 @@ pub(crate) use jwt::{
     Requirement,
 };
 pub(crate) use local_ratelimit::{Limit, LocalRateLimit, Rate};
-pub(crate) use rbac::{Action, AddressBlock, Policy, Rbac, Rule};
+pub(crate) use rbac::{Action, AddressBlock, Policy, Rbac, Rule, Rules};
 
 /// One filter with all that it does by.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,6 +86,8 @@ pub(crate) struct Verdict {
     pub(crate) delay: Duration,
     /// In place of what the route says.
     pub(crate) answer: Option<Answer>,
+    /// Whether rules that are only tried would have refused it.
+    pub(crate) is_shadowed: bool,
     /// What the request says otherwise when it goes on.
     pub(crate) request: Changes,
     /// What the answer says besides, whoever gives it.

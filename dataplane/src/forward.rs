@@ -153,6 +153,9 @@ pub(crate) async fn serve(
         headers: &parts.headers,
     });
     exchange.edits(verdict.response);
+    if verdict.is_shadowed {
+        exchange.shadowed();
+    }
     let duration = match route.map(|route| &route.action) {
         Some(Action::Forward(forward)) => {
             let said = parts.headers.get(&GRPC_TIMEOUT);

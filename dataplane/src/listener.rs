@@ -506,10 +506,12 @@ async fn greet(
         listener,
         peer: HeaderValue::from_str(&ends.client.ip().to_string())
             .expect("invariant: an address is a header value"),
-        ends,
         channel: Channel {
             scheme: stream.scheme(),
+            to: ends.to,
+            server_name: stream.server_name().map(Box::from),
         },
+        ends,
         protocol,
         active: Cell::new(0),
         idle_since: Cell::new(Instant::now()),

@@ -51,6 +51,8 @@ pub(crate) struct RouteCounters {
     pub(crate) request_overflows: Counter,
     pub(crate) retry_overflows: Counter,
     pub(crate) pending_overflows: Counter,
+    /// Refused by rules that are only tried.
+    pub(crate) shadowed: Counter,
 }
 
 /// What one worker counts of connections that are passed on, for one listener and one cluster.
@@ -151,7 +153,13 @@ impl TcpCounters {
 }
 
 impl Metrics {
-    const PER_ROUTE: [PerRoute; 7] = [
+    const PER_ROUTE: [PerRoute; 8] = [
+        (
+            "tombolo_shadow_denied_total",
+            "counter",
+            "Requests that the shadow rules of an authorization would have refused",
+            |counters| counters.shadowed.get(),
+        ),
         (
             "tombolo_requests_active",
             "gauge",

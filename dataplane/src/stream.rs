@@ -80,6 +80,17 @@ impl Stream {
         }
     }
 
+    /// The name that a client has asked for.
+    pub(crate) fn server_name(&mut self) -> Option<&str> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => match &tls.get_mut().0 {
+                TlsStream::Server(stream) => stream.get_ref().1.server_name(),
+                TlsStream::Client(_) => None,
+            },
+        }
+    }
+
     pub(crate) fn scheme(&self) -> &'static str {
         match self {
             Self::Plain(_) => "http",

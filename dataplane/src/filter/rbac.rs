@@ -1,6 +1,7 @@
 //! `envoy.filters.http.rbac`: who may ask for what. Of rules that allow, one must hold; of rules that deny, none may.
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -12,8 +13,16 @@ use crate::matcher::{HeaderMatcher, RequestView, StringMatcher, Subject};
 /// What Envoy says as well.
 const BODY: &[u8] = b"RBAC: access denied";
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Rbac {
+    /// Without any it lets everything through.
+    pub(crate) rules: Option<Rules>,
+    /// Those that are only tried.
+    pub(crate) shadow: Option<Rules>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Rules {
     pub(crate) action: Action,
     pub(crate) policies: Vec<Policy>,
 }
@@ -44,6 +53,11 @@ pub(crate) enum Rule {
     /// Who is connected, whatever is said of whose the connection is.
     Direct(AddressBlock),
     Claim(ClaimMatcher),
+    /// Where the connection was to go.
+    To(AddressBlock),
+    Ports(Range<u32>),
+    /// What was asked for in TLS, which is nothing where it is not spoken.
+    ServerName(StringMatcher),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +74,9 @@ impl Rbac {
         facts: &Facts<'_>,
         verdict: &mut Verdict,
     ) {
-        if !self.allows(subject, facts) {
+        let allows = |rules: &Option<Rules>| rules.as_ref().is_none_or(|rules| rules.allow(subject, facts));
+        verdict.is_shadowed |= !allows(&self.shadow);
+        if !allows(&self.rules) {
             verdict.answer = Some(Answer {
                 status: StatusCode::FORBIDDEN,
                 code: None,
@@ -69,8 +85,10 @@ impl Rbac {
             });
         }
     }
+}
 
-    fn allows(&self, subject: &Subject<'_, impl RequestView>, facts: &Facts<'_>) -> bool {
+impl Rules {
+    fn allow(&self, subject: &Subject<'_, impl RequestView>, facts: &Facts<'_>) -> bool {
         let one = |rules: &[Rule]| rules.iter().any(|rule| rule.holds(subject, facts));
         let found = self
             .policies
@@ -95,6 +113,12 @@ impl Rule {
             Self::Client(block) => block.holds(subject.client.address),
             Self::Direct(block) => block.holds(subject.direct),
             Self::Claim(claim) => claim.matches(facts),
+            Self::To(block) => block.holds(subject.client.channel.to.ip()),
+            Self::Ports(ports) => ports.contains(&subject.client.channel.to.port().into()),
+            Self::ServerName(name) => {
+                let asked = subject.client.channel.server_name.as_deref();
+                name.matches(asked.unwrap_or_default().as_bytes())
+            }
         }
     }
 }
@@ -125,7 +149,7 @@ mod tests {
     use crate::matcher::{Of, Wanted};
     use crate::worker::Random;
 
-    fn allows(rbac: &Rbac, method: &str, path: &str, client: &str) -> bool {
+    fn allows(rbac: &Rules, method: &str, path: &str, client: &str) -> bool {
         let request = Request::builder().method(method).body(()).unwrap();
         let subject = Subject {
             authority: "a",
@@ -134,7 +158,7 @@ mod tests {
             direct: "10.0.0.9".parse().unwrap(),
             request: &request.into_parts().0,
         };
-        rbac.allows(&subject, &Facts::default())
+        rbac.allow(&subject, &Facts::default())
     }
 
     fn block(address: &str, prefix_bits: u8) -> AddressBlock {
@@ -178,7 +202,7 @@ mod tests {
         ] {
             for (action, allowed) in [(Action::Allow, found), (Action::Deny, !found)] {
                 let policies = policies.clone();
-                let rbac = Rbac { action, policies };
+                let rbac = Rules { action, policies };
                 let case = format!("{action:?} {method} {path} {client}");
                 assert_eq!(allows(&rbac, method, path, client), allowed, "{case}");
             }
@@ -186,8 +210,72 @@ mod tests {
         for (action, allowed) in [(Action::Allow, false), (Action::Deny, true)] {
             let policies = vec![];
             assert_eq!(
-                allows(&Rbac { action, policies }, "GET", "/", "10.0.0.1"),
+                allows(&Rules { action, policies }, "GET", "/", "10.0.0.1"),
                 allowed
+            );
+        }
+    }
+
+    #[test]
+    fn rules_that_are_tried_refuse_nobody() {
+        let rules = |action| {
+            Some(Rules {
+                action,
+                policies: vec![Policy {
+                    permissions: vec![Rule::Always],
+                    principals: vec![Rule::Always],
+                }],
+            })
+        };
+        use Action::{Allow, Deny};
+        for (enforced, shadow, is_refused, is_shadowed) in [
+            (None, None, false, false),
+            (None, rules(Deny), false, true),
+            (None, rules(Allow), false, false),
+            (rules(Deny), rules(Deny), true, true),
+            (rules(Deny), rules(Allow), true, false),
+            (rules(Allow), rules(Deny), false, true),
+        ] {
+            let rbac = Rbac {
+                rules: enforced,
+                shadow,
+            };
+            let subject = Subject {
+                authority: "a",
+                path: "/",
+                client: "10.0.0.1".parse().unwrap(),
+                direct: "10.0.0.9".parse().unwrap(),
+                request: &Request::new(()).into_parts().0,
+            };
+            let mut verdict = Verdict::default();
+            rbac.judge(&subject, &Facts::default(), &mut verdict);
+            let found = (verdict.answer.is_some(), verdict.is_shadowed);
+            assert_eq!(found, (is_refused, is_shadowed), "{rbac:?}");
+        }
+    }
+
+    /// A connection to 10.0.0.2:80 without TLS.
+    #[test]
+    fn rules_know_where_a_connection_was_to_go() {
+        let name = |name| Rule::ServerName(StringMatcher::exact(name));
+        for (rule, expected) in [
+            (Rule::To(block("10.0.0.2", 32)), true),
+            (Rule::To(block("10.0.0.1", 32)), false),
+            (Rule::Ports(80..81), true),
+            (Rule::Ports(1..80), false),
+            (Rule::Ports(81..65536), false),
+            (name(""), true),
+            (name("a"), false),
+        ] {
+            let policies = vec![Policy {
+                permissions: vec![rule.clone()],
+                principals: vec![Rule::Always],
+            }];
+            let action = Action::Allow;
+            assert_eq!(
+                allows(&Rules { action, policies }, "GET", "/", "10.0.0.1"),
+                expected,
+                "{rule:?}"
             );
         }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::mem::take;
+use std::ops::Range;
 
 use envoy_types::pb::envoy::config::core::v3::CidrRange;
 use envoy_types::pb::envoy::config::rbac::v3::permission::Rule as PbPermission;
@@ -19,13 +20,16 @@ use envoy_types::pb::envoy::r#type::matcher::v3::value_matcher::MatchPattern as 
 use envoy_types::pb::envoy::r#type::matcher::v3::{
     MetadataMatcher, PathMatcher, ValueMatcher as PbValueMatcher,
 };
+use envoy_types::pb::envoy::r#type::v3::Int32Range;
 use envoy_types::pb::google::protobuf::Any;
 
 use crate::decode::fields::{At, Reason, any, done, only_enum, required};
 use crate::decode::matcher::{header, string};
 use crate::filter::{
-    Action, AddressBlock, ClaimMatcher, JWT_NAMESPACE, NumberMatcher, Policy, Rbac, Rule, ValueMatcher,
+    Action, AddressBlock, ClaimMatcher, JWT_NAMESPACE, NumberMatcher, Policy, Rbac, Rule, Rules, ValueMatcher,
 };
+
+const PORT_MAX: u32 = 65535;
 
 pub(super) fn of_listener(config: &Any) -> Result<Option<Rbac>, Reason> {
     rbac(any(config)?)
@@ -41,12 +45,21 @@ pub(super) fn of_route(config: &Any) -> Result<Option<Rbac>, Reason> {
 
 fn rbac(mut pb: PbRbac) -> Result<Option<Rbac>, Reason> {
     take(&mut pb.rules_stat_prefix);
-    let given = pb.rules.take();
+    take(&mut pb.shadow_rules_stat_prefix);
+    let enforced = pb.rules.take().map(|given| rules(given).at("rules"));
+    let shadow = pb
+        .shadow_rules
+        .take()
+        .map(|given| rules(given).at("shadow_rules"));
     done(&pb)?;
-    given.map(|given| rules(given).at("rules")).transpose()
+    let rbac = Rbac {
+        rules: enforced.transpose()?,
+        shadow: shadow.transpose()?,
+    };
+    Ok(Some(rbac).filter(|rbac| *rbac != Rbac::default()))
 }
 
-fn rules(mut pb: PbRules) -> Result<Rbac, Reason> {
+fn rules(mut pb: PbRules) -> Result<Rules, Reason> {
     let action = match PbAction::try_from(take(&mut pb.action)) {
         Ok(PbAction::Allow) => Action::Allow,
         Ok(PbAction::Deny) => Action::Deny,
@@ -59,7 +72,7 @@ fn rules(mut pb: PbRules) -> Result<Rbac, Reason> {
     for (name, given) in named {
         policies.push(policy(given).at_key("policies", &name)?);
     }
-    Ok(Rbac { action, policies })
+    Ok(Rules { action, policies })
 }
 
 fn policy(mut pb: PbPolicy) -> Result<Policy, Reason> {
@@ -107,9 +120,17 @@ fn permission(pb: Permission) -> Result<Rule, Reason> {
         }
         PbPermission::Header(given) => header(given).map(Rule::Header).at("header"),
         PbPermission::UrlPath(given) => path(given).at("url_path"),
-        _ => {
-            Err("rule: only any, and_rules, or_rules, not_rule, header and url_path are supported".to_owned())
+        PbPermission::DestinationIp(range) => block(range).map(Rule::To).at("destination_ip"),
+        PbPermission::DestinationPort(port) if port <= PORT_MAX => Ok(Rule::Ports(port..port + 1)),
+        PbPermission::DestinationPort(_) => Err(format!("destination_port: is more than {PORT_MAX}")),
+        PbPermission::DestinationPortRange(range) => ports(range).map(Rule::Ports).at("destination_port_range"),
+        PbPermission::RequestedServerName(name) => {
+            string(name).map(Rule::ServerName).at("requested_server_name")
         }
+        _ => Err(
+            "rule: only any, and_rules, or_rules, not_rule, header, url_path, destination_ip, destination_port, destination_port_range and requested_server_name are supported"
+                .to_owned(),
+        ),
     }
 }
 
@@ -193,6 +214,19 @@ fn value(pb: PbValueMatcher) -> Result<ValueMatcher, Reason> {
             let some = given.map(|(index, one)| value(one).at_index("or_match.value_matchers", index));
             ValueMatcher::OneOf(some.collect::<Result<_, _>>()?)
         }
+    })
+}
+
+/// Half-open, and not empty, as Envoy has them.
+fn ports(pb: Int32Range) -> Result<Range<u32>, Reason> {
+    let port = |port: i32| u32::try_from(port).ok();
+    let range = port(pb.start).zip(port(pb.end));
+    let range = range.filter(|(start, end)| start < end && *end <= PORT_MAX + 1);
+    range.map(|(start, end)| start..end).ok_or_else(|| {
+        format!(
+            "must be two numbers of 0 to {}, the greater one last",
+            PORT_MAX + 1
+        )
     })
 }
 
