@@ -13,6 +13,7 @@ use crate::finding::{Origin, Traced};
 use crate::http::{Retry, Span};
 use crate::intent::{Failover, Intent, Spec};
 use crate::name::{Fqn, Kind, Label, ServiceId};
+use crate::routes::Delivery;
 use crate::setting::{
     CallRule, Callers, Egress, Issuers, LoadBalancing, Mtls, Outliers, Reachability, Security, Tokens,
     Traffic, WafMode,
@@ -34,6 +35,16 @@ use order::{Order, common_hosts, common_issuers, common_rules, intersection, lat
 pub struct Effective {
     pub traffic: EffectiveTraffic,
     pub security: EffectiveSecurity,
+}
+
+/// How requests come to the services of a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct DecidedDelivery {
+    pub(crate) delivery: Delivery,
+    #[serde(skip)]
+    pub(crate) balancing_is_mandated: bool,
+    #[serde(skip)]
+    pub(crate) outliers_are_mandated: bool,
 }
 
 /// One field as people and programs read it.
@@ -164,6 +175,36 @@ impl Effective {
     }
 }
 
+impl DecidedDelivery {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.delivery.is_empty()
+    }
+
+    /// As [`of_service`] has it for a service of several groups.
+    pub(crate) fn strictest(all: &[&DecidedDelivery]) -> Delivery {
+        let least = |limit: fn(&Delivery) -> Option<u32>| {
+            let said = all.iter().filter_map(|decided| limit(&decided.delivery));
+            said.min()
+        };
+        // Without an order the first mandate counts, and without a mandate the first word.
+        let first = |is_mandated: fn(&DecidedDelivery) -> bool| {
+            let mut mandates_first: Vec<&Delivery> = Vec::new();
+            for wanted in [true, false] {
+                let some = all.iter().filter(|decided| is_mandated(decided) == wanted);
+                mandates_first.extend(some.map(|decided| &decided.delivery));
+            }
+            mandates_first.into_iter()
+        };
+        Delivery {
+            balancing: first(|decided| decided.balancing_is_mandated)
+                .find_map(|delivery| delivery.balancing.clone()),
+            connections_max: least(|delivery| delivery.connections_max),
+            requests_max: least(|delivery| delivery.requests_max),
+            outliers: first(|decided| decided.outliers_are_mandated).find_map(|delivery| delivery.outliers),
+        }
+    }
+}
+
 impl Row {
     fn of<T: Serialize>(kind: Kind, concern: &str, field: &str, decided: &Decided<T>) -> Row {
         let in_table = format!("defaults/{}", field.replace('.', "/"));
@@ -280,6 +321,30 @@ pub(crate) fn failover(intent: &Intent, node: &Fqn) -> Traced<Vec<Failover>> {
         value: decided.value.value.unwrap_or_default(),
         origin: decided.value.origin,
     }
+}
+
+/// How requests come to the services of a workspace, or of a traffic group: all that is said, and what mandates say of it.
+pub(crate) fn delivery(intent: &Intent, node: &Fqn) -> DecidedDelivery {
+    let decided = EffectiveTraffic::of(&[paths::of_node(intent, node)]);
+    fn mandated<T>(decided: &Decided<T>) -> bool {
+        let origin = decided.value.origin.as_ref();
+        origin.is_some_and(|origin| origin.field.starts_with("spec.mandates"))
+    }
+    DecidedDelivery {
+        balancing_is_mandated: mandated(&decided.load_balancing),
+        outliers_are_mandated: mandated(&decided.outliers),
+        delivery: Delivery {
+            balancing: decided.load_balancing.value.value,
+            connections_max: decided.connections_max.value.value,
+            requests_max: decided.requests_max.value.value,
+            outliers: decided.outliers.value.value,
+        },
+    }
+}
+
+/// Whether the node has a setting of its own about traffic.
+pub(crate) fn sets_traffic(intent: &Intent, node: &Fqn) -> bool {
+    paths::setting::<Traffic>(intent, node).is_some()
 }
 
 /// Whether the node's own setting says where traffic goes.

@@ -93,9 +93,9 @@ pub const TABLE: &[Row] = &[
     by(Kind::Gateway, "hosts", Plane::Proxy),
     nowhere(
         Kind::Gateway,
-        "rules/*/sessionPersistence",
+        "rules/*/sessionPersistence/idleTimeout",
         Concern::Function,
-        SESSIONS,
+        IDLE_SESSIONS,
     ),
     by(Kind::Gateway, "rules", Plane::Proxy),
     nowhere(
@@ -131,9 +131,9 @@ pub const TABLE: &[Row] = &[
     by(Kind::ServiceRoute, "subsets", Plane::Proxy),
     nowhere(
         Kind::ServiceRoute,
-        "rules/*/sessionPersistence",
+        "rules/*/sessionPersistence/idleTimeout",
         Concern::Function,
-        SESSIONS,
+        IDLE_SESSIONS,
     ),
     by(Kind::ServiceRoute, "rules", Plane::Proxy),
     by(Kind::Binding, "role", Plane::Management),
@@ -180,30 +180,34 @@ pub const TABLE: &[Row] = &[
     nowhere(Kind::TrafficSetting, "mandates/egress", Concern::Security, EGRESS),
     by(Kind::TrafficSetting, "defaults/failover", Plane::Proxy),
     by(Kind::TrafficSetting, "mandates/failover", Plane::Proxy),
+    by(Kind::TrafficSetting, "defaults/loadBalancing", Plane::Proxy),
+    by(Kind::TrafficSetting, "mandates/loadBalancing", Plane::Proxy),
     nowhere(
         Kind::TrafficSetting,
-        "defaults/loadBalancing",
+        "defaults/resilience/timeout",
         Concern::Function,
-        BALANCING,
+        OF_ROUTES,
     ),
     nowhere(
         Kind::TrafficSetting,
-        "mandates/loadBalancing",
+        "defaults/resilience/retry",
         Concern::Function,
-        BALANCING,
+        OF_ROUTES,
+    ),
+    by(Kind::TrafficSetting, "defaults/resilience", Plane::Proxy),
+    nowhere(
+        Kind::TrafficSetting,
+        "mandates/resilience/timeout",
+        Concern::Function,
+        OF_ROUTES,
     ),
     nowhere(
         Kind::TrafficSetting,
-        "defaults/resilience",
+        "mandates/resilience/retry",
         Concern::Function,
-        RESILIENCE,
+        OF_ROUTES,
     ),
-    nowhere(
-        Kind::TrafficSetting,
-        "mandates/resilience",
-        Concern::Function,
-        RESILIENCE,
-    ),
+    by(Kind::TrafficSetting, "mandates/resilience", Plane::Proxy),
     nowhere(Kind::SecuritySetting, "defaults", Concern::Security, UNGUARDED),
     nowhere(Kind::SecuritySetting, "mandates", Concern::Security, UNGUARDED),
     by(Kind::ServiceSecuritySetting, "service", Plane::Central),
@@ -241,11 +245,9 @@ const NO_CLAIMS: &str =
 const NETWORKS: &str = "every cluster sends to every gateway that is reported, whatever its network";
 const REACH: &str = "a sidecar reaches the services of its own workspace, whatever a setting says";
 const EGRESS: &str = "no proxy knows hosts outside of the mesh yet, so none is kept from them";
-const BALANCING: &str = "every proxy prefers the less busy instances, whatever a setting says";
-const RESILIENCE: &str = "a proxy knows the timeouts and retries of routes only, and limits nothing";
+const OF_ROUTES: &str = "a proxy knows the timeouts and retries of routes only";
 const UNGUARDED: &str = "no proxy asks who calls yet, so everybody would pass";
-const SESSIONS: &str =
-    "a request goes to any instance that can take it, whoever answered the last one of its session";
+const IDLE_SESSIONS: &str = "a session lasts as long as its cookie, however long nothing is heard of it";
 const UNOPENED: &str = "no gateway forwards connections unopened yet; nothing listens for them";
 
 /// What no plane enforces of a spec of that kind. A field that is empty or `false` asks for nothing.
@@ -380,8 +382,8 @@ mod tests {
             ),
             (
                 Kind::ServiceRoute,
-                json!({"rules": [{}, {"sessionPersistence": {"type": "Cookie"}}]}),
-                vec!["spec.rules[*].sessionPersistence"],
+                json!({"rules": [{}, {"sessionPersistence": {"type": "Cookie", "idleTimeout": "5m"}}]}),
+                vec!["spec.rules[*].sessionPersistence.idleTimeout"],
             ),
             (Kind::ExternalService, json!({}), vec!["spec"]),
             (Kind::Quota, json!({"limits": {"Gateway": 1}}), vec![]),

@@ -29,7 +29,7 @@ pub use mirror::{BadShare, MirrorBackend, RequestMirror, Share};
 pub(crate) use pattern::PATTERN_BYTES_MAX;
 pub use pattern::{BadPattern, PathPattern, ValuePattern};
 pub use rewrite::{PathModifier, PathRewrite};
-pub use session::{LifetimeType, SessionPersistence, SessionType};
+pub use session::{Affinity, LifetimeType, SessionPersistence, SessionType};
 
 /// A time span as users write it: `150ms`, `2s`, `1m`; whole milliseconds, at most a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -6,9 +6,10 @@ use std::net::SocketAddr;
 use serde::Serialize;
 
 use crate::finding::Traced;
-use crate::http::{Edits, Fault, HttpMatch, Path, RedirectTo, Share, Span};
+use crate::http::{Affinity, Edits, Fault, HttpMatch, Path, RedirectTo, Share, Span};
 use crate::name::{ClusterName, HostPort, Label, WorkloadId};
 use crate::routes::HostConduct;
+use crate::setting::Outliers;
 
 /// Which service and subset a request is for; read by the destination's east-west gateway (ADR 0002).
 pub const DESTINATION_HEADER: &str = "x-tombolo-destination";
@@ -137,6 +138,8 @@ pub struct Forward {
     /// Copies of requests, whose answers are thrown away.
     pub mirrors: Vec<Mirror>,
     pub fault: Option<Fault>,
+    /// The first of these that a request has decides its instance.
+    pub affinities: Vec<Affinity>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -174,6 +177,20 @@ pub struct Upstream {
     pub http2: bool,
     pub connect_timeout: Span,
     pub health: Health,
+    pub balancer: Balancer,
+    /// What the proxy keeps open, and has under way, to all of its hosts together.
+    pub connections_max: Option<u32>,
+    pub requests_max: Option<u32>,
+    pub outliers: Option<Outliers>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Balancer {
+    LeastRequest,
+    RoundRobin,
+    Random,
+    /// By what the route of a request says; those of a route that says nothing go anywhere.
+    Affinity,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::claims::{Index, SelectorIndex};
+use crate::effective::DecidedDelivery;
 use crate::finding::{Finding, Traced};
 use crate::intent::{Cluster, Failover, Intent, Subset};
 use crate::name::{ClusterName, Fqn, Label, ServiceId, WorkloadId};
 use crate::persistent::Map;
-use crate::routes::{RoutedGateway, ServiceRule, identical};
+use crate::routes::{Delivery, RoutedGateway, ServiceRule, identical};
 use crate::selector::Selector;
 
 mod application;
@@ -61,6 +62,11 @@ pub struct ResolvedWorkspace {
     pub failover: Traced<Vec<Failover>>,
     /// Of those traffic groups that have a setting of their own, with their namespaces.
     pub failover_of_groups: Vec<(Vec<Selector>, Traced<Vec<Failover>>)>,
+    #[serde(skip_serializing_if = "DecidedDelivery::is_empty")]
+    pub(crate) delivery: DecidedDelivery,
+    /// Of all traffic groups, where one of them has a setting of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) delivery_of_groups: Vec<(Vec<Selector>, DecidedDelivery)>,
 }
 
 /// A service route whose rules are in the order in which they are tried.
@@ -217,6 +223,21 @@ impl ResolvedWorkspace {
         groups
             .find(|(selectors, _)| takes(selectors))
             .map_or(&self.failover, |(_, failover)| failover)
+    }
+
+    /// How requests come to a service of that namespace: as strict as each group that takes it somewhere would have it.
+    pub(crate) fn delivery_in(&self, namespace: &Label) -> Delivery {
+        let takes = |selectors: &[Selector]| {
+            let mut selectors = selectors.iter();
+            selectors.any(|selector| selector.matches_namespace(namespace))
+        };
+        let groups = self.delivery_of_groups.iter();
+        let decided = groups.filter(|(selectors, _)| takes(selectors));
+        let all: Vec<&DecidedDelivery> = decided.map(|(_, decided)| decided).collect();
+        match all.as_slice() {
+            [] => self.delivery.delivery.clone(),
+            all => DecidedDelivery::strictest(all),
+        }
     }
 
     /// Whether it could own a namespace in that cluster.

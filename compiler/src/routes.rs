@@ -9,10 +9,11 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::finding::Traced;
-use crate::http::{Edits, Fault, HttpMatch, Method, PlainPath, RedirectTo, Retry, Share, Span};
+use crate::http::{Affinity, Edits, Fault, HttpMatch, Method, PlainPath, RedirectTo, Retry, Share, Span};
 use crate::intent::{AddressBlock, Cors, Subset};
 use crate::name::{BadName, ClusterName, Fqn, HostPort, Hostname, Label, ServiceId, WorkloadId};
 use crate::report::{ServicePort, State};
+use crate::setting::{LoadBalancing, Outliers};
 
 /// All that one cluster's edge is told, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,6 +75,23 @@ pub struct RoutedService {
     /// The other clusters that offer it, best first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remotes: Vec<Remote>,
+    #[serde(default, skip_serializing_if = "Delivery::is_empty")]
+    pub delivery: Delivery,
+}
+
+/// How requests come to the instances of a service, as far as settings say anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Delivery {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancing: Option<LoadBalancing>,
+    /// From one proxy, as is the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections_max: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_max: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outliers: Option<Outliers>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,6 +129,9 @@ pub struct Conduct {
     pub mirrors: Vec<Mirror>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fault: Option<Fault>,
+    /// By which a session stays with its instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Affinity>,
 }
 
 /// Where copies of requests go, in the cluster where they are made.
@@ -290,6 +311,25 @@ impl HostConduct {
 impl Conduct {
     pub fn is_empty(&self) -> bool {
         *self == Conduct::default()
+    }
+}
+
+impl Delivery {
+    pub fn is_empty(&self) -> bool {
+        *self == Delivery::default()
+    }
+
+    /// What decides the instance of a request, where its rule says nothing.
+    pub fn affinity(&self) -> Option<Affinity> {
+        match self.balancing.as_ref()? {
+            LoadBalancing::RoundRobin | LoadBalancing::LeastRequest | LoadBalancing::Random => None,
+            LoadBalancing::Header(name) => Some(Affinity::Header(name.clone())),
+            LoadBalancing::Cookie(name) => Some(Affinity::Cookie {
+                name: name.clone(),
+                made_for: None,
+            }),
+            LoadBalancing::Source => Some(Affinity::Source),
+        }
     }
 }
 

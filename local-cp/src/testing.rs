@@ -4,8 +4,8 @@
 use tombolo_compiler::finding::{Origin, Traced};
 use tombolo_compiler::http::{HttpMatch, Path, PathMatch, Span};
 use tombolo_compiler::proxy::{
-    Check, Endpoint, EndpointGroup, Endpoints, Forward, Health, Listener, ProxyConfig, RetryPolicy, Route,
-    RouteAction, RouteTable, Target, Upstream, VirtualHost,
+    Balancer, Check, Endpoint, EndpointGroup, Endpoints, Forward, Health, Listener, ProxyConfig, RetryPolicy,
+    Route, RouteAction, RouteTable, Target, Upstream, VirtualHost,
 };
 use tombolo_compiler::routes::HostConduct;
 
@@ -30,6 +30,10 @@ pub(crate) fn upstream(connect_timeout_ms: u64) -> Upstream {
             unhealthy_threshold: 2,
             check: Check::Tcp,
         },
+        balancer: Balancer::LeastRequest,
+        connections_max: None,
+        requests_max: None,
+        outliers: None,
     }
 }
 
@@ -68,6 +72,7 @@ pub(crate) fn forward(targets: Vec<Target>, retry: RetryPolicy) -> RouteAction {
         edits: Box::default(),
         mirrors: Vec::new(),
         fault: None,
+        affinities: Vec::new(),
     })
 }
 

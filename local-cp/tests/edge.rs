@@ -17,7 +17,7 @@ use tombolo_compiler::http::Edits;
 use tombolo_compiler::name::Fqn;
 use tombolo_compiler::report::{Receipt, ReportItem};
 use tombolo_compiler::routes::{
-    Conduct, GatewayAction, GatewayRule, HostConduct, Locality, NamespaceOwner, RoutedGateway,
+    Conduct, Delivery, GatewayAction, GatewayRule, HostConduct, Locality, NamespaceOwner, RoutedGateway,
     RoutedGatewayMode, RoutedService, ServiceAction, ServiceRule, SliceItem, SliceKey,
 };
 use tombolo_local_cp::{Config, EdgeError, Plaintext, Running, start};
@@ -170,6 +170,7 @@ fn slice(port: u16) -> BTreeMap<String, Bytes> {
         subsets: vec![],
         rules: vec![Traced::untraced(rule)],
         remotes: vec![],
+        delivery: Delivery::default(),
     };
     let rule = GatewayRule {
         matches: vec![],

@@ -8,7 +8,7 @@ use super::request::Request;
 use super::walk::{Walk, arrival, walk};
 use super::{Destination, Entry, Host, Hosts, Location, Outcome, Stage, Step, Trace, Tried};
 use crate::finding::{Origin, Traced};
-use crate::http::{HttpMatch, Retry, Span};
+use crate::http::{Affinity, HttpMatch, Retry, Span};
 use crate::intent::{AddressBlock, hosts_field};
 use crate::lower::{EAST_WEST, OUTBOUND, lower, named_service};
 use crate::name::{ClusterName, Fqn, Label, ServiceId, WorkloadId};
@@ -402,7 +402,15 @@ fn besides(conduct: &Conduct, timeout: Option<Span>, retry: Option<&Retry>) -> S
         let (percent, status) = (f64::from(abort.percent), abort.status_code.as_u16());
         format!("; {percent} % are answered with {status} on purpose")
     });
+    let session = conduct.session.as_ref().map(|session| match session {
+        Affinity::Header(name) => format!("; the same {} finds the same instance", name.as_str()),
+        Affinity::Cookie { name, .. } => {
+            format!("; the same cookie {} finds the same instance", name.as_str())
+        }
+        Affinity::Source => "; the same address finds the same instance".to_owned(),
+    });
     copies
+        .chain(session)
         .chain(timeout)
         .chain(retry)
         .chain(delay)

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{BadRule, Span, is_token};
+use super::{BadRule, CookieName, HeaderName, Span, is_token};
 
 /// The requests of one session go to the instance that answered its first one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -36,6 +36,21 @@ pub enum LifetimeType {
     Permanent,
 }
 
+/// What of a request decides which instance gets it: as long as the instances stay, the same value finds the same one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Affinity {
+    Header(HeaderName),
+    Cookie {
+        name: CookieName,
+        /// A client without it is given one for so long; no time at all is until its browser is closed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        made_for: Option<Span>,
+    },
+    /// The client's address.
+    Source,
+}
+
 #[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct SessionDocument {
@@ -60,6 +75,43 @@ struct CookieConfig {
 
 /// As in the Gateway API.
 const NAME_BYTES_MAX: usize = 128;
+/// Of a session whose author names neither its cookie nor its header.
+const NAME_DEFAULT: &str = "tombolo-session";
+
+impl SessionPersistence {
+    pub fn affinity(&self) -> Affinity {
+        let name = self.name.clone().unwrap_or_else(|| NAME_DEFAULT.to_owned());
+        const TOKEN: &str = "invariant: the name of a session is a token";
+        match self.by {
+            SessionType::Header => Affinity::Header(HeaderName::try_from(name).expect(TOKEN)),
+            SessionType::Cookie => Affinity::Cookie {
+                name: CookieName::try_from(name).expect(TOKEN),
+                made_for: Some(match self.lifetime {
+                    LifetimeType::Session => Span::from_ms(0),
+                    LifetimeType::Permanent => self.absolute_timeout.unwrap_or(Span::from_ms(0)),
+                }),
+            },
+        }
+    }
+
+    /// Whether it is to end at a time that no browser knows of.
+    pub fn ends_unseen(&self) -> bool {
+        self.absolute_timeout.is_some() && self.lifetime == LifetimeType::Session
+    }
+}
+
+impl Affinity {
+    /// For a proxy that an earlier one has sent the request to: it makes no cookies.
+    pub fn passed_on(&self) -> Affinity {
+        match self {
+            Affinity::Cookie { name, .. } => Affinity::Cookie {
+                name: name.clone(),
+                made_for: None,
+            },
+            other => other.clone(),
+        }
+    }
+}
 
 impl TryFrom<SessionDocument> for SessionPersistence {
     type Error = BadRule;

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use super::forward::{UNAVAILABLE, otherwise};
+use super::forward::{UNAVAILABLE, by_affinity, otherwise};
 use super::offered::{Offered, Port, of_workspace};
 use super::upstream::{Scope, destination, upstream};
 use super::{EAST_WEST_RETRY_ATTEMPTS, EAST_WEST_TIMEOUT, Lowered, Site, gateways};
 use crate::finding::Traced;
-use crate::http::{Edits, HeaderEdits, HeaderMatch, HeaderName, HttpMatch, ValueMatch};
+use crate::http::{Affinity, Edits, HeaderEdits, HeaderMatch, HeaderName, HttpMatch, ValueMatch};
 use crate::name::{Fqn, Label, WorkloadId};
 use crate::proxy::{Forward, RetryPolicy, Route, RouteAction, RouteTable, Target, VirtualHost};
 use crate::routes::{HostConduct, RoutedGatewayMode};
@@ -85,8 +85,13 @@ fn route(
         name: HeaderName::destination(),
         value: ValueMatch::Exact(destination(offered.id, port, subset)),
     };
+    let affinities = affinities(offered);
+    let cluster = upstream(site, offered, port, subset, Scope::Local, lowered);
+    if !affinities.is_empty() {
+        by_affinity(&cluster, lowered);
+    }
     let target = Target {
-        cluster: upstream(site, offered, port, subset, Scope::Local, lowered),
+        cluster,
         weight: 100,
         destination: None,
     };
@@ -110,6 +115,25 @@ fn route(
             }),
             mirrors: Vec::new(),
             fault: None,
+            affinities,
         }),
     }
+}
+
+/// Which rule a request has matched is not told, so what any of them asks for counts. Of gateways elsewhere nothing is known.
+fn affinities(offered: &Offered<'_>) -> Vec<Affinity> {
+    let rules = offered.rules();
+    let sessions = rules
+        .iter()
+        .filter_map(|rule| rule.value.conduct.session.as_ref());
+    let mut affinities: Vec<Affinity> = Vec::new();
+    for affinity in sessions
+        .map(Affinity::passed_on)
+        .chain(offered.delivery().affinity())
+    {
+        if !affinities.contains(&affinity) {
+            affinities.push(affinity);
+        }
+    }
+    affinities
 }

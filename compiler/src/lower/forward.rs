@@ -3,10 +3,10 @@
 use super::offered::{Offered, Port, one};
 use super::upstream::{Scope, destination, upstream};
 use super::{Lowered, REQUEST_TIMEOUT, Site, retry_policy};
-use crate::http::{Edits, Fault, HttpMatch, Retry, Share, Span};
+use crate::http::{Affinity, Edits, Fault, HttpMatch, Retry, Share, Span};
 use crate::name::{Fqn, Label};
 use crate::plan::port;
-use crate::proxy::{Forward, Mirror, Route, RouteAction, Target};
+use crate::proxy::{Balancer, Forward, Mirror, Route, RouteAction, Target};
 use crate::routes::{Conduct, MirrorTarget, ServiceAction, ServiceRule};
 
 /// 503: what is asked for exists and cannot be had now.
@@ -59,7 +59,8 @@ impl Destination<'_> {
                     let own = mirrors(site, workspace, &rule.conduct, Some(self), lowered);
                     wishes.mirrors.extend(own);
                 }
-                forward(targets, wishes)
+                wishes.affinities.extend(self.offered.delivery().affinity());
+                forward(targets, wishes, lowered)
             }
         }
     }
@@ -73,6 +74,8 @@ pub(super) struct Wishes<'a> {
     pub(super) edits: Edits,
     pub(super) mirrors: Vec<Mirror>,
     pub(super) fault: Option<Fault>,
+    /// Of a session first.
+    pub(super) affinities: Vec<Affinity>,
 }
 
 impl<'a> Wishes<'a> {
@@ -84,6 +87,10 @@ impl<'a> Wishes<'a> {
             edits: self.edits.then(&rule.edits),
             mirrors: self.mirrors,
             fault: self.fault.or(rule.conduct.fault),
+            affinities: match self.affinities.is_empty() {
+                true => rule.conduct.session.iter().cloned().collect(),
+                false => self.affinities,
+            },
         }
     }
 }
@@ -132,7 +139,11 @@ fn copies(
     is_here.then(|| upstream(site, to.offered, to.port, subset, Scope::Local, lowered))
 }
 
-pub(super) fn forward(targets: Vec<Target>, wishes: Wishes<'_>) -> RouteAction {
+pub(super) fn forward(targets: Vec<Target>, wishes: Wishes<'_>, lowered: &mut Lowered) -> RouteAction {
+    if !wishes.affinities.is_empty() {
+        let clusters = targets.iter().map(|target| &target.cluster);
+        clusters.for_each(|cluster| by_affinity(cluster, lowered));
+    }
     RouteAction::Forward(Forward {
         targets,
         timeout: wishes.timeout.unwrap_or(REQUEST_TIMEOUT),
@@ -140,7 +151,15 @@ pub(super) fn forward(targets: Vec<Target>, wishes: Wishes<'_>) -> RouteAction {
         edits: Box::new(wishes.edits),
         mirrors: wishes.mirrors,
         fault: wishes.fault,
+        affinities: wishes.affinities,
     })
+}
+
+/// Whatever its service's setting says: what a rule asks for is nearer. Other rules that send there draw any host.
+pub(super) fn by_affinity(cluster: &str, lowered: &mut Lowered) {
+    if let Some(upstream) = lowered.config.clusters.get_mut(cluster) {
+        upstream.value.balancer = Balancer::Affinity;
+    }
 }
 
 pub(super) fn refuse(reason: &str) -> RouteAction {

@@ -7,7 +7,7 @@ use super::forward::{Destination, Wishes, alternatives, forward, mirrors, refuse
 use super::offered::{Port, one};
 use super::{Lowered, Site, gateways};
 use crate::finding::{Code, Finding, Origin, Traced};
-use crate::http::HttpMatch;
+use crate::http::{Affinity, HttpMatch};
 use crate::name::{Fqn, Kind, ServiceId, WorkloadId};
 use crate::plan::port;
 use crate::proxy::{Filter, Route, RouteAction, RouteTable, Target, VirtualHost};
@@ -169,6 +169,7 @@ fn wishes<'a>(
         timeout: rule.timeout,
         retry: rule.retry.as_ref(),
         edits: rule.edits.clone(),
+        affinities: rule.conduct.session.iter().cloned().collect(),
     }
 }
 
@@ -190,6 +191,7 @@ fn shared(
 ) -> RouteAction {
     let mut targets: Vec<Target> = Vec::new();
     let mut reason = "this route has no backend".to_owned();
+    let mut of_services: Option<Affinity> = None;
     for (id, port, share) in split.iter().filter(|(.., share)| *share > 0) {
         let backend = match backend(site, workspace, id, *port) {
             Ok(backend) => backend,
@@ -207,6 +209,8 @@ fn shared(
                     port: &backend.port,
                 };
                 targets.extend(destination.targets(site, shares, *share, lowered));
+                // One key for all of them: that of the first which has one.
+                of_services = of_services.or_else(|| backend.offered.delivery().affinity());
             }
             Some(ServiceAction::Refuse(why)) => reason.clone_from(why),
             // A part of the requests cannot be answered with a redirect: the others would come back here.
@@ -217,7 +221,8 @@ fn shared(
     if targets.is_empty() {
         refuse(&reason)
     } else {
-        let wishes = wishes(site, Some(workspace), rule, lowered);
-        forward(targets, wishes)
+        let mut wishes = wishes(site, Some(workspace), rule, lowered);
+        wishes.affinities.extend(of_services);
+        forward(targets, wishes, lowered)
     }
 }

@@ -10,7 +10,9 @@ use crate::intent::Subset;
 use crate::name::{Fqn, Label, ServiceId};
 use crate::plan::port::is_routed;
 use crate::report::{Protocol, ServicePort};
-use crate::routes::{Conduct, Remote, RoutedService, ServiceAction, ServiceRule, SliceItem, SliceKey};
+use crate::routes::{
+    Conduct, Delivery, Remote, RoutedService, ServiceAction, ServiceRule, SliceItem, SliceKey,
+};
 use crate::view::{HealthCheck, LocalService};
 
 pub(super) struct Offered<'a> {
@@ -150,6 +152,11 @@ impl<'a> Offered<'a> {
 
     pub(super) fn remotes(&self) -> &'a [Remote] {
         self.routed.map_or(&[], |routed| &routed.value.remotes)
+    }
+
+    pub(super) fn delivery(&self) -> Delivery {
+        self.routed
+            .map_or_else(Delivery::default, |routed| routed.value.delivery.clone())
     }
 
     /// Most specific first; the last one matches everything.

@@ -8,8 +8,9 @@ use crate::finding::Traced;
 use crate::http::Path;
 use crate::intent::Subset;
 use crate::name::{Fqn, HostPort, Kind, Label, ServiceId};
-use crate::proxy::{Check, Endpoint, EndpointGroup, Endpoints, Health, Upstream};
+use crate::proxy::{Balancer, Check, Endpoint, EndpointGroup, Endpoints, Health, Upstream};
 use crate::report::State;
+use crate::setting::LoadBalancing;
 use crate::view::{
     CONNECT_TIMEOUT, HEALTH_INTERVAL, HEALTH_TIMEOUT, HEALTH_UNHEALTHY_THRESHOLD, HealthCheck, Instance,
 };
@@ -37,10 +38,15 @@ pub(super) fn upstream(
         return name;
     }
     let origin = offered.origin().cloned();
+    let delivery = offered.delivery();
     let value = Upstream {
         http2: port.http2,
         connect_timeout: CONNECT_TIMEOUT,
         health: health(offered.id, port, subset, scope),
+        balancer: balancer(delivery.balancing.as_ref()),
+        connections_max: delivery.connections_max,
+        requests_max: delivery.requests_max,
+        outliers: delivery.outliers,
     };
     let upstream = Traced {
         value,
@@ -53,6 +59,17 @@ pub(super) fn upstream(
         .endpoints
         .insert(name.clone(), Traced { value, origin });
     name
+}
+
+fn balancer(wanted: Option<&LoadBalancing>) -> Balancer {
+    match wanted {
+        None | Some(LoadBalancing::LeastRequest) => Balancer::LeastRequest,
+        Some(LoadBalancing::RoundRobin) => Balancer::RoundRobin,
+        Some(LoadBalancing::Random) => Balancer::Random,
+        Some(LoadBalancing::Header(_) | LoadBalancing::Cookie(_) | LoadBalancing::Source) => {
+            Balancer::Affinity
+        }
+    }
 }
 
 /// The value of the header that says for whom a request is: `[subset.]service.namespace:port`.

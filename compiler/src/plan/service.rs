@@ -57,6 +57,7 @@ pub(super) fn plan(name: &Fqn, id: &ServiceId, inputs: &Inputs<'_>) -> Planned {
         subsets,
         rules: closed(rules, workspace.origin.as_ref()),
         remotes: Vec::new(),
+        delivery: workspace.value.delivery_in(&id.namespace),
     };
     let origin = route.map_or(&workspace.origin, |route| &route.origin);
     for cluster in inputs.resolved.clusters_of(name) {

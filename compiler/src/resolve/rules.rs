@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{ResolvedWorkspace, listed};
 use crate::finding::{Code, Finding};
-use crate::http::{BadFilters, Effect, HttpMatch, HttpRule, MirrorBackend, RequestMirror};
+use crate::http::{Affinity, BadFilters, Effect, HttpMatch, HttpRule, MirrorBackend, RequestMirror};
 use crate::name::{Fqn, Label, ServiceId};
 use crate::routes::{Conduct, Mirror, MirrorTarget};
 use crate::selector::Selector;
@@ -104,7 +104,32 @@ pub(super) fn conduct<B>(
     Conduct {
         mirrors: found,
         fault: rule.fault,
+        session: session(resource, at, rule, findings),
     }
+}
+
+/// What a session stays by, with what of it does not hold.
+fn session<B>(
+    resource: &Fqn,
+    at: usize,
+    rule: &HttpRule<B>,
+    findings: &mut Vec<Finding>,
+) -> Option<Affinity> {
+    let session = rule.session_persistence.as_ref()?;
+    let field = format!("spec.rules[{at}].sessionPersistence");
+    let mut partly = |field: String, reason: &str| {
+        let message = format!("accepted, not yet enforced: {reason}");
+        findings.push(Finding::warning(resource, field, Code::NotEnforced, message));
+    };
+    if rule.backend_refs.len() > 1 {
+        let reason = "each request of a session goes to one of the backends by their weights, and only there to the same instance";
+        partly(field.clone(), reason);
+    }
+    if session.ends_unseen() {
+        let reason = "no session ends before its client forgets it; make the cookie permanent";
+        partly(format!("{field}.absoluteTimeout"), reason);
+    }
+    Some(session.affinity())
 }
 
 impl Mirrored<'_> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::cluster::ClusterChange;
 use super::resolver::{Part, Resolver, Update};
 use super::{Resolved, ResolvedWorkspace, listed, same_workspace};
-use crate::effective;
+use crate::effective::{self, DecidedDelivery};
 use crate::finding::{Claim, Code, Finding, Traced};
 use crate::intent::{Failover, Group, Spec, Workspace};
 use crate::name::{Fqn, Kind};
@@ -31,6 +31,8 @@ pub(super) fn update(update: &mut Update<'_>, clusters: &ClusterChange) {
                 Some(ResolvedWorkspace {
                     failover: effective::failover(update.to.intent(), &name),
                     failover_of_groups: failover_of_groups(update.to, &name, &namespaces),
+                    delivery: effective::delivery(update.to.intent(), &name),
+                    delivery_of_groups: delivery_of_groups(update.to, &name, &namespaces),
                     namespaces,
                 })
             }
@@ -189,6 +191,27 @@ fn failover_of_groups(
             // What is wrong with the group is told of the group.
             let namespaces = taken(name, group, workspace, owned, &mut Vec::new());
             Some((namespaces, effective::failover(resolver.intent(), name)))
+        })
+        .collect()
+}
+
+fn delivery_of_groups(
+    resolver: &Resolver,
+    workspace: &Fqn,
+    owned: &[Selector],
+) -> Vec<(Vec<Selector>, DecidedDelivery)> {
+    let groups = || resolver.tree.children(workspace, Kind::TrafficGroup);
+    if !groups().any(|group| effective::sets_traffic(resolver.intent(), group)) {
+        return Vec::new();
+    }
+    groups()
+        .filter_map(|name| {
+            let Some(Spec::TrafficGroup(group)) = resolver.tree.spec(name) else {
+                return None;
+            };
+            // What is wrong with the group is told of the group.
+            let namespaces = taken(name, group, workspace, owned, &mut Vec::new());
+            Some((namespaces, effective::delivery(resolver.intent(), name)))
         })
         .collect()
 }

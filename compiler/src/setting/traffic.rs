@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Setting;
-use crate::http::{HeaderName, Retry, Span};
+use crate::http::{CookieName, HeaderName, Retry, Span};
 use crate::intent::Failover;
 use crate::name::Hostname;
 
@@ -55,7 +55,7 @@ pub enum LoadBalancing {
     /// Requests with the same value go to the same instance.
     Header(HeaderName),
     /// As with a header; the name is case-sensitive.
-    Cookie(String),
+    Cookie(CookieName),
     /// By the address of the client.
     Source,
 }

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use tombolo_compiler::finding::Traced;
 use tombolo_compiler::http::{HttpMatch, PathMatch, ValueMatch};
 use tombolo_compiler::proxy::{
-    Check, Endpoint, EndpointGroup, Endpoints, Forward, Health, Listener, ProxyConfig, RetryPolicy, Route,
-    RouteAction, RouteTable, Target, Upstream, VirtualHost,
+    Balancer, Check, Endpoint, EndpointGroup, Endpoints, Forward, Health, Listener, ProxyConfig, RetryPolicy,
+    Route, RouteAction, RouteTable, Target, Upstream, VirtualHost,
 };
 
 pub(crate) fn config(config: &ProxyConfig) -> Value {
@@ -83,6 +83,7 @@ fn route(route: &Traced<Route>) -> Value {
                 edits,
                 mirrors,
                 fault,
+                affinities,
             } = forward;
             let mut value = json!({
                 "when": when,
@@ -102,6 +103,9 @@ fn route(route: &Traced<Route>) -> Value {
             }
             if let Some(fault) = fault {
                 value["fault"] = json!(fault);
+            }
+            if !affinities.is_empty() {
+                value["sticks to"] = json!(affinities);
             }
             value
         }
@@ -179,6 +183,10 @@ fn upstream(upstream: &Traced<Upstream>, endpoints: &Endpoints) -> Value {
         http2,
         connect_timeout,
         health,
+        balancer,
+        connections_max,
+        requests_max,
+        outliers,
     } = &upstream.value;
     let Health {
         interval,
@@ -204,12 +212,24 @@ fn upstream(upstream: &Traced<Upstream>, endpoints: &Endpoints) -> Value {
         .iter()
         .map(|groups| groups.iter().map(group).collect())
         .collect();
-    json!({
+    let mut value = json!({
         "speaks": format!("{}, connects within {connect_timeout}", if *http2 { "HTTP/2" } else { "HTTP/1.1" }),
         "health": format!("{check} every {interval} within {timeout}, {unhealthy_threshold} strikes"),
         "hosts": hosts,
         "origin": origin(upstream),
-    })
+    });
+    if *balancer != Balancer::LeastRequest {
+        value["balances"] = json!(balancer);
+    }
+    if connections_max.is_some() || requests_max.is_some() {
+        let limit = |limit: &Option<u32>| limit.map_or_else(|| "any".to_owned(), |limit| limit.to_string());
+        let (connections, requests) = (limit(connections_max), limit(requests_max));
+        value["at most"] = json!(format!("{connections} connections, {requests} requests"));
+    }
+    if let Some(outliers) = outliers {
+        value["outliers"] = json!(outliers);
+    }
+    value
 }
 
 fn group(group: &EndpointGroup) -> String {

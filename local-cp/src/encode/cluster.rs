@@ -4,7 +4,7 @@ use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbPolicy,
 };
-use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster as PbCluster};
+use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster as PbCluster, OutlierDetection};
 use envoy_types::pb::envoy::config::core::v3::health_check::{
     HealthChecker, HttpHealthCheck, TcpHealthCheck,
 };
@@ -17,11 +17,13 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
     ExplicitHttpConfig, UpstreamProtocolOptions,
 };
 use envoy_types::pb::envoy::r#type::v3::{CodecClientType, Int64Range, Percent};
+use envoy_types::pb::google::protobuf::BoolValue;
 use envoy_types::util::pack_any;
 use tombolo_compiler::http::Span;
-use tombolo_compiler::proxy::{Check, Health, Upstream};
+use tombolo_compiler::proxy::{Balancer, Check, Health, Upstream};
+use tombolo_compiler::setting::Outliers;
 
-use super::{ads, destination_header, duration, number};
+use super::{ads, destination_header, duration, number, yes};
 
 /// The key that Envoy looks for.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -40,6 +42,13 @@ const EXPECTED_STATUSES: Int64Range = Int64Range { start: 100, end: 500 };
 /// which has another one to go to.
 const RETRIES_MAX: u32 = 1024;
 
+/// Envoy refuses a cluster with none at all.
+const EJECTION_MIN: Span = Span::from_ms(1);
+/// How often is looked whose ejection is over: not much later than it is, and never more often than a second nor, as by
+/// Envoy itself, less often than every ten.
+const SWEEP_MIN: Span = Span::from_ms(1000);
+const SWEEP_MAX: Span = Span::from_ms(10_000);
+
 pub(super) fn encode(name: &str, upstream: &Upstream) -> PbCluster {
     PbCluster {
         name: name.to_owned(),
@@ -49,7 +58,7 @@ pub(super) fn encode(name: &str, upstream: &Upstream) -> PbCluster {
             ..EdsClusterConfig::default()
         }),
         connect_timeout: Some(duration(upstream.connect_timeout)),
-        lb_policy: LbPolicy::LeastRequest as i32,
+        lb_policy: lb_policy(upstream.balancer) as i32,
         health_checks: vec![health_check(&upstream.health, upstream.http2)],
         common_lb_config: Some(CommonLbConfig {
             healthy_panic_threshold: Some(Percent {
@@ -60,16 +69,45 @@ pub(super) fn encode(name: &str, upstream: &Upstream) -> PbCluster {
         close_connections_on_host_health_failure: true,
         circuit_breakers: Some(CircuitBreakers {
             thresholds: vec![Thresholds {
+                max_connections: upstream.connections_max.map(number),
+                max_requests: upstream.requests_max.map(number),
                 max_retries: Some(number(RETRIES_MAX)),
                 ..Thresholds::default()
             }],
             ..CircuitBreakers::default()
         }),
+        outlier_detection: upstream.outliers.map(outlier_detection),
         // The platform's word that an instance is gone is enough; it need not fail its checks first.
         ignore_health_on_host_removal: true,
         typed_extension_protocol_options: [(HTTP_OPTIONS.to_owned(), pack_any(protocol(upstream.http2)))]
             .into(),
         ..PbCluster::default()
+    }
+}
+
+fn lb_policy(balancer: Balancer) -> LbPolicy {
+    match balancer {
+        Balancer::LeastRequest => LbPolicy::LeastRequest,
+        Balancer::RoundRobin => LbPolicy::RoundRobin,
+        Balancer::Random => LbPolicy::Random,
+        Balancer::Affinity => LbPolicy::RingHash,
+    }
+}
+
+fn outlier_detection(outliers: Outliers) -> OutlierDetection {
+    let ejection = outliers.ejection.max(EJECTION_MIN);
+    OutlierDetection {
+        consecutive_5xx: Some(number(outliers.errors)),
+        base_ejection_time: Some(duration(ejection)),
+        interval: Some(duration(ejection.clamp(SWEEP_MIN, SWEEP_MAX))),
+        // With nobody left, another priority has the requests, or all hosts are used as if they were well.
+        max_ejection_percent: Some(number(100)),
+        always_eject_one_host: Some(yes()),
+        // What is asked for looks at each host by itself; Envoy would compare them as well.
+        enforcing_success_rate: Some(number(0)),
+        // Every host is checked, and one that answers its checks may fail its requests.
+        successful_active_health_check_uneject_host: Some(BoolValue { value: false }),
+        ..OutlierDetection::default()
     }
 }
 

@@ -16,8 +16,11 @@ use envoy_types::pb::envoy::config::route::v3::retry_policy::{
     RetryBackOff, RetryHostPredicate, RetryPriority,
 };
 use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{
+    ConnectionProperties, Cookie, Header as HashHeader, PolicySpecifier,
+};
 use envoy_types::pb::envoy::config::route::v3::route_action::{
-    ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
+    ClusterSpecifier, HashPolicy, HostRewriteSpecifier, RequestMirrorPolicy,
 };
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
@@ -30,10 +33,12 @@ use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::Previou
 use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
+use envoy_types::pb::google::protobuf::Duration;
 use envoy_types::util::pack_any;
 use tombolo_compiler::finding::Origin;
 use tombolo_compiler::http::{
-    HeaderEdits, HttpMatch, PathMatch, PathPattern, PathRewrite, RedirectStatus, RedirectTo, Span, ValueMatch,
+    Affinity, HeaderEdits, HttpMatch, PathMatch, PathPattern, PathRewrite, RedirectStatus, RedirectTo, Span,
+    ValueMatch,
 };
 use tombolo_compiler::proxy::{
     Forward, Mirror, RetryPolicy, Route, RouteAction, RouteTable, Target, VirtualHost,
@@ -334,6 +339,7 @@ fn forwarding(matches: RouteMatch, forward: &Forward, retry_policy: Option<PbRet
             host_rewrite_specifier: host,
             regex_rewrite: edits.path.as_ref().map(regex_rewrite),
             request_mirror_policies: forward.mirrors.iter().map(mirror).collect(),
+            hash_policy: forward.affinities.iter().map(hash_policy).collect(),
             ..PbRouteAction::default()
         })),
         request_headers_to_add: headers.into_iter().chain(lines(&edits.request_headers)).collect(),
@@ -346,6 +352,35 @@ fn forwarding(matches: RouteMatch, forward: &Forward, retry_policy: Option<PbRet
             .map(|fault| (FAULT.to_owned(), pack_any(filter::fault(fault))))
             .collect(),
         ..PbRoute::default()
+    }
+}
+
+/// The first that a request has is the last that is looked at.
+fn hash_policy(affinity: &Affinity) -> HashPolicy {
+    let specifier = match affinity {
+        Affinity::Header(name) => PolicySpecifier::Header(HashHeader {
+            header_name: name.as_str().to_owned(),
+            ..HashHeader::default()
+        }),
+        Affinity::Cookie { name, made_for } => PolicySpecifier::Cookie(Cookie {
+            name: name.as_str().to_owned(),
+            ttl: made_for.map(cookie_ttl),
+            path: made_for.map_or_else(String::new, |_| "/".to_owned()),
+            ..Cookie::default()
+        }),
+        Affinity::Source => PolicySpecifier::ConnectionProperties(ConnectionProperties { source_ip: true }),
+    };
+    HashPolicy {
+        terminal: true,
+        policy_specifier: Some(specifier),
+    }
+}
+
+/// In whole seconds, as cookies have it, and at least one: none would mean that it has no end.
+fn cookie_ttl(span: Span) -> Duration {
+    Duration {
+        seconds: i64::try_from(span.as_ms().div_ceil(1000)).expect("invariant: a span is at most a day"),
+        nanos: 0,
     }
 }
 

@@ -1,15 +1,20 @@
 #![allow(clippy::unwrap_used)]
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy;
 use envoy_types::pb::envoy::config::core::v3::health_check::HealthChecker;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::PolicySpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use tombolo_compiler::http::{HeaderMatch, HttpMatch, PathMatch, ValueMatch};
-use tombolo_compiler::proxy::{Check, RetryPolicy, Route, RouteAction, RouteTable, Upstream, VirtualHost};
+use tombolo_compiler::http::{Affinity, HeaderMatch, HttpMatch, PathMatch, ValueMatch};
+use tombolo_compiler::proxy::{
+    Balancer, Check, Forward, RetryPolicy, Route, RouteAction, RouteTable, Upstream, VirtualHost,
+};
 use tombolo_compiler::routes::HostConduct;
+use tombolo_compiler::setting::Outliers;
 
 use super::*;
 use crate::testing::{config, endpoints, forward, origin, path, target, upstream};
@@ -294,6 +299,129 @@ fn a_cluster_checks_its_hosts() {
         (100, 500)
     );
     assert_eq!(http.request_headers_to_add.len(), 1);
+}
+
+#[test]
+fn a_cluster_balances_and_limits_as_it_is_asked() {
+    let encoded = |upstream: Upstream| -> PbCluster {
+        let mut asked = config(&["a"]);
+        asked.clusters.get_mut("a").unwrap().value = upstream;
+        decoded(&encode(&asked), Kind::Cluster, "a")
+    };
+    for (balancer, policy) in [
+        (Balancer::LeastRequest, LbPolicy::LeastRequest),
+        (Balancer::RoundRobin, LbPolicy::RoundRobin),
+        (Balancer::Random, LbPolicy::Random),
+        (Balancer::Affinity, LbPolicy::RingHash),
+    ] {
+        let cluster = encoded(Upstream {
+            balancer,
+            ..upstream(500)
+        });
+        assert_eq!(cluster.lb_policy(), policy);
+    }
+    let limits = |cluster: &PbCluster| {
+        let threshold = &cluster.circuit_breakers.as_ref().unwrap().thresholds[0];
+        let value = |limit: &Option<UInt32Value>| limit.map(|limit| limit.value);
+        [
+            value(&threshold.max_connections),
+            value(&threshold.max_requests),
+            value(&threshold.max_retries),
+        ]
+    };
+    let plain = encoded(upstream(500));
+    assert_eq!(limits(&plain), [None, None, Some(1024)]);
+    assert_eq!(plain.outlier_detection, None);
+    let limited = encoded(Upstream {
+        connections_max: Some(7),
+        requests_max: Some(0),
+        ..upstream(500)
+    });
+    assert_eq!(limits(&limited), [Some(7), Some(0), Some(1024)]);
+    // How long, and how often it is looked whether that is over.
+    for (asked_ms, time_ms, interval_ms) in [
+        (0, 1, 1000),
+        (500, 500, 1000),
+        (5000, 5000, 5000),
+        (30_000, 30_000, 10_000),
+    ] {
+        let ejection = Span::from_ms(asked_ms);
+        let outliers = Some(Outliers { errors: 3, ejection });
+        let cluster = encoded(Upstream {
+            outliers,
+            ..upstream(500)
+        });
+        let detection = cluster.outlier_detection.unwrap();
+        let number = |value: Option<UInt32Value>| value.unwrap().value;
+        assert_eq!(
+            detection.base_ejection_time,
+            Some(duration(Span::from_ms(time_ms)))
+        );
+        assert_eq!(detection.interval, Some(duration(Span::from_ms(interval_ms))));
+        assert_eq!(number(detection.consecutive_5xx), 3);
+        assert_eq!(number(detection.max_ejection_percent), 100);
+        assert_eq!(number(detection.enforcing_success_rate), 0);
+        assert!(
+            !detection
+                .successful_active_health_check_uneject_host
+                .unwrap()
+                .value
+        );
+    }
+}
+
+#[test]
+fn what_decides_the_instance_of_a_request_is_hashed() {
+    let cookie = |made_for_ms: Option<u64>| Affinity::Cookie {
+        name: "cart".to_owned().try_into().unwrap(),
+        made_for: made_for_ms.map(Span::from_ms),
+    };
+    let RouteAction::Forward(forward) = forward(vec![target("a", 100)], RetryPolicy::Careful { attempts: 0 })
+    else {
+        panic!("it forwards")
+    };
+    let sticky = RouteAction::Forward(Forward {
+        affinities: vec![
+            cookie(None),
+            cookie(Some(0)),
+            cookie(Some(500)),
+            cookie(Some(90_500)),
+            Affinity::Header("x-user".to_owned().try_into().unwrap()),
+            Affinity::Source,
+        ],
+        ..forward
+    });
+    let table: RouteConfiguration = decoded(
+        &routes(vec![route(HttpMatch::default(), sticky)]),
+        Kind::Routes,
+        "t",
+    );
+    let Some(Action::Route(action)) = &table.virtual_hosts[0].routes[0].action else {
+        panic!("it forwards")
+    };
+    let found: Vec<String> = action
+        .hash_policy
+        .iter()
+        .map(|policy| match policy.policy_specifier.as_ref().unwrap() {
+            _ if !policy.terminal => panic!("the first that is there decides: {policy:?}"),
+            PolicySpecifier::Cookie(cookie) => {
+                let seconds = cookie.ttl.map(|ttl| ttl.seconds);
+                format!("cookie {} {seconds:?} {:?}", cookie.name, cookie.path)
+            }
+            PolicySpecifier::Header(header) => format!("header {}", header.header_name),
+            PolicySpecifier::ConnectionProperties(of) => format!("source {}", of.source_ip),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [
+        "cookie cart None \"\"",
+        "cookie cart Some(0) \"/\"",
+        "cookie cart Some(1) \"/\"",
+        "cookie cart Some(91) \"/\"",
+        "header x-user",
+        "source true",
+    ];
+    assert_eq!(found, expected);
 }
 
 #[test]
