@@ -20,6 +20,7 @@ use envoy_types::util::pack_any;
 use prost::{Message, Name};
 use tombolo_compiler::finding::{Origin, Traced};
 use tombolo_compiler::http::{Share, Span};
+use tombolo_compiler::name::ClusterName;
 use tombolo_compiler::proxy::{DESTINATION_HEADER, ProxyConfig};
 use tombolo_proto::resource::ContentHash;
 
@@ -27,6 +28,7 @@ mod cluster;
 mod endpoint;
 mod filter;
 mod listener;
+mod proxyless;
 mod route;
 
 /// The four types of xDS resource, in the order in which they are made.
@@ -81,13 +83,16 @@ impl Kind {
 }
 
 impl Resources {
-    pub(crate) fn get(&self, kind: Kind, name: &str) -> Option<&Encoded> {
-        self.by_kind.get(&kind)?.get(name).map(Arc::as_ref)
+    pub(crate) fn get(&self, kind: Kind, name: &str) -> Option<&Arc<Encoded>> {
+        self.by_kind.get(&kind)?.get(name)
+    }
+
+    pub(crate) fn shared(&self, kind: Kind) -> impl Iterator<Item = (&String, &Arc<Encoded>)> {
+        self.by_kind.get(&kind).into_iter().flatten()
     }
 
     pub(crate) fn of(&self, kind: Kind) -> impl Iterator<Item = (&String, &Encoded)> {
-        let all = self.by_kind.get(&kind).into_iter().flatten();
-        all.map(|(name, encoded)| (name, encoded.as_ref()))
+        self.shared(kind).map(|(name, encoded)| (name, encoded.as_ref()))
     }
 }
 
@@ -170,12 +175,57 @@ pub(crate) fn encode_since(old: &ProxyConfig, held: &Resources, config: &ProxyCo
     }
 }
 
+/// As [`encode_since`], for a gRPC client without a proxy in `own`. Its configuration is that of a sidecar.
+pub(crate) fn encode_proxyless_since(
+    own: &ClusterName,
+    old: &ProxyConfig,
+    held: &Resources,
+    config: &ProxyConfig,
+) -> Resources {
+    let clusters = encode_changed(
+        &old.clusters,
+        held.by_kind.get(&Kind::Cluster),
+        &config.clusters,
+        proxyless::cluster,
+    );
+    let endpoints = encode_changed(
+        &old.endpoints,
+        held.by_kind.get(&Kind::Endpoints),
+        &config.endpoints,
+        |name, endpoints| proxyless::endpoints(name, own, endpoints),
+    );
+    let (mut tables, mut listeners) = (BTreeMap::new(), BTreeMap::new());
+    for (host, names, table) in proxyless::hosts(config) {
+        let (body, pieces) = proxyless::table(&host, &table.value);
+        let needs = route::clusters(&table.value);
+        let origins = Origins {
+            pieces,
+            ..whole(&table)
+        };
+        for name in names {
+            let body = proxyless::listener(&name, &host);
+            let listener = sealed(body, needs.clone(), origins.clone());
+            listeners.insert(name, Arc::new(listener));
+        }
+        tables.insert(host, Arc::new(sealed(body, needs, origins)));
+    }
+    Resources {
+        by_kind: [
+            (Kind::Cluster, clusters),
+            (Kind::Endpoints, endpoints),
+            (Kind::Listener, listeners),
+            (Kind::Routes, tables),
+        ]
+        .into(),
+    }
+}
+
 /// Of a type whose resources depend on nothing but their value.
 fn encode_changed<T: PartialEq, B: Name + Message>(
     old: &BTreeMap<String, Traced<T>>,
     held: Option<&BTreeMap<String, Arc<Encoded>>>,
     values: &BTreeMap<String, Traced<T>>,
-    encode: fn(&str, &T) -> B,
+    encode: impl Fn(&str, &T) -> B,
 ) -> BTreeMap<String, Arc<Encoded>> {
     let unchanged = |name: &str, value: &Traced<T>| {
         let same = old.get(name)?.is_identical(value);

@@ -310,6 +310,7 @@ mod tests {
     use tombolo_compiler::proxy::ProxyRole;
 
     use super::*;
+    use crate::ads::node::Dialect;
     use crate::ads::session::Refusal;
 
     fn introduction(id: &str, acknowledges: Acknowledges) -> Introduction {
@@ -321,6 +322,7 @@ mod tests {
                 },
             },
             acknowledges,
+            dialect: Dialect::Proxy,
         }
     }
 

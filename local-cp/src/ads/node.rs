@@ -1,6 +1,6 @@
 //! Who a proxy says it is, checked before it is told anything.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use envoy_types::pb::envoy::config::core::v3::Node as PbNode;
 use envoy_types::pb::google::protobuf::value::Kind as PbKind;
@@ -13,11 +13,23 @@ const OWN_AGENT: &str = "tombolo";
 /// Longer than any name that a person or a platform gives; it appears in logs and receipts.
 const ID_BYTES_MAX: usize = 256;
 
+/// Where a client listens that sends for itself.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
 /// A proxy that may be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Introduction {
     pub(crate) node: ProxyNode,
     pub(crate) acknowledges: Acknowledges,
+    pub(crate) dialect: Dialect,
+}
+
+/// For whom resources are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Proxy,
+    /// A gRPC client that sends for itself what its sidecar would send.
+    Proxyless,
 }
 
 /// What an acknowledgement of this proxy proves.
@@ -69,35 +81,45 @@ pub(crate) fn introduce(node: Option<&PbNode>, own: &ClusterName) -> Result<Intr
     } else {
         Acknowledges::Accepted
     };
+    let (role, dialect) = role(node)?;
+    let id = node.id.clone();
     Ok(Introduction {
-        node: ProxyNode {
-            id: node.id.clone(),
-            role: role(node)?,
-        },
+        node: ProxyNode { id, role },
         acknowledges,
+        dialect,
     })
 }
 
-fn role(node: &PbNode) -> Result<ProxyRole, BadNode> {
+fn role(node: &PbNode) -> Result<(ProxyRole, Dialect), BadNode> {
     const ROLE: &str = "node.metadata[\"tombolo.role\"]";
     let namespace = label(node, "tombolo.namespace", "node.metadata[\"tombolo.namespace\"]");
-    match text(node, "tombolo.role", ROLE)? {
-        "gateway" => Ok(ProxyRole::Gateway {
+    let role = match text(node, "tombolo.role", ROLE)? {
+        "gateway" => ProxyRole::Gateway {
             workload: WorkloadId {
                 namespace: namespace?,
                 name: label(node, "tombolo.workload", "node.metadata[\"tombolo.workload\"]")?,
             },
-        }),
-        "sidecar" => Ok(ProxyRole::Sidecar {
+        },
+        "sidecar" => ProxyRole::Sidecar {
             namespace: namespace?,
             outbound: outbound(node)?,
-        }),
-        other => Err(BadNode::Value {
-            field: ROLE,
-            given: other.to_owned(),
-            expected: "gateway or sidecar",
-        }),
-    }
+        },
+        "proxyless" => {
+            let role = ProxyRole::Sidecar {
+                namespace: namespace?,
+                outbound: NOWHERE,
+            };
+            return Ok((role, Dialect::Proxyless));
+        }
+        other => {
+            return Err(BadNode::Value {
+                field: ROLE,
+                given: other.to_owned(),
+                expected: "gateway, sidecar or proxyless",
+            });
+        }
+    };
+    Ok((role, Dialect::Proxy))
 }
 
 fn outbound(node: &PbNode) -> Result<SocketAddr, BadNode> {
@@ -189,6 +211,11 @@ pub(crate) mod tests {
         sidecar.user_agent_name = "envoy".to_owned();
         let met = introduce(Some(&sidecar), &own).unwrap();
         assert_eq!(met.acknowledges, Acknowledges::Accepted);
+        assert_eq!(met.dialect, Dialect::Proxy);
+
+        let metadata = [("tombolo.role", "proxyless"), ("tombolo.namespace", "shop")];
+        let met = introduce(Some(&node("app-2", "us-east", &metadata)), &own).unwrap();
+        assert_eq!(met.dialect, Dialect::Proxyless);
     }
 
     #[test]
@@ -206,7 +233,7 @@ pub(crate) mod tests {
             (Some(node("a", "us-east", &[])), "[\"tombolo.role\"] is missing"),
             (
                 Some(node("a", "us-east", &[("tombolo.role", "router")])),
-                "is \"router\"; use gateway or sidecar",
+                "is \"router\"; use gateway, sidecar or proxyless",
             ),
             (
                 Some(node("a", "us-east", &[("tombolo.role", "gateway")])),

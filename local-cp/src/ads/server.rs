@@ -1,15 +1,16 @@
-//! The thin drive of [`Session`]s over gRPC: one per stream, each on its own, and none waits for another.
+//! The thin drive of sessions over gRPC, of both variants of ADS: one per stream, each on its own, and none waits for another.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::core::v3::Node as PbNode;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
 use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest as PbRequest, DeltaDiscoveryResponse as PbResponse, DiscoveryRequest,
-    DiscoveryResponse,
+    DeltaDiscoveryRequest as PbRequest, DeltaDiscoveryResponse as PbResponse,
+    DiscoveryRequest as PbWorldRequest, DiscoveryResponse as PbWorldResponse,
 };
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -20,10 +21,11 @@ use tombolo_compiler::proxy::{ProxyConfig, ProxyNode};
 use tombolo_runtime::shutdown::Shutdown;
 use tonic::{Request as GrpcRequest, Response as GrpcResponse, Status, Streaming};
 
-use super::node::{Introduction, introduce};
-use super::session::{AdsAction, AdsEvent, Session, Target};
-use super::wire::Request;
-use crate::encode::{Resources, encode_since};
+use super::node::{Dialect, Introduction, introduce};
+use super::session::{AdsAction, AdsEvent, Nonsense, Session, Standing, Target};
+use super::wire::{Request, UnknownType, WorldRequest};
+use super::world::World;
+use crate::encode::{Resources, encode_proxyless_since, encode_since};
 use crate::fleet::Fleet;
 use crate::metrics::Metrics;
 use crate::snapshot::Snapshot;
@@ -48,6 +50,40 @@ pub(crate) struct Ads {
 /// From what the edge holds to what one proxy runs: [`Snapshot::lower`], or a test's own.
 pub(crate) type Lower = fn(&Snapshot, &ProxyNode) -> (ProxyConfig, Vec<Finding>);
 
+/// What ends a stream: the proxy breaks the protocol.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error(transparent)]
+    Type(#[from] UnknownType),
+    #[error(transparent)]
+    Nonsense(#[from] Nonsense),
+}
+
+/// How a proxy is talked to.
+trait Variant: Send + 'static {
+    type Request: Send;
+    type Response: Send;
+
+    fn begin() -> Self;
+
+    fn node(request: &Self::Request) -> Option<&PbNode>;
+
+    /// The type, and the proxy's own words, where it refuses what it was sent.
+    fn refusal(request: &Self::Request) -> Option<(&str, &str)>;
+
+    fn on_request(&mut self, request: Self::Request) -> Result<Vec<Self::Response>, Broken>;
+
+    fn on_target(&mut self, target: Target) -> Result<Vec<Self::Response>, Broken>;
+
+    fn standing(&self) -> Standing;
+}
+
+/// What happens on a stream.
+enum Event<R> {
+    Request(R),
+    Target(Target),
+}
+
 type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Ads {
@@ -58,23 +94,22 @@ impl Ads {
 
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for Ads {
-    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
+    type StreamAggregatedResourcesStream = Responses<PbWorldResponse>;
     type DeltaAggregatedResourcesStream = Responses<PbResponse>;
 
     async fn stream_aggregated_resources(
         &self,
-        _: GrpcRequest<Streaming<DiscoveryRequest>>,
+        requests: GrpcRequest<Streaming<PbWorldRequest>>,
     ) -> Result<GrpcResponse<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented(
-            "this edge serves delta ADS only: set api_type DELTA_GRPC in the proxy's ads_config",
-        ))
+        let responses = self.clone().serve::<World>(requests.into_inner());
+        Ok(GrpcResponse::new(Box::pin(responses)))
     }
 
     async fn delta_aggregated_resources(
         &self,
         requests: GrpcRequest<Streaming<PbRequest>>,
     ) -> Result<GrpcResponse<Self::DeltaAggregatedResourcesStream>, Status> {
-        let responses = self.clone().serve(requests.into_inner());
+        let responses = self.clone().serve::<Session>(requests.into_inner());
         Ok(GrpcResponse::new(Box::pin(responses)))
     }
 }
@@ -82,30 +117,35 @@ impl AggregatedDiscoveryService for Ads {
 impl Ads {
     /// One proxy's stream. It is polled by its connection only, so that a proxy that does not read stops nothing but
     /// its own session; what changes meanwhile is seen as the latest state when it reads again.
-    fn serve(mut self, mut requests: Streaming<PbRequest>) -> impl Stream<Item = Result<PbResponse, Status>> {
+    fn serve<V: Variant>(
+        mut self,
+        mut requests: Streaming<V::Request>,
+    ) -> impl Stream<Item = Result<V::Response, Status>> + Send {
         async_stream::try_stream! {
             let first = timeout(INTRODUCTION_TIMEOUT, requests.message())
                 .await
                 .map_err(|_| Status::deadline_exceeded("no first request within ten seconds"))??;
             let Some(first) = first else { return };
-            let proxy = self.introduce(&first)?;
-            let mut event = AdsEvent::Request(self.parse(&proxy, first)?);
+            let proxy = self.introduce(V::node(&first))?;
+            let mut event = Event::Request(first);
             let seat = self.fleet.join(&proxy);
-            let mut lowering = Lowering::new(self.lower, proxy.node.clone());
-            let mut session = Session::default();
+            let mut lowering = Lowering::new(self.lower, &proxy);
+            let mut session = V::begin();
             self.snapshots.mark_changed();
             loop {
-                for action in session.on(event) {
-                    match action {
-                        AdsAction::Send(response) => {
-                            self.metrics.responses.inc();
-                            yield response.into();
-                        }
-                        AdsAction::Refuse(nonsense) => Err(self.refuse(&proxy, &nonsense))?,
+                let responses = match event {
+                    Event::Request(request) => {
+                        self.note_refusal(&proxy, V::refusal(&request));
+                        session.on_request(request)
                     }
+                    Event::Target(target) => session.on_target(target),
+                };
+                for response in responses.map_err(|broken| self.refuse(&proxy, &broken))? {
+                    self.metrics.responses.inc();
+                    yield response;
                 }
                 seat.update(&session.standing(), &lowering.findings);
-                event = match self.next_event(&proxy, &mut requests, &mut lowering).await? {
+                event = match self.next_event(&mut requests, &mut lowering).await? {
                     Some(event) => event,
                     None => {
                         seat.leave();
@@ -117,23 +157,19 @@ impl Ads {
     }
 
     /// What happens next on a stream; `None` when the proxy has closed it. Cancel-safe.
-    async fn next_event(
+    async fn next_event<R>(
         &mut self,
-        proxy: &Introduction,
-        requests: &mut Streaming<PbRequest>,
+        requests: &mut Streaming<R>,
         lowering: &mut Lowering,
-    ) -> Result<Option<AdsEvent>, Status> {
+    ) -> Result<Option<Event<R>>, Status> {
         loop {
             tokio::select! {
                 request = requests.message() => {
-                    return match request? {
-                        Some(request) => Ok(Some(AdsEvent::Request(self.parse(proxy, request)?))),
-                        None => Ok(None),
-                    };
+                    return Ok(request?.map(Event::Request));
                 }
                 Ok(()) = self.snapshots.changed() => {
                     if let Some(snapshot) = self.snapshots.borrow_and_update().clone() {
-                        return Ok(Some(AdsEvent::Target(lowering.target(&snapshot))));
+                        return Ok(Some(Event::Target(lowering.target(&snapshot))));
                     }
                 }
                 () = self.shutdown.wait() => return Err(Status::unavailable("the edge is stopping")),
@@ -141,25 +177,24 @@ impl Ads {
         }
     }
 
-    fn introduce(&self, first: &PbRequest) -> Result<Introduction, Status> {
-        introduce(first.node.as_ref(), &self.cluster).map_err(|error| {
+    fn introduce(&self, node: Option<&PbNode>) -> Result<Introduction, Status> {
+        introduce(node, &self.cluster).map_err(|error| {
             self.metrics.refused_streams.inc();
             tracing::warn!(error = %error, "refused a proxy");
             Status::invalid_argument(error.to_string())
         })
     }
 
-    fn parse(&self, proxy: &Introduction, request: PbRequest) -> Result<Request, Status> {
-        if let Some(error) = &request.error_detail {
+    fn note_refusal(&self, proxy: &Introduction, refusal: Option<(&str, &str)>) {
+        if let Some((type_url, reason)) = refusal {
             self.metrics.refusals.inc();
             tracing::warn!(
                 node = proxy.node.id,
-                type_url = request.type_url,
-                reason = error.message,
+                type_url,
+                reason,
                 "a proxy refuses what it was sent"
             );
         }
-        Request::try_from(request).map_err(|error| self.refuse(proxy, &error))
     }
 
     fn refuse(&self, proxy: &Introduction, error: &dyn std::error::Error) -> Status {
@@ -169,21 +204,94 @@ impl Ads {
     }
 }
 
+impl Variant for Session {
+    type Request = PbRequest;
+    type Response = PbResponse;
+
+    fn begin() -> Session {
+        Session::default()
+    }
+
+    fn node(request: &PbRequest) -> Option<&PbNode> {
+        request.node.as_ref()
+    }
+
+    fn refusal(request: &PbRequest) -> Option<(&str, &str)> {
+        let error = request.error_detail.as_ref()?;
+        Some((&request.type_url, &error.message))
+    }
+
+    fn on_request(&mut self, request: PbRequest) -> Result<Vec<PbResponse>, Broken> {
+        let event = AdsEvent::Request(Request::try_from(request)?);
+        sent(self.on(event))
+    }
+
+    fn on_target(&mut self, target: Target) -> Result<Vec<PbResponse>, Broken> {
+        sent(self.on(AdsEvent::Target(target)))
+    }
+
+    fn standing(&self) -> Standing {
+        Session::standing(self)
+    }
+}
+
+impl Variant for World {
+    type Request = PbWorldRequest;
+    type Response = PbWorldResponse;
+
+    fn begin() -> World {
+        World::new()
+    }
+
+    fn node(request: &PbWorldRequest) -> Option<&PbNode> {
+        request.node.as_ref()
+    }
+
+    fn refusal(request: &PbWorldRequest) -> Option<(&str, &str)> {
+        let error = request.error_detail.as_ref()?;
+        Some((&request.type_url, &error.message))
+    }
+
+    fn on_request(&mut self, request: PbWorldRequest) -> Result<Vec<PbWorldResponse>, Broken> {
+        let responses = World::on_request(self, WorldRequest::try_from(request)?)?;
+        Ok(responses.into_iter().map(Into::into).collect())
+    }
+
+    fn on_target(&mut self, target: Target) -> Result<Vec<PbWorldResponse>, Broken> {
+        let responses = World::on_target(self, target)?;
+        Ok(responses.into_iter().map(Into::into).collect())
+    }
+
+    fn standing(&self) -> Standing {
+        World::standing(self)
+    }
+}
+
+fn sent(actions: Vec<AdsAction>) -> Result<Vec<PbResponse>, Broken> {
+    let responses = actions.into_iter().map(|action| match action {
+        AdsAction::Send(response) => Ok(response.into()),
+        AdsAction::Refuse(nonsense) => Err(nonsense.into()),
+    });
+    responses.collect()
+}
+
 /// What this proxy should hold, made again only when it differs.
 #[derive(Debug)]
 struct Lowering {
     lower: Lower,
     node: ProxyNode,
+    dialect: Dialect,
     config: ProxyConfig,
     resources: Arc<Resources>,
     findings: Arc<[Finding]>,
 }
 
 impl Lowering {
-    fn new(lower: Lower, node: ProxyNode) -> Lowering {
+    fn new(lower: Lower, proxy: &Introduction) -> Lowering {
         Lowering {
             lower,
-            node,
+            node: proxy.node.clone(),
+            dialect: proxy.dialect,
             config: ProxyConfig::default(),
             resources: Arc::default(),
             findings: Arc::default(),
@@ -196,7 +304,13 @@ impl Lowering {
             self.findings = findings.into();
         }
         if self.config != config {
-            self.resources = Arc::new(encode_since(&self.config, &self.resources, &config));
+            let resources = match self.dialect {
+                Dialect::Proxy => encode_since(&self.config, &self.resources, &config),
+                Dialect::Proxyless => {
+                    encode_proxyless_since(&snapshot.cluster, &self.config, &self.resources, &config)
+                }
+            };
+            self.resources = Arc::new(resources);
             self.config = config;
         }
         Target {

@@ -1,4 +1,4 @@
-//! One proxy's delta ADS stream, sans I/O: what to tell it next, so that what it holds becomes what it should hold,
+//! One proxy's ADS stream in deltas, sans I/O: what to tell it next, so that what it holds becomes what it should hold,
 //! in an order that breaks nothing.
 //!
 //! There is at most one unanswered response per type, and each is made from the latest target: a slow proxy costs
@@ -77,12 +77,16 @@ pub(crate) struct Session {
     routes: Subscription,
     running: Option<Version>,
     nonces: u64,
+    /// The proxy takes what a response about clusters or listeners leaves out for gone.
+    is_whole: bool,
 }
 
 /// One type on this stream.
 #[derive(Debug, Default)]
 struct Subscription {
     opened: bool,
+    /// Something was said of it.
+    begun: bool,
     wildcard: bool,
     names: BTreeSet<String>,
     known: BTreeMap<String, Known>,
@@ -130,6 +134,14 @@ enum Due {
 }
 
 impl Session {
+    /// For a proxy that is told the state of the world.
+    pub(crate) fn whole() -> Session {
+        Session {
+            is_whole: true,
+            ..Session::default()
+        }
+    }
+
     pub(crate) fn on(&mut self, event: AdsEvent) -> Vec<AdsAction> {
         match event {
             AdsEvent::Target(target) => self.target = Some(target),
@@ -217,7 +229,9 @@ impl Session {
             return None;
         }
         let may_remove = kind == Kind::Listener || self.routes_are_running();
+        let is_whole = self.is_whole && matches!(kind, Kind::Cluster | Kind::Listener);
         let (mut put, mut removed, mut bytes, mut withheld) = (Vec::new(), Vec::new(), 0, false);
+        let mut awaited = false;
         for name in subscription.candidates(resources, kind) {
             match subscription.due(resources, kind, name) {
                 Due::Nothing | Due::Refused => {}
@@ -233,18 +247,26 @@ impl Session {
                         .needs
                         .iter()
                         .all(|cluster| self.is_ready(resources, cluster));
-                    if ready && (put.is_empty() || bytes + size <= RESPONSE_BYTES_MAX) {
+                    let fits = is_whole || put.is_empty() || bytes + size <= RESPONSE_BYTES_MAX;
+                    if ready && fits {
                         bytes += size;
                         put.push(Put {
                             name: name.clone(),
-                            version: encoded.version.clone(),
-                            body: encoded.body.clone(),
+                            encoded: encoded.clone(),
                         });
                     } else {
                         withheld = true;
+                        awaited |= encoded
+                            .needs
+                            .iter()
+                            .any(|cluster| !self.is_settled(resources, cluster));
                     }
                 }
             }
+        }
+        if is_whole && awaited && !subscription.begun {
+            // What it holds from before would be gone until the rest comes.
+            return None;
         }
         if kind == Kind::Listener && (withheld || !put.is_empty()) {
             // What replaces it is answered first.
@@ -270,12 +292,13 @@ impl Session {
         let nonce = self.nonces.to_string();
         let puts = put
             .iter()
-            .map(|put| (put.name.clone(), Some(put.version.clone())));
+            .map(|put| (put.name.clone(), Some(put.encoded.version.clone())));
         let content: BTreeMap<_, _> = puts
             .chain(removed.iter().map(|name| (name.clone(), None)))
             .collect();
         let subscription = self.of_mut(kind);
         subscription.answer_due = false;
+        subscription.begun = true;
         subscription.again.retain(|name| !content.contains_key(name));
         subscription.flight = Some(Flight {
             nonce: nonce.clone(),
@@ -302,12 +325,22 @@ impl Session {
         })
     }
 
+    /// Whether the proxy has said what it thinks of this cluster, so that nothing more is to be waited for.
+    fn is_settled(&self, resources: &Resources, cluster: &str) -> bool {
+        let is_refused = self.cluster.refused.contains_key(cluster);
+        is_refused
+            || [Kind::Cluster, Kind::Endpoints].into_iter().all(|kind| {
+                let subscription = self.of(kind);
+                subscription.is_answered(resources, kind, cluster)
+            })
+    }
+
     fn routes_are_running(&self) -> bool {
         self.is_running(Kind::Listener) && self.is_running(Kind::Routes)
     }
 
-    /// Whether the proxy has acknowledged exactly what it should hold of a type; what it need no longer hold does not
-    /// count, save a listener, which is open until it is removed.
+    /// Whether the proxy has acknowledged exactly what it should hold of a type, which is what it asks for where it asks for
+    /// listeners by name; what it need no longer hold does not count, save a listener, which is open until it is removed.
     fn is_running(&self, kind: Kind) -> bool {
         let Some(target) = &self.target else { return false };
         let subscription = self.of(kind);
@@ -316,13 +349,17 @@ impl Session {
                 .known
                 .iter()
                 .all(|(name, known)| *known == Known::Absent || target.resources.get(kind, name).is_some());
+        let asks_by_name = self.listener.opened && !self.listener.wildcard;
+        let mut wanted = target.resources.of(kind);
         closed
-            && target.resources.of(kind).all(|(name, encoded)| {
-                subscription
-                    .known
-                    .get(name)
-                    .is_some_and(|known| known.is_at(&encoded.version))
-                    && !subscription.again.contains(name)
+            && wanted.all(|(name, encoded)| {
+                let is_left_out = asks_by_name && !subscription.covers(name);
+                is_left_out
+                    || subscription
+                        .known
+                        .get(name)
+                        .is_some_and(|known| known.is_at(&encoded.version))
+                        && !subscription.again.contains(name)
             })
     }
 

@@ -56,7 +56,6 @@ fn connection_manager(name: &str, listener: &Listener) -> HttpConnectionManager 
         RouteFilter::RateLimit => http_filter(RATE_LIMIT, pack_any(unlimited(name))),
         RouteFilter::Fault => http_filter(FAULT, pack_any(HttpFault::default())),
     });
-    let router = http_filter(ROUTER, pack_any(Router::default()));
     HttpConnectionManager {
         stat_prefix: name.to_owned(),
         codec_type: CodecType::Auto as i32,
@@ -64,7 +63,7 @@ fn connection_manager(name: &str, listener: &Listener) -> HttpConnectionManager 
             config_source: Some(ads()),
             route_config_name: listener.route_table.clone(),
         })),
-        http_filters: filters.chain([router]).collect(),
+        http_filters: filters.chain([router()]).collect(),
         normalize_path: Some(yes()),
         // Appends to x-forwarded-for, and trusts nobody to have done so before.
         use_remote_address: Some(yes()),
@@ -80,6 +79,10 @@ pub(super) fn unlimited(stat_prefix: &str) -> LocalRateLimit {
         stat_prefix: stat_prefix.to_owned(),
         ..LocalRateLimit::default()
     }
+}
+
+pub(super) fn router() -> HttpFilter {
+    http_filter(ROUTER, pack_any(Router::default()))
 }
 
 fn http_filter(name: &str, config: Any) -> HttpFilter {

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::PolicySpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use tombolo_compiler::http::{Affinity, HeaderMatch, HttpMatch, PathMatch, ValueMatch};
+use tombolo_compiler::http::{Affinity, HeaderMatch, HttpMatch, Method, PathMatch, ValueMatch};
 use tombolo_compiler::proxy::{
     Balancer, Check, Forward, RetryPolicy, Route, RouteAction, RouteTable, Upstream, VirtualHost,
 };
@@ -73,7 +73,7 @@ fn what_changed_is_encoded_as_from_scratch_and_nothing_else_is() {
         };
         assert_eq!(all(&since), all(&scratch), "{kind:?}");
     }
-    let kept = |kind, name: &str| std::ptr::eq(held.get(kind, name).unwrap(), since.get(kind, name).unwrap());
+    let kept = |kind, name: &str| Arc::ptr_eq(held.get(kind, name).unwrap(), since.get(kind, name).unwrap());
     assert!(kept(Kind::Cluster, "b") && kept(Kind::Endpoints, "a"));
     assert!(!kept(Kind::Cluster, "a") && !kept(Kind::Endpoints, "b"));
 }
@@ -422,6 +422,98 @@ fn what_decides_the_instance_of_a_request_is_hashed() {
         "source true",
     ];
     assert_eq!(found, expected);
+}
+
+#[test]
+fn a_client_without_a_proxy_is_told_what_it_can_do() {
+    let mut sidecar = config(&["calls", "pages"]);
+    let calls = &mut sidecar.clusters.get_mut("calls").unwrap().value;
+    (calls.http2, calls.balancer) = (true, Balancer::Affinity);
+    let mut group = endpoints(&[&[1, 2], &[3]]);
+    group.priorities[1][0].cluster = "us-west".parse().unwrap();
+    sidecar.endpoints.get_mut("calls").unwrap().value = group;
+    let sent = |matches: HttpMatch| {
+        route(
+            matches,
+            forward(vec![target("calls", 100)], RetryPolicy::Careful { attempts: 2 }),
+        )
+    };
+    let method = |method| HttpMatch {
+        method: Some(method),
+        ..HttpMatch::default()
+    };
+    let below = HttpMatch {
+        path: Some(PathMatch::PathPrefix(path("/shop.Cart"))),
+        ..HttpMatch::default()
+    };
+    let host = |name: &str, domains: &[&str], routes| {
+        Traced::untraced(VirtualHost {
+            name: name.to_owned(),
+            domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
+            routes,
+            conduct: HostConduct::default(),
+        })
+    };
+    let pages = forward(vec![target("pages", 100)], RetryPolicy::Careful { attempts: 2 });
+    sidecar.route_tables.get_mut("in").unwrap().value.hosts = vec![
+        host(
+            "shop/calls:80",
+            &["calls.shop", "calls.shop:80"],
+            vec![sent(method(Method::Get)), sent(below), sent(method(Method::Post))],
+        ),
+        host(
+            "shop/pages:80",
+            &["pages.shop"],
+            vec![route(HttpMatch::default(), pages)],
+        ),
+        host("unknown", &["*"], vec![]),
+    ];
+    let own = "us-east".parse().unwrap();
+    let told = encode_proxyless_since(&own, &ProxyConfig::default(), &Resources::default(), &sidecar);
+    let names = |kind| -> Vec<&String> { told.of(kind).map(|(name, _)| name).collect() };
+    assert_eq!(names(Kind::Listener), ["calls.shop", "calls.shop:80"]);
+    assert_eq!(names(Kind::Routes), ["shop/calls:80"]);
+
+    let table: RouteConfiguration = decoded(&told, Kind::Routes, "shop/calls:80");
+    let routes = &table.virtual_hosts[0].routes;
+    let paths: Vec<String> = routes
+        .iter()
+        .map(|route| match route.r#match.as_ref().unwrap() {
+            matched if !matched.headers.is_empty() => panic!("every call is a POST: {matched:?}"),
+            matched => match matched.path_specifier.as_ref().unwrap() {
+                PathSpecifier::SafeRegex(regex) => regex.regex.clone(),
+                PathSpecifier::Prefix(prefix) => prefix.clone(),
+                other => panic!("{other:?}"),
+            },
+        })
+        .collect();
+    assert_eq!(paths, [r"\/shop\.Cart(?:/.*)?", "/"], "none for a GET");
+    for route in routes {
+        assert!(route.request_headers_to_add.is_empty(), "{route:?}");
+        assert!(matches!(&route.action, Some(Action::Route(action)) if action.retry_policy.is_none()));
+    }
+
+    let cluster: PbCluster = decoded(&told, Kind::Cluster, "calls");
+    assert_eq!(cluster.lb_policy(), LbPolicy::RingHash);
+    let cluster: PbCluster = decoded(&told, Kind::Cluster, "pages");
+    assert_eq!(cluster.lb_policy(), LbPolicy::RoundRobin);
+    assert_eq!(
+        (cluster.health_checks.len(), cluster.outlier_detection),
+        (0, None)
+    );
+
+    let assignment: ClusterLoadAssignment = decoded(&told, Kind::Endpoints, "calls");
+    let places: Vec<_> = assignment
+        .endpoints
+        .iter()
+        .map(|place| {
+            (
+                place.lb_endpoints.len(),
+                place.load_balancing_weight.unwrap().value,
+            )
+        })
+        .collect();
+    assert_eq!(places, [(2, 2)], "those of the other cluster are left out");
 }
 
 #[test]

@@ -81,7 +81,7 @@ mod tests {
     use tombolo_compiler::proxy::{ProxyNode, ProxyRole};
 
     use super::*;
-    use crate::ads::node::{Acknowledges, Introduction};
+    use crate::ads::node::{Acknowledges, Dialect, Introduction};
     use crate::fleet::Roster;
 
     #[test]
@@ -117,6 +117,7 @@ mod tests {
         let _seat = fleet.join(&Introduction {
             node,
             acknowledges: Acknowledges::Activated,
+            dialect: Dialect::Proxy,
         });
         let workspace = "organizations/acme/tenants/a/workspaces/w";
         let owner = json!({"namespace": {"value": {"workspace": workspace}}});

@@ -252,14 +252,55 @@ async fn nothing_is_answered_before_slice_and_view_are_held() {
 }
 
 #[tokio::test]
-async fn state_of_the_world_is_told_what_to_use_instead() {
+async fn a_proxy_of_the_state_of_the_world_is_served_and_held_to_the_same() {
     let edge = edge().await;
     let channel = tonic::transport::Endpoint::from_shared(format!("http://{}", edge.address)).unwrap();
     let mut client = AggregatedDiscoveryServiceClient::new(channel.connect().await.unwrap());
-    let refused = client
-        .stream_aggregated_resources(tokio_stream::empty())
+    let (requests, queue) = mpsc::channel(8);
+    let PbRequest { node, type_url, .. } = first("world", Kind::Cluster);
+    let asked = PbWorldRequest {
+        node,
+        type_url,
+        ..PbWorldRequest::default()
+    };
+    requests.send(asked.clone()).await.unwrap();
+    let mut responses = client
+        .stream_aggregated_resources(ReceiverStream::new(queue))
         .await
-        .unwrap_err();
-    assert_eq!(refused.code(), Code::Unimplemented);
-    assert!(refused.message().contains("DELTA_GRPC"), "{refused:?}");
+        .unwrap()
+        .into_inner();
+    let mut versions = Vec::new();
+    for revision in 1..3 {
+        edge.snapshots.send_replace(snapshot(revision));
+        let response = timeout(DEADLINE, responses.message()).await.unwrap();
+        let response = response.unwrap().unwrap();
+        let names: Vec<String> = response
+            .resources
+            .iter()
+            .map(|any| prost::Message::decode(any.value.as_slice()).unwrap())
+            .map(|cluster: envoy_types::pb::envoy::config::cluster::v3::Cluster| cluster.name)
+            .collect();
+        // The old one is not left out: nothing says yet that its routes are gone.
+        let expected = ["r1", "r2"];
+        assert_eq!(names, expected[..revision as usize]);
+        versions.push(response.version_info.clone());
+        let answer = PbWorldRequest {
+            response_nonce: response.nonce,
+            version_info: response.version_info,
+            ..asked.clone()
+        };
+        requests.send(answer).await.unwrap();
+    }
+    assert_ne!(versions[0], versions[1]);
+    assert_eq!(
+        edge.fleet.proxies().connected.into_keys().collect::<Vec<_>>(),
+        ["world"]
+    );
+    let unknown = PbWorldRequest {
+        type_url: "type.googleapis.com/envoy.config.core.v3.Nothing".into(),
+        ..asked
+    };
+    requests.send(unknown).await.unwrap();
+    let refused = timeout(DEADLINE, responses.message()).await.unwrap().unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
 }

@@ -30,6 +30,8 @@ use tombolo_tests::proxy::{Node, Proxy, Role, Software};
 use tombolo_tests::upstream::Applications;
 use tombolo_tests::{eventually, free_port};
 
+mod proxyless;
+
 const DEADLINE: Duration = Duration::from_secs(30);
 const WORKSPACE: &str = "organizations/acme/tenants/t/workspaces/w";
 const GATEWAY: &str = "organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/in";
