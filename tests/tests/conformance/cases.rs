@@ -53,6 +53,36 @@ pub(crate) const CASES: &[Case] = &[
         ..GET
     },
     Case {
+        name: "a session by header finds its instance",
+        via: Via::Gateway,
+        host: "PROXY.example.com",
+        path: "/session",
+        headers: &[("x-session", "ana")],
+        times: 20,
+        expect: &[Status(200), AnsweredBy(&["pair-a"]), NoHeader("set-cookie")],
+        ..GET
+    },
+    Case {
+        name: "another session finds its own",
+        via: Via::Gateway,
+        host: "PROXY.example.com",
+        path: "/session",
+        headers: &[("x-session", "dora")],
+        times: 20,
+        expect: &[Status(200), AnsweredBy(&["pair-b"])],
+        ..GET
+    },
+    Case {
+        name: "a session by cookie finds the instance of its value",
+        via: Via::Gateway,
+        host: "PROXY.example.com",
+        path: "/session/cookie",
+        headers: &[("cookie", "other=ana; cart=dora")],
+        times: 20,
+        expect: &[Status(200), AnsweredBy(&["pair-b"]), NoHeader("set-cookie")],
+        ..GET
+    },
+    Case {
         name: "a method",
         method: Method::POST,
         path: "/method",

@@ -15,6 +15,9 @@ const SHARED: &str = "
 - {name: organizations/acme/tenants/t}
 - {name: organizations/acme/tenants/t/workspaces/w, spec: {namespaces: ['*/shop']}}
 - {name: organizations/acme/tenants/t/workspaces/w/trafficgroups/g}
+# Nothing comes near these limits: it is enough that each proxy takes them.
+- name: organizations/acme/tenants/t/workspaces/w/trafficgroups/g/trafficsettings/default
+  spec: {defaults: {resilience: {connectionsMax: 1000, requestsMax: 1000, outliers: {errors: 1000000, ejection: 1s}}}}
 - {name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g}
 - {name: organizations/acme/tenants/t/applications/a, spec: {workspace: organizations/acme/tenants/t/workspaces/w}}
 - name: organizations/acme/tenants/t/workspaces/w/trafficgroups/g/serviceroutes/web
@@ -122,6 +125,12 @@ const GATEWAYS: &str = "
     - matches: [{path: {type: RegularExpression, value: '/pattern/.*/item'}}]
       filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-by, value: pattern}]}}]
       backendRefs: [{namespace: shop, name: web}]
+    - matches: [{path: {type: PathPrefix, value: /session}}]
+      sessionPersistence: {type: Header, sessionName: x-session}
+      backendRefs: [{namespace: shop, name: pair}]
+    - matches: [{path: {type: PathPrefix, value: /session/cookie}}]
+      sessionPersistence: {sessionName: cart}
+      backendRefs: [{namespace: shop, name: pair}]
     - matches: [{path: {type: PathPrefix, value: /fault/abort/gateway}}]
       fault: {abort: {statusCode: 451}}
       backendRefs: [{namespace: shop, name: web}]
