@@ -9,6 +9,7 @@ use http::StatusCode;
 use crate::balance::Tried;
 use crate::breaker::Retrying;
 use crate::exchange::{Exchange, Flag};
+use crate::filter::TOO_LARGE;
 use crate::h1::Malformed;
 use crate::outlier::Report;
 use crate::pool::{ConnectError, HostPool};
@@ -199,6 +200,14 @@ impl Refusal {
         Self {
             flag: Flag::ClientGone,
             ..Self::bad_request("the request broke off")
+        }
+    }
+
+    pub(crate) fn too_large() -> Self {
+        Self {
+            status: StatusCode::PAYLOAD_TOO_LARGE,
+            flag: Flag::None,
+            reason: TOO_LARGE.to_owned(),
         }
     }
 

@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -19,6 +19,8 @@ use crate::pool::Lease;
 pub(crate) enum ClientBody {
     Http1(h1::StreamedBody),
     Http2(Incoming),
+    /// Of so many bytes more at most.
+    Limited(Box<Self>, u64),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +29,8 @@ pub(crate) enum ClientError {
     Http1(h1::Malformed),
     #[error(transparent)]
     Http2(hyper::Error),
+    #[error("the request's body is too large")]
+    TooLarge,
 }
 
 /// What a client's connection sends as a response's body.
@@ -60,6 +64,15 @@ impl Body for ClientBody {
         match self.get_mut() {
             Self::Http1(body) => body.poll_frame(cx).map_err(ClientError::Http1),
             Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map_err(ClientError::Http2),
+            Self::Limited(body, left) => {
+                let frame = ready!(Pin::new(&mut **body).poll_frame(cx)?);
+                let data = frame.as_ref().and_then(Frame::data_ref);
+                match left.checked_sub(data.map_or(0, Bytes::len) as u64) {
+                    Some(rest) => *left = rest,
+                    None => return Poll::Ready(Some(Err(ClientError::TooLarge))),
+                }
+                Poll::Ready(frame.map(Ok))
+            }
         }
     }
 
@@ -67,6 +80,17 @@ impl Body for ClientBody {
         match self {
             Self::Http1(body) => body.has_ended(),
             Self::Http2(incoming) => incoming.is_end_stream(),
+            Self::Limited(body, _) => body.is_end_stream(),
+        }
+    }
+}
+
+impl ClientBody {
+    /// Which breaks off where it has more than `max` bytes, if that is said.
+    pub(crate) fn at_most(self, max: Option<u64>) -> Self {
+        match max {
+            Some(max) => Self::Limited(Box::new(self), max),
+            None => self,
         }
     }
 }

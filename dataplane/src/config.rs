@@ -20,6 +20,7 @@ use crate::filter::ListenerFilter;
 use crate::filter_chain::{ChainMatch, Choices};
 use crate::hash::HashPolicy;
 use crate::health::GrpcProbe;
+use crate::limits::ClientLimits;
 use crate::matcher::RouteMatcher;
 use crate::outlier::Detection;
 use crate::proxy_protocol::Version;
@@ -114,6 +115,7 @@ pub(crate) struct Http {
     pub(crate) routes: Arc<str>,
     /// A connection without requests is closed after this long; `None` keeps it open.
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) limits: ClientLimits,
     /// In the order in which they are asked; the router is not one of them.
     pub(crate) filters: Box<[ListenerFilter]>,
     /// What is written of its requests, besides the proxy's own log.

@@ -15,6 +15,7 @@ mod endpoints;
 mod fields;
 mod filter;
 mod hash;
+mod limits;
 mod listener;
 mod matcher;
 mod otlp;

@@ -18,6 +18,7 @@ use crate::grpc::Code;
 use crate::jwks::RemoteKeys;
 use crate::matcher::{RequestView, Subject};
 
+mod body_limit;
 mod cors;
 mod facts;
 mod fault;
@@ -25,6 +26,7 @@ mod jwt;
 mod local_ratelimit;
 mod rbac;
 
+pub(crate) use body_limit::{BodyLimit, TOO_LARGE};
 pub(crate) use cors::Cors;
 pub(crate) use facts::{ClaimMatcher, Facts, JWT_NAMESPACE, NumberMatcher, ValueMatcher};
 pub(crate) use fault::Fault;
@@ -40,6 +42,8 @@ pub(crate) use rbac::{Action, AddressBlock, Policy, Rbac, Rule, Rules};
 /// One filter with all that it does by.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Filter {
+    /// Without a limit on routes that have none.
+    BodyLimit(Option<BodyLimit>),
     /// Without a policy where only routes have some.
     Cors(Option<Arc<Cors>>),
     Fault(Fault),
@@ -92,6 +96,8 @@ pub(crate) struct Verdict {
     pub(crate) request: Changes,
     /// What the answer says besides, whoever gives it.
     pub(crate) response: HeaderEdits,
+    /// Of a body whose length nobody has said.
+    pub(crate) body_max: Option<u64>,
 }
 
 /// Before anything that the route says of it.
@@ -151,12 +157,16 @@ impl Chain {
         let mut facts = Facts::default();
         for filter in self.0.iter() {
             match filter {
+                Filter::BodyLimit(Some(limit)) => limit.judge(&subject.request, &mut verdict),
                 Filter::Cors(Some(cors)) if is_forwarded => cors.judge(&subject.request, &mut verdict),
                 Filter::Fault(fault) => fault.judge(draw, &mut verdict),
                 Filter::Jwt(jwt) => jwt.judge(subject, unix_seconds(), &mut facts, &mut verdict),
                 Filter::LocalRateLimit(Some(limit)) => limit.judge(now(), draw, &mut verdict),
                 Filter::Rbac(Some(rbac)) => rbac.judge(subject, &facts, &mut verdict),
-                Filter::Cors(_) | Filter::LocalRateLimit(None) | Filter::Rbac(None) => {}
+                Filter::BodyLimit(None)
+                | Filter::Cors(_)
+                | Filter::LocalRateLimit(None)
+                | Filter::Rbac(None) => {}
             }
             if verdict.answer.is_some() {
                 break;
@@ -177,6 +187,7 @@ impl Filter {
     /// Whether it does nothing to any request.
     fn is_idle(&self) -> bool {
         match self {
+            Self::BodyLimit(limit) => limit.is_none(),
             Self::Cors(cors) => cors.is_none(),
             Self::Fault(fault) => fault.is_idle(),
             Self::Jwt(jwt) => jwt.is_idle(),
@@ -188,7 +199,7 @@ impl Filter {
     fn limit(&self) -> Option<&LocalRateLimit> {
         match self {
             Self::LocalRateLimit(limit) => limit.as_ref(),
-            Self::Cors(_) | Self::Fault(_) | Self::Jwt(_) | Self::Rbac(_) => None,
+            Self::BodyLimit(_) | Self::Cors(_) | Self::Fault(_) | Self::Jwt(_) | Self::Rbac(_) => None,
         }
     }
 
@@ -196,7 +207,9 @@ impl Filter {
     pub(crate) fn remote_keys(&self) -> impl Iterator<Item = &RemoteKeys> {
         let jwt = match self {
             Self::Jwt(jwt) => Some(jwt),
-            Self::Cors(_) | Self::Fault(_) | Self::LocalRateLimit(_) | Self::Rbac(_) => None,
+            Self::BodyLimit(_) | Self::Cors(_) | Self::Fault(_) | Self::LocalRateLimit(_) | Self::Rbac(_) => {
+                None
+            }
         };
         jwt.into_iter().flat_map(Jwt::remote_keys)
     }

@@ -23,7 +23,7 @@ use crate::deadline::{Deadline, RequestEnd, Watch};
 use crate::exchange::{Exchange, Flag, REQUEST_ID};
 use crate::filter::{Answer, Verdict};
 use crate::grpc::{self, Code, GRPC_TIMEOUT};
-use crate::h1::{BODY_TIMEOUT, FIELDS_MAX, Malformed};
+use crate::h1::{BODY_TIMEOUT, Malformed};
 use crate::hash::{Hashed, hashed};
 use crate::listener::Connection;
 use crate::matcher::Subject;
@@ -106,7 +106,7 @@ pub(crate) async fn serve(
         parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes),
     );
     let live = exchange.connection().listener.live();
-    if let Err(malformed) = well_formed(&parts.headers) {
+    if let Err(malformed) = well_formed(&parts.headers, live.config.limits.fields) {
         return refuse(exchange, Refusal::malformed(malformed));
     }
     let target = match target(&parts) {
@@ -233,7 +233,7 @@ pub(crate) async fn serve(
     };
     let sent = Sent {
         head,
-        body,
+        body: body.at_most(verdict.body_max),
         unfit: listed,
         key: hashed.key,
         trace,
@@ -462,10 +462,10 @@ pub(crate) async fn attempt(
         match unsent {
             // The host had closed the connection while it waited; that is no news about the host.
             Some(unsent) if freshness == Freshness::Reused => request = unsent,
-            _ if upload.is_some_and(|upload| upload.is_broken()) => {
-                return Err(Failure::Client(Refusal::broken_off()));
-            }
             unsent => {
+                if let Some(refusal) = upload.and_then(|upload| upload.refusal()) {
+                    return Err(Failure::Client(refusal));
+                }
                 let outcome = if unsent.is_some() || was_refused(&error) {
                     Outcome::RefusedStream
                 } else {
@@ -566,9 +566,9 @@ impl Head {
 }
 
 /// Refuses what HTTP/2's codec lets through and HTTP/1.1's does not. Cookies count once, however many lines they are in.
-fn well_formed(headers: &HeaderMap) -> Result<(), Malformed> {
+fn well_formed(headers: &HeaderMap, fields_max: usize) -> Result<(), Malformed> {
     let lines = |name| headers.get_all(name).iter().count();
-    if headers.len() > FIELDS_MAX && headers.len() - lines(header::COOKIE).saturating_sub(1) > FIELDS_MAX {
+    if headers.len() > fields_max && headers.len() - lines(header::COOKIE).saturating_sub(1) > fields_max {
         return Err(Malformed::HeadTooLarge);
     }
     if lines(header::CONTENT_LENGTH) > 1 {
@@ -725,6 +725,7 @@ pub(crate) fn uuid(high: u64, low: u64) -> [u8; 36] {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::h1::FIELDS_MAX;
 
     fn parts(uri: &str, hosts: &[&str]) -> Parts {
         let request = hosts
@@ -765,7 +766,7 @@ mod tests {
                     headers.append(*name, HeaderValue::from_static("1"));
                 });
             }
-            well_formed(&headers)
+            well_formed(&headers, FIELDS_MAX)
         };
         for (lines, expected) in [
             (&[("x", 100)][..], Ok(())),

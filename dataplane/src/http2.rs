@@ -18,8 +18,9 @@ use hyper_util::rt::TokioIo;
 use crate::body::ClientBody;
 use crate::deadline::Watch;
 use crate::forward;
-use crate::h1::{BODY_TIMEOUT, Buffer, FIELDS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT, Timer};
+use crate::h1::{BODY_TIMEOUT, Buffer, FIELDS_MAX, HEAD_BYTES_MAX, Timer};
 use crate::io::RewoundIo;
+use crate::limits::ClientLimits;
 use crate::listener::Connection;
 use crate::stream::Stream;
 use guard::{Abuse, Guard, GuardedIo};
@@ -29,12 +30,12 @@ mod guard;
 
 /// Requests of one connection at once: what Envoy advises where clients are strangers. All else that a connection may hold is
 /// so many times what a request may.
-const STREAMS_MAX: u32 = 100;
+pub(crate) const STREAMS_MAX: u32 = 100;
 /// What may come of all bodies before their hosts have taken it: the bound of a connection's memory for them.
-const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+pub(crate) const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
 /// What may come of one body: so little that fifteen which nobody takes leave room for the others, and enough for 5 MB/s
 /// over 50 ms.
-const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 /// What is kept of one answer while its client takes none of it.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// What HTTP/1.1 takes of a head, as HTTP/2 counts it: 32 bytes more for each line (RFC 9113, section 6.5.2).
@@ -46,7 +47,10 @@ const UNSEEN_RESETS_MAX: usize = 20;
 const MISTAKES_MAX: usize = 1024;
 /// How long a client that is told to go has to answer, and how often one that has requests left is looked at again; Envoy's
 /// `drain_timeout`.
-const SHUT_DOWN_MAX: Duration = Duration::from_secs(5);
+pub(crate) const SHUT_DOWN_MAX: Duration = Duration::from_secs(5);
+
+/// A connection that goes on with requests is not looked at more often, however short its time to go.
+const LOOK_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 tokio::task_local! {
     /// What bounds the answer of the stream that this task serves, once there is one.
@@ -66,6 +70,12 @@ struct Standing {
     /// Since when there has been no request; `None` while there is one.
     idle: Option<Instant>,
     idle_timeout: Option<Duration>,
+    /// Of a head, from its begin on.
+    head_timeout: Duration,
+    /// When the connection has lasted as long as it may.
+    ends: Option<Instant>,
+    /// What the client has, once it was told, to go.
+    drain_timeout: Duration,
     drains: bool,
     /// When the client was told to go.
     told: Option<Instant>,
@@ -105,7 +115,7 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: Stream, input: Buf
         })
     });
     let io = GuardedIo::new(RewoundIo::new(input, stream), Rc::clone(&guard));
-    let server = pin!(builder().serve_connection(TokioIo::new(io), service));
+    let server = pin!(builder(connection.listener.limits()).serve_connection(TokioIo::new(io), service));
     let ended = drive(
         &connection,
         &guard,
@@ -118,14 +128,14 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: Stream, input: Buf
     }
 }
 
-fn builder() -> http2::Builder<StreamExecutor> {
+fn builder(limits: ClientLimits) -> http2::Builder<StreamExecutor> {
     let mut builder = http2::Builder::new(StreamExecutor);
     builder
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .max_concurrent_streams(limits.streams)
+        .initial_connection_window_size(limits.connection_window)
+        .initial_stream_window_size(limits.stream_window)
         .max_send_buf_size(SEND_BUFFER_BYTES)
-        .max_header_list_size(HEAD_LIST_BYTES_MAX)
+        .max_header_list_size(limits.head_list_bytes())
         .max_pending_accept_reset_streams(UNSEEN_RESETS_MAX)
         .max_local_error_reset_streams(MISTAKES_MAX);
     builder
@@ -149,12 +159,16 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
                 return Poll::Ready(ended);
             }
             let now = Instant::now();
+            let limits = connection.listener.limits();
             let standing = Standing {
+                head_timeout: limits.head_timeout,
+                ends: connection.ends_at(),
+                drain_timeout: limits.drain_timeout,
                 head: guard.borrow().head_since(),
                 idle: connection.idle_since(),
                 idle_timeout: connection.idle_timeout(),
                 // A future that is over must not be asked again.
-                drains: told.is_none() && draining.as_mut().poll(cx).is_ready(),
+                drains: told.is_none() && (connection.is_used_up() || draining.as_mut().poll(cx).is_ready()),
                 told,
                 begun: begun.get(),
                 took: guard.borrow().took(),
@@ -182,7 +196,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
 
 impl Standing {
     fn step(&self, now: Instant) -> Step {
-        let slow = self.head.map(|since| since + HEAD_TIMEOUT);
+        let slow = self.head.map(|since| since + self.head_timeout);
         if slow.is_some_and(|slow| slow <= now) {
             return Step::TooSlow;
         }
@@ -195,16 +209,16 @@ impl Standing {
             return if self.drains || idle.is_some_and(|idle| idle <= now) {
                 Step::Tell
             } else {
-                wait(idle)
+                wait([idle, self.ends].into_iter().flatten().min())
             };
         };
         // What has been said already may still be on its way to a client that is slow.
         let ended = self.idle.unwrap_or(now);
-        let over = (told.max(self.took) + SHUT_DOWN_MAX).min(told.max(ended) + BODY_TIMEOUT);
+        let over = (told.max(self.took) + self.drain_timeout).min(told.max(ended) + BODY_TIMEOUT);
         if now < over {
             wait(Some(over))
-        } else if self.idle.is_none() && self.begun < told + SHUT_DOWN_MAX {
-            wait(Some(now + SHUT_DOWN_MAX))
+        } else if self.idle.is_none() && self.begun < told + self.drain_timeout {
+            wait(Some(now + self.drain_timeout.max(LOOK_INTERVAL_MIN)))
         } else {
             // A client that answers begins nothing any more.
             Step::Close
@@ -235,6 +249,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for StreamExecutor {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::h1::HEAD_TIMEOUT;
 
     #[test]
     fn a_connection_ends_however_its_client_behaves() {
@@ -244,6 +259,9 @@ mod tests {
             head: None,
             idle: Some(start),
             idle_timeout: Some(Duration::from_secs(300)),
+            head_timeout: HEAD_TIMEOUT,
+            ends: None,
+            drain_timeout: SHUT_DOWN_MAX,
             drains: false,
             told: None,
             begun: start,
@@ -281,6 +299,18 @@ mod tests {
             took: at(seconds),
             ..standing
         };
+        let lasting = |standing: Standing, seconds: u64| Standing {
+            ends: Some(at(seconds)),
+            ..standing
+        };
+        let drained_in = |standing: Standing, seconds: u64| Standing {
+            drain_timeout: Duration::from_secs(seconds),
+            ..standing
+        };
+        let head_in = |standing: Standing, seconds: u64| Standing {
+            head_timeout: Duration::from_secs(seconds),
+            ..standing
+        };
         let wait = |seconds: u64| Step::Wait(Some(at(seconds)));
         for (standing, now, expected) in [
             (standing, 0, wait(300)),
@@ -289,6 +319,13 @@ mod tests {
             (busy, 299, wait(599)),
             (busy, 900, wait(1200)),
             (forever, 900, Step::Wait(None)),
+            (lasting(standing, 200), 199, wait(200)),
+            (lasting(forever, 200), 199, wait(200)),
+            (lasting(standing, 400), 299, wait(300)),
+            (drained_in(told(standing), 2), 11, wait(12)),
+            (drained_in(told(standing), 2), 12, Step::Close),
+            (head_in(half(standing, 0), 7), 6, wait(7)),
+            (head_in(half(standing, 0), 7), 7, Step::TooSlow),
             (half(standing, 0), 59, wait(60)),
             (half(standing, 0), 60, Step::TooSlow),
             (half(standing, 280), 290, wait(300)),

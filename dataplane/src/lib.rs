@@ -55,6 +55,7 @@ mod io;
 mod json;
 mod jwks;
 mod last_good;
+mod limits;
 mod listener;
 mod matcher;
 mod metrics;

@@ -17,8 +17,9 @@ use tokio::sync::Notify;
 use crate::arrival::{Arrival, Ends};
 use crate::channel::Channel;
 use crate::config::Choosing;
-use crate::h1::{self, Buffer, HEAD_TIMEOUT};
+use crate::h1::{self, Buffer};
 use crate::http2;
+use crate::limits::ClientLimits;
 use crate::matcher::Client;
 use crate::metrics::{ListenerCounters, RouteCounters};
 use crate::original_dst::Redirected;
@@ -89,6 +90,9 @@ pub(crate) struct Connection {
     channel: Channel,
     protocol: Codec,
     active: Cell<u32>,
+    /// Requests so far.
+    begun: Cell<u32>,
+    opened: Instant,
     idle_since: Cell<Instant>,
 }
 
@@ -283,6 +287,10 @@ impl HttpListener {
     /// What it runs; the reference count is this thread's own, unlike the snapshot's.
     pub(crate) fn live(&self) -> Rc<LiveHttp> {
         Rc::clone(&self.live.borrow())
+    }
+
+    pub(crate) fn limits(&self) -> ClientLimits {
+        self.live.borrow().config.limits
     }
 
     pub(crate) fn is_draining(&self) -> bool {
@@ -493,14 +501,16 @@ async fn greet(
         Some(HTTP1) => Codec::Http1,
         _ => {
             let idle_timeout = listener.live().config.idle_timeout.unwrap_or(Duration::MAX);
+            let head_timeout = listener.limits().head_timeout;
             let sniffed = tokio::select! {
-                sniffed = sniff(&mut stream, &mut input) => sniffed,
+                sniffed = sniff(&mut stream, &mut input, head_timeout) => sniffed,
                 () = tokio::time::sleep(idle_timeout) => return None,
                 () = lingered(&listener.drain) => return None,
             };
             sniffed.ok()?
         }
     };
+    let opened = Instant::now();
     let connection = Rc::new(Connection {
         worker,
         listener,
@@ -514,7 +524,9 @@ async fn greet(
         ends,
         protocol,
         active: Cell::new(0),
-        idle_since: Cell::new(Instant::now()),
+        begun: Cell::new(0),
+        opened,
+        idle_since: Cell::new(opened),
     });
     Some((connection, stream, input))
 }
@@ -580,7 +592,7 @@ async fn lingered(drain: &Drain) {
 }
 
 /// Reads until the first bytes say which protocol they begin. Memory is for those who have sent something.
-async fn sniff(stream: &mut Stream, input: &mut Buffer) -> io::Result<Codec> {
+async fn sniff(stream: &mut Stream, input: &mut Buffer, timeout: Duration) -> io::Result<Codec> {
     // Some of it may have been looked at before.
     if input.is_empty() {
         poll_fn(|cx| stream.poll_read_ready(cx)).await?;
@@ -595,7 +607,7 @@ async fn sniff(stream: &mut Stream, input: &mut Buffer) -> io::Result<Codec> {
             }
         }
     };
-    tokio::time::timeout(HEAD_TIMEOUT, decided).await?
+    tokio::time::timeout(timeout, decided).await?
 }
 
 /// What a connection that begins like this speaks, if that can be said yet.
@@ -613,6 +625,7 @@ fn spoken(first: &[u8]) -> Option<Codec> {
 impl Connection {
     pub(crate) fn begin(&self) {
         self.active.set(self.active.get() + 1);
+        self.begun.set(self.begun.get().saturating_add(1));
     }
 
     pub(crate) fn end(&self, now: Instant) {
@@ -644,7 +657,20 @@ impl Connection {
 
     /// Whether a response should ask the client to use another connection.
     pub(crate) fn wants_close(&self) -> bool {
-        self.protocol == Codec::Http1 && self.listener.is_draining()
+        self.protocol == Codec::Http1 && (self.listener.is_draining() || self.is_used_up())
+    }
+
+    /// Whether it has had as many requests as it may, or has lasted as long.
+    pub(crate) fn is_used_up(&self) -> bool {
+        let requests = self.listener.limits().requests;
+        requests.is_some_and(|max| self.begun.get() >= max)
+            || self.ends_at().is_some_and(|at| at <= Instant::now())
+    }
+
+    /// When it has lasted as long as it may.
+    pub(crate) fn ends_at(&self) -> Option<Instant> {
+        let duration = self.listener.limits().duration;
+        duration.map(|duration| self.opened + duration)
     }
 
     /// Since when there has been no request; `None` while there is one.

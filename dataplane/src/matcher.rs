@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::ops::Range;
 
-use http::header::{COOKIE, HeaderName, HeaderValue};
+use http::header::{CONTENT_LENGTH, COOKIE, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method};
 
@@ -18,6 +18,9 @@ pub(crate) trait RequestView {
     fn method(&self) -> &Method;
 
     fn query(&self) -> Option<&str>;
+
+    /// Whether it may have a body of any length, as far as its head says.
+    fn is_open_ended(&self) -> bool;
 
     /// The values of a header, line by line.
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
@@ -142,6 +145,10 @@ impl RequestView for Parts {
         self.uri.query()
     }
 
+    fn is_open_ended(&self) -> bool {
+        !self.headers.contains_key(CONTENT_LENGTH)
+    }
+
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
         self.headers.get_all(name).iter().map(HeaderValue::as_bytes)
     }
@@ -154,6 +161,10 @@ impl<R: RequestView> RequestView for &R {
 
     fn query(&self) -> Option<&str> {
         (**self).query()
+    }
+
+    fn is_open_ended(&self) -> bool {
+        (**self).is_open_ended()
     }
 
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {

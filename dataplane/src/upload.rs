@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderName};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 
+use crate::attempt::Refusal;
 use crate::body::{ClientBody, ClientError, without};
 
 /// A body up to this size can be sent again; of a larger one nothing is kept, and it is sent once.
@@ -79,6 +80,8 @@ enum End {
     /// The connection that it was sent on wants no more of it; another attempt may.
     Abandoned(Instant),
     Broken,
+    /// There is more of it than there may be.
+    TooLarge,
 }
 
 impl Upload {
@@ -133,13 +136,13 @@ impl Upload {
     /// Whether another attempt would send the same bytes.
     pub(crate) fn can_repeat(&self) -> bool {
         let state = self.state.borrow();
-        state.replay == Replay::Kept && !matches!(state.end, End::Broken)
+        state.replay == Replay::Kept && !matches!(state.end, End::Broken | End::TooLarge)
     }
 
     pub(crate) fn completed_at(&self) -> Option<Instant> {
         match self.state.borrow().end {
             End::Complete(at) => Some(at),
-            End::Open | End::Abandoned(_) | End::Broken => None,
+            End::Open | End::Abandoned(_) | End::Broken | End::TooLarge => None,
         }
     }
 
@@ -162,13 +165,20 @@ impl Upload {
             match end {
                 End::Open if Instant::now() >= moved + timeout => return,
                 End::Open => tokio::time::sleep_until((moved + timeout).into()).await,
-                End::Complete(_) | End::Abandoned(_) | End::Broken => std::future::pending().await,
+                End::Complete(_) | End::Abandoned(_) | End::Broken | End::TooLarge => {
+                    std::future::pending::<()>().await;
+                }
             }
         }
     }
 
-    pub(crate) fn is_broken(&self) -> bool {
-        matches!(self.state.borrow().end, End::Broken)
+    /// What a client is told that has broken it off, or sent too much.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        match self.state.borrow().end {
+            End::Broken => Some(Refusal::broken_off()),
+            End::TooLarge => Some(Refusal::too_large()),
+            End::Open | End::Complete(_) | End::Abandoned(_) => None,
+        }
     }
 
     /// Ready with the moment at which the client's last byte was read, or at which nobody wanted more of them.
@@ -212,7 +222,10 @@ impl State {
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(error))) => {
-                self.end = End::Broken;
+                self.end = match error {
+                    ClientError::TooLarge => End::TooLarge,
+                    ClientError::Http1(_) | ClientError::Http2(_) => End::Broken,
+                };
                 self.hand_out();
                 return Poll::Ready(Some(Err(UploadError::Client(error))));
             }

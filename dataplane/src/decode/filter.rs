@@ -7,6 +7,7 @@ use std::mem::take;
 use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3::FilterConfig;
+use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{Buffer, BufferPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{JwtAuthentication, PerRouteConfig};
@@ -21,6 +22,7 @@ use prost::Name;
 use super::fields::{At, Reason, any, done};
 use crate::filter::{Filter, ListenerFilter, Override, Overrides};
 
+mod body_limit;
 mod cors;
 mod fault;
 mod jwt;
@@ -119,6 +121,12 @@ fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reas
     if config.type_url == Cors::type_url() && !is_of_routes {
         return any::<Cors>(config).map(|Cors {}| Filter::Cors(None));
     }
+    if config.type_url == Buffer::type_url() && !is_of_routes {
+        return body_limit::of_listener(config).map(|limit| Filter::BodyLimit(Some(limit)));
+    }
+    if config.type_url == BufferPerRoute::type_url() && is_of_routes {
+        return body_limit::of_route(config).map(Filter::BodyLimit);
+    }
     if config.type_url == HttpFault::type_url() {
         return fault::decode(config).map(Filter::Fault);
     }
@@ -143,11 +151,12 @@ fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reas
 
 #[cfg(test)]
 mod tests {
+    use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::buffer_per_route::Override as PerRoute;
     use envoy_types::pb::google::protobuf::UInt32Value;
     use envoy_types::util::pack_any;
 
     use super::*;
-    use crate::filter::Fault;
+    use crate::filter::{BodyLimit, Fault};
 
     #[test]
     fn what_routes_say_of_filters_is_taken_or_refused() {
@@ -177,6 +186,7 @@ mod tests {
             max_active_faults: Some(UInt32Value { value: 1 }),
             ..HttpFault::default()
         };
+        let body_limit = |limit: Option<PerRoute>| BufferPerRoute { r#override: limit };
         let replaced = Override::Replaced(Filter::Fault(Fault::default()));
         let refused = |reason: &str| Err(format!("typed_per_filter_config[a.b].{reason}"));
         for (config, expected) in [
@@ -198,6 +208,31 @@ mod tests {
             (
                 of_listeners,
                 Err("typed_per_filter_config[a.b]: type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors is not supported here".to_owned()),
+            ),
+            (
+                pack_any(body_limit(Some(PerRoute::Disabled(true)))),
+                Ok(Override::Replaced(Filter::BodyLimit(None))),
+            ),
+            (
+                pack_any(body_limit(Some(PerRoute::Disabled(false)))),
+                refused("disabled: only true is supported"),
+            ),
+            (pack_any(body_limit(None)), refused("override: is required")),
+            (
+                pack_any(body_limit(Some(PerRoute::Buffer(Buffer::default())))),
+                refused("buffer.max_request_bytes: is required"),
+            ),
+            (
+                pack_any(body_limit(Some(PerRoute::Buffer(Buffer {
+                    max_request_bytes: Some(UInt32Value { value: 0 }),
+                })))),
+                refused("buffer.max_request_bytes: must be more than 0"),
+            ),
+            (
+                pack_any(body_limit(Some(PerRoute::Buffer(Buffer {
+                    max_request_bytes: Some(UInt32Value { value: 7 }),
+                })))),
+                Ok(Override::Replaced(Filter::BodyLimit(Some(BodyLimit(7))))),
             ),
             (
                 pack_any(fault),

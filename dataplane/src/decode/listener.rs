@@ -4,7 +4,6 @@ use std::mem::take;
 use std::sync::Arc;
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
 use envoy_types::pb::envoy::config::listener::v3::listener_filter::ConfigType as ListenerFilterConfig;
 use envoy_types::pb::envoy::config::listener::v3::{
     FilterChain as PbFilterChain, FilterChainMatch, Listener as PbListener, ListenerFilter,
@@ -25,6 +24,7 @@ use prost::Name;
 use super::fields::{
     At, Reason, ads, any, done, duration, message, only_bool, only_enum, required, same_name, socket_address,
 };
+use super::limits::{self, IDLE_TIMEOUT_DEFAULT};
 use super::{access_log, filter, proxy_protocol, tls, tracing};
 use crate::arrival::Arrival;
 use crate::config::{Choosing, FilterChain, Http, Listener, Network, TcpProxy, TcpTarget};
@@ -32,8 +32,6 @@ use crate::filter_chain::{ChainMatch, Choices, Transport};
 use crate::original_dst::Redirected;
 use crate::proxy_protocol::Taken;
 
-/// Envoy's idle timeout of a connection when none is given.
-const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3600);
 /// Envoy's time for a look at what a connection begins with.
 const LOOK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 
@@ -289,8 +287,7 @@ fn connection_manager(mut pb: HttpConnectionManager) -> Result<Http, Reason> {
     let logs = access_log::of_listener(take(&mut pb.access_log))?;
     let tracing = pb.tracing.take().map(tracing::of_listener);
     let tracing = tracing.transpose().at("tracing")?.map(Arc::new);
-    let idle_timeout =
-        idle_timeout(pb.common_http_protocol_options.take()).at("common_http_protocol_options")?;
+    let (limits, idle_timeout) = limits::take(&mut pb)?;
     only_bool(pb.normalize_path.take(), true).at("normalize_path")?;
     only_bool(pb.use_remote_address.take(), true).at("use_remote_address")?;
     only_bool(pb.generate_request_id.take(), true).at("generate_request_id")?;
@@ -311,20 +308,9 @@ fn connection_manager(mut pb: HttpConnectionManager) -> Result<Http, Reason> {
     Ok(Http {
         routes: Arc::from(routes),
         idle_timeout,
+        limits,
         filters,
         logs,
         tracing,
     })
-}
-
-fn idle_timeout(options: Option<HttpProtocolOptions>) -> Result<Option<Duration>, Reason> {
-    let Some(mut options) = options else {
-        return Ok(Some(IDLE_TIMEOUT_DEFAULT));
-    };
-    let idle = options.idle_timeout.take();
-    done(&options)?;
-    match idle {
-        None => Ok(Some(IDLE_TIMEOUT_DEFAULT)),
-        Some(idle) => Ok(Some(duration(idle).at("idle_timeout")?).filter(|idle| !idle.is_zero())),
-    }
 }

@@ -13,9 +13,10 @@ use super::buffer::{BUFFER_BYTES, Buffer};
 use super::encode::{self, KeepAlive};
 use super::exchange;
 use super::framing::Malformed;
-use super::head::{self, Fields, HEAD_BYTES_MAX, RequestLine};
+use super::head::{self, Fields, RequestLine};
 use super::timer::Timer;
 use crate::exchange::{Exchange, Flag};
+use crate::limits::ClientLimits;
 use crate::listener::{Connection, DRAIN_LINGER};
 use crate::stream::Stream;
 
@@ -181,8 +182,12 @@ impl Client {
                 allowed.map(|allowed| waiting.since + allowed)
             }
         };
-        let slow = waiting.begun.map(|begun| begun + HEAD_TIMEOUT);
-        let deadline = [idle, slow].into_iter().flatten().min();
+        let slow = waiting.begun.map(|begun| begun + self.limits().head_timeout);
+        let ends = self
+            .connection
+            .ends_at()
+            .map(|at| at.max(waiting.since) + DRAIN_LINGER);
+        let deadline = [idle, ends, slow].into_iter().flatten().min();
         if self.timer.poll(deadline, cx).is_pending() {
             return Poll::Pending;
         }
@@ -201,7 +206,8 @@ impl Client {
         }
         let filled = self.input.filled();
         if let Some(line) = head::read_request(filled, fields)? {
-            return if line.bytes > HEAD_BYTES_MAX {
+            let limits = self.limits();
+            return if line.bytes > limits.head_bytes || fields.len() > limits.fields {
                 Err(Malformed::HeadTooLarge)
             } else {
                 Ok(Some(line))
@@ -212,17 +218,21 @@ impl Client {
         self.room(waiting)
     }
 
+    fn limits(&self) -> ClientLimits {
+        self.connection.listener.limits()
+    }
+
     /// Makes room for the rest of a head, if it may be that long.
     fn room(&mut self, waiting: &Waiting) -> Result<Option<RequestLine>, Malformed> {
+        if self.input.filled().len() >= self.limits().head_bytes {
+            let in_first_line = !self.input.filled().contains(&b'\n');
+            return Err(if in_first_line {
+                Malformed::TargetTooLong
+            } else {
+                Malformed::HeadTooLarge
+            });
+        }
         if self.input.is_full() {
-            if self.input.filled().len() >= HEAD_BYTES_MAX {
-                let in_first_line = !self.input.filled().contains(&b'\n');
-                return Err(if in_first_line {
-                    Malformed::TargetTooLong
-                } else {
-                    Malformed::HeadTooLarge
-                });
-            }
             debug_assert!(waiting.begun.is_some());
             self.input.grow();
         }

@@ -195,6 +195,11 @@ fn line_end(bytes: &[u8], mut at: usize) -> Result<usize, Malformed> {
 }
 
 impl Fields {
+    /// How many lines there are.
+    pub(crate) fn len(&self) -> usize {
+        self.fields.len()
+    }
+
     /// Notes where the lines lie: each begins where the one before ended, or something stood between them.
     fn place(
         &mut self,
@@ -353,6 +358,10 @@ impl RequestView for View<'_> {
 
     fn query(&self) -> Option<&str> {
         self.query
+    }
+
+    fn is_open_ended(&self) -> bool {
+        self.head.values(Known::TransferEncoding).next().is_some()
     }
 
     fn lines<'b>(&'b self, name: &'b HeaderName) -> impl Iterator<Item = &'b [u8]> {

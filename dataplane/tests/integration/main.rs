@@ -9,6 +9,7 @@ mod grpc;
 mod hostile;
 mod hostile_h2;
 mod jwt;
+mod limits;
 mod logs;
 mod outliers;
 mod proxy;
