@@ -235,7 +235,7 @@ pub(crate) struct EdgeArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   tombolo proxy --id gw-1 --cluster us-east --role gateway --namespace mesh --workload gateway --data-dir /var/lib/tombolo
-  tombolo proxy --id web-1 --cluster us-east --role sidecar --namespace shop --outbound 127.0.0.1:15001 --data-dir /var/lib/tombolo")]
+  tombolo proxy --id web-1 --cluster us-east --role sidecar --namespace shop --outbound 127.0.0.1:15001 --data-dir /var/lib/tombolo --statsd 127.0.0.1:8125")]
 pub(crate) struct ProxyArgs {
     /// Unique within the cluster.
     #[arg(long, env = "TOMBOLO_ID")]
@@ -267,6 +267,9 @@ pub(crate) struct ProxyArgs {
     /// `off`, `stdout` or a file that is appended to.
     #[arg(long, env = "TOMBOLO_ACCESS_LOG", default_value = "off", value_parser = parse_access_log)]
     access_log: AccessLog,
+    /// HOST:PORT of an agent of statsd that takes DogStatsD's tags; it gets all metrics every 10 s over UDP.
+    #[arg(long, env = "TOMBOLO_STATSD", value_parser = parse_host_port)]
+    statsd: Option<String>,
     /// How long requests in flight may take to end at shutdown.
     #[arg(long, env = "TOMBOLO_DRAIN_TIMEOUT", default_value = "10s", value_parser = parse_duration)]
     drain_timeout: Duration,
@@ -480,6 +483,7 @@ impl TryFrom<ProxyArgs> for ProxyConfig {
             data_dir: args.data.data_dir,
             workers: args.workers.unwrap_or_else(cores),
             access_log: args.access_log,
+            statsd: args.statsd,
             drain_timeout: args.drain_timeout,
         })
     }
@@ -494,6 +498,14 @@ fn parse_public_url(text: &str) -> anyhow::Result<hyper::Uri> {
         "use https://HOST or https://HOST:PORT"
     );
     Ok(url)
+}
+
+fn parse_host_port(text: &str) -> Result<String, String> {
+    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    match port.map(|(_, port)| port.parse::<u16>()) {
+        Some(Ok(1..)) => Ok(text.to_owned()),
+        _ => Err("use HOST:PORT, e.g. 127.0.0.1:8125".to_owned()),
+    }
 }
 
 fn parse_access_log(text: &str) -> Result<AccessLog, String> {
@@ -558,6 +570,7 @@ mod tests {
         );
         assert_eq!(gateway.workers, 2);
         assert_eq!(gateway.access_log, AccessLog::Off);
+        assert_eq!(gateway.statsd, None);
         let sidecar = proxy(&format!(
             "{common} --role sidecar --outbound 127.0.0.1:15001 --access-log /log --drain-timeout 500ms"
         ))
@@ -570,6 +583,8 @@ mod tests {
             ("--role sidecar", "--outbound"),
             ("--role waypoint", "possible values: gateway, sidecar"),
             ("--role sidecar --outbound here", "invalid socket address"),
+            ("--role gateway --workload g --statsd 8125", "use HOST:PORT"),
+            ("--role gateway --workload g --statsd here:0", "use HOST:PORT"),
             (
                 "--role gateway --workload g --drain-timeout soon",
                 "is not a duration",

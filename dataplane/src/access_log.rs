@@ -308,6 +308,18 @@ impl Headers for Edited<'_> {
             .chain(set)
             .chain(of_name(&edits.add))
     }
+
+    fn each(&self, show: &mut dyn FnMut(&[u8], &[u8])) {
+        let Self { head, edits } = self;
+        head.each(&mut |name, value| {
+            if !edits.replaces(name) {
+                show(name, value);
+            }
+        });
+        for (name, value) in edits.set.iter().chain(&edits.add) {
+            show(name.as_str().as_bytes(), value.as_bytes());
+        }
+    }
 }
 
 /// Opens what a proxy logs to by itself, or says why it cannot.

@@ -17,6 +17,7 @@ use crate::metrics::RouteCounters;
 use crate::outlier::Report;
 use crate::retry::Outcome;
 use crate::snapshot::LiveHttp;
+use crate::tap::Tapped;
 use crate::trace::{Begun, Context, Traced};
 use crate::upload::Upload;
 
@@ -48,6 +49,8 @@ pub(crate) struct Exchange {
     note: Option<Box<Note>>,
     /// If it is sampled.
     traced: Option<Rc<Traced>>,
+    /// If somebody looks at it.
+    tapped: Option<Box<Tapped>>,
 }
 
 /// Why a request went wrong, in the words of Envoy's access log.
@@ -92,6 +95,7 @@ impl Exchange {
             edits: None,
             note,
             traced: None,
+            tapped: None,
         }
     }
 
@@ -140,10 +144,15 @@ impl Exchange {
 
     /// Notes what the logs and spans say of its head.
     pub(crate) fn asked<'a, H: Headers + 'a>(&mut self, asked: impl FnOnce() -> Requested<'a, H>) {
-        if self.note.is_none() && self.traced.is_none() {
+        let taps = &self.connection.worker.taps;
+        if self.note.is_none() && self.traced.is_none() && !taps.is_open() {
             return;
         }
         let asked = asked();
+        if taps.is_open() {
+            let listener = &self.connection.listener;
+            self.tapped = taps.begin(&listener.name, &listener.live().routes, &asked, self.started);
+        }
         if let Some(note) = &mut self.note {
             self.connection.worker.logs.asked(note, &asked);
         }
@@ -171,6 +180,9 @@ impl Exchange {
 
     /// Notes what the logs say of the answer's head.
     pub(crate) fn answered(&mut self, headers: &impl Headers) {
+        if let Some(tapped) = &mut self.tapped {
+            tapped.answered(headers);
+        }
         if let Some(note) = &mut self.note {
             self.connection.worker.logs.answered(note, headers);
         }
@@ -185,6 +197,9 @@ impl Exchange {
         if let Some(traced) = &self.traced {
             traced.cluster(cluster);
         }
+        if let Some(tapped) = &mut self.tapped {
+            tapped.upstream(cluster);
+        }
     }
 
     pub(crate) fn host(&mut self, host: SocketAddr) {
@@ -194,10 +209,16 @@ impl Exchange {
         if let Some(traced) = &self.traced {
             traced.attempt(host, &self.connection.worker.random);
         }
+        if let Some(tapped) = &mut self.tapped {
+            tapped.attempt(host);
+        }
     }
 
     /// What the host that was asked last has to do with how that ended.
-    pub(crate) fn attempted(&self, report: Option<Report>) {
+    pub(crate) fn attempted(&mut self, report: Option<Report>) {
+        if let Some(tapped) = &mut self.tapped {
+            tapped.attempted(report);
+        }
         if let Some(traced) = &self.traced {
             traced.attempted(report);
         }
@@ -313,8 +334,8 @@ impl Drop for Exchange {
                 counters.flag(flag);
             }
         }
-        let (note, traced) = (self.note.take(), self.traced.take());
-        if note.is_some() || traced.is_some() {
+        let (note, traced, tapped) = (self.note.take(), self.traced.take(), self.tapped.take());
+        if note.is_some() || traced.is_some() || tapped.is_some() {
             let ended = Ended {
                 status: self.status,
                 flags: Flags::of(self.flag, self.limit),
@@ -330,6 +351,9 @@ impl Drop for Exchange {
                     .worker
                     .logs
                     .write(note, &ended, &self.connection.worker.exporter);
+            }
+            if let Some(tapped) = tapped {
+                tapped.end(&ended);
             }
             if let Some(traced) = traced {
                 traced.end(&ended, &self.connection.worker.exporter);

@@ -24,7 +24,9 @@ use metrics::Metrics;
 use orders::{Command, Remote, orders};
 use otlp::Exporter;
 use snapshot::Snapshot;
+use statsd::Statsd;
 use status::Status;
+use tap::Taps;
 
 mod access_log;
 mod activation;
@@ -74,8 +76,10 @@ mod router;
 mod session;
 mod snapshot;
 mod sni;
+mod statsd;
 mod status;
 mod stream;
+mod tap;
 mod tcp;
 mod tls;
 mod trace;
@@ -106,6 +110,8 @@ pub struct ProxyConfig {
     /// Threads that forward requests; at least one runs.
     pub workers: usize,
     pub access_log: AccessLog,
+    /// `HOST:PORT` to which metrics are sent too.
+    pub statsd: Option<String>,
     /// How long requests in flight may take to end at shutdown.
     pub drain_timeout: Duration,
 }
@@ -178,16 +184,21 @@ pub async fn run(
     })?;
     let current: Arc<ArcSwap<Snapshot>> = Arc::default();
     let exporter = Exporter::new(Arc::clone(&current), Arc::clone(&metrics));
-    let workers = start_workers(&config, &metrics, &logs, &exporter)?;
+    let taps = Arc::<Taps>::default();
+    let workers = start_workers(&config, &metrics, &logs, &exporter, &taps)?;
     let status = Arc::new(Status::new(Arc::clone(&current), Arc::clone(&metrics)));
     let drain = Arc::new(Notify::new());
     let admin = admin::Admin {
         status: Arc::clone(&status),
         drain: Arc::clone(&drain),
+        taps,
     };
     let admin = tokio::spawn(axum::serve(admin_listener, admin::router(admin)).into_future());
     let counted = Arc::clone(&metrics);
     let forgetting = tokio::spawn(async move { counted.forget_unused().await });
+
+    let statsd = config.statsd.clone();
+    let statsd = statsd.map(|to| Statsd::start(to, Arc::clone(&metrics), Arc::clone(&current)));
 
     let path = config.data_dir.join(last_good::FILE_NAME);
     let (keep, kept) = watch::channel(Arc::new(Resources::default()));
@@ -235,6 +246,9 @@ pub async fn run(
     drain_workers(&workers, config.drain_timeout).await;
     flush_workers(&workers).await;
     exporter.finish(FLUSH_TIMEOUT).await;
+    if let Some(statsd) = statsd {
+        statsd.finish(FLUSH_TIMEOUT).await;
+    }
     // A writer that dies takes its lines with it, and nothing else.
     let _ = tokio::task::spawn_blocking(move || logs.finish()).await;
     admin.abort();
@@ -266,15 +280,16 @@ fn start_workers(
     metrics: &Arc<Metrics>,
     logs: &Arc<access_log::Process>,
     exporter: &Arc<Exporter>,
+    taps: &Arc<Taps>,
 ) -> Result<Vec<Remote>, ProxyError> {
     let mut workers = Vec::new();
     for index in 0..config.workers.max(1) {
         let (remote, orders) = orders();
         let (metrics, logs) = (Arc::clone(metrics), Arc::clone(logs));
-        let exporter = Arc::clone(exporter);
+        let (exporter, taps) = (Arc::clone(exporter), Arc::clone(taps));
         std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || worker::run(index, metrics, logs, exporter, orders))
+            .spawn(move || worker::run(index, metrics, logs, exporter, taps, orders))
             .map_err(ProxyError::Worker)?;
         workers.push(remote);
     }

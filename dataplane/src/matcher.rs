@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, Method};
 
 use crate::channel::Channel;
-use crate::h1::Head;
+use crate::h1::{Head, Known};
 use crate::pattern::Pattern;
 
 /// What matchers look at besides authority and path.
@@ -29,6 +29,9 @@ pub(crate) trait RequestView {
 /// The lines of a head.
 pub(crate) trait Headers {
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
+
+    /// Shows each line by its name and value.
+    fn each(&self, show: &mut dyn FnMut(&[u8], &[u8]));
 }
 
 /// A request as matchers see it.
@@ -305,11 +308,23 @@ impl Headers for HeaderMap {
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
         self.get_all(name).into_iter().map(HeaderValue::as_bytes)
     }
+
+    fn each(&self, show: &mut dyn FnMut(&[u8], &[u8])) {
+        self.iter()
+            .for_each(|(name, value)| show(name.as_str().as_bytes(), value.as_bytes()));
+    }
 }
 
 impl Headers for Head<'_> {
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
         self.named(name.as_str().as_bytes())
+    }
+
+    fn each(&self, show: &mut dyn FnMut(&[u8], &[u8])) {
+        let fields = self.fields().iter();
+        fields
+            .filter(|field| field.known != Known::ForwardedClientCert)
+            .for_each(|field| show(self.name(field), self.value(field)));
     }
 }
 

@@ -2,7 +2,6 @@
 //! without locked instructions; a scrape adds them up.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,9 +12,11 @@ use crate::otlp::Signal;
 use crate::snapshot::{Health, Snapshot};
 use crate::tcp::End;
 
+mod exposition;
 mod registry;
 
-use registry::Registry;
+use exposition::Exposition;
+use registry::{Keyed, Registry};
 
 /// Upper bounds of the latency histogram, in microseconds: what a mesh hop takes, up to a common timeout.
 const LATENCY_BOUNDS_US: [u64; 14] = [
@@ -25,6 +26,26 @@ const LATENCY_BOUNDS_US: [u64; 14] = [
 
 /// How often what is to be forgotten is looked for.
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Hosts, and clusters with outliers, of which there are series; the rest is counted.
+const HOSTS_MAX: usize = 10_000;
+
+/// What takes all series, one family after the other.
+pub(crate) trait Sink {
+    fn family(&mut self, name: &'static str, kind: Kind, help: &str);
+
+    fn sample(&mut self, labels: &[(&str, &str)], value: u64);
+
+    /// `counts` has one more for what is above the last bound.
+    fn histogram(&mut self, labels: &[(&str, &str)], bounds_us: &[u64], counts: &[u64], sum_us: u64);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
 
 /// A number that one thread writes and others read.
 #[derive(Debug, Default)]
@@ -74,6 +95,14 @@ pub(crate) struct ListenerCounters {
     pub(crate) unfit: Counter,
     /// Those that no filter chain serves, or none yet.
     pub(crate) unserved: Counter,
+}
+
+/// What one worker counts for listeners and clusters that are too many to be told apart.
+#[derive(Debug)]
+pub(crate) struct LeftOut {
+    pub(crate) routes: Arc<RouteCounters>,
+    pub(crate) tcp: Arc<TcpCounters>,
+    pub(crate) listeners: Arc<ListenerCounters>,
 }
 
 /// All counters of a process.
@@ -139,12 +168,7 @@ impl RouteCounters {
 }
 
 /// Name, kind and meaning of a family with one number for each listener and cluster.
-type PerRoute = (
-    &'static str,
-    &'static str,
-    &'static str,
-    fn(&RouteCounters) -> u64,
-);
+type PerRoute = (&'static str, Kind, &'static str, fn(&RouteCounters) -> u64);
 
 impl TcpCounters {
     pub(crate) fn ended(&self, end: End) {
@@ -156,13 +180,13 @@ impl Metrics {
     const PER_ROUTE: [PerRoute; 8] = [
         (
             "tombolo_shadow_denied_total",
-            "counter",
+            Kind::Counter,
             "Requests that the shadow rules of an authorization would have refused",
             |counters| counters.shadowed.get(),
         ),
         (
             "tombolo_requests_active",
-            "gauge",
+            Kind::Gauge,
             "Requests that have come to a cluster and are not answered to the end",
             // What has ended is read first, so that a request that comes and goes meanwhile cannot make this negative.
             |counters| {
@@ -172,61 +196,70 @@ impl Metrics {
         ),
         (
             "tombolo_request_bytes_total",
-            "counter",
+            Kind::Counter,
             "Bytes of bodies from clients, of requests that have ended",
             |counters| counters.bytes_received.get(),
         ),
         (
             "tombolo_response_bytes_total",
-            "counter",
+            Kind::Counter,
             "Bytes of bodies to clients, of requests that have ended",
             |counters| counters.bytes_sent.get(),
         ),
         (
             "tombolo_upstream_connect_failures_total",
-            "counter",
+            Kind::Counter,
             "Connections to hosts that failed",
             |counters| counters.connect_failures.get(),
         ),
         (
             "tombolo_upstream_resets_total",
-            "counter",
+            Kind::Counter,
             "Attempts that hosts refused or broke off",
             |counters| counters.resets.get(),
         ),
         (
             "tombolo_upstream_per_try_timeouts_total",
-            "counter",
+            Kind::Counter,
             "Attempts that took longer than one may",
             |counters| counters.per_try_timeouts.get(),
         ),
         (
             "tombolo_retries_total",
-            "counter",
+            Kind::Counter,
             "Attempts after the first",
             |counters| counters.retries.get(),
         ),
     ];
 
-    /// Counters for one worker.
-    pub(crate) fn tcp(&self, listener: &Arc<str>, cluster: &Arc<str>) -> Arc<TcpCounters> {
+    /// Counters for one worker, unless there are too many already.
+    pub(crate) fn tcp(&self, listener: &Arc<str>, cluster: &Arc<str>) -> Option<Arc<TcpCounters>> {
         self.tcp.take(RouteKey {
             listener: Arc::clone(listener),
             cluster: Arc::clone(cluster),
         })
     }
 
-    /// Counters for one worker.
-    pub(crate) fn route(&self, listener: &Arc<str>, cluster: &Arc<str>) -> Arc<RouteCounters> {
+    /// Counters for one worker, unless there are too many already.
+    pub(crate) fn route(&self, listener: &Arc<str>, cluster: &Arc<str>) -> Option<Arc<RouteCounters>> {
         self.routes.take(RouteKey {
             listener: Arc::clone(listener),
             cluster: Arc::clone(cluster),
         })
     }
 
-    /// Counters for one worker.
-    pub(crate) fn listener(&self, listener: &Arc<str>) -> Arc<ListenerCounters> {
+    /// Counters for one worker, unless there are too many already.
+    pub(crate) fn listener(&self, listener: &Arc<str>) -> Option<Arc<ListenerCounters>> {
         self.listeners.take(Arc::clone(listener))
+    }
+
+    /// For one worker, counters of all for which it has none of their own.
+    pub(crate) fn left_out(&self) -> LeftOut {
+        LeftOut {
+            routes: self.routes.take_left_out(),
+            tcp: self.tcp.take_left_out(),
+            listeners: self.listeners.take_left_out(),
+        }
     }
 
     /// Forgets what counts for nothing any more, for as long as the process runs.
@@ -265,22 +298,27 @@ impl Metrics {
     /// Everything, as Prometheus text.
     pub(crate) fn render(&self, snapshot: &Snapshot) -> String {
         let mut out = Exposition::default();
-        self.render_routes(&mut out);
-        self.render_tcp(&mut out);
-        self.render_listeners(&mut out);
-        self.render_hosts(&mut out, snapshot);
-        self.render_process(&mut out);
+        self.visit(snapshot, &mut out);
         out.text
     }
 
-    fn render_routes(&self, out: &mut Exposition) {
+    /// Tells everything to `out`.
+    pub(crate) fn visit(&self, snapshot: &Snapshot, out: &mut impl Sink) {
+        self.render_routes(out);
+        self.render_tcp(out);
+        self.render_listeners(out);
+        self.render_hosts(out, snapshot);
+        self.render_process(out);
+    }
+
+    fn render_routes(&self, out: &mut impl Sink) {
         let by_key = self.routes.all();
         let sum = |all: &[Arc<RouteCounters>], read: &dyn Fn(&RouteCounters) -> u64| -> u64 {
             all.iter().map(|counters| read(counters)).sum()
         };
         out.family(
             "tombolo_requests_total",
-            "counter",
+            Kind::Counter,
             "Requests answered, by class of the status",
         );
         for (key, all) in &by_key {
@@ -288,7 +326,6 @@ impl Metrics {
                 let value = sum(all, &|counters| counters.classes[class].get());
                 if value > 0 {
                     out.sample(
-                        "",
                         &[&key.labels()[..], &[("code_class", &format!("{}xx", class + 1))]].concat(),
                         value,
                     );
@@ -298,25 +335,25 @@ impl Metrics {
         for (name, kind, help, read) in Self::PER_ROUTE {
             out.family(name, kind, help);
             for (key, all) in &by_key {
-                out.sample("", &key.labels(), sum(all, &read));
+                out.sample(&key.labels(), sum(all, &read));
             }
         }
         out.family(
             "tombolo_requests_flagged_total",
-            "counter",
+            Kind::Counter,
             "Requests that went wrong, by Envoy's word for why; some have two",
         );
         for (key, all) in &by_key {
             for flag in Flag::ALL {
                 let value = sum(all, &|counters| counters.flags[flag as usize].get());
                 if value > 0 {
-                    out.sample("", &[&key.labels()[..], &[("flag", flag.word())]].concat(), value);
+                    out.sample(&[&key.labels()[..], &[("flag", flag.word())]].concat(), value);
                 }
             }
         }
         out.family(
             "tombolo_overflows_total",
-            "counter",
+            Kind::Counter,
             "Requests and retries that were not sent because their cluster had as many as it takes",
         );
         for (key, all) in &by_key {
@@ -324,76 +361,66 @@ impl Metrics {
             let retries = sum(all, &|counters| counters.retry_overflows.get());
             let pending = sum(all, &|counters| counters.pending_overflows.get());
             for (what, value) in [("request", requests), ("retry", retries), ("pending", pending)] {
-                out.sample("", &[&key.labels()[..], &[("what", what)]].concat(), value);
+                out.sample(&[&key.labels()[..], &[("what", what)]].concat(), value);
             }
         }
         out.family(
             "tombolo_request_duration_seconds",
-            "histogram",
+            Kind::Histogram,
             "From the head of the request to the end of the response",
         );
         for (key, all) in &by_key {
-            let mut count = 0;
-            for (bucket, bound) in LATENCY_BOUNDS_US.iter().map(Some).chain([None]).enumerate() {
-                count += sum(all, &|counters| counters.latency[bucket].get());
-                let le = bound.map_or("+Inf".to_owned(), |us| seconds(*us));
-                out.sample("_bucket", &[&key.labels()[..], &[("le", &le)]].concat(), count);
-            }
+            let counts: [u64; LATENCY_BOUNDS_US.len() + 1] =
+                std::array::from_fn(|bucket| sum(all, &|counters| counters.latency[bucket].get()));
             let sum_us = sum(all, &|counters| counters.latency_sum_us.get());
-            out.sample("_sum", &key.labels(), seconds(sum_us));
-            out.sample("_count", &key.labels(), count);
+            out.histogram(&key.labels(), &LATENCY_BOUNDS_US, &counts, sum_us);
         }
     }
 
-    fn render_tcp(&self, out: &mut Exposition) {
+    fn render_tcp(&self, out: &mut impl Sink) {
         let by_key = self.tcp.all();
         let sum = |all: &[Arc<TcpCounters>], read: &dyn Fn(&TcpCounters) -> u64| -> u64 {
             all.iter().map(|counters| read(counters)).sum()
         };
         out.family(
             "tombolo_tcp_connections_total",
-            "counter",
+            Kind::Counter,
             "Connections that were passed on and have ended, by why they did",
         );
         for (key, all) in &by_key {
             for end in End::ALL {
                 let value = sum(all, &|counters| counters.ends[end as usize].get());
                 if value > 0 {
-                    out.sample("", &[&key.labels()[..], &[("flags", end.word())]].concat(), value);
+                    out.sample(&[&key.labels()[..], &[("flags", end.word())]].concat(), value);
                 }
             }
         }
         out.family(
             "tombolo_tcp_connect_failures_total",
-            "counter",
+            Kind::Counter,
             "Connections to hosts that failed, of those that are passed on",
         );
         for (key, all) in &by_key {
             out.sample(
-                "",
                 &key.labels(),
                 sum(all, &|counters| counters.connect_failures.get()),
             );
         }
         out.family(
             "tombolo_tcp_bytes_total",
-            "counter",
+            Kind::Counter,
             "Bytes of connections that are passed on, to hosts and from them",
         );
         for (key, all) in &by_key {
             let sent = sum(all, &|counters| counters.sent.get());
             let received = sum(all, &|counters| counters.received.get());
             for (direction, value) in [("sent", sent), ("received", received)] {
-                out.sample(
-                    "",
-                    &[&key.labels()[..], &[("direction", direction)]].concat(),
-                    value,
-                );
+                out.sample(&[&key.labels()[..], &[("direction", direction)]].concat(), value);
             }
         }
     }
 
-    fn render_listeners(&self, out: &mut Exposition) {
+    fn render_listeners(&self, out: &mut impl Sink) {
         let sums = |all: &[Arc<ListenerCounters>]| {
             // Closed is read first, so that a connection that comes and goes meanwhile cannot make this negative.
             let closed: u64 = all.iter().map(|counters| counters.closed.get()).sum();
@@ -410,129 +437,173 @@ impl Metrics {
             all.iter().map(|(name, all)| (name, sums(all))).collect();
         let refused: BTreeMap<&Arc<str>, (u64, u64)> =
             all.iter().map(|(name, all)| (name, refusals(all))).collect();
-        out.family("tombolo_connections_total", "counter", "Connections accepted");
+        out.family("tombolo_connections_total", Kind::Counter, "Connections accepted");
         for (name, (opened, _)) in &active {
-            out.sample("", &[("listener", name)], opened);
+            out.sample(&[("listener", name)], *opened);
         }
-        out.family("tombolo_connections_active", "gauge", "Connections that are open");
+        out.family(
+            "tombolo_connections_active",
+            Kind::Gauge,
+            "Connections that are open",
+        );
         for (name, (opened, closed)) in &active {
-            out.sample("", &[("listener", name)], opened.saturating_sub(*closed));
+            out.sample(&[("listener", name)], opened.saturating_sub(*closed));
         }
         out.family(
             "tombolo_connections_refused_total",
-            "counter",
+            Kind::Counter,
             "Connections closed because of what they began with, or for want of a filter chain",
         );
         for (name, (unfit, unserved)) in &refused {
             for (why, value) in [("handshake", unfit), ("no_filter_chain", unserved)] {
-                out.sample("", &[("listener", name), ("why", why)], value);
+                out.sample(&[("listener", name), ("why", why)], *value);
             }
         }
     }
 
-    fn render_hosts(&self, out: &mut Exposition, snapshot: &Snapshot) {
+    fn render_hosts(&self, out: &mut impl Sink, snapshot: &Snapshot) {
         out.family(
             "tombolo_host_healthy",
-            "gauge",
+            Kind::Gauge,
             "1 when the host's checks pass, or it needs none",
         );
         let hosts: BTreeMap<_, _> = snapshot
             .hosts()
+            .take(HOSTS_MAX)
             .map(|live| ((&live.host.cluster, live.host.address), live.host.health()))
             .collect();
         for ((cluster, address), health) in hosts {
             let labels = [("cluster", &**cluster), ("host", &address.to_string())];
-            out.sample("", &labels, u8::from(health == Health::Healthy));
+            out.sample(&labels, u64::from(health == Health::Healthy));
         }
+        out.family(
+            "tombolo_hosts_left_out",
+            Kind::Gauge,
+            "Hosts of which there is no series, since there are too many",
+        );
+        out.sample(&[], snapshot.hosts().count().saturating_sub(HOSTS_MAX) as u64);
         Self::render_ejections(out, snapshot);
     }
 
-    fn render_ejections(out: &mut Exposition, snapshot: &Snapshot) {
+    fn render_ejections(out: &mut impl Sink, snapshot: &Snapshot) {
         let watched: BTreeMap<_, _> = snapshot
             .clusters
             .iter()
             .filter_map(|(name, cluster)| Some((name, (cluster, cluster.ejections.as_ref()?))))
+            .take(HOSTS_MAX)
             .collect();
         out.family(
             "tombolo_ejections_total",
-            "counter",
+            Kind::Counter,
             "Outliers that were left out, by why; not_ejected are those that would have been too many",
         );
         for (name, (_, ejections)) in &watched {
             for (why, count) in ejections.counts() {
-                out.sample("", &[("cluster", name), ("why", why)], count);
+                out.sample(&[("cluster", name), ("why", why)], count);
             }
         }
         out.family(
             "tombolo_hosts_ejected",
-            "gauge",
+            Kind::Gauge,
             "Hosts that are left out as outliers",
         );
         for (name, (cluster, _)) in &watched {
             let ejected = cluster.hosts.iter().filter(|live| live.host.is_ejected());
-            out.sample("", &[("cluster", name)], ejected.count());
+            out.sample(&[("cluster", name)], ejected.count() as u64);
         }
     }
 
-    fn render_process(&self, out: &mut Exposition) {
-        out.family("tombolo_config_updates_total", "counter", "Updates from the edge");
+    fn render_process(&self, out: &mut impl Sink) {
+        out.family(
+            "tombolo_config_updates_total",
+            Kind::Counter,
+            "Updates from the edge",
+        );
         for ((kind, result), count) in self.updates.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            out.sample("", &[("kind", kind), ("result", result)], count);
+            out.sample(&[("kind", kind), ("result", result)], *count);
         }
         let single = [
             (
                 "tombolo_xds_connected",
-                "gauge",
+                Kind::Gauge,
                 "1 while a stream to the edge is open",
                 &self.xds_connected,
             ),
             (
                 "tombolo_xds_connects_total",
-                "counter",
+                Kind::Counter,
                 "Streams opened to the edge",
                 &self.xds_connects,
             ),
             (
                 "tombolo_last_good_errors_total",
-                "counter",
+                Kind::Counter,
                 "Last-good configurations that could not be read or written",
                 &self.last_good_errors,
             ),
             (
                 "tombolo_access_log_dropped_total",
-                "counter",
+                Kind::Counter,
                 "Access log lines dropped because the writer was behind",
                 &self.access_log_dropped,
             ),
             (
                 "tombolo_spans_sent_total",
-                "counter",
+                Kind::Counter,
                 "Spans that a collector has taken",
                 &self.spans.sent,
             ),
             (
                 "tombolo_spans_dropped_total",
-                "counter",
+                Kind::Counter,
                 "Spans dropped because a collector was behind, or did not take them",
                 &self.spans.dropped,
             ),
             (
                 "tombolo_log_records_sent_total",
-                "counter",
+                Kind::Counter,
                 "Records of access logs that a collector has taken",
                 &self.log_records.sent,
             ),
             (
                 "tombolo_log_records_dropped_total",
-                "counter",
+                Kind::Counter,
                 "Records of access logs dropped because a collector was behind, or did not take them",
                 &self.log_records.dropped,
             ),
         ];
         for (name, kind, help, value) in single {
             out.family(name, kind, help);
-            out.sample("", &[], value.load(Ordering::Relaxed));
+            out.sample(&[], value.load(Ordering::Relaxed));
         }
+        out.family(
+            "tombolo_series_left_out_total",
+            Kind::Counter,
+            "Listeners and clusters that came to a worker when there were too many, and are counted as left_out",
+        );
+        for (what, count) in [
+            ("requests", self.routes.left_out()),
+            ("tcp", self.tcp.left_out()),
+            ("connections", self.listeners.left_out()),
+        ] {
+            out.sample(&[("what", what)], count);
+        }
+    }
+}
+
+impl Keyed for RouteKey {
+    fn left_out() -> Self {
+        let name = <Arc<str>>::left_out();
+        Self {
+            listener: Arc::clone(&name),
+            cluster: name,
+        }
+    }
+}
+
+impl Keyed for Arc<str> {
+    fn left_out() -> Self {
+        "left_out".into()
     }
 }
 
@@ -542,52 +613,8 @@ impl RouteKey {
     }
 }
 
-/// Prometheus' text format.
-#[derive(Default)]
-struct Exposition {
-    text: String,
-    name: &'static str,
-}
-
-impl Exposition {
-    fn family(&mut self, name: &'static str, kind: &str, help: &str) {
-        self.name = name;
-        self.line(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
-    }
-
-    fn sample(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl std::fmt::Display) {
-        let mut shown = String::new();
-        for (name, value) in labels {
-            let value = value
-                .replace('\\', "\\\\")
-                .replace('"', "\\\"")
-                .replace('\n', "\\n");
-            let comma = if shown.is_empty() { "" } else { "," };
-            shown += &format!("{comma}{name}=\"{value}\"");
-        }
-        let name = self.name;
-        if shown.is_empty() {
-            self.line(format_args!("{name}{suffix} {value}\n"));
-        } else {
-            self.line(format_args!("{name}{suffix}{{{shown}}} {value}\n"));
-        }
-    }
-
-    fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        self.text
-            .write_fmt(line)
-            .expect("invariant: writing to a string cannot fail");
-    }
-}
-
-/// Microseconds as seconds, without rounding.
-fn seconds(us: u64) -> String {
-    let shown = format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
-    let trimmed = shown.trim_end_matches('0');
-    trimmed.strip_suffix('.').unwrap_or(trimmed).to_owned()
-}
-
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -596,14 +623,14 @@ mod tests {
         let metrics = Metrics::default();
         let (listener, cluster): (Arc<str>, Arc<str>) = ("in".into(), "a\"b".into());
         for _ in 0..2 {
-            let counters = metrics.route(&listener, &cluster);
+            let counters = metrics.route(&listener, &cluster).unwrap();
             (0..3).for_each(|_| counters.begun.add(1));
             counters.flag(Flag::UpstreamTimeout);
             counters.bytes_sent.add(5);
             counters.request(200, Duration::from_micros(300));
             counters.request(503, Duration::from_secs(20));
         }
-        let connections = metrics.listener(&listener);
+        let connections = metrics.listener(&listener).unwrap();
         connections.opened.add(3);
         connections.closed.add(1);
         metrics.update(ResourceKind::Cluster, "rejected");

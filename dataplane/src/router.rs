@@ -104,6 +104,15 @@ impl RouteTable {
         first.map(|place| &routes[place])
     }
 
+    /// The name of the host that an authority means.
+    pub(crate) fn host_name(&self, authority: &str) -> Option<&str> {
+        let name = match self.ports {
+            Ports::Ignored => without_port(authority),
+            Ports::Matter => authority,
+        };
+        Some(self.hosts[self.domains.host(name)?].name())
+    }
+
     /// What [`Self::route`] must find, by a look at all routes of the host.
     #[cfg(test)]
     pub(crate) fn scan(&self, subject: &Subject<'_, impl RequestView>) -> Option<&Route> {

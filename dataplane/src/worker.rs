@@ -1,7 +1,7 @@
 //! One worker: a thread with its own runtime, listening sockets, upstream connections and counters. It shares nothing that is
 //! written on the request path; the main runtime speaks to it through commands.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::TcpListener as StdTcpListener;
@@ -18,12 +18,13 @@ use crate::balance::{Asked, Balancer, Draw, Tried};
 use crate::breaker::{Retrying, Share};
 use crate::h1::Buffers;
 use crate::listener::{self, WorkerListener};
-use crate::metrics::{ListenerCounters, Metrics, RouteCounters, TcpCounters};
+use crate::metrics::{LeftOut, ListenerCounters, Metrics, RouteCounters, TcpCounters};
 use crate::orders::{Command, Order, Orders};
 use crate::otlp::Exporter;
 use crate::pool::HostPool;
 use crate::retry::{RetryHosts, RetryPolicy, RetryPriorities};
 use crate::snapshot::{Difference, LiveCluster, Snapshot};
+use crate::tap::Taps;
 use crate::tcp::Pipes;
 
 mod handover;
@@ -38,6 +39,7 @@ pub(crate) struct Worker {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) logs: Logs,
     pub(crate) exporter: Arc<Exporter>,
+    pub(crate) taps: Arc<Taps>,
     pub(crate) random: Random,
     pub(crate) buffers: Rc<Buffers>,
     pub(crate) pipes: Rc<Pipes>,
@@ -47,6 +49,7 @@ pub(crate) struct Worker {
     counters: RefCell<HashMap<Arc<str>, ByListener>>,
     tcp_counters: RefCell<HashMap<ListenerAndCluster, Arc<TcpCounters>>>,
     listener_counters: RefCell<HashMap<Arc<str>, Arc<ListenerCounters>>>,
+    left_out: OnceCell<LeftOut>,
     connections: Cell<usize>,
     copies: Cell<usize>,
     disconnected: Notify,
@@ -83,6 +86,7 @@ pub(crate) fn run(
     metrics: Arc<Metrics>,
     logs: Arc<Process>,
     exporter: Arc<Exporter>,
+    taps: Arc<Taps>,
     orders: Orders,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -102,6 +106,7 @@ pub(crate) fn run(
         metrics,
         logs: Logs::new(logs),
         exporter,
+        taps,
         random: Random::new(),
         buffers: Rc::default(),
         pipes: Rc::default(),
@@ -110,6 +115,7 @@ pub(crate) fn run(
         counters: RefCell::default(),
         tcp_counters: RefCell::default(),
         listener_counters: RefCell::default(),
+        left_out: OnceCell::new(),
         connections: Cell::new(0),
         copies: Cell::new(0),
         disconnected: Notify::new(),
@@ -278,6 +284,7 @@ impl Worker {
             return Arc::clone(held);
         }
         let added = self.metrics.route(listener, cluster);
+        let added = added.unwrap_or_else(|| Arc::clone(&self.left_out().routes));
         counters.push((Arc::clone(listener), Arc::clone(&added)));
         added
     }
@@ -286,18 +293,26 @@ impl Worker {
     pub(crate) fn tcp_counters(&self, listener: &Arc<str>, cluster: &Arc<str>) -> Arc<TcpCounters> {
         let key = (Arc::clone(listener), Arc::clone(cluster));
         let mut counters = self.tcp_counters.borrow_mut();
-        let new = || self.metrics.tcp(listener, cluster);
+        let new = || {
+            let added = self.metrics.tcp(listener, cluster);
+            added.unwrap_or_else(|| Arc::clone(&self.left_out().tcp))
+        };
         Arc::clone(counters.entry(key).or_insert_with(new))
     }
 
     /// This worker's counters for a listener, for as long as there is one of that name.
     pub(crate) fn listener_counters(&self, listener: &Arc<str>) -> Arc<ListenerCounters> {
         let mut counters = self.listener_counters.borrow_mut();
-        Arc::clone(
-            counters
-                .entry(Arc::clone(listener))
-                .or_insert_with(|| self.metrics.listener(listener)),
-        )
+        let new = || {
+            let added = self.metrics.listener(listener);
+            added.unwrap_or_else(|| Arc::clone(&self.left_out().listeners))
+        };
+        Arc::clone(counters.entry(Arc::clone(listener)).or_insert_with(new))
+    }
+
+    /// For those that are too many.
+    fn left_out(&self) -> &LeftOut {
+        self.left_out.get_or_init(|| self.metrics.left_out())
     }
 
     async fn drained(&self) {

@@ -3,6 +3,7 @@
 //! counts for what is configured no more.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,20 @@ use std::time::{Duration, Instant};
 /// with a release takes to come back.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 
+/// So many are told apart: more than most meshes have, and about as many as whoever scrapes them can bear, since each is thirty
+/// series.
+const KEYS_MAX: usize = 10_000;
+
 #[derive(Debug)]
 pub(super) struct Registry<K, C> {
     all: Mutex<BTreeMap<K, Kept<C>>>,
+    /// How often there was no room.
+    left_out: AtomicU64,
+}
+
+pub(super) trait Keyed {
+    /// Of all for which there is no room.
+    fn left_out() -> Self;
 }
 
 #[derive(Debug)]
@@ -22,10 +34,27 @@ struct Kept<C> {
     unused_since: Option<Instant>,
 }
 
-impl<K: Ord + Clone, C: Default> Registry<K, C> {
-    /// Counters that nobody else writes to.
-    pub(super) fn take(&self, key: K) -> Arc<C> {
+impl<K: Keyed + Ord + Clone, C: Default> Registry<K, C> {
+    /// Counters that nobody else writes to, if there is room for them.
+    pub(super) fn take(&self, key: K) -> Option<Arc<C>> {
         let mut all = self.lock();
+        if all.len() >= KEYS_MAX && !all.contains_key(&key) {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(Self::of(&mut all, key))
+    }
+
+    /// Those of all for which there is no room.
+    pub(super) fn take_left_out(&self) -> Arc<C> {
+        Self::of(&mut self.lock(), K::left_out())
+    }
+
+    pub(super) fn left_out(&self) -> u64 {
+        self.left_out.load(Ordering::Relaxed)
+    }
+
+    fn of(all: &mut BTreeMap<K, Kept<C>>, key: K) -> Arc<C> {
         let kept = all.entry(key).or_default();
         kept.unused_since = None;
         let free = kept.counters.iter_mut().find_map(|counters| free(counters));
@@ -64,6 +93,7 @@ impl<K, C> Default for Registry<K, C> {
     fn default() -> Self {
         Self {
             all: Mutex::default(),
+            left_out: AtomicU64::new(0),
         }
     }
 }
@@ -84,6 +114,7 @@ fn free<C>(counters: &mut Arc<C>) -> Option<Arc<C>> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::metrics::Counter;
@@ -94,15 +125,46 @@ mod tests {
         Some(counters.iter().map(|counter| counter.get()).sum())
     }
 
+    impl Keyed for &str {
+        fn left_out() -> Self {
+            "left_out"
+        }
+    }
+
+    impl Keyed for usize {
+        fn left_out() -> Self {
+            usize::MAX
+        }
+    }
+
+    fn taken(registry: &Registry<&str, Counter>) -> Arc<Counter> {
+        registry.take("a").unwrap()
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_counted_together() {
+        let registry = Registry::<usize, Counter>::default();
+        assert!((0..KEYS_MAX).all(|key| registry.take(key).is_some()));
+        assert_eq!(registry.left_out(), 0);
+        assert!(registry.take(0).is_some(), "it is there already");
+        assert!((0..3).all(|more| registry.take(KEYS_MAX + more).is_none()));
+        registry.take_left_out().add(5);
+        assert_eq!(
+            (registry.left_out(), registry.all()[&usize::MAX][0].get()),
+            (3, 5)
+        );
+        assert_eq!(registry.all().len(), KEYS_MAX + 1);
+    }
+
     #[test]
     fn totals_grow_for_as_long_as_they_are_told() {
         let registry = Registry::<&str, Counter>::default();
-        let (one, other) = (registry.take("a"), registry.take("a"));
+        let (one, other) = (taken(&registry), taken(&registry));
         one.add(1);
         other.add(2);
         drop(one);
         for turn in 0..100 {
-            let next = registry.take("a");
+            let next = taken(&registry);
             assert!(!Arc::ptr_eq(&next, &other), "two writers of one counter");
             next.add(1);
             assert_eq!(total(&registry), Some(4 + turn));
@@ -115,7 +177,7 @@ mod tests {
         let registry = Registry::<&str, Counter>::default();
         let begin = Instant::now();
         let at = |minutes: u64| begin + Duration::from_secs(60 * minutes);
-        let used = registry.take("a");
+        let used = taken(&registry);
         used.add(1);
         registry.forget_unused(at(0));
         registry.forget_unused(at(60));
@@ -124,7 +186,7 @@ mod tests {
         registry.forget_unused(at(61));
         registry.forget_unused(at(70));
         // Back in time, and gone again: the time begins anew.
-        registry.take("a").add(1);
+        taken(&registry).add(1);
         registry.forget_unused(at(71));
         registry.forget_unused(at(80));
         assert_eq!(total(&registry), Some(2));

@@ -16,6 +16,7 @@ mod proxy;
 mod proxy_protocol;
 mod scale;
 mod support;
+mod taps;
 mod tcp;
 mod tls;
 mod tls_hosts;

@@ -46,21 +46,19 @@ impl Proxy {
         access_log: AccessLog,
         drain_timeout: Duration,
     ) -> Self {
-        let admin = free_address();
-        let config = ProxyConfig {
-            node_id: "proxy-1".to_owned(),
-            cluster: "us-east".to_owned(),
-            role: Role::Gateway {
-                workload: "edge".to_owned(),
-            },
-            namespace: "shop".to_owned(),
-            xds: edge.to_owned(),
-            admin,
-            data_dir: data_dir.to_owned(),
-            workers: 2,
-            access_log,
-            drain_timeout,
-        };
+        Self::run(config(edge, data_dir, access_log, drain_timeout))
+    }
+
+    /// One that sends metrics to an agent of statsd.
+    pub(crate) fn start_told(edge: &str, data_dir: &Path, statsd: Option<String>) -> Self {
+        Self::run(ProxyConfig {
+            statsd,
+            ..config(edge, data_dir, AccessLog::Off, Duration::from_secs(5))
+        })
+    }
+
+    fn run(config: ProxyConfig) -> Self {
+        let admin = config.admin;
         let (shutdown, asked) = oneshot::channel::<()>();
         let task = tokio::spawn(tombolo_dataplane::run(config, async {
             let _ = asked.await;
@@ -95,6 +93,24 @@ impl Proxy {
             .expect("the proxy does not stop")
             .unwrap()
             .unwrap();
+    }
+}
+
+fn config(edge: &str, data_dir: &Path, access_log: AccessLog, drain_timeout: Duration) -> ProxyConfig {
+    ProxyConfig {
+        node_id: "proxy-1".to_owned(),
+        cluster: "us-east".to_owned(),
+        role: Role::Gateway {
+            workload: "edge".to_owned(),
+        },
+        namespace: "shop".to_owned(),
+        xds: edge.to_owned(),
+        admin: free_address(),
+        data_dir: data_dir.to_owned(),
+        workers: 2,
+        access_log,
+        statsd: None,
+        drain_timeout,
     }
 }
 

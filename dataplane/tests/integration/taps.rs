@@ -1,0 +1,208 @@
+//! Taps, and metrics over UDP: what an operator sees of a proxy that runs.
+
+use std::time::Duration;
+
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use tokio::net::UdpSocket;
+
+use crate::support::ads::AdsServer;
+use crate::support::mesh;
+use crate::support::proxy::{DEADLINE, Proxy, client, eventually, free_address, get, send};
+use crate::support::upstream::{Mood, Upstream};
+
+struct Stage {
+    listener: std::net::SocketAddr,
+    proxy: Proxy,
+    refusing: Upstream,
+    well: Upstream,
+    _edge: AdsServer,
+    _data: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn start(statsd: Option<String>) -> Self {
+        let (refusing, well) = (Upstream::start("refusing").await, Upstream::start("well").await);
+        refusing.mood.send_replace(Mood::Refusing);
+        let data = tempfile::tempdir().unwrap();
+        let edge = AdsServer::start_at(free_address()).await;
+        let listener = free_address();
+        edge.put("a", &mesh::cluster("a"));
+        edge.put(
+            "a",
+            &mesh::endpoints("a", &[(refusing.address, 0), (well.address, 1)]),
+        );
+        edge.put("in", &mesh::listener("in", listener, "in"));
+        let mut kept = mesh::with_retries(mesh::to_cluster("/kept", "a"), 1);
+        kept.name = "kept".to_owned();
+        let mut bridged = mesh::with_retries(mesh::to_cluster("/bridged", "a"), 1);
+        bridged.name = "bridged".to_owned();
+        let bridged = mesh::with_rewrite(bridged, "^/bridged", "/bridged");
+        let routes = vec![kept, bridged, mesh::answer("/said", 403, "said")];
+        edge.put("in", &mesh::routes("in", routes));
+        let proxy = Proxy::start_told(&edge.url(), data.path(), statsd);
+        eventually("the proxy is ready", || proxy.is_ready()).await;
+        Self {
+            listener,
+            proxy,
+            refusing,
+            well,
+            _edge: edge,
+            _data: data,
+        }
+    }
+
+    async fn ask(&self, path: &str) -> StatusCode {
+        let request = Request::get(format!("http://{}{path}", self.listener))
+            .header("authorization", "Bearer hidden")
+            .header("x-api-key", "hidden")
+            .header("x-shown", "shown")
+            .body(Full::default())
+            .unwrap();
+        send(&client(), request).await.unwrap().status
+    }
+
+    /// Lines of a tap that `ask` is told of once it is open.
+    async fn tapped(&self, query: &str, ask: impl AsyncFnOnce(&Self)) -> Vec<serde_json::Value> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("http://{}/tap?{query}", self.proxy.admin));
+        let answer = client()
+            .request(request.body(Full::default()).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), StatusCode::OK, "{query}");
+        ask(self).await;
+        let body = tokio::time::timeout(DEADLINE, answer.into_body().collect()).await;
+        let text = body.unwrap().unwrap().to_bytes();
+        let text = std::str::from_utf8(&text).unwrap();
+        assert!(!text.contains("hidden"), "{text}");
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tap_shows_requests_and_what_was_decided() {
+    let stage = Stage::start(None).await;
+    for (path, route) in [("/kept", "kept"), ("/bridged", "bridged")] {
+        let lines = stage
+            .tapped(&format!("requests=1&route={route}"), async |stage| {
+                assert_eq!(stage.ask("/said").await, 403);
+                assert_eq!(stage.ask(&format!("{path}?token=hidden")).await, 200);
+            })
+            .await;
+        let [shown, end] = &lines[..] else {
+            panic!("{lines:?}");
+        };
+        assert_eq!(end["missed"], 0);
+        assert_eq!((&shown["path"], &shown["status"]), (&path.into(), &200.into()));
+        let decision = &shown["decision"];
+        assert_eq!(decision["listener"], "in");
+        assert_eq!(decision["host"], "all");
+        assert_eq!(decision["route"], route);
+        assert_eq!(decision["upstream"], "a");
+        assert_eq!(decision["outcome"], "forward");
+        for (at, (host, brought)) in [(&stage.refusing, "503"), (&stage.well, "200")]
+            .into_iter()
+            .enumerate()
+        {
+            assert_eq!(decision["attempts"][at]["address"], host.address.to_string());
+            assert_eq!(decision["attempts"][at]["brought"], brought);
+        }
+        let has = |headers: &str, name: &str, value: &str| {
+            let headers = shown[headers].as_array().unwrap();
+            headers
+                .iter()
+                .any(|line| line[0] == name && (value.is_empty() || line[1] == value))
+        };
+        assert!(has("request_headers", "authorization", "[redacted]"), "{shown}");
+        assert!(has("request_headers", "x-shown", "shown"), "{shown}");
+        assert!(has("response_headers", "content-length", ""), "{shown}");
+    }
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tap_sees_what_it_wants_for_as_long_as_it_wants() {
+    let stage = Stage::start(None).await;
+    let all = async |stage: &Stage| {
+        for path in ["/kept", "/said", "/none"] {
+            stage.ask(path).await;
+        }
+    };
+    for (query, expected) in [
+        ("seconds=1", &[200, 403, 404][..]),
+        ("seconds=1&status=4xx", &[403, 404]),
+        ("seconds=1&status=404", &[404]),
+        ("seconds=1&path_prefix=/sa", &[403]),
+        ("seconds=1&listener=out", &[]),
+        ("seconds=1&header=x-shown:shown", &[200, 403, 404]),
+        ("seconds=1&header=x-shown:other", &[]),
+        ("requests=2", &[200, 403]),
+        ("requests=1&status=404", &[404]),
+    ] {
+        let lines = stage.tapped(query, all).await;
+        let statuses: Vec<u64> = lines.iter().filter_map(|line| line["status"].as_u64()).collect();
+        assert_eq!(statuses, expected, "{query}");
+    }
+    for (query, expected) in [
+        ("status=6xx", StatusCode::BAD_REQUEST),
+        ("header=a%20b", StatusCode::BAD_REQUEST),
+        ("unknown=1", StatusCode::BAD_REQUEST),
+    ] {
+        let answer = stage.proxy.admin(&format!("/tap?{query}")).await.unwrap();
+        assert_eq!(answer.status, expected, "{query}");
+    }
+    // Those that nobody reads any more make room for others.
+    let url = format!("http://{}/tap?seconds=600", stage.proxy.admin);
+    let open = async || {
+        let request = Request::get(&url).body(Full::<bytes::Bytes>::default()).unwrap();
+        client().request(request).await.unwrap()
+    };
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(open().await);
+    }
+    assert_eq!(open().await.status(), StatusCode::TOO_MANY_REQUESTS);
+    held.clear();
+    eventually("there is room again", || async {
+        open().await.status() == StatusCode::OK
+    })
+    .await;
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn metrics_are_sent_to_statsd_at_the_latest_at_the_end() {
+    let agent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let stage = Stage::start(Some(agent.local_addr().unwrap().to_string())).await;
+    for _ in 0..3 {
+        get(&client(), &format!("http://{}/said", stage.listener))
+            .await
+            .unwrap();
+    }
+    stage.proxy.stop().await;
+    let (mut text, mut datagram) = (String::new(), [0; 2048]);
+    while let Ok(read) = tokio::time::timeout(Duration::from_millis(200), agent.recv(&mut datagram)).await {
+        text += std::str::from_utf8(&datagram[..read.unwrap()]).unwrap();
+        text.push('\n');
+    }
+    for line in [
+        "tombolo_requests_total:3|c|#listener:in,cluster:-,code_class:4xx",
+        "tombolo_connections_active:0|g|#listener:in",
+    ] {
+        assert!(
+            text.lines().any(|sent| sent == line),
+            "{line} is missing in\n{text}"
+        );
+    }
+    let timers = text
+        .lines()
+        .filter(|line| line.starts_with("tombolo_request_duration:"));
+    assert!(
+        timers.clone().count() > 0 && timers.clone().all(|line| line.contains("|ms")),
+        "{text}"
+    );
+}
