@@ -13,7 +13,6 @@ use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
 
-use crate::balance::OVERPROVISIONING_DEFAULT_PERCENT;
 use crate::breaker::Load;
 use crate::config::{Cluster, Config, Endpoint, Endpoints, HealthCheck, Listener, ResourceKind};
 use crate::decode::{Rejection, Update, describe};
@@ -23,6 +22,7 @@ use crate::listener;
 use crate::orders::{Command, Remote};
 use crate::outlier::{self, Detection, Record, Watched};
 use crate::router::RouteTable;
+use crate::slow_start::Starts;
 use crate::snapshot::{Difference, Health, Host, LiveCluster, LiveHost, LiveListener, Snapshot};
 use crate::tls::HostTls;
 
@@ -75,6 +75,7 @@ struct Detecting {
 /// Which hosts are chosen from, kept true while their health changes.
 struct Balancers {
     current: Arc<ArcSwap<Snapshot>>,
+    starts: Arc<Starts>,
     changed: watch::Sender<u64>,
 }
 
@@ -84,6 +85,7 @@ impl Activation {
     pub(crate) fn new(workers: Vec<Remote>, current: Arc<ArcSwap<Snapshot>>) -> Self {
         let balancers = Arc::new(Balancers {
             current: Arc::clone(&current),
+            starts: Arc::default(),
             changed: watch::channel(0).0,
         });
         let on_health = on_health(Arc::clone(&balancers), workers.clone());
@@ -147,7 +149,7 @@ impl Activation {
         for change in snapshot.clusters.changes(&before.clusters, Arc::ptr_eq) {
             // A host may have changed between building the snapshot and storing it.
             if let Some(cluster) = change.now {
-                cluster.refresh();
+                self.balancers.keep(cluster);
             }
             if let Some(cluster) = change.before {
                 self.forget_hosts(cluster, &gone);
@@ -283,10 +285,10 @@ impl Activation {
         let load = self.loads.entry(Arc::clone(name));
         let load = Arc::clone(load.or_insert_with(|| Load::new(workers)));
         let watched = self.watched(name, config.outliers.as_ref());
-        let given = match (config.original, endpoints) {
-            (Some(_), _) => slice::from_ref(&Endpoint::ANY),
-            (None, Some(endpoints)) => &endpoints.endpoints[..],
-            (None, None) => &[],
+        let said = endpoints.cloned().unwrap_or_default();
+        let given = match config.original {
+            Some(_) => slice::from_ref(&Endpoint::ANY),
+            None => &said.endpoints[..],
         };
         let hosts = given
             .iter()
@@ -299,9 +301,7 @@ impl Activation {
             Arc::clone(name),
             Arc::clone(config),
             hosts,
-            endpoints.map_or(OVERPROVISIONING_DEFAULT_PERCENT, |endpoints| {
-                endpoints.overprovisioning_percent
-            }),
+            &said,
             traffic,
             load,
             watched.map(|watched| watched.ejections),
@@ -454,9 +454,16 @@ impl Balancers {
     fn refresh(&self, cluster: &Arc<str>) {
         // Not before: a snapshot that comes later has seen the change.
         if let Some(cluster) = self.current.load().clusters.get(cluster) {
-            cluster.refresh();
+            self.keep(cluster);
         }
         self.changed.send_modify(|changes| *changes += 1);
+    }
+
+    /// Computes whom to choose from, now and as long as time itself changes it.
+    fn keep(&self, cluster: &LiveCluster) {
+        if cluster.refresh() {
+            self.starts.watch(cluster, &self.current);
+        }
     }
 }
 

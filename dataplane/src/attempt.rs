@@ -9,12 +9,16 @@ use http::StatusCode;
 use crate::balance::Tried;
 use crate::breaker::Retrying;
 use crate::exchange::{Exchange, Flag};
-use crate::filter::TOO_LARGE;
+use crate::filter::{Session, TOO_LARGE};
 use crate::h1::Malformed;
 use crate::outlier::Report;
 use crate::pool::{ConnectError, HostPool};
 use crate::retry::{Outcome, RetryPolicy};
 use crate::worker::WorkerCluster;
+
+mod hedge;
+
+pub(crate) use hedge::{Hedges, race};
 
 /// A request that can be sent to one host after the other.
 pub(crate) trait Attempts {
@@ -28,8 +32,16 @@ pub(crate) trait Attempts {
     /// Whether an answer is worth another attempt.
     fn repeats(&self, answer: &Self::Answer, policy: &RetryPolicy) -> bool;
 
+    /// How long a host that answers so wants not to be asked.
+    fn reset_after(&self, answer: &Self::Answer, policy: &RetryPolicy) -> Option<Duration>;
+
     /// What it has in common with those that are to go to the same host.
     fn key(&self) -> Option<u64>;
+
+    /// The session that it is of.
+    fn session(&self) -> Option<&Session> {
+        None
+    }
 
     /// Whether another attempt would send the same bytes.
     fn can_repeat(&self) -> bool;
@@ -69,12 +81,7 @@ pub(crate) async fn until_answered<A: Attempts>(
     let mut tried = Tried::default();
     let mut retrying = None;
     loop {
-        let connection = exchange.connection();
-        let (random, client) = (&connection.worker.random, Some(&connection.ends));
-        let (pool, host) = cluster
-            .choose(random, &mut tried, policy, attempts.key(), client)
-            .ok_or_else(|| Some(Refusal::no_healthy_upstream("no healthy upstream".to_owned())))?;
-        exchange.host(pool.host.address);
+        let (pool, host) = chosen(exchange, cluster, policy, attempts, &mut tried).map_err(Some)?;
         if !cluster.allows_request() {
             exchange.request_overflowed();
             return Err(Some(Refusal::overflowed()));
@@ -93,34 +100,66 @@ pub(crate) async fn until_answered<A: Attempts>(
             retrying = policy.and_then(|policy| retry(exchange, cluster, policy));
             retrying.is_some()
         };
+        let mut asked = None;
         match attempted {
-            Ok(answer) if again(attempts, &|policy| attempts.repeats(&answer, policy)) => {}
+            Ok(answer) if again(attempts, &|policy| attempts.repeats(&answer, policy)) => {
+                asked = policy.and_then(|policy| attempts.reset_after(&answer, policy));
+            }
             Ok(answer) => return Ok(answer),
-            Err(Failure::Attempt { outcome, detail }) => {
-                let again = again(attempts, &|policy| policy.repeats(outcome));
-                exchange.attempt_failed(outcome);
+            Err(failure) => {
+                let outcome = match &failure {
+                    Failure::Attempt { outcome, .. } => Some(*outcome),
+                    _ => None,
+                };
+                let again = outcome.is_some_and(|outcome| again(attempts, &|policy| policy.repeats(outcome)));
+                outcome
+                    .into_iter()
+                    .for_each(|outcome| exchange.attempt_failed(outcome));
                 if !again {
-                    return Err(Some(Refusal::failed(outcome, &detail)));
+                    return Err(failure.refusal(exchange));
                 }
             }
-            Err(Failure::Overflow) => {
-                exchange.pending_overflowed();
-                return Err(Some(Refusal::overflowed()));
-            }
-            Err(Failure::Late { .. }) => return Err(Some(Refusal::timed_out())),
-            Err(Failure::Client(refusal)) => return Err(Some(refusal)),
-            Err(Failure::ClientLeft) => return Err(None),
         }
         tried.add(host);
-        let back_off = policy.map_or(Duration::ZERO, |policy| {
-            let share = exchange.connection().worker.random.share();
-            policy.back_off.wait(exchange.retries(), share)
-        });
+        let back_off = policy.map_or(Duration::ZERO, |policy| back_off(exchange, policy, asked));
         exchange.retry();
         tokio::select! {
             () = tokio::time::sleep(back_off) => {}
             () = attempts.expired() => return Err(Some(Refusal::timed_out())),
         }
+    }
+}
+
+/// The host of the next attempt. The first of a session is the session's.
+fn chosen<A: Attempts>(
+    exchange: &mut Exchange,
+    cluster: &WorkerCluster,
+    policy: Option<&RetryPolicy>,
+    attempts: &A,
+    tried: &mut Tried,
+) -> Result<(Rc<HostPool>, (usize, usize)), Refusal> {
+    let connection = exchange.connection();
+    let (random, client) = (&connection.worker.random, Some(&connection.ends));
+    let is_first = exchange.retries() == 0;
+    if is_first && let Some(flag) = cluster.drops(random) {
+        return Err(Refusal::dropped(flag));
+    }
+    let kept = match attempts.session() {
+        Some(session) if is_first => cluster.keep(session, client)?,
+        _ => None,
+    };
+    let chosen = kept.or_else(|| cluster.choose(random, tried, policy, attempts.key(), client));
+    let (pool, host) = chosen.ok_or_else(|| Refusal::nobody(StatusCode::SERVICE_UNAVAILABLE))?;
+    exchange.host(pool.host.address);
+    Ok((pool, host))
+}
+
+/// How long to wait before another attempt: as long as was asked for and up to half as long again, or as the policy says.
+fn back_off(exchange: &Exchange, policy: &RetryPolicy, asked: Option<Duration>) -> Duration {
+    let share = exchange.connection().worker.random.share();
+    match asked {
+        Some(asked) => asked.mul_f64(1.0 + share / 2.0),
+        None => policy.back_off.wait(exchange.retries(), share),
     }
 }
 
@@ -165,6 +204,20 @@ impl Failure {
                 detail: error.to_string(),
             },
         }
+    }
+
+    /// What the client is told; nothing where there is none.
+    fn refusal(self, exchange: &Exchange) -> Option<Refusal> {
+        Some(match self {
+            Self::Attempt { outcome, detail } => Refusal::failed(outcome, &detail),
+            Self::Overflow => {
+                exchange.pending_overflowed();
+                Refusal::overflowed()
+            }
+            Self::Late { .. } => Refusal::timed_out(),
+            Self::Client(refusal) => refusal,
+            Self::ClientLeft => return None,
+        })
     }
 
     /// The connection to the host ended, or had to.
@@ -219,11 +272,32 @@ impl Refusal {
         }
     }
 
+    /// There is no host that may have it.
+    pub(crate) fn nobody(status: StatusCode) -> Self {
+        Self {
+            status,
+            ..Self::no_healthy_upstream("no healthy upstream".to_owned())
+        }
+    }
+
     pub(crate) fn no_healthy_upstream(reason: String) -> Self {
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             flag: Flag::NoHealthyUpstream,
             reason,
+        }
+    }
+
+    fn dropped(flag: Flag) -> Self {
+        let reason = if flag == Flag::AllDropped {
+            "unconditional drop overload"
+        } else {
+            "drop overload"
+        };
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            flag,
+            reason: reason.to_owned(),
         }
     }
 

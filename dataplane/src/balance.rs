@@ -6,15 +6,19 @@ use std::net::SocketAddr;
 
 use twox_hash::XxHash64;
 
+use locality::{Localities, shares};
 use maglev::Maglev;
 use ring::Ring;
 use robin::Robin;
 
+pub(crate) use locality::Locality;
 pub(crate) use maglev::{TABLE_DEFAULT, TABLE_MAX};
 pub(crate) use ring::{RING_MAX, RING_MIN_DEFAULT, RingSize};
 
 use crate::retry::{RetryHosts, RetryPriorities};
+use crate::slow_start::WARM;
 
+mod locality;
 mod maglev;
 mod ring;
 mod robin;
@@ -78,7 +82,11 @@ pub(crate) struct Selection {
 pub(crate) struct Candidate {
     pub(crate) address: SocketAddr,
     pub(crate) priority: usize,
+    /// Where it is, if requests are spread by that first.
+    pub(crate) locality: Option<Locality>,
     pub(crate) weight: u32,
+    /// What part of its weight it has, of [`WARM`].
+    pub(crate) warmth: u32,
     pub(crate) healthy: bool,
 }
 
@@ -124,9 +132,16 @@ enum Pool {
     Least(Least),
     RoundRobin(Robin),
     Random(Box<[usize]>),
+    Localities(Localities),
     Ring(Ring),
     Maglev(Maglev),
 }
+
+/// A host with its place among the candidates.
+type Numbered<'a> = (usize, &'a Candidate);
+
+/// What a host is chosen by where keys choose, and the how manieth choice for a request it is.
+type Key = (Option<u64>, usize);
 
 #[derive(Clone, Debug)]
 struct Least {
@@ -150,10 +165,9 @@ impl Selection {
         }
         let loads = loads(&census, rules);
         let pool = |priority: usize| {
-            let is_used =
-                |host: &Candidate| host.priority == priority && (host.healthy || loads.panic[priority]);
-            let used = candidates.iter().enumerate().filter(|(_, host)| is_used(host));
-            Pool::new(used, balancer)
+            let numbered = candidates.iter().enumerate();
+            let hosts: Vec<_> = numbered.filter(|(_, host)| host.priority == priority).collect();
+            Pool::new(&hosts, loads.panic[priority], rules, balancer, priorities)
         };
         Self {
             given: candidates.into(),
@@ -167,8 +181,13 @@ impl Selection {
         *self.given == *candidates
     }
 
+    /// Whether it may be sent what is meant for it and no other.
+    pub(crate) fn is_healthy(&self, host: usize) -> bool {
+        self.given.get(host).is_some_and(|candidate| candidate.healthy)
+    }
+
     /// The host for the next attempt: its index among the candidates and its priority. `None` when there is none. `turns` are
-    /// the caller's, by priority.
+    /// the caller's: those of priorities, and after them those of localities.
     pub(crate) fn choose(
         &self,
         draw: &impl Draw,
@@ -192,14 +211,7 @@ impl Selection {
         for attempt in 0..=draws_max as usize {
             let point = key.map_or_else(|| draw.below(100), |key| (key % 100) as u32);
             let priority = pick_priority(load, point)?;
-            let host = match &self.pools[priority] {
-                Pool::Least(least) => least.choose(draw, &active),
-                Pool::RoundRobin(robin) => robin.choose(turns.get(priority)?),
-                Pool::Random(hosts) => one_of(hosts, draw),
-                Pool::Ring(ring) => ring.choose(key?, attempt),
-                Pool::Maglev(maglev) => maglev.choose(key?, attempt),
-            };
-            let host = host?;
+            let host = self.pools[priority].choose(draw, &active, turns, priority, (key, attempt))?;
             chosen = Some((host, priority));
             if !tried.hosts.contains(&host) {
                 break;
@@ -241,15 +253,62 @@ impl Tried {
 }
 
 impl Pool {
-    fn new<'a>(hosts: impl Iterator<Item = (usize, &'a Candidate)>, balancer: Balancer) -> Self {
-        let weighted = |(index, host): (usize, &Candidate)| (index, host.weight);
-        let named = |(index, host): (usize, &Candidate)| (index, host.address.to_string(), host.weight);
+    /// Of all hosts of a priority. As in Envoy, localities count for nothing in panic, except where keys choose.
+    fn new(
+        hosts: &[Numbered<'_>],
+        in_panic: bool,
+        rules: Rules,
+        balancer: Balancer,
+        priorities: usize,
+    ) -> Self {
+        let is_used = |host: &Candidate| in_panic || host.healthy;
+        let named = || {
+            let shares = shares(hosts, is_used).into_iter();
+            let named = shares.map(|(nth, host, share)| (nth, host.address.to_string(), share));
+            named.collect::<Vec<_>>()
+        };
         match balancer {
-            Balancer::LeastRequest => Self::Least(Least::new(hosts.map(weighted).collect())),
-            Balancer::RoundRobin => Self::RoundRobin(Robin::new(&hosts.map(weighted).collect::<Vec<_>>())),
-            Balancer::Random => Self::Random(hosts.map(|(index, _)| index).collect()),
-            Balancer::RingHash(size) => Self::Ring(Ring::new(&hosts.map(named).collect::<Vec<_>>(), size)),
-            Balancer::Maglev(size) => Self::Maglev(Maglev::new(&hosts.map(named).collect::<Vec<_>>(), size)),
+            Balancer::RingHash(size) => return Self::Ring(Ring::new(&named(), size)),
+            Balancer::Maglev(size) => return Self::Maglev(Maglev::new(&named(), size)),
+            Balancer::LeastRequest | Balancer::RoundRobin | Balancer::Random => {}
+        }
+        let localities = || Localities::new(hosts, rules.overprovisioning_percent, balancer, priorities);
+        match (!in_panic).then(localities).flatten() {
+            Some(localities) => Self::Localities(localities),
+            None => {
+                let used = hosts.iter().filter(|(_, host)| is_used(host));
+                Self::flat(&used.copied().collect::<Vec<_>>(), balancer)
+            }
+        }
+    }
+
+    /// Of hosts that are used, wherever they are.
+    fn flat(hosts: &[Numbered<'_>], balancer: Balancer) -> Self {
+        match balancer {
+            Balancer::LeastRequest => Self::Least(Least::new(weights(hosts))),
+            Balancer::RoundRobin => Self::RoundRobin(Robin::new(&weights(hosts))),
+            Balancer::Random | Balancer::RingHash(_) | Balancer::Maglev(_) => {
+                Self::Random(hosts.iter().map(|(nth, _)| *nth).collect())
+            }
+        }
+    }
+
+    /// `turn` is where the one of its hosts is among `turns`.
+    fn choose(
+        &self,
+        draw: &impl Draw,
+        active: &impl Fn(usize) -> u32,
+        turns: &[Cell<u64>],
+        turn: usize,
+        (key, attempt): Key,
+    ) -> Option<usize> {
+        match self {
+            Self::Least(least) => least.choose(draw, active),
+            Self::RoundRobin(robin) => robin.choose(turns.get(turn)?),
+            Self::Random(hosts) => one_of(hosts, draw),
+            Self::Localities(localities) => localities.choose(draw, active, turns, turn, (key, attempt)),
+            Self::Ring(ring) => ring.choose(key?, attempt),
+            Self::Maglev(maglev) => maglev.choose(key?, attempt),
         }
     }
 
@@ -301,6 +360,19 @@ impl Least {
         }
         self.hosts[self.hosts.len() - 1].0
     }
+}
+
+/// What each counts for, slow ones for less; no more than what fits 32 bits together.
+fn weights(hosts: &[Numbered<'_>]) -> Vec<(usize, u32)> {
+    if hosts.iter().all(|(_, host)| host.warmth == WARM) {
+        return hosts.iter().map(|(nth, host)| (*nth, host.weight)).collect();
+    }
+    let warmed = |host: &Candidate| u64::from(host.weight) * u64::from(host.warmth);
+    let total: u64 = hosts.iter().map(|(_, host)| warmed(host)).sum();
+    // What is too little to count counts a little all the same.
+    let scale = total / u64::from(u32::MAX / 2) + 1;
+    let scaled = |host| u32::try_from(warmed(host) / scale).unwrap_or(u32::MAX).max(1);
+    hosts.iter().map(|(nth, host)| (*nth, scaled(host))).collect()
 }
 
 fn one_of(hosts: &[usize], draw: &impl Draw) -> Option<usize> {

@@ -13,7 +13,7 @@ use http::header::{HeaderName, HeaderValue};
 
 use crate::access_log::Log;
 use crate::arrival::Arrival;
-use crate::balance::Balancer;
+use crate::balance::{Balancer, Locality, OVERPROVISIONING_DEFAULT_PERCENT};
 use crate::breaker::Limits;
 use crate::by_name::ByName;
 use crate::filter::ListenerFilter;
@@ -27,6 +27,7 @@ use crate::proxy_protocol::Version;
 use crate::retry::RetryPolicy;
 use crate::rewrite::PathRewrite;
 use crate::router::RouteTable;
+use crate::slow_start::SlowStart;
 use crate::tls::{ClientTls, Secret, ServerTls};
 use crate::trace::Tracing;
 
@@ -152,6 +153,10 @@ pub(crate) struct Cluster {
     /// Reset what is in flight on a host when a health check declares it dead.
     pub(crate) close_on_failure: bool,
     pub(crate) balancer: Balancer,
+    /// Requests are spread over localities by their weights, and over the hosts of each then.
+    pub(crate) is_by_locality: bool,
+    /// Hosts that are new get less at first.
+    pub(crate) slow_start: Option<SlowStart>,
     pub(crate) limits: Limits,
     /// Which of its hosts are left out for what they answer.
     pub(crate) outliers: Option<Detection>,
@@ -205,6 +210,8 @@ pub(crate) struct Endpoints {
     pub(crate) endpoints: Vec<Endpoint>,
     /// A priority gets its healthy share times this before the next priority gets anything.
     pub(crate) overprovisioning_percent: u32,
+    /// So many of a million requests are refused.
+    pub(crate) dropped_millionths: u32,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -212,6 +219,7 @@ pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     /// 0 is used first; there are no gaps.
     pub(crate) priority: usize,
+    pub(crate) locality: Locality,
     pub(crate) weight: u32,
     /// False when the edge says so; such a host is chosen in panic only.
     pub(crate) eligible: bool,
@@ -302,6 +310,17 @@ pub(crate) struct HeaderEdits {
     pub(crate) set: Vec<(HeaderName, HeaderValue)>,
     /// As lines of their own beside those that are there.
     pub(crate) add: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Default for Endpoints {
+    /// Nobody.
+    fn default() -> Self {
+        Self {
+            endpoints: Vec::new(),
+            overprovisioning_percent: OVERPROVISIONING_DEFAULT_PERCENT,
+            dropped_millionths: 0,
+        }
+    }
 }
 
 impl ResourceKind {

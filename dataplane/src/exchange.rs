@@ -68,6 +68,8 @@ pub(crate) enum Flag {
     Overflow,
     RetriesUsedUp,
     RateLimited,
+    Dropped,
+    AllDropped,
 }
 
 /// The words for how a request went wrong, at most two.
@@ -364,7 +366,7 @@ impl Drop for Exchange {
 
 impl Flag {
     /// In their order.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::None,
         Self::BadRequest,
         Self::NoRoute,
@@ -377,6 +379,8 @@ impl Flag {
         Self::Overflow,
         Self::RetriesUsedUp,
         Self::RateLimited,
+        Self::Dropped,
+        Self::AllDropped,
     ];
 
     pub(crate) fn word(self) -> &'static str {
@@ -393,6 +397,8 @@ impl Flag {
             Self::RateLimited => "RL",
             Self::Overflow => "UO",
             Self::RetriesUsedUp => "URX",
+            Self::Dropped => "DO",
+            Self::AllDropped => "UDO",
         }
     }
 }

@@ -25,6 +25,7 @@ mod fault;
 mod jwt;
 mod local_ratelimit;
 mod rbac;
+mod session;
 
 pub(crate) use body_limit::{BodyLimit, TOO_LARGE};
 pub(crate) use cors::Cors;
@@ -38,6 +39,7 @@ pub(crate) use jwt::{
 };
 pub(crate) use local_ratelimit::{Limit, LocalRateLimit, Rate};
 pub(crate) use rbac::{Action, AddressBlock, Policy, Rbac, Rule, Rules};
+pub(crate) use session::{Carrier, Session, StatefulSession, Wanted};
 
 /// One filter with all that it does by.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +54,8 @@ pub(crate) enum Filter {
     LocalRateLimit(Option<LocalRateLimit>),
     /// Without rules where only routes have some.
     Rbac(Option<Arc<Rbac>>),
+    /// Without a state where only routes have some.
+    Session(Option<Arc<StatefulSession>>),
 }
 
 /// A filter of a listener.
@@ -98,6 +102,8 @@ pub(crate) struct Verdict {
     pub(crate) response: HeaderEdits,
     /// Of a body whose length nobody has said.
     pub(crate) body_max: Option<u64>,
+    /// Which of the hosts it is for.
+    pub(crate) session: Option<Session>,
 }
 
 /// Before anything that the route says of it.
@@ -163,10 +169,12 @@ impl Chain {
                 Filter::Jwt(jwt) => jwt.judge(subject, unix_seconds(), &mut facts, &mut verdict),
                 Filter::LocalRateLimit(Some(limit)) => limit.judge(now(), draw, &mut verdict),
                 Filter::Rbac(Some(rbac)) => rbac.judge(subject, &facts, &mut verdict),
+                Filter::Session(Some(session)) if is_forwarded => session.judge(subject, &mut verdict),
                 Filter::BodyLimit(None)
                 | Filter::Cors(_)
                 | Filter::LocalRateLimit(None)
-                | Filter::Rbac(None) => {}
+                | Filter::Rbac(None)
+                | Filter::Session(_) => {}
             }
             if verdict.answer.is_some() {
                 break;
@@ -193,13 +201,14 @@ impl Filter {
             Self::Jwt(jwt) => jwt.is_idle(),
             Self::LocalRateLimit(limit) => limit.as_ref().is_none_or(LocalRateLimit::is_idle),
             Self::Rbac(rbac) => rbac.is_none(),
+            Self::Session(session) => session.is_none(),
         }
     }
 
     fn limit(&self) -> Option<&LocalRateLimit> {
         match self {
             Self::LocalRateLimit(limit) => limit.as_ref(),
-            Self::BodyLimit(_) | Self::Cors(_) | Self::Fault(_) | Self::Jwt(_) | Self::Rbac(_) => None,
+            Self::BodyLimit(_) | Self::Cors(_) | Self::Fault(_) | Self::Jwt(_) | Self::Rbac(_) | Self::Session(_) => None,
         }
     }
 
@@ -207,7 +216,7 @@ impl Filter {
     pub(crate) fn remote_keys(&self) -> impl Iterator<Item = &RemoteKeys> {
         let jwt = match self {
             Self::Jwt(jwt) => Some(jwt),
-            Self::BodyLimit(_) | Self::Cors(_) | Self::Fault(_) | Self::LocalRateLimit(_) | Self::Rbac(_) => {
+            Self::BodyLimit(_) | Self::Cors(_) | Self::Fault(_) | Self::LocalRateLimit(_) | Self::Rbac(_) | Self::Session(_) => {
                 None
             }
         };

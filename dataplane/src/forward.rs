@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -15,13 +16,13 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::{Body, Incoming};
 
 use crate::access_log::Requested;
-use crate::attempt::{Attempts, Failure, Refusal, until_answered};
+use crate::attempt::{Attempts, Failure, Hedges, Refusal, race, until_answered};
 use crate::balance::Draw;
 use crate::body::{ClientBody, ResponseBody, UpstreamBody};
 use crate::config::{Action, Forward, HeaderEdits, Protocol};
 use crate::deadline::{Deadline, RequestEnd, Watch};
 use crate::exchange::{Exchange, Flag, REQUEST_ID};
-use crate::filter::{Answer, Verdict};
+use crate::filter::{Answer, Session, Verdict};
 use crate::grpc::{self, Code, GRPC_TIMEOUT};
 use crate::h1::{BODY_TIMEOUT, Malformed};
 use crate::hash::{Hashed, hashed};
@@ -85,6 +86,7 @@ struct Sending<'a> {
     cluster: &'a LiveCluster,
     key: Option<u64>,
     traced: Option<Rc<Traced>>,
+    session: Option<Session>,
     head: Head,
     upload: Option<Rc<Upload>>,
     deadline: Deadline,
@@ -237,13 +239,18 @@ pub(crate) async fn serve(
         unfit: listed,
         key: hashed.key,
         trace,
+        session: verdict.session.clone(),
         time,
     };
     match forward_to(&mut exchange, forward, &route.edits, sent).await {
         Ok((response, lease, deadline)) => {
+            let host = lease.pool().host.address;
             let mut passed = pass(exchange, response, lease, deadline, &forward.response_edits);
             for cookie in hashed.cookies {
                 passed.headers_mut().append(header::SET_COOKIE, cookie);
+            }
+            if let Some(session) = verdict.session {
+                session.tell(host, passed.headers_mut());
             }
             passed
         }
@@ -281,6 +288,7 @@ struct Sent {
     /// What it has in common with those that are to go to the same host.
     key: Option<u64>,
     trace: Option<Context>,
+    session: Option<Session>,
     time: Time,
 }
 
@@ -297,6 +305,7 @@ async fn forward_to(
         mut unfit,
         key,
         trace,
+        session,
         time,
     } = sent;
     let worker = Rc::clone(&exchange.connection().worker);
@@ -345,16 +354,72 @@ async fn forward_to(
         cluster: &cluster.live,
         key,
         traced: exchange.traced(),
+        session,
         head,
         upload,
         deadline,
         per_try: policy.and_then(|policy| policy.per_try_timeout),
     };
-    let (response, lease) = until_answered(exchange, &cluster, policy, &mut sending)
-        .await
+    let answered = match policy.filter(|policy| policy.hedges) {
+        Some(policy) => race(exchange, &cluster, policy, &sending).await,
+        None => until_answered(exchange, &cluster, policy, &mut sending).await,
+    };
+    let (response, lease) = answered
         // hyper drops this future when the client leaves.
         .map_err(|refusal| refusal.unwrap_or_else(Refusal::broken_off))?;
     Ok((response, lease, sending.deadline))
+}
+
+impl Sending<'_> {
+    /// Ready once one try has taken its time. That there is a connection is looked at after the attempt whenever that gets on, so that
+    /// nobody needs to be woken.
+    async fn try_over(&self, connected: &Cell<bool>) {
+        let Some(timeout) = self.per_try else {
+            return std::future::pending().await;
+        };
+        poll_fn(|_| {
+            if connected.get() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+        self.deadline.request.come().await;
+        tokio::time::sleep(timeout).await;
+    }
+}
+
+impl Hedges for Sending<'_> {
+    async fn hedged(&self, pool: &Rc<HostPool>, late: impl FnOnce()) -> Result<Self::Answer, Failure> {
+        let body = match &self.upload {
+            None => RequestBody::Empty,
+            Some(upload) => upload.whole().unwrap_or_else(|| upload.attempt()),
+        };
+        let headers = self.head.headers.clone();
+        let request = self.head.request(headers, body, self.cluster.config.protocol);
+        let connected = Cell::new(false);
+        let mut attempt = pin!(attempt(
+            pool,
+            self.cluster,
+            request,
+            self.upload.as_ref(),
+            &connected
+        ));
+        tokio::select! {
+            biased;
+            result = &mut attempt => return result,
+            () = self.try_over(&connected) => late(),
+            () = stalled(self.upload.as_ref()) => {
+                return Err(Failure::Client(Refusal::malformed(Malformed::BodyTooSlow)));
+            }
+        }
+        attempt.await
+    }
+
+    fn can_hedge(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.is_whole())
+    }
 }
 
 impl Attempts for Sending<'_> {
@@ -373,22 +438,6 @@ impl Attempts for Sending<'_> {
         let body = self.upload.as_ref().map_or(RequestBody::Empty, Upload::attempt);
         let request = self.head.request(headers, body, self.cluster.config.protocol);
         let connected = Cell::new(false);
-        let try_over = async {
-            let Some(timeout) = self.per_try else {
-                return std::future::pending().await;
-            };
-            // Looked at after the attempt whenever that gets on, so that nobody needs to be woken.
-            poll_fn(|_| {
-                if connected.get() {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
-                }
-            })
-            .await;
-            self.deadline.request.come().await;
-            tokio::time::sleep(timeout).await;
-        };
         tokio::select! {
             biased;
             result = attempt(pool, self.cluster, request, self.upload.as_ref(), &connected) => result,
@@ -396,7 +445,7 @@ impl Attempts for Sending<'_> {
             () = stalled(self.upload.as_ref()) => {
                 Err(Failure::Client(Refusal::malformed(Malformed::BodyTooSlow)))
             }
-            () = try_over => {
+            () = self.try_over(&connected) => {
                 Err(Failure::Attempt { outcome: Outcome::PerTryTimeout, detail: "per try timeout".to_owned() })
             }
         }
@@ -410,8 +459,16 @@ impl Attempts for Sending<'_> {
         policy.repeats_answer(Self::status(answer), answer.0.headers())
     }
 
+    fn reset_after(&self, answer: &Self::Answer, policy: &RetryPolicy) -> Option<Duration> {
+        policy.reset_after(answer.0.headers())
+    }
+
     fn key(&self) -> Option<u64> {
         self.key
+    }
+
+    fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
     }
 
     fn can_repeat(&self) -> bool {

@@ -101,7 +101,7 @@ fn lines(request: &impl RequestView, name: &HeaderName) -> Option<u64> {
 
 impl MadeCookie {
     /// A `set-cookie`, as Envoy writes it.
-    fn line(&self, name: &str, value: &str) -> Option<HeaderValue> {
+    pub(crate) fn line(&self, name: &str, value: &str) -> Option<HeaderValue> {
         let age = self.ttl.map(|ttl| format!("; Max-Age={}", ttl.as_secs()));
         let path = Some(&self.path).filter(|path| !path.is_empty());
         let path = path.map(|path| format!("; Path={path}"));

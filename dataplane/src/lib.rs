@@ -74,6 +74,7 @@ mod retry;
 mod rewrite;
 mod router;
 mod session;
+mod slow_start;
 mod snapshot;
 mod sni;
 mod statsd;

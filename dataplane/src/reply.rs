@@ -12,6 +12,9 @@ use crate::grpc::{self, Code, GRPC_MESSAGE, GRPC_STATUS};
 
 /// Says that the request was refused for there being too many.
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+/// Says that it is of the share that is refused.
+const DROPPED: HeaderName = HeaderName::from_static("x-envoy-drop-overload");
+const ALL_DROPPED: HeaderName = HeaderName::from_static("x-envoy-unconditional-drop-overload");
 
 /// What is said.
 pub(crate) struct Reply {
@@ -25,9 +28,14 @@ pub(crate) struct Reply {
 
 pub(crate) fn refuse(exchange: Exchange, refusal: Refusal) -> Response<ResponseBody> {
     let reply = Reply::new(refusal.status, refusal.reason.into(), refusal.flag);
-    let overloaded = (refusal.flag == Flag::Overflow).then(|| (OVERLOADED, HeaderValue::from_static("true")));
+    let name = match refusal.flag {
+        Flag::Overflow => Some(OVERLOADED),
+        Flag::Dropped => Some(DROPPED),
+        Flag::AllDropped => Some(ALL_DROPPED),
+        _ => None,
+    };
     Reply {
-        header: overloaded,
+        header: name.map(|name| (name, HeaderValue::from_static("true"))),
         ..reply
     }
     .send(exchange)

@@ -1,6 +1,6 @@
 //! Which failures of an attempt are worth another one, and when. Pure: the request path asks and waits.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderName;
 
@@ -22,6 +22,25 @@ pub(crate) struct RetryPolicy {
     pub(crate) hosts: RetryHosts,
     pub(crate) priorities: RetryPriorities,
     pub(crate) back_off: BackOff,
+    pub(crate) reset: Option<Reset>,
+    /// What takes longer than one try goes on beside the next.
+    pub(crate) hedges: bool,
+}
+
+/// What hosts that are asked too much say of when to ask again.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Reset {
+    /// The first that says something is believed.
+    pub(crate) headers: Vec<(HeaderName, ResetFormat)>,
+    /// What is longer is not.
+    pub(crate) max: Duration,
+}
+
+/// What a number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResetFormat {
+    Seconds,
+    UnixTimestamp,
 }
 
 /// The conditions of `retry_on`.
@@ -129,6 +148,13 @@ impl RetryPolicy {
             || self.on.0 & RetryOn::CALLS != 0 && code().is_some_and(|code| self.on.repeats_call(code))
     }
 
+    /// How long an answer with these headers wants the next attempt to wait, if it may say so.
+    pub(crate) fn reset_after(&self, headers: &impl Headers) -> Option<Duration> {
+        let reset = self.reset.as_ref()?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+        reset.after(headers, now.as_secs())
+    }
+
     /// Whether what a host has read, or may have, is sent to another one. A host of HTTP/1.1 refuses no streams.
     pub(crate) fn repeats_what_was_sent(&self) -> bool {
         let Self {
@@ -149,6 +175,23 @@ impl RetryPolicy {
                 0
             };
         on.0 & !idle != 0
+    }
+}
+
+impl Reset {
+    /// How long an answer with these headers wants the next attempt to wait.
+    pub(crate) fn after(&self, headers: &impl Headers, now_unix_s: u64) -> Option<Duration> {
+        let said = self.headers.iter().filter_map(|(name, format)| {
+            let line = headers.lines(name).next()?;
+            let number: u64 = std::str::from_utf8(line).ok()?.trim().parse().ok()?;
+            let seconds = match format {
+                ResetFormat::Seconds => number,
+                ResetFormat::UnixTimestamp => number.checked_sub(now_unix_s)?,
+            };
+            Some(Duration::from_secs(seconds))
+        });
+        let mut said = said.filter(|after| *after <= self.max);
+        said.next()
     }
 }
 
@@ -269,6 +312,8 @@ mod tests {
             hosts: RetryHosts::Any,
             priorities: RetryPriorities::Any,
             back_off: BackOff::DEFAULT,
+            reset: None,
+            hedges: false,
         }
     }
 
@@ -367,6 +412,45 @@ mod tests {
             ..policy("retriable-status-codes retriable-headers connect-failure")
         };
         assert!(!nothing.repeats_what_was_sent());
+    }
+
+    #[test]
+    fn hosts_say_when_to_ask_again() {
+        let reset = Reset {
+            headers: vec![
+                (HeaderName::from_static("retry-after"), ResetFormat::Seconds),
+                (
+                    HeaderName::from_static("x-ratelimit-reset"),
+                    ResetFormat::UnixTimestamp,
+                ),
+            ],
+            max: Duration::from_secs(300),
+        };
+        for (after, reset_at, expected_s) in [
+            (None, None, None),
+            (Some("2"), None, Some(2)),
+            (Some("2"), Some("1030"), Some(2)),
+            (Some("0"), None, Some(0)),
+            (Some("300"), None, Some(300)),
+            (Some("301"), None, None),
+            (Some("301"), Some("1030"), Some(30)),
+            (Some("soon"), Some("1030"), Some(30)),
+            (Some("-1"), None, None),
+            (Some("1.5"), None, None),
+            (None, Some("1000"), Some(0)),
+            (None, Some("999"), None),
+            (None, Some("1301"), None),
+            (None, Some("18446744073709551616"), None),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in [("retry-after", after), ("x-ratelimit-reset", reset_at)] {
+                if let Some(value) = value {
+                    headers.insert(name, HeaderValue::from_static(value));
+                }
+            }
+            let got = reset.after(&headers, 1000);
+            assert_eq!(got, expected_s.map(Duration::from_secs), "{after:?} {reset_at:?}");
+        }
     }
 
     #[test]

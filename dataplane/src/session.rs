@@ -242,6 +242,8 @@ mod tests {
             panic_threshold_percent: 50.0,
             close_on_failure: false,
             balancer: crate::balance::Balancer::LeastRequest,
+            is_by_locality: false,
+            slow_start: None,
             limits: crate::breaker::Limits::DEFAULT,
             outliers: None,
             tls: None,

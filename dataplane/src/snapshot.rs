@@ -3,22 +3,26 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use foldhash::HashMap;
 use http::uri::Scheme;
 
 use crate::balance::{Candidate, Rules, Selection};
 use crate::breaker::Load;
 use crate::by_name::ByName;
-use crate::config::{Cluster, Config, Endpoint, FilterChain, Http, Listener, Network, Route, TcpProxy};
+use crate::config::{
+    Cluster, Config, Endpoint, Endpoints, FilterChain, Http, Listener, Network, Route, TcpProxy,
+};
 use crate::filter::{Chain, Held, chains};
 use crate::filter_chain::ChainMatch;
 use crate::outlier::{Ejections, Record};
 use crate::proxy_protocol::Version;
 use crate::router::{NO_LEVELS, RouteTable};
+use crate::slow_start::WARM;
 use crate::tls::{HostTls, LiveTls};
 
 #[derive(Debug, Default)]
@@ -76,7 +80,11 @@ pub(crate) struct LiveCluster {
     pub(crate) name: Arc<str>,
     pub(crate) config: Arc<Cluster>,
     pub(crate) hosts: Vec<LiveHost>,
+    /// Their places, once somebody has asked for one.
+    by_address: OnceLock<HashMap<SocketAddr, usize>>,
     rules: Rules,
+    /// So many of a million requests are refused.
+    pub(crate) dropped_millionths: u32,
     pub(crate) selection: ArcSwap<Selection>,
     /// Two changes at once must not store their selections in the wrong order.
     refreshing: Mutex<()>,
@@ -108,6 +116,9 @@ pub(crate) struct Host {
     /// If it stands for those that clients' connections were to go to: for how long each is kept unused.
     pub(crate) original: Option<Duration>,
     health: AtomicU8,
+    /// When it was made, and how many milliseconds later it became healthy.
+    made: Instant,
+    healthy_after_ms: AtomicU64,
     /// What attempts brought, if that may make it an outlier.
     pub(crate) record: Option<Record>,
 }
@@ -302,21 +313,24 @@ impl LiveCluster {
         name: Arc<str>,
         config: Arc<Cluster>,
         hosts: Vec<LiveHost>,
-        overprovisioning_percent: u32,
+        endpoints: &Endpoints,
         traffic: Arc<AtomicBool>,
         load: Arc<Load>,
         ejections: Option<Arc<Ejections>>,
     ) -> Self {
         let rules = Rules {
             panic_threshold_percent: config.panic_threshold_percent,
-            overprovisioning_percent,
+            overprovisioning_percent: endpoints.overprovisioning_percent,
         };
-        let selection = Selection::new(&candidates(&hosts), rules, config.balancer);
+        let candidates = candidates(&config, &hosts, Instant::now());
+        let selection = Selection::new(&candidates, rules, config.balancer);
         Self {
             name,
             config,
             hosts,
+            by_address: OnceLock::new(),
             rules,
+            dropped_millionths: endpoints.dropped_millionths,
             selection: ArcSwap::from_pointee(selection),
             refreshing: Mutex::default(),
             traffic,
@@ -325,15 +339,25 @@ impl LiveCluster {
         }
     }
 
-    /// Computes the selection from the hosts' present health.
-    pub(crate) fn refresh(&self) {
+    /// Computes the selection from the hosts' present health; says whether some of them are not given all of their share yet.
+    pub(crate) fn refresh(&self) -> bool {
         let _order = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
-        let candidates = candidates(&self.hosts);
+        let candidates = candidates(&self.config, &self.hosts, Instant::now());
         // What is hashed takes its time.
         if !self.selection.load().is_of(&candidates) {
             let selection = Selection::new(&candidates, self.rules, self.config.balancer);
             self.selection.store(Arc::new(selection));
         }
+        candidates.iter().any(|candidate| candidate.warmth < WARM)
+    }
+
+    /// The place of the host at `address`, if it is one of this cluster's.
+    pub(crate) fn host_at(&self, address: SocketAddr) -> Option<usize> {
+        let by_address = self.by_address.get_or_init(|| {
+            let hosts = self.hosts.iter().enumerate();
+            hosts.map(|(place, live)| (live.host.address, place)).collect()
+        });
+        by_address.get(&address).copied()
     }
 
     /// Whether every host has been checked once, or needs no check, or waits for secrets, which may come only when it is not waited
@@ -366,6 +390,8 @@ impl Host {
             greeting,
             original,
             health: AtomicU8::new(health as u8),
+            made: Instant::now(),
+            healthy_after_ms: AtomicU64::new(0),
             record,
         }
     }
@@ -393,6 +419,12 @@ impl Host {
         }
     }
 
+    /// For how long it has been healthy, if it is.
+    fn healthy_for(&self, now: Instant) -> Duration {
+        let after = Duration::from_millis(self.healthy_after_ms.load(Ordering::Relaxed));
+        now.saturating_duration_since(self.made).saturating_sub(after)
+    }
+
     /// Of what it is asked for by the proxy itself.
     pub(crate) fn scheme(&self) -> Scheme {
         if self.tls.is_some() {
@@ -407,6 +439,10 @@ impl Host {
     }
 
     pub(crate) fn set_health(&self, health: Health) {
+        if health == Health::Healthy && self.health() != Health::Healthy {
+            let after_ms = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.healthy_after_ms.store(after_ms, Ordering::Relaxed);
+        }
         self.health.store(health as u8, Ordering::Relaxed);
     }
 }
@@ -421,16 +457,19 @@ impl Health {
     }
 }
 
-fn candidates(hosts: &[LiveHost]) -> Vec<Candidate> {
-    hosts
-        .iter()
-        .map(|live| Candidate {
+fn candidates(cluster: &Cluster, hosts: &[LiveHost], now: Instant) -> Vec<Candidate> {
+    let candidate = |live: &LiveHost| {
+        let healthy =
+            live.endpoint.eligible && live.host.health() == Health::Healthy && !live.host.is_ejected();
+        let slow_start = cluster.slow_start.filter(|_| healthy);
+        Candidate {
             address: live.host.address,
             priority: live.endpoint.priority,
+            locality: cluster.is_by_locality.then_some(live.endpoint.locality),
             weight: live.endpoint.weight,
-            healthy: live.endpoint.eligible
-                && live.host.health() == Health::Healthy
-                && !live.host.is_ejected(),
-        })
-        .collect()
+            warmth: slow_start.map_or(WARM, |slow| slow.warmth(live.host.healthy_for(now))),
+            healthy,
+        }
+    };
+    hosts.iter().map(candidate).collect()
 }

@@ -133,6 +133,17 @@ impl Upload {
         receiver
     }
 
+    /// Whether all of it has come, and could be kept.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.state.borrow().is_whole()
+    }
+
+    /// All of it, beside attempts that send it as it comes.
+    pub(crate) fn whole(&self) -> Option<RequestBody> {
+        let state = self.state.borrow();
+        state.is_whole().then(|| state.copy())
+    }
+
     /// Whether another attempt would send the same bytes.
     pub(crate) fn can_repeat(&self) -> bool {
         let state = self.state.borrow();
@@ -273,13 +284,22 @@ impl State {
 
     /// Gives whoever waits for a copy what was kept, or nothing.
     fn hand_out(&mut self) {
-        let whole = matches!(self.end, End::Complete(_)) && self.replay == Replay::Kept;
+        let whole = self.is_whole();
         for copy in std::mem::take(&mut self.copies).into_iter().filter(|_| whole) {
             // Whoever waited may have given up.
-            let _ = copy.send(RequestBody::Kept {
-                chunks: self.kept.iter().cloned().collect(),
-                trailers: self.trailers.clone(),
-            });
+            let _ = copy.send(self.copy());
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        matches!(self.end, End::Complete(_)) && self.replay == Replay::Kept
+    }
+
+    /// What was kept.
+    fn copy(&self) -> RequestBody {
+        RequestBody::Kept {
+            chunks: self.kept.iter().cloned().collect(),
+            trailers: self.trailers.clone(),
         }
     }
 

@@ -9,13 +9,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use tokio::runtime::LocalOptions;
 use tokio::sync::Notify;
 
 use crate::access_log::{Logs, Process};
 use crate::arrival::Ends;
+use crate::attempt::Refusal;
 use crate::balance::{Asked, Balancer, Draw, Tried};
 use crate::breaker::{Retrying, Share};
+use crate::config::MILLION;
+use crate::exchange::Flag;
+use crate::filter::{Session, Wanted};
 use crate::h1::Buffers;
 use crate::listener::{self, WorkerListener};
 use crate::metrics::{LeftOut, ListenerCounters, Metrics, RouteCounters, TcpCounters};
@@ -65,7 +70,7 @@ pub(crate) struct WorkerCluster {
     pub(crate) live: Arc<LiveCluster>,
     /// In the order of the cluster's hosts.
     pools: Vec<Rc<HostPool>>,
-    /// Whose turn it is, by priority; none where hosts do not take turns.
+    /// Whose turn it is, by priority and then by locality; none where nobody takes turns.
     turns: Box<[Cell<u64>]>,
     share: Share,
     counters: RefCell<ByListener>,
@@ -381,6 +386,37 @@ impl WorkerCluster {
         Some((self.pools[chosen.0].of(client)?, chosen))
     }
 
+    /// The pool of the host of a session, as [`Self::choose`] has it; nothing where another one may do.
+    pub(crate) fn keep(
+        &self,
+        session: &Session,
+        client: Option<&Ends>,
+    ) -> Result<Option<(Rc<HostPool>, (usize, usize))>, Refusal> {
+        let host = match session.wanted {
+            Wanted::Anywhere => return Ok(None),
+            Wanted::Nowhere => None,
+            Wanted::Host(address) => self.live.host_at(address),
+        };
+        match (host, session.strict()) {
+            (Some(host), _) if self.live.selection.load().is_healthy(host) => {
+                let priority = self.live.hosts[host].endpoint.priority;
+                Ok(self.pools[host].of(client).map(|pool| (pool, (host, priority))))
+            }
+            (_, None) => Ok(None),
+            (None, Some(status)) => Err(Refusal::nobody(status)),
+            (Some(_), Some(_)) => Err(Refusal::nobody(StatusCode::SERVICE_UNAVAILABLE)),
+        }
+    }
+
+    /// Whether a request is one of those that are refused so that the others are served.
+    pub(crate) fn drops(&self, draw: &impl Draw) -> Option<Flag> {
+        match self.live.dropped_millionths {
+            0 => None,
+            MILLION => Some(Flag::AllDropped),
+            dropped => (draw.below(MILLION) < dropped).then_some(Flag::Dropped),
+        }
+    }
+
     /// Whether one more request may begin.
     pub(crate) fn allows_request(&self) -> bool {
         self.share.allows_request(&self.live.config.limits)
@@ -402,15 +438,19 @@ impl WorkerCluster {
     }
 }
 
-/// Where hosts take turns, each worker begins with another.
+/// Where hosts or localities take turns, each worker begins with another.
 pub(crate) fn turns(live: &LiveCluster) -> Box<[Cell<u64>]> {
-    if live.config.balancer != Balancer::RoundRobin {
+    let is_by_locality = live.config.is_by_locality;
+    if live.config.balancer != Balancer::RoundRobin && !is_by_locality {
         return Box::default();
     }
     let random = Random::new();
-    let priorities = live.hosts.iter().map(|live| live.endpoint.priority + 1).max();
+    let endpoints = || live.hosts.iter().map(|live| &live.endpoint);
+    let priorities = endpoints().map(|endpoint| endpoint.priority + 1).max();
+    let localities = endpoints().map(|endpoint| endpoint.locality.nth + 1).max();
+    let turns = priorities.unwrap_or(0) + localities.filter(|_| is_by_locality).unwrap_or(0);
     let first = || Cell::new(random.below(u32::MAX).into());
-    (0..priorities.unwrap_or(0)).map(|_| first()).collect()
+    (0..turns).map(|_| first()).collect()
 }
 
 impl Random {

@@ -20,17 +20,16 @@ struct Turn {
 }
 
 impl Maglev {
-    /// Of hosts with their keys and weights.
-    pub(super) fn new(hosts: &[(usize, String, u32)], size: u64) -> Self {
+    /// Of hosts with their keys and their parts of all.
+    pub(super) fn new(hosts: &[(usize, String, f64)], size: u64) -> Self {
         const FREE: u32 = u32::MAX;
-        let total: f64 = hosts.iter().map(|(_, _, weight)| f64::from(*weight)).sum();
         let mut turns: Vec<Turn> = hosts
             .iter()
-            .map(|(host, key, weight)| Turn {
+            .map(|(host, key, share)| Turn {
                 host: u32::try_from(*host).unwrap_or(FREE),
                 offset: xxh64(key.as_bytes(), 0) % size,
                 skip: xxh64(key.as_bytes(), 1) % (size - 1) + 1,
-                weight: f64::from(*weight) / total,
+                weight: *share,
                 target: 0.0,
                 next: 0,
             })

@@ -19,16 +19,14 @@ pub(crate) struct RingSize {
 pub(super) struct Ring(Box<[(u64, usize)]>);
 
 impl Ring {
-    /// Of hosts with their keys and weights. The ring is scaled so that the host with the least weight has a whole number of
+    /// Of hosts with their keys and their parts of all. The ring is scaled so that the host with the least weight has a whole number of
     /// places, unless they would be too many; then the others, and maybe all of them, round.
-    pub(super) fn new(hosts: &[(usize, String, u32)], size: RingSize) -> Self {
-        let total: f64 = hosts.iter().map(|(_, _, weight)| f64::from(*weight)).sum();
-        let shares = hosts.iter().map(|(_, _, weight)| f64::from(*weight) / total);
-        let least = shares.clone().fold(1.0, f64::min);
+    pub(super) fn new(hosts: &[(usize, String, f64)], size: RingSize) -> Self {
+        let least = hosts.iter().map(|(_, _, share)| *share).fold(1.0, f64::min);
         let scale = ((least * size.min as f64).ceil() / least).min(size.max as f64);
         let mut places = Vec::with_capacity(scale.ceil() as usize);
         let mut wanted = 0.0;
-        for ((host, key, _), share) in hosts.iter().zip(shares) {
+        for (host, key, share) in hosts {
             wanted += scale * share;
             let mut nth = 0u64;
             while (places.len() as f64) < wanted {

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+mod locality;
+
 use std::cell::{Cell, RefCell};
 
 use super::*;
@@ -97,7 +99,9 @@ fn hosts(given: &[(usize, bool)]) -> Vec<Candidate> {
         .map(|(priority, healthy)| Candidate {
             address: ([10, 0, 0, 1], 80).into(),
             priority: *priority,
+            locality: None,
             weight: 1,
+            warmth: WARM,
             healthy: *healthy,
         })
         .collect()
@@ -206,7 +210,9 @@ fn weights_are_shares() {
     let candidates = [1, 3].map(|weight| Candidate {
         address: ([10, 0, 0, 1], 80).into(),
         priority: 0,
+        locality: None,
         weight,
+        warmth: WARM,
         healthy: true,
     });
     let selection = Selection::new(&candidates, rules(50.0), Balancer::LeastRequest);
@@ -248,7 +254,9 @@ fn given(weights: &[u32]) -> Vec<Candidate> {
     let candidates = ports.zip(weights).map(|(port, weight)| Candidate {
         address: ([127, 88, 0, 1], port).into(),
         priority: 0,
+        locality: None,
         weight: *weight,
+        warmth: WARM,
         healthy: true,
     });
     candidates.collect()
@@ -409,6 +417,35 @@ fn hosts_take_turns_by_their_weights() {
     let first = by_turn(&equal, &Always(0), &turns);
     for nth in 1..9 {
         assert_eq!(by_turn(&equal, &Always(0), &turns), (first + nth) % 4);
+    }
+}
+
+#[test]
+fn slow_hosts_get_less() {
+    // Weights, the warmth of each, and how many of 2100 requests each is due.
+    for (weights, warmth, due) in [
+        (&[1, 1][..], &[WARM, WARM][..], &[1050, 1050][..]),
+        (&[1, 1], &[100, 100], &[1050, 1050]),
+        (&[1, 1], &[WARM, 500], &[1400, 700]),
+        (&[1, 1, 1], &[WARM, WARM, 100], &[1000, 1000, 100]),
+        (&[2, 1], &[500, WARM], &[1050, 1050]),
+        (&[u32::MAX - 1, 1], &[WARM, 1], &[2100, 0]),
+    ] {
+        let mut candidates = given(weights);
+        for (candidate, warmth) in candidates.iter_mut().zip(warmth) {
+            candidate.warmth = *warmth;
+        }
+        for (balancer, spread) in [(Balancer::RoundRobin, 10), (Balancer::LeastRequest, 150)] {
+            let selection = Selection::new(&candidates, rules(50.0), balancer);
+            let (turns, draw) = ([Cell::new(0)], Counter(Cell::new(3)));
+            let mut counts = vec![0usize; weights.len()];
+            (0..2100).for_each(|_| counts[by_turn(&selection, &draw, &turns)] += 1);
+            let is_due = counts
+                .iter()
+                .zip(due)
+                .all(|(count, due)| count.abs_diff(*due) <= spread);
+            assert!(is_due, "{balancer:?} {weights:?} {warmth:?}: {counts:?}");
+        }
     }
 }
 

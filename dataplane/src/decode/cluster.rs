@@ -8,6 +8,9 @@ use envoy_types::pb::envoy::config::cluster::v3::CircuitBreakers;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
+    LocalityConfigSpecifier, LocalityWeightedLbConfig,
+};
 use envoy_types::pb::envoy::config::cluster::v3::cluster::ring_hash_lb_config::HashFunction;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, LbConfig, LbPolicy, MaglevLbConfig, RingHashLbConfig,
@@ -31,6 +34,7 @@ use super::fields::{
 };
 use super::outlier;
 use super::proxy_protocol::{self, Transport};
+use super::slow_start;
 use crate::balance::{Balancer, RING_MAX, RING_MIN_DEFAULT, RingSize, TABLE_DEFAULT, TABLE_MAX};
 use crate::breaker::{Limits, RetryLimit};
 use crate::config::{Cluster, HealthCheck, HttpProbe, Probe, Protocol};
@@ -71,7 +75,9 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
         Some(timeout) => positive(timeout).at("connect_timeout")?,
         None => CONNECT_TIMEOUT_DEFAULT,
     };
-    let balancer = balancer(take(&mut pb.lb_policy), pb.lb_config.take())?;
+    let mut lb_config = pb.lb_config.take();
+    let slow_start = slow_start::taken(pb.lb_policy, &mut lb_config)?;
+    let balancer = balancer(take(&mut pb.lb_policy), lb_config)?;
     let mut checks = take(&mut pb.health_checks).into_iter();
     let health_check = match checks.next() {
         Some(check) => Some(health_check(check, name).at_index("health_checks", 0)?),
@@ -80,7 +86,9 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
     if checks.next().is_some() {
         return Err("health_checks: at most one is supported".to_owned());
     }
-    let panic_threshold_percent = panic_threshold(pb.common_lb_config.take()).at("common_lb_config")?;
+    let mut common = pb.common_lb_config.take().unwrap_or_default();
+    let is_by_locality = by_locality(common.locality_config_specifier.take()).at("common_lb_config")?;
+    let panic_threshold_percent = panic_threshold(common).at("common_lb_config")?;
     // What leaves the endpoints is gone at once here, whatever its checks say.
     take(&mut pb.ignore_health_on_host_removal);
     let close_on_failure = take(&mut pb.close_connections_on_host_health_failure);
@@ -107,6 +115,8 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
         panic_threshold_percent,
         close_on_failure,
         balancer,
+        is_by_locality,
+        slow_start,
         limits,
         outliers,
         tls,
@@ -243,10 +253,18 @@ fn retry_budget(mut pb: RetryBudget) -> Result<RetryLimit, Reason> {
     Ok(RetryLimit::Budget { percent, retries_min })
 }
 
-fn panic_threshold(config: Option<CommonLbConfig>) -> Result<f64, Reason> {
-    let Some(mut config) = config else {
-        return Ok(PANIC_THRESHOLD_DEFAULT_PERCENT);
-    };
+/// Whether requests are spread by the weights of localities.
+fn by_locality(specifier: Option<LocalityConfigSpecifier>) -> Result<bool, Reason> {
+    match specifier {
+        None => Ok(false),
+        Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig {})) => Ok(true),
+        Some(LocalityConfigSpecifier::ZoneAwareLbConfig(_)) => {
+            Err("zone_aware_lb_config: is not supported".to_owned())
+        }
+    }
+}
+
+fn panic_threshold(mut config: CommonLbConfig) -> Result<f64, Reason> {
     let threshold = config.healthy_panic_threshold.take();
     done(&config)?;
     let Some(threshold) = threshold else {

@@ -14,6 +14,9 @@ use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{JwtAuthen
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
+use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::{
+    StatefulSession, StatefulSessionPerRoute,
+};
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpFilter;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType;
 use envoy_types::pb::google::protobuf::Any;
@@ -28,6 +31,7 @@ mod fault;
 mod jwt;
 mod local_ratelimit;
 mod rbac;
+mod session;
 
 /// Where something is said of a filter.
 #[derive(Clone, Copy)]
@@ -138,6 +142,12 @@ fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reas
     }
     if config.type_url == PerRouteConfig::type_url() && is_of_routes {
         return jwt::of_route(config).map(Filter::Jwt);
+    }
+    if config.type_url == StatefulSession::type_url() && !is_of_routes {
+        return session::of_listener(config).map(Filter::Session);
+    }
+    if config.type_url == StatefulSessionPerRoute::type_url() && is_of_routes {
+        return session::of_route(config).map(Filter::Session);
     }
     let rbac = if config.type_url == Rbac::type_url() && !is_of_routes {
         rbac::of_listener(config)?

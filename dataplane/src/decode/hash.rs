@@ -43,32 +43,35 @@ pub(super) fn decode(mut pb: PbHashPolicy) -> Result<HashPolicy, Reason> {
 }
 
 fn cookie(mut pb: Cookie) -> Result<CookieHash, Reason> {
-    let name = take(&mut pb.name);
-    // What stands between a `;` and a `=` in a header.
-    let is_name = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
-    if name.is_empty() || !name.bytes().all(is_name) {
-        return Err(format!("name: {name:?} is not a name of a cookie"));
-    }
-    let path = take(&mut pb.path);
-    if !path
-        .bytes()
-        .all(|byte| (b' '..=b'~').contains(&byte) && byte != b';')
-    {
-        return Err(format!("path: {path:?} is not a path of a cookie"));
-    }
+    let name = cookie_name(take(&mut pb.name)).at("name")?;
+    let path = cookie_path(take(&mut pb.path)).at("path")?;
     let ttl = pb.ttl.take().map(duration).transpose().at("ttl")?;
     if ttl.is_some_and(|ttl| !ttl.is_zero() && ttl < MAX_AGE_MIN) {
         return Err("ttl: must be 0 or at least 1 s".to_owned());
     }
     let made = ttl.map(|ttl| MadeCookie {
         ttl: Some(ttl).filter(|ttl| !ttl.is_zero()),
-        path: path.into(),
+        path,
     });
     done(&pb)?;
-    Ok(CookieHash {
-        name: name.into(),
-        made,
-    })
+    Ok(CookieHash { name, made })
+}
+
+/// What stands between a `;` and a `=` in a header.
+pub(super) fn cookie_name(name: String) -> Result<Box<str>, Reason> {
+    let is_name = |byte: u8| byte.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&byte);
+    if name.is_empty() || !name.bytes().all(is_name) {
+        return Err(format!("{name:?} is not a name of a cookie"));
+    }
+    Ok(name.into())
+}
+
+pub(super) fn cookie_path(path: String) -> Result<Box<str>, Reason> {
+    let is_path = |byte: u8| (b' '..=b'~').contains(&byte) && byte != b';';
+    if !path.bytes().all(is_path) {
+        return Err(format!("{path:?} is not a path of a cookie"));
+    }
+    Ok(path.into())
 }
 
 #[cfg(test)]

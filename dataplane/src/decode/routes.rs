@@ -14,48 +14,38 @@ use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption};
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
 };
-use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_host_predicate::ConfigType as PredicateConfig;
-use envoy_types::pb::envoy::config::route::v3::retry_policy::retry_priority::ConfigType as PriorityConfig;
-use envoy_types::pb::envoy::config::route::v3::retry_policy::{
-    RetryBackOff, RetryHostPredicate, RetryPriority,
-};
 use envoy_types::pb::envoy::config::route::v3::route::Action as PbAction;
 use envoy_types::pb::envoy::config::route::v3::route_action::{
     ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration, RequestMirrorPolicy,
 };
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, RedirectAction, RetryPolicy as PbRetryPolicy, Route as PbRoute, RouteAction,
-    RouteConfiguration, VirtualHost,
+    DirectResponseAction, RedirectAction, Route as PbRoute, RouteAction, RouteConfiguration, VirtualHost,
 };
-use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
-use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use envoy_types::pb::google::protobuf::Duration as PbDuration;
 use http::StatusCode;
 
 use super::fields::{
-    At, Reason, answer_status, any, done, duration, header_name, header_to_set, header_value, message,
-    positive, required, runtime_fraction, same_name,
+    At, Reason, answer_status, done, duration, header_name, header_to_set, header_value, message, required,
+    runtime_fraction, same_name,
 };
 use super::filter::overrides;
 use super::hash;
-use super::matcher::{of_answer, of_route};
+use super::matcher::of_route;
+use super::retry;
 use super::wire;
 use crate::config::{
     Action, Forward, HeaderEdits, MILLION, Mirror, Redirect, Route, SaidDuration, StreamDuration, Target,
 };
 use crate::filter::Levels;
 use crate::matcher::PathMatcher;
-use crate::retry::{BackOff, Condition, RetryHosts, RetryOn, RetryPolicy, RetryPriorities};
 use crate::rewrite::{PathRewrite, Substitution};
 use crate::router::{Host, NO_LEVELS, Ports, RouteTable, levels_below};
 
 /// Envoy's route timeout when none is given.
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 const WEIGHT_MAX: u32 = 10_000;
-/// A worker draws hosts without a pause, and when all were tried it draws this often in vain.
-const DRAWS_MAX: u32 = 1000;
 /// `virtual_hosts` of a `RouteConfiguration`, and `name` of one of them.
 const VIRTUAL_HOSTS: usize = 2;
 const NAME: usize = 1;
@@ -344,10 +334,7 @@ fn forward(mut pb: RouteAction, matcher: &PathMatcher) -> Result<Forward, Reason
         Some(duration) => Some(stream_duration(duration).at("max_stream_duration")?),
         None => None,
     };
-    let retry = match pb.retry_policy.take() {
-        Some(policy) => Some(retry_policy(policy).at("retry_policy")?),
-        None => None,
-    };
+    let retry = retry::decode(pb.retry_policy.take(), pb.hedge_policy.take())?;
     let host = match pb.host_rewrite_specifier.take() {
         None => None,
         Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
@@ -475,114 +462,4 @@ fn header_edits(
             .push(header_name(name).at_index(remove_field, index)?);
     }
     Ok(edits)
-}
-
-fn retry_policy(mut pb: PbRetryPolicy) -> Result<RetryPolicy, Reason> {
-    let on = retry_on(&take(&mut pb.retry_on)).at("retry_on")?;
-    let retries_max = pb.num_retries.take().map_or(1, |retries| retries.value);
-    let per_try_timeout = match pb.per_try_timeout.take() {
-        Some(timeout) => Some(duration(timeout).at("per_try_timeout")?).filter(|timeout| !timeout.is_zero()),
-        None => None,
-    };
-    let mut statuses = Vec::new();
-    for status in take(&mut pb.retriable_status_codes) {
-        let status = u16::try_from(status)
-            .ok()
-            .filter(|status| (100..600).contains(status));
-        statuses.push(status.ok_or_else(|| "retriable_status_codes: not a status code".to_owned())?);
-    }
-    let mut headers = Vec::new();
-    for (index, matcher) in take(&mut pb.retriable_headers).into_iter().enumerate() {
-        headers.push(of_answer(matcher).at_index("retriable_headers", index)?);
-    }
-    let draws_max = match take(&mut pb.host_selection_retry_max_attempts) {
-        0 => 1,
-        attempts => u32::try_from(attempts)
-            .ok()
-            .filter(|attempts| *attempts <= DRAWS_MAX)
-            .ok_or_else(|| format!("host_selection_retry_max_attempts: must be 0 to {DRAWS_MAX}"))?,
-    };
-    let hosts = match take(&mut pb.retry_host_predicate) {
-        predicates if predicates.is_empty() => RetryHosts::Any,
-        predicates => {
-            for (index, predicate) in predicates.into_iter().enumerate() {
-                previous_hosts(predicate).at_index("retry_host_predicate", index)?;
-            }
-            RetryHosts::Other { draws_max }
-        }
-    };
-    let priorities = match pb.retry_priority.take() {
-        None => RetryPriorities::Any,
-        Some(priority) => {
-            previous_priorities(priority).at("retry_priority")?;
-            RetryPriorities::Other
-        }
-    };
-    let back_off = match pb.retry_back_off.take() {
-        None => BackOff::DEFAULT,
-        Some(back_off) => self::back_off(back_off).at("retry_back_off")?,
-    };
-    done(&pb)?;
-    Ok(RetryPolicy {
-        on,
-        retries_max,
-        per_try_timeout,
-        statuses,
-        headers,
-        hosts,
-        priorities,
-        back_off,
-    })
-}
-
-fn retry_on(conditions: &str) -> Result<RetryOn, Reason> {
-    let mut on = RetryOn::default();
-    for condition in conditions
-        .split(',')
-        .map(str::trim)
-        .filter(|condition| !condition.is_empty())
-    {
-        let known = Condition::of(condition).ok_or_else(|| format!("{condition} is not supported"))?;
-        on.add(known);
-    }
-    Ok(on)
-}
-
-fn previous_hosts(mut pb: RetryHostPredicate) -> Result<(), Reason> {
-    take(&mut pb.name);
-    match pb.config_type.take() {
-        Some(PredicateConfig::TypedConfig(config)) => {
-            any::<PreviousHostsPredicate>(&config).at("typed_config")?;
-            done(&pb)
-        }
-        None => Err("typed_config: is required".to_owned()),
-    }
-}
-
-fn previous_priorities(mut pb: RetryPriority) -> Result<(), Reason> {
-    take(&mut pb.name);
-    let Some(PriorityConfig::TypedConfig(config)) = pb.config_type.take() else {
-        return Err("typed_config: is required".to_owned());
-    };
-    done(&pb)?;
-    let mut config: PreviousPrioritiesConfig = any(&config).at("typed_config")?;
-    match take(&mut config.update_frequency) {
-        1 => done(&config).at("typed_config"),
-        other => Err(format!(
-            "typed_config.update_frequency: {other} is not supported, only 1"
-        )),
-    }
-}
-
-fn back_off(mut pb: RetryBackOff) -> Result<BackOff, Reason> {
-    let base = positive(required(pb.base_interval.take()).at("base_interval")?).at("base_interval")?;
-    let max = match pb.max_interval.take() {
-        Some(max) => positive(max).at("max_interval")?,
-        None => base.saturating_mul(10),
-    };
-    if max < base {
-        return Err("max_interval: is less than base_interval".to_owned());
-    }
-    done(&pb)?;
-    Ok(BackOff { base, max })
 }

@@ -4,6 +4,7 @@
 use envoy_types::pb::envoy::config::cluster::v3::Cluster as PbCluster;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::thresholds::RetryBudget;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::LocalityConfigSpecifier;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, MaglevLbConfig, RingHashLbConfig,
 };
@@ -13,8 +14,9 @@ use envoy_types::pb::envoy::config::core::v3::health_check::{HealthChecker, Http
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{
     Address, AggregatedConfigSource, ConfigSource, HeaderValue, HeaderValueOption, HealthCheck as PbHealthCheck,
-    SocketAddress,
+    Locality, SocketAddress,
 };
+use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::policy::DropOverload;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
 use envoy_types::pb::envoy::config::endpoint::v3::{
     ClusterLoadAssignment, Endpoint as PbEndpoint, LbEndpoint, LocalityLbEndpoints,
@@ -38,7 +40,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
-use envoy_types::pb::envoy::r#type::v3::{Int64Range, Percent};
+use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, Int64Range, Percent};
 use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value, UInt64Value};
 use envoy_types::util::pack_any;
 use prost::Message;
@@ -274,6 +276,17 @@ fn a_cluster_is_as_the_contract_says() {
         &right,
         &[
             (
+                |c| {
+                    c.common_lb_config = Some(CommonLbConfig {
+                        locality_config_specifier: Some(LocalityConfigSpecifier::ZoneAwareLbConfig(
+                            Default::default(),
+                        )),
+                        ..Default::default()
+                    });
+                },
+                "common_lb_config.zone_aware_lb_config: is not supported",
+            ),
+            (
                 |c| breaker(c, |t| t.max_connection_pools = number(1)),
                 "circuit_breakers.thresholds[0].max_connection_pools: is not supported by this proxy",
             ),
@@ -446,6 +459,16 @@ fn endpoints_are_as_the_contract_says() {
         lb_endpoints: vec![endpoint(80 + priority)],
         ..Default::default()
     };
+    fn dropping(endpoints: &mut ClusterLoadAssignment, drops: &[(&str, u32)]) {
+        let drops = drops.iter().map(|(category, percent)| DropOverload {
+            category: (*category).to_owned(),
+            drop_percentage: Some(FractionalPercent {
+                numerator: *percent,
+                ..Default::default()
+            }),
+        });
+        endpoints.policy.get_or_insert_default().drop_overloads = drops.collect();
+    }
     // Endpoints are kept for clusters that are known, but refused either way.
     let right = ClusterLoadAssignment {
         cluster_name: "x".to_owned(),
@@ -496,8 +519,35 @@ fn endpoints_are_as_the_contract_says() {
                 "endpoints: the weights of priority 0 are more than 4294967295 together",
             ),
             (
-                |e| e.endpoints[0].load_balancing_weight = number(1),
-                "endpoints[0].load_balancing_weight: is not supported by this proxy",
+                |e| e.endpoints[0].load_balancing_weight = number(0),
+                "endpoints[0].load_balancing_weight: must be more than 0",
+            ),
+            (
+                |e| {
+                    let mut other = e.endpoints[0].clone();
+                    other.locality = Some(Locality::default());
+                    other.locality.as_mut().unwrap().zone = "other".to_owned();
+                    e.endpoints.push(other);
+                    e.endpoints[0].load_balancing_weight = number(1);
+                    e.endpoints[2].load_balancing_weight = number(u32::MAX);
+                },
+                "endpoints: of localities, the weights of priority 0 are more than 4294967295 together",
+            ),
+            (
+                |e| dropping(e, &[("", 1)]),
+                "policy.drop_overloads[0].category: is required",
+            ),
+            (
+                |e| dropping(e, &[("a", 101)]),
+                "policy.drop_overloads[0].drop_percentage.numerator: is more than all",
+            ),
+            (
+                |e| dropping(e, &[("a", 1), ("b", 1)]),
+                "policy.drop_overloads: at most one is supported",
+            ),
+            (
+                |e| e.policy.get_or_insert_default().weighted_priority_health = true,
+                "policy.weighted_priority_health: is not supported by this proxy",
             ),
             (
                 |e| {
@@ -507,6 +557,50 @@ fn endpoints_are_as_the_contract_says() {
                 "policy.overprovisioning_factor: must be more than 0",
             ),
         ],
+    );
+}
+
+#[test]
+fn those_of_one_place_are_of_one_locality() {
+    let at = |zone: &str, priority, weight, port| LocalityLbEndpoints {
+        locality: Some(Locality {
+            zone: zone.to_owned(),
+            ..Default::default()
+        }),
+        priority,
+        load_balancing_weight: weight,
+        lb_endpoints: vec![LbEndpoint {
+            host_identifier: Some(HostIdentifier::Endpoint(PbEndpoint {
+                address: address("10.0.0.1", port),
+                ..Default::default()
+            })),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let assignment = ClusterLoadAssignment {
+        cluster_name: "x".to_owned(),
+        endpoints: vec![
+            at("b", 0, number(3), 1),
+            at("a", 1, number(9), 2),
+            at("a", 0, None, 3),
+            at("b", 0, None, 4),
+            at("b", 0, number(5), 5),
+        ],
+        ..Default::default()
+    };
+    let endpoints = endpoints::decode("x", &assignment.encode_to_vec()).unwrap();
+    let localities: Vec<_> = endpoints
+        .endpoints
+        .iter()
+        .map(|endpoint| {
+            let locality = endpoint.locality;
+            (endpoint.address.port(), locality.nth, locality.weight)
+        })
+        .collect();
+    assert_eq!(
+        localities,
+        [(1, 1, 5), (2, 2, 9), (3, 0, 0), (4, 1, 5), (5, 1, 5)]
     );
 }
 

@@ -87,7 +87,9 @@ fn decoding(input: &[u8]) -> String {
             .map(|endpoint| Candidate {
                 address: endpoint.address,
                 priority: endpoint.priority,
+                locality: Some(endpoint.locality),
                 weight: endpoint.weight,
+                warmth: 100,
                 healthy: endpoint.eligible,
             })
             .collect();

@@ -301,6 +301,11 @@ impl Attempts for Sending<'_> {
         policy.repeats_answer(Self::status(answer), &head)
     }
 
+    fn reset_after(&self, answer: &Answer, policy: &RetryPolicy) -> Option<Duration> {
+        let head = &answer.input.filled()[..answer.line.bytes];
+        policy.reset_after(&self.client.answered.of(head))
+    }
+
     fn key(&self) -> Option<u64> {
         self.key
     }

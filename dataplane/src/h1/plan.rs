@@ -166,7 +166,9 @@ fn straight<'a, 'r>(
     let Action::Forward(forward) = &route.action else {
         return None;
     };
-    let is_plain = forward.path.is_none() && forward.mirrors.is_empty() && forward.duration.is_none();
+    let hedges = forward.retry.as_ref().is_some_and(|policy| policy.hedges);
+    let is_plain =
+        forward.path.is_none() && forward.mirrors.is_empty() && forward.duration.is_none() && !hedges;
     if !is_plain {
         return None;
     }

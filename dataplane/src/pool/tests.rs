@@ -28,6 +28,8 @@ fn cluster(protocol: Protocol) -> Cluster {
         panic_threshold_percent: 0.0,
         close_on_failure: false,
         balancer: Balancer::LeastRequest,
+        is_by_locality: false,
+        slow_start: None,
         limits: Limits {
             connections_max: 1,
             ..Limits::DEFAULT

@@ -4,15 +4,22 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
-use envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::common_lb_config::{
+    LocalityConfigSpecifier, LocalityWeightedLbConfig,
+};
+use envoy_types::pb::envoy::config::cluster::v3::cluster::{
+    CommonLbConfig, LbConfig, LbPolicy, RoundRobinLbConfig, SlowStartConfig,
+};
 use envoy_types::pb::envoy::config::core::v3::HealthStatus;
 use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
+use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::policy::DropOverload;
 use envoy_types::pb::envoy::config::route::v3::Route;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy;
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{
     ConnectionProperties, Cookie, Header, PolicySpecifier, QueryParameter,
 };
+use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
 use http::Request;
 use http_body_util::Full;
@@ -211,5 +218,135 @@ async fn half_a_priority_may_be_said_to_be_enough() {
         })
         .await;
     }
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn localities_get_what_their_weights_say() {
+    let stage = Stage::start(LbPolicy::RoundRobin).await;
+    let cluster = Cluster {
+        lb_policy: LbPolicy::RoundRobin as i32,
+        common_lb_config: Some(CommonLbConfig {
+            locality_config_specifier: Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(
+                LocalityWeightedLbConfig {},
+            )),
+            ..Default::default()
+        }),
+        ..mesh::cluster("x")
+    };
+    stage.edge.put("x", &cluster);
+    let addresses: Vec<(SocketAddr, u32)> = stage.hosts.iter().map(|host| (host.address, 0)).collect();
+    let mut endpoints = mesh::endpoints("x", &addresses);
+    // What each host's locality weighs, if anything: the first two are in one, and the last gets nothing.
+    let weights = [
+        ("near", Some(1)),
+        ("near", Some(1)),
+        ("far", Some(3)),
+        ("none", None),
+    ];
+    for (locality, (zone, weight)) in endpoints.endpoints.iter_mut().zip(weights) {
+        locality.locality.get_or_insert_default().zone = zone.to_owned();
+        locality.load_balancing_weight = weight.map(|value| UInt32Value { value });
+    }
+    stage.edge.put("x", &endpoints);
+    eventually("the last host gets nothing", || async {
+        let before = stage.hosts[3].requests();
+        for _ in 0..8 {
+            stage.get("/", ("x", "y"), false).await;
+        }
+        stage.hosts[3].requests() == before
+    })
+    .await;
+    let before: Vec<u64> = stage.hosts.iter().map(Upstream::requests).collect();
+    for nth in 0..80 {
+        assert_eq!(stage.get("/", ("x", "y"), nth % 2 == 0).await.status, 200);
+    }
+    let counts = stage.hosts.iter().zip(before);
+    let counts: Vec<u64> = counts.map(|(host, before)| host.requests() - before).collect();
+    // Each worker counts turns for itself.
+    for (count, expected) in counts.iter().zip([10, 10, 60, 0]) {
+        assert!(count.abs_diff(expected) <= 3, "{counts:?}");
+    }
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_share_of_requests_may_be_dropped() {
+    const HALF: &str = "x-envoy-drop-overload";
+    const ALL: &str = "x-envoy-unconditional-drop-overload";
+    let stage = Stage::start(LbPolicy::LeastRequest).await;
+    let mut endpoints = mesh::endpoints("x", &[(stage.hosts[0].address, 0)]);
+    for (percent, header, body, dropped) in [
+        (100, ALL, "unconditional drop overload", 100..=100),
+        (50, HALF, "drop overload", 25..=75),
+        (0, HALF, "", 0..=0),
+    ] {
+        endpoints.policy = Some(Policy {
+            drop_overloads: vec![DropOverload {
+                category: "lb".to_owned(),
+                drop_percentage: Some(FractionalPercent {
+                    numerator: percent,
+                    ..Default::default()
+                }),
+            }],
+            ..Default::default()
+        });
+        stage.edge.put("x", &endpoints);
+        eventually("as many are dropped as should be", || async {
+            let mut refused = 0;
+            for nth in 0..100 {
+                let before = stage.hosts[0].requests();
+                let answer = stage.get("/", ("x", "y"), nth % 2 == 0).await;
+                if answer.status == 503 && answer.headers.contains_key(header) && answer.body == body {
+                    assert_eq!(stage.hosts[0].requests(), before);
+                    refused += 1;
+                }
+            }
+            dropped.contains(&refused)
+        })
+        .await;
+    }
+    let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+    for flag in ["DO", "UDO"] {
+        assert!(metrics.contains(&format!("flag=\"{flag}\"")), "{flag}");
+    }
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_host_gets_its_share_little_by_little() {
+    const WINDOW: std::time::Duration = std::time::Duration::from_secs(4);
+    let stage = Stage::start(LbPolicy::RoundRobin).await;
+    let slow_start_config = Some(SlowStartConfig {
+        slow_start_window: Some(Duration { seconds: 4, nanos: 0 }),
+        ..Default::default()
+    });
+    let cluster = Cluster {
+        lb_policy: LbPolicy::RoundRobin as i32,
+        lb_config: Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig {
+            slow_start_config,
+        })),
+        ..mesh::cluster("x")
+    };
+    stage.edge.put("x", &cluster);
+    let [first, second, new] = [0, 1, 2].map(|at: usize| (stage.hosts[at].address, 0));
+    stage.edge.put("x", &mesh::endpoints("x", &[first, second]));
+    tokio::time::sleep(WINDOW).await;
+    stage.edge.put("x", &mesh::endpoints("x", &[first, second, new]));
+    eventually("the new host is used", || async {
+        stage.get("/", ("x", "y"), false).await;
+        stage.hosts[2].requests() > 0
+    })
+    .await;
+    let of_thirty = || async {
+        let before = stage.hosts[2].requests();
+        for nth in 0..30 {
+            stage.get("/", ("x", "y"), nth % 2 == 0).await;
+        }
+        stage.hosts[2].requests() - before
+    };
+    let at_first = of_thirty().await;
+    assert!(at_first < 7, "{at_first} of 30 when a third is ten");
+    eventually("it gets a third", || async { of_thirty().await >= 9 }).await;
     stage.proxy.stop().await;
 }
