@@ -220,6 +220,14 @@ impl Failure {
         })
     }
 
+    /// The host has taken more than its time.
+    pub(crate) fn too_long() -> Self {
+        Self::Attempt {
+            outcome: Outcome::PerTryTimeout,
+            detail: "per try timeout".to_owned(),
+        }
+    }
+
     /// The connection to the host ended, or had to.
     pub(crate) fn reset(detail: &str) -> Self {
         Self::terminated(Outcome::Reset, detail)

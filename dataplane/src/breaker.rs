@@ -267,16 +267,19 @@ mod tests {
             Request(usize),
             Retry(#[allow(dead_code, reason = "what counts is when it is dropped")] Retrying),
         }
+        let mut seed = 0;
         for requests_max in [0, 1, 2, 7, 64, 1024] {
-            for retries in [
-                RetryLimit::Max(0),
-                RetryLimit::Max(2),
-                RetryLimit::Budget {
-                    percent: 20.0,
-                    retries_min: 3,
-                },
-            ] {
-                let random = Random::new();
+            // A share in percent and the least number, where it is not a number.
+            for (percent, number) in [(0, 0), (0, 2), (20, 3), (50, 0), (100, 1)] {
+                let retries = match percent {
+                    0 => RetryLimit::Max(number),
+                    percent => RetryLimit::Budget {
+                        percent: f64::from(percent),
+                        retries_min: number,
+                    },
+                };
+                seed += 1;
+                let random = Random::seeded(seed);
                 let limits = Limits {
                     connections_max: requests_max / 2,
                     pending_max: requests_max / 3,
@@ -288,7 +291,7 @@ mod tests {
                 let mut list: Vec<UnderWay> = Vec::new();
                 // So much may begin that was not asked about.
                 let slack = u64::from(requests_max) / UNASKED_PART;
-                for step in 0..20_000 {
+                for step in 0..4_000 {
                     let of = |kind: fn(&UnderWay) -> bool| list.iter().filter(|one| kind(one)).count() as u64;
                     let requests = of(|one| matches!(one, UnderWay::Request(_)));
                     let retried = of(|one| matches!(one, UnderWay::Retry(_)));
@@ -300,7 +303,7 @@ mod tests {
                         0 => {
                             let allowed = share.allows_connection(&limits);
                             let expected = connections < u64::from(limits.connections_max);
-                            assert_eq!(allowed, expected, "{limits:?}: {connections}, step {step}");
+                            assert_eq!(allowed, expected, "seed {seed}, {limits:?}: {connections}, step {step}");
                             if allowed {
                                 share.connected();
                                 list.push(UnderWay::Connection(worker));
@@ -309,16 +312,16 @@ mod tests {
                         1 => {
                             let began = share.pend(&limits);
                             let expected = pending < u64::from(limits.pending_max);
-                            assert_eq!(began.is_some(), expected, "{limits:?}: {pending}, step {step}");
+                            assert_eq!(began.is_some(), expected, "seed {seed}, {limits:?}: {pending}, step {step}");
                             list.extend(began.map(UnderWay::Pending));
                         }
                         2..=3 => {
                             let allowed = share.allows_request(&limits);
                             if requests < u64::from(requests_max) {
-                                assert!(allowed, "{limits:?} refuses at {requests}, step {step}");
+                                assert!(allowed, "seed {seed}, {limits:?} refuses at {requests}, step {step}");
                             }
                             if requests >= u64::from(requests_max) + slack {
-                                assert!(!allowed, "{limits:?} allows at {requests}, step {step}");
+                                assert!(!allowed, "seed {seed}, {limits:?} allows at {requests}, step {step}");
                             }
                             if allowed {
                                 share.begin();
@@ -329,14 +332,14 @@ mod tests {
                             let retrying = share.retry(&limits);
                             assert_eq!(
                                 retrying.is_some(),
-                                limits.retries.allows(retried, requests),
-                                "{limits:?}: {retried} of {requests}, step {step}"
+                                retried < (requests * u64::from(percent) / 100).max(number.into()),
+                                "seed {seed}, {limits:?}: {retried} of {requests}, step {step}"
                             );
                             list.extend(retrying.map(UnderWay::Retry));
                         }
                         _ if list.is_empty() => {}
                         // Ends come in bursts, so that all of the range is seen.
-                        _ if step / 4_000 % 2 == 1 || random.below(3) == 0 => {
+                        _ if step / 1_000 % 2 == 1 || random.below(3) == 0 => {
                             let at = random.below(u32::try_from(list.len()).unwrap()) as usize;
                             match list.swap_remove(at) {
                                 UnderWay::Request(worker) => shares[worker].end(),

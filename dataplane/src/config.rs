@@ -396,6 +396,7 @@ impl Endpoint {
     pub(crate) const ANY: Self = Self {
         address: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0),
         priority: 0,
+        locality: Locality { nth: 0, weight: 0 },
         weight: 1,
         eligible: true,
     };

@@ -16,6 +16,8 @@ use crate::upload::Upload;
 pub(crate) struct Deadline {
     pub(crate) timeout: Option<Duration>,
     pub(crate) until: Option<Instant>,
+    /// So long nothing may come from the host.
+    pub(crate) idle: Option<Duration>,
     pub(crate) request: RequestEnd,
 }
 
@@ -147,7 +149,8 @@ impl Watch {
             },
         };
         let moved = self.moved.get().max(request.moved());
-        let stalled = moved + BODY_TIMEOUT;
+        let idle = self.deadline.idle.filter(|_| turn == Turn::Host);
+        let stalled = moved + idle.map_or(BODY_TIMEOUT, |idle| idle.min(BODY_TIMEOUT));
         match self.deadline.until {
             // Envoy has no flag for it.
             Some(until) if until <= stalled => (until, Flag::None),
@@ -165,19 +168,25 @@ mod tests {
         let start = Instant::now();
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        for (timeout, moved, turn, until, flag) in [
-            (Some(1), 0, Turn::Host, 1, Flag::UpstreamTimeout),
-            (Some(1), 0, Turn::Client, 1, Flag::UpstreamTimeout),
-            (Some(1), 0, Turn::ClientLast, 5, Flag::ClientGone),
-            (Some(60), 7, Turn::Host, 12, Flag::UpstreamTimeout),
-            (Some(60), 7, Turn::Client, 12, Flag::ClientGone),
-            (Some(60), 58, Turn::Client, 60, Flag::UpstreamTimeout),
-            (None, 0, Turn::Host, 5, Flag::UpstreamTimeout),
-            (None, 3, Turn::Client, 8, Flag::ClientGone),
+        for (timeout, idle, moved, turn, until, flag) in [
+            (Some(1), None, 0, Turn::Host, 1, Flag::UpstreamTimeout),
+            (Some(1), None, 0, Turn::Client, 1, Flag::UpstreamTimeout),
+            (Some(1), None, 0, Turn::ClientLast, 5, Flag::ClientGone),
+            (Some(60), None, 7, Turn::Host, 12, Flag::UpstreamTimeout),
+            (Some(60), None, 7, Turn::Client, 12, Flag::ClientGone),
+            (Some(60), None, 58, Turn::Client, 60, Flag::UpstreamTimeout),
+            (None, None, 0, Turn::Host, 5, Flag::UpstreamTimeout),
+            (None, None, 3, Turn::Client, 8, Flag::ClientGone),
+            (None, Some(2), 3, Turn::Host, 5, Flag::UpstreamTimeout),
+            (None, Some(2), 3, Turn::Client, 8, Flag::ClientGone),
+            (None, Some(2), 3, Turn::ClientLast, 8, Flag::ClientGone),
+            (Some(4), Some(2), 3, Turn::Host, 4, Flag::UpstreamTimeout),
+            (None, Some(9), 3, Turn::Host, 8, Flag::UpstreamTimeout),
         ] {
             let watch = Watch::new(Deadline {
                 timeout: timeout.map(minutes),
                 until: None,
+                idle: idle.map(minutes),
                 request: RequestEnd::At(start),
             });
             watch.moved.set(start + minutes(moved));
@@ -186,7 +195,7 @@ mod tests {
             assert_eq!(
                 got,
                 (start + minutes(until), flag),
-                "{timeout:?} {moved} {turn:?}"
+                "{timeout:?} {idle:?} {moved} {turn:?}"
             );
         }
     }
@@ -196,6 +205,7 @@ mod tests {
         let watch = Watch::new(Deadline {
             timeout: None,
             until: None,
+            idle: None,
             request: RequestEnd::At(Instant::now()),
         });
         for (happens, turn) in [

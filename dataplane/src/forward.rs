@@ -348,6 +348,7 @@ async fn forward_to(
     let deadline = Deadline {
         timeout: forward.timeout,
         until: time.until,
+        idle: policy.and_then(|policy| policy.per_try_idle),
         request: request_end,
     };
     let mut sending = Sending {
@@ -371,10 +372,10 @@ async fn forward_to(
 }
 
 impl Sending<'_> {
-    /// Ready once one try has taken its time. That there is a connection is looked at after the attempt whenever that gets on, so that
+    /// Ready once one try has taken so long. That there is a connection is looked at after the attempt whenever that gets on, so that
     /// nobody needs to be woken.
-    async fn try_over(&self, connected: &Cell<bool>) {
-        let Some(timeout) = self.per_try else {
+    async fn taken(&self, time: Option<Duration>, connected: &Cell<bool>) {
+        let Some(timeout) = time else {
             return std::future::pending().await;
         };
         poll_fn(|_| {
@@ -406,15 +407,21 @@ impl Hedges for Sending<'_> {
             self.upload.as_ref(),
             &connected
         ));
+        let mut idle = pin!(self.taken(self.deadline.idle, &connected));
         tokio::select! {
             biased;
             result = &mut attempt => return result,
-            () = self.try_over(&connected) => late(),
+            () = &mut idle => return Err(Failure::too_long()),
+            () = self.taken(self.per_try, &connected) => late(),
             () = stalled(self.upload.as_ref()) => {
                 return Err(Failure::Client(Refusal::malformed(Malformed::BodyTooSlow)));
             }
         }
-        attempt.await
+        tokio::select! {
+            biased;
+            result = &mut attempt => result,
+            () = &mut idle => Err(Failure::too_long()),
+        }
     }
 
     fn can_hedge(&self) -> bool {
@@ -445,9 +452,8 @@ impl Attempts for Sending<'_> {
             () = stalled(self.upload.as_ref()) => {
                 Err(Failure::Client(Refusal::malformed(Malformed::BodyTooSlow)))
             }
-            () = self.try_over(&connected) => {
-                Err(Failure::Attempt { outcome: Outcome::PerTryTimeout, detail: "per try timeout".to_owned() })
-            }
+            () = self.taken(self.per_try, &connected) => Err(Failure::too_long()),
+            () = self.taken(self.deadline.idle, &connected) => Err(Failure::too_long()),
         }
     }
 

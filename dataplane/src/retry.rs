@@ -16,6 +16,8 @@ pub(crate) struct RetryPolicy {
     /// Attempts after the first.
     pub(crate) retries_max: u32,
     pub(crate) per_try_timeout: Option<Duration>,
+    /// So long nothing may come from a host that has been sent all of the request, also between two pieces of its answer.
+    pub(crate) per_try_idle: Option<Duration>,
     pub(crate) statuses: Vec<u16>,
     /// Of an answer; one that matches is enough.
     pub(crate) headers: Vec<HeaderMatcher>,
@@ -146,6 +148,11 @@ impl RetryPolicy {
         let code = || headers.lines(&GRPC_STATUS).next().and_then(Code::read);
         self.on.has(Condition::Headers) && self.headers.iter().any(|wanted| wanted.matches_answer(headers))
             || self.on.0 & RetryOn::CALLS != 0 && code().is_some_and(|code| self.on.repeats_call(code))
+    }
+
+    /// Whether it asks for what is done on the bridge only.
+    pub(crate) fn is_bridged(&self) -> bool {
+        self.hedges || self.per_try_idle.is_some()
     }
 
     /// How long an answer with these headers wants the next attempt to wait, if it may say so.
@@ -302,6 +309,7 @@ mod tests {
             on: RetryOn::of(&conditions.collect::<Vec<_>>()),
             retries_max: 2,
             per_try_timeout: None,
+            per_try_idle: None,
             statuses: vec![418],
             headers: vec![HeaderMatcher {
                 of: Of::Header(HeaderName::from_static("x-again")),

@@ -1,11 +1,12 @@
 //! Hedging: when an attempt takes longer than one should, another one begins beside it, and the first good answer is passed on. Which
 //! that is, and what becomes of the others, is a pure function; the rest does what it says.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
@@ -78,13 +79,13 @@ pub(crate) async fn race<A: Hedges>(
     let (tell, mut told) = mpsc::channel(LATE_MAX);
     let mut tried = Tried::default();
     let mut runners: Vec<Runner> = Vec::new();
-    let mut under_way = FuturesUnordered::new();
+    let mut under_way = Vec::new();
     let mut waiting: Option<(Pin<Box<Sleep>>, Option<Retrying>)> =
-        Some((Box::pin(tokio::time::sleep(std::time::Duration::ZERO)), None));
+        Some((Box::pin(tokio::time::sleep(Duration::ZERO)), None));
     loop {
         let event = tokio::select! {
             biased;
-            Some((nth, attempted)) = under_way.next() => Event::Ended(nth, attempted),
+            (nth, attempted) = ended(&mut under_way) => Event::Ended(nth, attempted),
             Some(nth) = told.recv() => Event::Late(nth),
             () = waited(&mut waiting) => Event::Begin,
             () = request.expired() => Event::Over,
@@ -107,13 +108,11 @@ pub(crate) async fn race<A: Hedges>(
                     is_late: false,
                     is_replaced: false,
                 });
-                under_way.push(async move {
-                    let late = || {
-                        // Nobody is there who could be late when the receiver is gone.
-                        let _ = tell.try_send(nth);
-                    };
-                    (nth, request.hedged(&pool, late).await)
-                });
+                let late = move || {
+                    // Who is late when the race is over is nobody's business.
+                    let _ = tell.try_send(nth);
+                };
+                under_way.push((nth, Box::pin(run(request, pool, late))));
             }
             Event::Late(nth) => {
                 let runner = &mut runners[nth];
@@ -167,6 +166,27 @@ pub(crate) async fn race<A: Hedges>(
     }
 }
 
+async fn run<A: Hedges>(
+    request: &A,
+    pool: Rc<HostPool>,
+    late: impl FnOnce(),
+) -> Result<A::Answer, Failure> {
+    request.hedged(&pool, late).await
+}
+
+/// The first of them that ends. All are woken when one is: what they look at, such as the end of a request, wakes one who waits.
+async fn ended<F: Future>(under_way: &mut Vec<(usize, Pin<Box<F>>)>) -> (usize, F::Output) {
+    poll_fn(|cx| {
+        for at in 0..under_way.len() {
+            if let Poll::Ready(output) = under_way[at].1.as_mut().poll(cx) {
+                return Poll::Ready((under_way.swap_remove(at).0, output));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
 /// Whose turn it is; one request more than there may be ends it.
 fn begin<A: Hedges>(
     exchange: &mut Exchange,
@@ -187,7 +207,7 @@ fn begin<A: Hedges>(
 fn wait(
     exchange: &mut Exchange,
     policy: &RetryPolicy,
-    asked: Option<std::time::Duration>,
+    asked: Option<Duration>,
     retrying: Retrying,
 ) -> (Pin<Box<Sleep>>, Option<Retrying>) {
     let sleep = tokio::time::sleep(back_off(exchange, policy, asked));

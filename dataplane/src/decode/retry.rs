@@ -63,6 +63,10 @@ fn retry_policy(mut pb: PbRetryPolicy) -> Result<RetryPolicy, Reason> {
         Some(timeout) => Some(duration(timeout).at("per_try_timeout")?).filter(|timeout| !timeout.is_zero()),
         None => None,
     };
+    let per_try_idle = match pb.per_try_idle_timeout.take() {
+        Some(timeout) => Some(duration(timeout).at("per_try_idle_timeout")?).filter(|timeout| !timeout.is_zero()),
+        None => None,
+    };
     let mut statuses = Vec::new();
     for status in take(&mut pb.retriable_status_codes) {
         let status = u16::try_from(status)
@@ -110,6 +114,7 @@ fn retry_policy(mut pb: PbRetryPolicy) -> Result<RetryPolicy, Reason> {
         on,
         retries_max,
         per_try_timeout,
+        per_try_idle,
         statuses,
         headers,
         hosts,

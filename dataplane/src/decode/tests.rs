@@ -825,8 +825,8 @@ fn routes_are_as_the_contract_says() {
                 "virtual_hosts[0].routes[0].route.retry_policy.retry_host_predicate[0].typed_config: is required",
             ),
             (
-                |r| retried(r, |p| p.per_try_idle_timeout = seconds(1)),
-                "virtual_hosts[0].routes[0].route.retry_policy.per_try_idle_timeout: is not supported by this proxy",
+                |r| retried(r, |p| p.per_try_idle_timeout = seconds(-1)),
+                "virtual_hosts[0].routes[0].route.retry_policy.per_try_idle_timeout: is negative",
             ),
             (
                 |r| added(r, "x", "v", 1),

@@ -14,6 +14,8 @@ use crate::config::{Action, Forward, Protocol, Route, Target};
 use crate::filter::{Chain, Verdict};
 use crate::hash::{Hashed, hashed};
 use crate::matcher::{Client, Subject};
+use crate::matcher::Subject;
+use crate::retry::RetryPolicy;
 use crate::snapshot::LiveHttp;
 use crate::worker::{View as Clusters, WorkerCluster};
 
@@ -166,9 +168,10 @@ fn straight<'a, 'r>(
     let Action::Forward(forward) = &route.action else {
         return None;
     };
-    let hedges = forward.retry.as_ref().is_some_and(|policy| policy.hedges);
-    let is_plain =
-        forward.path.is_none() && forward.mirrors.is_empty() && forward.duration.is_none() && !hedges;
+    let is_plain = forward.path.is_none()
+        && forward.mirrors.is_empty()
+        && forward.duration.is_none()
+        && !forward.retry.as_ref().is_some_and(RetryPolicy::is_bridged);
     if !is_plain {
         return None;
     }

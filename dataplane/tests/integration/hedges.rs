@@ -267,3 +267,26 @@ async fn a_host_says_when_to_ask_again() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_is_silent_is_not_waited_for() {
+    for hedges in [false, true] {
+        for http2 in [false, true] {
+            let mut route = hedged("/", |policy| {
+                policy.per_try_timeout = hedges.then(|| millis(100)).flatten();
+                policy.per_try_idle_timeout = millis(300);
+                policy.num_retries = Some(UInt32Value { value: 1 });
+            });
+            if let (Some(Action::Route(action)), false) = (&mut route.action, hedges) {
+                action.hedge_policy = None;
+            }
+            let script = &[(NEVER, WELL), (NEVER, WELL)];
+            let stage = Stage::start(script, Thresholds::default(), route).await;
+            let (status, answer, took) = stage.post(http2, 5).await;
+            assert_eq!((status, answer.as_str()), (504, "upstream request timeout"));
+            assert!(took < Duration::from_secs(8), "{hedges} {http2}: {took:?}");
+            assert_eq!(stage.host.requests(), 2);
+            stage.proxy.stop().await;
+        }
+    }
+}
