@@ -14,7 +14,7 @@ use crate::h1::Malformed;
 use crate::outlier::Report;
 use crate::pool::{ConnectError, HostPool};
 use crate::retry::{Outcome, RetryPolicy};
-use crate::worker::WorkerCluster;
+use crate::worker::{Chosen, WorkerCluster};
 
 mod hedge;
 
@@ -137,7 +137,7 @@ fn chosen<A: Attempts>(
     policy: Option<&RetryPolicy>,
     attempts: &A,
     tried: &mut Tried,
-) -> Result<(Rc<HostPool>, (usize, usize)), Refusal> {
+) -> Result<Chosen, Refusal> {
     let connection = exchange.connection();
     let (random, client) = (&connection.worker.random, Some(&connection.ends));
     let is_first = exchange.retries() == 0;

@@ -270,7 +270,7 @@ mod tests {
         let mut seed = 0;
         for requests_max in [0, 1, 2, 7, 64, 1024] {
             // A share in percent and the least number, where it is not a number.
-            for (percent, number) in [(0, 0), (0, 2), (20, 3), (50, 0), (100, 1)] {
+            for (percent, number) in [(0u32, 0u32), (0, 2), (20, 3), (50, 0), (100, 1)] {
                 let retries = match percent {
                     0 => RetryLimit::Max(number),
                     percent => RetryLimit::Budget {
@@ -303,7 +303,10 @@ mod tests {
                         0 => {
                             let allowed = share.allows_connection(&limits);
                             let expected = connections < u64::from(limits.connections_max);
-                            assert_eq!(allowed, expected, "seed {seed}, {limits:?}: {connections}, step {step}");
+                            assert_eq!(
+                                allowed, expected,
+                                "seed {seed}, {limits:?}: {connections}, step {step}"
+                            );
                             if allowed {
                                 share.connected();
                                 list.push(UnderWay::Connection(worker));
@@ -312,16 +315,26 @@ mod tests {
                         1 => {
                             let began = share.pend(&limits);
                             let expected = pending < u64::from(limits.pending_max);
-                            assert_eq!(began.is_some(), expected, "seed {seed}, {limits:?}: {pending}, step {step}");
+                            assert_eq!(
+                                began.is_some(),
+                                expected,
+                                "seed {seed}, {limits:?}: {pending}, step {step}"
+                            );
                             list.extend(began.map(UnderWay::Pending));
                         }
                         2..=3 => {
                             let allowed = share.allows_request(&limits);
                             if requests < u64::from(requests_max) {
-                                assert!(allowed, "seed {seed}, {limits:?} refuses at {requests}, step {step}");
+                                assert!(
+                                    allowed,
+                                    "seed {seed}, {limits:?} refuses at {requests}, step {step}"
+                                );
                             }
                             if requests >= u64::from(requests_max) + slack {
-                                assert!(!allowed, "seed {seed}, {limits:?} allows at {requests}, step {step}");
+                                assert!(
+                                    !allowed,
+                                    "seed {seed}, {limits:?} allows at {requests}, step {step}"
+                                );
                             }
                             if allowed {
                                 share.begin();
@@ -332,7 +345,7 @@ mod tests {
                             let retrying = share.retry(&limits);
                             assert_eq!(
                                 retrying.is_some(),
-                                retried < (requests * u64::from(percent) / 100).max(number.into()),
+                                retried < (requests * u64::from(percent) / 100).max(u64::from(number)),
                                 "seed {seed}, {limits:?}: {retried} of {requests}, step {step}"
                             );
                             list.extend(retrying.map(UnderWay::Retry));

@@ -216,6 +216,13 @@ impl Exchange {
         }
     }
 
+    /// Of several that were asked at once it is this one that the client hears of.
+    pub(crate) fn heard(&mut self, host: SocketAddr) {
+        if let Some(note) = &mut self.note {
+            note.host(host);
+        }
+    }
+
     /// What the host that was asked last has to do with how that ended.
     pub(crate) fn attempted(&mut self, report: Option<Report>) {
         if let Some(tapped) = &mut self.tapped {

@@ -397,7 +397,10 @@ impl Hedges for Sending<'_> {
             None => RequestBody::Empty,
             Some(upload) => upload.whole().unwrap_or_else(|| upload.attempt()),
         };
-        let headers = self.head.headers.clone();
+        let mut headers = self.head.headers.clone();
+        if let Some(traced) = &self.traced {
+            traced.told().apply(&mut headers);
+        }
         let request = self.head.request(headers, body, self.cluster.config.protocol);
         let connected = Cell::new(false);
         let mut attempt = pin!(attempt(

@@ -76,6 +76,9 @@ pub(crate) struct WorkerCluster {
     counters: RefCell<ByListener>,
 }
 
+/// A host with its index and its priority.
+pub(crate) type Chosen = (Rc<HostPool>, (usize, usize));
+
 /// A small, fast generator (xorshift64*); nothing here needs secrecy.
 pub(crate) struct Random(Cell<u64>);
 
@@ -366,7 +369,7 @@ impl WorkerCluster {
         policy: Option<&RetryPolicy>,
         key: Option<u64>,
         client: Option<&Ends>,
-    ) -> Option<(Rc<HostPool>, (usize, usize))> {
+    ) -> Option<Chosen> {
         if !self.live.traffic.load(std::sync::atomic::Ordering::Relaxed) {
             self.live
                 .traffic
@@ -387,11 +390,7 @@ impl WorkerCluster {
     }
 
     /// The pool of the host of a session, as [`Self::choose`] has it; nothing where another one may do.
-    pub(crate) fn keep(
-        &self,
-        session: &Session,
-        client: Option<&Ends>,
-    ) -> Result<Option<(Rc<HostPool>, (usize, usize))>, Refusal> {
+    pub(crate) fn keep(&self, session: &Session, client: Option<&Ends>) -> Result<Option<Chosen>, Refusal> {
         let host = match session.wanted {
             Wanted::Anywhere => return Ok(None),
             Wanted::Nowhere => None,

@@ -17,7 +17,7 @@ use crate::exchange::Exchange;
 use crate::outlier::Report;
 use crate::pool::HostPool;
 use crate::retry::{Outcome, RetryPolicy};
-use crate::worker::WorkerCluster;
+use crate::worker::{Chosen, WorkerCluster};
 
 /// Attempts of one request that may be late and not told of yet; who is late beyond that is not replaced.
 const LATE_MAX: usize = 16;
@@ -129,8 +129,12 @@ pub(crate) async fn race<A: Hedges>(
                 }
             }
             Event::Ended(nth, attempted) => {
+                let report = report::<A>(&attempted);
+                if nth + 1 == runners.len() {
+                    exchange.attempted(report);
+                }
                 let runner = &mut runners[nth];
-                if let Some(report) = report::<A>(&attempted).filter(|_| !runner.is_late) {
+                if let Some(report) = report.filter(|_| !runner.is_late) {
                     runner.pool.report(report);
                 }
                 drop(runner.retrying.take());
@@ -157,7 +161,7 @@ pub(crate) async fn race<A: Hedges>(
                     }
                     (Step::Forget, _) => {}
                     (Step::Take | Step::Again, _) => {
-                        exchange.host(runner.pool.host.address);
+                        exchange.heard(runner.pool.host.address);
                         return attempted.map_err(|failure| failure.refusal(exchange));
                     }
                 }
@@ -166,11 +170,7 @@ pub(crate) async fn race<A: Hedges>(
     }
 }
 
-async fn run<A: Hedges>(
-    request: &A,
-    pool: Rc<HostPool>,
-    late: impl FnOnce(),
-) -> Result<A::Answer, Failure> {
+async fn run<A: Hedges>(request: &A, pool: Rc<HostPool>, late: impl FnOnce()) -> Result<A::Answer, Failure> {
     request.hedged(&pool, late).await
 }
 
@@ -194,7 +194,7 @@ fn begin<A: Hedges>(
     policy: &RetryPolicy,
     request: &A,
     tried: &mut Tried,
-) -> Result<(Rc<HostPool>, (usize, usize)), Refusal> {
+) -> Result<Chosen, Refusal> {
     let (pool, host) = super::chosen(exchange, cluster, Some(policy), request, tried)?;
     if !cluster.allows_request() {
         exchange.request_overflowed();

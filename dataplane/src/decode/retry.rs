@@ -64,7 +64,9 @@ fn retry_policy(mut pb: PbRetryPolicy) -> Result<RetryPolicy, Reason> {
         None => None,
     };
     let per_try_idle = match pb.per_try_idle_timeout.take() {
-        Some(timeout) => Some(duration(timeout).at("per_try_idle_timeout")?).filter(|timeout| !timeout.is_zero()),
+        Some(timeout) => {
+            Some(duration(timeout).at("per_try_idle_timeout")?).filter(|timeout| !timeout.is_zero())
+        }
         None => None,
     };
     let mut statuses = Vec::new();

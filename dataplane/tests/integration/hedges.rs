@@ -233,7 +233,7 @@ async fn what_may_not_be_repeated_is_waited_for() {
     // Limits, and bytes of a body, of which no more than 64 KiB are kept.
     for (limits, body) in [(no_retries, 0), (Thresholds::default(), 100_000)] {
         for http2 in [false, true] {
-            let stage = Stage::start(&[(600, WELL)], limits.clone(), hedged("/", |_| {})).await;
+            let stage = Stage::start(&[(600, WELL)], limits, hedged("/", |_| {})).await;
             let (status, answer, _) = stage.post(http2, body).await;
             assert_eq!((status, answer), (200, format!("0 {body}")), "{limits:?}");
             assert_eq!(stage.host.requests(), 1);
