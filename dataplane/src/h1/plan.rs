@@ -14,7 +14,6 @@ use crate::config::{Action, Forward, Protocol, Route, Target};
 use crate::filter::{Chain, Verdict};
 use crate::hash::{Hashed, hashed};
 use crate::matcher::{Client, Subject};
-use crate::matcher::Subject;
 use crate::retry::RetryPolicy;
 use crate::snapshot::LiveHttp;
 use crate::worker::{View as Clusters, WorkerCluster};
