@@ -103,7 +103,7 @@ pub(crate) struct Verdict {
     /// Of a body whose length nobody has said.
     pub(crate) body_max: Option<u64>,
     /// Which of the hosts it is for.
-    pub(crate) session: Option<Session>,
+    pub(crate) session: Option<Box<Session>>,
 }
 
 /// Before anything that the route says of it.

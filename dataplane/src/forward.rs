@@ -86,7 +86,7 @@ struct Sending<'a> {
     cluster: &'a LiveCluster,
     key: Option<u64>,
     traced: Option<Rc<Traced>>,
-    session: Option<Session>,
+    session: Option<Box<Session>>,
     head: Head,
     upload: Option<Rc<Upload>>,
     deadline: Deadline,
@@ -288,7 +288,7 @@ struct Sent {
     /// What it has in common with those that are to go to the same host.
     key: Option<u64>,
     trace: Option<Context>,
-    session: Option<Session>,
+    session: Option<Box<Session>>,
     time: Time,
 }
 
@@ -477,7 +477,7 @@ impl Attempts for Sending<'_> {
     }
 
     fn session(&self) -> Option<&Session> {
-        self.session.as_ref()
+        self.session.as_deref()
     }
 
     fn can_repeat(&self) -> bool {

@@ -72,10 +72,10 @@ impl StatefulSession {
                 given.map_or(Wanted::Anywhere, |value| of_cookie(value, unix_s()))
             }
         };
-        verdict.session = Some(Session {
+        verdict.session = Some(Box::new(Session {
             of: Arc::clone(self),
             wanted,
-        });
+        }));
     }
 }
 
