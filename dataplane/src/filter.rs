@@ -208,7 +208,12 @@ impl Filter {
     fn limit(&self) -> Option<&LocalRateLimit> {
         match self {
             Self::LocalRateLimit(limit) => limit.as_ref(),
-            Self::BodyLimit(_) | Self::Cors(_) | Self::Fault(_) | Self::Jwt(_) | Self::Rbac(_) | Self::Session(_) => None,
+            Self::BodyLimit(_)
+            | Self::Cors(_)
+            | Self::Fault(_)
+            | Self::Jwt(_)
+            | Self::Rbac(_)
+            | Self::Session(_) => None,
         }
     }
 
@@ -216,9 +221,12 @@ impl Filter {
     pub(crate) fn remote_keys(&self) -> impl Iterator<Item = &RemoteKeys> {
         let jwt = match self {
             Self::Jwt(jwt) => Some(jwt),
-            Self::BodyLimit(_) | Self::Cors(_) | Self::Fault(_) | Self::LocalRateLimit(_) | Self::Rbac(_) | Self::Session(_) => {
-                None
-            }
+            Self::BodyLimit(_)
+            | Self::Cors(_)
+            | Self::Fault(_)
+            | Self::LocalRateLimit(_)
+            | Self::Rbac(_)
+            | Self::Session(_) => None,
         };
         jwt.into_iter().flat_map(Jwt::remote_keys)
     }

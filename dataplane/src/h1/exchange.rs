@@ -59,7 +59,10 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
     );
     let plan = match way {
         Way::Straight(plan) => plan,
-        Way::Bridged(judged) => return Box::pin(bridged(client, line, fields, terms, judged)).await,
+        Way::Bridged(judged) => {
+            let judged = judged.map(|judged| *judged);
+            return Box::pin(bridged(client, line, fields, terms, judged)).await;
+        }
     };
     let mut exchange = Exchange::begin(Rc::clone(&client.connection));
     let trace = exchange.trace(&live, &head);

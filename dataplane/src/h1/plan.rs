@@ -46,7 +46,7 @@ pub(crate) struct Plan<'a> {
 pub(crate) enum Way<'a> {
     Straight(Plan<'a>),
     /// With what the filters of its route have said, if they were asked.
-    Bridged(Option<Verdict>),
+    Bridged(Option<Box<Verdict>>),
 }
 
 /// What the head says about the exchange, if it says it in one way.
@@ -122,7 +122,7 @@ pub(crate) fn plan<'a>(
     match live.chain(route).map(judge) {
         None => Way::Straight(plan),
         Some(verdict) if verdict.is_silent() => Way::Straight(plan),
-        verdict => Way::Bridged(verdict),
+        verdict => Way::Bridged(verdict.map(Box::new)),
     }
 }
 
