@@ -20,6 +20,9 @@ use tombolo_runtime::telemetry::{self, LogFormat};
 use crate::config;
 use crate::output::parse_duration;
 
+/// Two looks of a balancer that looks every two seconds, and the time in which a platform tells all of its nodes.
+const GATEWAY_DRAIN_GRACE: Duration = Duration::from_secs(5);
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Serve {
     Management(Box<ManagementArgs>),
@@ -235,7 +238,10 @@ pub(crate) struct EdgeArgs {
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   tombolo proxy --id gw-1 --cluster us-east --role gateway --namespace mesh --workload gateway --data-dir /var/lib/tombolo
-  tombolo proxy --id web-1 --cluster us-east --role sidecar --namespace shop --outbound 127.0.0.1:15001 --data-dir /var/lib/tombolo --statsd 127.0.0.1:8125")]
+  tombolo proxy --id web-1 --cluster us-east --role sidecar --namespace shop --outbound 127.0.0.1:15001 --data-dir /var/lib/tombolo --statsd 127.0.0.1:8125
+
+A new version, or other flags, without a lost request: start it beside the one that runs, as
+  tombolo proxy --id gw-1 --cluster us-east --role gateway --namespace mesh --workload gateway --data-dir /var/lib/tombolo --take-over")]
 pub(crate) struct ProxyArgs {
     /// Unique within the cluster.
     #[arg(long, env = "TOMBOLO_ID")]
@@ -270,9 +276,17 @@ pub(crate) struct ProxyArgs {
     /// HOST:PORT of an agent of statsd that takes DogStatsD's tags; it gets all metrics every 10 s over UDP.
     #[arg(long, env = "TOMBOLO_STATSD", value_parser = parse_host_port)]
     statsd: Option<String>,
+    /// How long it serves on after SIGTERM or POST /drain while /ready says 503, so that balancers in front notice before
+    /// the ports are closed. 5s for a gateway by default, and 0s for a sidecar, which nobody balances.
+    #[arg(long, env = "TOMBOLO_DRAIN_GRACE", value_name = "DURATION", value_parser = parse_duration)]
+    drain_grace: Option<Duration>,
     /// How long requests in flight may take to end at shutdown.
     #[arg(long, env = "TOMBOLO_DRAIN_TIMEOUT", default_value = "10s", value_parser = parse_duration)]
     drain_timeout: Duration,
+    /// Takes the ports over from the proxy that runs with the same data folder, if one does: no connection is refused and
+    /// no request lost. That one goes on until this one serves, then finishes what it has under way, and ends.
+    #[arg(long, env = "TOMBOLO_TAKE_OVER")]
+    take_over: bool,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -465,13 +479,15 @@ impl TryFrom<ProxyArgs> for ProxyConfig {
     type Error = anyhow::Error;
 
     fn try_from(args: ProxyArgs) -> anyhow::Result<Self> {
-        let role = match args.role {
-            RoleArg::Gateway => Role::Gateway {
-                workload: args.workload.context("--role gateway needs --workload")?,
-            },
-            RoleArg::Sidecar => Role::Sidecar {
-                outbound: args.outbound.context("--role sidecar needs --outbound")?,
-            },
+        let (role, grace) = match args.role {
+            RoleArg::Gateway => {
+                let workload = args.workload.context("--role gateway needs --workload")?;
+                (Role::Gateway { workload }, GATEWAY_DRAIN_GRACE)
+            }
+            RoleArg::Sidecar => {
+                let outbound = args.outbound.context("--role sidecar needs --outbound")?;
+                (Role::Sidecar { outbound }, Duration::ZERO)
+            }
         };
         Ok(Self {
             node_id: args.id,
@@ -484,7 +500,9 @@ impl TryFrom<ProxyArgs> for ProxyConfig {
             workers: args.workers.unwrap_or_else(cores),
             access_log: args.access_log,
             statsd: args.statsd,
+            drain_grace: args.drain_grace.unwrap_or(grace),
             drain_timeout: args.drain_timeout,
+            take_over: args.take_over,
         })
     }
 }
@@ -571,13 +589,17 @@ mod tests {
         assert_eq!(gateway.workers, 2);
         assert_eq!(gateway.access_log, AccessLog::Off);
         assert_eq!(gateway.statsd, None);
+        assert_eq!(gateway.drain_grace, Duration::from_secs(5));
+        assert!(!gateway.take_over);
         let sidecar = proxy(&format!(
-            "{common} --role sidecar --outbound 127.0.0.1:15001 --access-log /log --drain-timeout 500ms"
+            "{common} --role sidecar --outbound 127.0.0.1:15001 --access-log /log --drain-timeout 500ms --take-over"
         ))
         .unwrap();
         assert!(matches!(sidecar.role, Role::Sidecar { .. }));
         assert_eq!(sidecar.access_log, AccessLog::File("/log".into()));
         assert_eq!(sidecar.drain_timeout, Duration::from_millis(500));
+        assert_eq!(sidecar.drain_grace, Duration::ZERO);
+        assert!(sidecar.take_over);
         for (line, error) in [
             ("--role gateway", "--workload"),
             ("--role sidecar", "--outbound"),

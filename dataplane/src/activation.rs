@@ -21,10 +21,13 @@ use crate::jwks::Fetchers;
 use crate::listener;
 use crate::orders::{Command, Remote};
 use crate::outlier::{self, Detection, Record, Watched};
+use crate::restart;
 use crate::router::RouteTable;
 use crate::slow_start::Starts;
 use crate::snapshot::{Difference, Health, Host, LiveCluster, LiveHost, LiveListener, Snapshot};
 use crate::tls::HostTls;
+
+mod takeover;
 
 /// Wait between two tries to bind a port.
 const PORT_WAIT: Duration = Duration::from_millis(200);
@@ -45,6 +48,8 @@ pub(crate) struct Activation {
     /// Of issuers' keys.
     fetchers: Fetchers,
     next_host: u64,
+    /// Of a predecessor, until the first listeners run.
+    inherited: restart::Sockets,
     balancers: Arc<Balancers>,
     on_health: OnChange,
 }
@@ -101,6 +106,7 @@ impl Activation {
             detectors: HashMap::new(),
             tls: HashMap::new(),
             next_host: 0,
+            inherited: restart::Sockets::new(),
             balancers,
             on_health,
         }
@@ -230,7 +236,7 @@ impl Activation {
 
     /// Sockets for the listeners that are new or have moved.
     fn bind(
-        &self,
+        &mut self,
         listeners: &BTreeMap<Arc<str>, Arc<LiveListener>>,
         before: &Snapshot,
     ) -> Result<Sockets, Vec<Rejection>> {
@@ -243,7 +249,11 @@ impl Activation {
                 continue;
             }
             let ours = before.listeners.values().any(is_there);
-            match listener::bind(address, self.workers.len(), ours) {
+            let bound = match self.inherited.remove(&address) {
+                Some(sockets) => listener::join(address, sockets, self.workers.len()),
+                None => listener::bind(address, self.workers.len(), ours),
+            };
+            match bound {
                 Ok(bound) => sockets.push((Arc::clone(name), bound)),
                 Err(error) => rejections.push(Rejection {
                     name: name.to_string(),
@@ -396,10 +406,10 @@ impl Activation {
     }
 
     async fn hand_over(&self, snapshot: &Arc<Snapshot>, difference: &Arc<Difference>, sockets: Sockets) {
-        let mut shares: Vec<Vec<(Arc<str>, TcpListener)>> = self.workers.iter().map(|_| Vec::new()).collect();
+        let mut shares: Vec<Sockets> = self.workers.iter().map(|_| Vec::new()).collect();
         for (name, bound) in sockets {
-            for (share, socket) in shares.iter_mut().zip(bound) {
-                share.push((Arc::clone(&name), socket));
+            for (share, sockets) in shares.iter_mut().zip(dealt(bound, self.workers.len())) {
+                share.push((Arc::clone(&name), sockets));
             }
         }
         let mut applied = Vec::new();
@@ -465,6 +475,16 @@ impl Balancers {
             self.starts.watch(cluster, &self.current);
         }
     }
+}
+
+/// One to each hand after the other: a predecessor may have had more workers, and what is queued on any of its sockets is to be
+/// served.
+fn dealt<T>(all: Vec<T>, hands: usize) -> Vec<Vec<T>> {
+    let mut dealt: Vec<Vec<T>> = (0..hands).map(|_| Vec::new()).collect();
+    for (at, one) in all.into_iter().enumerate() {
+        dealt[at % hands].push(one);
+    }
+    dealt
 }
 
 /// The names of clusters of which anything is not as it is in `running`.

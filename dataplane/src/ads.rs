@@ -1,6 +1,7 @@
 //! The stream to the edge: opened for ever, applied one response at a time, acknowledged after activation. While
 //! there is no edge, what runs keeps running.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -82,7 +83,7 @@ pub(crate) fn endpoint(xds: &str) -> Result<Endpoint, tonic::transport::Error> {
 
 impl Ads {
     /// Follows the edge until dropped.
-    pub(crate) async fn run(&mut self) {
+    pub(crate) async fn run(&mut self) -> Infallible {
         let mut backoff = Backoff::new(BACK_OFF_MIN, BACK_OFF_MAX);
         let mut was_connected = true;
         loop {

@@ -40,11 +40,14 @@ pub(crate) struct Loaded {
 /// a rollback, costs only itself and what cannot work without it. A file that cannot be read at all is set aside.
 pub(crate) fn load(path: &Path) -> Result<Loaded, LastGoodError> {
     match last_good::load(path)? {
-        Some(bytes) => DeltaDiscoveryResponse::decode(bytes.as_slice())
-            .map(|stored| readable(&stored))
-            .map_err(|_| last_good::set_aside_unreadable(path)),
+        Some(bytes) => read(&bytes).map_err(|_| last_good::set_aside_unreadable(path)),
         None => Ok(Loaded::default()),
     }
+}
+
+/// What was encoded here, or by another version.
+pub(crate) fn read(bytes: &[u8]) -> Result<Loaded, prost::DecodeError> {
+    DeltaDiscoveryResponse::decode(bytes).map(|stored| readable(&stored))
 }
 
 /// Writes new values of `resources` to `path`, those that come close upon each other as one; the last one also when the sender is
@@ -95,7 +98,7 @@ fn pause_after(took: Duration) -> Duration {
     took.saturating_mul(PAUSE_FACTOR).clamp(COLLECT_DELAY, PAUSE_MAX)
 }
 
-fn encode(resources: &Resources) -> Vec<u8> {
+pub(crate) fn encode(resources: &Resources) -> Vec<u8> {
     let mut all = Vec::new();
     for kind in ResourceKind::ALL {
         for (name, raw) in resources.held(kind) {

@@ -2,8 +2,10 @@
 //! edge, also across its own restart. It knows Envoy's API and HTTP; it knows nothing of intent, routes or the feed.
 
 use std::future::Future;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,16 +15,20 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::timeout;
 
 pub use access_log::AccessLog;
+pub use restart::RestartError;
 
 use activation::Activation;
 use ads::Ads;
 use decode::{Resources, describe};
 use last_good::Loaded;
+use listener::Leaving;
 use metrics::Metrics;
 use orders::{Command, Remote, orders};
 use otlp::Exporter;
+use restart::{Estate, Offer, Predecessor, Successor};
 use snapshot::Snapshot;
 use statsd::Statsd;
 use status::Status;
@@ -70,6 +76,7 @@ mod pattern;
 mod pool;
 mod proxy_protocol;
 mod reply;
+mod restart;
 mod retry;
 mod rewrite;
 mod router;
@@ -90,6 +97,9 @@ mod worker;
 /// Tries to bind the ports of the last-good configuration, which a predecessor may still hold, before the proxy starts
 /// without those that it cannot have; about ten seconds.
 const PORT_TRIES: u32 = 50;
+/// How long a process that another one has relieved may take to end what it has, as a listener that is gone may; Envoy's
+/// `--drain-time-s`.
+const RELIEVED_DRAIN_MAX: Duration = Duration::from_secs(600);
 /// How long the end of a process waits for what its workers have logged; they have it at hand.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -113,8 +123,13 @@ pub struct ProxyConfig {
     pub access_log: AccessLog,
     /// `HOST:PORT` to which metrics are sent too.
     pub statsd: Option<String>,
+    /// How long it serves on after it has been told to stop, while it says that it is not ready: balancers in front look now and
+    /// then only.
+    pub drain_grace: Duration,
     /// How long requests in flight may take to end at shutdown.
     pub drain_timeout: Duration,
+    /// Takes the ports over from the proxy that runs with the same data folder, if one does.
+    pub take_over: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,6 +172,12 @@ pub enum ProxyError {
     },
     #[error("cannot start a worker thread")]
     Worker(#[source] std::io::Error),
+    #[error(
+        "a proxy runs with the data folder {path} already: let this one take over from it, or give it another folder"
+    )]
+    Running { path: PathBuf },
+    #[error("cannot take over from the proxy that runs")]
+    TakeOver(#[source] RestartError),
 }
 
 /// Runs a proxy until `shutdown` is ready (or the admin port is told to drain), then drains it.
@@ -172,12 +193,16 @@ pub async fn run(
         path: config.data_dir.clone(),
         source,
     })?;
-    let admin_listener = TcpListener::bind(config.admin)
-        .await
-        .map_err(|source| ProxyError::Admin {
-            address: config.admin,
-            source,
-        })?;
+    let mut predecessor = predecessor(&config).await?;
+    let held = predecessor
+        .as_mut()
+        .and_then(|held| held.take_admin(config.admin));
+    let admin_listener = admin_listener(config.admin, held)?;
+    let admin_shared = admin_listener.as_fd().try_clone_to_owned();
+    let admin_shared = admin_shared.map_err(|source| ProxyError::Admin {
+        address: config.admin,
+        source,
+    })?;
     let metrics = Arc::new(Metrics::default());
     let logs = access_log::open(&config.access_log, &metrics).map_err(|source| ProxyError::AccessLog {
         log: config.access_log.clone(),
@@ -194,7 +219,12 @@ pub async fn run(
         drain: Arc::clone(&drain),
         taps,
     };
-    let admin = tokio::spawn(axum::serve(admin_listener, admin::router(admin)).into_future());
+    let (open_admin, admin_opened) = oneshot::channel::<()>();
+    let admin = tokio::spawn(async move {
+        if admin_opened.await.is_ok() {
+            let _ = axum::serve(admin_listener, admin::router(admin)).await;
+        }
+    });
     let counted = Arc::clone(&metrics);
     let forgetting = tokio::spawn(async move { counted.forget_unused().await });
 
@@ -204,7 +234,105 @@ pub async fn run(
     let path = config.data_dir.join(last_good::FILE_NAME);
     let (keep, kept) = watch::channel(Arc::new(Resources::default()));
     let keeper = tokio::spawn(last_good::keep(path.clone(), kept, Arc::clone(&metrics)));
-    let loaded = last_good::load(&path).unwrap_or_else(|error| {
+    let mut ads = Ads {
+        edge,
+        node: node(&config),
+        activation: Activation::new(workers.clone(), current),
+        resources: Arc::default(),
+        status: Arc::clone(&status),
+        keep,
+    };
+    let (serving_workers, serving_status) = (workers.clone(), Arc::clone(&status));
+    let data_dir = config.data_dir.clone();
+    let mut serving = Box::pin(async move {
+        match predecessor {
+            Some(predecessor) => {
+                let resources = predecessor.relieve(&mut ads).await?;
+                run_from_now_on(&mut ads, resources);
+                let _ = open_admin.send(());
+            }
+            None => {
+                let _ = open_admin.send(());
+                let loaded = load(&path, &serving_status.metrics);
+                resume(&mut ads, loaded, &serving_status.metrics).await;
+            }
+        }
+        let estate = Estate {
+            workers: &serving_workers,
+            admin: admin_shared.as_fd(),
+            status: &serving_status,
+        };
+        Ok(serve(&mut ads, &data_dir, estate).await)
+    });
+    let mut shutdown = pin!(shutdown);
+    let successor = tokio::select! {
+        relieved = serving.as_mut() => Some(relieved.map_err(ProxyError::TakeOver)?),
+        () = shutdown.as_mut() => None,
+        () = drain.notified() => None,
+    };
+    let was_ready = status.is_ready();
+    status.drain();
+    if successor.is_none() && was_ready {
+        // What the edge says meanwhile counts.
+        let _ = timeout(config.drain_grace, serving.as_mut()).await;
+    }
+    // What was accepted last is on disk before the process ends.
+    drop(serving);
+    if let Err(error) = keeper.await {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "the last good configuration was not written"
+        );
+    }
+    if let Some(successor) = successor {
+        admin.abort();
+        successor.give_way().await;
+        tokio::select! {
+            () = drain_workers(&workers, Leaving::Relieved, RELIEVED_DRAIN_MAX) => {}
+            () = shutdown => drain_workers(&workers, Leaving::Closing, config.drain_timeout).await,
+        }
+    } else {
+        Offer::withdraw(&config.data_dir);
+        drain_workers(&workers, Leaving::Closing, config.drain_timeout).await;
+    }
+    flush_workers(&workers).await;
+    exporter.finish(FLUSH_TIMEOUT).await;
+    if let Some(statsd) = statsd {
+        statsd.finish(FLUSH_TIMEOUT).await;
+    }
+    // A writer that dies takes its lines with it, and nothing else.
+    let _ = tokio::task::spawn_blocking(move || logs.finish()).await;
+    admin.abort();
+    forgetting.abort();
+    Ok(())
+}
+
+/// Whom this process takes over from, if it is to.
+async fn predecessor(config: &ProxyConfig) -> Result<Option<Predecessor>, ProxyError> {
+    if config.take_over {
+        return Predecessor::ask(&config.data_dir)
+            .await
+            .map_err(ProxyError::TakeOver);
+    }
+    if restart::is_taken(&config.data_dir) {
+        return Err(ProxyError::Running {
+            path: config.data_dir.clone(),
+        });
+    }
+    Ok(None)
+}
+
+fn admin_listener(address: SocketAddr, held: Option<StdTcpListener>) -> Result<TcpListener, ProxyError> {
+    let bound = held.map_or_else(|| StdTcpListener::bind(address), Ok);
+    let listening = bound.and_then(|bound| {
+        bound.set_nonblocking(true)?;
+        TcpListener::from_std(bound)
+    });
+    listening.map_err(|source| ProxyError::Admin { address, source })
+}
+
+fn load(path: &Path, metrics: &Metrics) -> Resources {
+    let loaded = last_good::load(path).unwrap_or_else(|error| {
         metrics.last_good_errors.fetch_add(1, Ordering::Relaxed);
         tracing::error!(
             error = &error as &dyn std::error::Error,
@@ -217,44 +345,23 @@ pub async fn run(
         let message = describe(&loaded.rejections);
         tracing::error!(%message, "starting without a part of the last good configuration");
     }
-    let activation = Activation::new(workers.clone(), current);
-    let mut ads = Ads {
-        edge,
-        node: node(&config),
-        activation,
-        resources: Arc::default(),
-        status: Arc::clone(&status),
-        keep,
-    };
-    let serve = async {
-        resume(&mut ads, loaded.resources, &metrics).await;
-        ads.run().await;
-    };
-    tokio::select! {
-        () = serve => {}
-        () = shutdown => {}
-        () = drain.notified() => {}
+    loaded.resources
+}
+
+/// Follows the edge until another process serves in its place.
+async fn serve(ads: &mut Ads, data_dir: &Path, estate: Estate<'_>) -> Successor {
+    let offer = Offer::open(data_dir);
+    let mut following = pin!(ads.run());
+    loop {
+        let successor = tokio::select! {
+            never = following.as_mut() => match never {},
+            successor = offer.next() => successor,
+        };
+        // The configuration stands still meanwhile.
+        if offer.hand_over(&successor, &estate).await {
+            return successor;
+        }
     }
-    status.drain();
-    // What was accepted last is on disk before the process ends.
-    drop(ads);
-    if let Err(error) = keeper.await {
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "the last good configuration was not written"
-        );
-    }
-    drain_workers(&workers, config.drain_timeout).await;
-    flush_workers(&workers).await;
-    exporter.finish(FLUSH_TIMEOUT).await;
-    if let Some(statsd) = statsd {
-        statsd.finish(FLUSH_TIMEOUT).await;
-    }
-    // A writer that dies takes its lines with it, and nothing else.
-    let _ = tokio::task::spawn_blocking(move || logs.finish()).await;
-    admin.abort();
-    forgetting.abort();
-    Ok(())
 }
 
 /// Runs what the disk holds. A port that stays taken costs its listener and nothing else; the edge sends it again.
@@ -269,7 +376,11 @@ async fn resume(ads: &mut Ads, mut loaded: Resources, metrics: &Metrics) {
         // The others have been tried as often.
         tries = 1;
     }
-    ads.resources = Arc::new(loaded);
+    run_from_now_on(ads, loaded);
+}
+
+fn run_from_now_on(ads: &mut Ads, resources: Resources) {
+    ads.resources = Arc::new(resources);
     ads.status.run(Arc::clone(&ads.resources));
     if !ads.resources.config().listeners.is_empty() {
         ads.status.listeners_known();
@@ -297,13 +408,13 @@ fn start_workers(
     Ok(workers)
 }
 
-/// Lets every worker finish, up to `timeout`.
-async fn drain_workers(workers: &[Remote], timeout: Duration) {
+/// Lets every worker finish, up to `drain_timeout`.
+async fn drain_workers(workers: &[Remote], leaving: Leaving, drain_timeout: Duration) {
     let drained = async {
         let mut finished = Vec::new();
         for worker in workers {
             let (done, drained) = oneshot::channel();
-            if worker.send(Command::Drain { done }).await {
+            if worker.send(Command::Drain { leaving, done }).await {
                 finished.push(drained);
             }
         }
@@ -312,7 +423,7 @@ async fn drain_workers(workers: &[Remote], timeout: Duration) {
             let _ = drained.await;
         }
     };
-    if tokio::time::timeout(timeout, drained).await.is_err() {
+    if timeout(drain_timeout, drained).await.is_err() {
         tracing::warn!("requests were still in flight when the drain timeout ended");
     }
 }
@@ -328,7 +439,7 @@ async fn flush_workers(workers: &[Remote]) {
             }
         }
     };
-    if tokio::time::timeout(FLUSH_TIMEOUT, flushed).await.is_err() {
+    if timeout(FLUSH_TIMEOUT, flushed).await.is_err() {
         tracing::warn!("lines of the access log were not written: a worker did not hand them on in time");
     }
 }

@@ -5,14 +5,14 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
-use std::rc::Rc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use http::HeaderValue;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 
 use crate::arrival::{Arrival, Ends};
 use crate::channel::Channel;
@@ -30,19 +30,21 @@ use crate::tcp;
 use crate::tls::{HTTP1, HTTP2, LiveTls};
 use crate::worker::Worker;
 
+pub(crate) use bind::{bind, join};
+use drain::lingered;
+pub(crate) use drain::{DRAIN_LINGER, Drain, Leaving};
+use sniff::{Codec, sniff};
+
+mod bind;
+mod drain;
+mod sniff;
+
 /// The label of requests that reach no cluster.
 const NO_CLUSTER: &str = "-";
-/// How a connection that speaks HTTP/2 with prior knowledge starts (RFC 9113, section 3.4); no HTTP/1.1 method does.
-const PREFACE_START: &[u8] = b"PRI ";
-/// How long an idle HTTP/1.1 connection of a draining listener is kept, so that a request that is already under way is
-/// answered, with `connection: close`, instead of cut off.
-pub(crate) const DRAIN_LINGER: Duration = Duration::from_millis(500);
 /// From a connection, or its first byte, to what both sides agree on; Envoy's time for a look at it.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Wait after a failed accept: it is nearly always a limit on file descriptors.
 const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
-/// Listen backlog; the kernel lowers it to its own limit.
-const BACKLOG: i32 = 4096;
 
 pub(crate) struct WorkerListener {
     name: Arc<str>,
@@ -51,6 +53,8 @@ pub(crate) struct WorkerListener {
     running: RefCell<Rc<Running>>,
     counters: Arc<ListenerCounters>,
     drain: Drain,
+    /// Open for as long as they are accepted on.
+    sockets: RefCell<Vec<Weak<TcpListener>>>,
 }
 
 /// What new connections find.
@@ -96,64 +100,25 @@ pub(crate) struct Connection {
     idle_since: Cell<Instant>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Codec {
-    Http1,
-    Http2,
-}
-
 /// Counts a connection of a listener for as long as it lives.
 struct Counted(Arc<ListenerCounters>);
 
-/// A one-way switch that tasks of one thread can wait for.
-#[derive(Default)]
-pub(crate) struct Drain {
-    begun: Cell<bool>,
-    notify: Notify,
-}
-
-/// Binds one socket per worker, or says why it cannot. The sockets share their port. That nobody else has it, unless it is
-/// `ours` already, is found out by a first socket that does not share: sharing would succeed against another process of
-/// the same user.
-pub(crate) fn bind(address: SocketAddr, workers: usize, ours: bool) -> io::Result<Vec<StdTcpListener>> {
-    if !ours {
-        drop(socket(address, Sharing::Exclusive)?);
-    }
-    (0..workers).map(|_| socket(address, Sharing::Shared)).collect()
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Sharing {
-    Exclusive,
-    Shared,
-}
-
-fn socket(address: SocketAddr, sharing: Sharing) -> io::Result<StdTcpListener> {
-    let socket = socket2::Socket::new(
-        socket2::Domain::for_address(address),
-        socket2::Type::STREAM,
-        Some(socket2::Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(sharing == Sharing::Shared)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    if sharing == Sharing::Shared {
-        socket.listen(BACKLOG)?;
-    }
-    Ok(socket.into())
-}
-
-/// Starts accepting on `socket`.
+/// Starts accepting on `sockets`.
 pub(crate) fn start(
     worker: &Rc<Worker>,
     name: &Arc<str>,
     live: &Arc<LiveListener>,
-    socket: StdTcpListener,
+    sockets: Vec<StdTcpListener>,
 ) -> io::Result<Rc<WorkerListener>> {
-    let socket = TcpListener::from_std(socket)?;
+    let sockets = sockets.into_iter().map(TcpListener::from_std);
+    let sockets: Vec<Rc<TcpListener>> = sockets
+        .map(|socket| socket.map(Rc::new))
+        .collect::<io::Result<_>>()?;
     let listener = WorkerListener::new(worker, name, live);
-    tokio::task::spawn_local(accept(Rc::clone(worker), Rc::clone(&listener), socket));
+    *listener.sockets.borrow_mut() = sockets.iter().map(Rc::downgrade).collect();
+    for socket in sockets {
+        tokio::task::spawn_local(accept(Rc::clone(worker), Rc::clone(&listener), socket));
+    }
     Ok(listener)
 }
 
@@ -168,6 +133,7 @@ impl WorkerListener {
             })),
             counters: worker.listener_counters(name),
             drain: Drain::default(),
+            sockets: RefCell::default(),
         });
         listener.run(live);
         listener
@@ -204,7 +170,7 @@ impl WorkerListener {
         let chains = live.chains.iter().map(|live| live.as_ref().map(&mut chain));
         let chains = chains.collect();
         for gone in held {
-            gone.serving.drain().begin();
+            gone.serving.drain().begin(Leaving::Closing);
         }
         *self.running.borrow_mut() = Rc::new(Running {
             live: Arc::clone(live),
@@ -213,11 +179,18 @@ impl WorkerListener {
     }
 
     /// Stops accepting; connections end after what they have in flight.
-    pub(crate) fn drain(&self) {
-        self.drain.begin();
+    pub(crate) fn drain(&self, leaving: Leaving) {
+        self.drain.begin(leaving);
         for chain in self.running.borrow().chains.iter().flatten() {
-            chain.serving.drain().begin();
+            chain.serving.drain().begin(leaving);
         }
+    }
+
+    /// Its sockets once more.
+    pub(crate) fn share(&self) -> Vec<io::Result<OwnedFd>> {
+        let sockets = self.sockets.borrow();
+        let open = sockets.iter().filter_map(Weak::upgrade);
+        open.map(|socket| socket.as_fd().try_clone_to_owned()).collect()
     }
 }
 
@@ -294,29 +267,17 @@ impl HttpListener {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        self.drain.begun.get()
+        self.drain.leaving().is_some()
+    }
+
+    /// How long an idle connection is kept once draining has begun.
+    pub(crate) fn linger(&self) -> Duration {
+        self.drain.linger()
     }
 
     /// Ready once draining has begun.
     pub(crate) async fn drained(&self) {
         self.drain.begun().await;
-    }
-}
-
-impl Drain {
-    fn begin(&self) {
-        self.begun.set(true);
-        self.notify.notify_waiters();
-    }
-
-    pub(crate) async fn begun(&self) {
-        loop {
-            let notified = self.notify.notified();
-            if self.begun.get() {
-                return;
-            }
-            notified.await;
-        }
     }
 }
 
@@ -333,7 +294,7 @@ impl Drop for Counted {
     }
 }
 
-async fn accept(worker: Rc<Worker>, listener: Rc<WorkerListener>, socket: TcpListener) {
+async fn accept(worker: Rc<Worker>, listener: Rc<WorkerListener>, socket: Rc<TcpListener>) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -348,7 +309,10 @@ async fn accept(worker: Rc<Worker>, listener: Rc<WorkerListener>, socket: TcpLis
             }
         }
     }
-    // What the kernel has accepted for us already would be reset by closing the socket.
+    // What the kernel has accepted for us already would be reset by closing the socket, unless somebody else has it too.
+    if listener.drain.leaving() == Some(Leaving::Relieved) {
+        return;
+    }
     while let Some(Ok((stream, peer))) = socket.accept().now_or_never() {
         spawn(&worker, &listener, stream, peer);
     }
@@ -585,43 +549,6 @@ async fn answer_tls(drain: &Drain, tls: &LiveTls, first: Buffer, stream: TcpStre
     }
 }
 
-/// Ready a while after draining has begun: a connection that has sent nothing until then will not.
-async fn lingered(drain: &Drain) {
-    drain.begun().await;
-    tokio::time::sleep(DRAIN_LINGER).await;
-}
-
-/// Reads until the first bytes say which protocol they begin. Memory is for those who have sent something.
-async fn sniff(stream: &mut Stream, input: &mut Buffer, timeout: Duration) -> io::Result<Codec> {
-    // Some of it may have been looked at before.
-    if input.is_empty() {
-        poll_fn(|cx| stream.poll_read_ready(cx)).await?;
-    }
-    let decided = async {
-        loop {
-            if let Some(codec) = spoken(input.filled()) {
-                return Ok(codec);
-            }
-            if poll_fn(|cx| input.poll_fill(stream, cx)).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-    };
-    tokio::time::timeout(timeout, decided).await?
-}
-
-/// What a connection that begins like this speaks, if that can be said yet.
-fn spoken(first: &[u8]) -> Option<Codec> {
-    let seen = first.len().min(PREFACE_START.len());
-    if first[..seen] != PREFACE_START[..seen] {
-        Some(Codec::Http1)
-    } else if seen == PREFACE_START.len() {
-        Some(Codec::Http2)
-    } else {
-        None
-    }
-}
-
 impl Connection {
     pub(crate) fn begin(&self) {
         self.active.set(self.active.get() + 1);
@@ -681,28 +608,5 @@ impl Connection {
     /// How long it may be idle.
     pub(crate) fn idle_timeout(&self) -> Option<Duration> {
         self.listener.live.borrow().config.idle_timeout
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_byte_that_differs_decides() {
-        for (first, expected) in [
-            ("", None),
-            ("P", None),
-            ("PRI", None),
-            ("PRI ", Some(Codec::Http2)),
-            ("PRI * HTTP/2.0\r\n", Some(Codec::Http2)),
-            ("PO", Some(Codec::Http1)),
-            ("PU", Some(Codec::Http1)),
-            ("PRIX", Some(Codec::Http1)),
-            ("G", Some(Codec::Http1)),
-            ("\r\n", Some(Codec::Http1)),
-        ] {
-            assert_eq!(spoken(first.as_bytes()), expected, "{first:?}");
-        }
     }
 }

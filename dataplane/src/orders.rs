@@ -2,12 +2,15 @@
 //! worker has looked at them, however busy it is.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::mem;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use crate::listener::Leaving;
 use crate::snapshot::{Difference, Snapshot};
 
 /// Commands that may wait for a worker, which takes them between two requests.
@@ -18,11 +21,18 @@ pub(crate) enum Command {
     Apply {
         snapshot: Arc<Snapshot>,
         difference: Arc<Difference>,
-        sockets: Vec<(Arc<str>, TcpListener)>,
+        sockets: Vec<(Arc<str>, Vec<TcpListener>)>,
         done: oneshot::Sender<()>,
     },
     /// Stop accepting, finish what is in flight, then say so.
-    Drain { done: oneshot::Sender<()> },
+    Drain {
+        leaving: Leaving,
+        done: oneshot::Sender<()>,
+    },
+    /// Give the sockets that are listened on, to another process that will as well.
+    Share {
+        give: oneshot::Sender<io::Result<Vec<OwnedFd>>>,
+    },
     /// Hand on the lines of what has ended.
     Flush { done: oneshot::Sender<()> },
 }

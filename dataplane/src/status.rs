@@ -80,6 +80,10 @@ impl Status {
         self.resources.store(resources);
     }
 
+    pub(crate) fn resources(&self) -> Arc<Resources> {
+        self.resources.load_full()
+    }
+
     /// The proxy is ready once every listener it was told of runs, even if it was told of none.
     pub(crate) fn listeners_known(&self) {
         let (resources, snapshot) = (self.resources.load(), self.snapshot.load());

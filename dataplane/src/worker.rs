@@ -22,7 +22,7 @@ use crate::config::MILLION;
 use crate::exchange::Flag;
 use crate::filter::{Session, Wanted};
 use crate::h1::Buffers;
-use crate::listener::{self, WorkerListener};
+use crate::listener::{self, Leaving, WorkerListener};
 use crate::metrics::{LeftOut, ListenerCounters, Metrics, RouteCounters, TcpCounters};
 use crate::orders::{Command, Order, Orders};
 use crate::otlp::Exporter;
@@ -58,7 +58,7 @@ pub(crate) struct Worker {
     connections: Cell<usize>,
     copies: Cell<usize>,
     disconnected: Notify,
-    drains: Cell<bool>,
+    drains: Cell<Option<Leaving>>,
 }
 
 type ListenerAndCluster = (Arc<str>, Arc<str>);
@@ -127,7 +127,7 @@ pub(crate) fn run(
         connections: Cell::new(0),
         copies: Cell::new(0),
         disconnected: Notify::new(),
-        drains: Cell::new(false),
+        drains: Cell::new(None),
     });
     runtime.block_on(worker.run(orders));
 }
@@ -166,17 +166,23 @@ impl Worker {
                 // The main runtime may have given up waiting; the snapshot is applied all the same.
                 let _ = done.send(());
             }
-            Command::Drain { done } => {
-                self.drains.set(true);
+            Command::Drain { leaving, done } => {
+                self.drains.set(Some(leaving));
                 self.listeners
                     .borrow_mut()
                     .drain()
-                    .for_each(|(_, listener)| listener.drain());
+                    .for_each(|(_, listener)| listener.drain(leaving));
                 let worker = Rc::clone(self);
                 tokio::task::spawn_local(async move {
                     worker.drained().await;
                     let _ = done.send(());
                 });
+            }
+            Command::Share { give } => {
+                let listeners = self.listeners.borrow();
+                let sockets = listeners.values().flat_map(|listener| listener.share());
+                // Whoever asked may have given up.
+                let _ = give.send(sockets.collect());
             }
             Command::Flush { done } => {
                 self.logs.flush();
@@ -190,7 +196,7 @@ impl Worker {
         self: &Rc<Self>,
         snapshot: &Arc<Snapshot>,
         difference: &Difference,
-        sockets: Vec<(Arc<str>, StdTcpListener)>,
+        sockets: Vec<(Arc<str>, Vec<StdTcpListener>)>,
     ) {
         self.view.apply(snapshot, difference).let_go();
         if self.apply_listeners(snapshot, difference, sockets) {
@@ -212,17 +218,17 @@ impl Worker {
         self: &Rc<Self>,
         snapshot: &Arc<Snapshot>,
         difference: &Difference,
-        sockets: Vec<(Arc<str>, StdTcpListener)>,
+        sockets: Vec<(Arc<str>, Vec<StdTcpListener>)>,
     ) -> bool {
         let mut listeners = self.listeners.borrow_mut();
-        for (name, socket) in sockets {
+        for (name, sockets) in sockets {
             let Some(live) = snapshot.listeners.get(&name) else {
                 continue;
             };
-            match listener::start(self, &name, live, socket) {
+            match listener::start(self, &name, live, sockets) {
                 Ok(started) => {
                     if let Some(replaced) = listeners.insert(Arc::clone(&name), started) {
-                        replaced.drain();
+                        replaced.drain(Leaving::Closing);
                     }
                 }
                 Err(error) => {
@@ -242,7 +248,7 @@ impl Worker {
                 }
                 Some(_) | None => {
                     if let Some(removed) = listeners.remove(name) {
-                        removed.drain();
+                        removed.drain(Leaving::Closing);
                         one_went = true;
                     }
                 }

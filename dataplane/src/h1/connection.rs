@@ -176,7 +176,7 @@ impl Client {
             waiting.drained = Some(Instant::now());
         }
         let idle = match waiting.drained {
-            Some(drained) => Some(drained.max(waiting.since) + DRAIN_LINGER),
+            Some(drained) => Some(drained.max(waiting.since) + self.connection.listener.linger()),
             None => {
                 let allowed = self.connection.listener.live().config.idle_timeout;
                 allowed.map(|allowed| waiting.since + allowed)

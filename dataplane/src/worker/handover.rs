@@ -21,8 +21,8 @@ impl Worker {
             return Some(Rc::clone(held));
         }
         let listener = WorkerListener::new(self, &name, &live);
-        if self.drains.get() {
-            listener.drain();
+        if let Some(leaving) = self.drains.get() {
+            listener.drain(leaving);
         } else {
             listeners.insert(name, Rc::clone(&listener));
         }

@@ -15,6 +15,7 @@ mod logs;
 mod outliers;
 mod proxy;
 mod proxy_protocol;
+mod restart;
 mod scale;
 mod sessions;
 mod support;

@@ -110,7 +110,9 @@ fn config(edge: &str, data_dir: &Path, access_log: AccessLog, drain_timeout: Dur
         workers: 2,
         access_log,
         statsd: None,
+        drain_grace: Duration::ZERO,
         drain_timeout,
+        take_over: false,
     }
 }
 

@@ -1,0 +1,117 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+#[test]
+fn words_are_understood_as_they_are_said() {
+    let words = [
+        (Word::TakeOver { version: 1 }, "tombolo take-over 1"),
+        (Word::TakeOver { version: 12 }, "tombolo take-over 12"),
+        (
+            Word::No {
+                reason: "it is busy: wait".to_owned(),
+            },
+            "no it is busy: wait",
+        ),
+        (
+            Word::No {
+                reason: String::new(),
+            },
+            "no ",
+        ),
+        (Word::State { sockets: 300 }, "state 300"),
+        (Word::Sockets, "sockets"),
+        (Word::Ready, "ready"),
+        (Word::Yours, "yours"),
+    ];
+    for (word, text) in words {
+        assert_eq!(word.to_string(), text);
+        assert_eq!(Word::parse(text), Some(word));
+    }
+    for text in [
+        "",
+        "tombolo",
+        "tombolo take-over",
+        "tombolo take-over x",
+        "state -1",
+        "ready now",
+        "?",
+    ] {
+        assert_eq!(Word::parse(text), None, "{text:?}");
+    }
+    let long = Word::No {
+        reason: "ö".repeat(TEXT_BYTES_MAX),
+    }
+    .to_string();
+    assert!((TEXT_BYTES_MAX - 2..=TEXT_BYTES_MAX).contains(&long.len()));
+}
+
+#[tokio::test]
+async fn more_sockets_than_one_message_takes_come_with_their_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let door = Door::open(&path(dir.path())).unwrap();
+    let asking = Link::connect(&path(dir.path())).unwrap();
+    let (asked, said) = tokio::join!(door.accept(), asking.say(&Word::Ready, &[]));
+    said.unwrap();
+    let asked = asked.unwrap();
+    assert_eq!(
+        asked.of_own_user().unwrap(),
+        i32::try_from(std::process::id()).unwrap()
+    );
+    assert!(matches!(asked.hear(ANSWER_MAX).await, Ok((Word::Ready, none)) if none.is_empty()));
+    let sockets: Vec<TcpListener> = (0..DESCRIPTORS_MAX)
+        .map(|_| TcpListener::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let given: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();
+    asked.say(&Word::Sockets, &given).await.unwrap();
+    asked.say(&Word::Yours, &[]).await.unwrap();
+    drop(asked);
+    let (word, come) = asking.hear(ANSWER_MAX).await.unwrap();
+    assert_eq!(word, Word::Sockets);
+    let come = come
+        .into_iter()
+        .map(|come| TcpListener::from(come).local_addr().unwrap());
+    assert!(come.eq(sockets.iter().map(|socket| socket.local_addr().unwrap())));
+    assert!(matches!(asking.hear(ANSWER_MAX).await, Ok((Word::Yours, _))));
+    assert!(
+        matches!(asking.hear(ANSWER_MAX).await, Err(RestartError::Link(error)) if error.kind() == io::ErrorKind::UnexpectedEof)
+    );
+}
+
+#[tokio::test]
+async fn nobody_is_there_before_a_proxy_runs_and_after_it_crashed() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(Predecessor::ask(dir.path()).await, Ok(None)));
+    let door = Door::open(&path(dir.path())).unwrap();
+    assert!(is_taken(dir.path()));
+    let mode = std::fs::metadata(path(dir.path())).unwrap().permissions();
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+    drop(door);
+    assert!(path(dir.path()).exists());
+    assert!(matches!(Predecessor::ask(dir.path()).await, Ok(None)));
+    assert!(!is_taken(dir.path()));
+}
+
+#[tokio::test]
+async fn who_speaks_another_version_is_told_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let offer = Offer::open(dir.path());
+    let asking = async {
+        let link = Link::connect(&path(dir.path())).unwrap();
+        link.say(&Word::TakeOver { version: 2 }, &[]).await.unwrap();
+        link.hear(ANSWER_MAX).await.unwrap().0
+    };
+    let said = tokio::select! {
+        _ = offer.next() => unreachable!("nobody is to be given way to"),
+        said = asking => said,
+    };
+    let reason = "it speaks version 1, not 2, of the take-over".to_owned();
+    assert_eq!(said, Word::No { reason });
+}
+
+#[tokio::test]
+async fn a_configuration_passes_through_memory() {
+    for bytes in [vec![], vec![7; 3_000_000]] {
+        assert_eq!(read(memory(&bytes).unwrap()).unwrap(), bytes);
+    }
+}
