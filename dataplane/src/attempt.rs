@@ -163,15 +163,22 @@ fn back_off(exchange: &Exchange, policy: &RetryPolicy, asked: Option<Duration>) 
     }
 }
 
-/// What an attempt says of its host; nothing where it was the client that ended it, or nobody was asked.
+/// What an attempt says of its host, if anything.
 fn report<A: Attempts>(attempted: &Result<A::Answer, Failure>) -> Option<Report> {
-    let outcome = match attempted {
-        Ok(answer) => return Some(Report::Status(A::status(answer))),
-        Err(Failure::Late { connected: true }) => return Some(Report::TimedOut),
-        Err(
-            Failure::Late { connected: false } | Failure::Overflow | Failure::Client(_) | Failure::ClientLeft,
-        ) => return None,
-        Err(Failure::Attempt { outcome, .. }) => outcome,
+    match attempted {
+        Ok(answer) => Some(Report::Status(A::status(answer))),
+        Err(failure) => blamed(failure),
+    }
+}
+
+/// What a failure says of the host; nothing where it was the client that ended it, or nobody was asked.
+pub(crate) fn blamed(failure: &Failure) -> Option<Report> {
+    let outcome = match failure {
+        Failure::Late { connected: true } => return Some(Report::TimedOut),
+        Failure::Late { connected: false } | Failure::Overflow | Failure::Client(_) | Failure::ClientLeft => {
+            return None;
+        }
+        Failure::Attempt { outcome, .. } => outcome,
     };
     Some(match outcome {
         Outcome::ConnectFailure => Report::NoConnection,

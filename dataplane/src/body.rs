@@ -14,6 +14,7 @@ use crate::deadline::Watch;
 use crate::exchange::{Exchange, Flag};
 use crate::h1;
 use crate::pool::Lease;
+use crate::read_ahead::ReadAhead;
 
 /// The body of a client's request, as its connection brings it.
 pub(crate) enum ClientBody {
@@ -21,6 +22,9 @@ pub(crate) enum ClientBody {
     Http2(Incoming),
     /// Of so many bytes more at most.
     Limited(Box<Self>, u64),
+    /// Somebody had to see it first.
+    Read(Box<ReadAhead>),
+    Nothing,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +77,8 @@ impl Body for ClientBody {
                 }
                 Poll::Ready(frame.map(Ok))
             }
+            Self::Read(read) => read.poll_frame(cx),
+            Self::Nothing => Poll::Ready(None),
         }
     }
 
@@ -81,6 +87,8 @@ impl Body for ClientBody {
             Self::Http1(body) => body.has_ended(),
             Self::Http2(incoming) => incoming.is_end_stream(),
             Self::Limited(body, _) => body.is_end_stream(),
+            Self::Read(read) => read.has_ended(),
+            Self::Nothing => true,
         }
     }
 }

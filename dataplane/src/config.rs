@@ -16,7 +16,7 @@ use crate::arrival::Arrival;
 use crate::balance::{Balancer, Locality, OVERPROVISIONING_DEFAULT_PERCENT};
 use crate::breaker::Limits;
 use crate::by_name::ByName;
-use crate::filter::ListenerFilter;
+use crate::filter::{ListenerFilter, RouteLimits};
 use crate::filter_chain::{ChainMatch, Choices};
 use crate::hash::HashPolicy;
 use crate::health::GrpcProbe;
@@ -271,6 +271,8 @@ pub(crate) struct Forward {
     pub(crate) hash: Box<[HashPolicy]>,
     pub(crate) response_edits: HeaderEdits,
     pub(crate) mirrors: Vec<Mirror>,
+    /// What its requests count as, where somebody counts.
+    pub(crate) limits: Option<Box<RouteLimits>>,
 }
 
 /// From the begin of a request to the end of its response; what is `None` has no end.

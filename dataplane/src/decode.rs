@@ -11,9 +11,11 @@ use crate::config::{Config, ResourceKind};
 
 mod access_log;
 mod cluster;
+mod descriptor;
 mod endpoints;
 mod fields;
 mod filter;
+mod grpc_service;
 mod hash;
 mod limits;
 mod listener;

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, Method};
 use crate::access_log::{Ended, Note, Requested};
 use crate::config::HeaderEdits;
 use crate::grpc;
+use crate::header_changes::HeaderChanges;
 use crate::listener::Connection;
 use crate::matcher::Headers;
 use crate::metrics::RouteCounters;
@@ -44,7 +45,7 @@ pub(crate) struct Exchange {
     bytes_sent: u64,
     counters: Option<Arc<RouteCounters>>,
     /// What filters do to the answer's head, which few do.
-    edits: Option<Box<HeaderEdits>>,
+    edits: Option<Box<HeaderChanges>>,
     /// For the logs, if there are any.
     note: Option<Box<Note>>,
     /// If it is sampled.
@@ -70,6 +71,8 @@ pub(crate) enum Flag {
     RateLimited,
     Dropped,
     AllDropped,
+    Unauthorized,
+    LimiterFailed,
 }
 
 /// The words for how a request went wrong, at most two.
@@ -165,7 +168,16 @@ impl Exchange {
 
     /// What filters do to the answer's head.
     pub(crate) fn edits(&mut self, edits: HeaderEdits) {
-        self.edits = (edits != HeaderEdits::default()).then(|| Box::new(edits));
+        if edits != HeaderEdits::default() {
+            self.changes(edits.into());
+        }
+    }
+
+    /// The same, behind what others do.
+    pub(crate) fn changes(&mut self, changes: HeaderChanges) {
+        if !changes.is_empty() {
+            self.edits.get_or_insert_default().extend(changes);
+        }
     }
 
     /// Rules that are only tried would have refused it.
@@ -373,7 +385,7 @@ impl Drop for Exchange {
 
 impl Flag {
     /// In their order.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::None,
         Self::BadRequest,
         Self::NoRoute,
@@ -388,6 +400,8 @@ impl Flag {
         Self::RateLimited,
         Self::Dropped,
         Self::AllDropped,
+        Self::Unauthorized,
+        Self::LimiterFailed,
     ];
 
     pub(crate) fn word(self) -> &'static str {
@@ -402,6 +416,8 @@ impl Flag {
             Self::ClientGone => "DC",
             Self::FaultInjected => "FI",
             Self::RateLimited => "RL",
+            Self::Unauthorized => "UAEX",
+            Self::LimiterFailed => "RLSE",
             Self::Overflow => "UO",
             Self::RetriesUsedUp => "URX",
             Self::Dropped => "DO",

@@ -20,15 +20,22 @@ use crate::matcher::{RequestView, Subject};
 
 mod body_limit;
 mod cors;
+mod descriptor;
+mod ext_authz;
 mod facts;
 mod fault;
 mod jwt;
 mod local_ratelimit;
+mod rate_limit;
 mod rbac;
 mod session;
 
 pub(crate) use body_limit::{BodyLimit, TOO_LARGE};
 pub(crate) use cors::Cors;
+pub(crate) use descriptor::{Action as DescribingAction, Described, Entry, Outer, RouteLimits, of_name};
+pub(crate) use ext_authz::{
+    Authorizer, Begin, Case, CheckSettings, ExtAuthz, OnError, PATH as CHECK, RouteBody, Said, Shown, unfit,
+};
 pub(crate) use facts::{ClaimMatcher, Facts, JWT_NAMESPACE, NumberMatcher, ValueMatcher};
 pub(crate) use fault::Fault;
 #[cfg(test)]
@@ -38,6 +45,7 @@ pub(crate) use jwt::{
     Requirement,
 };
 pub(crate) use local_ratelimit::{Limit, LocalRateLimit, Rate};
+pub(crate) use rate_limit::{LimitSettings, Limiter, PATH as SHOULD_RATE_LIMIT, RateLimit};
 pub(crate) use rbac::{Action, AddressBlock, Policy, Rbac, Rule, Rules};
 pub(crate) use session::{Carrier, Session, StatefulSession, Wanted};
 
@@ -48,10 +56,14 @@ pub(crate) enum Filter {
     BodyLimit(Option<BodyLimit>),
     /// Without a policy where only routes have some.
     Cors(Option<Arc<Cors>>),
+    /// Somebody else judges.
+    ExtAuthz(ExtAuthz),
     Fault(Fault),
     Jwt(Jwt),
     /// Without a limit where only routes have some.
     LocalRateLimit(Option<LocalRateLimit>),
+    /// Somebody else counts.
+    RateLimit(RateLimit),
     /// Without rules where only routes have some.
     Rbac(Option<Arc<Rbac>>),
     /// Without a state where only routes have some.
@@ -75,6 +87,15 @@ pub(crate) enum Override {
     /// As the next less specific one has it, also where the listener has it off.
     On,
     Replaced(Filter),
+    /// In a part of what it does by.
+    Adjusted(Adjustment),
+}
+
+/// What a route says to a filter that is its listener's in all else.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Adjustment {
+    ExtAuthz(Arc<CheckSettings>),
+    RateLimit(Arc<LimitSettings>),
 }
 
 /// By a filter's name.
@@ -104,6 +125,16 @@ pub(crate) struct Verdict {
     pub(crate) body_max: Option<u64>,
     /// Which of the hosts it is for.
     pub(crate) session: Option<Box<Session>>,
+    /// At a filter that has to ask somebody; those behind it have not judged yet.
+    pub(crate) asks: Option<Box<Stop>>,
+}
+
+/// Where a chain stopped.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Stop {
+    pub(crate) place: usize,
+    /// What is known to those behind it.
+    pub(crate) facts: Facts,
 }
 
 /// Before anything that the route says of it.
@@ -150,7 +181,7 @@ impl Chain {
         self.0.is_empty()
     }
 
-    /// Asks each filter in turn, until one of them answers.
+    /// Asks each filter in turn, until one of them answers or has to ask somebody itself.
     pub(crate) fn judge(
         &self,
         route: Option<&Route>,
@@ -158,10 +189,23 @@ impl Chain {
         now: impl Fn() -> Instant,
         draw: &impl Draw,
     ) -> Verdict {
+        self.judge_from(0, Facts::default(), route, subject, now, draw)
+    }
+
+    /// The same of those from `place` on, where those before it have found out `facts`.
+    pub(crate) fn judge_from(
+        &self,
+        place: usize,
+        mut facts: Facts,
+        route: Option<&Route>,
+        subject: &Subject<'_, impl RequestView>,
+        now: impl Fn() -> Instant,
+        draw: &impl Draw,
+    ) -> Verdict {
         let is_forwarded = route.is_some_and(|route| matches!(route.action, config::Action::Forward(_)));
         let mut verdict = Verdict::default();
-        let mut facts = Facts::default();
-        for filter in self.0.iter() {
+        for (place, filter) in self.0.iter().enumerate().skip(place) {
+            let mut asks = false;
             match filter {
                 Filter::BodyLimit(Some(limit)) => limit.judge(&subject.request, &mut verdict),
                 Filter::Cors(Some(cors)) if is_forwarded => cors.judge(&subject.request, &mut verdict),
@@ -170,17 +214,27 @@ impl Chain {
                 Filter::LocalRateLimit(Some(limit)) => limit.judge(now(), draw, &mut verdict),
                 Filter::Rbac(Some(rbac)) => rbac.judge(subject, &facts, &mut verdict),
                 Filter::Session(Some(session)) if is_forwarded => session.judge(subject, &mut verdict),
+                Filter::ExtAuthz(_) => asks = true,
+                Filter::RateLimit(limit) => asks = limit.concerns(route),
                 Filter::BodyLimit(None)
                 | Filter::Cors(_)
                 | Filter::LocalRateLimit(None)
                 | Filter::Rbac(None)
                 | Filter::Session(_) => {}
             }
+            if asks {
+                verdict.asks = Some(Box::new(Stop { place, facts }));
+                break;
+            }
             if verdict.answer.is_some() {
                 break;
             }
         }
         verdict
+    }
+
+    pub(crate) fn filter(&self, place: usize) -> Option<&Filter> {
+        self.0.get(place)
     }
 }
 
@@ -197,6 +251,7 @@ impl Filter {
         match self {
             Self::BodyLimit(limit) => limit.is_none(),
             Self::Cors(cors) => cors.is_none(),
+            Self::ExtAuthz(_) | Self::RateLimit(_) => false,
             Self::Fault(fault) => fault.is_idle(),
             Self::Jwt(jwt) => jwt.is_idle(),
             Self::LocalRateLimit(limit) => limit.as_ref().is_none_or(LocalRateLimit::is_idle),
@@ -210,8 +265,10 @@ impl Filter {
             Self::LocalRateLimit(limit) => limit.as_ref(),
             Self::BodyLimit(_)
             | Self::Cors(_)
+            | Self::ExtAuthz(_)
             | Self::Fault(_)
             | Self::Jwt(_)
+            | Self::RateLimit(_)
             | Self::Rbac(_)
             | Self::Session(_) => None,
         }
@@ -221,14 +278,23 @@ impl Filter {
     pub(crate) fn remote_keys(&self) -> impl Iterator<Item = &RemoteKeys> {
         let jwt = match self {
             Self::Jwt(jwt) => Some(jwt),
-            Self::BodyLimit(_)
-            | Self::Cors(_)
-            | Self::Fault(_)
-            | Self::LocalRateLimit(_)
-            | Self::Rbac(_)
-            | Self::Session(_) => None,
+            _ => None,
         };
         jwt.into_iter().flat_map(Jwt::remote_keys)
+    }
+
+    fn adjusted(self, by: &Adjustment) -> Self {
+        match (self, by) {
+            (Self::ExtAuthz(asked), Adjustment::ExtAuthz(settings)) => Self::ExtAuthz(ExtAuthz {
+                settings: Some(Arc::clone(settings)),
+                ..asked
+            }),
+            (Self::RateLimit(counted), Adjustment::RateLimit(settings)) => Self::RateLimit(RateLimit {
+                settings: Some(Arc::clone(settings)),
+                ..counted
+            }),
+            (other, _) => other,
+        }
     }
 
     /// What routes say of it, where the rest of it is the listener's.
@@ -293,15 +359,22 @@ fn joined(base: &ListenerFilter, levels: &Levels) -> Option<Filter> {
     let said = || levels.iter().filter_map(|level| level.get(&base.name));
     let is_on = match said().next() {
         Some(Override::Off) => false,
-        Some(Override::On | Override::Replaced(_)) => true,
+        Some(Override::On | Override::Replaced(_) | Override::Adjusted(_)) => true,
         None => base.is_on,
     };
     let replaced = said().find_map(|said| match said {
         Override::Replaced(filter) => Some(filter),
-        Override::Off | Override::On => None,
+        Override::Off | Override::On | Override::Adjusted(_) => None,
+    });
+    let adjusted = said().find_map(|said| match said {
+        Override::Adjusted(by) => Some(by),
+        Override::Off | Override::On | Override::Replaced(_) => None,
     });
     let filter = replaced.filter(|filter| filter.is_of_the_kind(&base.filter));
-    is_on.then(|| filter.unwrap_or(&base.filter).clone().within(&base.filter))
+    is_on.then(|| {
+        let filter = filter.unwrap_or(&base.filter).clone().within(&base.filter);
+        adjusted.into_iter().fold(filter, Filter::adjusted)
+    })
 }
 
 /// Since 1970.

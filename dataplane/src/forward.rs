@@ -16,16 +16,18 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper::body::{Body, Incoming};
 
 use crate::access_log::Requested;
+use crate::asking::{Asking, End, Waiting};
 use crate::attempt::{Attempts, Failure, Hedges, Refusal, race, until_answered};
 use crate::balance::Draw;
 use crate::body::{ClientBody, ResponseBody, UpstreamBody};
 use crate::config::{Action, Forward, HeaderEdits, Protocol};
 use crate::deadline::{Deadline, RequestEnd, Watch};
 use crate::exchange::{Exchange, Flag, REQUEST_ID};
-use crate::filter::{Answer, Session, Verdict};
+use crate::filter::{Answer, Changes, Session, Verdict};
 use crate::grpc::{self, Code, GRPC_TIMEOUT};
 use crate::h1::{BODY_TIMEOUT, Malformed};
 use crate::hash::{Hashed, hashed};
+use crate::header_changes::HeaderChanges;
 use crate::listener::Connection;
 use crate::matcher::Subject;
 use crate::mirror;
@@ -100,7 +102,7 @@ pub(crate) async fn serve(
     judged: Option<Verdict>,
 ) -> Response<ResponseBody> {
     let mut exchange = Exchange::begin(connection);
-    let (mut parts, body) = request.into_parts();
+    let (mut parts, mut body) = request.into_parts();
     // Before anything is matched: it would be the client's word for who it is.
     parts.headers.remove(FORWARDED_CLIENT_CERT);
     exchange.asks(
@@ -111,7 +113,7 @@ pub(crate) async fn serve(
     if let Err(malformed) = well_formed(&parts.headers, live.config.limits.fields) {
         return refuse(exchange, Refusal::malformed(malformed));
     }
-    let target = match target(&parts) {
+    let mut target = match target(&parts) {
         Ok(target) => target,
         Err(reason) => return refuse(exchange, Refusal::bad_request(reason)),
     };
@@ -133,11 +135,12 @@ pub(crate) async fn serve(
         live.chain(route)
             .map(|chain| chain.judge(route, &subject, Instant::now, &worker.random))
     };
-    let verdict = judged.or_else(judge).unwrap_or_default();
-    let hashed = match route.map(|route| &route.action) {
-        Some(Action::Forward(forward)) => hashed(&forward.hash, &subject, || worker.random.next()),
+    let mut verdict = judged.or_else(judge).unwrap_or_default();
+    let hash = |subject: &Subject<'_, &Parts>| match route.map(|route| &route.action) {
+        Some(Action::Forward(forward)) => hashed(&forward.hash, subject, || worker.random.next()),
         _ => Hashed::default(),
     };
+    let mut hashed = hash(&subject);
     // Not before: nothing of ours may be matched.
     add_request_id(&mut parts.headers, &worker.random);
     let trace = exchange.trace(&live, &parts.headers);
@@ -178,6 +181,53 @@ pub(crate) async fn serve(
         // What it was made to wait is not of the route's time.
         started = Instant::now();
     }
+    let mut listed = None;
+    if let Some(stop) = verdict.asks.take() {
+        // What those before it say of the request is done before anybody is asked.
+        let said = std::mem::take(&mut verdict.request);
+        let unfit = tidy(&mut parts.headers, &said, exchange.connection());
+        let mut waiting = Waiting {
+            parts,
+            target,
+            // Whoever asks with the body does not get more of it than the host would.
+            body: body.at_most(verdict.body_max.take()),
+            unfit,
+            is_shadowed: false,
+            response: HeaderChanges::default(),
+            session: verdict.session.take(),
+            fields_max: live.config.limits.fields,
+        };
+        waiting.lead(|target| said.target(target));
+        let asking = Asking {
+            exchange: &exchange,
+            chain: live.chain(route),
+            route,
+            authority: shown,
+        };
+        let ended = Box::pin(asking.ask(*stop, until, &mut waiting)).await;
+        exchange.changes(waiting.response);
+        if waiting.is_shadowed {
+            exchange.shadowed();
+        }
+        match ended {
+            Ok(()) => {}
+            Err(End::Answer(answer)) => verdict.answer = Some(answer),
+            Err(End::Refused(refusal)) => return refuse(exchange, refusal),
+            Err(End::Over) => return over(exchange, waiting.body.is_end_stream()),
+        }
+        (parts, target, body) = (waiting.parts, waiting.target, waiting.body);
+        verdict.session = waiting.session;
+        listed = Some(waiting.unfit);
+        // It may be another request by now, and its route's time begins only now.
+        hashed = hash(&Subject {
+            authority: shown,
+            path: target.path(),
+            client: connection.client(),
+            direct: connection.ends.direct,
+            request: &parts,
+        });
+        started = Instant::now();
+    }
     if let Some(Answer {
         status,
         code,
@@ -205,12 +255,7 @@ pub(crate) async fn serve(
             return lead(exchange, redirect.status, &redirect.location(asked));
         }
     };
-    let mut listed = strip_hop_by_hop(&mut parts.headers);
-    // A host may read what stands behind a body as if it stood before it.
-    listed.extend(verdict.request.edits.replaced().cloned());
-    verdict.request.edits.apply(&mut parts.headers);
-    add_forwarded(&mut parts.headers, exchange.connection());
-    join_cookies(&mut parts.headers);
+    let listed = listed.unwrap_or_else(|| tidy(&mut parts.headers, &verdict.request, exchange.connection()));
     let target = verdict.request.target(target);
     let target = match &forward.path {
         Some(rewrite) => match rewritten(rewrite, &target) {
@@ -264,6 +309,17 @@ pub(crate) async fn serve(
         }
         Err(refusal) => refuse(exchange, refusal),
     }
+}
+
+/// Takes out of a head what concerns one connection only, does what filters say, and adds who is connected; returns what may not
+/// stand behind the body, since a host may read that as if it stood before it.
+fn tidy(headers: &mut HeaderMap, said: &Changes, connection: &Connection) -> Vec<HeaderName> {
+    let mut listed = strip_hop_by_hop(headers);
+    listed.extend(said.edits.replaced().cloned());
+    said.edits.apply(headers);
+    add_forwarded(headers, connection);
+    join_cookies(headers);
+    listed
 }
 
 /// The request has lasted as long as it may.
@@ -632,7 +688,7 @@ impl Head {
 }
 
 /// Refuses what HTTP/2's codec lets through and HTTP/1.1's does not. Cookies count once, however many lines they are in.
-fn well_formed(headers: &HeaderMap, fields_max: usize) -> Result<(), Malformed> {
+pub(crate) fn well_formed(headers: &HeaderMap, fields_max: usize) -> Result<(), Malformed> {
     let lines = |name| headers.get_all(name).iter().count();
     if headers.len() > fields_max && headers.len() - lines(header::COOKIE).saturating_sub(1) > fields_max {
         return Err(Malformed::HeadTooLarge);

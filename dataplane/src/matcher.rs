@@ -263,6 +263,18 @@ impl RouteMatcher {
     }
 }
 
+impl Of {
+    /// Of a request, if it is there; of a header the first line.
+    pub(crate) fn first<'a>(&'a self, subject: &'a Subject<'_, impl RequestView>) -> Option<Cow<'a, [u8]>> {
+        match self {
+            Self::Method => Some(Cow::Borrowed(subject.request.method().as_str().as_bytes())),
+            Self::Authority => Some(Cow::Borrowed(subject.authority.as_bytes())),
+            Self::Target => Some(Cow::Owned(subject.target().into_owned().into_bytes())),
+            Self::Header(name) => subject.request.lines(name).next().map(Cow::Borrowed),
+        }
+    }
+}
+
 impl HeaderMatcher {
     pub(crate) fn matches(&self, subject: &Subject<'_, impl RequestView>) -> bool {
         let is_wanted = |value: &[u8]| self.is_wanted(value);
@@ -354,7 +366,7 @@ fn integer(value: &[u8]) -> Option<i64> {
 }
 
 impl ParameterMatcher {
-    fn matches(&self, query: &str) -> bool {
+    pub(crate) fn matches(&self, query: &str) -> bool {
         let given = first_parameter(query, &self.name);
         match (&self.wanted, given) {
             (None, given) => given.is_some(),

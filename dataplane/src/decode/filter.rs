@@ -9,9 +9,11 @@ use std::sync::Arc;
 use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{Buffer, BufferPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ExtAuthzPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{JwtAuthentication, PerRouteConfig};
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
+use envoy_types::pb::envoy::extensions::filters::http::ratelimit::v3::{RateLimit, RateLimitPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::{
@@ -27,9 +29,11 @@ use crate::filter::{Filter, ListenerFilter, Override, Overrides};
 
 mod body_limit;
 mod cors;
+mod ext_authz;
 mod fault;
 mod jwt;
 mod local_ratelimit;
+mod rate_limit;
 mod rbac;
 mod session;
 
@@ -99,7 +103,7 @@ pub(super) fn overrides(
 
 fn said(name: &str, config: &Any, place: Place<'_>) -> Result<Override, Reason> {
     if config.type_url != FilterConfig::type_url() {
-        return configured(name, config, place).map(Override::Replaced);
+        return adjusted(config).unwrap_or_else(|| configured(name, config, place).map(Override::Replaced));
     }
     let mut pb: FilterConfig = any(config)?;
     let inner = pb.config.take();
@@ -111,10 +115,18 @@ fn said(name: &str, config: &Any, place: Place<'_>) -> Result<Override, Reason> 
     match inner {
         None => Err("config: is required".to_owned()),
         Some(config) if config.type_url.is_empty() => Ok(Override::On),
-        Some(config) => configured(name, &config, place)
-            .map(Override::Replaced)
+        Some(config) => adjusted(&config)
+            .unwrap_or_else(|| configured(name, &config, place).map(Override::Replaced))
             .at("config"),
     }
+}
+
+/// What is not all of a filter's configuration, but a part of its own kind.
+fn adjusted(config: &Any) -> Option<Result<Override, Reason>> {
+    if config.type_url == RateLimitPerRoute::type_url() {
+        return Some(rate_limit::of_route(config));
+    }
+    (config.type_url == ExtAuthzPerRoute::type_url()).then(|| ext_authz::of_route(config))
 }
 
 fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reason> {
@@ -130,6 +142,12 @@ fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reas
     }
     if config.type_url == BufferPerRoute::type_url() && is_of_routes {
         return body_limit::of_route(config).map(Filter::BodyLimit);
+    }
+    if config.type_url == ExtAuthz::type_url() && !is_of_routes {
+        return ext_authz::of_listener(config).map(Filter::ExtAuthz);
+    }
+    if config.type_url == RateLimit::type_url() && !is_of_routes {
+        return rate_limit::of_listener(config).map(Filter::RateLimit);
     }
     if config.type_url == HttpFault::type_url() {
         return fault::decode(config).map(Filter::Fault);

@@ -100,7 +100,7 @@ pub(super) fn header(mut pb: PbHeaderMatcher) -> Result<HeaderMatcher, Reason> {
     })
 }
 
-fn parameter(mut pb: QueryParameterMatcher) -> Result<ParameterMatcher, Reason> {
+pub(super) fn parameter(mut pb: QueryParameterMatcher) -> Result<ParameterMatcher, Reason> {
     let name = name(take(&mut pb.name))?;
     let wanted = match pb.query_parameter_match_specifier.take() {
         None | Some(QueryParameterMatchSpecifier::PresentMatch(true)) => None,

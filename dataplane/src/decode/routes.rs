@@ -31,14 +31,14 @@ use super::fields::{
     runtime_fraction, same_name,
 };
 use super::filter::overrides;
-use super::hash;
 use super::matcher::of_route;
 use super::retry;
 use super::wire;
+use super::{descriptor, hash};
 use crate::config::{
     Action, Forward, HeaderEdits, MILLION, Mirror, Redirect, Route, SaidDuration, StreamDuration, Target,
 };
-use crate::filter::Levels;
+use crate::filter::{Described, Levels};
 use crate::matcher::PathMatcher;
 use crate::rewrite::{PathRewrite, Substitution};
 use crate::router::{Host, NO_LEVELS, Ports, RouteTable, levels_below};
@@ -170,9 +170,10 @@ fn virtual_host(mut pb: VirtualHost, outer: usize, levels: &mut Vec<Levels>) -> 
     let start = levels.len();
     let said = overrides(take(&mut pb.typed_per_filter_config), format_args!("/{name}"))?;
     let outer = levels_below(levels, outer, said);
+    let limits = descriptor::decode(take(&mut pb.rate_limits), "rate_limits")?.into();
     let mut routes = Vec::new();
     for (index, given) in take(&mut pb.routes).into_iter().enumerate() {
-        let route = route(given, format_args!("/{name}/{index}"), outer, levels);
+        let route = route(given, format_args!("/{name}/{index}"), outer, levels, &limits);
         routes.push(route.at_index("routes", index)?);
     }
     done(&pb)?;
@@ -184,6 +185,7 @@ fn route(
     place: fmt::Arguments<'_>,
     outer: usize,
     levels: &mut Vec<Levels>,
+    limits: &Arc<[Described]>,
 ) -> Result<Route, Reason> {
     let name = take(&mut pb.name).into();
     let levels = levels_below(
@@ -193,7 +195,9 @@ fn route(
     );
     let matcher = of_route(required(pb.r#match.take()).at("match")?).at("match")?;
     let mut action = match required(pb.action.take()).at("action")? {
-        PbAction::Route(action) => Action::Forward(Box::new(forward(action, &matcher.path).at("route")?)),
+        PbAction::Route(action) => {
+            Action::Forward(Box::new(forward(action, &matcher.path, limits).at("route")?))
+        }
         PbAction::DirectResponse(direct) => direct_response(direct).at("direct_response")?,
         PbAction::Redirect(to) => Action::Redirect(redirect(to, &matcher.path).at("redirect")?),
         _ => return Err("action: only route, redirect and direct_response are supported".to_owned()),
@@ -300,7 +304,7 @@ fn substitution(mut pb: RegexMatchAndSubstitute) -> Result<PathRewrite, Reason> 
     Substitution::new(&regex, &substitution).map(PathRewrite::Pattern)
 }
 
-fn forward(mut pb: RouteAction, matcher: &PathMatcher) -> Result<Forward, Reason> {
+fn forward(mut pb: RouteAction, matcher: &PathMatcher, limits: &Arc<[Described]>) -> Result<Forward, Reason> {
     let targets = match required(pb.cluster_specifier.take()).at("cluster_specifier")? {
         ClusterSpecifier::Cluster(cluster) => {
             vec![Target {
@@ -357,6 +361,12 @@ fn forward(mut pb: RouteAction, matcher: &PathMatcher) -> Result<Forward, Reason
     for (index, policy) in take(&mut pb.hash_policy).into_iter().enumerate() {
         hash.push(hash::decode(policy).at_index("hash_policy", index)?);
     }
+    let own_limits = descriptor::decode(take(&mut pb.rate_limits), "rate_limits")?;
+    #[allow(deprecated, reason = "those who have routes of old still say it")]
+    let includes_outer = pb
+        .include_vh_rate_limits
+        .take()
+        .is_some_and(|includes| includes.value);
     done(&pb)?;
     Ok(Forward {
         hash: hash.into(),
@@ -370,6 +380,7 @@ fn forward(mut pb: RouteAction, matcher: &PathMatcher) -> Result<Forward, Reason
         path,
         response_edits: HeaderEdits::default(),
         mirrors,
+        limits: descriptor::of_route(own_limits, includes_outer, limits),
     })
 }
 

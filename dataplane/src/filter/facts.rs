@@ -1,6 +1,8 @@
 //! What filters know of a request that it does not say by itself, for those behind them: the claims of its tokens.
 
+use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::jwt::{Provider, Token};
 use crate::json::{Json, at};
@@ -9,12 +11,13 @@ use crate::matcher::StringMatcher;
 /// Envoy's name for where it keeps them.
 pub(crate) const JWT_NAMESPACE: &str = "envoy.filters.http.jwt_authn";
 
-#[derive(Default)]
-pub(crate) struct Facts<'a>(Vec<Fact<'a>>);
+#[derive(Clone, Default)]
+pub(crate) struct Facts(Vec<Fact>);
 
-struct Fact<'a> {
-    key: &'a str,
-    worded: &'a [Box<str>],
+#[derive(Clone)]
+struct Fact {
+    key: Arc<str>,
+    worded: Arc<[Box<str>]>,
     token: Rc<Token>,
 }
 
@@ -55,11 +58,11 @@ enum Value<'a> {
     Words(&'a str),
 }
 
-impl<'a> Facts<'a> {
-    pub(super) fn extend(&mut self, provider: &'a Provider, token: Rc<Token>) {
-        self.0.extend(provider.metadata.as_deref().map(|key| Fact {
-            key,
-            worded: &provider.worded,
+impl Facts {
+    pub(super) fn extend(&mut self, provider: &Provider, token: Rc<Token>) {
+        self.0.extend(provider.metadata.as_ref().map(|key| Fact {
+            key: Arc::clone(key),
+            worded: Arc::clone(&provider.worded),
             token,
         }));
     }
@@ -69,7 +72,7 @@ impl<'a> Facts<'a> {
             return Value::Missing;
         };
         // What was said later is said instead.
-        let Some(fact) = self.0.iter().rev().find(|fact| fact.key == &**key) else {
+        let Some(fact) = self.0.iter().rev().find(|fact| *fact.key == **key) else {
             return Value::Missing;
         };
         let claims = &fact.token.claims;
@@ -82,8 +85,26 @@ impl<'a> Facts<'a> {
     }
 }
 
+/// Of the same tokens.
+impl PartialEq for Facts {
+    fn eq(&self, other: &Self) -> bool {
+        let is_same =
+            |(one, other): (&Fact, &Fact)| one.key == other.key && Rc::ptr_eq(&one.token, &other.token);
+        self.0.len() == other.0.len() && self.0.iter().zip(&other.0).all(is_same)
+    }
+}
+
+/// Without what is in the tokens.
+impl fmt::Debug for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.iter().map(|fact| &fact.key))
+            .finish()
+    }
+}
+
 impl ClaimMatcher {
-    pub(crate) fn matches(&self, facts: &Facts<'_>) -> bool {
+    pub(crate) fn matches(&self, facts: &Facts) -> bool {
         self.wanted.matches(&facts.at(&self.path)) != self.inverted
     }
 }

@@ -76,9 +76,9 @@ pub(crate) struct Provider {
     pub(crate) payload_header: Option<PayloadHeader>,
     pub(crate) claim_headers: Box<[ClaimHeader]>,
     /// What the filters behind this one know its claims by.
-    pub(crate) metadata: Option<Box<str>>,
+    pub(crate) metadata: Option<Arc<str>>,
     /// Claims that are lists of words with spaces in between.
-    pub(crate) worded: Box<[Box<str>]>,
+    pub(crate) worded: Arc<[Box<str>]>,
     pub(crate) keys: Keys,
 }
 
@@ -191,11 +191,11 @@ impl Jwt {
         !self.authentication.as_ref().is_some_and(is_busy)
     }
 
-    pub(super) fn judge<'a>(
-        &'a self,
+    pub(super) fn judge(
+        &self,
         subject: &Subject<'_, impl RequestView>,
         now: u64,
-        facts: &mut Facts<'a>,
+        facts: &mut Facts,
         verdict: &mut Verdict,
     ) {
         let Some(all) = &self.authentication else {

@@ -71,7 +71,7 @@ impl Rbac {
     pub(super) fn judge(
         &self,
         subject: &Subject<'_, impl RequestView>,
-        facts: &Facts<'_>,
+        facts: &Facts,
         verdict: &mut Verdict,
     ) {
         let allows = |rules: &Option<Rules>| rules.as_ref().is_none_or(|rules| rules.allow(subject, facts));
@@ -88,7 +88,7 @@ impl Rbac {
 }
 
 impl Rules {
-    fn allow(&self, subject: &Subject<'_, impl RequestView>, facts: &Facts<'_>) -> bool {
+    fn allow(&self, subject: &Subject<'_, impl RequestView>, facts: &Facts) -> bool {
         let one = |rules: &[Rule]| rules.iter().any(|rule| rule.holds(subject, facts));
         let found = self
             .policies
@@ -102,7 +102,7 @@ impl Rules {
 }
 
 impl Rule {
-    fn holds(&self, subject: &Subject<'_, impl RequestView>, facts: &Facts<'_>) -> bool {
+    fn holds(&self, subject: &Subject<'_, impl RequestView>, facts: &Facts) -> bool {
         match self {
             Self::Always => true,
             Self::All(rules) => rules.iter().all(|rule| rule.holds(subject, facts)),

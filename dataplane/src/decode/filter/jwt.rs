@@ -243,7 +243,7 @@ fn provider(mut pb: JwtProvider) -> Result<Provider, Reason> {
         forwards,
         payload_header,
         claim_headers: claim_headers.into(),
-        metadata: Some(metadata).filter(|key| !key.is_empty()).map(Box::from),
+        metadata: Some(metadata).filter(|key| !key.is_empty()).map(Arc::from),
         worded: worded.unwrap_or_default().into_iter().map(Box::from).collect(),
         keys,
     })

@@ -87,7 +87,7 @@ fn provider(issuer: Option<&str>, keys_of: &Issuer) -> Provider {
         payload_header: None,
         claim_headers: Box::default(),
         metadata: None,
-        worded: Box::default(),
+        worded: Arc::default(),
         keys: Keys::Local(Arc::new(KeySet::parse(set.as_bytes()).unwrap())),
     }
 }

@@ -1,0 +1,256 @@
+//! What a request waits for at a filter that asks somebody (docs/adr/0010). Filters behind it judge the request as it is then, in
+//! their order, and may ask in turn.
+
+use std::time::{Instant, SystemTime};
+
+use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
+use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitResponse;
+use http::header::{HeaderMap, HeaderName};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{StatusCode, Uri};
+use hyper::body::Body;
+
+use crate::attempt::Refusal;
+use crate::body::{ClientBody, ClientError};
+use crate::config::Route;
+use crate::exchange::{Exchange, Flag};
+use crate::filter::{
+    Answer, Begin, CHECK, Case, Chain, ExtAuthz, Facts, Filter, RateLimit, SHOULD_RATE_LIMIT, Said, Session,
+    Shown, Stop, unfit,
+};
+use crate::forward::well_formed;
+use crate::grpc_call::call;
+use crate::h1::{BODY_TIMEOUT, HEAD_BYTES_MAX, Malformed};
+use crate::header_changes::HeaderChanges;
+use crate::matcher::Subject;
+use crate::read_ahead::{ReadAhead, ReadError};
+
+/// Who asks.
+pub(crate) struct Asking<'a> {
+    pub(crate) exchange: &'a Exchange,
+    /// Of the route.
+    pub(crate) chain: Option<&'a Chain>,
+    pub(crate) route: Option<&'a Route>,
+    pub(crate) authority: &'a str,
+}
+
+/// The request that waits, without what concerns its client's connection only.
+pub(crate) struct Waiting {
+    pub(crate) parts: Parts,
+    pub(crate) target: PathAndQuery,
+    pub(crate) body: ClientBody,
+    /// What may not stand behind the body.
+    pub(crate) unfit: Vec<HeaderName>,
+    /// Whether a rule that only watches would have turned it away.
+    pub(crate) is_shadowed: bool,
+    /// What is done to the answer's head.
+    pub(crate) response: HeaderChanges,
+    /// Which of the hosts it is for.
+    pub(crate) session: Option<Box<Session>>,
+    /// Of its head.
+    pub(crate) fields_max: usize,
+}
+
+/// Why a request does not go on.
+pub(crate) enum End {
+    Answer(Answer),
+    Refused(Refusal),
+    /// It has lasted as long as it may.
+    Over,
+}
+
+impl Asking<'_> {
+    /// Asks for the filter at which the chain stopped, and goes on with those behind it, at most `until` then.
+    pub(crate) async fn ask(
+        &self,
+        stop: Stop,
+        until: Option<Instant>,
+        request: &mut Waiting,
+    ) -> Result<(), End> {
+        let asking = self.ask_all(stop, request);
+        match until {
+            None => asking.await,
+            Some(until) => {
+                let asked = tokio::time::timeout_at(until.into(), asking).await;
+                asked.unwrap_or(Err(End::Over))
+            }
+        }
+    }
+
+    async fn ask_all(&self, stop: Stop, request: &mut Waiting) -> Result<(), End> {
+        // Nobody knows whether it may go on where nobody is to be asked.
+        let lost = || End::Answer(unfit());
+        let chain = self.chain.ok_or_else(lost)?;
+        let mut next = Some(stop);
+        while let Some(Stop { place, facts }) = next {
+            let said = match chain.filter(place) {
+                Some(Filter::ExtAuthz(authz)) => self.authorize(authz, request).await?,
+                Some(Filter::RateLimit(limit)) => self.count(limit, request).await,
+                _ => return Err(lost()),
+            };
+            request.heed(said)?;
+            next = self.judge(chain, place + 1, facts, request).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts the request to the filters from `place` on; returns where the chain stops next.
+    async fn judge(
+        &self,
+        chain: &Chain,
+        place: usize,
+        facts: Facts,
+        request: &mut Waiting,
+    ) -> Result<Option<Stop>, End> {
+        let random = &self.exchange.connection().worker.random;
+        let subject = self.subject(request);
+        let verdict = chain.judge_from(place, facts, self.route, &subject, Instant::now, random);
+        request.is_shadowed |= verdict.is_shadowed;
+        request.unfit.extend(verdict.request.edits.replaced().cloned());
+        verdict.request.edits.apply(&mut request.parts.headers);
+        request.lead(|target| verdict.request.target(target));
+        request.response.extend(verdict.response.into());
+        request.session = verdict.session.or(request.session.take());
+        let body = std::mem::replace(&mut request.body, ClientBody::Nothing);
+        request.body = body.at_most(verdict.body_max);
+        if !verdict.delay.is_zero() {
+            tokio::time::sleep(verdict.delay).await;
+        }
+        match verdict.answer {
+            Some(answer) => Err(End::Answer(answer)),
+            None => Ok(verdict.asks.map(|stop| *stop)),
+        }
+    }
+
+    async fn authorize(&self, authz: &ExtAuthz, request: &mut Waiting) -> Result<Said, End> {
+        let connection = self.exchange.connection();
+        let is_bodiless = request.body.is_end_stream();
+        let body = match authz.body().filter(|_| !is_bodiless) {
+            Some(shown) => Some(request.begin(shown).await?),
+            None => None,
+        };
+        let case = Case {
+            source: connection.ends.client,
+            destination: connection.ends.to,
+            came: SystemTime::now() - self.exchange.started().elapsed(),
+            head: &request.parts,
+            scheme: connection.scheme(),
+            authority: self.authority,
+            target: request.target.as_str(),
+            is_bodiless,
+            body,
+        };
+        let asked = authz.request(case);
+        let answered = call::<CheckResponse>(connection, &authz.service.callee, CHECK, &asked).await;
+        Ok(match answered {
+            Ok(response) => authz.said(response),
+            Err(error) => {
+                tracing::debug!(cluster = %authz.service.callee.cluster, error = &error as &dyn std::error::Error, "nobody says whether a request may go on");
+                authz.failed()
+            }
+        })
+    }
+
+    async fn count(&self, limit: &RateLimit, request: &Waiting) -> Said {
+        let connection = self.exchange.connection();
+        let Some(asked) = limit.request(self.route, &self.subject(request)) else {
+            return Said::default();
+        };
+        let callee = &limit.service.callee;
+        let answered = call::<RateLimitResponse>(connection, callee, SHOULD_RATE_LIMIT, &asked).await;
+        match answered {
+            Ok(response) => limit.said(response),
+            Err(error) => {
+                tracing::debug!(cluster = %callee.cluster, error = &error as &dyn std::error::Error, "nobody says whether a request is one too many");
+                limit.failed()
+            }
+        }
+    }
+
+    fn subject<'a>(&'a self, request: &'a Waiting) -> Subject<'a, &'a Parts> {
+        let connection = self.exchange.connection();
+        Subject {
+            authority: self.authority,
+            path: request.target.path(),
+            client: connection.client(),
+            direct: connection.ends.direct,
+            request: &request.parts,
+        }
+    }
+}
+
+impl Waiting {
+    /// The begin of its body, which goes on with the rest.
+    async fn begin(&mut self, shown: Shown) -> Result<Begin, End> {
+        let body = std::mem::replace(&mut self.body, ClientBody::Nothing);
+        let read = ReadAhead::read(body, shown.bytes_max, BODY_TIMEOUT).await;
+        let read = read.map_err(|error| End::Refused(unread(&error)))?;
+        let is_whole = read.is_whole(shown.bytes_max);
+        if !is_whole && !shown.partial {
+            return Err(End::Refused(Refusal {
+                status: StatusCode::PAYLOAD_TOO_LARGE,
+                flag: Flag::None,
+                reason: "Payload Too Large".to_owned(),
+            }));
+        }
+        let bytes = read.begin(shown.bytes_max);
+        self.body = ClientBody::Read(Box::new(read));
+        Ok(Begin { bytes, is_whole })
+    }
+
+    /// Does what was said; more than a head may have is nothing that can be done.
+    fn heed(&mut self, said: Said) -> Result<(), End> {
+        self.response.extend(said.response);
+        if self.response.lines() > self.fields_max || self.response.bytes() > HEAD_BYTES_MAX {
+            return Err(self.refuse());
+        }
+        if let Some(answer) = said.answer {
+            return Err(End::Answer(answer));
+        }
+        self.unfit.extend(said.request.names().cloned());
+        said.request.apply(&mut self.parts.headers);
+        if well_formed(&self.parts.headers, self.fields_max).is_err()
+            || bytes(&self.parts.headers) > HEAD_BYTES_MAX
+        {
+            return Err(self.refuse());
+        }
+        if !said.query.is_empty() {
+            let target = said.query.applied(&self.target).map_err(|_| self.refuse())?;
+            self.lead(|_| target);
+        }
+        Ok(())
+    }
+
+    /// Another path or query, which filters see too.
+    pub(crate) fn lead(&mut self, changed: impl FnOnce(PathAndQuery) -> PathAndQuery) {
+        let target = changed(self.target.clone());
+        if target != self.target {
+            self.parts.uri = Uri::from(target.clone());
+            self.target = target;
+        }
+    }
+
+    fn refuse(&mut self) -> End {
+        self.response = HeaderChanges::default();
+        End::Answer(unfit())
+    }
+}
+
+fn bytes(headers: &HeaderMap) -> usize {
+    /// Between a name and its value, and behind it.
+    const BETWEEN: usize = ": \r\n".len();
+    headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + BETWEEN)
+        .sum()
+}
+
+fn unread(error: &ReadError) -> Refusal {
+    match error {
+        ReadError::Stalled => Refusal::malformed(Malformed::BodyTooSlow),
+        ReadError::Client(ClientError::Http1(malformed)) => Refusal::malformed(*malformed),
+        ReadError::Client(ClientError::Http2(_)) => Refusal::broken_off(),
+        ReadError::Client(ClientError::TooLarge) => Refusal::too_large(),
+    }
+}

@@ -1,0 +1,297 @@
+//! Requests that wait for what an authorization service says of them.
+
+use std::time::{Duration, Instant};
+
+use envoy_types::pb::envoy::config::rbac::v3::permission::Rule;
+use envoy_types::pb::envoy::config::rbac::v3::principal::Identifier;
+use envoy_types::pb::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac as Rules};
+use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, Route};
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ext_authz::Services;
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ext_authz_per_route::Override;
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{
+    BufferSettings, CheckSettings, ExtAuthz, ExtAuthzPerRoute,
+};
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
+use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
+use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
+use envoy_types::pb::google::protobuf::Any;
+use envoy_types::util::pack_any;
+
+use crate::support::asking::{self, Stage};
+use crate::support::authorizer::{self, Asked};
+use crate::support::mesh;
+use crate::support::proxy::{client, http2_client};
+
+const NAME: &str = "envoy.filters.http.ext_authz";
+
+fn asking(cluster: &str) -> ExtAuthz {
+    ExtAuthz {
+        services: Some(Services::GrpcService(asking::service(cluster))),
+        transport_api_version: 2,
+        ..ExtAuthz::default()
+    }
+}
+
+fn says(mut route: Route, said: Override) -> Route {
+    let said = ExtAuthzPerRoute {
+        r#override: Some(said),
+    };
+    route
+        .typed_per_filter_config
+        .insert(NAME.to_owned(), pack_any(said));
+    route
+}
+
+async fn start(filters: Vec<(&str, Any)>, routes: Vec<Route>) -> (Stage, Asked) {
+    let (service, asked) = authorizer::start().await;
+    (
+        Stage::start(filters, mesh::routes("in", routes), service).await,
+        asked,
+    )
+}
+
+fn times(asked: &Asked) -> usize {
+    asked.lock().unwrap().len()
+}
+
+fn to_all() -> Vec<Route> {
+    vec![mesh::to_cluster("/", "a")]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_says_what_becomes_of_a_request() {
+    let (stage, _) = start(vec![(NAME, pack_any(asking("service")))], to_all()).await;
+    for client in [client(), http2_client()] {
+        for (does, status, body, reaches) in [
+            ("allow", 200, "a /p 123", true),
+            ("deny", 401, "no", false),
+            ("forbid", 403, "", false),
+            ("change", 200, "a /p 123", true),
+            ("hang", 403, "", false),
+            ("break", 403, "", false),
+            ("steer", 500, "", false),
+            ("flood", 500, "", false),
+            ("swell", 500, "", false),
+            ("flood-answer", 500, "", false),
+            // More than is read of an answer.
+            ("talk", 403, "", false),
+        ] {
+            let (before, began) = (stage.upstream.requests(), Instant::now());
+            let answer = stage.ask(&client, "/p", &[("x-do", does)], b"123").await;
+            let got = (
+                answer.status.as_u16(),
+                &*answer.body,
+                stage.upstream.requests() > before,
+            );
+            assert_eq!(got, (status, body, reaches), "{does}");
+            assert!(began.elapsed() < Duration::from_secs(5), "{does}");
+        }
+        let denied = stage.ask(&client, "/p", &[("x-do", "deny")], b"").await;
+        assert_eq!(denied.headers["www-authenticate"], "Basic");
+        let cookies: Vec<_> = denied.headers.get_all("set-cookie").iter().collect();
+        assert_eq!(cookies, ["a", "b"]);
+        assert_eq!(denied.headers["content-length"], "2");
+        let call = [("x-do", "deny"), ("content-type", "application/grpc")];
+        let called = stage.ask(&client, "/p", &call, b"").await;
+        assert_eq!(called.status, 200);
+        assert_eq!(called.headers["grpc-status"], "16");
+        assert_eq!(called.headers["grpc-message"], "no");
+    }
+    let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+    let counted = |line: &str| metrics.lines().any(|counted| counted.starts_with(line));
+    assert!(
+        counted("tombolo_requests_flagged_total{listener=\"in\",cluster=\"-\",flag=\"UAEX\"} "),
+        "{metrics}"
+    );
+    assert!(counted(
+        "tombolo_requests_total{listener=\"in\",cluster=\"service\",code_class=\"2xx\"} "
+    ));
+    assert!(counted(
+        "tombolo_requests_total{listener=\"in\",cluster=\"service\",code_class=\"5xx\"} "
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_changes_a_request_and_not_its_frame() {
+    let (stage, asked) = start(vec![(NAME, pack_any(asking("service")))], to_all()).await;
+    for client in [client(), http2_client()] {
+        let mut lines = vec![
+            ("x-do", "change"),
+            ("x-user", "mallory"),
+            ("x-list", "1"),
+            ("authorization", "secret"),
+        ];
+        let is_http1 = lines.len() == 4 && times(&asked) == 0;
+        if is_http1 {
+            // Who names a header here would have it taken out behind the service's back.
+            lines.push(("connection", "x-user"));
+        }
+        let answer = stage.ask(&client, "/p?token=1&b=2", &lines, b"123").await;
+        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "a /p 123"));
+        assert_eq!(answer.headers["x-told"], "1");
+        assert_eq!(answer.headers["content-length"], "8");
+        let got = stage.upstream.last_headers();
+        assert_eq!(got["x-user"], "alice");
+        assert_eq!(got["x-list"], "1,2");
+        assert!(!got.contains_key("authorization"), "{got:?}");
+        assert!(!got.contains_key("connection"), "{got:?}");
+        assert_eq!(got["host"], stage.listener.to_string());
+        assert_eq!(
+            got.get("content-length")
+                .map_or("3", |said| said.to_str().unwrap()),
+            "3"
+        );
+        let told = asked.lock().unwrap().last().cloned().unwrap();
+        let http = authorizer::http(&told);
+        assert_eq!((&*http.method, &*http.path), ("POST", "/p?token=1&b=2"));
+        assert_eq!(http.host, stage.listener.to_string());
+        assert_eq!(http.headers["x-forwarded-for"], "127.0.0.1");
+        assert_eq!(http.headers["x-request-id"], http.id);
+        assert_eq!(http.headers.contains_key("x-user"), !is_http1);
+        assert!(!http.headers.contains_key("connection"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_service_it_is_as_the_listener_says() {
+    let allow = ExtAuthz {
+        failure_mode_allow: true,
+        failure_mode_allow_header_add: true,
+        ..asking("dead")
+    };
+    let (stage, _) = start(vec![(NAME, pack_any(allow))], to_all()).await;
+    let answer = stage.ask(&client(), "/", &[], b"1").await;
+    assert_eq!((answer.status.as_u16(), &*answer.body), (200, "a / 1"));
+    assert_eq!(
+        stage.upstream.last_headers()["x-envoy-auth-failure-mode-allowed"],
+        "true"
+    );
+    for cluster in ["dead", "unknown", "a"] {
+        let (stage, _) = start(vec![(NAME, pack_any(asking(cluster)))], to_all()).await;
+        let answer = stage.ask(&client(), "/", &[], b"1").await;
+        assert_eq!(
+            (answer.status.as_u16(), stage.upstream.requests()),
+            (403, 0),
+            "{cluster}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_sees_the_begin_of_a_body() {
+    let shown = |partial| ExtAuthz {
+        with_request_body: Some(BufferSettings {
+            max_request_bytes: 8,
+            allow_partial_message: partial,
+            pack_as_bytes: true,
+        }),
+        ..asking("service")
+    };
+    let large = vec![b'x'; 300_000];
+    for (partial, body, status, is_partial) in [
+        (false, &b"123"[..], 200, "false"),
+        (false, b"12345678", 200, "false"),
+        (false, b"123456789", 413, ""),
+        (false, &large, 413, ""),
+        (true, b"123", 200, "false"),
+        (true, b"123456789", 200, "true"),
+        (true, &large, 200, "true"),
+    ] {
+        let (stage, asked) = start(vec![(NAME, pack_any(shown(partial)))], to_all()).await;
+        for client in [client(), http2_client()] {
+            let before = times(&asked);
+            let answer = stage.ask(&client, "/p", &[], body).await;
+            let said = format!("{partial} {}", body.len());
+            assert_eq!(answer.status.as_u16(), status, "{said}");
+            assert_eq!(times(&asked) > before, status == 200, "{said}");
+            if status != 200 {
+                continue;
+            }
+            assert_eq!(
+                answer.body,
+                format!("a /p {}", String::from_utf8_lossy(body)),
+                "{said}"
+            );
+            let told = asked.lock().unwrap().last().cloned().unwrap();
+            let http = authorizer::http(&told);
+            assert_eq!(http.raw_body, &body[..body.len().min(8)], "{said}");
+            assert_eq!(http.headers["x-envoy-auth-partial-body"], is_partial, "{said}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_asks_otherwise_or_not_at_all() {
+    let extended = Override::CheckSettings(CheckSettings {
+        context_extensions: [("k".to_owned(), "v".to_owned())].into(),
+        ..CheckSettings::default()
+    });
+    let routes = vec![
+        says(mesh::to_cluster("/open", "a"), Override::Disabled(true)),
+        says(mesh::to_cluster("/extended", "a"), extended),
+        says(mesh::answer("/said", 204, ""), Override::Disabled(false)),
+    ];
+    let (stage, asked) = start(vec![(NAME, pack_any(asking("service")))], routes).await;
+    for (path, does, status, is_asked) in [
+        ("/open", "deny", 200, false),
+        ("/extended", "allow", 200, true),
+        ("/extended", "deny", 401, true),
+        ("/said", "allow", 204, true),
+        ("/said", "deny", 401, true),
+        // Nobody is told whether there is a route before it is known who asks.
+        ("/nowhere", "deny", 401, true),
+        ("/nowhere", "allow", 404, true),
+    ] {
+        let before = times(&asked);
+        let answer = stage.ask(&client(), path, &[("x-do", does)], b"").await;
+        let got = (answer.status.as_u16(), times(&asked) > before);
+        assert_eq!(got, (status, is_asked), "{path} {does}");
+        if path == "/extended" {
+            let told = asked.lock().unwrap().last().cloned().unwrap();
+            assert_eq!(told.context_extensions["k"], "v");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn filters_behind_a_service_judge_what_it_has_said() {
+    let alice = HeaderMatcher {
+        name: "x-user".to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
+            match_pattern: Some(MatchPattern::Exact("alice".to_owned())),
+            ..StringMatcher::default()
+        })),
+        ..HeaderMatcher::default()
+    };
+    let policy = Policy {
+        permissions: vec![Permission {
+            rule: Some(Rule::Header(alice)),
+        }],
+        principals: vec![Principal {
+            identifier: Some(Identifier::Any(true)),
+        }],
+        ..Policy::default()
+    };
+    let rbac = Rbac {
+        rules: Some(Rules {
+            policies: [("alice".to_owned(), policy)].into(),
+            ..Rules::default()
+        }),
+        ..Rbac::default()
+    };
+    let (authz, rbac) = ((NAME, pack_any(asking("service"))), ("rbac", pack_any(rbac)));
+    for (filters, does, user, status, is_asked) in [
+        (vec![authz.clone(), rbac.clone()], "change", "mallory", 200, true),
+        (vec![authz.clone(), rbac.clone()], "allow", "mallory", 403, true),
+        (vec![rbac.clone(), authz.clone()], "change", "mallory", 403, false),
+        (vec![rbac, authz], "deny", "alice", 401, true),
+    ] {
+        let (stage, asked) = start(filters, to_all()).await;
+        let answer = stage
+            .ask(&client(), "/", &[("x-do", does), ("x-user", user)], b"")
+            .await;
+        let got = (answer.status.as_u16(), times(&asked) > 0);
+        assert_eq!(got, (status, is_asked), "{does} {user}");
+    }
+}
