@@ -1,8 +1,8 @@
 //! Connections that the kernel redirects to the proxy, in a network namespace of their own: where they were to go is known, and
-//! decides who serves them and where they are passed on to. Takes root, and the Debian packages `iproute2` and `nftables`.
+//! decides who serves them and where they are passed on to. Takes root, and the Debian package `iproute2`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
@@ -22,30 +22,39 @@ use crate::support::ads::{self, AdsServer};
 use crate::support::mesh;
 use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
 
+mod netfilter;
+
+use netfilter::{Redirect, redirect};
+
 /// Set where a test runs within its namespace.
 const INSIDE: &str = "TOMBOLO_TEST_NAMESPACE";
 
 /// Who comes from .9 is redirected; the proxy's own connections come from elsewhere.
-const RULES: &str = "table inet capture {
-    chain output {
-        type nat hook output priority -100; policy accept;
-        ip saddr 10.77.0.9 ip daddr 10.77.0.0/24 tcp dport 80-89 redirect to :15001
-        ip6 saddr fd77::9 tcp dport 80-89 redirect to :15001
-        ip saddr 10.77.0.9 ip daddr 10.77.0.0/24 tcp dport 90 redirect to :15002
-    }
-}";
+fn rules() -> [Redirect; 3] {
+    let rule = |from: &str, to: &'static [u8], ports, redirected| Redirect {
+        from: from.parse().unwrap(),
+        to,
+        ports,
+        redirected,
+    };
+    [
+        rule("10.77.0.9", &[10, 77, 0], 80..=89, 15001),
+        rule("fd77::9", &[], 80..=89, 15001),
+        rule("10.77.0.9", &[10, 77, 0], 90..=90, 15002),
+    ]
+}
 
 /// A network namespace; it ends with its test, however that does.
 struct Namespace(String);
 
 impl Namespace {
-    /// With rules and addresses; or what is missing.
+    /// With addresses; or what is missing.
     fn new(test: &str) -> Result<Self, String> {
         let name = format!("tombolo-{}-{test}", std::process::id());
-        run(&["ip", "netns", "add", &name], None)?;
+        run(&["ip", "netns", "add", &name])?;
         let namespace = Self(name);
         let name = namespace.0.as_str();
-        run(&["ip", "-n", name, "link", "set", "lo", "up"], None)?;
+        run(&["ip", "-n", name, "link", "set", "lo", "up"])?;
         for address in [
             "10.77.0.1/24",
             "10.77.0.2/24",
@@ -53,9 +62,8 @@ impl Namespace {
             "fd77::1/64",
             "fd77::9/64",
         ] {
-            run(&["ip", "-n", name, "address", "add", address, "dev", "lo"], None)?;
+            run(&["ip", "-n", name, "address", "add", address, "dev", "lo"])?;
         }
-        run(&["ip", "netns", "exec", name, "nft", "-f", "-"], Some(RULES))?;
         Ok(namespace)
     }
 
@@ -73,39 +81,29 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if let Err(error) = run(&["ip", "netns", "delete", &self.0], None) {
+        if let Err(error) = run(&["ip", "netns", "delete", &self.0]) {
             eprintln!("{error}");
         }
     }
 }
 
-fn run(command: &[&str], input: Option<&str>) -> Result<(), String> {
-    use std::io::Write as _;
-    let failed = |why: String| format!("{}: {}", command.join(" "), why.trim());
-    let mut child = Command::new(command[0])
+fn run(command: &[&str]) -> Result<(), String> {
+    let failed = |why: &str| format!("{}: {}", command.join(" "), why.trim());
+    let output = Command::new(command[0])
         .args(&command[1..])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| failed(error.to_string()))?;
-    if let (Some(input), Some(mut pipe)) = (input, child.stdin.take()) {
-        // Whoever does not read it says why.
-        let _ = pipe.write_all(input.as_bytes());
-    }
-    let output = child
-        .wait_with_output()
-        .map_err(|error| failed(error.to_string()))?;
+        .output()
+        .map_err(|error| failed(&error.to_string()))?;
     if output.status.success() {
         Ok(())
     } else {
-        Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()))
+        Err(failed(&String::from_utf8_lossy(&output.stderr)))
     }
 }
 
 /// Runs `test` in a namespace, if there can be one.
 fn within(name: &str, test: impl Future<Output = ()>) {
     if std::env::var_os(INSIDE).is_some() {
+        redirect(&rules()).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -116,8 +114,7 @@ fn within(name: &str, test: impl Future<Output = ()>) {
     let namespace = match Namespace::new(name) {
         Ok(namespace) => namespace,
         Err(missing) => {
-            let missing =
-                format!("not tested, it takes root and the Debian packages iproute2 and nftables: {missing}");
+            let missing = format!("not tested, it takes root and the Debian package iproute2: {missing}");
             let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
             assert!(!is_ci, "{missing}");
             eprintln!("{missing}");
