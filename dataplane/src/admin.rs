@@ -76,7 +76,6 @@ async fn tap(
 }
 
 async fn drain(State(admin): State<Admin>) -> impl IntoResponse {
-    admin.status.drain();
     admin.drain.notify_one();
     (StatusCode::ACCEPTED, "draining\n")
 }

@@ -20,7 +20,7 @@ use crate::filter::{
     Shown, Stop, unfit,
 };
 use crate::forward::well_formed;
-use crate::grpc_call::call;
+use crate::grpc_call::{CallError, call};
 use crate::h1::{BODY_TIMEOUT, HEAD_BYTES_MAX, Malformed};
 use crate::header_changes::HeaderChanges;
 use crate::matcher::Subject;
@@ -86,7 +86,7 @@ impl Asking<'_> {
         while let Some(Stop { place, facts }) = next {
             let said = match chain.filter(place) {
                 Some(Filter::ExtAuthz(authz)) => self.authorize(authz, request).await?,
-                Some(Filter::RateLimit(limit)) => self.count(limit, request).await,
+                Some(Filter::RateLimit(limit)) => self.count(limit, request).await?,
                 _ => return Err(lost()),
             };
             request.heed(said)?;
@@ -145,6 +145,7 @@ impl Asking<'_> {
         let answered = call::<CheckResponse>(connection, &authz.service.callee, CHECK, &asked).await;
         Ok(match answered {
             Ok(response) => authz.said(response),
+            Err(CallError::TooLarge) => return Err(End::Answer(unfit())),
             Err(error) => {
                 tracing::debug!(cluster = %authz.service.callee.cluster, error = &error as &dyn std::error::Error, "nobody says whether a request may go on");
                 authz.failed()
@@ -152,20 +153,21 @@ impl Asking<'_> {
         })
     }
 
-    async fn count(&self, limit: &RateLimit, request: &Waiting) -> Said {
+    async fn count(&self, limit: &RateLimit, request: &Waiting) -> Result<Said, End> {
         let connection = self.exchange.connection();
         let Some(asked) = limit.request(self.route, &self.subject(request)) else {
-            return Said::default();
+            return Ok(Said::default());
         };
         let callee = &limit.service.callee;
         let answered = call::<RateLimitResponse>(connection, callee, SHOULD_RATE_LIMIT, &asked).await;
-        match answered {
+        Ok(match answered {
             Ok(response) => limit.said(response),
+            Err(CallError::TooLarge) => return Err(End::Answer(unfit())),
             Err(error) => {
                 tracing::debug!(cluster = %callee.cluster, error = &error as &dyn std::error::Error, "nobody says whether a request is one too many");
                 limit.failed()
             }
-        }
+        })
     }
 
     fn subject<'a>(&'a self, request: &'a Waiting) -> Subject<'a, &'a Parts> {
@@ -207,6 +209,10 @@ impl Waiting {
         }
         if let Some(answer) = said.answer {
             return Err(End::Answer(answer));
+        }
+        // A map of headers takes so many and no more.
+        if said.request.lines() > self.fields_max || said.request.bytes() > HEAD_BYTES_MAX {
+            return Err(self.refuse());
         }
         self.unfit.extend(said.request.names().cloned());
         said.request.apply(&mut self.parts.headers);

@@ -59,6 +59,9 @@ pub(crate) enum CallError {
     Failed(String),
     #[error("the answer is no answer to a call: {0}")]
     Malformed(&'static str),
+    /// Whatever it says; a client may have made it as long as it is.
+    #[error("the answer has more than {ANSWER_BYTES_MAX} bytes")]
+    TooLarge,
     #[error("the call ended with status {0:?}")]
     Status(Code),
 }
@@ -165,7 +168,7 @@ async fn read(body: Incoming) -> Result<(Bytes, Option<HeaderMap>), CallError> {
     let read = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
     let read = read.map_err(|error| {
         if error.is::<LengthLimitError>() {
-            CallError::Malformed("it is too large")
+            CallError::TooLarge
         } else {
             CallError::Failed(error.to_string())
         }

@@ -206,7 +206,10 @@ impl Taps {
         asked: &Requested<'_, impl Headers>,
         began: Instant,
     ) -> Option<Box<Tapped>> {
-        let taps = self.taps.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taps = self.taps.lock().unwrap_or_else(PoisonError::into_inner);
+        // One whose reader has stopped reading does not end by itself.
+        taps.retain(|tap| began < tap.until);
+        self.open.store(taps.len(), Ordering::Relaxed);
         let wants = |tap: &&Arc<Tap>| began < tap.until && tap.matcher.wants(listener, asked);
         let seen: Vec<_> = taps
             .iter()

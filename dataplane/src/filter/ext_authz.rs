@@ -147,9 +147,8 @@ impl ExtAuthz {
                 raw_body: begin.bytes,
                 ..http
             },
-            // Bytes that are not UTF-8 cannot stand in a string.
             Some(begin) => HttpRequest {
-                body: String::from_utf8_lossy(&begin.bytes).into_owned(),
+                body: readable(&begin.bytes),
                 ..http
             },
             None => http,

@@ -107,6 +107,9 @@ impl RateLimit {
     pub(crate) fn said(&self, response: RateLimitResponse) -> Said {
         // A client may be told less than was meant; whether it is one too many stays what it is.
         let is_limited = response.overall_code == PbCode::OverLimit as i32;
+        if !is_limited && response.overall_code != PbCode::Ok as i32 {
+            return self.failed();
+        }
         let mut said = Said::default();
         if self.service.says_limits {
             limits(&response.statuses, &mut said.response);

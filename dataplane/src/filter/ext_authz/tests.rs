@@ -141,8 +141,8 @@ fn a_service_is_shown_as_much_of_a_body_as_it_may_see() {
         })
     };
     let cases = [
-        (shown(false), true, ("ab\u{fffd}", &b""[..], "false", 3)),
-        (shown(false), false, ("ab\u{fffd}", b"", "true", -1)),
+        (shown(false), true, ("ab!", &b""[..], "false", 3)),
+        (shown(false), false, ("ab!", b"", "true", -1)),
         (shown(true), true, ("", b"ab\xff", "false", 3)),
     ];
     for (shown, is_whole, expected) in cases {

@@ -101,7 +101,8 @@ fn only_over_the_limit_is_one_too_many() {
     };
     for (code, header_name, on_error, expected, lines, reaches_host) in [
         (PbCode::Ok, "x-a", None, None, "x-a: 1", true),
-        (PbCode::Unknown, "x-a", None, None, "x-a: 1", true),
+        (PbCode::Unknown, "x-a", None, None, "", false),
+        (PbCode::Unknown, "x-a", Some(500), Some(500), "", false),
         (
             PbCode::OverLimit,
             "x-a",
