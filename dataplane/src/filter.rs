@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::uri::PathAndQuery;
 
 use crate::balance::Draw;
 use crate::config::{self, HeaderEdits, Route};
@@ -19,6 +18,7 @@ use crate::jwks::RemoteKeys;
 use crate::matcher::{RequestView, Subject};
 
 mod body_limit;
+mod changes;
 mod cors;
 mod descriptor;
 mod ext_authz;
@@ -31,6 +31,8 @@ mod rbac;
 mod session;
 
 pub(crate) use body_limit::{BodyLimit, TOO_LARGE};
+use changes::Changed;
+pub(crate) use changes::Changes;
 pub(crate) use cors::Cors;
 pub(crate) use descriptor::{Action as DescribingAction, Described, Entry, Outer, RouteLimits, of_name};
 pub(crate) use ext_authz::{
@@ -137,35 +139,6 @@ pub(crate) struct Stop {
     pub(crate) facts: Facts,
 }
 
-/// Before anything that the route says of it.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Changes {
-    pub(crate) edits: HeaderEdits,
-    /// What is taken out of the query, by its names.
-    pub(crate) parameters: Vec<Box<str>>,
-}
-
-impl Changes {
-    pub(crate) fn target(&self, target: PathAndQuery) -> PathAndQuery {
-        let Some(query) = target.query().filter(|_| !self.parameters.is_empty()) else {
-            return target;
-        };
-        let stays = |parameter: &&str| {
-            let name = parameter.split_once('=').map_or(*parameter, |(name, _)| name);
-            !self.parameters.iter().any(|taken| **taken == *name)
-        };
-        let rest: Vec<&str> = query.split('&').filter(stays).collect();
-        let path = target.path();
-        let text = if rest.is_empty() {
-            path.to_owned()
-        } else {
-            format!("{path}?{}", rest.join("&"))
-        };
-        text.parse()
-            .expect("invariant: a target is one without a part of its query too")
-    }
-}
-
 /// An answer of a filter's own.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Answer {
@@ -202,26 +175,18 @@ impl Chain {
         now: impl Fn() -> Instant,
         draw: &impl Draw,
     ) -> Verdict {
-        let is_forwarded = route.is_some_and(|route| matches!(route.action, config::Action::Forward(_)));
         let mut verdict = Verdict::default();
         for (place, filter) in self.0.iter().enumerate().skip(place) {
-            let mut asks = false;
-            match filter {
-                Filter::BodyLimit(Some(limit)) => limit.judge(&subject.request, &mut verdict),
-                Filter::Cors(Some(cors)) if is_forwarded => cors.judge(&subject.request, &mut verdict),
-                Filter::Fault(fault) => fault.judge(draw, &mut verdict),
-                Filter::Jwt(jwt) => jwt.judge(subject, unix_seconds(), &mut facts, &mut verdict),
-                Filter::LocalRateLimit(Some(limit)) => limit.judge(now(), draw, &mut verdict),
-                Filter::Rbac(Some(rbac)) => rbac.judge(subject, &facts, &mut verdict),
-                Filter::Session(Some(session)) if is_forwarded => session.judge(subject, &mut verdict),
-                Filter::ExtAuthz(_) => asks = true,
-                Filter::RateLimit(limit) => asks = limit.concerns(route),
-                Filter::BodyLimit(None)
-                | Filter::Cors(_)
-                | Filter::LocalRateLimit(None)
-                | Filter::Rbac(None)
-                | Filter::Session(_) => {}
-            }
+            let asks = if verdict.request.is_empty() {
+                filter.judge(route, subject, &mut facts, &mut verdict, &now, draw)
+            } else {
+                let mut said = std::mem::take(&mut verdict.request);
+                let changed = subject.with(Changed::new(&subject.request, &said));
+                let asks = filter.judge(route, &changed, &mut facts, &mut verdict, &now, draw);
+                said.extend(std::mem::take(&mut verdict.request));
+                verdict.request = said;
+                asks
+            };
             if asks {
                 verdict.asks = Some(Box::new(Stop { place, facts }));
                 break;
@@ -246,6 +211,47 @@ impl Verdict {
 }
 
 impl Filter {
+    /// Returns whether it has to ask somebody instead.
+    fn judge(
+        &self,
+        route: Option<&Route>,
+        subject: &Subject<'_, impl RequestView>,
+        facts: &mut Facts,
+        verdict: &mut Verdict,
+        now: &impl Fn() -> Instant,
+        draw: &impl Draw,
+    ) -> bool {
+        let is_forwarded = || route.is_some_and(|route| matches!(route.action, config::Action::Forward(_)));
+        match self {
+            Self::BodyLimit(Some(limit)) => limit.judge(&subject.request, verdict),
+            Self::Cors(Some(cors)) if is_forwarded() => cors.judge(&subject.request, verdict),
+            Self::Fault(fault) => fault.judge(draw, verdict),
+            Self::Jwt(jwt) => jwt.judge(subject, unix_seconds(), facts, verdict),
+            Self::LocalRateLimit(Some(limit)) => limit.judge(now(), draw, verdict),
+            Self::Rbac(Some(rbac)) => rbac.judge(subject, facts, verdict),
+            Self::Session(Some(session)) if is_forwarded() => session.judge(subject, verdict),
+            Self::ExtAuthz(_) => return true,
+            Self::RateLimit(limit) => return limit.concerns(route),
+            Self::BodyLimit(None)
+            | Self::Cors(_)
+            | Self::LocalRateLimit(None)
+            | Self::Rbac(None)
+            | Self::Session(_) => {}
+        }
+        false
+    }
+
+    /// What stays of it where it is off: nobody but tokens says what tokens say.
+    fn off(&self) -> Option<Self> {
+        match self {
+            Self::Jwt(jwt) => Some(Self::Jwt(Jwt {
+                asks: Asks::Nothing,
+                ..jwt.clone()
+            })),
+            _ => None,
+        }
+    }
+
     /// Whether it does nothing to any request.
     fn is_idle(&self) -> bool {
         match self {
@@ -370,11 +376,12 @@ fn joined(base: &ListenerFilter, levels: &Levels) -> Option<Filter> {
         Override::Adjusted(by) => Some(by),
         Override::Off | Override::On | Override::Replaced(_) => None,
     });
+    if !is_on {
+        return base.filter.off();
+    }
     let filter = replaced.filter(|filter| filter.is_of_the_kind(&base.filter));
-    is_on.then(|| {
-        let filter = filter.unwrap_or(&base.filter).clone().within(&base.filter);
-        adjusted.into_iter().fold(filter, Filter::adjusted)
-    })
+    let filter = filter.unwrap_or(&base.filter).clone().within(&base.filter);
+    Some(adjusted.into_iter().fold(filter, Filter::adjusted))
 }
 
 /// Since 1970.
@@ -441,26 +448,6 @@ mod tests {
             let levels = said.iter().map(level).collect();
             let chains = chains(&[filter], &[levels], Held::default());
             assert_eq!(answered(&chains[0]), expected, "{is_on} {status:?} {said:?}");
-        }
-    }
-
-    #[test]
-    fn parameters_are_taken_out_of_a_query() {
-        let changes = Changes {
-            parameters: vec!["a".into(), "b".into()],
-            ..Changes::default()
-        };
-        for (target, expected) in [
-            ("/?a=1", "/"),
-            ("/p?a", "/p"),
-            ("/p?c=1&a=2&d&b=3&a=4", "/p?c=1&d"),
-            ("/p?ab=1&A=2&c=a", "/p?ab=1&A=2&c=a"),
-            ("/p?&a=1&", "/p?&"),
-            ("/a=1", "/a=1"),
-            ("/p?", "/p?"),
-        ] {
-            let changed = changes.target(target.parse().unwrap());
-            assert_eq!(changed.as_str(), expected, "{target}");
         }
     }
 

@@ -123,13 +123,7 @@ pub(crate) async fn serve(
     let worker = Rc::clone(&exchange.connection().worker);
     let shown = authority.to_str().unwrap_or_default();
     let connection = Rc::clone(exchange.connection());
-    let subject = Subject {
-        authority: shown,
-        path: target.path(),
-        client: connection.client(),
-        direct: connection.ends.direct,
-        request: &parts,
-    };
+    let subject = subject(&connection, shown, &target, &parts);
     let route = live.routes.route(&subject);
     let judge = || {
         live.chain(route)
@@ -140,7 +134,13 @@ pub(crate) async fn serve(
         Some(Action::Forward(forward)) => hashed(&forward.hash, subject, || worker.random.next()),
         _ => Hashed::default(),
     };
-    let mut hashed = hash(&subject);
+    if !verdict.request.is_empty() {
+        // All that comes behind the filters sees what they let go on.
+        verdict.request.edits.apply(&mut parts.headers);
+        target = verdict.request.target(target);
+        parts.uri = Uri::from(target.clone());
+    }
+    let mut hashed = hash(&self::subject(&connection, shown, &target, &parts));
     // Not before: nothing of ours may be matched.
     add_request_id(&mut parts.headers, &worker.random);
     let trace = exchange.trace(&live, &parts.headers);
@@ -197,7 +197,6 @@ pub(crate) async fn serve(
             session: verdict.session.take(),
             fields_max: live.config.limits.fields,
         };
-        waiting.lead(|target| said.target(target));
         let asking = Asking {
             exchange: &exchange,
             chain: live.chain(route),
@@ -219,13 +218,7 @@ pub(crate) async fn serve(
         verdict.session = waiting.session;
         listed = Some(waiting.unfit);
         // It may be another request by now, and its route's time begins only now.
-        hashed = hash(&Subject {
-            authority: shown,
-            path: target.path(),
-            client: connection.client(),
-            direct: connection.ends.direct,
-            request: &parts,
-        });
+        hashed = hash(&self::subject(&connection, shown, &target, &parts));
         started = Instant::now();
     }
     if let Some(Answer {
@@ -256,7 +249,6 @@ pub(crate) async fn serve(
         }
     };
     let listed = listed.unwrap_or_else(|| tidy(&mut parts.headers, &verdict.request, exchange.connection()));
-    let target = verdict.request.target(target);
     let target = match &forward.path {
         Some(rewrite) => match rewritten(rewrite, &target) {
             Ok(target) => target,
@@ -311,7 +303,23 @@ pub(crate) async fn serve(
     }
 }
 
-/// Takes out of a head what concerns one connection only, does what filters say, and adds who is connected; returns what may not
+fn subject<'a>(
+    connection: &'a Connection,
+    authority: &'a str,
+    target: &'a PathAndQuery,
+    request: &'a Parts,
+) -> Subject<'a, &'a Parts> {
+    Subject {
+        authority,
+        path: target.path(),
+        client: connection.client(),
+        direct: connection.ends.direct,
+        request,
+    }
+}
+
+/// Takes out of a head what concerns one connection only, does once more what filters say, so that a client's `connection` takes
+/// none of it out, and adds who is connected; returns what may not
 /// stand behind the body, since a host may read that as if it stood before it.
 fn tidy(headers: &mut HeaderMap, said: &Changes, connection: &Connection) -> Vec<HeaderName> {
     let mut listed = strip_hop_by_hop(headers);

@@ -340,6 +340,19 @@ impl Headers for Head<'_> {
     }
 }
 
+impl<'a, R> Subject<'a, R> {
+    /// The same with another head.
+    pub(crate) fn with<Q>(&self, request: Q) -> Subject<'a, Q> {
+        Subject {
+            authority: self.authority,
+            path: self.path,
+            client: self.client,
+            direct: self.direct,
+            request,
+        }
+    }
+}
+
 impl<R: RequestView> Subject<'_, R> {
     pub(crate) fn target(&self) -> Cow<'_, str> {
         match self.request.query() {
@@ -391,10 +404,17 @@ pub(crate) fn first_parameter<'a>(query: &'a str, name: &str) -> Option<&'a str>
     })
 }
 
-/// As Envoy reads them.
 pub(crate) fn first_cookie<'a>(lines: impl Iterator<Item = &'a [u8]>, name: &str) -> Option<&'a [u8]> {
-    let mut cookies = lines.flat_map(|line| line.split(|byte| *byte == b';'));
-    cookies.find_map(|cookie| {
+    cookies(lines, name).next()
+}
+
+/// As Envoy reads them.
+pub(crate) fn cookies<'a>(
+    lines: impl Iterator<Item = &'a [u8]>,
+    name: &str,
+) -> impl Iterator<Item = &'a [u8]> {
+    let cookies = lines.flat_map(|line| line.split(|byte| *byte == b';'));
+    cookies.filter_map(move |cookie| {
         let start = cookie.iter().position(|byte| *byte != b' ')?;
         let end = cookie.iter().position(|byte| *byte == b'=')?;
         let given = cookie.get(start..end)?;

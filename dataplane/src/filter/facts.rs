@@ -36,7 +36,7 @@ pub(crate) enum ValueMatcher {
     Number(NumberMatcher),
     Text(StringMatcher),
     Bool(bool),
-    Present(bool),
+    Present,
     /// One item of a list.
     Item(Box<Self>),
     OneOf(Box<[Self]>),
@@ -113,7 +113,7 @@ impl ValueMatcher {
     fn matches(&self, value: &Value<'_>) -> bool {
         match (self, value) {
             (Self::OneOf(some), value) => some.iter().any(|one| one.matches(value)),
-            (Self::Present(wanted), value) => *wanted != matches!(value, Value::Missing),
+            (Self::Present, value) => !matches!(value, Value::Missing),
             (Self::Item(wanted), Value::Words(words)) => words.split_ascii_whitespace().any(|word| {
                 let word = Json::Text(word.into());
                 wanted.matches(&Value::Claim(&word))

@@ -15,11 +15,12 @@ use http::header::{
 };
 use http::{Method, StatusCode};
 
+use super::changes::parameters;
 use super::{Answer, Facts, Verdict};
 use crate::exchange::Flag;
 use crate::json::{Json, at};
 use crate::jwks::{KeySet, RemoteKeys, Unverified};
-use crate::matcher::{RequestView, RouteMatcher, StringMatcher, Subject, first_cookie, first_parameter};
+use crate::matcher::{RequestView, RouteMatcher, StringMatcher, Subject, cookies};
 
 mod cache;
 mod token;
@@ -336,7 +337,7 @@ impl<'a, R: RequestView> Asked<'a, '_, R> {
             }
             if let Some(text) = place.token(subject) {
                 found = true;
-                let accepted = self.accept(place, &text, providers, audiences)?;
+                let accepted = self.accept(place, &text?, providers, audiences)?;
                 self.accepted.push(accepted);
             }
         }
@@ -392,6 +393,8 @@ impl Provider {
         if expires.is_some_and(|expires| now > expires.saturating_add(self.skew_seconds)) {
             return Err(Flaw::Expired);
         }
+        // As in Envoy, none are no others.
+        let audiences = audiences.filter(|others| !others.0.is_empty());
         if !audiences.unwrap_or(&self.audiences).take(token) {
             return Err(Flaw::Audience);
         }
@@ -492,30 +495,49 @@ fn plain(audience: &str) -> &str {
 }
 
 impl Place {
-    /// What is there, be it a token or not.
-    fn token<'r>(&'r self, subject: &'r Subject<'_, impl RequestView>) -> Option<Cow<'r, str>> {
+    /// What is there, be it a token or not. Two of them are none: who comes behind us might read the other one.
+    fn token<'r>(&'r self, subject: &'r Subject<'_, impl RequestView>) -> Option<Result<Cow<'r, str>, Flaw>> {
         match self {
             Self::Header { name, prefix } => {
-                let mut lines = subject.request.lines(name);
-                let first = lines.next()?;
-                // Two lines are no token: who comes behind us might read the other one.
-                let rest: Vec<&[u8]> = lines.collect();
-                let value = if rest.is_empty() {
-                    text(first)
-                } else {
-                    let lines = [&[first], &rest[..]].concat();
-                    Cow::Owned(text(&lines.join(&b","[..])).into_owned())
+                let value = match only(subject.request.lines(name))? {
+                    Ok(value) => text(value),
+                    Err(flaw) => return Some(Err(flaw)),
                 };
-                let start = value.find(&**prefix)? + prefix.len();
-                Some(match value {
+                let before = value.find(&**prefix)?;
+                if holds(&value[..before], prefix.trim_ascii_end()) {
+                    return Some(Err(Flaw::Form));
+                }
+                let start = before + prefix.len();
+                Some(Ok(match value {
                     Cow::Borrowed(value) => Cow::Borrowed(value[start..].trim_start()),
                     Cow::Owned(value) => Cow::Owned(value[start..].trim_start().to_owned()),
-                })
+                }))
             }
-            Self::Parameter(name) => first_parameter(subject.request.query()?, name).map(Cow::Borrowed),
-            Self::Cookie(name) => first_cookie(subject.request.lines(&COOKIE), name).map(text),
+            Self::Parameter(name) => {
+                let found = only(parameters(subject.request.query()?, name))?;
+                Some(found.map(Cow::Borrowed))
+            }
+            Self::Cookie(name) => {
+                let found = only(cookies(subject.request.lines(&COOKIE), name))?;
+                Some(found.map(text))
+            }
         }
     }
+}
+
+fn only<T>(mut found: impl Iterator<Item = T>) -> Option<Result<T, Flaw>> {
+    let first = found.next()?;
+    Some(match found.next() {
+        None => Ok(first),
+        Some(_) => Err(Flaw::Form),
+    })
+}
+
+/// Whether a prefix is in there, in letters of any case.
+fn holds(text: &str, prefix: &str) -> bool {
+    let prefix = prefix.as_bytes();
+    let is_it = |part: &[u8]| part.eq_ignore_ascii_case(prefix);
+    !prefix.is_empty() && text.as_bytes().windows(prefix.len()).any(is_it)
 }
 
 /// What is not text is no token.

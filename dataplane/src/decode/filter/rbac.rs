@@ -202,7 +202,11 @@ fn value(pb: PbValueMatcher) -> Result<ValueMatcher, Reason> {
         }
         ValuePattern::StringMatch(text) => ValueMatcher::Text(string(text).at("string_match")?),
         ValuePattern::BoolMatch(wanted) => ValueMatcher::Bool(wanted),
-        ValuePattern::PresentMatch(wanted) => ValueMatcher::Present(wanted),
+        ValuePattern::PresentMatch(true) => ValueMatcher::Present,
+        // Envoy takes it, and it matches nothing.
+        ValuePattern::PresentMatch(false) => {
+            return Err("present_match: false is not supported, only true".to_owned());
+        }
         ValuePattern::ListMatch(list) => {
             let Some(ListPattern::OneOf(item)) = list.match_pattern else {
                 return Err("list_match: one_of is required".to_owned());
@@ -247,4 +251,23 @@ fn block(mut pb: CidrRange) -> Result<AddressBlock, Reason> {
     let prefix_bits = u8::try_from(bits).ok().filter(|bits| *bits <= bits_max);
     let prefix_bits = prefix_bits.ok_or_else(|| format!("prefix_len: {bits} is more than {bits_max}"))?;
     Ok(AddressBlock { address, prefix_bits })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_that_must_be_missing_is_refused() {
+        let of = |wanted| {
+            let match_pattern = Some(ValuePattern::PresentMatch(wanted));
+            value(PbValueMatcher { match_pattern })
+        };
+        assert!(of(true).is_ok());
+        assert_eq!(
+            of(false).unwrap_err(),
+            "present_match: false is not supported, only true"
+        );
+    }
 }
