@@ -181,7 +181,12 @@ pub const TABLE: &[Row] = &[
     by(Kind::TrafficSetting, "defaults/failover", Plane::Proxy),
     by(Kind::TrafficSetting, "mandates/failover", Plane::Proxy),
     by(Kind::TrafficSetting, "defaults/loadBalancing", Plane::Proxy),
-    by(Kind::TrafficSetting, "mandates/loadBalancing", Plane::Proxy),
+    nowhere(
+        Kind::TrafficSetting,
+        "mandates/loadBalancing",
+        Concern::Function,
+        OF_SESSIONS,
+    ),
     nowhere(
         Kind::TrafficSetting,
         "defaults/resilience/timeout",
@@ -246,6 +251,8 @@ const NETWORKS: &str = "every cluster sends to every gateway that is reported, w
 const REACH: &str = "a sidecar reaches the services of its own workspace, whatever a setting says";
 const EGRESS: &str = "no proxy knows hosts outside of the mesh yet, so none is kept from them";
 const OF_ROUTES: &str = "a proxy knows the timeouts and retries of routes only";
+const OF_SESSIONS: &str =
+    "it holds for services without sessions only: the sessionPersistence of a route comes before any setting";
 const UNGUARDED: &str = "no proxy asks who calls yet, so everybody would pass";
 const IDLE_SESSIONS: &str = "a session lasts as long as its cookie, however long nothing is heard of it";
 const UNOPENED: &str = "no gateway forwards connections unopened yet; nothing listens for them";

@@ -157,7 +157,7 @@ pub enum Code {
     RuleIgnored,
     /// A setting asks for less than one above it mandates.
     MandateRelaxed,
-    /// Another setting of the same node says the same.
+    /// Another setting of the same node says the same, or what it says cannot be.
     SettingIgnored,
     /// Two groups of one concern have settings for the same namespaces.
     SettingsOverlap,

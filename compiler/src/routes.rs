@@ -9,7 +9,9 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::finding::Traced;
-use crate::http::{Affinity, Edits, Fault, HttpMatch, Method, PlainPath, RedirectTo, Retry, Share, Span};
+use crate::http::{
+    Affinity, CookieName, Edits, Fault, HttpMatch, Method, PlainPath, RedirectTo, Retry, Share, Span,
+};
 use crate::intent::{AddressBlock, Cors, Subset};
 use crate::name::{BadName, ClusterName, Fqn, HostPort, Hostname, Label, ServiceId, WorkloadId};
 use crate::report::{ServicePort, State};
@@ -325,7 +327,8 @@ impl Delivery {
             LoadBalancing::RoundRobin | LoadBalancing::LeastRequest | LoadBalancing::Random => None,
             LoadBalancing::Header(name) => Some(Affinity::Header(name.clone())),
             LoadBalancing::Cookie(name) => Some(Affinity::Cookie {
-                name: name.clone(),
+                // One that is none was stored before names were checked, and is told of its setting.
+                name: CookieName::try_from(name.clone()).ok()?,
                 made_for: None,
             }),
             LoadBalancing::Source => Some(Affinity::Source),

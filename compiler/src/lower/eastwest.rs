@@ -120,7 +120,8 @@ fn route(
     }
 }
 
-/// Which rule a request has matched is not told, so what any of them asks for counts. Of gateways elsewhere nothing is known.
+/// Which rule a request has matched is not told, so what any of them asks for counts. Of gateways elsewhere nothing is known. The
+/// peer is the proxy that has sent it, whose address is nobody's session.
 fn affinities(offered: &Offered<'_>) -> Vec<Affinity> {
     let rules = offered.rules();
     let sessions = rules
@@ -131,7 +132,7 @@ fn affinities(offered: &Offered<'_>) -> Vec<Affinity> {
         .map(Affinity::passed_on)
         .chain(offered.delivery().affinity())
     {
-        if !affinities.contains(&affinity) {
+        if affinity != Affinity::Source && !affinities.contains(&affinity) {
             affinities.push(affinity);
         }
     }

@@ -59,7 +59,10 @@ impl Destination<'_> {
                     let own = mirrors(site, workspace, &rule.conduct, Some(self), lowered);
                     wishes.mirrors.extend(own);
                 }
-                wishes.affinities.extend(self.offered.delivery().affinity());
+                let wanted = self.offered.delivery().affinity();
+                wishes
+                    .affinities
+                    .extend(wanted.filter(|affinity| wishes.of_clients || *affinity != Affinity::Source));
                 forward(targets, wishes, lowered)
             }
         }
@@ -76,6 +79,9 @@ pub(super) struct Wishes<'a> {
     pub(super) fault: Option<Fault>,
     /// Of a session first.
     pub(super) affinities: Vec<Affinity>,
+    /// Whether requests come from clients themselves. Elsewhere the peer is one application or proxy, by whose address all of
+    /// its requests would go to one instance.
+    pub(super) of_clients: bool,
 }
 
 impl<'a> Wishes<'a> {
@@ -91,6 +97,7 @@ impl<'a> Wishes<'a> {
                 true => rule.conduct.session.iter().cloned().collect(),
                 false => self.affinities,
             },
+            of_clients: self.of_clients,
         }
     }
 }

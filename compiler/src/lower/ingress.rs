@@ -170,6 +170,7 @@ fn wishes<'a>(
         retry: rule.retry.as_ref(),
         edits: rule.edits.clone(),
         affinities: rule.conduct.session.iter().cloned().collect(),
+        of_clients: true,
     }
 }
 

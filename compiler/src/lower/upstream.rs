@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use super::offered::{Offered, Port};
 use super::{Lowered, Site};
 use crate::finding::Traced;
-use crate::http::Path;
+use crate::http::{Affinity, Path};
 use crate::intent::Subset;
 use crate::name::{Fqn, HostPort, Kind, Label, ServiceId};
 use crate::proxy::{Balancer, Check, Endpoint, EndpointGroup, Endpoints, Health, Upstream};
 use crate::report::State;
+use crate::routes::Delivery;
 use crate::setting::LoadBalancing;
 use crate::view::{
     CONNECT_TIMEOUT, HEALTH_INTERVAL, HEALTH_TIMEOUT, HEALTH_UNHEALTHY_THRESHOLD, HealthCheck, Instance,
@@ -43,7 +44,7 @@ pub(super) fn upstream(
         http2: port.http2,
         connect_timeout: CONNECT_TIMEOUT,
         health: health(offered.id, port, subset, scope),
-        balancer: balancer(delivery.balancing.as_ref()),
+        balancer: balancer(&delivery),
         connections_max: delivery.connections_max,
         requests_max: delivery.requests_max,
         outliers: delivery.outliers,
@@ -61,14 +62,13 @@ pub(super) fn upstream(
     name
 }
 
-fn balancer(wanted: Option<&LoadBalancing>) -> Balancer {
-    match wanted {
-        None | Some(LoadBalancing::LeastRequest) => Balancer::LeastRequest,
-        Some(LoadBalancing::RoundRobin) => Balancer::RoundRobin,
-        Some(LoadBalancing::Random) => Balancer::Random,
-        Some(LoadBalancing::Header(_) | LoadBalancing::Cookie(_) | LoadBalancing::Source) => {
-            Balancer::Affinity
-        }
+fn balancer(delivery: &Delivery) -> Balancer {
+    match (&delivery.balancing, delivery.affinity()) {
+        (Some(LoadBalancing::RoundRobin), _) => Balancer::RoundRobin,
+        (Some(LoadBalancing::Random), _) => Balancer::Random,
+        (_, Some(Affinity::Header(_) | Affinity::Cookie { .. })) => Balancer::Affinity,
+        // A route by which clients come themselves makes it one of affinity by `Source`.
+        (_, Some(Affinity::Source) | None) => Balancer::LeastRequest,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::invariant::misnamed;
 use crate::name::{Fqn, Kind, Label};
 
 /// The kinds of which nothing else is to be found here than what is wrong with the names in them.
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind::Application,
     Kind::Binding,
     Kind::ClaimOffer,
@@ -21,6 +21,7 @@ const KINDS: [Kind; 10] = [
     Kind::SecuritySetting,
     Kind::ServiceSecuritySetting,
     Kind::Team,
+    Kind::TrafficSetting,
     Kind::WasmExtension,
 ];
 
@@ -102,6 +103,10 @@ fn check(tree: &Tree, name: &Fqn, spec: &Spec) -> Vec<Finding> {
         Spec::WasmExtension(extension) => tenants(tree, name, extension),
         Spec::NetworkReachability(networks) => unknown_networks(tree, name, networks),
         Spec::SecuritySetting(_) | Spec::ServiceSecuritySetting(_) => unusable(tree, name, spec),
+        Spec::TrafficSetting(setting) => setting
+            .bad_cookies()
+            .map(|(field, bad)| Finding::error(name, field, Code::SettingIgnored, bad.to_string()))
+            .collect(),
         Spec::Invariant(invariant) => misnamed(invariant)
             .map(|message| Finding::error(name, "spec", Code::OutOfReach, message))
             .into_iter()

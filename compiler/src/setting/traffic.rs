@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Setting;
-use crate::http::{CookieName, HeaderName, Retry, Span};
+use crate::http::{BadRule, CookieName, HeaderName, Retry, Span};
 use crate::intent::Failover;
 use crate::name::Hostname;
 
@@ -55,9 +55,29 @@ pub enum LoadBalancing {
     /// Requests with the same value go to the same instance.
     Header(HeaderName),
     /// As with a header; the name is case-sensitive.
-    Cookie(CookieName),
+    // Not every name that is stored is one: what is written is checked by `bad_cookies`.
+    Cookie(#[schemars(with = "CookieName")] String),
     /// By the address of the client.
     Source,
+}
+
+impl TrafficSetting {
+    /// The fields that name a cookie as none can be named, each with the reason.
+    pub fn bad_cookies(&self) -> impl Iterator<Item = (&'static str, BadRule)> {
+        let halves = [
+            ("spec.defaults.loadBalancing.cookie", &self.defaults),
+            ("spec.mandates.loadBalancing.cookie", &self.mandates),
+        ];
+        halves
+            .into_iter()
+            .filter_map(|(field, traffic)| match &traffic.load_balancing {
+                Some(LoadBalancing::Cookie(name)) => {
+                    let bad = CookieName::try_from(name.clone()).err()?;
+                    Some((field, bad))
+                }
+                _ => None,
+            })
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
