@@ -54,6 +54,8 @@ pub(crate) struct Encoded {
     pub(crate) body: Any,
     /// The clusters that must work in the proxy before this is of use.
     pub(crate) needs: BTreeSet<String>,
+    /// Of a listener: the routes that it goes by.
+    pub(crate) table: Option<String>,
     pub(crate) origins: Origins,
 }
 
@@ -162,7 +164,10 @@ pub(crate) fn encode_since(old: &ProxyConfig, held: &Resources, config: &ProxyCo
             pieces: table.map(|table| route::hosts(&table.value)).unwrap_or_default(),
             ..whole(listener)
         };
-        sealed(listener::encode(name, &listener.value), needs, origins)
+        Encoded {
+            table: Some(listener.value.route_table.clone()),
+            ..sealed(listener::encode(name, &listener.value), needs, origins)
+        }
     });
     Resources {
         by_kind: [
@@ -182,12 +187,13 @@ pub(crate) fn encode_proxyless_since(
     held: &Resources,
     config: &ProxyConfig,
 ) -> Resources {
-    let clusters = encode_changed(
-        &old.clusters,
-        held.by_kind.get(&Kind::Cluster),
-        &config.clusters,
-        proxyless::cluster,
-    );
+    let hosts = proxyless::hosts(config);
+    let keyed = proxyless::keyed(&hosts);
+    // Made again, because they depend on routes too.
+    let clusters = encode_all(&config.clusters, |name, upstream| {
+        let body = proxyless::cluster(name, &upstream.value, keyed.contains(name));
+        sealed(body, BTreeSet::new(), whole(upstream))
+    });
     let endpoints = encode_changed(
         &old.endpoints,
         held.by_kind.get(&Kind::Endpoints),
@@ -195,7 +201,7 @@ pub(crate) fn encode_proxyless_since(
         |name, endpoints| proxyless::endpoints(name, own, endpoints),
     );
     let (mut tables, mut listeners) = (BTreeMap::new(), BTreeMap::new());
-    for (host, names, table) in proxyless::hosts(config) {
+    for (host, names, table) in hosts {
         let (body, pieces) = proxyless::table(&host, &table.value);
         let needs = route::clusters(&table.value);
         let origins = Origins {
@@ -204,7 +210,10 @@ pub(crate) fn encode_proxyless_since(
         };
         for name in names {
             let body = proxyless::listener(&name, &host);
-            let listener = sealed(body, needs.clone(), origins.clone());
+            let listener = Encoded {
+                table: Some(host.clone()),
+                ..sealed(body, needs.clone(), origins.clone())
+            };
             listeners.insert(name, Arc::new(listener));
         }
         tables.insert(host, Arc::new(sealed(body, needs, origins)));
@@ -258,6 +267,7 @@ fn sealed<T: Name + Message>(body: T, needs: BTreeSet<String>, origins: Origins)
         version: ContentHash::of(&body.value).to_string(),
         body,
         needs,
+        table: None,
         origins,
     }
 }

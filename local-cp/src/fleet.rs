@@ -12,7 +12,7 @@ use tombolo_compiler::finding::{Finding, Origin};
 use tombolo_compiler::proxy::ProxyNode;
 use tombolo_compiler::report::{Receipt, Rejection};
 
-use crate::ads::node::{Acknowledges, Introduction};
+use crate::ads::node::{Acknowledges, Dialect, Introduction};
 use crate::ads::session::Standing;
 
 /// How long a proxy that went silent is remembered. It may run on with what it has, so that nothing newer is known to be
@@ -68,6 +68,7 @@ pub(crate) enum Forget {
 pub(crate) struct Member {
     pub(crate) node: ProxyNode,
     pub(crate) acknowledges: Acknowledges,
+    pub(crate) dialect: Dialect,
     pub(crate) standing: Standing,
     /// What lowering had to say: in the user's resources, and not in what the proxy was sent.
     pub(crate) findings: Arc<[Finding]>,
@@ -108,6 +109,7 @@ impl Fleet {
             Member {
                 node: introduction.node.clone(),
                 acknowledges: introduction.acknowledges,
+                dialect: introduction.dialect,
                 standing: Standing::default(),
                 findings: Arc::default(),
             },
@@ -120,15 +122,21 @@ impl Fleet {
         }
     }
 
-    /// By name. A proxy that has reconnected before its old stream was seen to end counts once.
+    /// By name. A proxy that has reconnected before its old stream was seen to end counts once; so does a client without one,
+    /// which has a stream for each thing that it follows, and is as far as the last of them.
     pub(crate) fn proxies(&self) -> Proxies {
         let streams = self.lock();
-        let members = streams.members.values();
+        let mut connected: BTreeMap<String, Member> = BTreeMap::new();
+        for member in streams.members.values() {
+            let merged = match connected.remove(&member.node.id) {
+                Some(other) => member.beside(&other),
+                None => member.clone(),
+            };
+            connected.insert(member.node.id.clone(), merged);
+        }
         let unknown = streams.unknown.iter();
         Proxies {
-            connected: members
-                .map(|member| (member.node.id.clone(), member.clone()))
-                .collect(),
+            connected,
             unknown: unknown
                 .map(|(id, (known, _))| (id.clone(), known.clone()))
                 .collect(),
@@ -234,6 +242,21 @@ impl Streams {
 }
 
 impl Member {
+    /// This one, where an earlier stream says that it is of the same name.
+    fn beside(&self, earlier: &Member) -> Member {
+        let mut merged = self.clone();
+        if [self.dialect, earlier.dialect] == [Dialect::Proxyless; 2] {
+            let standing = &mut merged.standing;
+            standing.running = standing.running.min(earlier.standing.running);
+            for refusal in &earlier.standing.refusals {
+                if !standing.refusals.contains(refusal) {
+                    standing.refusals.push(refusal.clone());
+                }
+            }
+        }
+        merged
+    }
+
     fn known(&self) -> Known {
         Known {
             running: self.standing.running.unwrap_or_default(),
@@ -310,7 +333,6 @@ mod tests {
     use tombolo_compiler::proxy::ProxyRole;
 
     use super::*;
-    use crate::ads::node::Dialect;
     use crate::ads::session::Refusal;
 
     fn introduction(id: &str, acknowledges: Acknowledges) -> Introduction {
@@ -402,6 +424,33 @@ mod tests {
         );
         drop(new);
         assert_eq!(fleet.proxies().unknown["a"].running, (0, 0));
+    }
+
+    #[test]
+    fn a_client_of_several_streams_is_as_far_as_the_last_of_them() {
+        let fleet = Fleet::new(Roster::new());
+        let proxyless = Introduction {
+            dialect: Dialect::Proxyless,
+            ..introduction("a", Acknowledges::Accepted)
+        };
+        let refusing = |name: &str, version| Standing {
+            refusals: vec![Refusal {
+                name: name.to_owned(),
+                reason: "no".to_owned(),
+                origins: vec![],
+            }],
+            ..running(version)
+        };
+        let none = Arc::default();
+        let [late, there] = [(); 2].map(|()| fleet.join(&proxyless));
+        late.update(&refusing("web", (1, 6)), &none);
+        there.update(&refusing("cart", (1, 7)), &none);
+        let seen = receipt((1, 7), &fleet.proxies());
+        assert_eq!((seen.proxies, seen.rejected.len()), (1, 2));
+        assert_eq!(seen.behind, [("a".into(), (1, 6))].into());
+        late.update(&refusing("cart", (1, 7)), &none);
+        let seen = receipt((1, 7), &fleet.proxies());
+        assert_eq!((seen.behind.len(), seen.rejected.len()), (0, 1));
     }
 
     #[test]

@@ -340,7 +340,8 @@ impl Session {
     }
 
     /// Whether the proxy has acknowledged exactly what it should hold of a type, which is what it asks for where it asks for
-    /// listeners by name; what it need no longer hold does not count, save a listener, which is open until it is removed.
+    /// listeners by name, with the routes of those; what it need no longer hold does not count, save a listener, which is open
+    /// until it is removed.
     fn is_running(&self, kind: Kind) -> bool {
         let Some(target) = &self.target else { return false };
         let subscription = self.of(kind);
@@ -350,10 +351,14 @@ impl Session {
                 .iter()
                 .all(|(name, known)| *known == Known::Absent || target.resources.get(kind, name).is_some());
         let asks_by_name = self.listener.opened && !self.listener.wildcard;
+        let used: BTreeSet<&str> = match kind == Kind::Routes && asks_by_name {
+            true => self.tables(target).collect(),
+            false => BTreeSet::new(),
+        };
         let mut wanted = target.resources.of(kind);
         closed
             && wanted.all(|(name, encoded)| {
-                let is_left_out = asks_by_name && !subscription.covers(name);
+                let is_left_out = asks_by_name && !subscription.covers(name) && !used.contains(name.as_str());
                 is_left_out
                     || subscription
                         .known
@@ -361,6 +366,14 @@ impl Session {
                         .is_some_and(|known| known.is_at(&encoded.version))
                         && !subscription.again.contains(name)
             })
+    }
+
+    /// The routes of the listeners that the proxy asks for.
+    fn tables<'a>(&self, target: &'a Target) -> impl Iterator<Item = &'a str> {
+        let listeners = target.resources.of(Kind::Listener);
+        listeners
+            .filter(|(name, _)| self.listener.covers(name))
+            .filter_map(|(_, encoded)| encoded.table.as_deref())
     }
 
     fn forget_settled_refusals(&mut self) {

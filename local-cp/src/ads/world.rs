@@ -142,10 +142,10 @@ impl Side {
                 self.asked = Asked::Names(names);
             }
         }
-        if is_first && says_all(request.kind) {
+        // Who asks by name may have dropped what it had, or have had more.
+        if is_first && says_all(request.kind) && matches!(self.asked, Asked::Everything) {
             let all = resources.shared(request.kind);
             let world: Held = all
-                .filter(|(name, _)| self.asked.covers(name))
                 .map(|(name, encoded)| (name.clone(), encoded.clone()))
                 .collect();
             if !request.version.is_empty() && version(&world) == request.version {

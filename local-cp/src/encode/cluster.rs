@@ -42,6 +42,9 @@ const EXPECTED_STATUSES: Int64Range = Int64Range { start: 100, end: 500 };
 /// which has another one to go to.
 const RETRIES_MAX: u32 = 1024;
 
+/// Of connections, of requests, and of those that wait for a connection: Envoy's, where nothing is said.
+const LIMIT_DEFAULT: u32 = 1024;
+
 /// Envoy refuses a cluster with none at all.
 const EJECTION_MIN: Span = Span::from_ms(1);
 /// How often is looked whose ejection is over: not much later than it is, and never more often than a second nor, as by
@@ -68,12 +71,7 @@ pub(super) fn encode(name: &str, upstream: &Upstream) -> PbCluster {
         }),
         close_connections_on_host_health_failure: true,
         circuit_breakers: Some(CircuitBreakers {
-            thresholds: vec![Thresholds {
-                max_connections: upstream.connections_max.map(number),
-                max_requests: upstream.requests_max.map(number),
-                max_retries: Some(number(RETRIES_MAX)),
-                ..Thresholds::default()
-            }],
+            thresholds: vec![thresholds(upstream)],
             ..CircuitBreakers::default()
         }),
         outlier_detection: upstream.outliers.map(outlier_detection),
@@ -82,6 +80,21 @@ pub(super) fn encode(name: &str, upstream: &Upstream) -> PbCluster {
         typed_extension_protocol_options: [(HTTP_OPTIONS.to_owned(), pack_any(protocol(upstream.http2)))]
             .into(),
         ..PbCluster::default()
+    }
+}
+
+/// What is not said leaves room for what is: Envoy's own limits would be below it.
+fn thresholds(upstream: &Upstream) -> Thresholds {
+    let (connections, requests) = (upstream.connections_max, upstream.requests_max);
+    // One that waits for a connection is a request as well.
+    let used = connections.map(|connections| connections.saturating_add(LIMIT_DEFAULT));
+    let needed = requests.map(|requests| requests.max(LIMIT_DEFAULT));
+    Thresholds {
+        max_connections: connections.or(needed).map(number),
+        max_requests: requests.or(used).map(number),
+        max_pending_requests: requests.map(number),
+        max_retries: Some(number(RETRIES_MAX)),
+        ..Thresholds::default()
     }
 }
 

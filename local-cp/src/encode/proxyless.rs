@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy;
 use envoy_types::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use envoy_types::pb::envoy::config::listener::v3::{ApiListener, Listener as PbListener};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{
     Route as PbRoute, RouteAction as PbRouteAction, RouteConfiguration, VirtualHost as PbVirtualHost,
@@ -21,13 +22,16 @@ use tombolo_compiler::finding::{Origin, Traced};
 use tombolo_compiler::http::{Affinity, Edits, HttpMatch, Method, PathMatch};
 use tombolo_compiler::name::ClusterName;
 use tombolo_compiler::proxy::{
-    Balancer, Endpoints, Forward, ProxyConfig, RetryPolicy, Route, RouteAction, RouteTable, Upstream,
+    Endpoints, Forward, ProxyConfig, RetryPolicy, Route, RouteAction, RouteTable, Upstream,
 };
 
 use super::{ads, cluster, endpoint, listener, number, route};
 
-/// What is left of a sidecar's configuration: services that speak HTTP/2, one table for each of their ports, by its name.
-pub(super) fn hosts(config: &ProxyConfig) -> Vec<(String, BTreeSet<String>, Traced<RouteTable>)> {
+/// One port of a service: the name of its table, those under which it is dialled, and the table.
+type Host = (String, BTreeSet<String>, Traced<RouteTable>);
+
+/// What is left of a sidecar's configuration: services that speak HTTP/2, one table for each of their ports.
+pub(super) fn hosts(config: &ProxyConfig) -> Vec<Host> {
     let speaks_http2 = |cluster: &String| {
         let upstream = config.clusters.get(cluster);
         upstream.is_some_and(|upstream| upstream.value.http2)
@@ -40,10 +44,10 @@ pub(super) fn hosts(config: &ProxyConfig) -> Vec<(String, BTreeSet<String>, Trac
                 ignore_port: false,
                 hosts: vec![host.clone()],
             };
-            let clusters = route::clusters(&table);
-            let is_for_calls = !clusters.is_empty() && clusters.iter().all(speaks_http2);
             let kept = &mut table.hosts[0].value;
             kept.routes = kept.routes.iter().filter_map(of_a_call).collect();
+            let clusters = route::clusters(&table);
+            let is_for_calls = !clusters.is_empty() && clusters.iter().all(speaks_http2);
             let names = host.value.domains.clone();
             is_for_calls.then(|| {
                 let value = table;
@@ -51,6 +55,20 @@ pub(super) fn hosts(config: &ProxyConfig) -> Vec<(String, BTreeSet<String>, Trac
                 (host.value.name.clone(), names, Traced { value, origin })
             })
         })
+        .collect()
+}
+
+/// The clusters that some route sends to by a key.
+pub(super) fn keyed(hosts: &[Host]) -> BTreeSet<String> {
+    let tables = hosts.iter().flat_map(|(.., table)| &table.value.hosts);
+    tables
+        .flat_map(|host| &host.value.routes)
+        .filter_map(|route| match &route.value.action {
+            RouteAction::Forward(forward) if !forward.affinities.is_empty() => Some(&forward.targets),
+            _ => None,
+        })
+        .flatten()
+        .map(|target| target.cluster.clone())
         .collect()
 }
 
@@ -142,7 +160,7 @@ fn for_calls(mut route: PbRoute) -> PbRoute {
     }
     let action = match route.action {
         Some(Action::Route(action)) => Some(Action::Route(PbRouteAction {
-            cluster_specifier: action.cluster_specifier,
+            cluster_specifier: action.cluster_specifier.map(without_edits),
             hash_policy: action.hash_policy,
             ..PbRouteAction::default()
         })),
@@ -153,6 +171,16 @@ fn for_calls(mut route: PbRoute) -> PbRoute {
         action,
         ..PbRoute::default()
     }
+}
+
+fn without_edits(mut to: ClusterSpecifier) -> ClusterSpecifier {
+    if let ClusterSpecifier::WeightedClusters(split) = &mut to {
+        for target in &mut split.clusters {
+            target.request_headers_to_add.clear();
+            target.request_headers_to_remove.clear();
+        }
+    }
+    to
 }
 
 fn escaped(text: &str) -> String {
@@ -166,12 +194,12 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-pub(super) fn cluster(name: &str, upstream: &Upstream) -> PbCluster {
+pub(super) fn cluster(name: &str, upstream: &Upstream, is_keyed: bool) -> PbCluster {
     let encoded = cluster::encode(name, upstream);
-    let lb_policy = match upstream.balancer {
-        Balancer::Affinity => LbPolicy::RingHash,
-        // The others are refused, unless its environment allows them.
-        Balancer::LeastRequest | Balancer::RoundRobin | Balancer::Random => LbPolicy::RoundRobin,
+    let lb_policy = match is_keyed {
+        true => LbPolicy::RingHash,
+        // Others are refused, unless its environment allows them.
+        false => LbPolicy::RoundRobin,
     };
     PbCluster {
         name: encoded.name,

@@ -9,9 +9,9 @@ use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::PolicySpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use tombolo_compiler::http::{Affinity, HeaderMatch, HttpMatch, Method, PathMatch, ValueMatch};
+use tombolo_compiler::http::{Affinity, HeaderMatch, HttpMatch, Method, PathMatch, Share, ValueMatch};
 use tombolo_compiler::proxy::{
-    Balancer, Check, Forward, RetryPolicy, Route, RouteAction, RouteTable, Upstream, VirtualHost,
+    Balancer, Check, Forward, Mirror, RetryPolicy, Route, RouteAction, RouteTable, Upstream, VirtualHost,
 };
 use tombolo_compiler::routes::HostConduct;
 use tombolo_compiler::setting::Outliers;
@@ -320,24 +320,37 @@ fn a_cluster_balances_and_limits_as_it_is_asked() {
         });
         assert_eq!(cluster.lb_policy(), policy);
     }
-    let limits = |cluster: &PbCluster| {
+    let limits = |connections_max, requests_max| {
+        let cluster = encoded(Upstream {
+            connections_max,
+            requests_max,
+            ..upstream(500)
+        });
         let threshold = &cluster.circuit_breakers.as_ref().unwrap().thresholds[0];
         let value = |limit: &Option<UInt32Value>| limit.map(|limit| limit.value);
+        assert_eq!(value(&threshold.max_retries), Some(1024));
         [
             value(&threshold.max_connections),
             value(&threshold.max_requests),
-            value(&threshold.max_retries),
+            value(&threshold.max_pending_requests),
         ]
     };
-    let plain = encoded(upstream(500));
-    assert_eq!(limits(&plain), [None, None, Some(1024)]);
-    assert_eq!(plain.outlier_detection, None);
-    let limited = encoded(Upstream {
-        connections_max: Some(7),
-        requests_max: Some(0),
-        ..upstream(500)
-    });
-    assert_eq!(limits(&limited), [Some(7), Some(0), Some(1024)]);
+    for (connections, requests, expected) in [
+        (None, None, [None, None, None]),
+        (Some(7), Some(0), [Some(7), Some(0), Some(0)]),
+        (Some(7), None, [Some(7), Some(1031), None]),
+        (Some(5000), None, [Some(5000), Some(6024), None]),
+        (Some(u32::MAX), None, [Some(u32::MAX), Some(u32::MAX), None]),
+        (None, Some(7), [Some(1024), Some(7), Some(7)]),
+        (None, Some(5000), [Some(5000), Some(5000), Some(5000)]),
+    ] {
+        assert_eq!(
+            limits(connections, requests),
+            expected,
+            "{connections:?} {requests:?}"
+        );
+    }
+    assert_eq!(encoded(upstream(500)).outlier_detection, None);
     // How long, and how often it is looked whether that is over.
     for (asked_ms, time_ms, interval_ms) in [
         (0, 1, 1000),
@@ -428,15 +441,23 @@ fn what_decides_the_instance_of_a_request_is_hashed() {
 fn a_client_without_a_proxy_is_told_what_it_can_do() {
     let mut sidecar = config(&["calls", "pages"]);
     let calls = &mut sidecar.clusters.get_mut("calls").unwrap().value;
-    (calls.http2, calls.balancer) = (true, Balancer::Affinity);
+    calls.http2 = true;
+    // By what no such client goes.
+    sidecar.clusters.get_mut("pages").unwrap().value.balancer = Balancer::Affinity;
     let mut group = endpoints(&[&[1, 2], &[3]]);
     group.priorities[1][0].cluster = "us-west".parse().unwrap();
     sidecar.endpoints.get_mut("calls").unwrap().value = group;
+    // Copies go to a service that speaks HTTP/1.1. One route goes by a header.
     let sent = |matches: HttpMatch| {
-        route(
-            matches,
-            forward(vec![target("calls", 100)], RetryPolicy::Careful { attempts: 2 }),
-        )
+        let mut action = forward(vec![target("calls", 100)], RetryPolicy::Careful { attempts: 2 });
+        if let RouteAction::Forward(forward) = &mut action {
+            let (cluster, share) = ("pages".to_owned(), Share::ALL);
+            forward.mirrors = vec![Mirror { cluster, share }];
+            if matches.path.is_some() {
+                forward.affinities = vec![Affinity::Header("x-user".to_owned().try_into().unwrap())];
+            }
+        }
+        route(matches, action)
     };
     let method = |method| HttpMatch {
         method: Some(method),
@@ -490,7 +511,8 @@ fn a_client_without_a_proxy_is_told_what_it_can_do() {
     assert_eq!(paths, [r"\/shop\.Cart(?:/.*)?", "/"], "none for a GET");
     for route in routes {
         assert!(route.request_headers_to_add.is_empty(), "{route:?}");
-        assert!(matches!(&route.action, Some(Action::Route(action)) if action.retry_policy.is_none()));
+        assert!(matches!(&route.action, Some(Action::Route(action))
+            if action.retry_policy.is_none() && action.request_mirror_policies.is_empty()));
     }
 
     let cluster: PbCluster = decoded(&told, Kind::Cluster, "calls");

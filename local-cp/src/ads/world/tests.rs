@@ -239,6 +239,11 @@ fn who_comes_back_is_not_told_again_what_it_holds() {
     proxy.ack_all();
     assert_eq!(proxy.revision(), Some(1));
 
+    // Who asks by name is told again: that it holds something else of that version is not excluded.
+    let mut proxy = back();
+    proxy.target(&both, 1);
+    assert_eq!(proxy.ask(Kind::Cluster, &["a", "b"]), ["C a b"]);
+
     // Clusters have changed meanwhile: all of them are said.
     let mut proxy = back();
     let changed = with_timeout(both.clone(), "a", 900);
@@ -274,6 +279,19 @@ fn who_comes_back_keeps_its_listeners_until_all_can_be_said() {
     proxy.ack();
     proxy.ask(Kind::Endpoints, &["b"]);
     assert_eq!(proxy.ack(), ["L idle"]);
+}
+
+#[test]
+fn who_asks_by_name_runs_a_listener_with_its_routes() {
+    let mut proxy = Proxy::new();
+    proxy.target(&config(&["a"]), 1);
+    assert_eq!(proxy.ask(Kind::Listener, &["in"]), ["L in"]);
+    assert_eq!(proxy.ack(), NONE);
+    assert_eq!(proxy.revision(), None, "its routes are not even asked for");
+    assert_eq!(proxy.ask(Kind::Routes, &["in"]), ["R in"]);
+    assert_eq!(proxy.revision(), None);
+    assert_eq!(proxy.ack(), NONE);
+    assert_eq!(proxy.revision(), Some(1));
 }
 
 #[test]
