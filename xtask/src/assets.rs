@@ -202,6 +202,10 @@ fn oidc_provider() -> Result<PathBuf> {
     Ok(place)
 }
 
+const GRPCIO_BY_HAND: &str = "have a python3 of 3.10 to 3.13 with pip (the package python3-pip), or install grpcio for the one that is \
+     there (`python3 -m pip install --target DIR grpcio typing_extensions`) and set TOMBOLO_GRPCIO to DIR; without it only \
+     the tests of gRPC clients fail";
+
 /// The folder with gRPC for the Python that is here. A change of what is pinned is another folder.
 fn grpcio() -> Result<PathBuf> {
     if let Some(dir) = from_env(GRPCIO_ENV) {
@@ -214,7 +218,7 @@ fn grpcio() -> Result<PathBuf> {
     }
     let pinned = cargo::root().join("local-cp/tests/edge/requirements.txt");
     let python = Command::new("python3").arg("--version").output();
-    let python = python.context("cannot run python3")?.stdout;
+    let python = python.with_context(|| format!("cannot run python3; {GRPCIO_BY_HAND}"))?.stdout;
     // `Python 3.11.7`: a build is for one minor version.
     let python = String::from_utf8_lossy(&python).replace(' ', "-").to_lowercase();
     let minor = python.rsplit_once('.').map_or(&*python, |(minor, _)| minor);
@@ -228,6 +232,8 @@ fn grpcio() -> Result<PathBuf> {
     let draft = cache.join(format!(".{name}.{}", process::id()));
     let install = || {
         run(Command::new("python3")
+            // It contradicts `--target`, and may stand in the user's pip.conf.
+            .env("PIP_USER", "0")
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
             .args(["--no-deps", "--require-hashes", "--only-binary=:all:", "--target"])
             .arg(&draft)
@@ -243,10 +249,8 @@ fn grpcio() -> Result<PathBuf> {
     let result = install();
     fs::remove_dir_all(&draft).ok();
     result.with_context(|| {
-        format!(
-            "cannot install gRPC for Python (needed: python3, 3.10 to 3.13, and python3-pip); as a way out, install grpcio into a \
-             folder and set {GRPCIO_ENV} to it"
-        )
+        let minor = minor.trim();
+        format!("cannot install gRPC for Python, which is pinned for 3.10 to 3.13; this is {minor}; {GRPCIO_BY_HAND}")
     })?;
     Ok(place)
 }

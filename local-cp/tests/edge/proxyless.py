@@ -1,7 +1,7 @@
 """A gRPC client that has no proxy, and servers for it to find.
 
-proxyless.py ADDRESS... serves one method at each of them, which answers with that address. Each line of its input is a target to
-call; each line of its output is what the call gave.
+proxyless.py COUNT serves one method at so many addresses, which answers with its address; its first line of output is those
+addresses. Each line of its input is a target to call, and each further line of its output what the call gave.
 """
 
 import sys
@@ -10,13 +10,12 @@ from concurrent import futures
 import grpc
 
 METHOD = "/shop.Echo/Say"
-# Longer than a client waits for a name that nobody tells it of.
-CALL_SECONDS_MAX = 20
+# Longer than a client waits for a name that nobody tells it of (15 s), and less than who reads the answer waits for it.
+CALL_SECONDS_MAX = 28
 
 
 class Echo(grpc.GenericRpcHandler):
-    def __init__(self, address):
-        self.address = address.encode()
+    address = b""
 
     def service(self, call):
         if call.method != METHOD:
@@ -24,13 +23,13 @@ class Echo(grpc.GenericRpcHandler):
         return grpc.unary_unary_rpc_method_handler(lambda request, context: self.address)
 
 
-def serve(address):
+def serve():
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=2))
-    server.add_generic_rpc_handlers((Echo(address),))
-    if not server.add_insecure_port(address):
-        sys.exit(f"cannot serve at {address}")
+    echo = Echo()
+    server.add_generic_rpc_handlers((echo,))
+    echo.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}".encode()
     server.start()
-    return server
+    return server, echo.address.decode()
 
 
 def called(channels, target):
@@ -41,7 +40,8 @@ def called(channels, target):
         return f"{error.code().name}: {error.details()}".replace("\n", " ")
 
 
-servers = [serve(address) for address in sys.argv[1:]]
+servers = [serve() for _ in range(int(sys.argv[1]))]
+print(*(address for _, address in servers), flush=True)
 channels = {}
 for line in sys.stdin:
     print(called(channels, line.strip()), flush=True)

@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::*;
@@ -19,9 +20,13 @@ struct Client {
 }
 
 impl Client {
-    fn start(xds: SocketAddr, servers: &[SocketAddr]) -> Client {
-        let grpcio = std::env::var_os(GRPCIO_ENV)
-            .unwrap_or_else(|| panic!("{GRPCIO_ENV} is not set; run through `cargo xtask test`"));
+    /// With the addresses of two servers.
+    async fn start(xds: SocketAddr) -> (Client, [SocketAddr; 2]) {
+        let grpcio = std::env::var_os(GRPCIO_ENV).unwrap_or_else(|| {
+            panic!(
+                "{GRPCIO_ENV} is not set, or could not be fetched: run through `cargo xtask test`, and see what `cargo xtask assets` says"
+            )
+        });
         let bootstrap = serde_json::json!({
             "xds_servers": [{
                 "server_uri": xds.to_string(),
@@ -36,7 +41,7 @@ impl Client {
         });
         let mut process = Command::new("python3")
             .arg(SCRIPT)
-            .args(servers.iter().map(ToString::to_string))
+            .arg("2")
             .env("PYTHONPATH", grpcio)
             .env("GRPC_XDS_BOOTSTRAP_CONFIG", bootstrap.to_string())
             .stdin(Stdio::piped())
@@ -44,19 +49,29 @@ impl Client {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        Client {
+        let mut client = Client {
             targets: process.stdin.take().unwrap(),
             answers: BufReader::new(process.stdout.take().unwrap()).lines(),
             _process: process,
-        }
+        };
+        let addresses = client.answer().await;
+        let addresses: Vec<SocketAddr> = addresses
+            .split(' ')
+            .map(|address| address.parse().unwrap())
+            .collect();
+        (client, addresses.try_into().unwrap())
+    }
+
+    async fn answer(&mut self) -> String {
+        let answer = timeout(DEADLINE, self.answers.next_line()).await;
+        answer.expect("no answer in time").unwrap().expect("it has ended")
     }
 
     /// What a call gives: the address of who has answered, or a status.
     async fn call(&mut self, target: &str) -> String {
         let line = format!("{target}\n");
         self.targets.write_all(line.as_bytes()).await.unwrap();
-        let answer = timeout(DEADLINE, self.answers.next_line()).await;
-        answer.expect("no answer in time").unwrap().expect("it has ended")
+        self.answer().await
     }
 }
 
@@ -64,36 +79,52 @@ fn platform_of_calls(application: SocketAddr) -> String {
     platform("127.0.0.1", application).replace("port: 8080}", "port: 8080, protocol: grpc}")
 }
 
+async fn answers_at(client: &Mutex<Client>, address: SocketAddr) {
+    eventually(DEADLINE, || async {
+        let answer = client.lock().await.call("xds:///web.shop:8080").await;
+        ensure!(answer == address.to_string(), "{answer}");
+        Ok(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grpc_client_without_a_proxy_finds_a_service_and_follows_it() {
-    let [here, there] = [free_port(), free_port()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    let mut cluster = Cluster::new(&platform_of_calls(here)).await;
+    // Nobody answers where the instance is at first.
+    let mut cluster = Cluster::new(&platform_of_calls(SocketAddr::from(([127, 0, 0, 1], 1)))).await;
     cluster.publish(7, slice(8080));
     let edge = cluster.start().await;
     edge.ready().await;
-    let mut client = Client::start(edge.running.xds_addr, &[here, there]);
+    let (client, [here, there]) = Client::start(edge.running.xds_addr).await;
+    let client = Mutex::new(client);
+    cluster.platform(&platform_of_calls(here));
+    answers_at(&client, here).await;
     // As it is called beside a sidecar, with and without its port.
     for target in ["xds:///web.shop:8080", "xds:///web.shop", "xds:///web"] {
-        assert_eq!(client.call(target).await, here.to_string(), "{target}");
+        assert_eq!(
+            client.lock().await.call(target).await,
+            here.to_string(),
+            "{target}"
+        );
     }
-    let unknown = client.call("xds:///nobody.shop:8080").await;
-    assert!(unknown.starts_with("UNAVAILABLE"), "{unknown}");
     let receipt = cluster
         .awaited_receipt(|receipt| receipt.proxies == 1 && receipt.behind.is_empty())
         .await;
     assert_eq!((receipt.version, receipt.accepted_only), ((1, 7), 1));
     assert!(receipt.rejected.is_empty(), "{receipt:?}");
+    let unknown = client.lock().await.call("xds:///nobody.shop:8080").await;
+    assert!(
+        unknown.starts_with("UNAVAILABLE") && unknown.contains("nobody.shop:8080"),
+        "{unknown}"
+    );
 
     // The instance moves.
     cluster.platform(&platform_of_calls(there));
-    for _ in 0..100 {
-        if client.call("xds:///web.shop:8080").await == there.to_string() {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    assert_eq!(client.call("xds:///web.shop:8080").await, there.to_string());
+    answers_at(&client, there).await;
     edge.stop().await;
     // Who has lost its edge goes on.
-    assert_eq!(client.call("xds:///web.shop:8080").await, there.to_string());
+    assert_eq!(
+        client.lock().await.call("xds:///web.shop:8080").await,
+        there.to_string()
+    );
 }
