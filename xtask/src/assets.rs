@@ -218,7 +218,9 @@ fn grpcio() -> Result<PathBuf> {
     }
     let pinned = cargo::root().join("local-cp/tests/edge/requirements.txt");
     let python = Command::new("python3").arg("--version").output();
-    let python = python.with_context(|| format!("cannot run python3; {GRPCIO_BY_HAND}"))?.stdout;
+    let python = python
+        .with_context(|| format!("cannot run python3; {GRPCIO_BY_HAND}"))?
+        .stdout;
     // `Python 3.11.7`: a build is for one minor version.
     let python = String::from_utf8_lossy(&python).replace(' ', "-").to_lowercase();
     let minor = python.rsplit_once('.').map_or(&*python, |(minor, _)| minor);
