@@ -467,6 +467,8 @@ async fn greet(
             let idle_timeout = listener.live().config.idle_timeout.unwrap_or(Duration::MAX);
             let head_timeout = listener.limits().head_timeout;
             let sniffed = tokio::select! {
+                // What has come counts, however late it is looked at.
+                biased;
                 sniffed = sniff(&mut stream, &mut input, head_timeout) => sniffed,
                 () = tokio::time::sleep(idle_timeout) => return None,
                 () = lingered(&listener.drain) => return None,

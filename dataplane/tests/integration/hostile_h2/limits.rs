@@ -22,8 +22,12 @@ use crate::support::stage::Stage;
 /// How the proxy parts from a client that does not answer: within this time.
 const PARTING: Duration = Duration::from_secs(10);
 
-/// A proxy before a host that answers without end; the route takes 300 ms, one request at a time is let through, and an idle
-/// connection is closed after 300 ms.
+/// So long that a machine that does other things as well asks the host within it.
+const ROUTE_MS: u64 = 1_000;
+const IDLE_MS: u64 = 1_000;
+
+/// A proxy before a host that answers without end; the route's time and that of an idle connection are short, and one request at
+/// a time is let through.
 struct Endless {
     listener: SocketAddr,
     /// Connections that the host has had, and those that it has at the moment.
@@ -47,16 +51,16 @@ impl Endless {
         edge.put("a", &mesh::endpoints("a", &[(host, 0)]));
         edge.put(
             "in",
-            &mesh::with_idle_timeout(mesh::listener("in", listener, "in"), 300),
+            &mesh::with_idle_timeout(mesh::listener("in", listener, "in"), IDLE_MS),
         );
         let routes = vec![
             mesh::answer("/own", 200, "own"),
             mesh::with_rewrite(
-                mesh::with_timeout(mesh::to_cluster("/bridged", "a"), 300),
+                mesh::with_timeout(mesh::to_cluster("/bridged", "a"), ROUTE_MS),
                 "^/bridged",
                 "/bridged",
             ),
-            mesh::with_timeout(mesh::to_cluster("/", "a"), 300),
+            mesh::with_timeout(mesh::to_cluster("/", "a"), ROUTE_MS),
         ];
         edge.put("in", &mesh::routes("in", routes));
         let log = data.path().join("access.log");
