@@ -269,16 +269,19 @@ pub async fn run(
         Ok(serve(&mut ads, &data_dir, estate).await)
     });
     let mut shutdown = pin!(shutdown);
-    let successor = tokio::select! {
+    let mut successor = tokio::select! {
         relieved = serving.as_mut() => Some(relieved.map_err(ProxyError::TakeOver)?),
         () = shutdown.as_mut() => None,
         () = drain.notified() => None,
     };
     let was_ready = status.is_ready();
+    let was_told = successor.is_none();
     status.drain();
-    if successor.is_none() && was_ready {
-        // What the edge says meanwhile counts.
-        let _ = timeout(config.drain_grace, serving.as_mut()).await;
+    if was_told && was_ready {
+        // What the edge says meanwhile counts, and so does who was taking over.
+        if let Ok(relieved) = timeout(config.drain_grace, serving.as_mut()).await {
+            successor = Some(relieved.map_err(ProxyError::TakeOver)?);
+        }
     }
     // What was accepted last is on disk before the process ends.
     drop(serving);
@@ -291,12 +294,16 @@ pub async fn run(
     if let Some(successor) = successor {
         admin.abort();
         successor.give_way().await;
+        let shutdown = async {
+            if !was_told {
+                shutdown.await;
+            }
+        };
         tokio::select! {
             () = drain_workers(&workers, Leaving::Relieved, RELIEVED_DRAIN_MAX) => {}
             () = shutdown => drain_workers(&workers, Leaving::Closing, config.drain_timeout).await,
         }
     } else {
-        Offer::withdraw(&config.data_dir);
         drain_workers(&workers, Leaving::Closing, config.drain_timeout).await;
     }
     flush_workers(&workers).await;

@@ -224,12 +224,6 @@ impl Offer {
         Self(door.ok())
     }
 
-    /// Whoever starts from now on finds nobody here.
-    pub(crate) fn withdraw(data_dir: &Path) {
-        // There may have been none.
-        let _ = std::fs::remove_file(path(data_dir));
-    }
-
     /// The next process that asks.
     pub(crate) async fn next(&self) -> Successor {
         let Some(door) = &self.0 else {

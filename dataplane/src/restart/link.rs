@@ -3,9 +3,9 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::cmsg_space;
 use rustix::net::{
@@ -27,8 +27,12 @@ const BACKLOG: i32 = 8;
 /// Both ends of it are sockets that keep messages apart (SOCK_SEQPACKET).
 pub(super) struct Link(UnixStream);
 
-/// Where others of the same user connect.
-pub(super) struct Door(UnixListener);
+/// Where others of the same user connect, until it is dropped.
+pub(super) struct Door {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: (u64, u64),
+}
 
 pub(super) struct Message {
     pub(super) text: String,
@@ -112,14 +116,34 @@ impl Door {
         socket.bind(&SockAddr::unix(&beside)?)?;
         std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
         socket.listen(BACKLOG)?;
+        let inode = inode(&beside)?;
         std::fs::rename(&beside, path)?;
-        UnixListener::from_std(StdUnixListener::from(OwnedFd::from(socket))).map(Self)
+        Ok(Self {
+            listener: UnixListener::from_std(StdUnixListener::from(OwnedFd::from(socket)))?,
+            path: path.to_owned(),
+            inode,
+        })
     }
 
     pub(super) async fn accept(&self) -> io::Result<Link> {
-        let (stream, _) = self.0.accept().await?;
+        let (stream, _) = self.listener.accept().await?;
         Ok(Link(stream))
     }
+}
+
+impl Drop for Door {
+    /// Unless it is another process's by now.
+    fn drop(&mut self) {
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            // What is left costs whoever comes next one attempt.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = std::fs::metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
 }
 
 fn socket() -> io::Result<Socket> {

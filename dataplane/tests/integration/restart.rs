@@ -279,6 +279,15 @@ async fn a_successor_that_does_not_get_ready_changes_nothing() {
     mesh.successor(1).failed("another process is taking over").await;
     stuck.signal(Signal::KILL);
     stuck.ended().await;
+    let had = running.said("handing the ports over");
+    let mut stopped = mesh.successor(1);
+    running.says_again("handing the ports over", had).await;
+    stopped.signal(Signal::TERM);
+    stopped.ended().await;
+    assert!(
+        mesh.data.path().join("restart.sock").exists(),
+        "who has not taken over leaves what is the other's"
+    );
     mesh.host.mood.send_replace(Mood::Well);
     mesh.follows_the_edge("nothing has happened").await;
     load.answers(100).await;
@@ -310,13 +319,30 @@ async fn a_successor_stands_in_for_one_that_crashes_meanwhile() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_that_is_stopped_serves_on_until_balancers_have_seen_it() {
+    tokio::join!(serves_on(Stopped::BySignal), serves_on(Stopped::ByAdmin));
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stopped {
+    BySignal,
+    ByAdmin,
+}
+
+async fn serves_on(way: Stopped) {
     let mut mesh = Mesh::start().await;
     mesh.grace_ms = 8_000;
     let mut running = mesh.ready_proxy(1).await;
     let mut kept = TcpStream::connect(mesh.listener).await.unwrap();
     assert!(talk(&mut kept, "/kept").await.contains("host /kept"));
     let stopped = std::time::Instant::now();
-    running.signal(Signal::TERM);
+    match way {
+        Stopped::BySignal => running.signal(Signal::TERM),
+        Stopped::ByAdmin => {
+            let mut admin = TcpStream::connect(mesh.admin).await.unwrap();
+            let request = b"POST /drain HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+            admin.write_all(request).await.unwrap();
+        }
+    }
     eventually("it is not ready any more", || async { !mesh.is_ready().await }).await;
     mesh.follows_the_edge("still").await;
     let answer = talk(&mut kept, "/kept").await;
