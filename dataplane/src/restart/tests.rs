@@ -79,15 +79,18 @@ async fn more_sockets_than_one_message_takes_come_with_their_words() {
 }
 
 #[tokio::test]
-async fn nobody_is_there_before_a_proxy_runs_and_after_it_crashed() {
+async fn nobody_is_there_before_a_proxy_runs_and_after_it_ended_or_crashed() {
     let dir = tempfile::tempdir().unwrap();
     assert!(matches!(Predecessor::ask(dir.path()).await, Ok(None)));
     let door = Door::open(&path(dir.path())).unwrap();
     assert!(is_taken(dir.path()));
     let mode = std::fs::metadata(path(dir.path())).unwrap().permissions();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
+    let left_by_a_crash = dir.path().join("left");
+    std::fs::hard_link(path(dir.path()), &left_by_a_crash).unwrap();
     drop(door);
-    assert!(path(dir.path()).exists());
+    assert!(!path(dir.path()).exists());
+    std::fs::rename(&left_by_a_crash, path(dir.path())).unwrap();
     assert!(matches!(Predecessor::ask(dir.path()).await, Ok(None)));
     assert!(!is_taken(dir.path()));
 }
