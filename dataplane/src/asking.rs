@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitResponse;
 use http::header::{HeaderMap, HeaderName};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 use hyper::body::Body;
 
 use crate::attempt::Refusal;
@@ -19,7 +19,7 @@ use crate::filter::{
     Answer, Begin, CHECK, Case, Chain, ExtAuthz, Facts, Filter, RateLimit, SHOULD_RATE_LIMIT, Said, Session,
     Shown, Stop, unfit,
 };
-use crate::forward::well_formed;
+use crate::forward::{subject, well_formed};
 use crate::grpc_call::{CallError, call};
 use crate::h1::{BODY_TIMEOUT, HEAD_BYTES_MAX, Malformed};
 use crate::header_changes::HeaderChanges;
@@ -137,7 +137,11 @@ impl Asking<'_> {
             head: &request.parts,
             scheme: connection.scheme(),
             authority: self.authority,
-            target: request.target.as_str(),
+            target: if request.parts.method == Method::CONNECT {
+                ""
+            } else {
+                request.target.as_str()
+            },
             is_bodiless,
             body,
         };
@@ -172,13 +176,7 @@ impl Asking<'_> {
 
     fn subject<'a>(&'a self, request: &'a Waiting) -> Subject<'a, &'a Parts> {
         let connection = self.exchange.connection();
-        Subject {
-            authority: self.authority,
-            path: request.target.path(),
-            client: connection.client(),
-            direct: connection.ends.direct,
-            request: &request.parts,
-        }
+        subject(connection, self.authority, &request.target, &request.parts)
     }
 }
 

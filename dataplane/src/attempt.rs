@@ -333,7 +333,7 @@ impl Refusal {
         }
     }
 
-    fn failed(outcome: Outcome, detail: &str) -> Self {
+    pub(crate) fn failed(outcome: Outcome, detail: &str) -> Self {
         let flag = match outcome {
             Outcome::PerTryTimeout => return Self::timed_out(),
             Outcome::ConnectFailure => Flag::ConnectFailure,

@@ -15,6 +15,7 @@ use crate::exchange::{Exchange, Flag};
 use crate::h1;
 use crate::pool::Lease;
 use crate::read_ahead::ReadAhead;
+use crate::tunnel::{Early, Switched, Tunnel};
 
 /// The body of a client's request, as its connection brings it.
 pub(crate) enum ClientBody {
@@ -41,11 +42,21 @@ pub(crate) enum ClientError {
 pub(crate) enum ResponseBody {
     Full(Option<Bytes>),
     Upstream(Box<UpstreamBody>),
+    /// None, since the connection is not one of HTTP any more.
+    Tunnel(Box<Tunnel>),
+}
+
+/// What a host sends as a response's body.
+pub(crate) enum HostBody {
+    Hyper(Incoming),
+    Early(Box<Early>),
+    /// None, since the connection is not one of HTTP any more.
+    Switched(Box<Switched>),
 }
 
 /// The rest of an exchange: dropped when the last byte has been passed on, or the client has left.
 pub(crate) struct UpstreamBody {
-    pub(crate) incoming: Incoming,
+    pub(crate) incoming: HostBody,
     pub(crate) lease: Option<Lease>,
     pub(crate) exchange: Option<Exchange>,
     pub(crate) watch: Rc<Watch>,
@@ -55,7 +66,15 @@ pub(crate) struct UpstreamBody {
 
 #[derive(Debug, thiserror::Error)]
 #[error("the host's response broke off")]
-pub(crate) struct ResponseError(#[source] hyper::Error);
+pub(crate) struct ResponseError(#[source] HostError);
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HostError {
+    #[error(transparent)]
+    Hyper(hyper::Error),
+    #[error("{0}")]
+    Early(h1::Malformed),
+}
 
 impl Body for ClientBody {
     type Data = Bytes;
@@ -99,6 +118,38 @@ impl ClientBody {
         match max {
             Some(max) => Self::Limited(Box::new(self), max),
             None => self,
+        }
+    }
+}
+
+impl Body for HostBody {
+    type Data = Bytes;
+    type Error = HostError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, HostError>>> {
+        match self.get_mut() {
+            Self::Hyper(incoming) => Pin::new(incoming).poll_frame(cx).map_err(HostError::Hyper),
+            Self::Early(early) => early.poll(cx).map_err(HostError::Early),
+            Self::Switched(_) => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Hyper(incoming) => incoming.is_end_stream(),
+            Self::Early(early) => early.has_ended(),
+            Self::Switched(_) => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Hyper(incoming) => incoming.size_hint(),
+            Self::Early(early) => early.size_hint(),
+            Self::Switched(_) => SizeHint::with_exact(0),
         }
     }
 }
@@ -167,7 +218,7 @@ impl ResponseBody {
     /// What says when it is to be given up, if it comes from a host.
     pub(crate) fn watch(&self) -> Option<Rc<Watch>> {
         match self {
-            Self::Full(_) => None,
+            Self::Full(_) | Self::Tunnel(_) => None,
             Self::Upstream(upstream) => Some(Rc::clone(&upstream.watch)),
         }
     }
@@ -194,6 +245,7 @@ impl Body for ResponseBody {
         match self.get_mut() {
             Self::Full(body) => Poll::Ready(body.take().map(|body| Ok(Frame::data(body)))),
             Self::Upstream(upstream) => upstream.poll(cx),
+            Self::Tunnel(_) => Poll::Ready(None),
         }
     }
 
@@ -201,6 +253,7 @@ impl Body for ResponseBody {
         match self {
             Self::Full(body) => body.is_none(),
             Self::Upstream(upstream) => upstream.exchange.is_none() && upstream.incoming.is_end_stream(),
+            Self::Tunnel(_) => true,
         }
     }
 
@@ -208,6 +261,7 @@ impl Body for ResponseBody {
         match self {
             Self::Full(body) => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
             Self::Upstream(upstream) => upstream.incoming.size_hint(),
+            Self::Tunnel(_) => SizeHint::with_exact(0),
         }
     }
 }

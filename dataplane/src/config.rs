@@ -30,6 +30,7 @@ use crate::router::RouteTable;
 use crate::slow_start::SlowStart;
 use crate::tls::{ClientTls, Secret, ServerTls};
 use crate::trace::Tracing;
+use crate::tunnel::Upgrade;
 
 /// What shares of requests are parts of.
 pub(crate) const MILLION: u32 = 1_000_000;
@@ -123,6 +124,10 @@ pub(crate) struct Http {
     pub(crate) logs: Box<[Log]>,
     /// Without it, what requests say of a trace passes as it is.
     pub(crate) tracing: Option<Arc<Tracing>>,
+    /// What requests may become that say so, where their routes say nothing else.
+    pub(crate) upgrades: Box<[Upgrade]>,
+    /// Whether requests of HTTP/2 may ask for a connection.
+    pub(crate) connects: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -273,6 +278,8 @@ pub(crate) struct Forward {
     pub(crate) mirrors: Vec<Mirror>,
     /// What its requests count as, where somebody counts.
     pub(crate) limits: Option<Box<RouteLimits>>,
+    /// What its requests may become.
+    pub(crate) upgrades: Box<[Upgrade]>,
 }
 
 /// From the begin of a request to the end of its response; what is `None` has no end.

@@ -28,6 +28,7 @@ mod routes;
 mod slow_start;
 mod tls;
 mod tracing;
+mod upgrade;
 mod wire;
 
 /// A resource as it came and as it is kept on disk.

@@ -39,6 +39,7 @@ pub(crate) struct Exchange {
     is_head: bool,
     is_call: bool,
     is_shadowed: bool,
+    is_last: bool,
     /// Of a request whose body streams over hyper: what has come of it is known until the end.
     upload: Option<Rc<Upload>>,
     bytes_received: u64,
@@ -73,6 +74,10 @@ pub(crate) enum Flag {
     AllDropped,
     Unauthorized,
     LimiterFailed,
+    /// Nothing has moved for long.
+    StreamIdle,
+    /// The proxy has ended it.
+    LocalReset,
 }
 
 /// The words for how a request went wrong, at most two.
@@ -93,6 +98,7 @@ impl Exchange {
             is_head: false,
             is_call: false,
             is_shadowed: false,
+            is_last: false,
             upload: None,
             bytes_received: 0,
             bytes_sent: 0,
@@ -110,6 +116,16 @@ impl Exchange {
 
     pub(crate) fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Its client's connection of HTTP/1.1 serves nothing behind it.
+    pub(crate) fn last(&mut self) {
+        self.is_last = true;
+    }
+
+    /// Whether its answer should ask the client to use another connection.
+    pub(crate) fn wants_close(&self) -> bool {
+        self.connection.wants_close(self.is_last)
     }
 
     /// What of its head says how it is answered.
@@ -385,7 +401,7 @@ impl Drop for Exchange {
 
 impl Flag {
     /// In their order.
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::None,
         Self::BadRequest,
         Self::NoRoute,
@@ -402,6 +418,8 @@ impl Flag {
         Self::AllDropped,
         Self::Unauthorized,
         Self::LimiterFailed,
+        Self::StreamIdle,
+        Self::LocalReset,
     ];
 
     pub(crate) fn word(self) -> &'static str {
@@ -422,6 +440,8 @@ impl Flag {
             Self::RetriesUsedUp => "URX",
             Self::Dropped => "DO",
             Self::AllDropped => "UDO",
+            Self::StreamIdle => "SI",
+            Self::LocalReset => "LR",
         }
     }
 }

@@ -19,8 +19,8 @@ use crate::access_log::Requested;
 use crate::asking::{Asking, End, Waiting};
 use crate::attempt::{Attempts, Failure, Hedges, Refusal, race, until_answered};
 use crate::balance::Draw;
-use crate::body::{ClientBody, ResponseBody, UpstreamBody};
-use crate::config::{Action, Forward, HeaderEdits, Protocol};
+use crate::body::{ClientBody, HostBody, ResponseBody, UpstreamBody};
+use crate::config::{Action, Forward, HeaderEdits, Protocol, Target};
 use crate::deadline::{Deadline, RequestEnd, Watch};
 use crate::exchange::{Exchange, Flag, REQUEST_ID};
 use crate::filter::{Answer, Changes, Session, Verdict};
@@ -38,8 +38,9 @@ use crate::rewrite::{Asked, PathRewrite};
 use crate::router::normalize_path;
 use crate::snapshot::LiveCluster;
 use crate::trace::{Context, Traced};
+use crate::tunnel::{self, Becoming, Opening, Tunnel};
 use crate::upload::{RequestBody, Upload};
-use crate::worker::Random;
+use crate::worker::{Random, WorkerCluster};
 
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -69,9 +70,9 @@ const END_TO_END: [HeaderName; 5] = [
 /// A request as it is sent upstream, by whichever attempt.
 #[derive(Clone)]
 pub(crate) struct Head {
-    method: Method,
-    target: PathAndQuery,
-    authority: HeaderValue,
+    pub(crate) method: Method,
+    pub(crate) target: PathAndQuery,
+    pub(crate) authority: HeaderValue,
     /// Of what the client asks for, whatever its host is asked in.
     scheme: &'static str,
     pub(crate) headers: HeaderMap,
@@ -103,6 +104,11 @@ pub(crate) async fn serve(
 ) -> Response<ResponseBody> {
     let mut exchange = Exchange::begin(connection);
     let (mut parts, mut body) = request.into_parts();
+    let asked = tunnel::asked(&mut parts, &exchange.connection().worker.random);
+    if asked.is_some() {
+        // What the client sends behind it is no request, whatever becomes of it.
+        exchange.last();
+    }
     // Before anything is matched: it would be the client's word for who it is.
     parts.headers.remove(FORWARDED_CLIENT_CERT);
     exchange.asks(
@@ -125,11 +131,15 @@ pub(crate) async fn serve(
     let connection = Rc::clone(exchange.connection());
     let subject = subject(&connection, shown, &target, &parts);
     let route = live.routes.route(&subject);
+    let is_let = |asked: &Becoming| tunnel::allows(asked, &live.config.upgrades, route);
+    let is_forbidden = asked.as_ref().is_some_and(|asked| !is_let(asked));
     let judge = || {
         live.chain(route)
             .map(|chain| chain.judge(route, &subject, Instant::now, &worker.random))
     };
-    let mut verdict = judged.or_else(judge).unwrap_or_default();
+    // Nobody is asked of what is not let through.
+    let judged = judged.or_else(|| if is_forbidden { None } else { judge() });
+    let mut verdict = judged.unwrap_or_default();
     let hash = |subject: &Subject<'_, &Parts>| match route.map(|route| &route.action) {
         Some(Action::Forward(forward)) => hashed(&forward.hash, subject, || worker.random.next()),
         _ => Hashed::default(),
@@ -157,6 +167,13 @@ pub(crate) async fn serve(
         route: route.map_or("", |route| &route.name),
         headers: &parts.headers,
     });
+    if is_forbidden && (route.is_some() || asked != Some(Becoming::Connect)) {
+        return Reply::new(StatusCode::FORBIDDEN, Bytes::new(), Flag::None).send(exchange);
+    }
+    if asked.is_some() && !body.is_end_stream() {
+        // Who reads it as a body, and who as what follows the upgrade?
+        return refuse(exchange, Refusal::bad_request("an upgrade has no body"));
+    }
     exchange.edits(verdict.response);
     if verdict.is_shadowed {
         exchange.shadowed();
@@ -186,6 +203,10 @@ pub(crate) async fn serve(
         // What those before it say of the request is done before anybody is asked.
         let said = std::mem::take(&mut verdict.request);
         let unfit = tidy(&mut parts.headers, &said, exchange.connection());
+        if let Some(Becoming::Upgrade(protocol)) = &asked {
+            // Whoever is asked sees what it is to become.
+            tunnel::say(&mut parts.headers, protocol);
+        }
         let mut waiting = Waiting {
             parts,
             target,
@@ -279,7 +300,11 @@ pub(crate) async fn serve(
         session: verdict.session.clone(),
         time,
     };
-    match forward_to(&mut exchange, forward, &route.edits, sent).await {
+    let answered = match asked {
+        Some(asked) => connect(&mut exchange, forward, &route.edits, sent, asked).await,
+        None => forward_to(&mut exchange, forward, &route.edits, sent).await,
+    };
+    match answered {
         Ok((response, lease, deadline)) => {
             let host = lease.pool().host.address;
             let mut passed = pass(exchange, response, lease, deadline, &forward.response_edits);
@@ -303,15 +328,17 @@ pub(crate) async fn serve(
     }
 }
 
-fn subject<'a>(
+/// What of a request routes and filters go by.
+pub(crate) fn subject<'a>(
     connection: &'a Connection,
     authority: &'a str,
     target: &'a PathAndQuery,
     request: &'a Parts,
 ) -> Subject<'a, &'a Parts> {
+    let has_path = request.method != Method::CONNECT;
     Subject {
         authority,
-        path: target.path(),
+        path: if has_path { target.path() } else { "" },
         client: connection.client(),
         direct: connection.ends.direct,
         request,
@@ -362,7 +389,7 @@ async fn forward_to(
     forward: &Forward,
     edits: &HeaderEdits,
     sent: Sent,
-) -> Result<(Response<Incoming>, Lease, Deadline), Refusal> {
+) -> Result<(Response<HostBody>, Lease, Deadline), Refusal> {
     let Sent {
         mut head,
         body,
@@ -373,22 +400,7 @@ async fn forward_to(
         time,
     } = sent;
     let worker = Rc::clone(&exchange.connection().worker);
-    let target = match forward.targets.as_slice() {
-        [only] => only,
-        _ => forward.target(worker.random.below(forward.total_weight)),
-    };
-    let Some(cluster) = worker.view().cluster(&target.cluster) else {
-        return Err(Refusal::no_healthy_upstream(format!(
-            "unknown cluster {}",
-            target.cluster
-        )));
-    };
-    exchange.cluster(
-        &cluster.live.name,
-        cluster.counters(&worker, &exchange.connection().listener.name),
-    );
-    target.edits.apply(&mut head.headers);
-    edits.apply(&mut head.headers);
+    let (target, cluster) = aimed(exchange, forward, edits, &mut head)?;
     if let Some(trace) = &trace {
         trace.apply(&mut head.headers);
     }
@@ -432,7 +444,72 @@ async fn forward_to(
     let (response, lease) = answered
         // hyper drops this future when the client leaves.
         .map_err(|refusal| refusal.unwrap_or_else(Refusal::broken_off))?;
-    Ok((response, lease, sending.deadline))
+    Ok((response.map(HostBody::Hyper), lease, sending.deadline))
+}
+
+/// Makes the request a connection with a host.
+async fn connect(
+    exchange: &mut Exchange,
+    forward: &Forward,
+    edits: &HeaderEdits,
+    mut sent: Sent,
+    asked: Becoming,
+) -> Result<(Response<HostBody>, Lease, Deadline), Refusal> {
+    let (_, cluster) = aimed(exchange, forward, edits, &mut sent.head)?;
+    if let Some(trace) = &sent.trace {
+        trace.apply(&mut sent.head.headers);
+    }
+    if matches!(asked, Becoming::Upgrade(_)) && cluster.live.config.protocol == Protocol::Http2 {
+        return Err(Refusal::failed(
+            Outcome::Reset,
+            "an upgrade needs hosts of HTTP/1.1",
+        ));
+    }
+    let opening = Opening {
+        asked,
+        head: sent.head,
+        key: sent.key,
+        session: sent.session,
+        deadline: Deadline {
+            timeout: forward.timeout,
+            until: sent.time.until,
+            idle: forward
+                .retry
+                .as_ref()
+                .filter(|policy| policy.retries_max > 0)
+                .and_then(|policy| policy.per_try_idle),
+            request: RequestEnd::At(sent.time.began),
+        },
+    };
+    let (response, lease) = tunnel::open(exchange, &cluster, forward, &opening).await?;
+    Ok((response, lease, opening.deadline))
+}
+
+/// The cluster that a request goes to, with what is said to it on the way.
+fn aimed<'a>(
+    exchange: &mut Exchange,
+    forward: &'a Forward,
+    edits: &HeaderEdits,
+    head: &mut Head,
+) -> Result<(&'a Target, Rc<WorkerCluster>), Refusal> {
+    let worker = Rc::clone(&exchange.connection().worker);
+    let target = match forward.targets.as_slice() {
+        [only] => only,
+        _ => forward.target(worker.random.below(forward.total_weight)),
+    };
+    let Some(cluster) = worker.view().cluster(&target.cluster) else {
+        return Err(Refusal::no_healthy_upstream(format!(
+            "unknown cluster {}",
+            target.cluster
+        )));
+    };
+    exchange.cluster(
+        &cluster.live.name,
+        cluster.counters(&worker, &exchange.connection().listener.name),
+    );
+    target.edits.apply(&mut head.headers);
+    edits.apply(&mut head.headers);
+    Ok((target, cluster))
 }
 
 impl Sending<'_> {
@@ -623,7 +700,7 @@ fn was_refused(error: &hyper::Error) -> bool {
 /// Passes the response on, and the rest of the exchange to its body.
 fn pass(
     mut exchange: Exchange,
-    response: Response<Incoming>,
+    response: Response<HostBody>,
     mut lease: Lease,
     deadline: Deadline,
     edits: &HeaderEdits,
@@ -634,7 +711,7 @@ fn pass(
     let mut unfit = strip_hop_by_hop(&mut parts.headers);
     unfit.extend(edits.replaced().cloned());
     edits.apply(&mut parts.headers);
-    if exchange.connection().wants_close() {
+    if exchange.wants_close() {
         parts
             .headers
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -642,6 +719,15 @@ fn pass(
     exchange.respond(parts.status.as_u16());
     exchange.edit(&mut parts.headers);
     exchange.answered(&parts.headers);
+    if let HostBody::Switched(host) = incoming {
+        let tunnel = Tunnel {
+            host: *host,
+            _lease: lease,
+            exchange,
+            until: deadline.until,
+        };
+        return Response::from_parts(parts, ResponseBody::Tunnel(Box::new(tunnel)));
+    }
     if incoming.is_end_stream() {
         if deadline.request.has_come() {
             lease.release(Instant::now());
@@ -710,9 +796,14 @@ pub(crate) fn well_formed(headers: &HeaderMap, fields_max: usize) -> Result<(), 
 /// Where the request goes within its host: the path normalized, the query untouched.
 fn target(request: &Parts) -> Result<PathAndQuery, &'static str> {
     let given = request.uri.path_and_query();
-    let given = given
-        .filter(|_| request.method != Method::CONNECT)
-        .ok_or("CONNECT is not supported")?;
+    if request.method == Method::CONNECT {
+        let to = request.uri.authority();
+        let is_whole = to.is_some_and(|to| to.port_u16().is_some()) && given.is_none();
+        return is_whole
+            .then(|| PathAndQuery::from_static("/"))
+            .ok_or("CONNECT is to name a host and a port");
+    }
+    let given = given.ok_or("the path is missing")?;
     // `OPTIONS *` asks about the server as a whole, which a proxy of many has no answer to.
     let path = normalize_path(given.path())
         .ok_or("the path does not start with a slash, or a % in it escapes nothing")?;

@@ -5,11 +5,10 @@ pub(crate) use bridge::StreamedBody;
 pub(crate) use buffer::{Buffer, Buffers};
 pub(crate) use chunked::may_trail;
 pub(crate) use connection::{HEAD_TIMEOUT, serve};
-pub(crate) use exchange::sooner;
-pub(crate) use framing::Malformed;
-pub(crate) use head::{FIELDS_MAX, HEAD_BYTES_MAX, Head, Known};
-#[cfg(test)]
-pub(crate) use head::{Fields, read_response};
+pub(crate) use encode::push;
+pub(crate) use exchange::{INTERIM_MAX, sooner};
+pub(crate) use framing::{Decoder, Framing, Lines, Malformed, Version, of_response};
+pub(crate) use head::{FIELDS_MAX, Fields, HEAD_BYTES_MAX, Head, Known, is_worth_a_look, read_response};
 pub(crate) use stall::BODY_TIMEOUT;
 pub(crate) use timer::Timer;
 
@@ -25,6 +24,7 @@ mod plan;
 mod relay;
 mod stall;
 mod timer;
+mod tunnel;
 mod upload;
 
 /// The codec, for what is fuzzed.

@@ -9,13 +9,14 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::Request;
+use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
-use crate::body::ClientBody;
+use crate::body::{ClientBody, ResponseBody};
 use crate::deadline::Watch;
 use crate::forward;
 use crate::h1::{BODY_TIMEOUT, Buffer, FIELDS_MAX, HEAD_BYTES_MAX, Timer};
@@ -23,6 +24,7 @@ use crate::io::RewoundIo;
 use crate::limits::ClientLimits;
 use crate::listener::Connection;
 use crate::stream::Stream;
+use crate::tunnel::Tie;
 use guard::{Abuse, Guard, GuardedIo};
 
 mod frames;
@@ -54,7 +56,14 @@ const LOOK_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 tokio::task_local! {
     /// What bounds the answer of the stream that this task serves, once there is one.
-    static ANSWER: RefCell<Option<Rc<Watch>>>;
+    static ANSWER: RefCell<Answer>;
+}
+
+#[derive(Default)]
+struct Answer {
+    watch: Option<Rc<Watch>>,
+    /// For what is sent over the stream once it has become a connection.
+    tie: Option<Rc<Tie>>,
 }
 
 /// Runs each stream of a client on the worker's own thread, until it ends or the time of its answer is over: hyper does not look
@@ -106,16 +115,27 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: Stream, input: Buf
     let service = service_fn(move |request: Request<Incoming>| {
         begins.set(Instant::now());
         let connection = Rc::clone(&shared);
-        let request = request.map(ClientBody::Http2);
+        let mut request = request.map(ClientBody::Http2);
+        let upgrade = (request.method() == Method::CONNECT).then(|| hyper::upgrade::on(&mut request));
         // Boxed before hyper moves it: from its service to a stream, and from there to a task.
         Box::pin(async move {
             let response = forward::serve(connection, request, None).await;
-            ANSWER.with(|answer| *answer.borrow_mut() = response.body().watch());
+            let mut answer = Answer {
+                watch: response.body().watch(),
+                tie: None,
+            };
+            let response = match upgrade {
+                Some(upgrade) => open(response, upgrade, &mut answer),
+                None => response,
+            };
+            ANSWER.with(|held| *held.borrow_mut() = answer);
             Ok::<_, Infallible>(response)
         })
     });
     let io = GuardedIo::new(RewoundIo::new(input, stream), Rc::clone(&guard));
-    let server = pin!(builder(connection.listener.limits()).serve_connection(TokioIo::new(io), service));
+    let connects = connection.listener.live().config.connects;
+    let builder = builder(connection.listener.limits(), connects);
+    let server = pin!(builder.serve_connection(TokioIo::new(io), service));
     let ended = drive(
         &connection,
         &guard,
@@ -128,8 +148,26 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: Stream, input: Buf
     }
 }
 
-fn builder(limits: ClientLimits) -> http2::Builder<StreamExecutor> {
+/// Passes bytes over a stream that is a connection from now on.
+fn open(response: Response<ResponseBody>, upgrade: OnUpgrade, answer: &mut Answer) -> Response<ResponseBody> {
+    let (mut parts, body) = response.into_parts();
+    let ResponseBody::Tunnel(tunnel) = body else {
+        return Response::from_parts(parts, body);
+    };
+    let tie = Rc::<Tie>::default();
+    answer.tie = Some(Rc::clone(&tie));
+    tokio::task::spawn_local(tunnel.over_http2(upgrade, tie));
+    // What a 101 says, with what only HTTP/1.1 asks for.
+    parts.status = StatusCode::OK;
+    parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+    Response::from_parts(parts, ResponseBody::Full(None))
+}
+
+fn builder(limits: ClientLimits, connects: bool) -> http2::Builder<StreamExecutor> {
     let mut builder = http2::Builder::new(StreamExecutor);
+    if connects {
+        builder.enable_connect_protocol();
+    }
     builder
         .max_concurrent_streams(limits.streams)
         .initial_connection_window_size(limits.connection_window)
@@ -228,6 +266,11 @@ impl Standing {
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
+        // What a stream has become is run from within it.
+        if let Ok(Some(tie)) = ANSWER.try_with(|answer| answer.borrow_mut().tie.take()) {
+            tokio::task::spawn_local(tie.bind(stream));
+            return;
+        }
         let bounded = async move {
             let mut stream = pin!(stream);
             let mut timer = None;
@@ -235,7 +278,7 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for StreamExecutor {
                 if stream.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(());
                 }
-                let watch = ANSWER.with(|answer| answer.borrow().clone());
+                let watch = ANSWER.with(|answer| answer.borrow().watch.clone());
                 watch.map_or(Poll::Pending, |watch| {
                     watch.poll_over(timer.get_or_insert_with(Timer::new), cx)
                 })

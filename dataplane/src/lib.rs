@@ -95,6 +95,7 @@ mod tap;
 mod tcp;
 mod tls;
 mod trace;
+mod tunnel;
 mod upload;
 mod worker;
 

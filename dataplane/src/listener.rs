@@ -584,9 +584,9 @@ impl Connection {
         }
     }
 
-    /// Whether a response should ask the client to use another connection.
-    pub(crate) fn wants_close(&self) -> bool {
-        self.protocol == Codec::Http1 && (self.listener.is_draining() || self.is_used_up())
+    /// Whether a response should ask the client to use another connection, also if nobody else says so.
+    pub(crate) fn wants_close(&self, is_last: bool) -> bool {
+        self.protocol == Codec::Http1 && (is_last || self.listener.is_draining() || self.is_used_up())
     }
 
     /// Whether it has had as many requests as it may, or has lasted as long.

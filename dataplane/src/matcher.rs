@@ -85,6 +85,8 @@ pub(crate) enum PathMatcher {
     /// `/a` matches `/a` and `/a/b`, not `/ab`.
     Segments(Text),
     Regex(Pattern),
+    /// CONNECT, which has no path, and which nothing else matches.
+    Connect,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -233,13 +235,15 @@ impl PathMatcher {
     pub(crate) fn matched_bytes(&self) -> Option<usize> {
         match self {
             Self::Exact(text) | Self::Prefix(text) | Self::Segments(text) => Some(text.bytes.len()),
-            Self::Regex(_) => None,
+            Self::Regex(_) | Self::Connect => None,
         }
     }
 
     pub(crate) fn matches(&self, path: &str) -> bool {
         let path = path.as_bytes();
         match self {
+            Self::Connect => path.is_empty(),
+            _ if path.is_empty() => false,
             Self::Exact(text) => text.is(path),
             Self::Prefix(text) => text.rest(path).is_some(),
             Self::Segments(text) => text

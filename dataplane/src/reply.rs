@@ -89,7 +89,7 @@ impl Reply {
             }
             (self.status, self.body)
         };
-        if exchange.connection().wants_close() {
+        if exchange.wants_close() {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         if !body.is_empty() {

@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -28,11 +30,15 @@ pub(crate) struct Tls(TlsStream<RewoundIo<TcpStream>>);
 pub(crate) enum Reader<'a> {
     Plain(ReadHalf<'a>),
     Tls(&'a RefCell<Tls>),
+    /// Of HTTP/2.
+    Stream(&'a RefCell<TokioIo<Upgraded>>),
 }
 
 pub(crate) enum Writer<'a> {
     Plain(WriteHalf<'a>),
     Tls(&'a RefCell<Tls>),
+    /// Of HTTP/2.
+    Stream(&'a RefCell<TokioIo<Upgraded>>),
 }
 
 impl Stream {
@@ -193,6 +199,7 @@ impl Writer<'_> {
         match self {
             Self::Plain(writer) => writer.try_write(bytes),
             Self::Tls(tls) => tls.borrow_mut().try_write(bytes),
+            Self::Stream(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 }
@@ -211,6 +218,7 @@ impl AsyncRead for Reader<'_> {
         match self.get_mut() {
             Self::Plain(reader) => Pin::new(reader).poll_read(cx, buf),
             Self::Tls(tls) => tls.borrow_mut().poll_read(cx, buf),
+            Self::Stream(stream) => Pin::new(&mut *stream.borrow_mut()).poll_read(cx, buf),
         }
     }
 }
@@ -259,6 +267,7 @@ impl AsyncWrite for Writer<'_> {
         match self.get_mut() {
             Self::Plain(writer) => Pin::new(writer).poll_write(cx, buf),
             Self::Tls(tls) => Pin::new(&mut tls.borrow_mut().0).poll_write(cx, buf),
+            Self::Stream(stream) => Pin::new(&mut *stream.borrow_mut()).poll_write(cx, buf),
         }
     }
 
@@ -270,6 +279,7 @@ impl AsyncWrite for Writer<'_> {
         match self.get_mut() {
             Self::Plain(writer) => Pin::new(writer).poll_write_vectored(cx, bufs),
             Self::Tls(tls) => Pin::new(&mut tls.borrow_mut().0).poll_write_vectored(cx, bufs),
+            Self::Stream(stream) => Pin::new(&mut *stream.borrow_mut()).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -281,6 +291,7 @@ impl AsyncWrite for Writer<'_> {
         match self.get_mut() {
             Self::Plain(_) => Poll::Ready(Ok(())),
             Self::Tls(tls) => Pin::new(&mut tls.borrow_mut().0).poll_flush(cx),
+            Self::Stream(stream) => Pin::new(&mut *stream.borrow_mut()).poll_flush(cx),
         }
     }
 
@@ -288,6 +299,7 @@ impl AsyncWrite for Writer<'_> {
         match self.get_mut() {
             Self::Plain(writer) => Pin::new(writer).poll_shutdown(cx),
             Self::Tls(tls) => Pin::new(&mut tls.borrow_mut().0).poll_shutdown(cx),
+            Self::Stream(stream) => Pin::new(&mut *stream.borrow_mut()).poll_shutdown(cx),
         }
     }
 }

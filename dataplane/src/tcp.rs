@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,16 +13,16 @@ use crate::arrival::Ends;
 use crate::balance::{Draw, Tried};
 use crate::config::TcpProxy;
 use crate::h1::{Buffer, Timer};
-use crate::io::BreakableIo;
+use crate::io::{BreakableIo, Breaker};
 use crate::listener::Drain;
 use crate::metrics::TcpCounters;
 use crate::outlier::Report;
 use crate::pool::{ConnectError, Freshness, Lease};
 use crate::stream::Stream;
 use crate::worker::{Worker, WorkerCluster};
-use pipe::{Broken, Way};
+use pipe::Broken;
 
-pub(crate) use pipe::Pipes;
+pub(crate) use pipe::{Pipes, Way};
 
 mod pipe;
 
@@ -54,6 +54,14 @@ pub(crate) enum End {
     Idle,
     /// Its listener is gone.
     Drained,
+}
+
+/// What ends a connection that is passed on, besides its two sides.
+pub(crate) struct Limits<'a> {
+    /// Without a byte in either direction; `None` waits for ever.
+    pub(crate) idle: Option<Duration>,
+    /// The host's.
+    pub(crate) breaker: &'a Breaker,
 }
 
 /// A connection to a host.
@@ -116,16 +124,21 @@ pub(crate) async fn serve(
     let end = match connected {
         Err(end) => end,
         Ok(mut host) => {
-            let end = pass(
-                &worker,
-                &listener,
-                &proxy,
-                &mut client,
-                first,
-                &mut host.io,
-                &counters,
-            )
-            .await;
+            let breaker = Rc::clone(host.io.breaker());
+            let (host_reader, host_writer) = host.io.split();
+            let (client_reader, client_writer) = client.split();
+            let nothing = Buffer::new(&worker.buffers);
+            let up = Way::new(client_reader, host_writer, first, &worker.pipes);
+            let down = Way::new(host_reader, client_writer, nothing, &worker.pipes);
+            let limits = Limits {
+                idle: proxy.idle_timeout,
+                breaker: &breaker,
+            };
+            let counted = |sent, received| {
+                counters.sent.add(sent);
+                counters.received.add(received);
+            };
+            let end = pass(up, down, limits, pin!(listener.drain.begun()), counted).await;
             if end != End::Whole {
                 // Nobody must take what broke off for an end. One of both may have no connection any more.
                 let _ = client.set_zero_linger();
@@ -171,39 +184,25 @@ async fn connect(
     Err(End::ConnectFailure)
 }
 
-/// Moves bytes until both directions have ended, or one has broken.
-async fn pass(
-    worker: &Worker,
-    listener: &TcpListener,
-    proxy: &TcpProxy,
-    client: &mut Stream,
-    first: Buffer,
-    host: &mut BreakableIo,
-    counters: &TcpCounters,
+/// Moves bytes until both directions have ended, or one has broken; `counted` is told how many have come through, up and down.
+pub(crate) async fn pass(
+    mut up: Way<'_>,
+    mut down: Way<'_>,
+    limits: Limits<'_>,
+    mut draining: Pin<&mut impl Future<Output = ()>>,
+    mut counted: impl FnMut(u64, u64),
 ) -> End {
-    let mut draining = pin!(listener.drain.begun());
     let (mut timer, mut drained) = (Timer::new(), None);
     let mut moved_at = Instant::now();
-    let breaker = Rc::clone(host.breaker());
-    let (host_reader, host_writer) = host.split();
-    let (client_reader, client_writer) = client.split();
-    let mut up = Way::new(client_reader, host_writer, first, &worker.pipes);
-    let mut down = Way::new(
-        host_reader,
-        client_writer,
-        Buffer::new(&worker.buffers),
-        &worker.pipes,
-    );
     poll_fn(|cx| {
         let (sent, received) = (up.moved(), down.moved());
         let ended = poll_ways(&mut up, &mut down, cx);
         let (sent, received) = (up.moved() - sent, down.moved() - received);
-        counters.sent.add(sent);
-        counters.received.add(received);
+        counted(sent, received);
         if ended.is_ready() {
             return ended;
         }
-        if breaker.poll_broken(cx).is_ready() {
+        if limits.breaker.poll_broken(cx).is_ready() {
             return Poll::Ready(End::Host);
         }
         if sent + received > 0 {
@@ -213,7 +212,7 @@ async fn pass(
         if drained.is_none() && draining.as_mut().poll(cx).is_ready() {
             drained = Some(Instant::now());
         }
-        let idle = proxy.idle_timeout.map(|idle| (moved_at + idle, End::Idle));
+        let idle = limits.idle.map(|idle| (moved_at + idle, End::Idle));
         let gone = drained.map(|drained| (drained + DRAIN_MAX, End::Drained));
         let Some((deadline, end)) = [idle, gone].into_iter().flatten().min_by_key(|(at, _)| *at) else {
             return Poll::Pending;

@@ -25,7 +25,7 @@ use super::fields::{
     At, Reason, ads, any, done, duration, message, only_bool, only_enum, required, same_name, socket_address,
 };
 use super::limits::{self, IDLE_TIMEOUT_DEFAULT};
-use super::{access_log, filter, proxy_protocol, tls, tracing};
+use super::{access_log, filter, proxy_protocol, tls, tracing, upgrade};
 use crate::arrival::Arrival;
 use crate::config::{Choosing, FilterChain, Http, Listener, Network, TcpProxy, TcpTarget};
 use crate::filter_chain::{ChainMatch, Choices, Transport};
@@ -287,6 +287,8 @@ fn connection_manager(mut pb: HttpConnectionManager) -> Result<Http, Reason> {
     let logs = access_log::of_listener(take(&mut pb.access_log))?;
     let tracing = pb.tracing.take().map(tracing::of_listener);
     let tracing = tracing.transpose().at("tracing")?.map(Arc::new);
+    let upgrades = upgrade::of_listener(take(&mut pb.upgrade_configs))?;
+    let connects = upgrade::connects(pb.http2_protocol_options.as_mut());
     let (limits, idle_timeout) = limits::take(&mut pb)?;
     only_bool(pb.normalize_path.take(), true).at("normalize_path")?;
     only_bool(pb.use_remote_address.take(), true).at("use_remote_address")?;
@@ -312,5 +314,7 @@ fn connection_manager(mut pb: HttpConnectionManager) -> Result<Http, Reason> {
         filters,
         logs,
         tracing,
+        upgrades,
+        connects,
     })
 }

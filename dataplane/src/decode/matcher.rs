@@ -4,7 +4,7 @@ use std::mem::take;
 
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
 use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryParameterMatchSpecifier;
-use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route_match::{ConnectMatcher, PathSpecifier};
 use envoy_types::pb::envoy::config::route::v3::{
     CookieMatcher as PbCookieMatcher, HeaderMatcher as PbHeaderMatcher, QueryParameterMatcher,
     RouteMatch as PbRouteMatch,
@@ -54,8 +54,9 @@ fn path(specifier: PathSpecifier, case: Case) -> Result<PathMatcher, Reason> {
         PathSpecifier::PathSeparatedPrefix(prefix) => Ok(PathMatcher::Segments(Text::new(prefix, case))),
         // Letters say their case by themselves in an expression, as in Envoy.
         PathSpecifier::SafeRegex(regex) => Ok(PathMatcher::Regex(self::regex(regex).at("safe_regex")?)),
+        PathSpecifier::ConnectMatcher(ConnectMatcher {}) => Ok(PathMatcher::Connect),
         _ => Err(
-            "path_specifier: only path, prefix, path_separated_prefix and safe_regex are supported"
+            "path_specifier: only path, prefix, path_separated_prefix, safe_regex and connect_matcher are supported"
                 .to_owned(),
         ),
     }

@@ -33,8 +33,7 @@ use super::fields::{
 use super::filter::overrides;
 use super::matcher::of_route;
 use super::retry;
-use super::wire;
-use super::{descriptor, hash};
+use super::{descriptor, hash, upgrade, wire};
 use crate::config::{
     Action, Forward, HeaderEdits, MILLION, Mirror, Redirect, Route, SaidDuration, StreamDuration, Target,
 };
@@ -367,6 +366,7 @@ fn forward(mut pb: RouteAction, matcher: &PathMatcher, limits: &Arc<[Described]>
         .include_vh_rate_limits
         .take()
         .is_some_and(|includes| includes.value);
+    let upgrades = upgrade::of_route(take(&mut pb.upgrade_configs))?;
     done(&pb)?;
     Ok(Forward {
         hash: hash.into(),
@@ -381,6 +381,7 @@ fn forward(mut pb: RouteAction, matcher: &PathMatcher, limits: &Arc<[Described]>
         response_edits: HeaderEdits::default(),
         mirrors,
         limits: descriptor::of_route(own_limits, includes_outer, limits),
+        upgrades,
     })
 }
 

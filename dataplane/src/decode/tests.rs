@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::config::core::v3::health_check::{HealthChecker, Http
 use envoy_types::pb::envoy::config::core::v3::socket_address::PortSpecifier;
 use envoy_types::pb::envoy::config::core::v3::{
     Address, AggregatedConfigSource, ConfigSource, HeaderValue, HeaderValueOption, HealthCheck as PbHealthCheck,
-    Locality, SocketAddress,
+    Locality, SocketAddress, TypedExtensionConfig,
 };
 use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::policy::DropOverload;
 use envoy_types::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
@@ -27,7 +27,7 @@ use envoy_types::pb::envoy::config::route::v3::query_parameter_matcher::QueryPar
 use envoy_types::pb::envoy::config::route::v3::route::Action as PbAction;
 use envoy_types::pb::envoy::config::route::v3::route_action::{ClusterSpecifier, MaxStreamDuration};
 use envoy_types::pb::envoy::config::route::v3::redirect_action::SchemeRewriteSpecifier;
-use envoy_types::pb::envoy::config::route::v3::route_match::{ConnectMatcher, PathSpecifier};
+use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
     DirectResponseAction, HeaderMatcher as PbHeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy as PbRetryPolicy, Route as PbRoute,
@@ -714,10 +714,10 @@ fn routes_are_as_the_contract_says() {
             ),
             (
                 |r| {
-                    let path = PathSpecifier::ConnectMatcher(ConnectMatcher::default());
+                    let path = PathSpecifier::PathMatchPolicy(TypedExtensionConfig::default());
                     route(r).r#match.as_mut().unwrap().path_specifier = Some(path);
                 },
-                "virtual_hosts[0].routes[0].match.path_specifier: only path, prefix, path_separated_prefix and safe_regex are supported",
+                "virtual_hosts[0].routes[0].match.path_specifier: only path, prefix, path_separated_prefix, safe_regex and connect_matcher are supported",
             ),
             (
                 |r| header(r, "x", regex("(")),

@@ -212,6 +212,7 @@ mod tests {
             hash: Box::default(),
             response_edits: HeaderEdits::default(),
             mirrors: Vec::new(),
+            upgrades: Box::default(),
             limits: None,
         }
     }

@@ -372,7 +372,7 @@ enum Ending {
 }
 
 /// All but what says how the message ends.
-fn write_lines(out: &mut Vec<u8>, headers: &HeaderMap) {
+pub(super) fn write_lines(out: &mut Vec<u8>, headers: &HeaderMap) {
     for (name, value) in headers {
         let ours = [
             header::CONNECTION,

@@ -20,6 +20,7 @@ use super::head::{self, Fields, HEAD_BYTES_MAX, Head, Known, RequestLine, Status
 use super::plan::{Expects, Plan, Terms, Way, plan, terms};
 use super::relay::{Broken, Relay};
 use super::stall::{BODY_TIMEOUT, Progress};
+use super::tunnel;
 use super::upload::{Kept, Upload};
 use crate::access_log::{Edited, Requested};
 use crate::attempt::{Attempts, Failure, Refusal, until_answered};
@@ -36,7 +37,7 @@ use crate::trace::{Context as TraceContext, Traced};
 use crate::worker::WorkerCluster;
 
 /// Responses before the response; a host sends one or two.
-const INTERIM_MAX: u32 = 16;
+pub(crate) const INTERIM_MAX: u32 = 16;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -531,7 +532,7 @@ impl Sending<'_> {
         let head = self.client.answered.of(&answer.input.filled()[..line.bytes]);
         let reusable =
             line.version == Version::Http11 && framing != Framing::UntilClose && !head.has_option("close");
-        let told = exchange.connection().wants_close();
+        let told = exchange.wants_close();
         // Nobody knows whether the rest of the request will come in time for another one behind it.
         let early = self.ended.is_none();
         let keep_alive = if told || early { KeepAlive::No } else { asked };
@@ -727,6 +728,11 @@ async fn bridged(
     });
     let Some(response) = served.await else {
         return Next::Close;
+    };
+    let (parts, body) = response.into_parts();
+    let response = match body {
+        ResponseBody::Tunnel(tunnel) => return tunnel::pass(client, &parts, tunnel).await,
+        body => Response::from_parts(parts, body),
     };
     feed.discard(&mut client.input);
     let to = To {

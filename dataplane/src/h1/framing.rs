@@ -68,7 +68,7 @@ pub(crate) enum Malformed {
     HostAndTarget,
     #[error("the target is malformed")]
     Target,
-    #[error("CONNECT is not supported")]
+    #[error("CONNECT has no body")]
     Connect,
     #[error("connection lists too much")]
     Options,

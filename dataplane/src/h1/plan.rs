@@ -51,10 +51,10 @@ pub(crate) enum Way<'a> {
 
 /// What the head says about the exchange, if it says it in one way.
 pub(crate) fn terms(line: &RequestLine, head: Head<'_>) -> Result<Terms, Malformed> {
-    if line.method == Method::CONNECT {
+    let framing = framing::of_request(head.said(line.version))?;
+    if line.method == Method::CONNECT && !matches!(framing, Framing::Empty | Framing::Length(0)) {
         return Err(Malformed::Connect);
     }
-    let framing = framing::of_request(head.said(line.version))?;
     check_host(line, head)?;
     head.check_options()?;
     let expects = head
@@ -78,6 +78,7 @@ pub(crate) fn terms(line: &RequestLine, head: Head<'_>) -> Result<Terms, Malform
 fn check_host(line: &RequestLine, head: Head<'_>) -> Result<(), Malformed> {
     let target = &head.bytes[line.target.clone()];
     let named = match target.iter().position(|byte| *byte == b':') {
+        _ if line.method == Method::CONNECT => Some(target),
         Some(scheme) if target[scheme..].starts_with(b"://") && !target.starts_with(b"/") => {
             let authority = &target[scheme + 3..];
             let end = authority
@@ -142,6 +143,7 @@ fn straight<'a, 'r>(
     let end = target.iter().position(|byte| *byte == b'?');
     let (path, query) = target.split_at(end.unwrap_or(target.len()));
     if line.version != Version::Http11
+        || head.has(Known::Upgrade)
         || !is_plain_host(host)
         || !is_plain_path(path)
         || !query.iter().all(|byte| is_in(byte, IN_QUERY))

@@ -33,7 +33,7 @@ impl Index {
             let (exact, prefix) = match path {
                 PathMatcher::Exact(text) => (text.literal(), None),
                 PathMatcher::Prefix(text) | PathMatcher::Segments(text) => (None, text.literal()),
-                PathMatcher::Regex(_) => (None, None),
+                PathMatcher::Regex(_) | PathMatcher::Connect => (None, None),
             };
             let places = match (exact, prefix) {
                 (Some(text), _) => index.exact.entry(text.into()).or_default(),

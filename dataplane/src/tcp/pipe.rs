@@ -32,7 +32,7 @@ pub(super) enum Broken {
     Sink,
 }
 
-pub(super) struct Way<'a> {
+pub(crate) struct Way<'a> {
     from: Reader<'a>,
     to: Writer<'a>,
     /// What was read before, or is copied.
@@ -78,7 +78,7 @@ impl Pipes {
 
 impl<'a> Way<'a> {
     /// `first` goes before what is still to come.
-    pub(super) fn new(from: Reader<'a>, to: Writer<'a>, first: Buffer, pipes: &Rc<Pipes>) -> Self {
+    pub(crate) fn new(from: Reader<'a>, to: Writer<'a>, first: Buffer, pipes: &Rc<Pipes>) -> Self {
         Self {
             from,
             to,

@@ -160,7 +160,40 @@ const REFUSED: &[Refused] = &[
     (">POST http://hWAY HTTP/1.1\r\n", "", 400),
     (">POST http://user@hWAY HTTP/1.1\r\nhost: h\r\n", "", 400),
     (">POST http:WAY HTTP/1.1\r\nhost: h\r\n", "", 400),
-    (">CONNECT h:80 HTTP/1.1\r\nhost: h:80\r\n", "", 400),
+    (">CONNECT h:80 HTTP/1.1\r\nhost: h:80\r\n", "", 404),
+    (">CONNECT h:80 HTTP/1.1\r\nhost: other:80\r\n", "", 400),
+    (">CONNECT h HTTP/1.1\r\nhost: h\r\n", "", 400),
+    (
+        ">CONNECT h:80 HTTP/1.1\r\nhost: h:80\r\ncontent-length: 5\r\n",
+        "hello",
+        400,
+    ),
+    (
+        ">CONNECT h:80 HTTP/1.1\r\nhost: h:80\r\ntransfer-encoding: chunked\r\n",
+        "0\r\n\r\n",
+        400,
+    ),
+    (
+        "host: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n",
+        "",
+        403,
+    ),
+    (
+        "host: h\r\nconnection: upgrade\r\nupgrade: websocket\r\ncontent-length: 5\r\n",
+        "hello",
+        403,
+    ),
+    (
+        "host: h\r\nconnection: upgrade\r\nupgrade: h2c, websocket\r\n",
+        "",
+        403,
+    ),
+    (
+        "host: h\r\nconnection: upgrade\r\nupgrade: h2c\r\nupgrade: h2c\r\n",
+        "",
+        403,
+    ),
+    ("host: h\r\nconnection: upgrade\r\nupgrade:\r\n", "", 403),
     (">CONNECT WAY HTTP/1.1\r\nhost: h\r\n", "", 400),
     ("host: h\r\ncontent-length: 05\r\n", "hello", 400),
     ("host: h\r\ncontent-length: 00\r\n", "", 400),
@@ -410,6 +443,37 @@ const TAKEN: &[Taken] = &[
         1,
         &["hello"],
         &[],
+    ),
+    // Nobody is told to be asked for another protocol, and one of the same kind is not switched to.
+    (
+        "GET WAY HTTP/1.1\r\nhost: h\r\nconnection: upgrade, close\r\n\r\n",
+        1,
+        &["GET WAY"],
+        &["upgrade"],
+    ),
+    (
+        "GET WAY HTTP/1.1\r\nhost: h\r\nupgrade: websocket\r\nconnection: close\r\n\r\n",
+        1,
+        &["GET WAY"],
+        &["upgrade", "websocket"],
+    ),
+    (
+        "GET WAY HTTP/1.1\r\nhost: h\r\nconnection: Upgrade, HTTP2-Settings, close\r\nupgrade: h2c\r\nhttp2-settings: AAA\r\n\r\n",
+        1,
+        &["GET WAY"],
+        &["pgrade", "h2c", "AAA"],
+    ),
+    (
+        "GET WAY HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: h2c\r\nhttp2-settings: AAA\r\n\r\nGET WAY2 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n",
+        2,
+        &["GET WAY", "GET WAY2"],
+        &["pgrade", "h2c", "AAA"],
+    ),
+    (
+        "GET WAY HTTP/1.0\r\nhost: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        1,
+        &["GET WAY"],
+        &["upgrade", "websocket"],
     ),
     // A path that is not as plain as it could be goes over the bridge.
     (

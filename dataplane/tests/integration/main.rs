@@ -26,3 +26,4 @@ mod tcp;
 mod tls;
 mod tls_hosts;
 mod traces;
+mod tunnels;

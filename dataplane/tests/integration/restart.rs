@@ -1,6 +1,7 @@
 //! How a proxy ends, and another one takes its place, between processes: each proxy here is a process of its own, so that it can crash, and everything else the test's.
 
 mod load;
+mod tunnels;
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};

@@ -17,6 +17,7 @@ use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::{
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, http_filter,
 };
+use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::UpgradeConfig;
 use envoy_types::pb::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
 use envoy_types::pb::envoy::extensions::http::stateful_session::header::v3::HeaderBasedSessionState;
 use envoy_types::pb::envoy::r#type::http::v3::Cookie;
@@ -25,6 +26,8 @@ use envoy_types::util::pack_any;
 use http::Request;
 use http_body_util::Full;
 use prost::Message;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::support::ads::AdsServer;
 use crate::support::mesh;
@@ -117,6 +120,10 @@ fn with_sessions(mut listener: Listener) -> Listener {
             ..Default::default()
         };
         manager.http_filters.insert(0, filter);
+        manager.upgrade_configs = vec![UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..Default::default()
+        }];
         *config = pack_any(manager);
     }
     listener
@@ -158,6 +165,17 @@ fn keeps(mut route: Route, state: Any, strict: bool) -> Route {
     route
 }
 
+/// What comes back for a request of `path` with `cookie` that asks for another protocol.
+async fn upgrade(stage: &Stage, path: &str, cookie: &str) -> String {
+    let asks = "host: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n";
+    let request = format!("GET {path} HTTP/1.1\r\n{asks}cookie: {cookie}\r\n\r\n");
+    let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
 /// What a client says that wants to go there.
 fn forged(address: SocketAddr) -> String {
     format!("s={}", STANDARD.encode(address.to_string()))
@@ -193,6 +211,23 @@ async fn a_session_stays_where_it_began() {
         .answers("/", ("cookie", &forged(stage.hosts[0].address)))
         .await;
     assert!(hosts.len() > 1 && !told, "where nothing is said: {hosts:?}");
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_is_of_its_session() {
+    let stage = Stage::start().await;
+    for (nth, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        for _ in 0..3 {
+            let answer = upgrade(&stage, "/cookie", &forged(stage.hosts[nth].address)).await;
+            assert!(answer.contains(&format!("\r\n\r\n{name} ")), "{name}: {answer}");
+        }
+    }
+    let first = upgrade(&stage, "/cookie", "x=y").await;
+    assert!(first.contains("\r\nset-cookie: s="), "{first}");
+    let refused = upgrade(&stage, "/strict", &forged(stage.outsider.address)).await;
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    assert_eq!(stage.outsider.connections(), 0);
     stage.proxy.stop().await;
 }
 

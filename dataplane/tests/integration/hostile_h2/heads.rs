@@ -223,7 +223,7 @@ const FIELDS: &[Fields] = &[
         &[],
         &[],
     ),
-    (":method CONNECT|:authority h:80", Status(400), &[], &[]),
+    (":method CONNECT|:authority h:80", Status(404), &[], &[]),
     (
         ":method CONNECT|:scheme http|:authority h:80|:path PATH",
         Reset(PROTOCOL_ERROR),
