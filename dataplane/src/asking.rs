@@ -25,6 +25,7 @@ use crate::h1::{BODY_TIMEOUT, HEAD_BYTES_MAX, Malformed};
 use crate::header_changes::HeaderChanges;
 use crate::matcher::Subject;
 use crate::read_ahead::{ReadAhead, ReadError};
+use crate::recode::Recoding;
 
 /// Who asks.
 pub(crate) struct Asking<'a> {
@@ -48,6 +49,8 @@ pub(crate) struct Waiting {
     pub(crate) response: HeaderChanges,
     /// Which of the hosts it is for.
     pub(crate) session: Option<Box<Session>>,
+    /// What is done to its body and to a host's answer.
+    pub(crate) recoding: Recoding,
     /// Of its head.
     pub(crate) fields_max: usize,
 }
@@ -113,7 +116,9 @@ impl Asking<'_> {
         request.response.extend(verdict.response.into());
         request.session = verdict.session.or(request.session.take());
         let body = std::mem::replace(&mut request.body, ClientBody::Nothing);
-        request.body = body.at_most(verdict.body_max);
+        let body = body.at_most(verdict.body_max);
+        request.body = verdict.recoding.read(&mut request.parts.headers, body);
+        request.recoding.extend(verdict.recoding);
         if !verdict.delay.is_zero() {
             tokio::time::sleep(verdict.delay).await;
         }
@@ -255,6 +260,7 @@ fn unread(error: &ReadError) -> Refusal {
         ReadError::Stalled => Refusal::malformed(Malformed::BodyTooSlow),
         ReadError::Client(ClientError::Http1(malformed)) => Refusal::malformed(*malformed),
         ReadError::Client(ClientError::Http2(_)) => Refusal::broken_off(),
+        ReadError::Client(ClientError::Text(error)) => Refusal::bad_request(&error.to_string()),
         ReadError::Client(ClientError::TooLarge) => Refusal::too_large(),
     }
 }

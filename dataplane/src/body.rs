@@ -12,9 +12,11 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 use crate::deadline::Watch;
 use crate::exchange::{Exchange, Flag};
+use crate::grpc_web::{NotText, Text};
 use crate::h1;
 use crate::pool::Lease;
 use crate::read_ahead::ReadAhead;
+use crate::recode::Recoder;
 use crate::tunnel::{Early, Switched, Tunnel};
 
 /// The body of a client's request, as its connection brings it.
@@ -26,10 +28,14 @@ pub(crate) enum ClientBody {
     /// Somebody had to see it first.
     Read(Box<ReadAhead>),
     Nothing,
+    /// One of those in base64.
+    Text(Box<Self>, Text),
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
+    #[error(transparent)]
+    Text(NotText),
     #[error("{0}")]
     Http1(h1::Malformed),
     #[error(transparent)]
@@ -62,6 +68,8 @@ pub(crate) struct UpstreamBody {
     pub(crate) watch: Rc<Watch>,
     /// Names of trailers that are left out.
     pub(crate) unfit: Vec<HeaderName>,
+    /// If the client is written something else.
+    pub(crate) recoder: Option<Box<Recoder>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +82,8 @@ pub(crate) enum HostError {
     Hyper(hyper::Error),
     #[error("{0}")]
     Early(h1::Malformed),
+    #[error(transparent)]
+    Recode(std::io::Error),
 }
 
 impl Body for ClientBody {
@@ -98,6 +108,7 @@ impl Body for ClientBody {
             }
             Self::Read(read) => read.poll_frame(cx),
             Self::Nothing => Poll::Ready(None),
+            Self::Text(body, text) => poll_text(body, text, cx),
         }
     }
 
@@ -108,6 +119,7 @@ impl Body for ClientBody {
             Self::Limited(body, _) => body.is_end_stream(),
             Self::Read(read) => read.has_ended(),
             Self::Nothing => true,
+            Self::Text(body, text) => body.is_end_stream() && text.end().is_ok(),
         }
     }
 }
@@ -118,6 +130,32 @@ impl ClientBody {
         match max {
             Some(max) => Self::Limited(Box::new(self), max),
             None => self,
+        }
+    }
+}
+
+/// What is within the next piece of a body in base64 that has something in it.
+fn poll_text(
+    body: &mut ClientBody,
+    text: &mut Text,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, ClientError>>> {
+    loop {
+        let frame = match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            None => return Poll::Ready(text.end().err().map(|error| Err(ClientError::Text(error)))),
+        };
+        let read = match frame.into_data() {
+            Ok(piece) => text.read(&piece),
+            Err(trailers) => match text.end() {
+                Ok(()) => return Poll::Ready(Some(Ok(trailers))),
+                Err(error) => Err(error),
+            },
+        };
+        match read {
+            Ok(piece) if piece.is_empty() => {}
+            read => return Poll::Ready(Some(read.map(Frame::data).map_err(ClientError::Text))),
         }
     }
 }
@@ -169,7 +207,61 @@ impl UpstreamBody {
         }
     }
 
+    fn poll_recoded(
+        &mut self,
+        recoder: &mut Recoder,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        loop {
+            if let Some(frame) = recoder.take() {
+                if let (Some(data), Some(exchange)) = (frame.data_ref(), &mut self.exchange) {
+                    exchange.sent(data.len() as u64);
+                }
+                if recoder.has_ended() {
+                    self.finish();
+                }
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            if recoder.has_ended() {
+                self.finish();
+                return Poll::Ready(None);
+            }
+            let put = match Pin::new(&mut self.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.watch.took();
+                    recoder.put(match frame.into_trailers() {
+                        Ok(trailers) => Frame::trailers(without(trailers, &self.unfit)),
+                        Err(data) => data,
+                    })
+                }
+                Poll::Ready(None) => recoder.end(),
+                Poll::Ready(Some(Err(error))) => {
+                    if let Some(mut exchange) = self.exchange.take() {
+                        exchange.end(Flag::UpstreamReset);
+                    }
+                    return Poll::Ready(Some(Err(ResponseError(error))));
+                }
+                Poll::Pending => {
+                    let flushed = recoder.flush();
+                    if flushed.is_ok() && recoder.is_empty() {
+                        self.watch.wants();
+                        return Poll::Pending;
+                    }
+                    flushed
+                }
+            };
+            if let Err(error) = put {
+                return Poll::Ready(Some(Err(ResponseError(HostError::Recode(error)))));
+            }
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
+        if let Some(mut recoder) = self.recoder.take() {
+            let polled = self.poll_recoded(&mut recoder, cx);
+            self.recoder = Some(recoder);
+            return polled;
+        }
         match Pin::new(&mut self.incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.watch.took();
@@ -252,7 +344,10 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(body) => body.is_none(),
-            Self::Upstream(upstream) => upstream.exchange.is_none() && upstream.incoming.is_end_stream(),
+            Self::Upstream(upstream) => match &upstream.recoder {
+                Some(recoder) => recoder.has_ended(),
+                None => upstream.exchange.is_none() && upstream.incoming.is_end_stream(),
+            },
             Self::Tunnel(_) => true,
         }
     }
@@ -260,6 +355,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(body) => SizeHint::with_exact(body.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Upstream(upstream) if upstream.recoder.is_some() => SizeHint::default(),
             Self::Upstream(upstream) => upstream.incoming.size_hint(),
             Self::Tunnel(_) => SizeHint::with_exact(0),
         }

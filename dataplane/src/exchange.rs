@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, Method};
 use crate::access_log::{Ended, Note, Requested};
 use crate::config::HeaderEdits;
 use crate::grpc;
+use crate::grpc_web::WebCall;
 use crate::header_changes::HeaderChanges;
 use crate::listener::Connection;
 use crate::matcher::Headers;
@@ -132,6 +133,15 @@ impl Exchange {
     pub(crate) fn asks(&mut self, method: &Method, content_type: Option<&[u8]>) {
         self.is_head = method == Method::HEAD;
         self.is_call = content_type.is_some_and(grpc::is_call);
+    }
+
+    /// It is a call like others from here on, whose answer says what it is for a browser.
+    pub(crate) fn of_web(&mut self, web: WebCall) {
+        self.is_call = true;
+        let (name, value) = web.line();
+        let mut changes = HeaderChanges::default();
+        changes.set(name, value);
+        self.changes(changes);
     }
 
     /// Whether its answer has no body.

@@ -14,11 +14,14 @@ use crate::balance::Draw;
 use crate::config::{self, HeaderEdits, Route};
 use crate::exchange::Flag;
 use crate::grpc::Code;
+use crate::grpc_web::{KNOWN_BY, WebCall};
 use crate::jwks::RemoteKeys;
 use crate::matcher::{RequestView, Subject};
+use crate::recode::Recoding;
 
 mod body_limit;
 mod changes;
+mod compressor;
 mod cors;
 mod descriptor;
 mod ext_authz;
@@ -33,6 +36,7 @@ mod session;
 pub(crate) use body_limit::{BodyLimit, TOO_LARGE};
 use changes::Changed;
 pub(crate) use changes::Changes;
+pub(crate) use compressor::{Compress, Compressor, TYPES};
 pub(crate) use cors::Cors;
 pub(crate) use descriptor::{Action as DescribingAction, Described, Entry, Outer, RouteLimits, of_name};
 pub(crate) use ext_authz::{
@@ -56,11 +60,14 @@ pub(crate) use session::{Carrier, Session, StatefulSession, Wanted};
 pub(crate) enum Filter {
     /// Without a limit on routes that have none.
     BodyLimit(Option<BodyLimit>),
+    /// Without one where it is off.
+    Compressor(Option<Arc<Compressor>>),
     /// Without a policy where only routes have some.
     Cors(Option<Arc<Cors>>),
     /// Somebody else judges.
     ExtAuthz(ExtAuthz),
     Fault(Fault),
+    GrpcWeb,
     Jwt(Jwt),
     /// Without a limit where only routes have some.
     LocalRateLimit(Option<LocalRateLimit>),
@@ -127,6 +134,8 @@ pub(crate) struct Verdict {
     pub(crate) body_max: Option<u64>,
     /// Which of the hosts it is for.
     pub(crate) session: Option<Box<Session>>,
+    /// What is done to its body and to a host's answer.
+    pub(crate) recoding: Recoding,
     /// At a filter that has to ask somebody; those behind it have not judged yet.
     pub(crate) asks: Option<Box<Stop>>,
 }
@@ -224,8 +233,10 @@ impl Filter {
         let is_forwarded = || route.is_some_and(|route| matches!(route.action, config::Action::Forward(_)));
         match self {
             Self::BodyLimit(Some(limit)) => limit.judge(&subject.request, verdict),
+            Self::Compressor(Some(compressor)) => compressor.judge(&subject.request, verdict),
             Self::Cors(Some(cors)) if is_forwarded() => cors.judge(&subject.request, verdict),
             Self::Fault(fault) => fault.judge(draw, verdict),
+            Self::GrpcWeb => web_call(&subject.request, verdict),
             Self::Jwt(jwt) => jwt.judge(subject, unix_seconds(), facts, verdict),
             Self::LocalRateLimit(Some(limit)) => limit.judge(now(), draw, verdict),
             Self::Rbac(Some(rbac)) => rbac.judge(subject, facts, verdict),
@@ -233,6 +244,7 @@ impl Filter {
             Self::ExtAuthz(_) => return true,
             Self::RateLimit(limit) => return limit.concerns(route),
             Self::BodyLimit(None)
+            | Self::Compressor(None)
             | Self::Cors(_)
             | Self::LocalRateLimit(None)
             | Self::Rbac(None)
@@ -256,8 +268,9 @@ impl Filter {
     fn is_idle(&self) -> bool {
         match self {
             Self::BodyLimit(limit) => limit.is_none(),
+            Self::Compressor(compressor) => compressor.is_none(),
             Self::Cors(cors) => cors.is_none(),
-            Self::ExtAuthz(_) | Self::RateLimit(_) => false,
+            Self::ExtAuthz(_) | Self::GrpcWeb | Self::RateLimit(_) => false,
             Self::Fault(fault) => fault.is_idle(),
             Self::Jwt(jwt) => jwt.is_idle(),
             Self::LocalRateLimit(limit) => limit.as_ref().is_none_or(LocalRateLimit::is_idle),
@@ -270,9 +283,11 @@ impl Filter {
         match self {
             Self::LocalRateLimit(limit) => limit.as_ref(),
             Self::BodyLimit(_)
+            | Self::Compressor(_)
             | Self::Cors(_)
             | Self::ExtAuthz(_)
             | Self::Fault(_)
+            | Self::GrpcWeb
             | Self::Jwt(_)
             | Self::RateLimit(_)
             | Self::Rbac(_)
@@ -313,6 +328,15 @@ impl Filter {
 
     fn is_of_the_kind(&self, other: &Self) -> bool {
         std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+/// `envoy.filters.http.grpc_web`: whether a request is a call of a browser.
+fn web_call(request: &impl RequestView, verdict: &mut Verdict) {
+    let [content_type, accepted] = &KNOWN_BY;
+    if let Some(call) = WebCall::of(request.lines(content_type), request.lines(accepted)) {
+        verdict.request.edits.set.extend(WebCall::LINES);
+        verdict.recoding.web = Some(call);
     }
 }
 

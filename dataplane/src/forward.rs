@@ -32,6 +32,7 @@ use crate::listener::Connection;
 use crate::matcher::Subject;
 use crate::mirror;
 use crate::pool::{Freshness, HostPool, Lease, SendFailure};
+use crate::recode::{Recoder, Recoding};
 use crate::reply::{Reply, lead, refuse};
 use crate::retry::{Outcome, RetryPolicy};
 use crate::rewrite::{Asked, PathRewrite};
@@ -178,6 +179,12 @@ pub(crate) async fn serve(
     if verdict.is_shadowed {
         exchange.shadowed();
     }
+    // Before it is read otherwise: what the client sends counts.
+    body = body.at_most(verdict.body_max);
+    body = verdict.recoding.read(&mut parts.headers, body);
+    if let Some(web) = verdict.recoding.web {
+        exchange.of_web(web);
+    }
     let duration = match route.map(|route| &route.action) {
         Some(Action::Forward(forward)) => {
             let said = parts.headers.get(&GRPC_TIMEOUT);
@@ -210,12 +217,12 @@ pub(crate) async fn serve(
         let mut waiting = Waiting {
             parts,
             target,
-            // Whoever asks with the body does not get more of it than the host would.
-            body: body.at_most(verdict.body_max.take()),
+            body,
             unfit,
             is_shadowed: false,
             response: HeaderChanges::default(),
             session: verdict.session.take(),
+            recoding: std::mem::take(&mut verdict.recoding),
             fields_max: live.config.limits.fields,
         };
         let asking = Asking {
@@ -226,6 +233,10 @@ pub(crate) async fn serve(
         };
         let ended = Box::pin(asking.ask(*stop, until, &mut waiting)).await;
         exchange.changes(waiting.response);
+        // Behind all that was said of the answer.
+        if let Some(web) = waiting.recoding.web {
+            exchange.of_web(web);
+        }
         if waiting.is_shadowed {
             exchange.shadowed();
         }
@@ -237,6 +248,7 @@ pub(crate) async fn serve(
         }
         (parts, target, body) = (waiting.parts, waiting.target, waiting.body);
         verdict.session = waiting.session;
+        verdict.recoding = waiting.recoding;
         listed = Some(waiting.unfit);
         // It may be another request by now, and its route's time begins only now.
         hashed = hash(&self::subject(&connection, shown, &target, &parts));
@@ -293,7 +305,7 @@ pub(crate) async fn serve(
     };
     let sent = Sent {
         head,
-        body: body.at_most(verdict.body_max),
+        body,
         unfit: listed,
         key: hashed.key,
         trace,
@@ -307,7 +319,12 @@ pub(crate) async fn serve(
     match answered {
         Ok((response, lease, deadline)) => {
             let host = lease.pool().host.address;
-            let mut passed = pass(exchange, response, lease, deadline, &forward.response_edits);
+            let answered = Answered {
+                response,
+                lease,
+                deadline,
+            };
+            let mut passed = pass(exchange, answered, &forward.response_edits, &verdict.recoding);
             for cookie in hashed.cookies {
                 passed.headers_mut().append(header::SET_COOKIE, cookie);
             }
@@ -697,15 +714,37 @@ fn was_refused(error: &hyper::Error) -> bool {
     false
 }
 
+/// A host's answer, with what it comes over and how long it may.
+struct Answered {
+    response: Response<HostBody>,
+    lease: Lease,
+    deadline: Deadline,
+}
+
+/// Whether an answer is one to a call of gRPC.
+fn is_of_call(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    content_type.is_some_and(|content_type| grpc::is_call(content_type.as_bytes()))
+}
+
 /// Passes the response on, and the rest of the exchange to its body.
 fn pass(
     mut exchange: Exchange,
-    response: Response<HostBody>,
-    mut lease: Lease,
-    deadline: Deadline,
+    answered: Answered,
     edits: &HeaderEdits,
+    recoding: &Recoding,
 ) -> Response<ResponseBody> {
+    let Answered {
+        response,
+        mut lease,
+        deadline,
+    } = answered;
     let (mut parts, incoming) = response.into_parts();
+    if recoding.web.is_some() && !is_of_call(&parts.headers) {
+        // Whoever made the call understands nothing else.
+        let reason = Bytes::from_static(b"the host's answer is none of gRPC");
+        return Reply::new(parts.status, reason, Flag::None).send(exchange);
+    }
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
     let mut unfit = strip_hop_by_hop(&mut parts.headers);
@@ -717,6 +756,14 @@ fn pass(
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     exchange.respond(parts.status.as_u16());
+    let level = match (&recoding.compress, &incoming) {
+        (None, _) | (_, HostBody::Switched(_)) => None,
+        (Some(compress), _) => compress.begin(
+            exchange.is_head() || incoming.is_end_stream(),
+            parts.status,
+            &mut parts.headers,
+        ),
+    };
     exchange.edit(&mut parts.headers);
     exchange.answered(&parts.headers);
     if let HostBody::Switched(host) = incoming {
@@ -741,6 +788,7 @@ fn pass(
         exchange: Some(exchange),
         watch: Watch::new(deadline),
         unfit,
+        recoder: Recoder::new(recoding.web.map(|web| web.answer), level).map(Box::new),
     };
     Response::from_parts(parts, ResponseBody::Upstream(Box::new(body)))
 }

@@ -235,7 +235,7 @@ impl State {
             Poll::Ready(Some(Err(error))) => {
                 self.end = match error {
                     ClientError::TooLarge => End::TooLarge,
-                    ClientError::Http1(_) | ClientError::Http2(_) => End::Broken,
+                    ClientError::Text(_) | ClientError::Http1(_) | ClientError::Http2(_) => End::Broken,
                 };
                 self.hand_out();
                 return Poll::Ready(Some(Err(UploadError::Client(error))));

@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{Buffer, BufferPerRoute};
+use envoy_types::pb::envoy::extensions::filters::http::compressor::v3::{Compressor, CompressorPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ExtAuthzPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
+use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{JwtAuthentication, PerRouteConfig};
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::ratelimit::v3::{RateLimit, RateLimitPerRoute};
@@ -28,6 +30,7 @@ use super::fields::{At, Reason, any, done};
 use crate::filter::{Filter, ListenerFilter, Override, Overrides};
 
 mod body_limit;
+mod compressor;
 mod cors;
 mod ext_authz;
 mod fault;
@@ -148,6 +151,15 @@ fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reas
     }
     if config.type_url == RateLimit::type_url() && !is_of_routes {
         return rate_limit::of_listener(config).map(Filter::RateLimit);
+    }
+    if config.type_url == Compressor::type_url() && !is_of_routes {
+        return compressor::of_listener(config).map(|found| Filter::Compressor(found.map(Arc::new)));
+    }
+    if config.type_url == CompressorPerRoute::type_url() && is_of_routes {
+        return compressor::of_route(config).map(|found| Filter::Compressor(found.map(Arc::new)));
+    }
+    if config.type_url == GrpcWeb::type_url() && !is_of_routes {
+        return any::<GrpcWeb>(config).map(|GrpcWeb {}| Filter::GrpcWeb);
     }
     if config.type_url == HttpFault::type_url() {
         return fault::decode(config).map(Filter::Fault);

@@ -10,7 +10,6 @@ use http::header::{
 use http::{HeaderValue, Method, StatusCode};
 
 use super::{Answer, Verdict};
-use crate::config::HeaderEdits;
 use crate::exchange::Flag;
 use crate::matcher::{RequestView, StringMatcher};
 
@@ -62,10 +61,7 @@ impl Cors {
             });
         }
         let said = said.into_iter().filter_map(|(name, value)| Some((name, value?)));
-        verdict.response = HeaderEdits {
-            set: said.collect(),
-            ..HeaderEdits::default()
-        };
+        verdict.response.set.extend(said);
     }
 }
 

@@ -17,6 +17,7 @@ mod outliers;
 mod proxy;
 mod proxy_protocol;
 mod rate_limit;
+mod recoding;
 mod restart;
 mod scale;
 mod sessions;
