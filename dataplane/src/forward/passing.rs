@@ -1,0 +1,98 @@
+//! A host's answer on its way to the client.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, Response};
+use hyper::body::Body;
+
+use super::head::strip_hop_by_hop;
+use crate::body::{HostBody, ResponseBody, UpstreamBody};
+use crate::config::HeaderEdits;
+use crate::deadline::{Deadline, Watch};
+use crate::exchange::{Exchange, Flag};
+use crate::grpc;
+use crate::pool::Lease;
+use crate::recode::{Recoder, Recoding};
+use crate::reply::Reply;
+use crate::tunnel::Tunnel;
+
+/// A host's answer, with what it comes over and how long it may.
+pub(super) struct Answered {
+    pub(super) response: Response<HostBody>,
+    pub(super) lease: Lease,
+    pub(super) deadline: Deadline,
+}
+
+/// Whether an answer is one to a call of gRPC.
+fn is_of_call(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE);
+    content_type.is_some_and(|content_type| grpc::is_call(content_type.as_bytes()))
+}
+
+/// Passes the response on, and the rest of the exchange to its body.
+pub(super) fn pass(
+    mut exchange: Exchange,
+    answered: Answered,
+    edits: &HeaderEdits,
+    recoding: &Recoding,
+) -> Response<ResponseBody> {
+    let Answered {
+        response,
+        mut lease,
+        deadline,
+    } = answered;
+    let (mut parts, incoming) = response.into_parts();
+    if recoding.web.is_some() && !is_of_call(&parts.headers) {
+        // Whoever made the call understands nothing else.
+        let reason = Bytes::from_static(b"the host's answer is none of gRPC");
+        return Reply::new(parts.status, reason, Flag::None).send(exchange);
+    }
+    parts.version = http::Version::HTTP_11;
+    parts.extensions.clear();
+    let mut unfit = strip_hop_by_hop(&mut parts.headers);
+    unfit.extend(edits.replaced().cloned());
+    edits.apply(&mut parts.headers);
+    if exchange.wants_close() {
+        parts
+            .headers
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    exchange.respond(parts.status.as_u16());
+    let level = match (&recoding.compress, &incoming) {
+        (None, _) | (_, HostBody::Switched(_)) => None,
+        (Some(compress), _) => compress.begin(
+            exchange.is_head() || incoming.is_end_stream(),
+            parts.status,
+            &mut parts.headers,
+        ),
+    };
+    exchange.edit(&mut parts.headers);
+    exchange.answered(&parts.headers);
+    if let HostBody::Switched(host) = incoming {
+        let tunnel = Tunnel {
+            host: *host,
+            _lease: lease,
+            exchange,
+            until: deadline.until,
+        };
+        return Response::from_parts(parts, ResponseBody::Tunnel(Box::new(tunnel)));
+    }
+    if incoming.is_end_stream() {
+        if deadline.request.has_come() {
+            lease.release(Instant::now());
+        }
+        exchange.end(Flag::None);
+        return Response::from_parts(parts, ResponseBody::Full(None));
+    }
+    let body = UpstreamBody {
+        incoming,
+        lease: Some(lease),
+        exchange: Some(exchange),
+        watch: Watch::new(deadline),
+        unfit,
+        recoder: Recoder::new(recoding.web.map(|web| web.answer), level).map(Box::new),
+    };
+    Response::from_parts(parts, ResponseBody::Upstream(Box::new(body)))
+}

@@ -1,0 +1,51 @@
+//! A request that becomes a connection: to whom, and for how long it may take until it is one.
+
+use http::Response;
+
+use super::attempts::{Sent, aimed};
+use crate::attempt::Refusal;
+use crate::body::HostBody;
+use crate::config::{Forward, HeaderEdits, Protocol};
+use crate::deadline::{Deadline, RequestEnd};
+use crate::exchange::Exchange;
+use crate::pool::Lease;
+use crate::retry::Outcome;
+use crate::tunnel::{self, Becoming, Opening};
+
+/// Makes the request a connection with a host.
+pub(super) async fn connect(
+    exchange: &mut Exchange,
+    forward: &Forward,
+    edits: &HeaderEdits,
+    mut sent: Sent,
+    asked: Becoming,
+) -> Result<(Response<HostBody>, Lease, Deadline), Refusal> {
+    let (_, cluster) = aimed(exchange, forward, edits, &mut sent.head)?;
+    if let Some(trace) = &sent.trace {
+        trace.apply(&mut sent.head.headers);
+    }
+    if matches!(asked, Becoming::Upgrade(_)) && cluster.live.config.protocol == Protocol::Http2 {
+        return Err(Refusal::failed(
+            Outcome::Reset,
+            "an upgrade needs hosts of HTTP/1.1",
+        ));
+    }
+    let opening = Opening {
+        asked,
+        head: sent.head,
+        key: sent.key,
+        session: sent.session,
+        deadline: Deadline {
+            timeout: forward.timeout,
+            until: sent.time.until,
+            idle: forward
+                .retry
+                .as_ref()
+                .filter(|policy| policy.retries_max > 0)
+                .and_then(|policy| policy.per_try_idle),
+            request: RequestEnd::At(sent.time.began),
+        },
+    };
+    let (response, lease) = tunnel::open(exchange, &cluster, forward, &opening).await?;
+    Ok((response, lease, opening.deadline))
+}
