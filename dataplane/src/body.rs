@@ -8,21 +8,22 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 
 use crate::deadline::Watch;
 use crate::exchange::{Exchange, Flag};
 use crate::grpc_web::{NotText, Text};
 use crate::h1;
+use crate::http2;
 use crate::pool::Lease;
 use crate::read_ahead::ReadAhead;
 use crate::recode::Recoder;
-use crate::tunnel::{Early, Switched, Tunnel};
+use crate::tunnel::{Switched, Tunnel};
 
 /// The body of a client's request, as its connection brings it.
 pub(crate) enum ClientBody {
     Http1(h1::StreamedBody),
-    Http2(Incoming),
+    Http2(http2::Received),
     /// Of so many bytes more at most.
     Limited(Box<Self>, u64),
     /// Somebody had to see it first.
@@ -39,7 +40,7 @@ pub(crate) enum ClientError {
     #[error("{0}")]
     Http1(h1::Malformed),
     #[error(transparent)]
-    Http2(hyper::Error),
+    Http2(h2::Error),
     #[error("the request's body is too large")]
     TooLarge,
 }
@@ -54,10 +55,20 @@ pub(crate) enum ResponseBody {
 
 /// What a host sends as a response's body.
 pub(crate) enum HostBody {
-    Hyper(Incoming),
-    Early(Box<Early>),
+    Http1(Box<h1::Incoming>),
+    Http2(http2::Received),
     /// None, since the connection is not one of HTTP any more.
     Switched(Box<Switched>),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HostError {
+    #[error("{0}")]
+    Http1(h1::Malformed),
+    #[error(transparent)]
+    Http2(h2::Error),
+    #[error(transparent)]
+    Recode(std::io::Error),
 }
 
 /// The rest of an exchange: dropped when the last byte has been passed on, or the client has left.
@@ -76,16 +87,6 @@ pub(crate) struct UpstreamBody {
 #[error("the host's response broke off")]
 pub(crate) struct ResponseError(#[source] HostError);
 
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum HostError {
-    #[error(transparent)]
-    Hyper(hyper::Error),
-    #[error("{0}")]
-    Early(h1::Malformed),
-    #[error(transparent)]
-    Recode(std::io::Error),
-}
-
 impl Body for ClientBody {
     type Data = Bytes;
     type Error = ClientError;
@@ -96,7 +97,7 @@ impl Body for ClientBody {
     ) -> Poll<Option<Result<Frame<Bytes>, ClientError>>> {
         match self.get_mut() {
             Self::Http1(body) => body.poll_frame(cx).map_err(ClientError::Http1),
-            Self::Http2(incoming) => Pin::new(incoming).poll_frame(cx).map_err(ClientError::Http2),
+            Self::Http2(received) => received.poll(cx).map_err(ClientError::Http2),
             Self::Limited(body, left) => {
                 let frame = ready!(Pin::new(&mut **body).poll_frame(cx)?);
                 let data = frame.as_ref().and_then(Frame::data_ref);
@@ -115,7 +116,7 @@ impl Body for ClientBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Http1(body) => body.has_ended(),
-            Self::Http2(incoming) => incoming.is_end_stream(),
+            Self::Http2(received) => received.has_ended(),
             Self::Limited(body, _) => body.is_end_stream(),
             Self::Read(read) => read.has_ended(),
             Self::Nothing => true,
@@ -160,6 +161,17 @@ fn poll_text(
     }
 }
 
+impl HostBody {
+    /// Lets other requests have the connection that it came over, if that is over with this one.
+    pub(crate) fn keep(&mut self, lease: &Lease) {
+        if let Self::Http1(incoming) = self
+            && let Some(io) = incoming.take_kept()
+        {
+            lease.pool().keep_h1(io, Instant::now());
+        }
+    }
+}
+
 impl Body for HostBody {
     type Data = Bytes;
     type Error = HostError;
@@ -169,24 +181,24 @@ impl Body for HostBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, HostError>>> {
         match self.get_mut() {
-            Self::Hyper(incoming) => Pin::new(incoming).poll_frame(cx).map_err(HostError::Hyper),
-            Self::Early(early) => early.poll(cx).map_err(HostError::Early),
+            Self::Http1(incoming) => incoming.poll(cx).map_err(HostError::Http1),
+            Self::Http2(received) => received.poll(cx).map_err(HostError::Http2),
             Self::Switched(_) => Poll::Ready(None),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Hyper(incoming) => incoming.is_end_stream(),
-            Self::Early(early) => early.has_ended(),
+            Self::Http1(incoming) => incoming.has_ended(),
+            Self::Http2(received) => received.has_ended(),
             Self::Switched(_) => true,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Hyper(incoming) => incoming.size_hint(),
-            Self::Early(early) => early.size_hint(),
+            Self::Http1(incoming) => incoming.size_hint(),
+            Self::Http2(received) => received.size_hint(),
             Self::Switched(_) => SizeHint::with_exact(0),
         }
     }
@@ -199,11 +211,8 @@ impl UpstreamBody {
         };
         exchange.end(Flag::None);
         self.watch.ended();
-        // A connection on which the request is still being sent cannot serve another one.
-        if let Some(mut lease) = self.lease.take()
-            && self.watch.deadline.request.has_come()
-        {
-            lease.release(Instant::now());
+        if let Some(lease) = self.lease.take() {
+            self.incoming.keep(&lease);
         }
     }
 

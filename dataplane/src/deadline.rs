@@ -54,13 +54,6 @@ impl RequestEnd {
         }
     }
 
-    pub(crate) fn has_come(&self) -> bool {
-        match self {
-            Self::At(_) => true,
-            Self::WhenUploaded(upload) => upload.completed_at().is_some(),
-        }
-    }
-
     /// Ready with the moment at which the request has ended.
     pub(crate) async fn come(&self) -> Instant {
         poll_fn(|cx| self.poll(cx)).await

@@ -35,8 +35,7 @@ mod head;
 mod passing;
 mod tunnels;
 
-pub(crate) use attempts::attempt;
-pub(crate) use head::{FORWARDED_FOR, FORWARDED_PROTO, Head, uuid, well_formed};
+pub(crate) use head::{FORWARDED_FOR, FORWARDED_PROTO, Head, options, uuid, well_formed};
 
 /// Who the client is, which only this proxy could say.
 const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");

@@ -12,21 +12,22 @@ use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, TE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Incoming;
 use prost::Message;
 
 use crate::attempt::{Failure, blamed};
 use crate::balance::Tried;
+use crate::body::HostBody;
 use crate::config::Protocol;
 use crate::exchange::CLIENT_GONE;
-use crate::forward::attempt;
 use crate::grpc::{self, Code, GRPC_STATUS, GRPC_TIMEOUT};
+use crate::h1::Buffers;
 use crate::listener::Connection;
 use crate::metrics::RouteCounters;
 use crate::outlier::Report;
 use crate::pool::HostPool;
 use crate::snapshot::LiveCluster;
 use crate::upload::RequestBody;
+use crate::upstream::Attempt;
 use crate::worker::{Worker, WorkerCluster};
 
 /// More than the longest head and a page to be shown to who is denied.
@@ -110,7 +111,7 @@ async fn called<A: Message + Default>(
     }
     let request = request(callee, pool.host.scheme(), path, &message.encode_to_vec());
     let connected = Cell::new(false);
-    let answering = answered(&pool, &cluster.live, request, &connected);
+    let answering = answered(&pool, &cluster.live, request, &connected, &worker.buffers);
     match tokio::time::timeout(callee.timeout, answering).await {
         Ok(answer) => answer,
         Err(_) => {
@@ -147,8 +148,16 @@ async fn answered<A: Message + Default>(
     cluster: &LiveCluster,
     request: Request<RequestBody>,
     connected: &Cell<bool>,
+    buffers: &Rc<Buffers>,
 ) -> Result<A, CallError> {
-    let (response, mut lease) = match attempt(pool, cluster, request, None, connected).await {
+    let attempt = Attempt {
+        config: &cluster.config,
+        buffers,
+        upload: None,
+        connected,
+    };
+    // It counts on its host until all of the answer has come.
+    let (response, _lease) = match attempt.over_http2(pool, request).await {
         Ok(answered) => answered,
         Err(failure) => {
             if let Some(report) = blamed(&failure) {
@@ -160,11 +169,10 @@ async fn answered<A: Message + Default>(
     let (head, body) = response.into_parts();
     pool.report(Report::Status(head.status.as_u16()));
     let (body, trailers) = read(body).await?;
-    lease.release(Instant::now());
     message(&head, &body, trailers.as_ref())
 }
 
-async fn read(body: Incoming) -> Result<(Bytes, Option<HeaderMap>), CallError> {
+async fn read(body: HostBody) -> Result<(Bytes, Option<HeaderMap>), CallError> {
     let read = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
     let read = read.map_err(|error| {
         if error.is::<LengthLimitError>() {

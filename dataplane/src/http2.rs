@@ -1,34 +1,35 @@
-//! HTTP/2 towards clients. The codec is hyper's; here is what one connection may hold, and how long it may last: what hyper
-//! and h2 bound by themselves is set, what they do not is watched from outside (`guard`).
+//! HTTP/2 towards clients. The codec is h2's; here is what one connection may hold, and how long it may last: what h2 bounds by
+//! itself is set, what it does not is watched from outside (`guard`). Each request is a task of its own.
 
-use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::{Builder, Handshake, SendResponse};
+use http::header::{self, HeaderName};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::body::Body;
 
 use crate::body::{ClientBody, ResponseBody};
-use crate::deadline::Watch;
 use crate::forward;
-use crate::h1::{BODY_TIMEOUT, Buffer, FIELDS_MAX, HEAD_BYTES_MAX, Timer};
+use crate::h1::{self, BODY_TIMEOUT, Buffer, FIELDS_MAX, HEAD_BYTES_MAX, Timer};
 use crate::io::RewoundIo;
 use crate::limits::ClientLimits;
 use crate::listener::Connection;
 use crate::stream::Stream;
-use crate::tunnel::Tie;
+pub(crate) use duplex::Duplex;
 use guard::{Abuse, Guard, GuardedIo};
+pub(crate) use stream::{Received, Sending};
 
+mod duplex;
 mod frames;
 mod guard;
+mod stream;
 
 /// Requests of one connection at once: what Envoy advises where clients are strangers. All else that a connection may hold is
 /// so many times what a request may.
@@ -54,22 +55,26 @@ pub(crate) const SHUT_DOWN_MAX: Duration = Duration::from_secs(5);
 /// A connection that goes on with requests is not looked at more often, however short its time to go.
 const LOOK_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-tokio::task_local! {
-    /// What bounds the answer of the stream that this task serves, once there is one.
-    static ANSWER: RefCell<Answer>;
+/// What is of one connection of HTTP/1.1 (RFC 9113, section 8.2.2).
+const UNKNOWN: [HeaderName; 5] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// A client's connection.
+struct Server {
+    state: State,
+    /// Whether the client is to begin nothing more.
+    leaves: bool,
 }
 
-#[derive(Default)]
-struct Answer {
-    watch: Option<Rc<Watch>>,
-    /// For what is sent over the stream once it has become a connection.
-    tie: Option<Rc<Tie>>,
+enum State {
+    Greeting(Handshake<GuardedIo, Bytes>),
+    Serving(h2::server::Connection<GuardedIo, Bytes>),
 }
-
-/// Runs each stream of a client on the worker's own thread, until it ends or the time of its answer is over: hyper does not look
-/// at a body that waits for the client's window.
-#[derive(Clone, Copy, Debug)]
-struct StreamExecutor;
 
 /// How a connection stands.
 #[derive(Clone, Copy, Debug)]
@@ -108,92 +113,158 @@ enum Step {
 
 /// Serves a client whose first bytes were those of HTTP/2.
 pub(crate) async fn serve(connection: Rc<Connection>, stream: Stream, input: Buffer) {
-    let now = Instant::now();
-    let guard = Rc::new(RefCell::new(Guard::new(now)));
-    let begun = Rc::new(Cell::new(now));
-    let (shared, begins) = (Rc::clone(&connection), Rc::clone(&begun));
-    let service = service_fn(move |request: Request<Incoming>| {
-        begins.set(Instant::now());
-        let connection = Rc::clone(&shared);
-        let mut request = request.map(ClientBody::Http2);
-        let upgrade = (request.method() == Method::CONNECT).then(|| hyper::upgrade::on(&mut request));
-        // Boxed before hyper moves it: from its service to a stream, and from there to a task.
-        Box::pin(async move {
-            let response = forward::serve(connection, request, None).await;
-            let mut answer = Answer {
-                watch: response.body().watch(),
-                tie: None,
-            };
-            let response = match upgrade {
-                Some(upgrade) => open(response, upgrade, &mut answer),
-                None => response,
-            };
-            ANSWER.with(|held| *held.borrow_mut() = answer);
-            Ok::<_, Infallible>(response)
-        })
-    });
+    let guard = Rc::new(RefCell::new(Guard::new(Instant::now())));
     let io = GuardedIo::new(RewoundIo::new(input, stream), Rc::clone(&guard));
     let connects = connection.listener.live().config.connects;
-    let builder = builder(connection.listener.limits(), connects);
-    let server = pin!(builder.serve_connection(TokioIo::new(io), service));
-    let ended = drive(
-        &connection,
-        &guard,
-        &begun,
-        server,
-        http2::Connection::graceful_shutdown,
-    );
-    if let Err(error) = ended.await {
+    let server = Server {
+        state: State::Greeting(builder(connection.listener.limits(), connects).handshake(io)),
+        leaves: false,
+    };
+    if let Err(error) = drive(&connection, &guard, server).await {
         tracing::debug!(error = &error as &dyn std::error::Error, "connection ended");
     }
 }
 
-/// Passes bytes over a stream that is a connection from now on.
-fn open(response: Response<ResponseBody>, upgrade: OnUpgrade, answer: &mut Answer) -> Response<ResponseBody> {
-    let (mut parts, body) = response.into_parts();
-    let ResponseBody::Tunnel(tunnel) = body else {
-        return Response::from_parts(parts, body);
-    };
-    let tie = Rc::<Tie>::default();
-    answer.tie = Some(Rc::clone(&tie));
-    tokio::task::spawn_local(tunnel.over_http2(upgrade, tie));
-    // What a 101 says, with what only HTTP/1.1 asks for.
-    parts.status = StatusCode::OK;
-    parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
-    Response::from_parts(parts, ResponseBody::Full(None))
-}
-
-fn builder(limits: ClientLimits, connects: bool) -> http2::Builder<StreamExecutor> {
-    let mut builder = http2::Builder::new(StreamExecutor);
+fn builder(limits: ClientLimits, connects: bool) -> Builder {
+    let mut builder = Builder::new();
     if connects {
         builder.enable_connect_protocol();
     }
     builder
         .max_concurrent_streams(limits.streams)
         .initial_connection_window_size(limits.connection_window)
-        .initial_stream_window_size(limits.stream_window)
-        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .initial_window_size(limits.stream_window)
+        .max_send_buffer_size(SEND_BUFFER_BYTES)
         .max_header_list_size(limits.head_list_bytes())
         .max_pending_accept_reset_streams(UNSEEN_RESETS_MAX)
-        .max_local_error_reset_streams(MISTAKES_MAX);
+        .max_local_error_reset_streams(Some(MISTAKES_MAX));
     builder
+}
+
+/// Answers a request on its stream, unless the client takes it back or the time of the answer is over.
+async fn answer(connection: Rc<Connection>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let (parts, stream) = request.into_parts();
+    let (body, connect) = if parts.method == Method::CONNECT {
+        (ClientBody::Nothing, Some(stream))
+    } else {
+        let received = Received::new(stream, &parts.headers);
+        (ClientBody::Http2(received), None)
+    };
+    let response = {
+        let mut serving = pin!(forward::serve(connection, Request::from_parts(parts, body), None));
+        poll_fn(|cx| match serving.as_mut().poll(cx) {
+            Poll::Ready(response) => Poll::Ready(Some(response)),
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        })
+        .await
+    };
+    let Some(response) = response else { return };
+    let (mut parts, body) = response.into_parts();
+    let body = match (body, connect) {
+        (ResponseBody::Tunnel(tunnel), Some(received)) => {
+            // What a 101 says, with what only HTTP/1.1 asks for.
+            parts.status = StatusCode::OK;
+            parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+            fit(&mut parts.headers, None);
+            if let Ok(stream) = respond.send_response(Response::from_parts(parts, ()), false) {
+                tunnel.over_http2(Duplex::new(received, stream)).await;
+            }
+            return;
+        }
+        (body, _) => body,
+    };
+    fit(&mut parts.headers, body.size_hint().exact());
+    let ends = body.is_end_stream();
+    let Ok(stream) = respond.send_response(Response::from_parts(parts, ()), ends) else {
+        return;
+    };
+    if ends {
+        return;
+    }
+    let watch = body.watch();
+    let mut timer = Timer::new();
+    let mut sending = Sending::new(stream, body);
+    poll_fn(|cx| match (sending.poll(cx), &watch) {
+        (Poll::Pending, Some(watch)) => watch.poll_over(&mut timer, cx),
+        (Poll::Pending, None) => Poll::Pending,
+        (Poll::Ready(sent), _) => {
+            if let Err(error) = sent {
+                tracing::debug!(error = &error as &dyn std::error::Error, "an answer broke off");
+            }
+            Poll::Ready(())
+        }
+    })
+    .await;
+}
+
+/// Takes out what HTTP/2 does not know, and adds what a head is to say.
+fn fit(headers: &mut HeaderMap, length: Option<u64>) {
+    if headers.keys().any(|name| UNKNOWN.contains(name)) {
+        for name in &UNKNOWN {
+            headers.remove(name);
+        }
+    }
+    if let Some(length) = length.filter(|length| *length > 0) {
+        headers
+            .entry(header::CONTENT_LENGTH)
+            .or_insert_with(|| length.into());
+    }
+    if !headers.contains_key(header::DATE) {
+        headers.insert(header::DATE, h1::date_value());
+    }
+}
+
+impl Server {
+    /// Ready when the connection has ended; `accept` is given what comes over it.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut accept: impl FnMut(Request<RecvStream>, SendResponse<Bytes>),
+    ) -> Poll<Result<(), h2::Error>> {
+        loop {
+            match &mut self.state {
+                State::Greeting(handshake) => {
+                    let mut connection = ready!(Pin::new(handshake).poll(cx))?;
+                    if self.leaves {
+                        connection.graceful_shutdown();
+                    }
+                    self.state = State::Serving(connection);
+                }
+                State::Serving(connection) => match ready!(connection.poll_accept(cx)?) {
+                    Some((request, respond)) => accept(request, respond),
+                    None => return Poll::Ready(Ok(())),
+                },
+            }
+        }
+    }
+
+    /// Tells the client to begin nothing more.
+    fn shut_down(&mut self) {
+        self.leaves = true;
+        if let State::Serving(connection) = &mut self.state {
+            connection.graceful_shutdown();
+        }
+    }
 }
 
 /// Runs a connection to its end: by the client, by idleness, because the listener drains, or because the client asks for too
 /// much. A client that does not go when it is told to is left.
-async fn drive<C: Future<Output = hyper::Result<()>>>(
-    connection: &Connection,
+async fn drive(
+    connection: &Rc<Connection>,
     guard: &RefCell<Guard>,
-    begun: &Cell<Instant>,
-    mut server: Pin<&mut C>,
-    shut_down: fn(Pin<&mut C>),
-) -> hyper::Result<()> {
+    mut server: Server,
+) -> Result<(), h2::Error> {
+    let mut begun = Instant::now();
     let mut timer = Timer::new();
     let mut draining = pin!(connection.listener.drained());
     let mut told = None;
     poll_fn(|cx| {
         loop {
-            if let Poll::Ready(ended) = server.as_mut().poll(cx) {
+            let served = server.poll(cx, |request, respond| {
+                begun = Instant::now();
+                tokio::task::spawn_local(answer(Rc::clone(connection), request, respond));
+            });
+            if let Poll::Ready(ended) = served {
                 return Poll::Ready(ended);
             }
             let now = Instant::now();
@@ -208,7 +279,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
                 // A future that is over must not be asked again.
                 drains: told.is_none() && (connection.is_used_up() || draining.as_mut().poll(cx).is_ready()),
                 told,
-                begun: begun.get(),
+                begun,
                 took: guard.borrow().took(),
             };
             match standing.step(now) {
@@ -219,7 +290,7 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
                 }
                 Step::Tell => {
                     told = Some(now);
-                    shut_down(server.as_mut());
+                    server.shut_down();
                 }
                 Step::Close => return Poll::Ready(Ok(())),
                 Step::TooSlow => {
@@ -261,31 +332,6 @@ impl Standing {
             // A client that answers begins nothing any more.
             Step::Close
         }
-    }
-}
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for StreamExecutor {
-    fn execute(&self, stream: F) {
-        // What a stream has become is run from within it.
-        if let Ok(Some(tie)) = ANSWER.try_with(|answer| answer.borrow_mut().tie.take()) {
-            tokio::task::spawn_local(tie.bind(stream));
-            return;
-        }
-        let bounded = async move {
-            let mut stream = pin!(stream);
-            let mut timer = None;
-            poll_fn(|cx| {
-                if stream.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(());
-                }
-                let watch = ANSWER.with(|answer| answer.borrow().watch.clone());
-                watch.map_or(Poll::Pending, |watch| {
-                    watch.poll_over(timer.get_or_insert_with(Timer::new), cx)
-                })
-            })
-            .await;
-        };
-        tokio::task::spawn_local(ANSWER.scope(RefCell::default(), bounded));
     }
 }
 

@@ -99,6 +99,7 @@ mod tls;
 mod trace;
 mod tunnel;
 mod upload;
+mod upstream;
 mod worker;
 
 /// Tries to bind the ports of the last-good configuration, which a predecessor may still hold, before the proxy starts

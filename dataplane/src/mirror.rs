@@ -3,15 +3,16 @@
 
 use std::cell::Cell;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http_body_util::BodyExt;
 use tokio::sync::oneshot;
 
 use crate::balance::{Draw, Tried};
 use crate::config::{MILLION, Mirror};
-use crate::forward::{Head, attempt};
+use crate::forward::Head;
 use crate::upload::{RequestBody, Upload};
+use crate::upstream::Attempt;
 use crate::worker::{Worker, WorkerCluster};
 
 /// Of one worker at once; as many requests as Envoy lets wait for one cluster.
@@ -77,9 +78,13 @@ async fn copy(
         return;
     }
     let headers = std::mem::take(&mut head.headers);
-    let request = head.request(headers, body, cluster.live.config.protocol);
-    let Ok((response, mut lease)) = attempt(&pool, &cluster.live, request, None, &Cell::new(false)).await
-    else {
+    let attempt = Attempt {
+        config: &cluster.live.config,
+        buffers: &worker.buffers,
+        upload: None,
+        connected: &Cell::new(false),
+    };
+    let Ok((response, lease)) = attempt.send(&pool, &head, headers, body).await else {
         return;
     };
     let mut answer = response.into_body();
@@ -88,7 +93,7 @@ async fn copy(
             return;
         }
     }
-    lease.release(Instant::now());
+    answer.keep(&lease);
 }
 
 #[cfg(test)]

@@ -3,22 +3,24 @@
 //! there are more. Nothing is shared between workers.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{LocalBoxFuture, Shared};
-use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use h2::client::{Builder, SendRequest};
+use http::{Request, Response};
+use hyper::body::Body;
 use tokio::net::TcpStream;
 
+use crate::body::HostBody;
 use crate::breaker::{Limits, Pending, Share};
-use crate::config::{Cluster, Protocol};
-use crate::h1::HEAD_BYTES_MAX;
-use crate::http2::HEAD_LIST_BYTES_MAX;
+use crate::config::Cluster;
+use crate::http2::{HEAD_LIST_BYTES_MAX, Received, Sending};
 use crate::io::{BreakableIo, Breaker};
 use crate::outlier::Report;
 use crate::proxy_protocol;
@@ -58,7 +60,6 @@ pub(crate) struct HostPool {
     pub(crate) host: Arc<Host>,
     turns: Rc<Turns>,
     active: Cell<u32>,
-    idle: RefCell<Vec<IdleConnection>>,
     idle_h1: RefCell<Vec<(BreakableIo, Instant)>>,
     multiplexed: RefCell<Multiplexed>,
     breakers: RefCell<Vec<Weak<Breaker>>>,
@@ -73,14 +74,13 @@ pub(crate) struct Lease {
     pool: Rc<HostPool>,
     /// Where it counts as well.
     shared: Option<Rc<HostPool>>,
-    connection: Option<http1::SendRequest<RequestBody>>,
     place: Option<Place>,
 }
 
-/// Something to send one request on.
-pub(crate) enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
-    Http2(http2::SendRequest<RequestBody>, Place),
+/// What a request of HTTP/2 is sent on.
+pub(crate) struct Sender {
+    connection: SendRequest<Bytes>,
+    place: Place,
 }
 
 /// Where a sender came from: only a reused one may turn out to be closed already.
@@ -100,23 +100,14 @@ pub(crate) enum ConnectError {
     #[error("connection timeout")]
     Timeout,
     #[error("handshake failure: {0}")]
-    Handshake(Arc<hyper::Error>),
-}
-
-/// Runs a connection's tasks on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LocalExecutor;
-
-struct IdleConnection {
-    sender: http1::SendRequest<RequestBody>,
-    since: Instant,
+    Handshake(Arc<h2::Error>),
 }
 
 type Connecting = Shared<LocalBoxFuture<'static, Result<Carrier, ConnectError>>>;
 
 /// Why a request got no response.
 pub(crate) struct SendFailure {
-    pub(crate) error: hyper::Error,
+    pub(crate) error: h2::Error,
     /// The request, when nothing of it has left this process.
     pub(crate) unsent: Option<Request<RequestBody>>,
 }
@@ -131,7 +122,6 @@ impl HostPool {
             host,
             turns: Turns::new(share),
             active: Cell::new(0),
-            idle: RefCell::default(),
             idle_h1: RefCell::default(),
             multiplexed: RefCell::default(),
             breakers: RefCell::default(),
@@ -163,7 +153,6 @@ impl HostPool {
         Lease {
             shared,
             pool: Rc::clone(self),
-            connection: None,
             place: None,
         }
     }
@@ -180,7 +169,6 @@ impl HostPool {
 
     /// Closes what nobody uses, and lets nobody begin anything on what is used.
     fn close_idle(&self) {
-        self.idle.borrow_mut().clear();
         self.idle_h1.borrow_mut().clear();
         self.multiplexed.borrow_mut().leave();
     }
@@ -189,10 +177,6 @@ impl HostPool {
     pub(crate) fn sweep(&self, now: Instant) {
         self.clients.each(|own| own.sweep(now));
         self.captured.sweep(self.host.original, now);
-        let stale = |idle: &IdleConnection| {
-            idle.sender.is_closed() || now.saturating_duration_since(idle.since) > IDLE_MAX
-        };
-        self.idle.borrow_mut().retain(|idle| !stale(idle));
         self.idle_h1
             .borrow_mut()
             .retain(|(io, since)| now.saturating_duration_since(*since) <= IDLE_MAX && io.is_quiet());
@@ -204,40 +188,7 @@ impl HostPool {
         self.turns.wake();
     }
 
-    /// A connection that is ready for a request: a waiting one, or a new one.
-    pub(crate) async fn sender(
-        self: &Rc<Self>,
-        config: &Cluster,
-    ) -> Result<(Sender, Freshness), ConnectError> {
-        match config.protocol {
-            Protocol::Http1 => self.http1_sender(config).await,
-            Protocol::Http2 => self.http2_sender(config).await,
-        }
-    }
-
-    async fn http1_sender(self: &Rc<Self>, config: &Cluster) -> Result<(Sender, Freshness), ConnectError> {
-        let mut pending = None;
-        let connected = loop {
-            if pending.is_some() || !self.turns.is_queue() {
-                while let Some(mut idle) = self.pop_idle() {
-                    if idle.is_ready() || idle.ready().await.is_ok() {
-                        return Ok((Sender::Http1(idle), Freshness::Reused));
-                    }
-                }
-            }
-            if let Some(connected) = self.turn(&config.limits, &mut pending).await? {
-                break connected;
-            }
-        };
-        let sender = bounded(config.connect_timeout, Rc::clone(self).open_http1(connected)).await?;
-        Ok((Sender::Http1(sender), Freshness::New))
-    }
-
-    fn pop_idle(&self) -> Option<http1::SendRequest<RequestBody>> {
-        self.idle.borrow_mut().pop().map(|idle| idle.sender)
-    }
-
-    /// A waiting connection for our own codec, unless somebody waits for it.
+    /// A waiting connection of HTTP/1.1, unless somebody waits for it.
     pub(crate) fn idle_h1(&self) -> Option<BreakableIo> {
         if self.turns.is_queue() {
             return None;
@@ -254,7 +205,7 @@ impl HostPool {
         }
     }
 
-    /// A connection for our own codec, as soon as there is one; a new one, if that is what is `wanted`.
+    /// A connection of HTTP/1.1, as soon as there is one; a new one, if that is what is `wanted`.
     pub(crate) async fn connect_h1(
         &self,
         config: &Cluster,
@@ -293,9 +244,7 @@ impl HostPool {
         if let Some(connected) = self.turns.open(limits) {
             return Ok(Some(connected));
         }
-        let is_closed = self.pop_idle().is_some()
-            || self.take_h1().is_some()
-            || self.multiplexed.borrow_mut().close_idle();
+        let is_closed = self.take_h1().is_some() || self.multiplexed.borrow_mut().close_idle();
         if is_closed {
             return Ok(Some(self.turns.replace()));
         }
@@ -316,7 +265,11 @@ impl HostPool {
         self.turns.wake();
     }
 
-    async fn http2_sender(self: &Rc<Self>, config: &Cluster) -> Result<(Sender, Freshness), ConnectError> {
+    /// A place for a request on a connection of HTTP/2: one that is there, or a new one.
+    pub(crate) async fn sender(
+        self: &Rc<Self>,
+        config: &Cluster,
+    ) -> Result<(Sender, Freshness), ConnectError> {
         let mut freshness = Freshness::Reused;
         let mut pending = None;
         loop {
@@ -382,40 +335,19 @@ impl HostPool {
         opening
     }
 
-    async fn open_http1(
-        self: Rc<Self>,
-        connected: Connected,
-    ) -> Result<http1::SendRequest<RequestBody>, ConnectError> {
-        let io = self.breakable(self.connect().await?, connected);
-        let (sender, connection) = http1::Builder::new()
-            // Of an answer's head, and of a body that its client has not taken.
-            .max_buf_size(HEAD_BYTES_MAX)
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(ConnectError::handshake)?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "upstream connection ended"
-                );
-            }
-        });
-        Ok(sender)
-    }
-
     async fn open_http2(self: Rc<Self>, connected: Connected) -> Result<Carrier, ConnectError> {
         let io = self.breakable(self.connect().await?, connected);
         let max = Rc::clone(&self.multiplexed.borrow().streams_max);
-        let (sender, connection) = http2::Builder::new(LocalExecutor)
+        let (sender, connection) = Builder::new()
             .initial_max_send_streams(max.get())
-            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .max_send_buffer_size(SEND_BUFFER_BYTES)
             .max_header_list_size(HEAD_LIST_BYTES_MAX)
-            .handshake(TokioIo::new(io))
+            .enable_push(false)
+            .handshake(io)
             .await
-            .map_err(ConnectError::handshake)?;
+            .map_err(|error| ConnectError::Handshake(Arc::new(error)))?;
         let load = Load::new(&self.turns, max);
         tokio::task::spawn_local(carry(connection, Rc::clone(&load)));
         Ok(Carrier::new(sender, load))
@@ -456,29 +388,10 @@ impl Lease {
         &self.pool
     }
 
-    /// Holds the connection for as long as the response comes over it.
+    /// Keeps its place on the connection for as long as the response comes over it.
     pub(crate) fn hold(&mut self, sender: Sender) {
-        match sender {
-            Sender::Http1(sender) => self.connection = Some(sender),
-            Sender::Http2(_, place) => {
-                place.answered();
-                self.place = Some(place);
-            }
-        }
-    }
-
-    /// The exchange is over in both directions: the connection may serve another one.
-    pub(crate) fn release(&mut self, now: Instant) {
-        if let Some(sender) = self.connection.take()
-            && !sender.is_closed()
-            && !self.pool.is_orphan()
-        {
-            self.pool
-                .idle
-                .borrow_mut()
-                .push(IdleConnection { sender, since: now });
-            self.pool.turns.wake();
-        }
+        sender.place.answered();
+        self.place = Some(sender.place);
     }
 }
 
@@ -493,35 +406,29 @@ impl Drop for Lease {
 }
 
 impl Sender {
+    /// What is left to be sent when the answer comes is sent beside it.
     pub(crate) async fn send(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, SendFailure> {
-        let sent = match self {
-            Self::Http1(sender) => sender.try_send_request(request).await,
-            Self::Http2(sender, _) => sender.try_send_request(request).await,
-        };
-        sent.map_err(|mut failure| {
-            let unsent = failure.take_message();
-            SendFailure {
-                error: failure.into_error(),
-                unsent,
-            }
-        })
-    }
-}
-
-impl ConnectError {
-    fn handshake(error: hyper::Error) -> Self {
-        Self::Handshake(Arc::new(error))
-    }
-}
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
+    ) -> Result<Response<HostBody>, SendFailure> {
+        if let Err(error) = poll_fn(|cx| self.connection.poll_ready(cx)).await {
+            let unsent = Some(request);
+            return Err(SendFailure { error, unsent });
+        }
+        let failed = |error| SendFailure { error, unsent: None };
+        let (parts, body) = request.into_parts();
+        let ends = body.is_end_stream();
+        let sent = self.connection.send_request(Request::from_parts(parts, ()), ends);
+        let (mut answer, stream) = sent.map_err(failed)?;
+        let mut sending = (!ends).then(|| Sending::new(stream, body));
+        let answer = poll_fn(|cx| {
+            // If it breaks off, the answer says so as well.
+            sending.take_if(|sending| sending.poll(cx).is_ready());
+            Pin::new(&mut answer).poll(cx)
         });
+        let (parts, received) = answer.await.map_err(failed)?.into_parts();
+        let received = Received::new(received, &parts.headers).with(sending.map(Sending::beside));
+        Ok(Response::from_parts(parts, HostBody::Http2(received)))
     }
 }
 

@@ -6,8 +6,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -15,6 +13,7 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
 use crate::h1::Buffer;
+use crate::http2::Duplex;
 use crate::io::RewoundIo;
 use crate::tls::{HostTls, LiveTls};
 
@@ -31,14 +30,14 @@ pub(crate) enum Reader<'a> {
     Plain(ReadHalf<'a>),
     Tls(&'a RefCell<Tls>),
     /// Of HTTP/2.
-    Stream(&'a RefCell<TokioIo<Upgraded>>),
+    Stream(&'a RefCell<Duplex>),
 }
 
 pub(crate) enum Writer<'a> {
     Plain(WriteHalf<'a>),
     Tls(&'a RefCell<Tls>),
     /// Of HTTP/2.
-    Stream(&'a RefCell<TokioIo<Upgraded>>),
+    Stream(&'a RefCell<Duplex>),
 }
 
 impl Stream {

@@ -2,6 +2,7 @@
 //! over one of its streams, and CONNECT itself, which is a connection to a host. Whoever may have one is decided here, and so is how
 //! it ends; how bytes are passed is the business of `tcp`.
 
+use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Instant;
@@ -11,13 +12,12 @@ use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Method, Version};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::sync::Notify;
 
 use crate::config::{Action, Route};
 use crate::exchange::{Exchange, Flag};
+use crate::forward::options;
 use crate::h1::{BODY_TIMEOUT, Buffer};
+use crate::http2::Duplex;
 use crate::pool::Lease;
 use crate::stream::{Reader, Writer};
 use crate::tcp::{self, End, Way};
@@ -25,7 +25,7 @@ use crate::worker::Random;
 
 mod open;
 
-pub(crate) use open::{Early, Opening, Switched, open};
+pub(crate) use open::{Opening, Switched, open};
 
 /// The kind by which CONNECT is let through, as Envoy has it.
 pub(crate) const CONNECT: &str = "connect";
@@ -61,20 +61,11 @@ pub(crate) struct Tunnel {
     pub(crate) until: Option<Instant>,
 }
 
-/// Joins a stream of HTTP/2 with the task that sends what was written to it, and of which hyper says nothing.
-#[derive(Default)]
-pub(crate) struct Tie {
-    /// The stream is to be reset.
-    broken: Notify,
-    /// Nothing is sent any more.
-    ended: Notify,
-}
-
 /// What a request asks to become, if that is not what it is. An extended CONNECT is from now on the request that it would be in
 /// HTTP/1.1.
 pub(crate) fn asked(parts: &mut Parts, random: &Random) -> Option<Becoming> {
     if parts.method == Method::CONNECT {
-        let Some(protocol) = parts.extensions.remove::<hyper::ext::Protocol>() else {
+        let Some(protocol) = parts.extensions.remove::<h2::ext::Protocol>() else {
             return Some(Becoming::Connect);
         };
         let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
@@ -90,11 +81,8 @@ pub(crate) fn asked(parts: &mut Parts, random: &Random) -> Option<Becoming> {
         }
         return Some(Becoming::Upgrade(protocol));
     }
-    let is_asked = |line: &HeaderValue| {
-        let mut options = line.as_bytes().split(|byte| *byte == b',');
-        options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
-    };
-    if parts.version != Version::HTTP_11 || !parts.headers.get_all(header::CONNECTION).iter().any(is_asked) {
+    let is_asked = |option: &[u8]| option.eq_ignore_ascii_case(b"upgrade");
+    if parts.version != Version::HTTP_11 || !options(&parts.headers, &header::CONNECTION).any(is_asked) {
         return None;
     }
     let mut lines = parts.headers.get_all(header::UPGRADE).iter();
@@ -187,32 +175,14 @@ impl Tunnel {
         end
     }
 
-    /// Passes bytes over a stream of HTTP/2, as soon as its answer is on its way.
-    pub(crate) async fn over_http2(mut self: Box<Self>, upgrade: OnUpgrade, tie: Rc<Tie>) {
-        // Else the client has left: nothing was passed.
-        let Ok(stream) = upgrade.await else { return };
-        let stream = std::cell::RefCell::new(TokioIo::new(stream));
+    /// Passes bytes over a stream of HTTP/2.
+    pub(crate) async fn over_http2(mut self: Box<Self>, stream: Duplex) {
+        let stream = RefCell::new(stream);
         let first = Buffer::new(&self.exchange.connection().worker.buffers);
-        let end = tokio::select! {
-            biased;
-            end = self.pass((Reader::Stream(&stream), Writer::Stream(&stream)), first) => end,
-            () = tie.ended.notified() => End::Client,
-        };
-        if end != End::Whole {
-            tie.broken.notify_one();
+        let client = (Reader::Stream(&stream), Writer::Stream(&stream));
+        if self.pass(client, first).await != End::Whole {
+            stream.borrow_mut().reset();
         }
-    }
-}
-
-impl Tie {
-    /// Runs what sends to the stream, until it ends or is to be broken off.
-    pub(crate) async fn bind(self: Rc<Self>, sending: impl Future) {
-        tokio::select! {
-            biased;
-            () = self.broken.notified() => {}
-            _ = sending => {}
-        }
-        self.ended.notify_one();
     }
 }
 

@@ -1,4 +1,4 @@
-//! A request that goes to hosts over hyper's connections, until one has answered.
+//! A request that goes to one host after the other, until one has answered.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, Request, Response};
-use hyper::body::{Body, Incoming};
+use http::{HeaderName, Response};
+use hyper::body::Body;
 
 use super::head::Head;
 use crate::attempt::{Attempts, Failure, Hedges, Refusal, race, until_answered};
@@ -18,13 +18,14 @@ use crate::config::{Forward, HeaderEdits, Target};
 use crate::deadline::{Deadline, RequestEnd};
 use crate::exchange::Exchange;
 use crate::filter::Session;
-use crate::h1::{BODY_TIMEOUT, Malformed};
+use crate::h1::{BODY_TIMEOUT, Buffers, Malformed};
 use crate::mirror;
-use crate::pool::{Freshness, HostPool, Lease, SendFailure};
-use crate::retry::{Outcome, RetryPolicy};
+use crate::pool::{HostPool, Lease};
+use crate::retry::RetryPolicy;
 use crate::snapshot::LiveCluster;
 use crate::trace::{Context, Traced};
 use crate::upload::{RequestBody, Upload};
+use crate::upstream::Attempt;
 use crate::worker::WorkerCluster;
 
 /// A request as the client sent it.
@@ -46,8 +47,9 @@ pub(super) struct Time {
     pub(super) until: Option<Instant>,
 }
 
-/// A request on its way over hyper's connections.
+/// A request on its way to one host after the other.
 struct Sending<'a> {
+    buffers: &'a Rc<Buffers>,
     cluster: &'a LiveCluster,
     key: Option<u64>,
     traced: Option<Rc<Traced>>,
@@ -103,6 +105,7 @@ pub(super) async fn forward_to(
         request: request_end,
     };
     let mut sending = Sending {
+        buffers: &worker.buffers,
         cluster: &cluster.live,
         key,
         traced: exchange.traced(),
@@ -117,9 +120,9 @@ pub(super) async fn forward_to(
         None => until_answered(exchange, &cluster, policy, &mut sending).await,
     };
     let (response, lease) = answered
-        // hyper drops this future when the client leaves.
+        // This future is dropped when the client leaves.
         .map_err(|refusal| refusal.unwrap_or_else(Refusal::broken_off))?;
-    Ok((response.map(HostBody::Hyper), lease, sending.deadline))
+    Ok((response, lease, sending.deadline))
 }
 
 /// The cluster that a request goes to, with what is said to it on the way.
@@ -150,6 +153,15 @@ pub(super) fn aimed<'a>(
 }
 
 impl Sending<'_> {
+    fn once<'a>(&'a self, connected: &'a Cell<bool>) -> Attempt<'a> {
+        Attempt {
+            config: &self.cluster.config,
+            buffers: self.buffers,
+            upload: self.upload.as_deref(),
+            connected,
+        }
+    }
+
     /// Ready once one try has taken so long. That there is a connection is looked at after the attempt whenever that gets on, so that
     /// nobody needs to be woken.
     async fn taken(&self, time: Option<Duration>, connected: &Cell<bool>) {
@@ -179,15 +191,8 @@ impl Hedges for Sending<'_> {
         if let Some(traced) = &self.traced {
             traced.told().apply(&mut headers);
         }
-        let request = self.head.request(headers, body, self.cluster.config.protocol);
         let connected = Cell::new(false);
-        let mut attempt = pin!(attempt(
-            pool,
-            self.cluster,
-            request,
-            self.upload.as_ref(),
-            &connected
-        ));
+        let mut attempt = pin!(self.once(&connected).send(pool, &self.head, headers, body));
         let mut idle = pin!(self.taken(self.deadline.idle, &connected));
         tokio::select! {
             biased;
@@ -211,7 +216,7 @@ impl Hedges for Sending<'_> {
 }
 
 impl Attempts for Sending<'_> {
-    type Answer = (Response<Incoming>, Lease);
+    type Answer = (Response<HostBody>, Lease);
 
     /// Within the route's time and its own.
     async fn attempt(&mut self, pool: &Rc<HostPool>, repeatable: bool) -> Result<Self::Answer, Failure> {
@@ -224,11 +229,10 @@ impl Attempts for Sending<'_> {
             traced.told().apply(&mut headers);
         }
         let body = self.upload.as_ref().map_or(RequestBody::Empty, Upload::attempt);
-        let request = self.head.request(headers, body, self.cluster.config.protocol);
         let connected = Cell::new(false);
         tokio::select! {
             biased;
-            result = attempt(pool, self.cluster, request, self.upload.as_ref(), &connected) => result,
+            result = self.once(&connected).send(pool, &self.head, headers, body) => result,
             () = self.deadline.expired() => Err(Failure::Late { connected: connected.get() }),
             () = stalled(self.upload.as_ref()) => {
                 Err(Failure::Client(Refusal::malformed(Malformed::BodyTooSlow)))
@@ -273,63 +277,4 @@ async fn stalled(upload: Option<&Rc<Upload>>) {
         Some(upload) => upload.stalled(BODY_TIMEOUT).await,
         None => std::future::pending().await,
     }
-}
-
-/// Sends a request to a host, on another connection if the first one had been closed; says when there is a connection.
-pub(crate) async fn attempt(
-    pool: &Rc<HostPool>,
-    cluster: &LiveCluster,
-    mut request: Request<RequestBody>,
-    upload: Option<&Rc<Upload>>,
-    connected: &Cell<bool>,
-) -> Result<(Response<Incoming>, Lease), Failure> {
-    let mut lease = pool.lease();
-    loop {
-        let config = &cluster.config;
-        let (mut sender, freshness) = lease
-            .pool()
-            .sender(config)
-            .await
-            .map_err(|error| Failure::unconnected(&error))?;
-        connected.set(true);
-        let SendFailure { error, unsent } = match sender.send(request).await {
-            // hyper takes a 101 for the answer, though nobody has asked for another protocol.
-            Ok(response) if response.status().is_informational() => {
-                return Err(Failure::reset("the host's interim responses lead nowhere"));
-            }
-            Ok(response) => {
-                lease.hold(sender);
-                return Ok((response, lease));
-            }
-            Err(failure) => failure,
-        };
-        match unsent {
-            // The host had closed the connection while it waited; that is no news about the host.
-            Some(unsent) if freshness == Freshness::Reused => request = unsent,
-            unsent => {
-                if let Some(refusal) = upload.and_then(|upload| upload.refusal()) {
-                    return Err(Failure::Client(refusal));
-                }
-                let outcome = if unsent.is_some() || was_refused(&error) {
-                    Outcome::RefusedStream
-                } else {
-                    Outcome::Reset
-                };
-                return Err(Failure::terminated(outcome, &error.to_string()));
-            }
-        }
-    }
-}
-
-/// Whether an HTTP/2 host said that it had not looked at the request: by refusing it, or by a GOAWAY that names an earlier one as
-/// the last.
-fn was_refused(error: &hyper::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(h2) = error.downcast_ref::<h2::Error>() {
-            return h2.reason() == Some(h2::Reason::REFUSED_STREAM) || (h2.is_go_away() && h2.is_remote());
-        }
-        cause = error.source();
-    }
-    false
 }

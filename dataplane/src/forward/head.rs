@@ -6,10 +6,9 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Uri};
 use hyper::body::Body;
 
-use crate::config::Protocol;
 use crate::exchange::REQUEST_ID;
 use crate::filter::Changes;
-use crate::h1::Malformed;
+use crate::h1::{self, Malformed, Outgoing};
 use crate::listener::Connection;
 use crate::rewrite::PathRewrite;
 use crate::router::normalize_path;
@@ -19,7 +18,7 @@ use crate::worker::Random;
 pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Headers that concern one connection only (RFC 9110, section 7.6.1), and `expect`, which hyper has answered.
+/// Headers that concern one connection only (RFC 9110, section 7.6.1), and `expect`, which was answered.
 const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -39,6 +38,9 @@ const END_TO_END: [HeaderName; 5] = [
     REQUEST_ID,
 ];
 
+/// Room for most heads.
+const HEAD_BYTES: usize = 1024;
+
 /// A request as it is sent upstream, by whichever attempt.
 #[derive(Clone)]
 pub(crate) struct Head {
@@ -51,39 +53,52 @@ pub(crate) struct Head {
 }
 
 impl Head {
-    pub(crate) fn request(
-        &self,
-        mut headers: HeaderMap,
-        body: RequestBody,
-        protocol: Protocol,
-    ) -> Request<RequestBody> {
-        let mut uri = http::uri::Parts::default();
-        uri.path_and_query = Some(self.target.clone());
-        match protocol {
-            Protocol::Http1 => {
-                if headers.contains_key(header::TE) {
-                    // It concerns one connection only (RFC 9110, section 10.1.4).
-                    headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
-                }
-                if !body.is_end_stream() && !headers.contains_key(header::CONTENT_LENGTH) {
-                    // hyper would leave out the body of a GET.
-                    headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-                }
-                headers.insert(header::HOST, self.authority.clone());
+    /// With those lines.
+    pub(crate) fn over_http1(&self, headers: &HeaderMap, body: RequestBody) -> Outgoing {
+        let has_body = !body.is_end_stream();
+        let length = headers.get(header::CONTENT_LENGTH).and_then(length);
+        // Whoever sends nothing must not promise anything.
+        let length = length.filter(|length| has_body || *length == 0);
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        for part in [self.method.as_str(), " ", self.target.as_str(), " HTTP/1.1\r\n"] {
+            head.extend_from_slice(part.as_bytes());
+        }
+        h1::push(&mut head, "host", &[self.authority.as_bytes()]);
+        for (name, value) in headers {
+            if *name == header::HOST || *name == header::CONTENT_LENGTH && length.is_none() {
+                continue;
             }
-            Protocol::Http2 => {
-                headers.remove(header::HOST);
-                uri.scheme = Scheme::try_from(self.scheme).ok();
-                // `authority` was parsed as one before it came here.
-                uri.authority = Authority::try_from(self.authority.as_bytes()).ok();
+            h1::push(&mut head, name.as_str(), &[value.as_bytes()]);
+            if *name == header::TE {
+                // It concerns one connection only (RFC 9110, section 10.1.4).
+                h1::push(&mut head, "connection", &[b"te"]);
             }
         }
+        if has_body && length.is_none() {
+            h1::push(&mut head, "transfer-encoding", &[b"chunked"]);
+        }
+        head.extend_from_slice(b"\r\n");
+        Outgoing::new(&self.method, head, length, body)
+    }
+
+    /// With those lines.
+    pub(crate) fn over_http2(&self, mut headers: HeaderMap, body: RequestBody) -> Request<RequestBody> {
+        headers.remove(header::HOST);
+        let mut uri = http::uri::Parts::default();
+        uri.path_and_query = Some(self.target.clone());
+        uri.scheme = Scheme::try_from(self.scheme).ok();
+        // `authority` was parsed as one before it came here.
+        uri.authority = Authority::try_from(self.authority.as_bytes()).ok();
         let mut request = Request::new(body);
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = Uri::from_parts(uri).unwrap_or_default();
         *request.headers_mut() = headers;
         request
     }
+}
+
+fn length(value: &HeaderValue) -> Option<u64> {
+    value.to_str().ok()?.parse().ok()
 }
 
 /// Takes out of a head what concerns one connection only, does once more what filters say, so that a client's `connection` takes
@@ -190,7 +205,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderName> {
 }
 
 /// What the lines of a header list between their commas.
-fn options<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+pub(crate) fn options<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let lines = headers.get_all(name).into_iter();
     lines
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))

@@ -1,7 +1,5 @@
 //! A host's answer on its way to the client.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Response};
@@ -40,10 +38,10 @@ pub(super) fn pass(
 ) -> Response<ResponseBody> {
     let Answered {
         response,
-        mut lease,
+        lease,
         deadline,
     } = answered;
-    let (mut parts, incoming) = response.into_parts();
+    let (mut parts, mut incoming) = response.into_parts();
     if recoding.web.is_some() && !is_of_call(&parts.headers) {
         // Whoever made the call understands nothing else.
         let reason = Bytes::from_static(b"the host's answer is none of gRPC");
@@ -80,9 +78,7 @@ pub(super) fn pass(
         return Response::from_parts(parts, ResponseBody::Tunnel(Box::new(tunnel)));
     }
     if incoming.is_end_stream() {
-        if deadline.request.has_come() {
-            lease.release(Instant::now());
-        }
+        incoming.keep(&lease);
         exchange.end(Flag::None);
         return Response::from_parts(parts, ResponseBody::Full(None));
     }

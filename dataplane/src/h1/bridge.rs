@@ -225,7 +225,7 @@ fn feed(state: &mut State, decoder: &mut Decoder, input: &mut Buffer) -> Result<
     Ok(())
 }
 
-fn trailers(lines: &[u8]) -> Option<HeaderMap> {
+pub(super) fn trailers(lines: &[u8]) -> Option<HeaderMap> {
     let lines = lines.split(|byte| *byte == b'\n').filter_map(|line| {
         let colon = line.iter().position(|byte| *byte == b':')?;
         let name = HeaderName::from_bytes(&line[..colon]).ok()?;

@@ -1,12 +1,14 @@
 //! What was read from a socket and not used up yet, and a worker's stock of such memory: an idle connection holds none.
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf};
+
+use super::head::Fields;
 
 /// Holds nearly every head with the start of its body, and is a good size for one read.
 pub(crate) const BUFFER_BYTES: usize = 16 * 1024;
@@ -17,6 +19,7 @@ const SPARE_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     spare: RefCell<Vec<Vec<u8>>>,
+    fields: RefCell<Fields>,
 }
 
 /// Its bytes go back to the worker when it is dropped.
@@ -105,6 +108,11 @@ impl Drop for Buffer {
 }
 
 impl Buffers {
+    /// For the lines of one head, which the next one takes the place of.
+    pub(super) fn fields(&self) -> RefMut<'_, Fields> {
+        self.fields.borrow_mut()
+    }
+
     fn take(&self) -> Vec<u8> {
         let spare = self.spare.borrow_mut().pop();
         spare.unwrap_or_else(|| vec![0; BUFFER_BYTES])

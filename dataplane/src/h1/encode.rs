@@ -182,6 +182,11 @@ pub(crate) fn date(out: &mut Vec<u8>) {
     let _ = write!(out, "date: {}\r\n", HttpDate::from(SystemTime::now()));
 }
 
+pub(crate) fn date_value() -> HeaderValue {
+    let now = HttpDate::from(SystemTime::now()).to_string();
+    HeaderValue::from_str(&now).expect("invariant: a date is a header value")
+}
+
 /// The end of a response's head.
 pub(crate) fn end(out: &mut Vec<u8>, keep_alive: KeepAlive) {
     match keep_alive {

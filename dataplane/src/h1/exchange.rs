@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 
 use http::{Method, Response};
 
+use super::answer::{Asked, Reading};
 use super::bridge::{self, ClientLeft, To};
 use super::buffer::Buffer;
 use super::chunked::Unfit;
 use super::connection::{Client, LINGER, Next};
 use super::encode::{self, KeepAlive};
-use super::framing::{self, Framing, Malformed, Version};
-use super::head::{self, Fields, HEAD_BYTES_MAX, Head, Known, RequestLine, StatusLine, read_response};
+use super::framing::{Framing, Malformed, Version};
+use super::head::{Fields, Head, Known, RequestLine, StatusLine};
 use super::plan::{Expects, Plan, Terms, Way, plan, terms};
 use super::relay::{Broken, Relay};
 use super::stall::{BODY_TIMEOUT, Progress};
@@ -35,9 +36,6 @@ use crate::reply;
 use crate::retry::{Outcome, RetryPolicy};
 use crate::trace::{Context as TraceContext, Traced};
 use crate::worker::WorkerCluster;
-
-/// Responses before the response; a host sends one or two.
-pub(crate) const INTERIM_MAX: u32 = 16;
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -261,8 +259,7 @@ impl Attempts for Sending<'_> {
             let mut receiving = Receiving {
                 io: &mut io,
                 input: &mut input,
-                looked: 0,
-                interim: 0,
+                reading: Reading::default(),
                 broken: None,
                 began: Instant::now(),
             };
@@ -330,9 +327,7 @@ impl Attempts for Sending<'_> {
 struct Receiving<'a> {
     io: &'a mut BreakableIo,
     input: &'a mut Buffer,
-    /// Where the last look at the head ended.
-    looked: usize,
-    interim: u32,
+    reading: Reading,
     /// The host takes no more of the request; it may have answered all the same.
     broken: Option<String>,
     /// Since when there is the connection.
@@ -441,62 +436,33 @@ impl Sending<'_> {
         receiving: &mut Receiving<'_>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(StatusLine, Framing), Unanswered>> {
+        let asked = Asked {
+            is_head: self.is_head,
+            may_switch: false,
+        };
         loop {
             let ended = match receiving.input.poll_fill(receiving.io, cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Ok(0)) => "the host closed the connection".to_owned(),
-                Poll::Ready(Ok(_)) => match self.read_head(receiving) {
-                    Ok(None) => continue,
-                    Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
-                    Err(detail) => return Poll::Ready(Err(Unanswered::Failure(Failure::reset(&detail)))),
-                },
+                Poll::Ready(Ok(_)) => {
+                    match receiving
+                        .reading
+                        .read(receiving.input, &mut self.client.answered, asked)
+                    {
+                        Ok(None) => continue,
+                        Ok(Some(answer)) => return Poll::Ready(Ok(answer)),
+                        Err(detail) => return Poll::Ready(Err(Unanswered::Failure(Failure::reset(&detail)))),
+                    }
+                }
                 Poll::Ready(Err(error)) => error.to_string(),
             };
             let detail = receiving.broken.take().unwrap_or(ended);
-            let silent = receiving.input.is_empty() && receiving.interim == 0;
-            return Poll::Ready(Err(if silent {
+            return Poll::Ready(Err(if receiving.reading.is_silent(receiving.input) {
                 Unanswered::Unheard(detail)
             } else {
                 Unanswered::Failure(Failure::reset(&detail))
             }));
         }
-    }
-
-    /// The final head, if it has come: those before it are for us.
-    fn read_head(&mut self, receiving: &mut Receiving<'_>) -> Result<Option<(StatusLine, Framing)>, String> {
-        let fields = &mut self.client.answered;
-        loop {
-            let filled = receiving.input.filled();
-            if !head::is_worth_a_look(filled, receiving.looked) {
-                break;
-            }
-            let Some(line) = read_response(filled, fields).map_err(|malformed| malformed.to_string())? else {
-                receiving.looked = filled.len();
-                break;
-            };
-            if (100..200).contains(&line.status) {
-                receiving.looked = 0;
-                receiving.interim += 1;
-                if line.status == 101 || receiving.interim > INTERIM_MAX {
-                    return Err("the host's interim responses lead nowhere".to_owned());
-                }
-                receiving.input.consume(line.bytes);
-                continue;
-            }
-            let head = fields.of(&filled[..line.bytes]);
-            let framing = framing::of_response(self.is_head, line.status, head.said(line.version));
-            return framing
-                .and_then(|framing| head.check_options().map(|()| framing))
-                .map(|framing| Some((line, framing)))
-                .map_err(|malformed| malformed.to_string());
-        }
-        if receiving.input.is_full() {
-            if receiving.input.filled().len() >= HEAD_BYTES_MAX {
-                return Err("the host's head is too large".to_owned());
-            }
-            receiving.input.grow();
-        }
-        Ok(None)
     }
 
     /// The next moment at which it is too late, and for what.

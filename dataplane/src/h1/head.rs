@@ -271,7 +271,11 @@ impl<'a> Head<'a> {
     }
 
     pub(crate) fn value(self, field: &Field) -> &'a [u8] {
-        &self.bytes[field.value_start..field.value_end]
+        &self.bytes[self.value_range(field)]
+    }
+
+    pub(crate) fn value_range(self, field: &Field) -> Range<usize> {
+        field.value_start..field.value_end
     }
 
     /// The line's range if it stands there as we would write it, else nothing.

@@ -4,23 +4,21 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
 
-use hyper::client::conn::http2;
-use hyper_util::rt::TokioIo;
+use bytes::Bytes;
+use h2::client::{Connection, SendRequest};
 use tokio::sync::Notify;
 
 use super::turns::Turns;
-use super::{Connecting, LocalExecutor, Sender};
+use super::{Connecting, Sender};
 use crate::io::BreakableIo;
-use crate::upload::RequestBody;
 
-/// Requests at once on a connection of HTTP/2 before its host has said how many it takes; hyper's own number.
+/// Requests at once on a connection of HTTP/2 before its host has said how many it takes; what RFC 9113, section 6.5.2, asks hosts to take at least.
 pub(super) const STREAMS_UNTOLD: usize = 100;
 
 /// One of the requests that a connection of HTTP/2 carries, until dropped.
 pub(crate) struct Place(Rc<Load>);
-
-pub(super) type Connection = http2::Connection<TokioIo<BreakableIo>, RequestBody, LocalExecutor>;
 
 /// A host's connections of HTTP/2.
 pub(super) struct Multiplexed {
@@ -33,7 +31,7 @@ pub(super) struct Multiplexed {
 /// A connection that carries many requests.
 #[derive(Clone)]
 pub(super) struct Carrier {
-    sender: http2::SendRequest<RequestBody>,
+    sender: SendRequest<Bytes>,
     load: Rc<Load>,
 }
 
@@ -66,7 +64,7 @@ impl Multiplexed {
 
     /// A place on a connection that has one.
     pub(super) fn sender(&mut self) -> Option<Sender> {
-        self.open.retain(|carrier| !carrier.sender.is_closed());
+        self.open.retain_mut(|carrier| !carrier.is_closed());
         self.open
             .iter()
             .find(|carrier| carrier.has_room())
@@ -76,7 +74,7 @@ impl Multiplexed {
     pub(super) fn has_room(&self) -> bool {
         self.open
             .iter()
-            .any(|carrier| carrier.has_room() && !carrier.sender.is_closed())
+            .any(|carrier| carrier.has_room() && !carrier.is_closed())
     }
 
     /// A place on a new connection, if it still is one; there is one even if its host wants none.
@@ -106,8 +104,15 @@ impl Multiplexed {
 }
 
 impl Carrier {
-    pub(super) fn new(sender: http2::SendRequest<RequestBody>, load: Rc<Load>) -> Self {
+    pub(super) fn new(sender: SendRequest<Bytes>, load: Rc<Load>) -> Self {
         Self { sender, load }
+    }
+
+    /// Whether it has ended, or its host has said that it will.
+    fn is_closed(&self) -> bool {
+        let mut sender = self.sender.clone();
+        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        matches!(ready, Poll::Ready(Err(_)))
     }
 
     fn is_idle(&self) -> bool {
@@ -120,7 +125,10 @@ impl Carrier {
 
     fn place(&self) -> Sender {
         self.load.carried.set(self.load.carried.get() + 1);
-        Sender::Http2(self.sender.clone(), Place(Rc::clone(&self.load)))
+        Sender {
+            connection: self.sender.clone(),
+            place: Place(Rc::clone(&self.load)),
+        }
     }
 }
 
@@ -153,12 +161,12 @@ impl Drop for Place {
 }
 
 /// Runs a connection, and notes how many requests its host takes at once, as of its first answer and of each request.
-pub(super) async fn carry(mut connection: Connection, load: Rc<Load>) {
+pub(super) async fn carry(mut connection: Connection<BreakableIo, Bytes>, load: Rc<Load>) {
     let mut answered = pin!(load.answered.notified());
     let running = poll_fn(|cx| {
         let _asked_again = answered.as_mut().poll(cx);
         let ended = Pin::new(&mut connection).poll(cx);
-        let max = connection.current_max_send_streams();
+        let max = connection.max_concurrent_send_streams();
         if max > load.max.replace(max) {
             load.turns.wake_all();
         }

@@ -8,6 +8,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use http_body_util::Full;
 use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tokio::task::LocalSet;
 
@@ -15,6 +16,7 @@ use super::multiplexed::STREAMS_UNTOLD;
 use super::*;
 use crate::balance::Balancer;
 use crate::breaker::Load as ClusterLoad;
+use crate::config::Protocol;
 use crate::snapshot::Health;
 
 /// In which something that must happen does.
@@ -55,7 +57,7 @@ async fn host() -> SocketAddr {
             let (stream, _) = listener.accept().await.unwrap();
             let answer =
                 service_fn(|_| async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::default())) });
-            let server = hyper_util::server::conn::auto::Builder::new(LocalExecutor);
+            let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
             tokio::task::spawn_local(async move {
                 // A connection that is closed is no failure of a test.
                 let _ = server.serve_connection(TokioIo::new(stream), answer).await;
@@ -119,8 +121,8 @@ async fn an_idle_connection_makes_room_for_one_of_another_protocol() {
         let pool = pool(host().await);
         let (http2, http1) = (cluster(Protocol::Http2), cluster(Protocol::Http1));
         drop(soon(pool.sender(&http2)).await.unwrap());
-        let (sender, _) = soon(pool.sender(&http1)).await.unwrap();
-        assert!(matches!(sender, Sender::Http1(_)));
+        let (_, freshness) = soon(pool.connect_h1(&http1, Freshness::Reused)).await.unwrap();
+        assert_eq!(freshness, Freshness::New);
         assert!(pool.multiplexed.borrow().open.is_empty());
     };
     LocalSet::new().run_until(test).await;

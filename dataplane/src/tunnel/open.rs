@@ -4,14 +4,12 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Response, StatusCode};
-use hyper::body::{Frame, SizeHint};
-use tokio::io::AsyncWriteExt;
+use http::header::{self, HeaderValue};
+use http::response::Parts;
+use http::{HeaderMap, Response, StatusCode, Version};
 
 use super::Becoming;
 use crate::attempt::{Attempts, Failure, Refusal, until_answered};
@@ -20,15 +18,13 @@ use crate::config::Forward;
 use crate::deadline::Deadline;
 use crate::exchange::Exchange;
 use crate::filter::Session;
-use crate::forward::Head;
-use crate::h1::{
-    self, BODY_TIMEOUT, Buffer, Buffers, Decoder, Framing, HEAD_BYTES_MAX, INTERIM_MAX, Known, Lines,
-    Malformed, Version,
-};
+use crate::forward::{Head, options};
+use crate::h1::{self, Answered, BODY_TIMEOUT, Buffer, Buffers, Outgoing, Unanswered};
 use crate::io::BreakableIo;
 use crate::pool::{Freshness, HostPool, Lease};
 use crate::retry::RetryPolicy;
 use crate::trace::Traced;
+use crate::upload::RequestBody;
 use crate::worker::WorkerCluster;
 
 /// What a host is to be asked.
@@ -49,15 +45,6 @@ pub(crate) struct Switched {
     pub(crate) input: Buffer,
     /// In the host's letters.
     pub(crate) protocol: Option<HeaderValue>,
-}
-
-/// The body of an answer that does not switch, on a connection that serves nothing else.
-pub(crate) struct Early {
-    io: BreakableIo,
-    input: Buffer,
-    decoder: Decoder,
-    ended: bool,
-    length: Option<u64>,
 }
 
 struct Sending<'a> {
@@ -104,22 +91,19 @@ impl Attempts for Sending<'_> {
             connected.set(true);
             let answer = match &self.opening.asked {
                 Becoming::Upgrade(protocol) => {
-                    ask(
-                        io,
-                        &self.written(protocol),
-                        protocol,
-                        &self.buffers,
-                        self.opening.head.method == Method::HEAD,
-                    )
-                    .await
+                    let head = self.written(protocol);
+                    let method = &self.opening.head.method;
+                    let outgoing = Outgoing::new(method, head, Some(0), RequestBody::Empty).switching();
+                    ask(io, outgoing, protocol, &self.buffers).await
                 }
-                Becoming::Connect => Ok(switched(
-                    StatusCode::OK,
-                    HeaderMap::new(),
-                    io,
-                    Buffer::new(&self.buffers),
-                    None,
-                )),
+                Becoming::Connect => {
+                    let host = Switched {
+                        io,
+                        input: Buffer::new(&self.buffers),
+                        protocol: None,
+                    };
+                    Ok(Response::new(HostBody::Switched(Box::new(host))))
+                }
             };
             answer.map_err(|detail| Failure::reset(&detail))
         };
@@ -218,167 +202,45 @@ fn written(head: &Head, headers: &HeaderMap, protocol: &HeaderValue) -> Vec<u8> 
 
 /// Sends the head and reads the answer's.
 async fn ask(
-    mut io: BreakableIo,
-    head: &[u8],
+    io: BreakableIo,
+    outgoing: Outgoing,
     protocol: &HeaderValue,
     buffers: &Rc<Buffers>,
-    is_head: bool,
 ) -> Result<Response<HostBody>, String> {
-    // A host that has answered already may take nothing more.
-    let sent = async {
-        io.write_all(head).await?;
-        io.flush().await
-    };
-    let sent = sent.await.map_err(|error| error.to_string());
-    let mut input = Buffer::new(buffers);
-    let mut fields = h1::Fields::default();
-    let (mut looked, mut interim) = (0, 0);
-    loop {
-        if input.is_full() {
-            if input.filled().len() >= HEAD_BYTES_MAX {
-                return Err("the host's head is too large".to_owned());
-            }
-            input.grow();
-        }
-        match poll_fn(|cx| input.poll_fill(&mut io, cx)).await {
-            Ok(0) => {
-                return Err(sent
-                    .err()
-                    .unwrap_or_else(|| "the host closed the connection".to_owned()));
-            }
-            Ok(_) => {}
-            Err(error) => return Err(error.to_string()),
-        }
-        while h1::is_worth_a_look(input.filled(), looked) {
-            let read = h1::read_response(input.filled(), &mut fields);
-            let Some(line) = read.map_err(|malformed| malformed.to_string())? else {
-                looked = input.filled().len();
-                break;
-            };
-            looked = 0;
-            if (102..200).contains(&line.status) || line.status == 100 {
-                interim += 1;
-                if interim > INTERIM_MAX {
-                    return Err("the host's interim responses lead nowhere".to_owned());
-                }
-                input.consume(line.bytes);
-                continue;
-            }
-            let head = fields.of(&input.filled()[..line.bytes]);
-            head.check_options().map_err(|malformed| malformed.to_string())?;
-            let status = StatusCode::from_u16(line.status).map_err(|error| error.to_string())?;
-            let headers = lines(head);
-            if status == StatusCode::SWITCHING_PROTOCOLS {
-                if !switches(line.version, head, protocol) {
-                    return Err("the host switches to what nobody has asked for".to_owned());
-                }
-                let protocol = headers.get(header::UPGRADE).cloned();
-                input.consume(line.bytes);
-                return Ok(switched(status, headers, io, input, protocol));
-            }
-            let framing = h1::of_response(is_head, line.status, head.said(line.version))
-                .map_err(|malformed| malformed.to_string())?;
-            input.consume(line.bytes);
-            let early = Early::new(io, input, framing);
-            return Ok(answer(status, headers, HostBody::Early(Box::new(early))));
-        }
+    let Answered { head, body } = h1::ask(io, outgoing, buffers).await.map_err(Unanswered::detail)?;
+    if head.status != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(Response::from_parts(head, HostBody::Http1(Box::new(body))));
     }
+    let connection = body.into_connection().filter(|_| switches(&head, protocol));
+    let Some((io, input)) = connection else {
+        return Err("the host switches to what nobody has asked for".to_owned());
+    };
+    let host = Switched {
+        io,
+        input,
+        protocol: head.headers.get(header::UPGRADE).cloned(),
+    };
+    Ok(Response::from_parts(head, HostBody::Switched(Box::new(host))))
 }
 
 /// Whether a 101 switches to what was asked for, in one way: nothing of it may be taken for a body.
-fn switches(version: Version, head: h1::Head<'_>, protocol: &HeaderValue) -> bool {
-    let is_it = |line: &[u8]| line.eq_ignore_ascii_case(protocol.as_bytes());
-    version == Version::Http11
-        && head.has_option("upgrade")
-        && matches!(head.lines(Known::Upgrade), Lines::One(line) if is_it(line))
-        && !head.has(Known::ContentLength)
-        && !head.has(Known::TransferEncoding)
-}
-
-fn lines(head: h1::Head<'_>) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(head.fields().len());
-    for field in head.fields() {
-        let name = HeaderName::from_bytes(head.name(field));
-        let value = HeaderValue::from_bytes(head.value(field));
-        if let (Ok(name), Ok(value)) = (name, value) {
-            headers.append(name, value);
-        }
-    }
-    headers
-}
-
-fn answer(status: StatusCode, headers: HeaderMap, body: HostBody) -> Response<HostBody> {
-    let mut answer = Response::new(body);
-    *answer.status_mut() = status;
-    *answer.headers_mut() = headers;
-    answer
-}
-
-fn switched(
-    status: StatusCode,
-    headers: HeaderMap,
-    io: BreakableIo,
-    input: Buffer,
-    protocol: Option<HeaderValue>,
-) -> Response<HostBody> {
-    answer(
-        status,
-        headers,
-        HostBody::Switched(Box::new(Switched { io, input, protocol })),
-    )
-}
-
-impl Early {
-    fn new(io: BreakableIo, input: Buffer, framing: Framing) -> Self {
-        let length = match framing {
-            Framing::Empty => Some(0),
-            Framing::Length(length) => Some(length),
-            Framing::Chunked | Framing::UntilClose => None,
-        };
-        Self {
-            io,
-            input,
-            decoder: Decoder::new(framing),
-            ended: length == Some(0),
-            length,
-        }
-    }
-
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Malformed>>> {
-        loop {
-            if self.ended {
-                return Poll::Ready(None);
-            }
-            if !self.input.is_empty() {
-                let run = self.decoder.data(self.input.filled())?;
-                let data = run.skipped..run.skipped + run.data;
-                let piece = Bytes::copy_from_slice(&self.input.filled()[data.clone()]);
-                self.input.consume(data.end);
-                self.ended = run.ended;
-                if !piece.is_empty() {
-                    return Poll::Ready(Some(Ok(Frame::data(piece))));
-                }
-                continue;
-            }
-            match ready!(self.input.poll_fill(&mut self.io, cx)) {
-                Ok(read) if read > 0 => {}
-                Ok(_) if self.decoder.ends_by_close() => self.ended = true,
-                Ok(_) | Err(_) => return Poll::Ready(Some(Err(Malformed::Truncated))),
-            }
-        }
-    }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ended
-    }
-
-    pub(crate) fn size_hint(&self) -> SizeHint {
-        self.length.map_or_else(SizeHint::default, SizeHint::with_exact)
-    }
+fn switches(head: &Parts, protocol: &HeaderValue) -> bool {
+    let is_it = |line: &HeaderValue| line.as_bytes().eq_ignore_ascii_case(protocol.as_bytes());
+    let mut lines = head.headers.get_all(header::UPGRADE).iter();
+    let mut options = options(&head.headers, &header::CONNECTION);
+    head.version == Version::HTTP_11
+        && options.any(|option| option.eq_ignore_ascii_case(b"upgrade"))
+        && lines.next().is_some_and(is_it)
+        && lines.next().is_none()
+        && !head.headers.contains_key(header::CONTENT_LENGTH)
+        && !head.headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     #[test]
@@ -405,13 +267,14 @@ mod tests {
                 false,
             ),
         ] {
-            let text = format!("HTTP/1.1 101 Switching Protocols\r\n{lines}\r\n");
-            let mut fields = h1::Fields::default();
-            let read = h1::read_response(text.as_bytes(), &mut fields);
-            assert!(matches!(read, Ok(Some(_))), "{lines:?}");
-            let head = fields.of(text.as_bytes());
-            assert_eq!(switches(Version::Http11, head, &protocol), expected, "{lines:?}");
-            assert!(!switches(Version::Http10, head, &protocol), "{lines:?}");
+            let mut head = Response::new(()).into_parts().0;
+            for (name, value) in lines.split("\r\n").filter_map(|line| line.split_once(": ")) {
+                let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+                head.headers.append(name, HeaderValue::from_static(value));
+            }
+            assert_eq!(switches(&head, &protocol), expected, "{lines:?}");
+            head.version = Version::HTTP_10;
+            assert!(!switches(&head, &protocol), "{lines:?}");
         }
     }
 }

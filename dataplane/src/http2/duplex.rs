@@ -1,0 +1,84 @@
+//! A stream of HTTP/2 that has become a connection.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h2::{Reason, RecvStream, SendStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+pub(crate) struct Duplex {
+    received: RecvStream,
+    /// Came, and was not read yet.
+    piece: Bytes,
+    sending: SendStream<Bytes>,
+}
+
+impl Duplex {
+    pub(crate) fn new(received: RecvStream, sending: SendStream<Bytes>) -> Self {
+        Self {
+            received,
+            piece: Bytes::new(),
+            sending,
+        }
+    }
+
+    /// Breaks it off, so that nobody takes its end for one.
+    pub(crate) fn reset(&mut self) {
+        self.sending.send_reset(Reason::CANCEL);
+    }
+}
+
+impl AsyncRead for Duplex {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.piece.is_empty() {
+            match ready!(self.received.poll_data(cx)) {
+                Some(piece) => self.piece = piece.map_err(io::Error::other)?,
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let bytes = self.piece.len().min(buf.remaining());
+        buf.put_slice(&self.piece[..bytes]);
+        self.piece.advance(bytes);
+        let room = self.received.flow_control().release_capacity(bytes);
+        Poll::Ready(room.map_err(io::Error::other))
+    }
+}
+
+impl AsyncWrite for Duplex {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        if let Poll::Ready(reset) = self.sending.poll_reset(cx) {
+            return Poll::Ready(Err(io::Error::other(
+                reset.map_or_else(|error| error, h2::Error::from),
+            )));
+        }
+        self.sending.reserve_capacity(buf.len());
+        while self.sending.capacity() == 0 {
+            match ready!(self.sending.poll_capacity(cx)) {
+                Some(room) => room.map_err(io::Error::other)?,
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            };
+        }
+        let bytes = self.sending.capacity().min(buf.len());
+        let piece = Bytes::copy_from_slice(&buf[..bytes]);
+        let sent = self.sending.send_data(piece, false);
+        Poll::Ready(sent.map(|()| bytes).map_err(io::Error::other))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let sent = self.sending.send_data(Bytes::new(), true);
+        Poll::Ready(sent.map_err(io::Error::other))
+    }
+}
