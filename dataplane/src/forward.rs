@@ -21,6 +21,7 @@ use crate::filter::{Answer, Verdict};
 use crate::grpc::{self, Code, GRPC_TIMEOUT};
 use crate::hash::{Hashed, hashed};
 use crate::header_changes::HeaderChanges;
+use crate::headers;
 use crate::listener::Connection;
 use crate::matcher::Subject;
 use crate::reply::{Reply, lead, refuse};
@@ -54,10 +55,10 @@ pub(crate) async fn serve(
         exchange.last();
     }
     // Before anything is matched: it would be the client's word for who it is.
-    parts.headers.remove(FORWARDED_CLIENT_CERT);
+    headers::remove(&mut parts.headers, &[FORWARDED_CLIENT_CERT]);
     exchange.asks(
         &parts.method,
-        parts.headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes),
+        headers::first(&parts.headers, &header::CONTENT_TYPE).map(HeaderValue::as_bytes),
     );
     let live = exchange.connection().listener.live();
     if let Err(malformed) = well_formed(&parts.headers, live.config.limits.fields) {
@@ -130,9 +131,8 @@ pub(crate) async fn serve(
     }
     let duration = match route.map(|route| &route.action) {
         Some(Action::Forward(forward)) => {
-            let said = parts.headers.get(&GRPC_TIMEOUT);
-            let said = said.and_then(|said| grpc::timeout(said.as_bytes()));
-            forward.duration.and_then(|duration| duration.of(said))
+            let said = || grpc::timeout(headers::first(&parts.headers, &GRPC_TIMEOUT)?.as_bytes());
+            forward.duration.and_then(|duration| duration.of(said()))
         }
         _ => None,
     };

@@ -18,6 +18,7 @@ use hyper::body::Body;
 use crate::body::{ClientBody, ResponseBody};
 use crate::forward;
 use crate::h1::{self, BODY_TIMEOUT, Buffer, FIELDS_MAX, HEAD_BYTES_MAX, Timer};
+use crate::headers;
 use crate::io::RewoundIo;
 use crate::limits::ClientLimits;
 use crate::listener::Connection;
@@ -199,17 +200,12 @@ async fn answer(connection: Rc<Connection>, request: Request<RecvStream>, mut re
 
 /// Takes out what HTTP/2 does not know, and adds what a head is to say.
 fn fit(headers: &mut HeaderMap, length: Option<u64>) {
-    if headers.keys().any(|name| UNKNOWN.contains(name)) {
-        for name in &UNKNOWN {
-            headers.remove(name);
-        }
+    headers::remove(headers, &UNKNOWN);
+    let length = length.filter(|length| *length > 0 && !headers::has(headers, &header::CONTENT_LENGTH));
+    if let Some(length) = length {
+        headers.insert(header::CONTENT_LENGTH, length.into());
     }
-    if let Some(length) = length.filter(|length| *length > 0) {
-        headers
-            .entry(header::CONTENT_LENGTH)
-            .or_insert_with(|| length.into());
-    }
-    if !headers.contains_key(header::DATE) {
+    if !headers::has(headers, &header::DATE) {
         headers.insert(header::DATE, h1::date_value());
     }
 }

@@ -61,6 +61,7 @@ mod grpc_web;
 mod h1;
 mod hash;
 mod header_changes;
+mod headers;
 mod health;
 mod http2;
 mod io;

@@ -9,6 +9,7 @@ use hyper::body::Body;
 use crate::exchange::REQUEST_ID;
 use crate::filter::Changes;
 use crate::h1::{self, Malformed, Outgoing};
+use crate::headers;
 use crate::listener::Connection;
 use crate::rewrite::PathRewrite;
 use crate::router::normalize_path;
@@ -56,7 +57,7 @@ impl Head {
     /// With those lines.
     pub(crate) fn over_http1(&self, headers: &HeaderMap, body: RequestBody) -> Outgoing {
         let has_body = !body.is_end_stream();
-        let length = headers.get(header::CONTENT_LENGTH).and_then(length);
+        let length = headers::first(headers, &header::CONTENT_LENGTH).and_then(length);
         // Whoever sends nothing must not promise anything.
         let length = length.filter(|length| has_body || *length == 0);
         let mut head = Vec::with_capacity(HEAD_BYTES);
@@ -83,7 +84,7 @@ impl Head {
 
     /// With those lines.
     pub(crate) fn over_http2(&self, mut headers: HeaderMap, body: RequestBody) -> Request<RequestBody> {
-        headers.remove(header::HOST);
+        headers::remove(&mut headers, &[header::HOST]);
         let mut uri = http::uri::Parts::default();
         uri.path_and_query = Some(self.target.clone());
         uri.scheme = Scheme::try_from(self.scheme).ok();
@@ -115,6 +116,9 @@ pub(super) fn tidy(headers: &mut HeaderMap, said: &Changes, connection: &Connect
 
 /// Refuses what HTTP/2's codec lets through and HTTP/1.1's does not. Cookies count once, however many lines they are in.
 pub(crate) fn well_formed(headers: &HeaderMap, fields_max: usize) -> Result<(), Malformed> {
+    if headers.len() <= fields_max && !headers::are_any_repeated(headers) {
+        return Ok(());
+    }
     let lines = |name| headers.get_all(name).iter().count();
     if headers.len() > fields_max && headers.len() - lines(header::COOKIE).saturating_sub(1) > fields_max {
         return Err(Malformed::HeadTooLarge);
@@ -166,7 +170,7 @@ pub(super) fn authority(request: &Parts) -> Result<HeaderValue, ()> {
         None => {
             let mut hosts = request.headers.get_all(header::HOST).iter();
             match (hosts.next(), hosts.next()) {
-                (Some(only), None) => only.clone(),
+                (Some(only), None) if Authority::try_from(only.as_bytes()).is_ok() => only.clone(),
                 _ => return Err(()),
             }
         }
@@ -175,7 +179,7 @@ pub(super) fn authority(request: &Parts) -> Result<HeaderValue, ()> {
     let plain = |byte: &u8| {
         byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'[' | b']')
     };
-    if bytes.is_empty() || !bytes.iter().all(plain) || Authority::try_from(bytes).is_err() {
+    if bytes.is_empty() || !bytes.iter().all(plain) {
         return Err(());
     }
     Ok(value)
@@ -214,7 +218,8 @@ pub(crate) fn options<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Ite
 
 fn add_forwarded(headers: &mut HeaderMap, connection: &Connection) {
     let peer = connection.peer().clone();
-    let value = match joined(headers, &FORWARDED_FOR, b",") {
+    let before = headers::has(headers, &FORWARDED_FOR).then(|| joined(headers, &FORWARDED_FOR, b","));
+    let value = match before.flatten() {
         None => peer,
         Some(mut before) => {
             before.push(b',');
@@ -228,7 +233,7 @@ fn add_forwarded(headers: &mut HeaderMap, connection: &Connection) {
 
 /// A browser splits its cookies over several lines in HTTP/2; in HTTP/1.1 they are one (RFC 9113, section 8.2.3).
 fn join_cookies(headers: &mut HeaderMap) {
-    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+    if !headers::are_any_repeated(headers) || headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
     }
     let cookies = joined(headers, &header::COOKIE, b"; ").unwrap_or_default();
@@ -249,7 +254,7 @@ fn joined(headers: &HeaderMap, name: &HeaderName, separator: &[u8]) -> Option<Ve
 }
 
 pub(super) fn add_request_id(headers: &mut HeaderMap, random: &Random) {
-    if !headers.contains_key(&REQUEST_ID) {
+    if !headers::has(headers, &REQUEST_ID) {
         let id = HeaderValue::from_bytes(&uuid(random.next(), random.next()));
         headers.insert(
             REQUEST_ID,

@@ -246,9 +246,13 @@ fn is_in(byte: &u8, place: u8) -> bool {
 
 /// A path that [`normalize_path`](crate::router::normalize_path) leaves as it is.
 fn is_plain_path(path: &[u8]) -> bool {
-    path.first() == Some(&b'/')
-        && path.iter().all(|byte| is_in(byte, IN_PATH))
-        && !path.windows(2).any(|pair| pair == b"/.")
+    let mut before = b'/';
+    let are_plain = path.iter().all(|byte| {
+        let is_plain = is_in(byte, IN_PATH) && (before != b'/' || *byte != b'.');
+        before = *byte;
+        is_plain
+    });
+    are_plain && path.first() == Some(&b'/')
 }
 
 /// A name with or without a port; what has more to it is looked at elsewhere.

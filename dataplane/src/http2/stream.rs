@@ -12,6 +12,8 @@ use http::{HeaderMap, header};
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::task::AbortHandle;
 
+use crate::headers;
+
 /// A body as it comes. What was taken of it makes room for more.
 pub(crate) struct Received {
     stream: RecvStream,
@@ -45,7 +47,7 @@ pub(crate) enum Broken<E: Error + 'static> {
 
 impl Received {
     pub(crate) fn new(stream: RecvStream, headers: &HeaderMap) -> Self {
-        let said = headers.get(header::CONTENT_LENGTH);
+        let said = headers::first(headers, &header::CONTENT_LENGTH);
         Self {
             left: said.and_then(|said| said.to_str().ok()?.parse().ok()),
             has_data: !stream.is_end_stream(),
