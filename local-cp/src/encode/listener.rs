@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::Loca
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::{
-    CodecType, RouteSpecifier, ServerHeaderTransformation,
+    CodecType, RouteSpecifier, ServerHeaderTransformation, UpgradeConfig,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_filter::ConfigType as HttpFilterConfig;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -27,6 +27,8 @@ pub(super) const CORS: &str = "envoy.filters.http.cors";
 pub(super) const DENY: &str = "envoy.filters.http.rbac.deny";
 pub(super) const ALLOW: &str = "envoy.filters.http.rbac.allow";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
+/// Every application may speak it: what it is let through by are routes, like any request.
+const WEBSOCKET: &str = "websocket";
 pub(super) const RATE_LIMIT: &str = "envoy.filters.http.local_ratelimit";
 
 pub(super) fn encode(name: &str, listener: &Listener) -> PbListener {
@@ -69,6 +71,10 @@ fn connection_manager(name: &str, listener: &Listener) -> HttpConnectionManager 
         use_remote_address: Some(yes()),
         generate_request_id: Some(yes()),
         server_header_transformation: ServerHeaderTransformation::PassThrough as i32,
+        upgrade_configs: vec![UpgradeConfig {
+            upgrade_type: WEBSOCKET.to_owned(),
+            ..UpgradeConfig::default()
+        }],
         ..HttpConnectionManager::default()
     }
 }

@@ -313,6 +313,21 @@ pub(crate) const CASES: &[Case] = &[
         ..GET
     },
     Case {
+        name: "an application is asked for a WebSocket, and need not take it",
+        headers: &[
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ],
+        expect: &[
+            Status(200),
+            SawHeader("upgrade", "websocket"),
+            SawHeader("sec-websocket-version", "13"),
+        ],
+        ..GET
+    },
+    Case {
         name: "headers set, added and removed",
         path: "/headers",
         headers: &[("x-set", "old"), ("x-add", "some"), ("x-remove", "gone")],
