@@ -2,15 +2,21 @@
 //! it is told to, which should be loopback.
 
 use std::convert::Infallible;
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use axum::serve::Listener;
 use axum::{Json, Router};
 use futures::StreamExt;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 
 use crate::status::Status;
@@ -24,7 +30,44 @@ pub(crate) struct Admin {
     pub(crate) taps: Arc<Taps>,
 }
 
-pub(crate) fn router(admin: Admin) -> Router {
+/// The admin port, until another process answers there; what has connected before is answered.
+struct Port {
+    listener: Option<TcpListener>,
+    status: Arc<Status>,
+}
+
+impl Listener for Port {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        if let Some(listener) = &mut self.listener {
+            tokio::select! {
+                biased;
+                () = self.status.relieved() => self.listener = None,
+                accepted = Listener::accept(listener) => return accepted,
+            }
+        }
+        pending().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        let listener = self.listener.as_ref();
+        listener.map_or(Err(io::ErrorKind::NotConnected.into()), TcpListener::local_addr)
+    }
+}
+
+/// Serves until the task is aborted.
+pub(crate) async fn serve(listener: TcpListener, admin: Admin) {
+    let port = Port {
+        listener: Some(listener),
+        status: Arc::clone(&admin.status),
+    };
+    // It does not end by itself.
+    let _ = axum::serve(port, router(admin)).await;
+}
+
+fn router(admin: Admin) -> Router {
     Router::new()
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
@@ -32,7 +75,17 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/hosts", get(hosts))
         .route("/tap", get(tap).post(tap))
         .route("/drain", post(drain))
+        .layer(map_response_with_state(Arc::clone(&admin.status), leave))
         .with_state(admin)
+}
+
+/// Whoever keeps a connection to a process that was relieved asks the other one next.
+async fn leave(State(status): State<Arc<Status>>, mut answer: Response) -> Response {
+    if status.is_relieved() {
+        let close = HeaderValue::from_static("close");
+        answer.headers_mut().insert(header::CONNECTION, close);
+    }
+    answer
 }
 
 async fn ready(State(admin): State<Admin>) -> impl IntoResponse {

@@ -12,7 +12,7 @@ use crate::json::{Json, Object};
 
 mod remote;
 
-pub(crate) use remote::{Fetchers, Remote, RemoteKeys};
+pub(crate) use remote::{Fetchers, Remote, RemoteKeys, known};
 
 /// Of one set. A token that names none is held against each of them, and issuers have a handful.
 const KEYS_MAX: usize = 64;

@@ -24,11 +24,11 @@ use activation::Activation;
 use ads::Ads;
 use decode::{Resources, describe};
 use last_good::Loaded;
-use listener::Leaving;
+use listener::{DRAIN_LINGER, Leaving};
 use metrics::Metrics;
 use orders::{Command, Remote, orders};
 use otlp::Exporter;
-use restart::{Estate, Offer, Predecessor, Successor};
+use restart::{Estate, Lock, Offer, Predecessor, Successor};
 use snapshot::Snapshot;
 use statsd::Statsd;
 use status::Status;
@@ -182,9 +182,13 @@ pub enum ProxyError {
     #[error("cannot start a worker thread")]
     Worker(#[source] std::io::Error),
     #[error(
-        "a proxy runs with the data folder {path} already: let this one take over from it, or give it another folder"
+        "a proxy runs with the data folder {path} already: let this one take over from it (--take-over), or give it another folder"
     )]
     Running { path: PathBuf },
+    #[error(
+        "a proxy with the data folder {path} starts or stops, so that nobody can take over from it: try again, and else look in its log"
+    )]
+    Busy { path: PathBuf },
     #[error("cannot take over from the proxy that runs")]
     TakeOver(#[source] RestartError),
 }
@@ -202,7 +206,7 @@ pub async fn run(
         path: config.data_dir.clone(),
         source,
     })?;
-    let mut predecessor = predecessor(&config).await?;
+    let (mut predecessor, lock) = predecessor(&config).await?;
     let held = predecessor
         .as_mut()
         .and_then(|held| held.take_admin(config.admin));
@@ -231,7 +235,7 @@ pub async fn run(
     let (open_admin, admin_opened) = oneshot::channel::<()>();
     let admin = tokio::spawn(async move {
         if admin_opened.await.is_ok() {
-            let _ = axum::serve(admin_listener, admin::router(admin)).await;
+            admin::serve(admin_listener, admin).await;
         }
     });
     let counted = Arc::clone(&metrics);
@@ -253,6 +257,7 @@ pub async fn run(
     };
     let (serving_workers, serving_status) = (workers.clone(), Arc::clone(&status));
     let data_dir = config.data_dir.clone();
+    let locked = lock.as_fd();
     let mut serving = Box::pin(async move {
         match predecessor {
             Some(predecessor) => {
@@ -269,9 +274,12 @@ pub async fn run(
         let estate = Estate {
             workers: &serving_workers,
             admin: admin_shared.as_fd(),
+            lock: locked,
             status: &serving_status,
         };
-        Ok(serve(&mut ads, &data_dir, estate).await)
+        let successor = serve(&mut ads, &data_dir, estate).await;
+        // What is under way still chooses among hosts.
+        Ok((successor, ads.activation))
     });
     let mut shutdown = pin!(shutdown);
     let mut successor = tokio::select! {
@@ -281,7 +289,9 @@ pub async fn run(
     };
     let was_ready = status.is_ready();
     let was_told = successor.is_none();
-    status.drain();
+    if was_told {
+        status.drain();
+    }
     if was_told && was_ready {
         // What the edge says meanwhile counts, and so does who was taking over.
         if let Ok(relieved) = timeout(config.drain_grace, serving.as_mut()).await {
@@ -296,18 +306,24 @@ pub async fn run(
             "the last good configuration was not written"
         );
     }
-    if let Some(successor) = successor {
-        admin.abort();
+    drop(lock);
+    if let Some((successor, _activation)) = successor {
+        // Who asks on a connection of before is told what holds of the other one, and asks that next.
+        status.relieve();
         successor.give_way().await;
         let shutdown = async {
             if !was_told {
                 shutdown.await;
             }
         };
-        tokio::select! {
-            () = drain_workers(&workers, Leaving::Relieved, RELIEVED_DRAIN_MAX) => {}
-            () = shutdown => drain_workers(&workers, Leaving::Closing, config.drain_timeout).await,
-        }
+        let drained = async {
+            tokio::select! {
+                () = drain_workers(&workers, Leaving::Relieved, RELIEVED_DRAIN_MAX) => {}
+                () = shutdown => drain_workers(&workers, Leaving::Closing, config.drain_timeout).await,
+            }
+        };
+        // Who has connected to the admin port meanwhile is answered too.
+        tokio::join!(drained, tokio::time::sleep(DRAIN_LINGER));
     } else {
         drain_workers(&workers, Leaving::Closing, config.drain_timeout).await;
     }
@@ -323,19 +339,21 @@ pub async fn run(
     Ok(())
 }
 
-/// Whom this process takes over from, if it is to.
-async fn predecessor(config: &ProxyConfig) -> Result<Option<Predecessor>, ProxyError> {
+/// Whom this process takes over from, if it is to, and the folder that is its own from now on.
+async fn predecessor(config: &ProxyConfig) -> Result<(Option<Predecessor>, Lock), ProxyError> {
+    let path = || config.data_dir.clone();
     if config.take_over {
-        return Predecessor::ask(&config.data_dir)
-            .await
-            .map_err(ProxyError::TakeOver);
+        let asked = Predecessor::ask(&config.data_dir).await;
+        if let Some((predecessor, lock)) = asked.map_err(ProxyError::TakeOver)? {
+            return Ok((Some(predecessor), lock));
+        }
     }
-    if restart::is_taken(&config.data_dir) {
-        return Err(ProxyError::Running {
-            path: config.data_dir.clone(),
-        });
+    match Lock::take(&config.data_dir) {
+        Ok(Some(lock)) => Ok((None, lock)),
+        Ok(None) if config.take_over => Err(ProxyError::Busy { path: path() }),
+        Ok(None) => Err(ProxyError::Running { path: path() }),
+        Err(source) => Err(ProxyError::DataDir { path: path(), source }),
     }
-    Ok(None)
 }
 
 fn admin_listener(address: SocketAddr, held: Option<StdTcpListener>) -> Result<TcpListener, ProxyError> {

@@ -2,9 +2,9 @@
 //! that no connection is refused and no request lost. Who runs offers them in its data folder to processes of its own user,
 //! and goes on as if nothing had happened until another one says that it serves; from then on it only finishes what it has.
 //!
-//! What is said, each in a message of its own: `tombolo take-over 1` by the new one, which every version understands; `state N`
-//! with the configuration and the admin port, and `sockets` with some of the N sockets each, or `no` and the reason; `ready` by
-//! the new one, or `no`; `yours`.
+//! What is said, each in a message of its own: `tombolo take-over 1` by the new one, which every version understands; `state N K`
+//! with the configuration, the admin port and the lock of the folder, and `sockets` with some of the N sockets each, where it has the
+//! keys of K issuers, or `no` and the reason; `ready` by the new one, or `no`; `yours`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,12 +22,15 @@ use tokio::time::timeout;
 
 use crate::ads::Ads;
 use crate::decode::{Resources, describe};
-use crate::last_good;
 use crate::orders::{Command, Remote};
 use crate::status::Status;
+use crate::{jwks, last_good};
 use link::{DESCRIPTORS_MAX, Door, Link, Message, TEXT_BYTES_MAX};
 
 mod link;
+mod lock;
+
+pub(crate) use lock::Lock;
 
 /// Name of the socket in the proxy's data folder.
 const FILE_NAME: &str = "restart.sock";
@@ -61,6 +64,10 @@ pub enum RestartError {
     Silent { waited: Duration },
     #[error("a worker does not give its sockets")]
     Worker,
+    #[error(
+        "no socket can be at {path}, whose path has more than 107 bytes: give the proxies a data folder with a shorter path"
+    )]
+    PathTooLong { path: PathBuf },
     #[error("cannot speak with the other process")]
     Link(#[source] io::Error),
 }
@@ -72,6 +79,8 @@ pub(crate) struct Predecessor {
     /// As it is kept on disk.
     pub(crate) state: Vec<u8>,
     pub(crate) sockets: Sockets,
+    /// Of how many issuers it has keys.
+    keys: usize,
     admin: Option<TcpListener>,
 }
 
@@ -88,6 +97,7 @@ pub(crate) struct Successor {
 pub(crate) struct Estate<'a> {
     pub(crate) workers: &'a [Remote],
     pub(crate) admin: BorrowedFd<'a>,
+    pub(crate) lock: BorrowedFd<'a>,
     pub(crate) status: &'a Status,
 }
 
@@ -95,7 +105,7 @@ pub(crate) struct Estate<'a> {
 enum Word {
     TakeOver { version: u32 },
     No { reason: String },
-    State { sockets: usize },
+    State { sockets: usize, keys: usize },
     Sockets,
     Ready,
     Yours,
@@ -105,24 +115,20 @@ fn path(data_dir: &Path) -> PathBuf {
     data_dir.join(FILE_NAME)
 }
 
-/// Whether a proxy runs with this data folder.
-pub(crate) fn is_taken(data_dir: &Path) -> bool {
-    Link::connect(&path(data_dir)).is_ok()
-}
-
 impl Predecessor {
-    /// What runs with this data folder; `None` when nothing does.
-    pub(crate) async fn ask(data_dir: &Path) -> Result<Option<Self>, RestartError> {
-        let link = match Link::connect(&path(data_dir)) {
+    /// What runs with this data folder, which is this process's too from then on; `None` when nothing does.
+    pub(crate) async fn ask(data_dir: &Path) -> Result<Option<(Self, Lock)>, RestartError> {
+        let path = path(data_dir);
+        let link = match Link::connect(&path) {
             Ok(link) => link,
             Err(error) if is_nobody(&error) => return Ok(None),
-            Err(error) => return Err(RestartError::Link(error)),
+            Err(error) => return Err(RestartError::at(path, error)),
         };
         let pid = link.of_own_user()?;
         link.say(&Word::TakeOver { version: VERSION }, &[]).await?;
         let (word, descriptors) = link.hear(ANSWER_MAX).await?;
-        let count = match word {
-            Word::State { sockets } => sockets,
+        let (count, keys) = match word {
+            Word::State { sockets, keys } => (sockets, keys),
             Word::No { reason } => return Err(RestartError::Refused { reason }),
             other => return Err(RestartError::garbled(&other)),
         };
@@ -130,6 +136,8 @@ impl Predecessor {
         let state = descriptors.next().ok_or_else(|| RestartError::garbled(&word))?;
         let state = read(state).map_err(RestartError::Link)?;
         let admin = descriptors.next().map(TcpListener::from);
+        let lock = descriptors.next().map(Lock::from);
+        let lock = lock.ok_or_else(|| RestartError::garbled(&word))?;
         let mut sockets = Sockets::new();
         let mut come = 0;
         while come < count {
@@ -143,13 +151,15 @@ impl Predecessor {
                 sockets.entry(address).or_default().push(socket);
             }
         }
-        Ok(Some(Self {
+        let predecessor = Self {
             link,
             pid,
             state,
             sockets,
+            keys,
             admin,
-        }))
+        };
+        Ok(Some((predecessor, lock)))
     }
 
     /// Its admin port, if it is at this address.
@@ -205,19 +215,24 @@ impl Predecessor {
             return Err(unfit(&loaded.rejections));
         }
         let sockets = std::mem::take(&mut self.sockets);
-        let taken = ads.activation.take_over(loaded.resources.config(), sockets).await;
+        let taken = ads
+            .activation
+            .take_over(loaded.resources.config(), sockets, self.keys)
+            .await;
         taken.map_err(|rejections| unfit(&rejections))?;
         Ok(loaded.resources)
     }
 }
 
 impl Offer {
-    /// A folder that cannot hold a socket, or whose path is too long for one, costs the hot restart and nothing else.
+    /// A folder that cannot hold a socket, or whose path is too long for one, costs the hot restart and nothing else. (Who is to take
+    /// over cannot know then whether somebody runs, and does not start.)
     pub(crate) fn open(data_dir: &Path) -> Self {
-        let door = Door::open(&path(data_dir)).inspect_err(|error| {
+        let path = path(data_dir);
+        let door = Door::open(&path).map_err(|error| {
+            let error = RestartError::at(path, error);
             tracing::warn!(
-                error = error as &dyn std::error::Error,
-                path = %path(data_dir).display(),
+                error = &error as &dyn std::error::Error,
                 "no other process can take over from this one"
             );
         });
@@ -250,6 +265,14 @@ impl Offer {
         let pid = successor.pid;
         if !estate.status.is_ready() {
             successor.refuse("it is not ready, or stops").await;
+            return false;
+        }
+        if let Some(listener) = estate.status.unrepeatable() {
+            let reason = format!(
+                "listener {listener} goes on as it was before it was changed: wait until its routes and secrets have come"
+            );
+            tracing::warn!(pid, %listener, "nobody takes over while a listener waits for its routes or secrets");
+            successor.refuse(&reason).await;
             return false;
         }
         tracing::info!(pid, "handing the ports over");
@@ -317,11 +340,14 @@ impl Successor {
 
     async fn try_hand_over(&self, estate: &Estate<'_>) -> Result<(), RestartError> {
         let sockets = sockets(estate.workers).await?;
-        let state = memory(&last_good::encode(&estate.status.resources())).map_err(RestartError::Link)?;
+        let resources = estate.status.resources();
+        let state = memory(&last_good::encode(&resources)).map_err(RestartError::Link)?;
         let word = Word::State {
             sockets: sockets.len(),
+            keys: jwks::known(resources.config()),
         };
-        self.link.say(&word, &[state.as_fd(), estate.admin]).await?;
+        let given = [state.as_fd(), estate.admin, estate.lock];
+        self.link.say(&word, &given).await?;
         for some in sockets.chunks(DESCRIPTORS_MAX) {
             let some: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
             self.link.say(&Word::Sockets, &some).await?;
@@ -403,9 +429,13 @@ impl Word {
             ("no", reason) => Some(Self::No {
                 reason: reason.to_owned(),
             }),
-            ("state", sockets) => Some(Self::State {
-                sockets: sockets.parse().ok()?,
-            }),
+            ("state", counts) => {
+                let (sockets, keys) = counts.split_once(' ')?;
+                Some(Self::State {
+                    sockets: sockets.parse().ok()?,
+                    keys: keys.parse().ok()?,
+                })
+            }
             ("sockets", "") => Some(Self::Sockets),
             ("ready", "") => Some(Self::Ready),
             ("yours", "") => Some(Self::Yours),
@@ -424,7 +454,7 @@ impl fmt::Display for Word {
                 "no {}",
                 &reason[..reason.floor_char_boundary(TEXT_BYTES_MAX - 3)]
             ),
-            Self::State { sockets } => write!(f, "state {sockets}"),
+            Self::State { sockets, keys } => write!(f, "state {sockets} {keys}"),
             Self::Sockets => f.write_str("sockets"),
             Self::Ready => f.write_str("ready"),
             Self::Yours => f.write_str("yours"),
@@ -433,6 +463,14 @@ impl fmt::Display for Word {
 }
 
 impl RestartError {
+    fn at(path: PathBuf, error: io::Error) -> Self {
+        match error.kind() {
+            // A path is wrong in no other way.
+            io::ErrorKind::InvalidInput => Self::PathTooLong { path },
+            _ => Self::Link(error),
+        }
+    }
+
     fn garbled(word: &Word) -> Self {
         Self::Garbled {
             text: word.to_string(),

@@ -203,6 +203,16 @@ impl LiveListener {
             })
     }
 
+    /// Whether somebody who knows nothing of what was before would serve as much with `wanted`.
+    pub(crate) fn is_repeatable(&self, wanted: &Arc<Listener>, all: &Config) -> bool {
+        let fresh = Self::new(wanted, all, None);
+        let serves = |chain: &Arc<LiveChain>| {
+            let fresh = fresh.as_ref();
+            fresh.is_some_and(|fresh| fresh.serving(chain.config.serves.as_ref()).is_some())
+        };
+        self.chains.iter().flatten().all(serves)
+    }
+
     /// The route tables of its chains.
     pub(crate) fn tables(&self) -> impl Iterator<Item = &Arc<RouteTable>> {
         self.chains

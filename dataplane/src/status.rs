@@ -7,17 +7,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use serde::Serialize;
+use tokio::sync::watch;
 
 use crate::config::ResourceKind;
 use crate::decode::{Resources, Update};
 use crate::metrics::Metrics;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{LiveListener, Snapshot};
 
 pub(crate) struct Status {
     pub(crate) snapshot: Arc<ArcSwap<Snapshot>>,
     pub(crate) metrics: Arc<Metrics>,
     configured: AtomicBool,
     draining: AtomicBool,
+    relieved: watch::Sender<bool>,
     resources: ArcSwap<Resources>,
     /// Applied, and waiting to be warm before they are acknowledged.
     pending: Mutex<BTreeSet<(ResourceKind, String)>>,
@@ -61,6 +63,7 @@ impl Status {
             metrics,
             configured: AtomicBool::new(false),
             draining: AtomicBool::new(false),
+            relieved: watch::channel(false).0,
             resources: ArcSwap::default(),
             pending: Mutex::default(),
             rejected: Mutex::default(),
@@ -73,6 +76,21 @@ impl Status {
 
     pub(crate) fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Another process serves in place of this one, which has to say nothing any more.
+    pub(crate) fn relieve(&self) {
+        self.relieved.send_replace(true);
+    }
+
+    pub(crate) fn is_relieved(&self) -> bool {
+        *self.relieved.borrow()
+    }
+
+    /// Ready once it is.
+    pub(crate) async fn relieved(&self) {
+        // The sender is here as well.
+        let _ = self.relieved.subscribe().wait_for(|relieved| *relieved).await;
     }
 
     /// These resources run now.
@@ -95,6 +113,19 @@ impl Status {
         {
             self.configured.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// A listener that serves what nobody could who began with what is known now: its routes or secrets have not come since it was
+    /// changed, or are gone.
+    pub(crate) fn unrepeatable(&self) -> Option<Arc<str>> {
+        let (resources, snapshot) = (self.resources.load(), self.snapshot.load());
+        let config = resources.config();
+        let is_unrepeatable = |(name, live): &(&Arc<str>, &Arc<LiveListener>)| {
+            let wanted = config.listeners.get(name);
+            wanted.is_some_and(|wanted| !live.is_repeatable(wanted, config))
+        };
+        let found = snapshot.listeners.iter().find(is_unrepeatable);
+        found.map(|(name, _)| Arc::clone(name))
     }
 
     pub(crate) fn applied(&self, type_url: &str, update: &Update) {

@@ -7,19 +7,24 @@ use super::{Activation, live_listeners};
 use crate::by_name::ByName;
 use crate::config::Config;
 use crate::decode::Rejection;
+use crate::jwks::Remote;
 use crate::restart::Sockets;
 
 /// How long the first checks of all hosts are waited for: those of a host that does not answer take their timeout, which is
 /// rarely longer.
 const CHECKS_MAX: Duration = Duration::from_secs(10);
+/// How long the keys of issuers are waited for, of as many as the other process has keys of: whose tokens are good to that one
+/// would be turned away by this one.
+const KEYS_MAX: Duration = Duration::from_secs(10);
 
 impl Activation {
-    /// Runs `config` on sockets on which another process still accepts. It does not begin to before its hosts have been checked,
-    /// and not at all if one of the sockets would be left out: what the kernel has queued on it would be lost.
+    /// Runs `config` on sockets on which another process still accepts. It does not begin to before its hosts have been checked and
+    /// issuers' keys have come, and not at all if one of the sockets would be left out: what the kernel has queued on it would be lost.
     pub(crate) async fn take_over(
         &mut self,
         config: &Config,
         sockets: Sockets,
+        keys: usize,
     ) -> Result<(), Vec<Rejection>> {
         let without_listeners = Config {
             listeners: ByName::default(),
@@ -27,6 +32,8 @@ impl Activation {
         };
         self.try_apply(&without_listeners).await?;
         self.first_checks().await;
+        self.fetchers.begin(config, &self.running);
+        self.first_keys(keys).await?;
         let listeners = live_listeners(config, &self.current.load());
         let is_left_out = |address: &SocketAddr| {
             !listeners
@@ -68,5 +75,14 @@ impl Activation {
         if tokio::time::timeout(CHECKS_MAX, checked).await.is_err() {
             tracing::warn!("taking over although some hosts have not been checked");
         }
+    }
+
+    async fn first_keys(&self, keys: usize) -> Result<(), Vec<Rejection>> {
+        let come = tokio::time::timeout(KEYS_MAX, self.fetchers.come(keys)).await;
+        let missing = |at: &Remote| Rejection {
+            name: at.cluster.to_string(),
+            reason: format!("its keys of {}{} have not come in time", at.authority, at.path),
+        };
+        come.map_err(|_| self.fetchers.missing().map(missing).collect())
     }
 }

@@ -1,13 +1,15 @@
 //! Keys that an issuer publishes: a task of the main runtime asks for them over a cluster of the proxy, and keeps what it had while
 //! nobody answers. Requests read what is there, and wait for nothing.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use http::header::{HOST, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Request, StatusCode, Uri};
@@ -18,7 +20,7 @@ use tokio::time::Instant;
 
 use super::{BadKeys, KeySet};
 use crate::balance::{Asked, Tried};
-use crate::config::{Config, Network, Protocol};
+use crate::config::{Config, Listener, Network, Protocol};
 use crate::health;
 use crate::retry::{BackOff, RetryHosts, RetryPriorities};
 use crate::snapshot::{Host, LiveCluster, Snapshot};
@@ -56,6 +58,8 @@ struct Fetched {
     keys: ArcSwapOption<KeySet>,
     /// Somebody has a token of a key that is not among them.
     wanted: Notify,
+    /// There are others than before.
+    changed: Notify,
 }
 
 /// Who fetches, one task for each place.
@@ -135,15 +139,8 @@ impl Fetchers {
     /// Fetches what the listeners of `config` want that `running` has not or has otherwise.
     pub(crate) fn begin(&mut self, config: &Config, running: &Config) {
         for change in config.listeners.changes(&running.listeners, Arc::ptr_eq) {
-            let chains = change.now.into_iter().flat_map(|listener| &listener.chains);
-            for chain in chains {
-                if let Network::Http(http) = &chain.network {
-                    let filters = http.filters.iter();
-                    filters
-                        .flat_map(|filter| filter.filter.remote_keys())
-                        .for_each(|keys| self.fetch(keys));
-                }
-            }
+            let wanted = change.now.into_iter().flat_map(wanted);
+            wanted.for_each(|keys| self.fetch(keys));
         }
     }
 
@@ -160,6 +157,21 @@ impl Fetchers {
             });
     }
 
+    /// Ready once there are keys of so many places, or of all.
+    pub(crate) async fn come(&self, places: usize) {
+        let fetchers = self.running.values();
+        let coming: FuturesUnordered<_> = fetchers.map(|fetcher| fetcher.fetched.come()).collect();
+        coming.take(places).collect::<()>().await;
+    }
+
+    /// Places of which there are no keys.
+    pub(crate) fn missing(&self) -> impl Iterator<Item = &Remote> {
+        let fetchers = self.running.iter();
+        fetchers
+            .filter(|(_, fetcher)| fetcher.fetched.keys.load().is_none())
+            .map(|(at, _)| at)
+    }
+
     /// Ends what no listener wants any more.
     pub(crate) fn let_go(&mut self) {
         // Ours, and the task's.
@@ -168,10 +180,38 @@ impl Fetchers {
     }
 }
 
+impl Fetched {
+    async fn come(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if self.keys.load().is_some() {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
 impl Drop for Fetcher {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Of how many places `config` has keys that have come.
+pub(crate) fn known(config: &Config) -> usize {
+    let all = config.listeners.values().flat_map(wanted);
+    let known = all.filter(|keys| keys.keys().is_some());
+    known.map(|keys| &keys.at).collect::<HashSet<_>>().len()
+}
+
+fn wanted(listener: &Arc<Listener>) -> impl Iterator<Item = &RemoteKeys> {
+    let http = listener.chains.iter().filter_map(|chain| match &chain.network {
+        Network::Http(http) => Some(http),
+        Network::Tcp(_) => None,
+    });
+    let filters = http.flat_map(|http| &http.filters);
+    filters.flat_map(|filter| filter.filter.remote_keys())
 }
 
 /// Keeps the keys fresh, until the task is aborted.
@@ -190,6 +230,7 @@ async fn run(at: Remote, fetched: Arc<Fetched>, current: Arc<ArcSwap<Snapshot>>)
                 // What was verified by the same keys stays so.
                 if fetched.keys.load().as_deref() != Some(&keys) {
                     fetched.keys.store(Some(Arc::new(keys)));
+                    fetched.changed.notify_waiters();
                 }
                 at.cached
             }

@@ -107,7 +107,9 @@ impl Link {
 impl Door {
     /// Takes the place of what was at `path`, of which nothing is left. It is put there when only its owner may use it.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let beside = path.with_extension(std::process::id().to_string());
+        // Nobody could connect to a path that is too long for that.
+        SockAddr::unix(path)?;
+        let beside = path.with_file_name(format!("new.{}", std::process::id()));
         match std::fs::remove_file(&beside) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

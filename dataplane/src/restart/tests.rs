@@ -19,7 +19,13 @@ fn words_are_understood_as_they_are_said() {
             },
             "no ",
         ),
-        (Word::State { sockets: 300 }, "state 300"),
+        (
+            Word::State {
+                sockets: 300,
+                keys: 2,
+            },
+            "state 300 2",
+        ),
         (Word::Sockets, "sockets"),
         (Word::Ready, "ready"),
         (Word::Yours, "yours"),
@@ -33,7 +39,8 @@ fn words_are_understood_as_they_are_said() {
         "tombolo",
         "tombolo take-over",
         "tombolo take-over x",
-        "state -1",
+        "state 3",
+        "state -1 0",
         "ready now",
         "?",
     ] {
@@ -83,7 +90,6 @@ async fn nobody_is_there_before_a_proxy_runs_and_after_it_ended_or_crashed() {
     let dir = tempfile::tempdir().unwrap();
     assert!(matches!(Predecessor::ask(dir.path()).await, Ok(None)));
     let door = Door::open(&path(dir.path())).unwrap();
-    assert!(is_taken(dir.path()));
     let mode = std::fs::metadata(path(dir.path())).unwrap().permissions();
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o600);
     let left_by_a_crash = dir.path().join("left");
@@ -92,7 +98,47 @@ async fn nobody_is_there_before_a_proxy_runs_and_after_it_ended_or_crashed() {
     assert!(!path(dir.path()).exists());
     std::fs::rename(&left_by_a_crash, path(dir.path())).unwrap();
     assert!(matches!(Predecessor::ask(dir.path()).await, Ok(None)));
-    assert!(!is_taken(dir.path()));
+}
+
+#[tokio::test]
+async fn a_folder_is_one_proxys_while_it_is_handed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let take = || Lock::take(dir.path()).unwrap();
+    let held = take().unwrap();
+    assert!(take().is_none());
+    let door = Door::open(&path(dir.path())).unwrap();
+    let new = Link::connect(&path(dir.path())).unwrap();
+    let old = door.accept().await.unwrap();
+    old.say(&Word::State { sockets: 0, keys: 0 }, &[held.as_fd()])
+        .await
+        .unwrap();
+    let (_, mut come) = new.hear(ANSWER_MAX).await.unwrap();
+    let handed_over = come.pop().map(Lock::from).unwrap();
+    drop(held);
+    assert!(take().is_none(), "the new one has it");
+    drop(handed_over);
+    assert!(take().is_some(), "nobody has it");
+}
+
+#[tokio::test]
+async fn a_path_that_no_socket_can_have_costs_the_take_over_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let room = 107 - path(dir.path()).as_os_str().len() - "/".len();
+    for (letters, fits) in [(room, true), (room + 1, false)] {
+        let data_dir = dir.path().join("d".repeat(letters));
+        std::fs::create_dir(&data_dir).unwrap();
+        let offer = Offer::open(&data_dir);
+        assert_eq!(offer.0.is_some(), fits, "{letters}");
+        drop(offer);
+        assert!(Lock::take(&data_dir).unwrap().is_some());
+        match Predecessor::ask(&data_dir).await {
+            Ok(None) => assert!(fits),
+            Err(error @ RestartError::PathTooLong { .. }) => {
+                assert!(!fits && error.to_string().contains("a data folder with a shorter path"));
+            }
+            other => panic!("{:?}", other.map(|_| ())),
+        }
+    }
 }
 
 #[tokio::test]

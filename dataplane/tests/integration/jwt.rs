@@ -48,15 +48,15 @@ use crate::support::proxy::{Answer, Proxy, client, eventually, free_address, htt
 use crate::support::upstream::Upstream;
 
 /// Who signs, with one key at a time.
-struct Issuer {
+pub(crate) struct Issuer {
     pair: Mutex<(u32, Ed25519KeyPair)>,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     is_down: Mutex<bool>,
     fetches: AtomicU64,
 }
 
 impl Issuer {
-    async fn start() -> Arc<Self> {
+    pub(crate) async fn start() -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuer = Arc::new(Self {
             pair: Mutex::new((1, Ed25519KeyPair::generate().unwrap())),
@@ -106,11 +106,11 @@ impl Issuer {
         *pair = (pair.0 + 1, Ed25519KeyPair::generate().unwrap());
     }
 
-    fn goes_down(&self, is_down: bool) {
+    pub(crate) fn goes_down(&self, is_down: bool) {
         *self.is_down.lock().unwrap_or_else(PoisonError::into_inner) = is_down;
     }
 
-    fn token(&self, more: &Value) -> String {
+    pub(crate) fn token(&self, more: &Value) -> String {
         let pair = self.pair.lock().unwrap_or_else(PoisonError::into_inner);
         let header = json!({"alg": "EdDSA", "kid": pair.0.to_string()});
         let mut claims = json!({"iss": "https://issuer.example", "sub": "anna"});
@@ -124,7 +124,7 @@ impl Issuer {
         format!("Bearer {message}.{signature}")
     }
 
-    fn local(&self) -> JwksSourceSpecifier {
+    pub(crate) fn local(&self) -> JwksSourceSpecifier {
         JwksSourceSpecifier::LocalJwks(DataSource {
             specifier: Some(data_source::Specifier::InlineString(self.keys())),
             ..Default::default()
@@ -133,7 +133,7 @@ impl Issuer {
 }
 
 /// Of a cluster of the proxy.
-fn remote(cached_s: i64) -> JwksSourceSpecifier {
+pub(crate) fn remote(cached_s: i64) -> JwksSourceSpecifier {
     let seconds = |seconds| Some(PbDuration { seconds, nanos: 0 });
     JwksSourceSpecifier::RemoteJwks(RemoteJwks {
         http_uri: Some(HttpUri {
@@ -147,7 +147,7 @@ fn remote(cached_s: i64) -> JwksSourceSpecifier {
     })
 }
 
-fn with_filters(mut listener: Listener, filters: Vec<(&str, Any)>) -> Listener {
+pub(crate) fn with_filters(mut listener: Listener, filters: Vec<(&str, Any)>) -> Listener {
     let filter = &mut listener.filter_chains[0].filters[0];
     if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
         let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
@@ -165,7 +165,7 @@ fn with_filters(mut listener: Listener, filters: Vec<(&str, Any)>) -> Listener {
 }
 
 /// Everything but `/open` needs a token.
-fn authentication(keys: JwksSourceSpecifier) -> Any {
+pub(crate) fn authentication(keys: JwksSourceSpecifier) -> Any {
     let provider = JwtProvider {
         issuer: "https://issuer.example".to_owned(),
         claim_to_headers: vec![JwtClaimToHeader {
@@ -193,7 +193,7 @@ fn authentication(keys: JwksSourceSpecifier) -> Any {
 }
 
 /// Only who has that group.
-fn only_group(group: &str) -> Any {
+pub(crate) fn only_group(group: &str) -> Any {
     let key = |key: &str| PathSegment {
         segment: Some(Segment::Key(key.to_owned())),
     };
