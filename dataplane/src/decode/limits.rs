@@ -7,11 +7,15 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::google::protobuf::UInt32Value;
 
 use super::fields::{At, Reason, done, duration, positive};
-use crate::h1::HEAD_BYTES_MAX;
+use crate::h1::{BODY_TIMEOUT, HEAD_BYTES_MAX};
 use crate::limits::ClientLimits;
 
 /// Envoy's idle timeout of a connection when none is given.
 pub(super) const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(3600);
+/// What a client that is told to go has at least: what it sent before it heard of it is on its way.
+const DRAIN_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+/// And at most: a connection on which nothing moves ends then anyway.
+const DRAIN_TIMEOUT_MAX: Duration = BODY_TIMEOUT;
 /// The smallest window that HTTP/2 can say at its begin (RFC 9113, section 6.9.2).
 const WINDOW_BYTES_MIN: u32 = 65_535;
 
@@ -40,7 +44,8 @@ pub(super) fn take(pb: &mut HttpConnectionManager) -> Result<(ClientLimits, Opti
         }
     }
     if let Some(timeout) = pb.drain_timeout.take() {
-        limits.drain_timeout = duration(timeout).at("drain_timeout")?;
+        let timeout = duration(timeout).at("drain_timeout")?;
+        limits.drain_timeout = timeout.clamp(DRAIN_TIMEOUT_MIN, DRAIN_TIMEOUT_MAX);
     }
     if let Some(options) = pb.http2_protocol_options.take() {
         http2(options, &mut limits).at("http2_protocol_options")?;

@@ -136,15 +136,26 @@ fn limits_are_as_the_contract_says() {
     );
 }
 
+fn limits(listener: &PbListener) -> ClientLimits {
+    let decoded = crate::decode::listener::decode("x", &listener.encode_to_vec()).unwrap();
+    match &decoded.chains[0].network {
+        crate::config::Network::Http(http) => http.limits,
+        crate::config::Network::Tcp(_) => unreachable!("it was made with HTTP"),
+    }
+}
+
+/// With none a request that is on its way when its client is told to go would be lost.
+#[test]
+fn a_client_has_time_to_go_and_not_for_ever() {
+    for (said_s, expected_s) in [(0, 1), (1, 1), (7, 7), (300, 300), (301, 300)] {
+        let mut said = listener();
+        manager(&mut said, |manager| manager.drain_timeout = seconds(said_s));
+        assert_eq!(limits(&said).drain_timeout.as_secs(), expected_s, "{said_s}");
+    }
+}
+
 #[test]
 fn what_is_not_said_is_as_it_was() {
-    let limits = |listener: &PbListener| {
-        let decoded = crate::decode::listener::decode("x", &listener.encode_to_vec()).unwrap();
-        match &decoded.chains[0].network {
-            crate::config::Network::Http(http) => http.limits,
-            crate::config::Network::Tcp(_) => unreachable!("it was made with HTTP"),
-        }
-    };
     let mut said = listener();
     assert_eq!(limits(&said), ClientLimits::DEFAULT);
     manager(&mut said, |manager| {
