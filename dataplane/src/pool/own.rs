@@ -100,7 +100,48 @@ impl Clients {
     }
 
     pub(super) fn each(&self, mut act: impl FnMut(&HostPool)) {
-        let pools = self.pools.borrow().clone();
-        pools.iter().filter_map(Weak::upgrade).for_each(|own| act(&own));
+        let mut pools = self.pools.borrow_mut();
+        // One that is gone holds its memory as long as somebody knows of it.
+        pools.retain(|own| own.strong_count() > 0);
+        pools.shrink_to(LOOKED_THROUGH_MIN);
+        let living: Vec<_> = pools.iter().filter_map(Weak::upgrade).collect();
+        drop(pools);
+        living.iter().for_each(|own| act(own));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::breaker::{Load, Share};
+    use crate::proxy_protocol::Version;
+    use crate::snapshot::{Health, Host};
+
+    #[test]
+    fn nothing_is_left_of_clients_that_have_gone() {
+        let told = Some(Version::V2);
+        let address = ([10, 0, 0, 2], 80).into();
+        let host = Host::new(7, "a".into(), address, None, told, None, Health::Healthy, None);
+        let shared = HostPool::new(Arc::new(host), Share::new(&Load::new(1), 0));
+        let client = |port| Ends {
+            client: ([10, 0, 0, 1], port).into(),
+            direct: [10, 0, 0, 1].into(),
+            to: ([10, 0, 0, 3], 80).into(),
+            is_redirected: false,
+            pools: OwnPools::default(),
+        };
+        let stays = client(1);
+        let own = shared.of(Some(&stays)).unwrap();
+        for port in 2..1000 {
+            shared.of(Some(&client(port)));
+        }
+        shared.sweep(Instant::now());
+        let known = shared.clients.pools.borrow();
+        assert_eq!(known.len(), 1);
+        assert!(known.capacity() <= LOOKED_THROUGH_MIN);
+        assert!(Rc::ptr_eq(&known[0].upgrade().unwrap(), &own));
     }
 }
