@@ -5,7 +5,7 @@ use std::time::{Instant, SystemTime};
 
 use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitResponse;
-use http::header::{HeaderMap, HeaderName};
+use http::header::HeaderName;
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Uri};
@@ -19,7 +19,7 @@ use crate::filter::{
     Answer, Begin, CHECK, Case, Chain, ExtAuthz, Facts, Filter, RateLimit, SHOULD_RATE_LIMIT, Said, Session,
     Shown, Stop, unfit,
 };
-use crate::forward::{subject, well_formed};
+use crate::forward::subject;
 use crate::grpc_call::{CallError, call};
 use crate::h1::{BODY_TIMEOUT, HEAD_BYTES_MAX, Malformed};
 use crate::header_changes::HeaderChanges;
@@ -53,6 +53,14 @@ pub(crate) struct Waiting {
     pub(crate) recoding: Recoding,
     /// Of its head.
     pub(crate) fields_max: usize,
+    pub(crate) added: Added,
+}
+
+/// What was added to a request's head since its client has sent it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Added {
+    lines: usize,
+    bytes: usize,
 }
 
 /// Why a request does not go on.
@@ -188,8 +196,7 @@ impl Asking<'_> {
 impl Waiting {
     /// The begin of its body, which goes on with the rest.
     async fn begin(&mut self, shown: Shown) -> Result<Begin, End> {
-        let body = std::mem::replace(&mut self.body, ClientBody::Nothing);
-        let read = ReadAhead::read(body, shown.bytes_max, BODY_TIMEOUT).await;
+        let read = ReadAhead::read(&mut self.body, shown.bytes_max, BODY_TIMEOUT).await;
         let read = read.map_err(|error| End::Refused(unread(&error)))?;
         let is_whole = read.is_whole(shown.bytes_max);
         if !is_whole && !shown.partial {
@@ -199,12 +206,13 @@ impl Waiting {
                 reason: "Payload Too Large".to_owned(),
             }));
         }
-        let bytes = read.begin(shown.bytes_max);
+        let bytes = read.begin(shown.bytes_max).to_vec();
         self.body = ClientBody::Read(Box::new(read));
         Ok(Begin { bytes, is_whole })
     }
 
-    /// Does what was said; more than a head may have is nothing that can be done.
+    /// Does what was said. As much as a client's head may have may be added to it, and to the answer's; more is nothing that can
+    /// be done.
     fn heed(&mut self, said: Said) -> Result<(), End> {
         self.response.extend(said.response);
         if self.response.lines() > self.fields_max || self.response.bytes() > HEAD_BYTES_MAX {
@@ -213,17 +221,13 @@ impl Waiting {
         if let Some(answer) = said.answer {
             return Err(End::Answer(answer));
         }
-        // A map of headers takes so many and no more.
-        if said.request.lines() > self.fields_max || said.request.bytes() > HEAD_BYTES_MAX {
+        self.added.lines += said.request.lines();
+        self.added.bytes += said.request.bytes();
+        if self.added.lines > self.fields_max || self.added.bytes > HEAD_BYTES_MAX {
             return Err(self.refuse());
         }
         self.unfit.extend(said.request.names().cloned());
         said.request.apply(&mut self.parts.headers);
-        if well_formed(&self.parts.headers, self.fields_max).is_err()
-            || bytes(&self.parts.headers) > HEAD_BYTES_MAX
-        {
-            return Err(self.refuse());
-        }
         if !said.query.is_empty() {
             let target = said.query.applied(&self.target).map_err(|_| self.refuse())?;
             self.lead(|_| target);
@@ -244,15 +248,6 @@ impl Waiting {
         self.response = HeaderChanges::default();
         End::Answer(unfit())
     }
-}
-
-fn bytes(headers: &HeaderMap) -> usize {
-    /// Between a name and its value, and behind it.
-    const BETWEEN: usize = ": \r\n".len();
-    headers
-        .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + BETWEEN)
-        .sum()
 }
 
 fn unread(error: &ReadError) -> Refusal {

@@ -126,6 +126,15 @@ impl Body for ClientBody {
 }
 
 impl ClientBody {
+    /// Whether all of it has come, though it may not have been passed on.
+    pub(crate) fn has_come(&self) -> bool {
+        match self {
+            Self::Limited(body, _) | Self::Text(body, _) => body.has_come(),
+            Self::Read(read) => read.has_come(),
+            Self::Http1(_) | Self::Http2(_) | Self::Nothing => self.is_end_stream(),
+        }
+    }
+
     /// Which breaks off where it has more than `max` bytes, if that is said.
     pub(crate) fn at_most(self, max: Option<u64>) -> Self {
         match max {

@@ -241,7 +241,7 @@ impl Filter {
             Self::LocalRateLimit(Some(limit)) => limit.judge(now(), draw, verdict),
             Self::Rbac(Some(rbac)) => rbac.judge(subject, facts, verdict),
             Self::Session(Some(session)) if is_forwarded() => session.judge(subject, verdict),
-            Self::ExtAuthz(_) => return true,
+            Self::ExtAuthz(_) => return route.is_some(),
             Self::RateLimit(limit) => return limit.concerns(route),
             Self::BodyLimit(None)
             | Self::Compressor(None)

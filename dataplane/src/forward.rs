@@ -12,7 +12,7 @@ use http::{Method, Request, Response, StatusCode, Uri};
 use hyper::body::Body;
 
 use crate::access_log::Requested;
-use crate::asking::{Asking, End, Waiting};
+use crate::asking::{Added, Asking, End, Waiting};
 use crate::attempt::Refusal;
 use crate::body::{ClientBody, ResponseBody};
 use crate::config::Action;
@@ -167,6 +167,7 @@ pub(crate) async fn serve(
             session: verdict.session.take(),
             recoding: std::mem::take(&mut verdict.recoding),
             fields_max: live.config.limits.fields,
+            added: Added::default(),
         };
         let asking = Asking {
             exchange: &exchange,
@@ -187,7 +188,7 @@ pub(crate) async fn serve(
             Ok(()) => {}
             Err(End::Answer(answer)) => verdict.answer = Some(answer),
             Err(End::Refused(refusal)) => return refuse(exchange, refusal),
-            Err(End::Over) => return over(exchange, waiting.body.is_end_stream()),
+            Err(End::Over) => return over(exchange, waiting.body.has_come()),
         }
         (parts, target, body) = (waiting.parts, waiting.target, waiting.body);
         verdict.session = waiting.session;

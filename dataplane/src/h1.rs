@@ -35,6 +35,7 @@ mod upload;
 /// The codec, for what is fuzzed.
 #[cfg(test)]
 pub(crate) mod fuzzing {
+    pub(crate) use super::bridge::body;
     pub(crate) use super::chunked::Chunked;
     pub(crate) use super::encode::{KeepAlive, Request, Response};
     pub(crate) use super::framing::{Framing, of_request, of_response};

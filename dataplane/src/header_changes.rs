@@ -121,10 +121,16 @@ impl HeaderChanges {
 
     /// Adds lines.
     pub(crate) fn add(&mut self, lines: Vec<PbHeaderValue>, of: Of) -> Result<(), Unfit> {
+        let mut added = Vec::with_capacity(lines.len());
         for given in lines {
             let line = line(given, of)?;
-            self.0.extend(line.map(|(name, value)| Change::Add(name, value)));
+            added.extend(line.map(|(name, value)| Change::Add(name, value)));
         }
+        if of == Of::Refusal && added.iter().any(|change| *change.name() == header::CONTENT_TYPE) {
+            // What we say it is would stand beside.
+            self.0.push(Change::Remove(header::CONTENT_TYPE));
+        }
+        self.0.extend(added);
         Ok(())
     }
 

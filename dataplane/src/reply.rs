@@ -2,7 +2,7 @@
 //! says in a header what others find in the body.
 
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::attempt::Refusal;
@@ -75,9 +75,9 @@ impl Reply {
         let mut response = Response::new(ResponseBody::Full(None));
         let headers = response.headers_mut();
         headers.extend(self.header.map(|(name, value)| (Some(name), value)));
-        let (status, body) = if exchange.is_call() {
+        let is_call = exchange.is_call();
+        let (status, body) = if is_call {
             let code = self.code.unwrap_or_else(|| Code::of(self.status));
-            headers.insert(header::CONTENT_TYPE, grpc::CONTENT_TYPE);
             headers.insert(GRPC_STATUS, code.value());
             if !self.body.is_empty() {
                 headers.insert(GRPC_MESSAGE, grpc::message(&self.body));
@@ -99,6 +99,10 @@ impl Reply {
         let body = if exchange.is_head() { Bytes::new() } else { body };
         exchange.respond(status.as_u16());
         exchange.edit(headers);
+        if is_call && !is_of_grpc(headers) {
+            // Whatever somebody would have shown to a browser.
+            headers.insert(header::CONTENT_TYPE, grpc::CONTENT_TYPE);
+        }
         exchange.answered(headers);
         exchange.sent(body.len() as u64);
         exchange.end(self.flag);
@@ -108,4 +112,10 @@ impl Reply {
         }
         response
     }
+}
+
+/// Whether it is one, over the web too.
+fn is_of_grpc(headers: &HeaderMap) -> bool {
+    let given = headers.get(header::CONTENT_TYPE);
+    given.is_some_and(|given| given.as_bytes().starts_with(b"application/grpc"))
 }

@@ -174,7 +174,8 @@ impl ExtAuthz {
     /// What an answer means.
     pub(crate) fn said(&self, response: CheckResponse) -> Said {
         const OK: i32 = 0;
-        let is_allowed = response.status.is_some_and(|status| status.code == OK);
+        // Where it is not said it is 0, as nothing that is not said is anything else.
+        let is_allowed = response.status.is_none_or(|status| status.code == OK);
         let said = match response.http_response {
             Some(HttpResponse::ErrorResponse(error)) => self.failed_with(error),
             Some(HttpResponse::OkResponse(changes)) if is_allowed => allowed(changes),
@@ -254,8 +255,10 @@ impl Authorizer {
 }
 
 impl QueryChanges {
+    /// What is removed is so after it was set.
     fn new(set: Vec<QueryParameter>, removed: Vec<String>) -> Self {
         let set = set.into_iter().map(|parameter| (parameter.key, parameter.value));
+        let set = set.filter(|(key, _)| !removed.contains(key));
         Self {
             set: set.collect(),
             removed,

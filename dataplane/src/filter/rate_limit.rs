@@ -114,7 +114,8 @@ impl RateLimit {
         if self.service.says_limits {
             limits(&response.statuses, &mut said.response);
         }
-        let told = said.response.add(response.response_headers_to_add, Of::Answer);
+        let of = if is_limited { Of::Refusal } else { Of::Answer };
+        let told = said.response.add(response.response_headers_to_add, of);
         let told = told.and_then(|()| {
             if is_limited {
                 return Ok(());

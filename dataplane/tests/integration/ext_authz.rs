@@ -1,11 +1,16 @@
 //! Requests that wait for what an authorization service says of them.
 
+use std::convert::Infallible;
+use std::future::ready;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use envoy_types::pb::envoy::config::rbac::v3::permission::Rule;
 use envoy_types::pb::envoy::config::rbac::v3::principal::Identifier;
 use envoy_types::pb::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac as Rules};
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
+use envoy_types::pb::envoy::config::route::v3::route::Action as RouteActions;
+use envoy_types::pb::envoy::config::route::v3::route_action::MaxStreamDuration;
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, Route};
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ext_authz::Services;
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ext_authz_per_route::Override;
@@ -15,9 +20,19 @@ use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::protobuf::{Any, Duration as PbDuration};
 use envoy_types::util::pack_any;
+use futures::{StreamExt, stream};
+use http::Request;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
+use crate::jwt::{Issuer, authentication, only_group};
 use crate::support::asking::{self, Stage};
 use crate::support::authorizer::{self, Asked};
 use crate::support::mesh;
@@ -67,6 +82,7 @@ async fn a_service_says_what_becomes_of_a_request() {
             ("allow", 200, "a /p 123", true),
             ("deny", 401, "no", false),
             ("forbid", 403, "", false),
+            ("say-nothing", 200, "a /p 123", true),
             ("change", 200, "a /p 123", true),
             ("hang", 403, "", false),
             ("break", 403, "", false),
@@ -97,6 +113,10 @@ async fn a_service_says_what_becomes_of_a_request() {
         assert_eq!(called.status, 200);
         assert_eq!(called.headers["grpc-status"], "16");
         assert_eq!(called.headers["grpc-message"], "no");
+        let shown = [("x-do", "show"), ("content-type", "application/grpc")];
+        let called = stage.ask(&client, "/p", &shown, b"").await;
+        let types: Vec<_> = called.headers.get_all("content-type").iter().collect();
+        assert_eq!(types, ["application/grpc"], "a call is answered as one");
     }
     let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
     let counted = |line: &str| metrics.lines().any(|counted| counted.starts_with(line));
@@ -150,6 +170,115 @@ async fn a_service_changes_a_request_and_not_its_frame() {
         assert_eq!(http.headers["x-request-id"], http.id);
         assert_eq!(http.headers.contains_key("x-user"), !is_http1);
         assert!(!http.headers.contains_key("connection"));
+    }
+}
+
+/// As many lines as a client may send are as many for whoever lets it pass.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_head_goes_on() {
+    let (stage, _) = start(vec![(NAME, pack_any(asking("service")))], to_all()).await;
+    // With `host`, `content-length` and `x-do` they are 100.
+    let names: Vec<String> = (0..97).map(|n| format!("x-{n}")).collect();
+    for client in [client(), http2_client()] {
+        for (does, status) in [("allow", 200), ("change", 200), ("flood", 500)] {
+            let mut lines: Vec<_> = names.iter().map(|name| (&**name, "1")).collect();
+            lines.push(("x-do", does));
+            let answer = stage.ask(&client, "/", &lines, b"1").await;
+            assert_eq!(answer.status.as_u16(), status, "{does}");
+        }
+    }
+}
+
+/// Who has not sent all of a request is told so, and else that it took too long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_shown_may_take_as_long_as_its_route() {
+    let shown = ExtAuthz {
+        with_request_body: Some(BufferSettings {
+            max_request_bytes: 8,
+            ..BufferSettings::default()
+        }),
+        ..asking("service")
+    };
+    let mut route = mesh::to_cluster("/", "a");
+    if let Some(RouteActions::Route(action)) = &mut route.action {
+        action.max_stream_duration = Some(MaxStreamDuration {
+            max_stream_duration: Some(PbDuration {
+                seconds: 0,
+                nanos: 400_000_000,
+            }),
+            ..MaxStreamDuration::default()
+        });
+    }
+    let (stage, _) = start(vec![(NAME, pack_any(shown))], vec![route]).await;
+    for (does, body, expected) in [
+        ("allow", "1234", "200"),
+        ("allow", "12", "408"),
+        ("hang", "1234", "504"),
+    ] {
+        let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+        let request = format!(
+            "POST / HTTP/1.1\r\nhost: h\r\nx-do: {does}\r\nconnection: close\r\ncontent-length: 4\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer[9..], expected.as_bytes(), "{does} {body}");
+
+        let come = stream::once(ready(Ok::<_, Infallible>(Frame::data(Bytes::from_static(
+            body.as_bytes(),
+        )))));
+        let body = match body.len() {
+            4 => come.boxed(),
+            _ => come.chain(stream::pending()).boxed(),
+        };
+        let request = Request::post(format!("http://{}/", stage.listener)).header("x-do", does);
+        let request = request.body(StreamBody::new(body)).unwrap();
+        let client = Client::builder(TokioExecutor::new())
+            .http2_only(true)
+            .build_http();
+        let answer = client.request(request).await.unwrap();
+        assert_eq!(answer.status().as_str(), expected, "{does}, over HTTP/2");
+    }
+}
+
+/// A token, a service and a rule about what the token says: each knows what those before it have found out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn filters_behind_a_service_know_what_tokens_say() {
+    let issuer = Issuer::start().await;
+    let filters = vec![
+        ("jwt", authentication(issuer.local())),
+        (NAME, pack_any(asking("service"))),
+        ("rbac", only_group("dev")),
+    ];
+    let (stage, asked) = start(filters, to_all()).await;
+    let (dev, ops) = (json!({"groups": ["dev"]}), json!({"groups": ["ops"]}));
+    for client in [client(), http2_client()] {
+        for (claims, does, status, is_asked) in [
+            (Some(&dev), "allow", 200, true),
+            (Some(&dev), "deny", 401, true),
+            (Some(&ops), "allow", 403, true),
+            (Some(&ops), "deny", 401, true),
+            (None, "allow", 401, false),
+        ] {
+            let token = claims.map(|claims| issuer.token(claims)).unwrap_or_default();
+            let (before, reached) = (times(&asked), stage.upstream.requests());
+            let lines = [("authorization", &*token), ("x-do", does), ("x-user", "mallory")];
+            let answer = stage.ask(&client, "/", &lines, b"").await;
+            let got = (answer.status.as_u16(), times(&asked) > before);
+            assert_eq!(got, (status, is_asked), "{claims:?} {does}");
+            assert_eq!(
+                stage.upstream.requests() > reached,
+                status == 200,
+                "{claims:?} {does}"
+            );
+            if is_asked {
+                let told = asked.lock().unwrap().last().cloned().unwrap();
+                let headers = &authorizer::http(&told).headers;
+                // Who it is, by the token and by nobody else.
+                assert_eq!(headers["x-user"], "anna");
+                assert!(!headers.contains_key("authorization"), "{headers:?}");
+            }
+        }
     }
 }
 
@@ -239,9 +368,7 @@ async fn a_route_asks_otherwise_or_not_at_all() {
         ("/extended", "deny", 401, true),
         ("/said", "allow", 204, true),
         ("/said", "deny", 401, true),
-        // Nobody is told whether there is a route before it is known who asks.
-        ("/nowhere", "deny", 401, true),
-        ("/nowhere", "allow", 404, true),
+        ("/nowhere", "deny", 404, false),
     ] {
         let before = times(&asked);
         let answer = stage.ask(&client(), path, &[("x-do", does)], b"").await;

@@ -104,6 +104,10 @@ async fn a_service_says_whether_there_may_be_more() {
                 .map(|said| said.to_str().unwrap());
             assert_eq!(limited, (does == "over").then_some("true"), "{does}");
             assert_eq!(answer.headers["content-length"], body.len().to_string(), "{does}");
+            let types: Vec<_> = answer.headers.get_all("content-type").iter().collect();
+            if does == "over" {
+                assert_eq!(types, ["application/json"]);
+            }
             if matches!(does, "go" | "over") {
                 assert_eq!(answer.headers["x-told"], "1");
                 assert_eq!(answer.headers["x-ratelimit-limit"], "5, 5;w=60");
@@ -119,6 +123,8 @@ async fn a_service_says_whether_there_may_be_more() {
             (called.status.as_u16(), &called.headers["grpc-status"]),
             (200, &"14".parse().unwrap())
         );
+        let types: Vec<_> = called.headers.get_all("content-type").iter().collect();
+        assert_eq!(types, ["application/grpc"], "a call is answered as one");
     }
     assert_eq!(asked.lock().unwrap()[0], "shop|remote_address=127.0.0.1,do=go");
     let metrics = stage.proxy.admin("/metrics").await.unwrap().body;

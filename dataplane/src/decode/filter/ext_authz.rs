@@ -243,7 +243,7 @@ mod tests {
                 "grpc_service.envoy_grpc.cluster_name: is required",
             ),
             (
-                |pb| target(pb, |target| target.cluster_name = "a b".to_owned()),
+                |pb| target(pb, |target| target.authority = "a b".to_owned()),
                 "grpc_service.envoy_grpc.authority: \"a b\" is no authority",
             ),
             (

@@ -140,6 +140,31 @@ fn only_over_the_limit_is_one_too_many() {
 }
 
 #[test]
+fn what_the_service_says_of_its_body_is_said_once() {
+    let header = |value: &str| PbHeaderValue {
+        key: "Content-Type".to_owned(),
+        value: value.to_owned(),
+        ..PbHeaderValue::default()
+    };
+    for (code, expected) in [
+        (PbCode::OverLimit, "application/json"),
+        (PbCode::Ok, "text/plain, application/json"),
+    ] {
+        let said = limit(false, None).said(RateLimitResponse {
+            overall_code: code as i32,
+            response_headers_to_add: vec![header("application/json")],
+            ..RateLimitResponse::default()
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static("text/plain"));
+        said.response.apply(&mut headers);
+        let lines = headers.get_all("content-type").iter();
+        let lines: Vec<&str> = lines.map(|line| line.to_str().unwrap()).collect();
+        assert_eq!(lines.join(", "), expected, "{code:?}");
+    }
+}
+
+#[test]
 fn without_an_answer_it_is_as_the_listener_says() {
     assert_eq!(limit(false, None).failed(), Said::default());
     let failed = limit(false, Some(StatusCode::SERVICE_UNAVAILABLE)).failed();

@@ -62,7 +62,20 @@ impl Authorization for Service {
                     set("set-cookie", "b"),
                 ],
             ),
-            "forbid" => CheckResponse::default(),
+            "forbid" => CheckResponse {
+                status: Some(Status {
+                    code: 7,
+                    ..Status::default()
+                }),
+                ..CheckResponse::default()
+            },
+            "say-nothing" => CheckResponse::default(),
+            "set-and-remove" => allowed(OkHttpResponse {
+                query_parameters_to_set: ["a", "b"].map(parameter).into(),
+                query_parameters_to_remove: vec!["b".to_owned(), "c".to_owned()],
+                ..OkHttpResponse::default()
+            }),
+            "show" => denied(403, "<p>", vec![set("content-type", "text/html")]),
             "change" => allowed(OkHttpResponse {
                 headers: vec![
                     set("x-user", "alice"),
@@ -127,6 +140,13 @@ fn denied(code: i32, body: &str, headers: Vec<HeaderValueOption>) -> CheckRespon
             body: body.to_owned(),
         })),
         ..CheckResponse::default()
+    }
+}
+
+fn parameter(key: &str) -> QueryParameter {
+    QueryParameter {
+        key: key.to_owned(),
+        value: "new".to_owned(),
     }
 }
 

@@ -60,6 +60,10 @@ impl RateLimitService for Service {
             value: value.to_owned(),
             ..HeaderValue::default()
         };
+        let told = match &*does {
+            "over" => vec![header("content-type", "application/json")],
+            _ => vec![],
+        };
         let code = match &*does {
             "over" => Code::OverLimit,
             "hang" => {
@@ -80,7 +84,10 @@ impl RateLimitService for Service {
                 limit_remaining: 3,
                 ..DescriptorStatus::default()
             }],
-            response_headers_to_add: vec![header("x-told", "1"), header("content-length", "1")],
+            response_headers_to_add: [header("x-told", "1"), header("content-length", "1")]
+                .into_iter()
+                .chain(told)
+                .collect(),
             request_headers_to_add: vec![header("x-counted", "1"), header("content-length", "1")],
             raw_body: b"busy".to_vec(),
             ..RateLimitResponse::default()

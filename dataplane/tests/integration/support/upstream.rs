@@ -63,7 +63,9 @@ impl Upstream {
                         let (state, mood) = (Arc::clone(&state), moods.subscribe());
                         async move { Ok::<_, Infallible>(answer(name, request, &state, mood).await) }
                     });
-                    let server = auto::Builder::new(TokioExecutor::new());
+                    let mut server = auto::Builder::new(TokioExecutor::new());
+                    // As many as a client may send, and what a proxy and those whom it asks add.
+                    server.http1().max_headers(300);
                     // A client that goes away is no failure of a test.
                     let _ = server.serve_connection(TokioIo::new(stream), service).await;
                 });
