@@ -147,6 +147,7 @@ impl Activation {
         }
         let snapshot = Arc::new(Snapshot { listeners, clusters });
         let difference = Arc::new(snapshot.difference(&before));
+        self.fetchers.attach(config, &self.running);
         self.hand_over(&snapshot, &difference, sockets).await;
         self.current.store(Arc::clone(&snapshot));
         self.fetchers.begin(config, &self.running);

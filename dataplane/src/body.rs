@@ -14,6 +14,7 @@ use crate::deadline::Watch;
 use crate::exchange::{Exchange, Flag};
 use crate::grpc_web::{NotText, Text};
 use crate::h1;
+use crate::header_changes::is_read_as;
 use crate::http2;
 use crate::pool::Lease;
 use crate::read_ahead::ReadAhead;
@@ -336,7 +337,11 @@ impl ResponseBody {
 
 /// The trailers that may stand behind a body of whose head `unfit` were taken out.
 pub(crate) fn without(mut trailers: HeaderMap, unfit: &[HeaderName]) -> HeaderMap {
-    let is_unfit = |name: &&HeaderName| unfit.contains(name) || !h1::may_trail(name.as_str().as_bytes());
+    let is_unfit = |name: &&HeaderName| {
+        let name = name.as_str().as_bytes();
+        let is_it = |unfit: &HeaderName| is_read_as(name, unfit.as_str().as_bytes());
+        unfit.iter().any(is_it) || !h1::may_trail(name)
+    };
     let unfit: Vec<HeaderName> = trailers.keys().filter(is_unfit).cloned().collect();
     for name in unfit {
         trailers.remove(name);

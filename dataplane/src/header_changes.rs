@@ -57,6 +57,20 @@ pub(crate) enum Unfit {
     Target,
 }
 
+/// Whether a header concerns one connection or frames the body.
+pub(crate) fn is_framing(name: &HeaderName) -> bool {
+    FRAMING.contains(name)
+}
+
+/// Whether hosts may take one name for the other: those that hand headers on as variables (CGI, WSGI) write `_` for `-`.
+pub(crate) fn is_read_as(one: &[u8], other: &[u8]) -> bool {
+    let plain = |byte: &u8| match byte {
+        b'_' => b'-',
+        other => other.to_ascii_lowercase(),
+    };
+    one.len() == other.len() && one.iter().map(plain).eq(other.iter().map(plain))
+}
+
 impl HeaderChanges {
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -273,6 +287,24 @@ mod tests {
             .iter()
             .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()));
         Ok(lines.collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn names_are_read_as_others() {
+        for (one, other, expected) in [
+            ("x-user", "x-user", true),
+            ("x-user", "X_User", true),
+            ("x_user-id", "x-user_id", true),
+            ("x-user", "x-users", false),
+            ("x-user", "xuser", false),
+            ("x-user", "x.user", false),
+        ] {
+            assert_eq!(
+                is_read_as(one.as_bytes(), other.as_bytes()),
+                expected,
+                "{one} {other}"
+            );
+        }
     }
 
     #[test]

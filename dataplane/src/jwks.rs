@@ -2,9 +2,7 @@
 //! secret that both sides know (`oct`) is none, so that no public key can be taken for one.
 
 use aws_lc_rs::rsa::PublicKeyComponents;
-use aws_lc_rs::signature::{
-    self, EcdsaVerificationAlgorithm, ParsedPublicKey, RsaParameters, UnparsedPublicKey,
-};
+use aws_lc_rs::signature::{self, EcdsaVerificationAlgorithm, ParsedPublicKey, RsaParameters};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -14,8 +12,10 @@ mod remote;
 
 pub(crate) use remote::{Fetchers, Remote, RemoteKeys, known};
 
-/// Of one set. A token that names none is held against each of them, and issuers have a handful.
+/// Of one set; issuers have a handful.
 const KEYS_MAX: usize = 64;
+/// Against which one token is held: whoever makes it up should not make much work.
+const TRIED_MAX: usize = 8;
 
 /// How tokens are signed (RFC 7518, section 3.1, and RFC 8037).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,30 +35,12 @@ pub(crate) enum Algorithm {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct KeySet(Box<[Key]>);
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 struct Key {
     /// Tokens that name another one are not held against it.
     id: Option<Box<str>>,
-    algorithm: Option<Algorithm>,
-    material: Material,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-enum Material {
-    Rsa {
-        n: Box<[u8]>,
-        e: Box<[u8]>,
-    },
-    /// The point, not compressed.
-    Curve(Curve, Box<[u8]>),
-    Ed25519(Box<[u8]>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Curve {
-    P256,
-    P384,
-    P521,
+    /// By each algorithm that it may have been used with: reading a key takes longer than what is then done with it.
+    by: Box<[(Algorithm, ParsedPublicKey)]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,18 +88,6 @@ impl Algorithm {
             _ => return None,
         })
     }
-
-    fn rsa(self) -> Option<&'static RsaParameters> {
-        Some(match self {
-            Self::Rs256 => &signature::RSA_PKCS1_2048_8192_SHA256,
-            Self::Rs384 => &signature::RSA_PKCS1_2048_8192_SHA384,
-            Self::Rs512 => &signature::RSA_PKCS1_2048_8192_SHA512,
-            Self::Ps256 => &signature::RSA_PSS_2048_8192_SHA256,
-            Self::Ps384 => &signature::RSA_PSS_2048_8192_SHA384,
-            Self::Ps512 => &signature::RSA_PSS_2048_8192_SHA512,
-            _ => return None,
-        })
-    }
 }
 
 impl KeySet {
@@ -142,14 +112,23 @@ impl KeySet {
     }
 
     pub(crate) fn verify(&self, signed: Signed<'_>) -> Result<(), Unverified> {
-        let mut verified = Err(Unverified::NoKey);
-        for key in self.0.iter().filter(|key| key.is_meant(signed)) {
-            if key.material.has_signed(signed) {
-                return Ok(());
-            }
-            verified = Err(Unverified::Forged);
+        let meant = || self.0.iter().filter(|key| key.is_meant(signed));
+        let is_named = |key: &&Key| signed.key.is_some() && key.id.as_deref() == signed.key;
+        let named = meant().filter(is_named);
+        let mut tried = named.chain(meant().filter(|key| !is_named(key))).take(TRIED_MAX);
+        if tried.any(|key| key.has_signed(signed)) {
+            return Ok(());
         }
-        verified
+        // Where the key of that name is missing, others that have none say nothing of it.
+        let is_there = match signed.key {
+            Some(_) => meant().any(|key| is_named(&key)),
+            None => meant().next().is_some(),
+        };
+        Err(if is_there {
+            Unverified::Forged
+        } else {
+            Unverified::NoKey
+        })
     }
 }
 
@@ -169,30 +148,26 @@ impl Key {
         if !is_for_signatures || !verifies {
             return None;
         }
-        let algorithm = match text("alg")? {
+        let said = match text("alg")? {
             None => None,
             Some(name) => Some(Algorithm::of(name)?),
         };
         let number = |name: &str| URL_SAFE_NO_PAD.decode(text(name)??).ok();
-        let material = match (text("kty")??, text("crv")?) {
-            ("RSA", _) => Material::rsa(&number("n")?, &number("e")?)?,
-            ("EC", Some(curve)) => Material::curve(Curve::of(curve)?, &number("x")?, &number("y")?)?,
+        let mut by = match (text("kty")??, text("crv")?) {
+            ("RSA", _) => rsa(&number("n")?, &number("e")?)?,
+            ("EC", Some(curve)) => vec![on_curve(curve, &number("x")?, &number("y")?)?],
             ("OKP", Some("Ed25519")) => {
-                let key = number("x")?;
-                ParsedPublicKey::new(&signature::ED25519, &key).ok()?;
-                Material::Ed25519(key.into())
+                let key = ParsedPublicKey::new(&signature::ED25519, number("x")?).ok()?;
+                vec![(Algorithm::EdDsa, key)]
             }
             _ => return None,
         };
-        let key = Self {
-            id: text("kid")?.filter(|id| !id.is_empty()).map(Box::from),
-            algorithm,
-            material,
-        };
+        by.retain(|(algorithm, _)| said.is_none_or(|said| said == *algorithm));
         // One that says an algorithm of another kind can have signed nothing.
-        key.algorithm
-            .is_none_or(|algorithm| key.material.fits(algorithm))
-            .then_some(key)
+        (!by.is_empty()).then_some(Self {
+            id: text("kid")?.filter(|id| !id.is_empty()).map(Box::from),
+            by: by.into(),
+        })
     }
 
     fn is_meant(&self, signed: Signed<'_>) -> bool {
@@ -200,90 +175,65 @@ impl Key {
             (Some(id), Some(named)) => **id == *named,
             (None, _) | (_, None) => true,
         };
-        is_named
-            && self
-                .algorithm
-                .is_none_or(|algorithm| algorithm == signed.algorithm)
-            && self.material.fits(signed.algorithm)
-    }
-}
-
-impl Curve {
-    fn of(name: &str) -> Option<Self> {
-        match name {
-            "P-256" => Some(Self::P256),
-            "P-384" => Some(Self::P384),
-            "P-521" => Some(Self::P521),
-            _ => None,
-        }
-    }
-
-    /// Of a coordinate.
-    fn bytes(self) -> usize {
-        match self {
-            Self::P256 => 32,
-            Self::P384 => 48,
-            Self::P521 => 66,
-        }
-    }
-
-    fn algorithm(self) -> &'static EcdsaVerificationAlgorithm {
-        match self {
-            Self::P256 => &signature::ECDSA_P256_SHA256_FIXED,
-            Self::P384 => &signature::ECDSA_P384_SHA384_FIXED,
-            Self::P521 => &signature::ECDSA_P521_SHA512_FIXED,
-        }
-    }
-}
-
-impl Material {
-    /// Of 2048 to 8192 bits, as whoever verifies has it.
-    fn rsa(n: &[u8], e: &[u8]) -> Option<Self> {
-        let stripped = |number: &[u8]| {
-            let zeros = number.iter().take_while(|byte| **byte == 0).count();
-            Box::<[u8]>::from(&number[zeros..])
-        };
-        let (n, e) = (stripped(n), stripped(e));
-        let is_fit = (256..=1024).contains(&n.len()) && (1..=8).contains(&e.len());
-        is_fit.then_some(Self::Rsa { n, e })
-    }
-
-    fn curve(curve: Curve, x: &[u8], y: &[u8]) -> Option<Self> {
-        if x.len() != curve.bytes() || y.len() != curve.bytes() {
-            return None;
-        }
-        let point = [&[4], x, y].concat();
-        ParsedPublicKey::new(curve.algorithm(), &point).ok()?;
-        Some(Self::Curve(curve, point.into()))
-    }
-
-    fn fits(&self, algorithm: Algorithm) -> bool {
-        match self {
-            Self::Rsa { .. } => algorithm.rsa().is_some(),
-            Self::Curve(Curve::P256, _) => algorithm == Algorithm::Es256,
-            Self::Curve(Curve::P384, _) => algorithm == Algorithm::Es384,
-            Self::Curve(Curve::P521, _) => algorithm == Algorithm::Es512,
-            Self::Ed25519(_) => algorithm == Algorithm::EdDsa,
-        }
+        is_named && self.by(signed.algorithm).is_some()
     }
 
     fn has_signed(&self, signed: Signed<'_>) -> bool {
-        let Signed {
-            message, signature, ..
-        } = signed;
-        match self {
-            Self::Rsa { n, e } => signed.algorithm.rsa().is_some_and(|parameters| {
-                let key = PublicKeyComponents { n, e };
-                key.verify(parameters, message, signature).is_ok()
-            }),
-            Self::Curve(curve, point) => UnparsedPublicKey::new(curve.algorithm(), point)
-                .verify(message, signature)
-                .is_ok(),
-            Self::Ed25519(key) => UnparsedPublicKey::new(&signature::ED25519, key)
-                .verify(message, signature)
-                .is_ok(),
-        }
+        let key = self.by(signed.algorithm);
+        key.is_some_and(|key| key.verify_sig(signed.message, signed.signature).is_ok())
     }
+
+    fn by(&self, algorithm: Algorithm) -> Option<&ParsedPublicKey> {
+        let mut by = self.by.iter();
+        by.find(|(other, _)| *other == algorithm).map(|(_, key)| key)
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        let is_same = |(one, other): (&(Algorithm, ParsedPublicKey), &(Algorithm, ParsedPublicKey))| {
+            one.0 == other.0 && one.1.as_ref() == other.1.as_ref()
+        };
+        self.id == other.id && self.by.len() == other.by.len() && self.by.iter().zip(&other.by).all(is_same)
+    }
+}
+
+/// Of 2048 to 8192 bits, as whoever verifies has it.
+fn rsa(n: &[u8], e: &[u8]) -> Option<Vec<(Algorithm, ParsedPublicKey)>> {
+    let of: [(Algorithm, &'static RsaParameters); 6] = [
+        (Algorithm::Rs256, &signature::RSA_PKCS1_2048_8192_SHA256),
+        (Algorithm::Rs384, &signature::RSA_PKCS1_2048_8192_SHA384),
+        (Algorithm::Rs512, &signature::RSA_PKCS1_2048_8192_SHA512),
+        (Algorithm::Ps256, &signature::RSA_PSS_2048_8192_SHA256),
+        (Algorithm::Ps384, &signature::RSA_PSS_2048_8192_SHA384),
+        (Algorithm::Ps512, &signature::RSA_PSS_2048_8192_SHA512),
+    ];
+    let stripped = |number: &'_ [u8]| {
+        let zeros = number.iter().take_while(|byte| **byte == 0).count();
+        number[zeros..].to_vec()
+    };
+    let (n, e) = (stripped(n), stripped(e));
+    if !(256..=1024).contains(&n.len()) || !(1..=8).contains(&e.len()) {
+        return None;
+    }
+    let key = PublicKeyComponents { n, e };
+    let parsed = |(algorithm, parameters)| Some((algorithm, key.to_parsed_public_key(parameters).ok()?));
+    of.into_iter().map(parsed).collect()
+}
+
+fn on_curve(name: &str, x: &[u8], y: &[u8]) -> Option<(Algorithm, ParsedPublicKey)> {
+    let (algorithm, parameters, coordinate_bytes): (_, &'static EcdsaVerificationAlgorithm, _) = match name {
+        "P-256" => (Algorithm::Es256, &signature::ECDSA_P256_SHA256_FIXED, 32),
+        "P-384" => (Algorithm::Es384, &signature::ECDSA_P384_SHA384_FIXED, 48),
+        "P-521" => (Algorithm::Es512, &signature::ECDSA_P521_SHA512_FIXED, 66),
+        _ => return None,
+    };
+    if x.len() != coordinate_bytes || y.len() != coordinate_bytes {
+        return None;
+    }
+    // The point, not compressed.
+    let key = ParsedPublicKey::new(parameters, [&[4], x, y].concat()).ok()?;
+    Some((algorithm, key))
 }
 
 #[cfg(test)]

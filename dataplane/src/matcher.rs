@@ -24,6 +24,9 @@ pub(crate) trait RequestView {
 
     /// The values of a header, line by line.
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
+
+    /// Shows the name of each line.
+    fn names(&self, show: &mut dyn FnMut(&[u8]));
 }
 
 /// The lines of a head.
@@ -157,6 +160,12 @@ impl RequestView for Parts {
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
         self.headers.get_all(name).iter().map(HeaderValue::as_bytes)
     }
+
+    fn names(&self, show: &mut dyn FnMut(&[u8])) {
+        self.headers
+            .keys()
+            .for_each(|name| show(name.as_str().as_bytes()));
+    }
 }
 
 impl<R: RequestView> RequestView for &R {
@@ -174,6 +183,10 @@ impl<R: RequestView> RequestView for &R {
 
     fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
         (**self).lines(name)
+    }
+
+    fn names(&self, show: &mut dyn FnMut(&[u8])) {
+        (**self).names(show);
     }
 }
 

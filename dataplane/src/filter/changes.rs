@@ -101,6 +101,13 @@ impl<R: RequestView> RequestView for Changed<'_, R> {
         let said = set.into_iter().chain(added).map(|(_, value)| value.as_bytes());
         own.into_iter().flatten().chain(said)
     }
+
+    /// With those that are taken out again, which harms nobody who looks for what is to be taken out.
+    fn names(&self, show: &mut dyn FnMut(&[u8])) {
+        self.request.names(show);
+        let said = self.edits.set.iter().chain(&self.edits.add);
+        said.for_each(|(name, _)| show(name.as_str().as_bytes()));
+    }
 }
 
 /// The values of all parameters of a name, however that is written.

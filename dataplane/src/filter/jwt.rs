@@ -18,6 +18,7 @@ use http::{Method, StatusCode};
 use super::changes::parameters;
 use super::{Answer, Facts, Verdict};
 use crate::exchange::Flag;
+use crate::header_changes::is_read_as;
 use crate::json::{Json, at};
 use crate::jwks::{KeySet, RemoteKeys, Unverified};
 use crate::matcher::{RequestView, RouteMatcher, StringMatcher, Subject, cookies};
@@ -204,6 +205,12 @@ impl Jwt {
         };
         // Whoever else says them lies, also where nobody is asked for a token, and behind a body.
         verdict.request.edits.remove.extend(all.own_headers().cloned());
+        subject.request.names(&mut |name| {
+            let is_own = |own: &HeaderName| is_read_as(name, own.as_str().as_bytes());
+            if all.own_headers().any(is_own) {
+                verdict.request.edits.remove.extend(HeaderName::from_bytes(name));
+            }
+        });
         if all.lets_preflights_pass && is_preflight(&subject.request) {
             return;
         }

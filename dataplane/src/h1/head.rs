@@ -7,7 +7,7 @@ use std::ops::Range;
 use http::{HeaderName, Method};
 
 use super::framing::{Lines, Malformed, Said, Version};
-use crate::matcher::RequestView;
+use crate::matcher::{Headers, RequestView};
 
 /// Bytes of a head; Envoy takes 60 KiB.
 pub(crate) const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -370,6 +370,10 @@ impl RequestView for View<'_> {
 
     fn lines<'b>(&'b self, name: &'b HeaderName) -> impl Iterator<Item = &'b [u8]> {
         self.head.named(name.as_str().as_bytes())
+    }
+
+    fn names(&self, show: &mut dyn FnMut(&[u8])) {
+        Headers::each(&self.head, &mut |name, _| show(name));
     }
 }
 

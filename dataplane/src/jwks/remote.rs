@@ -30,6 +30,8 @@ use crate::worker::{Random, turns};
 const KEYS_KEPT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Between two fetches: names of keys cost nothing to make up, so unknown ones must not make the proxy ask without end.
 const FETCH_WAIT_MIN: Duration = Duration::from_secs(10);
+/// What these waits grow to while nothing comes of them, unless the configuration says a longer one.
+const FETCH_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Where keys are, and how they are asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -45,7 +47,15 @@ pub(crate) struct Remote {
     pub(crate) back_off: BackOff,
 }
 
-/// What a filter knows of them. Two are equal when they are in the same place.
+/// Where keys are, however they are asked for.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Source {
+    cluster: Arc<str>,
+    authority: Authority,
+    path: PathAndQuery,
+}
+
+/// What a filter knows of them. Two are equal when they are in the same place, and are asked for in the same way.
 #[derive(Clone, Debug)]
 pub(crate) struct RemoteKeys {
     pub(crate) at: Remote,
@@ -53,19 +63,23 @@ pub(crate) struct RemoteKeys {
     fetched: OnceLock<Arc<Fetched>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Fetched {
+    /// As the last that came to want them says.
+    at: ArcSwap<Remote>,
+    /// It says otherwise now.
+    changed: Notify,
     keys: ArcSwapOption<KeySet>,
     /// Somebody has a token of a key that is not among them.
     wanted: Notify,
-    /// There are others than before.
-    changed: Notify,
+    /// There are other keys than before.
+    renewed: Notify,
 }
 
-/// Who fetches, one task for each place.
+/// Who fetches, one task for each source.
 pub(crate) struct Fetchers {
     current: Arc<ArcSwap<Snapshot>>,
-    running: HashMap<Remote, Fetcher>,
+    running: HashMap<Source, Fetcher>,
 }
 
 struct Fetcher {
@@ -118,7 +132,30 @@ impl RemoteKeys {
 
     #[cfg(test)]
     pub(crate) fn come(&self, keys: Option<Arc<KeySet>>) {
-        self.fetched.get_or_init(Arc::default).keys.store(keys);
+        let fetched = self.fetched.get_or_init(|| Arc::new(Fetched::new(&self.at)));
+        fetched.keys.store(keys);
+    }
+}
+
+impl Remote {
+    fn source(&self) -> Source {
+        Source {
+            cluster: Arc::clone(&self.cluster),
+            authority: self.authority.clone(),
+            path: self.path.clone(),
+        }
+    }
+}
+
+impl Fetched {
+    fn new(at: &Remote) -> Self {
+        Self {
+            at: ArcSwap::from_pointee(at.clone()),
+            changed: Notify::new(),
+            keys: ArcSwapOption::empty(),
+            wanted: Notify::new(),
+            renewed: Notify::new(),
+        }
     }
 }
 
@@ -136,25 +173,36 @@ impl Fetchers {
         }
     }
 
-    /// Fetches what the listeners of `config` want that `running` has not or has otherwise.
+    /// Has the listeners of `config` that `running` has not or has otherwise know the keys that are there already, before any
+    /// request comes to them.
+    pub(crate) fn attach(&self, config: &Config, running: &Config) {
+        each_wanted(config, running, |keys| {
+            if let Some(held) = self.running.get(&keys.at.source()) {
+                keys.fetched.get_or_init(|| Arc::clone(&held.fetched));
+            }
+        });
+    }
+
+    /// Fetches what these listeners want, as they say it.
     pub(crate) fn begin(&mut self, config: &Config, running: &Config) {
-        for change in config.listeners.changes(&running.listeners, Arc::ptr_eq) {
-            let wanted = change.now.into_iter().flat_map(wanted);
-            wanted.for_each(|keys| self.fetch(keys));
-        }
+        each_wanted(config, running, |keys| self.fetch(keys));
     }
 
     fn fetch(&mut self, keys: &RemoteKeys) {
-        keys.fetched
-            .get_or_init(|| match self.running.entry(keys.at.clone()) {
-                Entry::Occupied(held) => Arc::clone(&held.get().fetched),
-                Entry::Vacant(place) => {
-                    let fetched = Arc::<Fetched>::default();
-                    let run = run(keys.at.clone(), Arc::clone(&fetched), Arc::clone(&self.current));
-                    let task = tokio::spawn(run).abort_handle();
-                    Arc::clone(&place.insert(Fetcher { fetched, task }).fetched)
-                }
-            });
+        let fetched = match self.running.entry(keys.at.source()) {
+            Entry::Occupied(held) => Arc::clone(&held.get().fetched),
+            Entry::Vacant(place) => {
+                let fetched = Arc::new(Fetched::new(&keys.at));
+                let run = run(Arc::clone(&fetched), Arc::clone(&self.current));
+                let task = tokio::spawn(run).abort_handle();
+                Arc::clone(&place.insert(Fetcher { fetched, task }).fetched)
+            }
+        };
+        if **fetched.at.load() != keys.at {
+            fetched.at.store(Arc::new(keys.at.clone()));
+            fetched.changed.notify_one();
+        }
+        keys.fetched.get_or_init(|| fetched);
     }
 
     /// Ready once there are keys of so many places, or of all.
@@ -165,11 +213,11 @@ impl Fetchers {
     }
 
     /// Places of which there are no keys.
-    pub(crate) fn missing(&self) -> impl Iterator<Item = &Remote> {
-        let fetchers = self.running.iter();
-        fetchers
-            .filter(|(_, fetcher)| fetcher.fetched.keys.load().is_none())
-            .map(|(at, _)| at)
+    pub(crate) fn missing(&self) -> impl Iterator<Item = Arc<Remote>> {
+        let fetched = self.running.values().map(|fetcher| &fetcher.fetched);
+        fetched
+            .filter(|fetched| fetched.keys.load().is_none())
+            .map(|fetched| fetched.at.load_full())
     }
 
     /// Ends what no listener wants any more.
@@ -183,12 +231,18 @@ impl Fetchers {
 impl Fetched {
     async fn come(&self) {
         loop {
-            let changed = self.changed.notified();
+            let renewed = self.renewed.notified();
             if self.keys.load().is_some() {
                 return;
             }
-            changed.await;
+            renewed.await;
         }
+    }
+}
+
+fn each_wanted(config: &Config, running: &Config, mut show: impl FnMut(&RemoteKeys)) {
+    for change in config.listeners.changes(&running.listeners, Arc::ptr_eq) {
+        change.now.into_iter().flat_map(wanted).for_each(&mut show);
     }
 }
 
@@ -202,7 +256,7 @@ impl Drop for Fetcher {
 pub(crate) fn known(config: &Config) -> usize {
     let all = config.listeners.values().flat_map(wanted);
     let known = all.filter(|keys| keys.keys().is_some());
-    known.map(|keys| &keys.at).collect::<HashSet<_>>().len()
+    known.map(|keys| keys.at.source()).collect::<HashSet<_>>().len()
 }
 
 fn wanted(listener: &Arc<Listener>) -> impl Iterator<Item = &RemoteKeys> {
@@ -215,10 +269,14 @@ fn wanted(listener: &Arc<Listener>) -> impl Iterator<Item = &RemoteKeys> {
 }
 
 /// Keeps the keys fresh, until the task is aborted.
-async fn run(at: Remote, fetched: Arc<Fetched>, current: Arc<ArcSwap<Snapshot>>) {
+async fn run(fetched: Arc<Fetched>, current: Arc<ArcSwap<Snapshot>>) {
     let mut heard = Instant::now();
     let mut is_down = false;
+    // In a row: that failed, and that were wanted for a key that did not come.
+    let (mut failed, mut in_vain) = (0, 0);
+    let mut is_wanted = false;
     loop {
+        let at = fetched.at.load_full();
         let result = fetch_or_retry(&at, &current).await;
         let asked = Instant::now();
         let wait = match result {
@@ -228,10 +286,13 @@ async fn run(at: Remote, fetched: Arc<Fetched>, current: Arc<ArcSwap<Snapshot>>)
                 }
                 (heard, is_down) = (asked, false);
                 // What was verified by the same keys stays so.
-                if fetched.keys.load().as_deref() != Some(&keys) {
+                let is_new = fetched.keys.load().as_deref() != Some(&keys);
+                if is_new {
                     fetched.keys.store(Some(Arc::new(keys)));
-                    fetched.changed.notify_waiters();
+                    fetched.renewed.notify_waiters();
                 }
+                failed = 0;
+                in_vain = if is_wanted && !is_new { in_vain + 1 } else { 0 };
                 at.cached
             }
             Err(error) => {
@@ -239,17 +300,36 @@ async fn run(at: Remote, fetched: Arc<Fetched>, current: Arc<ArcSwap<Snapshot>>)
                     tracing::warn!(cluster = %at.cluster, authority = %at.authority, path = %at.path, error = &error as &dyn std::error::Error, "cannot fetch an issuer's keys");
                 }
                 is_down = true;
-                if heard.elapsed() >= KEYS_KEPT_MAX {
+                // Who has taken all keys back has no more of them.
+                let has_none = matches!(error, FetchError::Keys(BadKeys::NoneUsable));
+                if has_none || heard.elapsed() >= KEYS_KEPT_MAX {
                     fetched.keys.store(None);
                 }
-                at.again
+                failed += 1;
+                grown(at.again, failed - 1, Random::new().share())
             }
         };
-        tokio::select! {
-            () = tokio::time::sleep_until(asked + wait) => {}
-            () = fetched.wanted.notified() => tokio::time::sleep_until(asked + wait.min(FETCH_WAIT_MIN)).await,
-        }
+        let wait_min = wait.min(grown(FETCH_WAIT_MIN, in_vain, Random::new().share()));
+        is_wanted = tokio::select! {
+            () = tokio::time::sleep_until(asked + wait) => false,
+            () = fetched.wanted.notified() => {
+                tokio::time::sleep_until(asked + wait_min).await;
+                true
+            }
+            () = fetched.changed.notified() => {
+                tokio::time::sleep_until(asked + at.again).await;
+                false
+            }
+        };
     }
+}
+
+/// A wait that doubles each time up to a minute, unless it is longer from the start, and of which up to a quarter more is `draw`n,
+/// so that proxies that have begun together do not stay together.
+fn grown(wait: Duration, times: u32, draw: f64) -> Duration {
+    let max = wait.max(FETCH_WAIT_MAX);
+    let grown = wait.saturating_mul(2u32.saturating_pow(times)).min(max);
+    grown.mul_f64(1.0 + draw / 4.0)
 }
 
 async fn fetch_or_retry(at: &Remote, current: &ArcSwap<Snapshot>) -> Result<KeySet, FetchError> {
@@ -321,4 +401,25 @@ fn request(at: &Remote, host: &Host, protocol: Protocol) -> Request<Full<Bytes>>
     *request.uri_mut() =
         Uri::from_parts(uri).expect("invariant: a path, or scheme, authority and path, are a URI");
     request
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_and_differ() {
+        let seconds = Duration::from_secs;
+        for (wait, times, draw, expected) in [
+            (1, 0, 0.0, seconds(1)),
+            (1, 0, 1.0, Duration::from_millis(1250)),
+            (1, 3, 0.0, seconds(8)),
+            (1, 40, 0.0, seconds(60)),
+            (10, 2, 0.0, seconds(40)),
+            (10, 3, 1.0, seconds(75)),
+            (100, 5, 0.0, seconds(100)),
+        ] {
+            assert_eq!(grown(seconds(wait), times, draw), expected, "{wait} {times}");
+        }
+    }
 }

@@ -85,6 +85,37 @@ fn a_key_is_found_by_its_name_and_algorithm() {
     assert_eq!(verified(&same, "ES256", Some("2"), &signature), Ok(()));
     let nameless = set(json!({"kid": "1"}), json!({}));
     assert_eq!(verified(&nameless, "ES256", Some("9"), &signature), Ok(()));
+    let other = Issuer::p256().sign("ES256", MESSAGE);
+    assert_eq!(
+        verified(&nameless, "ES256", Some("9"), &other),
+        Err(Unverified::NoKey)
+    );
+    assert_eq!(
+        verified(&nameless, "ES256", Some("1"), &other),
+        Err(Unverified::Forged)
+    );
+    assert_eq!(
+        verified(&nameless, "ES256", None, &other),
+        Err(Unverified::Forged)
+    );
+}
+
+#[test]
+fn a_token_is_held_against_few_keys() {
+    let issuer = Issuer::ed25519();
+    let signature = issuer.sign("EdDSA", MESSAGE);
+    let other = || Issuer::ed25519().key(&json!({}));
+    for (place, expected) in [(TRIED_MAX - 1, Ok(())), (TRIED_MAX, Err(Unverified::Forged))] {
+        let mut all: Vec<Value> = (0..place).map(|_| other()).collect();
+        all.push(issuer.key(&json!({"kid": "last"})));
+        let set = set(&all).unwrap();
+        assert_eq!(verified(&set, "EdDSA", None, &signature), expected, "{place}");
+        assert_eq!(
+            verified(&set, "EdDSA", Some("last"), &signature),
+            Ok(()),
+            "{place}"
+        );
+    }
 }
 
 #[test]

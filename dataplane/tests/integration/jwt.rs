@@ -1,7 +1,7 @@
 //! Tokens: who is let in by them, what hosts see of them, and where their keys come from.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,6 +52,8 @@ pub(crate) struct Issuer {
     pair: Mutex<(u32, Ed25519KeyPair)>,
     pub(crate) address: SocketAddr,
     is_down: Mutex<bool>,
+    /// It has taken its keys back.
+    has_none: AtomicBool,
     fetches: AtomicU64,
 }
 
@@ -62,6 +64,7 @@ impl Issuer {
             pair: Mutex::new((1, Ed25519KeyPair::generate().unwrap())),
             address: listener.local_addr().unwrap(),
             is_down: Mutex::new(false),
+            has_none: AtomicBool::new(false),
             fetches: AtomicU64::new(0),
         });
         let serving = Arc::clone(&issuer);
@@ -86,7 +89,11 @@ impl Issuer {
         let answer = if is_down || !is_asked {
             "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n".to_owned()
         } else {
-            let keys = self.keys();
+            let keys = if self.has_none.load(Ordering::Relaxed) {
+                json!({"keys": []}).to_string()
+            } else {
+                self.keys()
+            };
             format!(
                 "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{keys}",
                 keys.len()
@@ -166,10 +173,15 @@ pub(crate) fn with_filters(mut listener: Listener, filters: Vec<(&str, Any)>) ->
 
 /// Everything but `/open` needs a token.
 pub(crate) fn authentication(keys: JwksSourceSpecifier) -> Any {
+    telling("x-user", keys)
+}
+
+/// The same, and who it is stands in that header.
+fn telling(header: &str, keys: JwksSourceSpecifier) -> Any {
     let provider = JwtProvider {
         issuer: "https://issuer.example".to_owned(),
         claim_to_headers: vec![JwtClaimToHeader {
-            header_name: "x-user".to_owned(),
+            header_name: header.to_owned(),
             claim_name: "sub".to_owned(),
             ..Default::default()
         }],
@@ -332,8 +344,9 @@ async fn only_who_has_a_token_reaches_a_host_that_sees_what_it_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn trailers_say_nothing_of_who_it_is() {
     let stage = Stage::start(|issuer| vec![("jwt", authentication(issuer.local()))]).await;
-    let request = "POST /open HTTP/1.1\r\nhost: h\r\nconnection: close\r\ntrailer: x-user, x-other\r\n\
-        transfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-user: root\r\nx-other: 1\r\n\r\n";
+    let request = "POST /open HTTP/1.1\r\nhost: h\r\nconnection: close\r\ntrailer: x-user, x_user, x-other\r\n\
+        X_User: root\r\ntransfer-encoding: chunked\r\n\r\n\
+        1\r\na\r\n0\r\nx-user: root\r\nx_user: root\r\nx-other: 1\r\n\r\n";
     let host = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = host.local_addr().unwrap();
     stage.edge.put("host", &mesh::endpoints("host", &[(address, 0)]));
@@ -434,4 +447,50 @@ async fn unknown_keys_are_asked_for_at_most_so_often() {
     let fetches = issuer.fetches.load(Ordering::Relaxed) - before;
     assert_eq!(fetches, 1, "for many that have asked");
     assert!(began.elapsed() < Duration::from_secs(15));
+}
+
+/// Whatever else is said of it: the keys are the issuer's, not a listener's.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_outlive_changes_of_who_wants_them() {
+    let stage = Stage::start(|_| vec![("jwt", authentication(remote(600)))]).await;
+    let (issuer, stage) = (&stage.issuer, &stage);
+    let token = issuer.token(&json!({}));
+    eventually("the keys have come", || stage.lets_in(&token)).await;
+    issuer.goes_down(true);
+    for (header, cached_s) in [("x-who", 600), ("x-whose", 700)] {
+        let listener = mesh::listener("in", stage.listener, "in");
+        let filters = vec![("jwt", telling(header, remote(cached_s)))];
+        stage.edge.put("in", &with_filters(listener, filters));
+        eventually("the listener is another one", || async {
+            assert!(stage.lets_in(&token).await, "{header}");
+            stage.host.last_headers().contains_key(header)
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_were_taken_back_are_believed_no_more() {
+    let stage = Stage::start(|_| vec![("jwt", authentication(remote(1)))]).await;
+    let (issuer, stage) = (&stage.issuer, &stage);
+    let token = issuer.token(&json!({}));
+    eventually("the keys have come", || stage.lets_in(&token)).await;
+    issuer.has_none.store(true, Ordering::Relaxed);
+    eventually("nobody is let in", || async { !stage.lets_in(&token).await }).await;
+    issuer.has_none.store(false, Ordering::Relaxed);
+    eventually("there are keys again", || stage.lets_in(&token)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_that_is_down_is_asked_less_and_less() {
+    let stage = Stage::start(|_| vec![("jwt", authentication(remote(1)))]).await;
+    let (issuer, stage) = (&stage.issuer, &stage);
+    let token = issuer.token(&json!({}));
+    eventually("the keys have come", || stage.lets_in(&token)).await;
+    issuer.goes_down(true);
+    let before = issuer.fetches.load(Ordering::Relaxed);
+    // At once, and 1, 3, 7 and 15 s after that, and up to a quarter later.
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    let asked = issuer.fetches.load(Ordering::Relaxed) - before;
+    assert!((3..=5).contains(&asked), "{asked} times in 9 s");
 }

@@ -20,7 +20,7 @@ use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{
 };
 use envoy_types::pb::google::protobuf::Any;
 use http::Uri;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HeaderName};
 use http::uri::PathAndQuery;
 
 use crate::decode::fields::{At, Reason, any, done, duration, header_name, positive, required};
@@ -29,6 +29,7 @@ use crate::filter::{
     Asks, Audiences, Authentication, ClaimHeader, Expiration, Jwt, Keys, PayloadHeader, Place, Provider,
     Requirement,
 };
+use crate::header_changes::is_framing;
 use crate::jwks::{KeySet, Remote, RemoteKeys};
 use crate::matcher::RouteMatcher;
 use crate::retry::BackOff;
@@ -215,7 +216,7 @@ fn provider(mut pb: JwtProvider) -> Result<Provider, Reason> {
     let payload_header = match take(&mut pb.forward_payload_header) {
         name if name.is_empty() => None,
         name => Some(PayloadHeader {
-            name: header_name(&name).at("forward_payload_header")?,
+            name: end_to_end(&name).at("forward_payload_header")?,
             is_padded,
         }),
     };
@@ -255,7 +256,7 @@ fn places(pb: &mut JwtProvider) -> Result<Box<[Place]>, Reason> {
     for (index, header) in take(&mut pb.from_headers).into_iter().enumerate() {
         let JwtHeader { name, value_prefix } = header;
         places.push(Place::Header {
-            name: header_name(&name).at("name").at_index("from_headers", index)?,
+            name: end_to_end(&name).at("name").at_index("from_headers", index)?,
             prefix: value_prefix.into(),
         });
     }
@@ -281,8 +282,17 @@ fn places(pb: &mut JwtProvider) -> Result<Box<[Place]>, Reason> {
     Ok(places.into())
 }
 
+/// Of a header that may be taken out or set without changing how long a message is, or where it ends.
+fn end_to_end(name: &str) -> Result<HeaderName, Reason> {
+    let name = header_name(name)?;
+    if is_framing(&name) {
+        return Err(format!("{name} cannot be changed"));
+    }
+    Ok(name)
+}
+
 fn claim_header(mut pb: JwtClaimToHeader) -> Result<ClaimHeader, Reason> {
-    let name = header_name(&take(&mut pb.header_name)).at("header_name")?;
+    let name = end_to_end(&take(&mut pb.header_name)).at("header_name")?;
     let claim = take(&mut pb.claim_name);
     done(&pb)?;
     if claim.is_empty() {

@@ -481,6 +481,9 @@ fn what_a_token_says_goes_on_and_nobody_else_says_it() {
         ("x-sub", "root"),
         ("x-deep-er", "x"),
         ("x-payload", "x"),
+        // As hosts read them that write `_` for `-`.
+        ("x_sub", "root"),
+        ("x_deep-er", "x"),
         ("x-y", "z"),
     ];
     let line = bearer(&token);
@@ -598,13 +601,14 @@ fn routes_say_which_requirement_is_theirs() {
             )),
         ),
     ] {
-        let verdict = judged(&jwt(asks.clone()), "/", &[("x-sub", "root")]);
+        let lines = [("x-sub", "root"), ("X_Sub", "root")];
+        let verdict = judged(&jwt(asks.clone()), "/", &lines);
         let answer = verdict.answer.as_ref().map(|answer| {
             let text = std::str::from_utf8(&answer.body).unwrap();
             (answer.status.as_u16(), text)
         });
         assert_eq!(answer, expected, "{asks:?}");
-        assert_eq!(gone_on(&verdict, "/", &[("x-sub", "root")]), "/ ", "{asks:?}");
+        assert_eq!(gone_on(&verdict, "/", &lines), "/ ", "{asks:?}");
     }
 }
 

@@ -110,6 +110,19 @@ fn providers_are_taken_or_refused() {
             "forward_payload_header: host cannot be changed",
         ),
         (
+            with(|pb| pb.forward_payload_header = "Transfer-Encoding".into()),
+            "forward_payload_header: transfer-encoding cannot be changed",
+        ),
+        (
+            with(|pb| {
+                pb.from_headers = vec![JwtHeader {
+                    name: "content-length".into(),
+                    ..Default::default()
+                }];
+            }),
+            "from_headers[0].name: content-length cannot be changed",
+        ),
+        (
             with(|pb| pb.from_headers = vec![JwtHeader::default()]),
             "from_headers[0].name: \"\" is not a header name",
         ),

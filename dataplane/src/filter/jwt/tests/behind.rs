@@ -106,7 +106,7 @@ fn where_it_is_off_nobody_says_what_tokens_say() {
         let levels = vec![Arc::new(said.collect::<Overrides>())];
         let is_off = !is_on || !levels[0].is_empty();
         let chains = chains(&[filter], &[levels], Held::default());
-        let lines = [("x-sub", "root"), ("x-y", "z")];
+        let lines = [("x-sub", "root"), ("x_sub", "root"), ("x-y", "z")];
         let verdict = judged_by(&chains[0], "/", &lines);
         assert_eq!(verdict.answer.is_none(), is_off);
         assert_eq!(gone_on(&verdict, "/", &lines), "/ x-y: z");
