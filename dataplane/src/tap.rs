@@ -16,6 +16,8 @@ use crate::matcher::Headers;
 use crate::outlier::Report;
 use crate::router::RouteTable;
 
+mod redact;
+
 /// Taps at once.
 const TAPS_MAX: usize = 4;
 const REQUESTS_DEFAULT: usize = 100;
@@ -29,20 +31,6 @@ const QUEUE_MAX: usize = 64;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Attempts that are told of one by one.
 const ATTEMPTS_MAX: usize = 16;
-
-/// What is nobody's to see, and what its name has in it.
-const SECRET: [&str; 9] = [
-    "authorization",
-    "cookie",
-    "token",
-    "secret",
-    "password",
-    "api-key",
-    "apikey",
-    "credential",
-    "signature",
-];
-const REDACTED: &str = "[redacted]";
 
 /// All that are open.
 #[derive(Default)]
@@ -113,7 +101,7 @@ struct Held(Arc<Tap>);
 struct Shown {
     time_ms: u64,
     method: String,
-    /// Without its query.
+    /// Without its query, and what looks like a secret in it.
     path: String,
     authority: String,
     client: String,
@@ -228,7 +216,7 @@ impl Taps {
             shown: Shown {
                 time_ms: u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX),
                 method: asked.method.to_string(),
-                path: text(path(asked.target)),
+                path: redact::path(path(asked.target)),
                 authority: text(asked.authority),
                 client: String::new(),
                 protocol: format!("{:?}", asked.protocol),
@@ -435,11 +423,10 @@ fn head(headers: &impl Headers) -> Vec<(String, String)> {
     let (mut shown, mut left) = (Vec::new(), HEAD_BYTES_MAX);
     headers.each(&mut |name, value| {
         let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-        let is_secret = SECRET.iter().any(|part| name.contains(part));
-        let value = if is_secret { REDACTED.as_bytes() } else { value };
+        let value = redact::value(&name, value);
         if let Some(rest) = left.checked_sub(name.len() + value.len()) {
             left = rest;
-            shown.push((name, String::from_utf8_lossy(value).into_owned()));
+            shown.push((name, value));
         }
     });
     shown

@@ -57,6 +57,8 @@ impl Stage {
             .header("authorization", "Bearer hidden")
             .header("x-api-key", "hidden")
             .header("x-shown", "shown")
+            .header("referer", "http://shop/cart?code=hidden")
+            .header("x-sent-by", "Bearer hidden")
             .body(Full::default())
             .unwrap();
         send(&client(), request).await.unwrap().status
@@ -90,13 +92,19 @@ async fn a_tap_shows_requests_and_what_was_decided() {
         let lines = stage
             .tapped(&format!("requests=1&route={route}"), async |stage| {
                 assert_eq!(stage.ask("/said").await, 403);
-                assert_eq!(stage.ask(&format!("{path}?token=hidden")).await, 200);
+                assert_eq!(
+                    stage
+                        .ask(&format!("{path}/reset-token/hidden17?token=hidden"))
+                        .await,
+                    200
+                );
             })
             .await;
         let [shown, end] = &lines[..] else {
             panic!("{lines:?}");
         };
         assert_eq!(end["missed"], 0);
+        let path = format!("{path}/reset-token/[redacted]");
         assert_eq!((&shown["path"], &shown["status"]), (&path.into(), &200.into()));
         let decision = &shown["decision"];
         assert_eq!(decision["listener"], "in");
@@ -119,6 +127,8 @@ async fn a_tap_shows_requests_and_what_was_decided() {
         };
         assert!(has("request_headers", "authorization", "[redacted]"), "{shown}");
         assert!(has("request_headers", "x-shown", "shown"), "{shown}");
+        let referer = "http://shop/cart?[redacted]";
+        assert!(has("request_headers", "referer", referer), "{shown}");
         assert!(has("response_headers", "content-length", ""), "{shown}");
     }
     stage.proxy.stop().await;
