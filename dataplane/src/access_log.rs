@@ -114,8 +114,8 @@ pub(crate) struct Requested<'a, H> {
     pub(crate) authority: &'a [u8],
     pub(crate) protocol: Version,
     pub(crate) request_id: &'a [u8],
-    /// The client's address.
-    pub(crate) peer: &'a [u8],
+    /// The client's address, unless the head has it already.
+    pub(crate) peer: Option<&'a [u8]>,
     pub(crate) route: &'a str,
     pub(crate) headers: &'a H,
 }
@@ -193,6 +193,7 @@ impl Logs {
         }
     }
 
+    /// What was noted before is forgotten.
     pub(crate) fn asked(&self, note: &mut Note, asked: &Requested<'_, impl Headers>) {
         let Note {
             live: Some(live),
@@ -204,6 +205,7 @@ impl Logs {
             return;
         };
         *protocol = Some(asked.protocol);
+        captured.clear();
         self.of(live)
             .for_each(|log| log.format.capture_request(asked, captured));
     }

@@ -184,11 +184,27 @@ impl Exchange {
             let listener = &self.connection.listener;
             self.tapped = taps.begin(&listener.name, &listener.live().routes, &asked, self.started);
         }
+        self.note(&asked);
+    }
+
+    /// The same again: who was asked about it has changed it.
+    pub(crate) fn asks_otherwise<'a, H: Headers + 'a>(&mut self, asked: impl FnOnce() -> Requested<'a, H>) {
+        if self.note.is_none() && self.traced.is_none() && self.tapped.is_none() {
+            return;
+        }
+        let asked = asked();
+        if let Some(tapped) = &mut self.tapped {
+            tapped.asked(&asked);
+        }
+        self.note(&asked);
+    }
+
+    fn note(&mut self, asked: &Requested<'_, impl Headers>) {
         if let Some(note) = &mut self.note {
-            self.connection.worker.logs.asked(note, &asked);
+            self.connection.worker.logs.asked(note, asked);
         }
         if let Some(traced) = &self.traced {
-            traced.asked(&asked, self.connection.scheme());
+            traced.asked(asked, self.connection.scheme());
         }
     }
 

@@ -108,7 +108,7 @@ pub(crate) async fn serve(
             .headers
             .get(&REQUEST_ID)
             .map_or(&b""[..], HeaderValue::as_bytes),
-        peer: connection.peer().as_bytes(),
+        peer: Some(connection.peer().as_bytes()),
         route: route.map_or("", |route| &route.name),
         headers: &parts.headers,
     });
@@ -176,6 +176,24 @@ pub(crate) async fn serve(
             authority: shown,
         };
         let ended = Box::pin(asking.ask(*stop, until, &mut waiting)).await;
+        let Waiting {
+            parts: now,
+            target: to,
+            ..
+        } = &waiting;
+        exchange.asks_otherwise(|| Requested {
+            method: &now.method,
+            target: to.as_str().as_bytes(),
+            authority: shown.as_bytes(),
+            protocol: now.version,
+            request_id: now
+                .headers
+                .get(&REQUEST_ID)
+                .map_or(&b""[..], HeaderValue::as_bytes),
+            peer: None,
+            route: route.map_or("", |route| &route.name),
+            headers: &now.headers,
+        });
         exchange.changes(waiting.response);
         // Behind all that was said of the answer.
         if let Some(web) = waiting.recoding.web {

@@ -241,6 +241,12 @@ impl Taps {
 }
 
 impl Tapped {
+    /// It is another request than it was.
+    pub(crate) fn asked(&mut self, asked: &Requested<'_, impl Headers>) {
+        self.shown.path = redact::path(path(asked.target));
+        self.shown.request_headers = head(asked.headers);
+    }
+
     pub(crate) fn answered(&mut self, headers: &impl Headers) {
         self.shown.response_headers = head(headers);
     }

@@ -299,7 +299,7 @@ impl<H: Headers> Requested<'_, H> {
             }
             // As it goes to the host.
             Field::Header(name) if *name == crate::forward::FORWARDED_FOR => {
-                captured.push(self.headers.lines(name).chain([self.peer]), bytes_max)
+                captured.push(self.headers.lines(name).chain(self.peer), bytes_max)
             }
             Field::Header(name) if *name == crate::forward::FORWARDED_PROTO => {
                 captured.push(one(b"http"), bytes_max)

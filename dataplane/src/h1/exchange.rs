@@ -182,7 +182,7 @@ fn open(
         authority: head.values(Known::Host).next().unwrap_or_default(),
         protocol: http::Version::HTTP_11,
         request_id: given.or(made.as_ref().map(|id| &id[..])).unwrap_or_default(),
-        peer: connection.peer().as_bytes(),
+        peer: Some(connection.peer().as_bytes()),
         route: &plan.route.name,
         headers: &head,
     });

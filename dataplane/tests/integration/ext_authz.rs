@@ -36,7 +36,7 @@ use crate::jwt::{Issuer, authentication, only_group};
 use crate::support::asking::{self, Stage};
 use crate::support::authorizer::{self, Asked};
 use crate::support::mesh;
-use crate::support::proxy::{client, http2_client};
+use crate::support::proxy::{client, eventually, http2_client};
 
 const NAME: &str = "envoy.filters.http.ext_authz";
 
@@ -130,6 +130,37 @@ async fn a_service_says_what_becomes_of_a_request() {
     assert!(counted(
         "tombolo_requests_total{listener=\"in\",cluster=\"service\",code_class=\"5xx\"} "
     ));
+}
+
+/// Of who it is, what was asked last counts, and not what the client says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_are_logged_as_a_service_has_changed_them() {
+    let (stage, _) = start(vec![(NAME, pack_any(asking("service")))], to_all()).await;
+    let mut expected = Vec::new();
+    for client in [client(), http2_client()] {
+        for (does, line) in [
+            ("allow", "/p?token=1&b=2 mallory 10.0.0.1,127.0.0.1"),
+            ("change", "/p?b=2&user=alice alice 10.0.0.1,127.0.0.1"),
+            ("deny", "/p?token=1&b=2 mallory 10.0.0.1,127.0.0.1"),
+        ] {
+            let lines = [
+                ("x-do", does),
+                ("x-user", "mallory"),
+                ("x-forwarded-for", "10.0.0.1"),
+            ];
+            stage.ask(&client, "/p?token=1&b=2", &lines, b"").await;
+            expected.push(line);
+        }
+    }
+    eventually("all are logged", || async {
+        stage.logged().len() == expected.len()
+    })
+    .await;
+    // By whichever worker.
+    let mut logged = stage.logged();
+    logged.sort();
+    expected.sort();
+    assert_eq!(logged, expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -96,7 +96,7 @@ fn shown(operator: &Operator, show: Show, is_answered: bool) -> String {
             authority: b"h:80",
             protocol: Version::HTTP_2,
             request_id: b"id",
-            peer: b"10.0.0.1",
+            peer: Some(b"10.0.0.1"),
             route: "r",
             headers: &headers,
         };
@@ -248,7 +248,7 @@ fn what_a_log_leaves_out_is_not_the_next_ones() {
         authority: b"h",
         protocol: Version::HTTP_11,
         request_id: b"id",
-        peer: b"10.0.0.1",
+        peer: Some(b"10.0.0.1"),
         route: "",
         headers: &headers,
     };

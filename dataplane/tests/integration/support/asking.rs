@@ -1,12 +1,19 @@
 //! A proxy whose filters ask a service, in front of a host.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::core::v3::GrpcService;
+use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format;
+use envoy_types::pb::envoy::config::core::v3::{
+    DataSource, GrpcService, SubstitutionFormatString, data_source,
+};
 use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
+use envoy_types::pb::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpConnectionManager, HttpFilter, http_filter,
 };
@@ -21,13 +28,15 @@ use super::mesh;
 use super::proxy::{Answer, HttpClient, Proxy, eventually, free_address, send};
 use super::upstream::Upstream;
 
+const LOG: &str = "requests.log";
+
 /// Everything is sent to cluster `a`; `service` is who is asked, `dead` who does not answer.
 pub(crate) struct Stage {
     pub(crate) listener: SocketAddr,
     pub(crate) proxy: Proxy,
     pub(crate) upstream: Upstream,
     _edge: AdsServer,
-    _data: tempfile::TempDir,
+    data: tempfile::TempDir,
 }
 
 impl Stage {
@@ -49,7 +58,9 @@ impl Stage {
             edge.put(&cluster.name, &cluster);
             edge.put(&cluster.name, &mesh::endpoints(&cluster.name, &[(host, 0)]));
         }
-        edge.put("in", &with_filters(mesh::listener("in", listener, "in"), filters));
+        let log = data.path().join(LOG);
+        let plain = mesh::listener("in", listener, "in");
+        edge.put("in", &with_filters(plain, filters, &log));
         edge.put("in", &routes);
         let proxy = Proxy::start(&edge.url(), data.path());
         eventually("the proxy is ready", || proxy.is_ready()).await;
@@ -58,8 +69,14 @@ impl Stage {
             proxy,
             upstream,
             _edge: edge,
-            _data: data,
+            data,
         }
+    }
+
+    /// The path, `x-user` and `x-forwarded-for` of each request that has ended, as they are logged.
+    pub(crate) fn logged(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.data.path().join(LOG)).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
     }
 
     pub(crate) async fn ask(
@@ -78,7 +95,7 @@ impl Stage {
     }
 }
 
-fn with_filters(mut listener: Listener, filters: Vec<(&str, Any)>) -> Listener {
+fn with_filters(mut listener: Listener, filters: Vec<(&str, Any)>, log: &Path) -> Listener {
     if let Some(filter::ConfigType::TypedConfig(config)) =
         &mut listener.filter_chains[0].filters[0].config_type
     {
@@ -89,9 +106,30 @@ fn with_filters(mut listener: Listener, filters: Vec<(&str, Any)>) -> Listener {
             ..HttpFilter::default()
         });
         manager.http_filters.splice(0..0, filters);
+        manager.access_log = vec![self::log(log)];
         *config = pack_any(manager);
     }
     listener
+}
+
+fn log(path: &Path) -> AccessLog {
+    let line = "%REQ(:PATH)% %REQ(X-USER)% %REQ(X-FORWARDED-FOR)%\n";
+    let format = SubstitutionFormatString {
+        format: Some(Format::TextFormatSource(DataSource {
+            specifier: Some(data_source::Specifier::InlineString(line.to_owned())),
+            ..DataSource::default()
+        })),
+        ..SubstitutionFormatString::default()
+    };
+    let file = FileAccessLog {
+        path: path.to_str().unwrap().to_owned(),
+        access_log_format: Some(AccessLogFormat::LogFormat(format)),
+    };
+    AccessLog {
+        name: "envoy.access_loggers.file".to_owned(),
+        config_type: Some(access_log::ConfigType::TypedConfig(pack_any(file))),
+        ..AccessLog::default()
+    }
 }
 
 pub(crate) fn service(cluster: &str) -> GrpcService {
