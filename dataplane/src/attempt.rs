@@ -46,8 +46,8 @@ pub(crate) trait Attempts {
     /// Whether another attempt would send the same bytes.
     fn can_repeat(&self) -> bool;
 
-    /// Ready when the route's time is over.
-    async fn expired(&self);
+    /// Ready when nobody waits for another attempt any more, with why.
+    async fn given_up(&mut self) -> Failure;
 }
 
 /// Why an attempt brought no response.
@@ -89,7 +89,7 @@ pub(crate) async fn until_answered<A: Attempts>(
         let repeatable = policy.is_some_and(|policy| exchange.retries() < policy.retries_max);
         let attempted = attempts.attempt(&pool, repeatable).await;
         let report = report::<A>(&attempted);
-        exchange.attempted(report);
+        exchange.attempted(exchange.retries() as usize, report);
         if let Some(report) = report {
             pool.report(report);
         }
@@ -125,7 +125,7 @@ pub(crate) async fn until_answered<A: Attempts>(
         exchange.retry();
         tokio::select! {
             () = tokio::time::sleep(back_off) => {}
-            () = attempts.expired() => return Err(Some(Refusal::timed_out())),
+            failure = attempts.given_up() => return Err(failure.refusal(exchange)),
         }
     }
 }

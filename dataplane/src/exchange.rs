@@ -270,20 +270,23 @@ impl Exchange {
         }
     }
 
-    /// Of several that were asked at once it is this one that the client hears of.
-    pub(crate) fn heard(&mut self, host: SocketAddr) {
+    /// Of several that were asked at once it is this one, the `nth`, that the client hears of.
+    pub(crate) fn heard(&mut self, nth: usize, host: SocketAddr) {
         if let Some(note) = &mut self.note {
             note.host(host);
         }
+        if let Some(traced) = &self.traced {
+            traced.heard(nth);
+        }
     }
 
-    /// What the host that was asked last has to do with how that ended.
-    pub(crate) fn attempted(&mut self, report: Option<Report>) {
+    /// What the host that was asked as the `nth` has to do with how that ended.
+    pub(crate) fn attempted(&mut self, nth: usize, report: Option<Report>) {
         if let Some(tapped) = &mut self.tapped {
-            tapped.attempted(report);
+            tapped.attempted(nth, report);
         }
         if let Some(traced) = &self.traced {
-            traced.attempted(report);
+            traced.attempted(nth, report);
         }
     }
 

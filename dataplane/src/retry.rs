@@ -181,7 +181,7 @@ impl RetryPolicy {
             } else {
                 0
             };
-        on.0 & !idle != 0
+        self.retries_max > 0 && on.0 & !idle != 0
     }
 }
 
@@ -414,6 +414,11 @@ mod tests {
         ] {
             assert_eq!(policy(words).repeats_what_was_sent(), expected, "{words}");
         }
+        let never = RetryPolicy {
+            retries_max: 0,
+            ..policy("5xx")
+        };
+        assert!(!never.repeats_what_was_sent());
         let nothing = RetryPolicy {
             statuses: Vec::new(),
             headers: Vec::new(),

@@ -267,11 +267,10 @@ impl Tapped {
         }
     }
 
-    pub(crate) fn attempted(&mut self, report: Option<Report>) {
-        let attempts = &mut self.shown.decision.attempts;
-        if let Some(last) = attempts.last_mut().filter(|last| last.ended_ms.is_none()) {
-            last.ended_ms = Some(ms(self.began.elapsed()));
-            last.brought = match report {
+    pub(crate) fn attempted(&mut self, nth: usize, report: Option<Report>) {
+        if let Some(attempt) = self.shown.decision.attempts.get_mut(nth) {
+            attempt.ended_ms = Some(ms(self.began.elapsed()));
+            attempt.brought = match report {
                 None => "nothing".to_owned(),
                 Some(Report::Status(status)) => status.to_string(),
                 Some(Report::NoConnection) => "no connection".to_owned(),

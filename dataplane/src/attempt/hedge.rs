@@ -24,11 +24,14 @@ const LATE_MAX: usize = 16;
 
 /// A request of which several attempts may be under way at once.
 pub(crate) trait Hedges: Attempts {
-    /// One of them; `late` is called once it has taken as long as one should, and it goes on.
+    /// One of them, until the route's time is over; `late` is called once it has taken as long as one should, and it goes on.
     async fn hedged(&self, pool: &Rc<HostPool>, late: impl FnOnce()) -> Result<Self::Answer, Failure>;
 
     /// Whether another one may begin beside it.
     fn can_hedge(&self) -> bool;
+
+    /// Ready when the route's time is over.
+    async fn expired(&self);
 }
 
 /// What an attempt has brought.
@@ -55,6 +58,8 @@ enum Step {
 struct Runner {
     pool: Rc<HostPool>,
     host: (usize, usize),
+    /// Among those that are told of.
+    place: usize,
     retrying: Option<Retrying>,
     is_late: bool,
     /// Another one has begun in its place.
@@ -79,6 +84,7 @@ pub(crate) async fn race<A: Hedges>(
     let (tell, mut told) = mpsc::channel(LATE_MAX);
     let mut tried = Tried::default();
     let mut runners: Vec<Runner> = Vec::new();
+    let mut chosen = 0;
     let mut under_way = Vec::new();
     let mut waiting: Option<(Pin<Box<Sleep>>, Option<Retrying>)> =
         Some((Box::pin(tokio::time::sleep(Duration::ZERO)), None));
@@ -88,13 +94,17 @@ pub(crate) async fn race<A: Hedges>(
             (nth, attempted) = ended(&mut under_way) => Event::Ended(nth, attempted),
             Some(nth) = told.recv() => Event::Late(nth),
             () = waited(&mut waiting) => Event::Begin,
-            () = request.expired() => Event::Over,
+            // Those that are under way end by themselves then, and say what their host has to do with it.
+            () = request.expired(), if under_way.is_empty() => Event::Over,
         };
         match event {
             Event::Over => return Err(Some(Refusal::timed_out())),
             Event::Begin => {
                 let retrying = waiting.take().and_then(|(_, retrying)| retrying);
-                let begun = begin(exchange, cluster, policy, request, &mut tried);
+                let begun = super::chosen(exchange, cluster, Some(policy), request, &mut tried);
+                let place = chosen;
+                chosen += usize::from(begun.is_ok());
+                let begun = begun.and_then(|begun| allowed(exchange, cluster, begun, place));
                 let (pool, host) = match begun {
                     Ok(begun) => begun,
                     Err(_) if !under_way.is_empty() => continue,
@@ -104,6 +114,7 @@ pub(crate) async fn race<A: Hedges>(
                 runners.push(Runner {
                     pool: Rc::clone(&pool),
                     host,
+                    place,
                     retrying,
                     is_late: false,
                     is_replaced: false,
@@ -130,10 +141,8 @@ pub(crate) async fn race<A: Hedges>(
             }
             Event::Ended(nth, attempted) => {
                 let report = report::<A>(&attempted);
-                if nth + 1 == runners.len() {
-                    exchange.attempted(report);
-                }
                 let runner = &mut runners[nth];
+                exchange.attempted(runner.place, report);
                 if let Some(report) = report.filter(|_| !runner.is_late) {
                     runner.pool.report(report);
                 }
@@ -161,7 +170,7 @@ pub(crate) async fn race<A: Hedges>(
                     }
                     (Step::Forget, _) => {}
                     (Step::Take | Step::Again, _) => {
-                        exchange.heard(runner.pool.host.address);
+                        exchange.heard(runner.place, runner.pool.host.address);
                         return attempted.map_err(|failure| failure.refusal(exchange));
                     }
                 }
@@ -187,20 +196,19 @@ async fn ended<F: Future>(under_way: &mut Vec<(usize, Pin<Box<F>>)>) -> (usize, 
     .await
 }
 
-/// Whose turn it is; one request more than there may be ends it.
-fn begin<A: Hedges>(
+/// Unless it is one request more than there may be.
+fn allowed(
     exchange: &mut Exchange,
     cluster: &WorkerCluster,
-    policy: &RetryPolicy,
-    request: &A,
-    tried: &mut Tried,
+    chosen: Chosen,
+    place: usize,
 ) -> Result<Chosen, Refusal> {
-    let (pool, host) = super::chosen(exchange, cluster, Some(policy), request, tried)?;
     if !cluster.allows_request() {
         exchange.request_overflowed();
+        exchange.attempted(place, None);
         return Err(Refusal::overflowed());
     }
-    Ok((pool, host))
+    Ok(chosen)
 }
 
 /// Counts another attempt, and says when it begins.

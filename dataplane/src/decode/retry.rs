@@ -24,7 +24,8 @@ const DRAWS_MAX: u32 = 1000;
 /// Envoy's, where none is given.
 const RESET_MAX_DEFAULT: Duration = Duration::from_secs(300);
 
-/// Without a policy nothing is repeated, and so nothing is hedged.
+/// Without a policy nothing is repeated, and so nothing is hedged. What takes longer than one try goes on where it would be hedged,
+/// also where there may be no other attempt.
 pub(super) fn decode(
     policy: Option<PbRetryPolicy>,
     hedging: Option<HedgePolicy>,
@@ -33,8 +34,11 @@ pub(super) fn decode(
     let Some(policy) = policy else {
         return Ok(None);
     };
-    let policy = retry_policy(policy).at("retry_policy")?;
-    let hedges = hedges && policy.per_try_timeout.is_some() && policy.retries_max > 0;
+    let mut policy = retry_policy(policy).at("retry_policy")?;
+    if hedges && policy.retries_max == 0 {
+        policy.per_try_timeout = None;
+    }
+    let hedges = hedges && policy.per_try_timeout.is_some();
     Ok(Some(RetryPolicy { hedges, ..policy }))
 }
 

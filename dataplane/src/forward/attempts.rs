@@ -82,13 +82,14 @@ pub(super) async fn forward_to(
         trace.apply(&mut head.headers);
     }
 
-    let policy = forward.retry.as_ref().filter(|policy| policy.retries_max > 0);
+    let policy = forward.retry.as_ref();
+    let is_kept = policy.is_some_and(|policy| policy.retries_max > 0);
     let mirrors = mirror::drawn(&forward.mirrors, &worker.random);
     let upload = if body.is_end_stream() {
         None
     } else {
         unfit.extend(target.edits.replaced().chain(edits.replaced()).cloned());
-        Some(Upload::new(body, policy.is_some() || !mirrors.is_empty(), unfit))
+        Some(Upload::new(body, is_kept || !mirrors.is_empty(), unfit))
     };
     if let Some(upload) = &upload {
         exchange.uploads(Rc::clone(upload));
@@ -194,9 +195,14 @@ impl Hedges for Sending<'_> {
         let connected = Cell::new(false);
         let mut attempt = pin!(self.once(&connected).send(pool, &self.head, headers, body));
         let mut idle = pin!(self.taken(self.deadline.idle, &connected));
+        let mut expired = pin!(self.deadline.expired());
+        let late_for_all = || Failure::Late {
+            connected: connected.get(),
+        };
         tokio::select! {
             biased;
             result = &mut attempt => return result,
+            () = &mut expired => return Err(late_for_all()),
             () = &mut idle => return Err(Failure::too_long()),
             () = self.taken(self.per_try, &connected) => late(),
             () = stalled(self.upload.as_ref()) => {
@@ -206,12 +212,17 @@ impl Hedges for Sending<'_> {
         tokio::select! {
             biased;
             result = &mut attempt => result,
+            () = &mut expired => Err(late_for_all()),
             () = &mut idle => Err(Failure::too_long()),
         }
     }
 
     fn can_hedge(&self) -> bool {
         self.upload.as_ref().is_none_or(|upload| upload.is_whole())
+    }
+
+    async fn expired(&self) {
+        self.deadline.expired().await;
     }
 }
 
@@ -266,8 +277,10 @@ impl Attempts for Sending<'_> {
         self.upload.as_ref().is_none_or(|upload| upload.can_repeat())
     }
 
-    async fn expired(&self) {
+    /// Who waits here is dropped when the client leaves.
+    async fn given_up(&mut self) -> Failure {
         self.deadline.expired().await;
+        Failure::Late { connected: false }
     }
 }
 

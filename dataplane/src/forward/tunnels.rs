@@ -38,11 +38,7 @@ pub(super) async fn connect(
         deadline: Deadline {
             timeout: forward.timeout,
             until: sent.time.until,
-            idle: forward
-                .retry
-                .as_ref()
-                .filter(|policy| policy.retries_max > 0)
-                .and_then(|policy| policy.per_try_idle),
+            idle: forward.retry.as_ref().and_then(|policy| policy.per_try_idle),
             request: RequestEnd::At(sent.time.began),
         },
     };

@@ -81,11 +81,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         &plan.cluster.live.name,
         plan.cluster.counters(&worker, &client.connection.listener.name),
     );
-    let policy = plan
-        .forward
-        .retry
-        .as_ref()
-        .filter(|policy| policy.retries_max > 0);
+    let policy = plan.forward.retry.as_ref();
     let started = exchange.started();
     let (upload, came) = if matches!(terms.framing, Framing::Empty | Framing::Length(0)) {
         (Upload::Head { out, written: 0 }, Some(started))
@@ -315,11 +311,16 @@ impl Attempts for Sending<'_> {
         self.upload.can_repeat()
     }
 
-    async fn expired(&self) {
-        let Some(expiry) = self.expiry() else {
-            return std::future::pending().await;
-        };
-        tokio::time::sleep_until(expiry.into()).await;
+    async fn given_up(&mut self) -> Failure {
+        let expiry = self.expiry();
+        poll_fn(|cx| {
+            if poll_left(self.client, cx).is_ready() {
+                return Poll::Ready(Failure::ClientLeft);
+            }
+            let late = self.client.timer.poll(expiry, cx);
+            late.map(|()| Failure::Late { connected: false })
+        })
+        .await
     }
 }
 

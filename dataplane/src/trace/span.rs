@@ -12,6 +12,7 @@ use http::{Method, Version};
 use super::context::{self, Context, SpanDigits, digits};
 use super::{Spans, TagValue, Tracing, new_span};
 use crate::access_log::{Ended, Requested};
+use crate::exchange::Flag;
 use crate::matcher::Headers;
 use crate::otlp::{Exporter, KeyValue, Span, Status, integer, since_1970_ns, string};
 use crate::outlier::Report;
@@ -50,6 +51,8 @@ struct Said {
     tags: Vec<KeyValue>,
     cluster: String,
     attempts: Vec<Attempt>,
+    /// Which of them the client hears of, if it is not the last.
+    heard: Option<usize>,
 }
 
 struct Attempt {
@@ -171,10 +174,20 @@ impl Traced {
         }
     }
 
-    /// The host has answered, or will not; what follows an answer that is passed on belongs to it.
-    pub(crate) fn attempted(&self, report: Option<Report>) {
-        if let Some(last) = self.said.borrow_mut().attempts.last_mut() {
-            last.ended.get_or_insert((self.began.elapsed(), report));
+    /// The host that was asked as the `nth` has answered, or will not; what follows an answer that is passed on belongs to it.
+    pub(crate) fn attempted(&self, nth: usize, report: Option<Report>) {
+        if let Some(attempt) = self.said.borrow_mut().attempts.get_mut(nth) {
+            attempt.ended.get_or_insert((self.began.elapsed(), report));
+        }
+    }
+
+    /// The client hears of this one, and the others are given up.
+    pub(crate) fn heard(&self, nth: usize) {
+        let mut said = self.said.borrow_mut();
+        said.heard = Some(nth);
+        let now = self.began.elapsed();
+        for attempt in &mut said.attempts {
+            attempt.ended.get_or_insert((now, None));
         }
     }
 
@@ -183,11 +196,11 @@ impl Traced {
         let mut said = self.said.take();
         let stream = &self.tracing().stream;
         let flags: Vec<&str> = ended.flags.words().collect();
-        let last = said.attempts.len().saturating_sub(1);
+        let heard = said.heard.unwrap_or(said.attempts.len().saturating_sub(1));
         for (place, attempt) in said.attempts.iter().enumerate() {
             exporter.send(
                 stream,
-                &self.attempt_span(&said, place, attempt, (place == last).then_some(ended)),
+                &self.attempt_span(&said, place, attempt, (place == heard).then_some(ended)),
             );
         }
         let mut attributes = std::mem::take(&mut said.attributes);
@@ -212,7 +225,7 @@ impl Traced {
         let error = match ended.status {
             0 => Some("499".to_owned()),
             500.. => Some(ended.status.to_string()),
-            _ => None,
+            _ => broken_off(ended).map(str::to_owned),
         };
         let is_error = error.is_some();
         attributes.extend(error.map(|error| string("error.type", error)));
@@ -241,10 +254,10 @@ impl Traced {
         );
     }
 
-    fn attempt_span(&self, said: &Said, place: usize, attempt: &Attempt, last: Option<&Ended>) -> Span {
+    fn attempt_span(&self, said: &Said, place: usize, attempt: &Attempt, heard: Option<&Ended>) -> Span {
         let (answered, report) = attempt.ended.unwrap_or((self.began.elapsed(), None));
-        // The last one lasts as long as its answer does.
-        let until = last.map_or(answered, |ended| ended.took);
+        // The one that the client hears of lasts as long as its answer does.
+        let until = heard.map_or(answered, |ended| ended.took);
         let error = match report {
             None => Some("_OTHER".to_owned()),
             Some(Report::Status(status)) => (status >= 400).then(|| status.to_string()),
@@ -252,6 +265,7 @@ impl Traced {
             Some(Report::Broken) => Some("reset".to_owned()),
             Some(Report::TimedOut) => Some("timeout".to_owned()),
         };
+        let error = error.or_else(|| heard.and_then(broken_off).map(str::to_owned));
         let mut attributes = vec![
             string("http.request.method", said.method.as_str()),
             string("server.address", attempt.host.ip().to_string()),
@@ -281,6 +295,18 @@ impl Traced {
             flags: FLAGS_LOCAL,
         }
     }
+}
+
+/// How an answer that had begun did not come to its end, where that is its host's doing.
+fn broken_off(ended: &Ended) -> Option<&'static str> {
+    let named = [(Flag::UpstreamReset, "reset"), (Flag::UpstreamTimeout, "timeout")];
+    let mut words = ended.flags.words();
+    words.find_map(|word| {
+        named
+            .iter()
+            .find(|(flag, _)| flag.word() == word)
+            .map(|(_, name)| *name)
+    })
 }
 
 fn status(is_error: bool) -> Option<Status> {

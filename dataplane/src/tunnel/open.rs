@@ -62,7 +62,7 @@ pub(crate) async fn open(
     forward: &Forward,
     opening: &Opening,
 ) -> Result<(Response<HostBody>, Lease), Refusal> {
-    let policy = forward.retry.as_ref().filter(|policy| policy.retries_max > 0);
+    let policy = forward.retry.as_ref();
     let mut sending = Sending {
         opening,
         cluster,
@@ -153,8 +153,10 @@ impl Attempts for Sending<'_> {
         true
     }
 
-    async fn expired(&self) {
+    /// Who waits here is dropped when the client leaves.
+    async fn given_up(&mut self) -> Failure {
         self.opening.deadline.expired().await;
+        Failure::Late { connected: false }
     }
 }
 

@@ -290,3 +290,83 @@ async fn a_host_that_is_silent_is_not_waited_for() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_who_has_left() {
+    // Longer than anything is waited for here.
+    const LIMITED: &str = "429 Too Many Requests\r\nretry-after: 100";
+    for hedges in [false, true] {
+        let mut route = hedged("/", |policy| {
+            policy.rate_limited_retry_back_off = Some(RateLimitedRetryBackOff {
+                reset_headers: vec![ResetHeader {
+                    name: "retry-after".to_owned(),
+                    ..Default::default()
+                }],
+                ..Default::default()
+            });
+        });
+        if let Some(Action::Route(action)) = &mut route.action {
+            action.timeout = millis(0);
+            action.hedge_policy = action.hedge_policy.take().filter(|_| hedges);
+        }
+        let stage = Stage::start(&[(0, LIMITED)], Thresholds::default(), route).await;
+        let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+        let request = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\nab";
+        stream.write_all(request).await.unwrap();
+        eventually("the host is asked", || async { stage.host.requests() == 1 }).await;
+        // What it has said is there by then.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        drop(stream);
+        eventually("its request is over", || async {
+            let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+            let left = "tombolo_requests_flagged_total{listener=\"in\",cluster=\"x\",flag=\"DC\"} 1";
+            metrics.lines().any(|line| line == left)
+        })
+        .await;
+        assert_eq!(stage.host.requests(), 1, "{hedges}");
+        stage.proxy.stop().await;
+    }
+}
+
+/// A try has its time where it is the only one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_try_that_is_not_repeated_is_not_waited_for_either() {
+    for (is_idle, retry_on, flags) in [
+        (false, "5xx", &["UT", "URX"][..]),
+        (false, "", &["UT"]),
+        (true, "5xx", &["UT", "URX"]),
+    ] {
+        for http2 in [false, true] {
+            let mut route = hedged("/", |policy| {
+                policy.num_retries = Some(UInt32Value { value: 0 });
+                policy.retry_on = retry_on.to_owned();
+                if is_idle {
+                    policy.per_try_idle_timeout = policy.per_try_timeout.take();
+                }
+            });
+            if let Some(Action::Route(action)) = &mut route.action {
+                action.hedge_policy = None;
+            }
+            let stage = Stage::start(&[(NEVER, WELL)], Thresholds::default(), route).await;
+            for body in [0, 5] {
+                let (status, answer, took) = stage.post(http2, body).await;
+                assert_eq!((status, answer.as_str()), (504, "upstream request timeout"));
+                assert!(took < Duration::from_secs(8), "{is_idle} {http2}: {took:?}");
+            }
+            assert_eq!(stage.host.requests(), 2);
+            let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+            let flagged = |flag| {
+                format!("tombolo_requests_flagged_total{{listener=\"in\",cluster=\"x\",flag=\"{flag}\"}} ")
+            };
+            for flag in ["UT", "URX"] {
+                let is_there = metrics.lines().any(|line| line.starts_with(&flagged(flag)));
+                assert_eq!(
+                    is_there,
+                    flags.contains(&flag),
+                    "{is_idle} {retry_on} {http2} {flag}"
+                );
+            }
+            stage.proxy.stop().await;
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Traces: what hosts are told, and the spans that a collector gets.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::core::v3::GrpcService;
@@ -28,6 +29,8 @@ use crate::support::mesh;
 use crate::support::proxy::{Proxy, client, eventually, free_address, http2_client, send};
 use crate::support::upstream::{Mood, Upstream};
 
+mod ends;
+
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const SPAN: &str = "00f067aa0ba902b7";
 
@@ -37,7 +40,7 @@ struct Stage {
     proxy: Proxy,
     refusing: Upstream,
     well: Upstream,
-    _edge: AdsServer,
+    edge: AdsServer,
     _data: tempfile::TempDir,
 }
 
@@ -77,7 +80,7 @@ impl Stage {
             proxy,
             refusing,
             well,
-            _edge: edge,
+            edge,
             _data: data,
         }
     }
