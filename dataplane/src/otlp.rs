@@ -10,6 +10,7 @@ use http::header::{HeaderName, HeaderValue};
 use prost::Message;
 
 mod export;
+mod retry;
 
 pub(crate) use common::any_value::Value;
 pub(crate) use common::{AnyValue, ArrayValue, KeyValue, KeyValueList};

@@ -1,5 +1,5 @@
 //! How it is sent: from a bounded queue for each stream, in batches, by calls of gRPC over one connection. Who has something to
-//! send never waits; what a queue has no room for, and what a collector does not take, is dropped and counted.
+//! send never waits; what a queue has no room for, and what a collector does not take in the end, is dropped and counted.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, TE, USER_AGENT};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -17,14 +17,16 @@ use prost::Message;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::retry::{self, Refused};
 use super::{ExportResponse, Stream, Target};
-use crate::grpc::{self, Code, GRPC_STATUS};
+use crate::grpc;
 use crate::health;
 use crate::metrics::Metrics;
 use crate::snapshot::{Health, Host, Snapshot};
+use crate::worker::Random;
 
 /// Spans or records in one call, and about how many bytes: collectors take 4 MiB.
 const BATCH_ITEMS: usize = 512;
@@ -43,6 +45,8 @@ pub(crate) struct Exporter {
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Arc<Metrics>,
     lanes: Mutex<Vec<Known>>,
+    /// Whether nobody waits any more for a collector to come back.
+    is_ending: watch::Sender<bool>,
 }
 
 /// A way that there is as long as anybody else has it.
@@ -77,6 +81,7 @@ struct Sender {
     /// Whose turn it is.
     turn: usize,
     is_failing: bool,
+    is_ending: watch::Receiver<bool>,
 }
 
 struct Session {
@@ -95,8 +100,8 @@ enum ExportError {
     Http(#[source] hyper::Error),
     #[error("the answer is too long, or broke off")]
     Answer,
-    #[error("the collector refused: {0}")]
-    Refused(String),
+    #[error("the collector refused")]
+    Refused(#[source] Refused),
     #[error("no answer in time")]
     Timeout,
 }
@@ -109,6 +114,7 @@ impl Exporter {
             snapshot,
             metrics,
             lanes: Mutex::default(),
+            is_ending: watch::Sender::new(false),
         })
     }
 
@@ -126,6 +132,7 @@ impl Exporter {
 
     /// Waits until what was taken is sent, or `timeout` is over.
     pub(crate) async fn finish(&self, timeout: Duration) {
+        self.is_ending.send_replace(true);
         let lanes: Vec<_> = {
             let lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
             lanes.iter().filter_map(|lane| lane.orders.upgrade()).collect()
@@ -172,6 +179,7 @@ impl Exporter {
             session: None,
             turn: 0,
             is_failing: false,
+            is_ending: self.is_ending.subscribe(),
         };
         // It ends with its queue.
         self.runtime.spawn(sender.run(queue));
@@ -205,39 +213,65 @@ impl Sender {
         let bytes = items.iter().map(Vec::len).sum();
         let signal = self.stream.signal;
         let message = grpc::framed(&self.stream.request(items));
-        let sent = tokio::time::timeout(self.stream.collector.timeout, self.call(message)).await;
+        let rejected = self.call_until_taken(message).await;
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        match sent.unwrap_or(Err(ExportError::Timeout)) {
-            Ok(rejected) => {
+        match rejected {
+            Some(rejected) => {
                 self.is_failing = false;
                 self.metrics.export_sent(signal, count.saturating_sub(rejected));
                 self.metrics.export_dropped(signal, rejected.min(count));
             }
-            Err(error) => {
-                self.session = None;
-                self.metrics.export_dropped(signal, count);
-                if !std::mem::replace(&mut self.is_failing, true) {
-                    tracing::warn!(
-                        target = ?self.stream.collector.target,
-                        error = &error as &dyn std::error::Error,
-                        "cannot send spans or log records: check that the collector runs and takes OTLP over gRPC"
-                    );
-                }
-            }
+            None => self.metrics.export_dropped(signal, count),
         }
     }
 
-    /// How many of them the collector does not want. A kept connection may have been closed meanwhile, which says nothing.
+    /// How many of them the collector does not want, if it takes the others in the end.
+    async fn call_until_taken(&mut self, message: Bytes) -> Option<u64> {
+        let mut retries = 0;
+        loop {
+            let timeout = self.stream.collector.timeout;
+            let called = tokio::time::timeout(timeout, self.call(message.clone())).await;
+            let error = match called.unwrap_or(Err(ExportError::Timeout)) {
+                Ok(rejected) => return Some(rejected),
+                Err(error) => error,
+            };
+            self.session = None;
+            if !std::mem::replace(&mut self.is_failing, true) {
+                tracing::warn!(
+                    target = ?self.stream.collector.target,
+                    error = &error as &dyn std::error::Error,
+                    "cannot send spans or log records: check that the collector runs and takes OTLP over gRPC"
+                );
+            }
+            if *self.is_ending.borrow() {
+                return None;
+            }
+            let wait = error.wait(retries, Random::new().share())?;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                // It is tried once more. Who says so lives as long as the process.
+                _ = self.is_ending.wait_for(|is_ending| *is_ending) => {}
+            }
+            retries += 1;
+        }
+    }
+
+    /// How many of them the collector does not want.
     async fn call(&mut self, message: Bytes) -> Result<u64, ExportError> {
         let kept = self
             .session
             .take()
             .filter(|session| session.is_fit(&self.snapshot.load()));
-        if let Some(mut session) = kept
-            && let Ok(rejected) = self.ask(&mut session, message.clone()).await
-        {
-            self.session = Some(session);
-            return Ok(rejected);
+        if let Some(mut session) = kept {
+            match self.ask(&mut session, message.clone()).await {
+                // It may have been closed meanwhile, which says nothing of the collector.
+                Err(ExportError::Http(_)) => {}
+                Err(error) => return Err(error),
+                Ok(rejected) => {
+                    self.session = Some(session);
+                    return Ok(rejected);
+                }
+            }
         }
         let mut session = self.open().await?;
         let rejected = self.ask(&mut session, message).await?;
@@ -270,10 +304,9 @@ impl Sender {
         let (head, body) = answered.into_parts();
         let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|_| ExportError::Answer)?;
-        let code = |headers: &HeaderMap| Code::read(headers.get(GRPC_STATUS)?.as_bytes());
-        let code = body.trailers().and_then(code).or_else(|| code(&head.headers));
-        if head.status != StatusCode::OK || code != Some(Code::OK) {
-            return Err(ExportError::Refused(format!("{}, {code:?}", head.status)));
+        let refused = Refused::of(head.status, &head.headers, body.trailers());
+        if let Some(refused) = refused {
+            return Err(ExportError::Refused(refused));
         }
         let answer = body.to_bytes();
         let answer = grpc::unframed(&answer).and_then(|message| ExportResponse::decode(message).ok());
@@ -302,6 +335,18 @@ impl Sender {
         headers.insert(TE, HeaderValue::from_static("trailers"));
         headers.insert(CONTENT_TYPE, grpc::CONTENT_TYPE);
         request
+    }
+}
+
+impl ExportError {
+    /// How long to wait before it is sent again, if it is.
+    fn wait(&self, retries: u32, draw: f64) -> Option<Duration> {
+        match self {
+            Self::NoHost | Self::Connect(_) | Self::Http(_) | Self::Timeout => retry::wait(retries, draw),
+            Self::Refused(refused) => refused.wait(retries, draw),
+            // It has been taken, for all that is known.
+            Self::Answer => None,
+        }
     }
 }
 

@@ -457,3 +457,39 @@ async fn a_collector_gets_a_record_of_each_request_with_its_trace() {
     let text = format!("{:?}", collector.resource());
     assert!(text.contains("shop"), "{text}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn spans_that_a_collector_may_take_later_are_sent_again_and_no_others() {
+    let collector = Collector::start().await;
+    let stage = Stage::start(Some(tracing(to_cluster("collector"), 100.0)), collector.address).await;
+    let sent = async |spans, calls, dropped| {
+        stage.ask("/said", "", &[]).await;
+        eventually("the span is sent or dropped", || async {
+            let got = (
+                collector.spans().len(),
+                stage.metric("tombolo_spans_dropped_total").await,
+            );
+            got == (spans, dropped)
+        })
+        .await;
+        assert_eq!(collector.calls(), calls, "{spans}");
+    };
+    sent(1, 1, 0).await;
+    // Unavailable, and aborted.
+    collector.refuses(&["14", "10"]);
+    sent(2, 4, 0).await;
+    // It is malformed, and stays so.
+    collector.refuses(&["3"]);
+    sent(2, 5, 1).await;
+    sent(3, 6, 1).await;
+    // Never again, for all that is known.
+    collector.refuses(&["14"; 10]);
+    let began = Instant::now();
+    sent(3, 11, 2).await;
+    assert!(began.elapsed() > Duration::from_secs(5), "they are waited for");
+    // Who ends does not wait for it.
+    stage.ask("/said", "", &[]).await;
+    let began = Instant::now();
+    stage.proxy.stop().await;
+    assert!(began.elapsed() < Duration::from_secs(3));
+}

@@ -93,6 +93,9 @@ pub(crate) struct LogRecord {
 
 #[derive(Default)]
 struct Seen {
+    /// How calls with spans end, until there are no more of them.
+    refusals: Vec<&'static str>,
+    calls: usize,
     spans: Vec<Span>,
     logs: Vec<LogRecord>,
     resource: Vec<KeyValue>,
@@ -130,6 +133,16 @@ impl Collector {
 
     pub(crate) fn spans(&self) -> Vec<Span> {
         self.seen.lock().unwrap().spans.clone()
+    }
+
+    /// The next calls with spans end so, and what they bring is not taken.
+    pub(crate) fn refuses(&self, codes: &[&'static str]) {
+        self.seen.lock().unwrap().refusals = codes.iter().rev().copied().collect();
+    }
+
+    /// How often it was called with spans.
+    pub(crate) fn calls(&self) -> usize {
+        self.seen.lock().unwrap().calls
     }
 
     pub(crate) fn logs(&self) -> Vec<LogRecord> {
@@ -194,6 +207,14 @@ async fn take(
     let (head, body) = request.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     let mut seen = seen.lock().unwrap();
+    let mut code = "0";
+    if head.uri.path().ends_with("TraceService/Export") {
+        seen.calls += 1;
+        code = seen.refusals.pop().unwrap_or(code);
+    }
+    if code != "0" {
+        return Ok(ended(code));
+    }
     for group in Export::decode(&body[5..]).unwrap().groups {
         seen.resource = group.resource.unwrap().attributes;
         for item in group.scopes.into_iter().flat_map(|scope| scope.items) {
@@ -209,11 +230,15 @@ async fn take(
         }
     }
     seen.headers = head.headers;
+    Ok(ended(code))
+}
+
+fn ended(code: &'static str) -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::default());
     let headers = answer.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("application/grpc"));
-    headers.insert("grpc-status", HeaderValue::from_static("0"));
-    Ok(answer)
+    headers.insert("grpc-status", HeaderValue::from_static(code));
+    answer
 }
 
 pub(crate) fn text(value: &AnyValue) -> String {
