@@ -30,7 +30,7 @@ pub(crate) struct Statsd {
     task: tokio::task::JoinHandle<()>,
 }
 
-/// What was last seen of counters, and what is to be said of them.
+/// What was last said of counters, and what is to be said of them.
 #[derive(Default)]
 struct Deltas {
     /// By name, tags and bucket, with the round in which it was seen.
@@ -38,7 +38,14 @@ struct Deltas {
     round: u64,
     name: String,
     kind: Option<Kind>,
-    datagrams: Vec<String>,
+    datagrams: Vec<Datagram>,
+}
+
+#[derive(Default)]
+struct Datagram {
+    text: String,
+    /// What has been said of counters once it is sent.
+    says: Vec<(String, u64)>,
 }
 
 impl Statsd {
@@ -57,8 +64,8 @@ impl Statsd {
                     () = stopped.notified() => true,
                 };
                 let datagrams = deltas.take(&metrics, &snapshot.load());
-                // Whoever listens may do so only later.
-                if let Err(error) = send(&to, &datagrams).await {
+                // Whoever listens may do so only later, and is told all of it then.
+                if let Err(error) = send(&to, datagrams, &mut deltas).await {
                     tracing::debug!(%to, error = &error as &dyn std::error::Error, "cannot send metrics to statsd");
                 }
                 if is_last {
@@ -79,7 +86,7 @@ impl Statsd {
 }
 
 impl Deltas {
-    fn take(&mut self, metrics: &Metrics, snapshot: &Snapshot) -> Vec<String> {
+    fn take(&mut self, metrics: &Metrics, snapshot: &Snapshot) -> Vec<Datagram> {
         self.round += 1;
         metrics.visit(snapshot, self);
         // What is gone begins anew when it comes back.
@@ -88,20 +95,42 @@ impl Deltas {
         std::mem::take(&mut self.datagrams)
     }
 
-    /// By how much it has grown.
-    fn delta(&mut self, key: String, value: u64) -> u64 {
-        let before = self.before.insert(key, (value, self.round));
-        let before = before.map_or(0, |(before, _)| before);
-        value.checked_sub(before).unwrap_or(value)
+    /// By how much it has grown since that was last said.
+    fn delta(&mut self, key: &str, value: u64) -> u64 {
+        let (before, seen) = self.before.entry(key.to_owned()).or_default();
+        *seen = self.round;
+        if value < *before {
+            *before = 0;
+        }
+        value - *before
+    }
+
+    fn said(&mut self, datagram: Datagram) {
+        for (key, value) in datagram.says {
+            if let Some((before, _)) = self.before.get_mut(&key) {
+                *before = value;
+            }
+        }
     }
 
     fn put(&mut self, line: &str) {
         match self.datagrams.last_mut() {
-            Some(last) if last.len() + 1 + line.len() <= DATAGRAM_BYTES_MAX => {
-                last.push('\n');
-                last.push_str(line);
+            Some(last) if last.text.len() + 1 + line.len() <= DATAGRAM_BYTES_MAX => {
+                last.text.push('\n');
+                last.text.push_str(line);
             }
-            _ => self.datagrams.push(line.to_owned()),
+            _ => self.datagrams.push(Datagram {
+                text: line.to_owned(),
+                says: Vec::new(),
+            }),
+        }
+    }
+
+    /// A line that says that a counter is `value` now.
+    fn count(&mut self, line: &str, key: String, value: u64) {
+        self.put(line);
+        if let Some(last) = self.datagrams.last_mut() {
+            last.says.push((key, value));
         }
     }
 }
@@ -119,10 +148,11 @@ impl Sink for Deltas {
             let line = format!("{name}:{value}|g{tags}");
             return self.put(&line);
         }
-        let delta = self.delta(format!("{name}{tags}"), value);
+        let key = format!("{name}{tags}");
+        let delta = self.delta(&key, value);
         if delta > 0 {
             let line = format!("{}:{delta}|c{tags}", self.name);
-            self.put(&line);
+            self.count(&line, key, value);
         }
     }
 
@@ -133,7 +163,8 @@ impl Sink for Deltas {
         let last = bounds_us.last();
         let bounds = bounds_us.iter().chain(last);
         for (bucket, (count, bound)) in counts.iter().zip(bounds).enumerate() {
-            let delta = self.delta(format!("{}{tags}|{bucket}", self.name), *count);
+            let key = format!("{}{tags}|{bucket}", self.name);
+            let delta = self.delta(&key, *count);
             if delta == 0 {
                 continue;
             }
@@ -143,7 +174,7 @@ impl Sink for Deltas {
                 more => format!("|@{}", 1.0 / more as f64),
             };
             let line = format!("{}:{ms}|ms{rate}{tags}", self.name);
-            self.put(&line);
+            self.count(&line, key, *count);
         }
     }
 }
@@ -161,7 +192,8 @@ fn tags(labels: &[(&str, &str)]) -> String {
     shown
 }
 
-async fn send(to: &str, datagrams: &[String]) -> std::io::Result<()> {
+/// Notes in `deltas` what was sent.
+async fn send(to: &str, datagrams: Vec<Datagram>, deltas: &mut Deltas) -> std::io::Result<()> {
     let mut addresses = tokio::net::lookup_host(to).await?;
     let to = addresses.next().ok_or(std::io::ErrorKind::NotFound)?;
     let any: SocketAddr = match to {
@@ -169,16 +201,23 @@ async fn send(to: &str, datagrams: &[String]) -> std::io::Result<()> {
         SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
     };
     let socket = UdpSocket::bind(any).await?;
-    for burst in datagrams.chunks(BURST_DATAGRAMS) {
-        for datagram in burst {
-            socket.send_to(datagram.as_bytes(), to).await?;
+    // Else nobody says that nobody listens there.
+    socket.connect(to).await?;
+    for (place, datagram) in datagrams.into_iter().enumerate() {
+        if place > 0 && place % BURST_DATAGRAMS == 0 {
+            tokio::time::sleep(BURST_PAUSE).await;
         }
-        tokio::time::sleep(BURST_PAUSE).await;
+        socket.send(datagram.text.as_bytes()).await?;
+        if let Some(refused) = socket.take_error()? {
+            return Err(refused);
+        }
+        deltas.said(datagram);
     }
     Ok(())
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -193,7 +232,10 @@ mod tests {
             deltas.sample(&[], *gauge);
             deltas.family("c_seconds", Kind::Histogram, "");
             deltas.histogram(&[], &[2500], counts, 7);
-            std::mem::take(&mut deltas.datagrams).join("\n")
+            let datagrams = std::mem::take(&mut deltas.datagrams);
+            let texts: Vec<_> = datagrams.iter().map(|datagram| datagram.text.clone()).collect();
+            datagrams.into_iter().for_each(|datagram| deltas.said(datagram));
+            texts.join("\n")
         };
         rounds.iter().map(round).collect()
     }
@@ -222,9 +264,34 @@ mod tests {
             deltas.sample(&[("listener", &*name), ("cluster", &*long)], 1);
         }
         assert!(deltas.datagrams.len() > 10);
-        let is_short = |datagram: &String| datagram.len() <= DATAGRAM_BYTES_MAX;
+        let is_short = |datagram: &Datagram| datagram.text.len() <= DATAGRAM_BYTES_MAX;
         assert!(deltas.datagrams.iter().all(is_short));
-        let lines = deltas.datagrams.iter().flat_map(|datagram| datagram.lines());
+        let lines = deltas.datagrams.iter().flat_map(|datagram| datagram.text.lines());
         assert_eq!(lines.count(), 100);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_got_is_said_again() {
+        let agent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let to = agent.local_addr().unwrap();
+        drop(agent);
+        let mut deltas = Deltas::default();
+        let count = |deltas: &mut Deltas, value| {
+            deltas.family("a_total", Kind::Counter, "");
+            deltas.sample(&[], value);
+            std::mem::take(&mut deltas.datagrams)
+        };
+        let datagrams = count(&mut deltas, 3);
+        assert!(send(&to.to_string(), datagrams, &mut deltas).await.is_err());
+        let datagrams = count(&mut deltas, 5);
+        assert!(send("nowhere.invalid:1", datagrams, &mut deltas).await.is_err());
+        let agent = UdpSocket::bind(to).await.unwrap();
+        for (value, expected) in [(7, "a_total:7|c"), (8, "a_total:1|c")] {
+            let datagrams = count(&mut deltas, value);
+            send(&to.to_string(), datagrams, &mut deltas).await.unwrap();
+            let mut said = [0; 64];
+            let read = agent.recv(&mut said).await.unwrap();
+            assert_eq!(std::str::from_utf8(&said[..read]), Ok(expected));
+        }
     }
 }
