@@ -16,8 +16,8 @@ use crate::body::{ClientBody, ClientError};
 use crate::config::Route;
 use crate::exchange::{Exchange, Flag};
 use crate::filter::{
-    Answer, Begin, CHECK, Case, Chain, ExtAuthz, Facts, Filter, RateLimit, SHOULD_RATE_LIMIT, Said, Session,
-    Shown, Stop, unfit,
+    Answer, Begin, By, CHECK, Case, Chain, ExtAuthz, Facts, Filter, RateLimit, SHOULD_RATE_LIMIT, Said,
+    Session, Shown, Stop, unfit,
 };
 use crate::forward::subject;
 use crate::grpc_call::{CallError, call};
@@ -43,6 +43,8 @@ pub(crate) struct Waiting {
     pub(crate) body: ClientBody,
     /// What may not stand behind the body.
     pub(crate) unfit: Vec<HeaderName>,
+    /// Who has answered it, if it was answered.
+    pub(crate) by: By,
     /// Whether a rule that only watches would have turned it away.
     pub(crate) is_shadowed: bool,
     /// What is done to the answer's head.
@@ -95,6 +97,7 @@ impl Asking<'_> {
         let chain = self.chain.ok_or_else(lost)?;
         let mut next = Some(stop);
         while let Some(Stop { place, facts }) = next {
+            request.by.filter = Some(place);
             let said = match chain.filter(place) {
                 Some(Filter::ExtAuthz(authz)) => self.authorize(authz, request).await?,
                 Some(Filter::RateLimit(limit)) => self.count(limit, request).await?,
@@ -118,6 +121,7 @@ impl Asking<'_> {
         let subject = self.subject(request);
         let verdict = chain.judge_from(place, facts, self.route, &subject, Instant::now, random);
         request.is_shadowed |= verdict.is_shadowed;
+        request.by = verdict.by;
         request.unfit.extend(verdict.request.edits.replaced().cloned());
         verdict.request.edits.apply(&mut request.parts.headers);
         request.lead(|target| verdict.request.target(target));

@@ -222,6 +222,13 @@ impl Exchange {
         }
     }
 
+    /// Why it is answered by the proxy itself, if that is known.
+    pub(crate) fn decided(&mut self, why: impl FnOnce() -> Option<String>) {
+        if let Some(tapped) = &mut self.tapped {
+            tapped.decided(why());
+        }
+    }
+
     /// Rules that are only tried would have refused it.
     pub(crate) fn shadowed(&mut self) {
         self.is_shadowed = true;

@@ -20,6 +20,7 @@ use crate::matcher::{RequestView, Subject};
 use crate::recode::Recoding;
 
 mod body_limit;
+mod by;
 mod changes;
 mod compressor;
 mod cors;
@@ -34,6 +35,7 @@ mod rbac;
 mod session;
 
 pub(crate) use body_limit::{BodyLimit, TOO_LARGE};
+pub(crate) use by::By;
 use changes::Changed;
 pub(crate) use changes::Changes;
 pub(crate) use compressor::{Compress, Compressor, TYPES};
@@ -124,6 +126,8 @@ pub(crate) struct Verdict {
     pub(crate) delay: Duration,
     /// In place of what the route says.
     pub(crate) answer: Option<Answer>,
+    /// Whose that is.
+    pub(crate) by: By,
     /// Whether rules that are only tried would have refused it.
     pub(crate) is_shadowed: bool,
     /// What the request says otherwise when it goes on.
@@ -201,6 +205,7 @@ impl Chain {
                 break;
             }
             if verdict.answer.is_some() {
+                verdict.by.filter = Some(place);
                 break;
             }
         }

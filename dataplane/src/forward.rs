@@ -17,7 +17,7 @@ use crate::attempt::Refusal;
 use crate::body::{ClientBody, ResponseBody};
 use crate::config::Action;
 use crate::exchange::{Exchange, Flag, REQUEST_ID};
-use crate::filter::{Answer, Verdict};
+use crate::filter::{Answer, By, Verdict};
 use crate::grpc::{self, Code, GRPC_TIMEOUT};
 use crate::hash::{Hashed, hashed};
 use crate::header_changes::HeaderChanges;
@@ -162,6 +162,7 @@ pub(crate) async fn serve(
             target,
             body,
             unfit,
+            by: By::default(),
             is_shadowed: false,
             response: HeaderChanges::default(),
             session: verdict.session.take(),
@@ -204,7 +205,7 @@ pub(crate) async fn serve(
         }
         match ended {
             Ok(()) => {}
-            Err(End::Answer(answer)) => verdict.answer = Some(answer),
+            Err(End::Answer(answer)) => (verdict.answer, verdict.by) = (Some(answer), waiting.by),
             Err(End::Refused(refusal)) => return refuse(exchange, refusal),
             Err(End::Over) => return over(exchange, waiting.body.has_come()),
         }
@@ -216,13 +217,14 @@ pub(crate) async fn serve(
         hashed = hash(&self::subject(&connection, shown, &target, &parts));
         started = Instant::now();
     }
-    if let Some(Answer {
-        status,
-        code,
-        flag,
-        body,
-    }) = verdict.answer
-    {
+    if let Some(answer) = verdict.answer {
+        exchange.decided(|| live.chain(route)?.why(verdict.by, &answer));
+        let Answer {
+            status,
+            code,
+            flag,
+            body,
+        } = answer;
         return Reply::new(status, body, flag).with_code(code).send(exchange);
     }
     let Some(route) = route else {

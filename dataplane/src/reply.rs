@@ -26,7 +26,8 @@ pub(crate) struct Reply {
     header: Option<(HeaderName, HeaderValue)>,
 }
 
-pub(crate) fn refuse(exchange: Exchange, refusal: Refusal) -> Response<ResponseBody> {
+pub(crate) fn refuse(mut exchange: Exchange, refusal: Refusal) -> Response<ResponseBody> {
+    exchange.decided(|| Some(refusal.reason.clone()));
     let reply = Reply::new(refusal.status, refusal.reason.into(), refusal.flag);
     let name = match refusal.flag {
         Flag::Overflow => Some(OVERLOADED),

@@ -126,6 +126,9 @@ struct Decision {
     upstream: Option<String>,
     attempts: Vec<Attempt>,
     outcome: &'static str,
+    /// Why the proxy has answered it by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -234,6 +237,7 @@ impl Taps {
                     upstream: None,
                     attempts: Vec::new(),
                     outcome: "answer",
+                    reason: None,
                 },
             },
         }))
@@ -254,6 +258,10 @@ impl Tapped {
     pub(crate) fn upstream(&mut self, cluster: &str) {
         self.shown.decision.upstream = Some(cluster.to_owned());
         self.shown.decision.outcome = "forward";
+    }
+
+    pub(crate) fn decided(&mut self, why: Option<String>) {
+        self.shown.decision.reason = why;
     }
 
     pub(crate) fn attempt(&mut self, address: std::net::SocketAddr) {

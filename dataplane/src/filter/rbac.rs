@@ -36,6 +36,7 @@ pub(crate) enum Action {
 /// One of each must hold.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Policy {
+    pub(crate) name: Box<str>,
     pub(crate) permissions: Vec<Rule>,
     pub(crate) principals: Vec<Rule>,
 }
@@ -74,9 +75,13 @@ impl Rbac {
         facts: &Facts,
         verdict: &mut Verdict,
     ) {
-        let allows = |rules: &Option<Rules>| rules.as_ref().is_none_or(|rules| rules.allow(subject, facts));
-        verdict.is_shadowed |= !allows(&self.shadow);
-        if !allows(&self.rules) {
+        let matching = |rules: &Rules| rules.matching(subject, facts);
+        let shadow = self.shadow.as_ref();
+        verdict.is_shadowed |= shadow.is_some_and(|rules| !rules.allow(matching(rules)));
+        let Some(rules) = &self.rules else { return };
+        let matching = matching(rules);
+        if !rules.allow(matching) {
+            verdict.by.policy = matching;
             verdict.answer = Some(Answer {
                 status: StatusCode::FORBIDDEN,
                 code: None,
@@ -88,15 +93,17 @@ impl Rbac {
 }
 
 impl Rules {
-    fn allow(&self, subject: &Subject<'_, impl RequestView>, facts: &Facts) -> bool {
+    /// The first of the policies that the request is of.
+    fn matching(&self, subject: &Subject<'_, impl RequestView>, facts: &Facts) -> Option<usize> {
         let one = |rules: &[Rule]| rules.iter().any(|rule| rule.holds(subject, facts));
-        let found = self
-            .policies
-            .iter()
-            .any(|policy| one(&policy.permissions) && one(&policy.principals));
+        let mut policies = self.policies.iter();
+        policies.position(|policy| one(&policy.permissions) && one(&policy.principals))
+    }
+
+    fn allow(&self, matching: Option<usize>) -> bool {
         match self.action {
-            Action::Allow => found,
-            Action::Deny => !found,
+            Action::Allow => matching.is_some(),
+            Action::Deny => matching.is_none(),
         }
     }
 }
@@ -158,7 +165,7 @@ mod tests {
             direct: "10.0.0.9".parse().unwrap(),
             request: &request.into_parts().0,
         };
-        rbac.allow(&subject, &Facts::default())
+        rbac.allow(rbac.matching(&subject, &Facts::default()))
     }
 
     fn block(address: &str, prefix_bits: u8) -> AddressBlock {
@@ -181,10 +188,12 @@ mod tests {
     fn a_policy_is_of_someone_and_something() {
         let policies = vec![
             Policy {
+                name: "p".into(),
                 permissions: vec![method("GET"), Rule::Path(StringMatcher::exact("/open"))],
                 principals: vec![Rule::Always],
             },
             Policy {
+                name: "p".into(),
                 permissions: vec![Rule::Always],
                 principals: vec![
                     Rule::Client(block("10.0.0.0", 8)),
@@ -222,6 +231,7 @@ mod tests {
             Some(Rules {
                 action,
                 policies: vec![Policy {
+                    name: "p".into(),
                     permissions: vec![Rule::Always],
                     principals: vec![Rule::Always],
                 }],
@@ -268,6 +278,7 @@ mod tests {
             (name("a"), false),
         ] {
             let policies = vec![Policy {
+                name: "p".into(),
                 permissions: vec![rule.clone()],
                 principals: vec![Rule::Always],
             }];

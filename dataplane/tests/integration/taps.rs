@@ -159,6 +159,13 @@ async fn a_tap_sees_what_it_wants_for_as_long_as_it_wants() {
         statuses.sort_unstable();
         assert_eq!(statuses, expected, "{query}");
     }
+    let lines = stage.tapped("requests=2&status=4xx", all).await;
+    let reasons: Vec<&serde_json::Value> = lines.iter().map(|line| &line["decision"]["reason"]).collect();
+    assert_eq!(
+        reasons[..2],
+        [&serde_json::Value::Null, &"no route".into()],
+        "the first is its route's"
+    );
     for (query, expected) in [
         ("status=6xx", StatusCode::BAD_REQUEST),
         ("header=a%20b", StatusCode::BAD_REQUEST),

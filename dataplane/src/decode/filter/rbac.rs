@@ -70,16 +70,17 @@ fn rules(mut pb: PbRules) -> Result<Rules, Reason> {
     done(&pb)?;
     let mut policies = Vec::new();
     for (name, given) in named {
-        policies.push(policy(given).at_key("policies", &name)?);
+        policies.push(policy(&name, given).at_key("policies", &name)?);
     }
     Ok(Rules { action, policies })
 }
 
-fn policy(mut pb: PbPolicy) -> Result<Policy, Reason> {
+fn policy(name: &str, mut pb: PbPolicy) -> Result<Policy, Reason> {
     let permissions = permissions(take(&mut pb.permissions), "permissions")?;
     let principals = principals(take(&mut pb.principals), "principals")?;
     done(&pb)?;
     Ok(Policy {
+        name: name.into(),
         permissions,
         principals,
     })

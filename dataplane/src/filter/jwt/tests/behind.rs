@@ -74,6 +74,7 @@ fn those_behind_see_what_goes_on() {
         let rules = Rules {
             action: Action::Allow,
             policies: vec![Policy {
+                name: "p".into(),
                 permissions: vec![rule],
                 principals: vec![Rule::Always],
             }],
