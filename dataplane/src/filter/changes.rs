@@ -102,9 +102,13 @@ impl<R: RequestView> RequestView for Changed<'_, R> {
         own.into_iter().flatten().chain(said)
     }
 
-    /// With those that are taken out again, which harms nobody who looks for what is to be taken out.
     fn names(&self, show: &mut dyn FnMut(&[u8])) {
-        self.request.names(show);
+        let is_it = |name: &[u8], other: &HeaderName| name.eq_ignore_ascii_case(other.as_str().as_bytes());
+        self.request.names(&mut |name| {
+            if !self.edits.replaced().any(|replaced| is_it(name, replaced)) {
+                show(name);
+            }
+        });
         let said = self.edits.set.iter().chain(&self.edits.add);
         said.for_each(|(name, _)| show(name.as_str().as_bytes()));
     }
@@ -150,6 +154,8 @@ fn decoded(text: &str) -> impl Iterator<Item = u8> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use http::Request;
     use http::header::HeaderValue;
 
@@ -210,6 +216,11 @@ mod tests {
         let mut gone_on = request.headers.clone();
         changes.edits.apply(&mut gone_on);
         let seen = Changed::new(&request, &changes);
+        let mut names = BTreeSet::new();
+        seen.names(&mut |name| {
+            names.insert(String::from_utf8_lossy(name).into_owned());
+        });
+        assert!(names.iter().eq(["b", "c", "e", "f", "g"]), "{names:?}");
         for (name, expected) in [
             ("a", &[][..]),
             ("b", &["1", "4"]),

@@ -10,23 +10,22 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{
-    ACCESS_CONTROL_REQUEST_METHOD, COOKIE, HeaderName, HeaderValue, ORIGIN, WWW_AUTHENTICATE,
-};
+use http::header::{ACCESS_CONTROL_REQUEST_METHOD, HeaderName, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use http::{Method, StatusCode};
 
-use super::changes::parameters;
 use super::{Answer, Facts, Verdict};
 use crate::exchange::Flag;
 use crate::header_changes::is_read_as;
 use crate::json::{Json, at};
 use crate::jwks::{KeySet, RemoteKeys, Unverified};
-use crate::matcher::{RequestView, RouteMatcher, StringMatcher, Subject, cookies};
+use crate::matcher::{RequestView, RouteMatcher, StringMatcher, Subject};
 
 mod cache;
+mod place;
 mod token;
 
 use cache::Proven;
+pub(crate) use place::Place;
 pub(crate) use token::{Flaw, Token, Unproven};
 
 /// Of what was asked for, as much as Envoy repeats in its answer.
@@ -95,17 +94,6 @@ pub(crate) enum Expiration {
 /// Without the scheme and the slash that URLs have and names have not.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Audiences(BTreeSet<Box<str>>);
-
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// Behind the prefix, wherever that is.
-    Header {
-        name: HeaderName,
-        prefix: Box<str>,
-    },
-    Parameter(Box<str>),
-    Cookie(Box<str>),
-}
 
 #[derive(Debug, PartialEq)]
 pub(crate) struct PayloadHeader {
@@ -499,57 +487,6 @@ fn plain(audience: &str) -> &str {
         .or_else(|| audience.strip_prefix("http://"));
     let name = name.unwrap_or(audience);
     name.strip_suffix('/').unwrap_or(name)
-}
-
-impl Place {
-    /// What is there, be it a token or not. Two of them are none: who comes behind us might read the other one.
-    fn token<'r>(&'r self, subject: &'r Subject<'_, impl RequestView>) -> Option<Result<Cow<'r, str>, Flaw>> {
-        match self {
-            Self::Header { name, prefix } => {
-                let value = match only(subject.request.lines(name))? {
-                    Ok(value) => text(value),
-                    Err(flaw) => return Some(Err(flaw)),
-                };
-                let before = value.find(&**prefix)?;
-                if holds(&value[..before], prefix.trim_ascii_end()) {
-                    return Some(Err(Flaw::Form));
-                }
-                let start = before + prefix.len();
-                Some(Ok(match value {
-                    Cow::Borrowed(value) => Cow::Borrowed(value[start..].trim_start()),
-                    Cow::Owned(value) => Cow::Owned(value[start..].trim_start().to_owned()),
-                }))
-            }
-            Self::Parameter(name) => {
-                let found = only(parameters(subject.request.query()?, name))?;
-                Some(found.map(Cow::Borrowed))
-            }
-            Self::Cookie(name) => {
-                let found = only(cookies(subject.request.lines(&COOKIE), name))?;
-                Some(found.map(text))
-            }
-        }
-    }
-}
-
-fn only<T>(mut found: impl Iterator<Item = T>) -> Option<Result<T, Flaw>> {
-    let first = found.next()?;
-    Some(match found.next() {
-        None => Ok(first),
-        Some(_) => Err(Flaw::Form),
-    })
-}
-
-/// Whether a prefix is in there, in letters of any case.
-fn holds(text: &str, prefix: &str) -> bool {
-    let prefix = prefix.as_bytes();
-    let is_it = |part: &[u8]| part.eq_ignore_ascii_case(prefix);
-    !prefix.is_empty() && text.as_bytes().windows(prefix.len()).any(is_it)
-}
-
-/// What is not text is no token.
-fn text(bytes: &[u8]) -> Cow<'_, str> {
-    String::from_utf8_lossy(bytes)
 }
 
 impl Accepted<'_> {

@@ -287,6 +287,9 @@ fn tokens_are_where_they_are_looked_for() {
         ),
         (0, "/", &[("x-token", &a)], Err(MISSING)),
         (2, "/", &[("x-token", &c)], Ok(())),
+        // A host may take the other one for it.
+        (2, "/", &[("x-token", &c), ("x_token", "x")], Err(FORM)),
+        (2, "/", &[("X_Token", &c)], Err(FORM)),
         (
             2,
             "/",
