@@ -1,16 +1,22 @@
 //! Requests that wait for what an authorization service says of them.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::future::ready;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy;
 use envoy_types::pb::envoy::config::rbac::v3::permission::Rule;
 use envoy_types::pb::envoy::config::rbac::v3::principal::Identifier;
 use envoy_types::pb::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac as Rules};
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
-use envoy_types::pb::envoy::config::route::v3::route::Action as RouteActions;
+use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::MaxStreamDuration;
+use envoy_types::pb::envoy::config::route::v3::route_action::HashPolicy;
+use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{
+    Header as HashedHeader, PolicySpecifier,
+};
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, Route};
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ext_authz::Services;
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ext_authz_per_route::Override;
@@ -37,6 +43,7 @@ use crate::support::asking::{self, Stage};
 use crate::support::authorizer::{self, Asked};
 use crate::support::mesh;
 use crate::support::proxy::{client, eventually, http2_client};
+use crate::support::upstream::Upstream;
 
 const NAME: &str = "envoy.filters.http.ext_authz";
 
@@ -163,6 +170,46 @@ async fn requests_are_logged_as_a_service_has_changed_them() {
     assert_eq!(logged, expected);
 }
 
+/// Those that belong together by what a service says of them go to one host.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_are_chosen_by_what_a_service_has_said() {
+    let mut route = mesh::to_cluster("/", "a");
+    if let Some(Action::Route(action)) = &mut route.action {
+        action.hash_policy = vec![HashPolicy {
+            policy_specifier: Some(PolicySpecifier::Header(HashedHeader {
+                header_name: "x-user".to_owned(),
+                ..HashedHeader::default()
+            })),
+            terminal: true,
+        }];
+    }
+    let (stage, _) = start(vec![(NAME, pack_any(asking("service")))], vec![route]).await;
+    let mut hosts = Vec::new();
+    for name in ["b", "c", "d", "e"] {
+        hosts.push(Upstream::start(name).await);
+    }
+    let mut cluster = mesh::cluster("a");
+    cluster.lb_policy = LbPolicy::RingHash as i32;
+    stage.edge.put("a", &cluster);
+    let addresses: Vec<_> = hosts.iter().map(|host| (host.address, 0)).collect();
+    stage.edge.put("a", &mesh::endpoints("a", &addresses));
+    let chosen = async |does| {
+        let mut chosen = BTreeSet::new();
+        for user in 0..20 {
+            let lines = [("x-do", does), ("x-user", &*user.to_string())];
+            let answer = stage.ask(&client(), "/p", &lines, b"").await;
+            chosen.insert(answer.body.split(' ').next().unwrap_or_default().to_owned());
+        }
+        chosen
+    };
+    eventually("there are other hosts", || async {
+        !chosen("allow").await.contains("a")
+    })
+    .await;
+    assert!(chosen("allow").await.len() > 1, "each user has a host");
+    assert_eq!(chosen("change").await.len(), 1, "they are all one");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_service_changes_a_request_and_not_its_frame() {
     let (stage, asked) = start(vec![(NAME, pack_any(asking("service")))], to_all()).await;
@@ -231,7 +278,7 @@ async fn a_body_that_is_shown_may_take_as_long_as_its_route() {
         ..asking("service")
     };
     let mut route = mesh::to_cluster("/", "a");
-    if let Some(RouteActions::Route(action)) = &mut route.action {
+    if let Some(Action::Route(action)) = &mut route.action {
         action.max_stream_duration = Some(MaxStreamDuration {
             max_stream_duration: Some(PbDuration {
                 seconds: 0,

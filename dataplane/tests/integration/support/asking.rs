@@ -35,7 +35,7 @@ pub(crate) struct Stage {
     pub(crate) listener: SocketAddr,
     pub(crate) proxy: Proxy,
     pub(crate) upstream: Upstream,
-    _edge: AdsServer,
+    pub(crate) edge: AdsServer,
     data: tempfile::TempDir,
 }
 
@@ -68,7 +68,7 @@ impl Stage {
             listener,
             proxy,
             upstream,
-            _edge: edge,
+            edge,
             data,
         }
     }

@@ -20,7 +20,7 @@ const HOST: &str = "calls.test";
 type Lines = &'static [(&'static str, &'static str)];
 
 pub(super) fn sites() -> Vec<Site> {
-    vec![told(), tried_again(), lasting()]
+    vec![told(), tried_again(), tried_once(), lasting()]
 }
 
 fn call(path: &'static str, content_type: &'static str) -> Case {
@@ -202,6 +202,57 @@ fn tried_again() -> Site {
         domains: vec![AGAIN.to_owned()],
         routes,
         asks,
+    }
+}
+
+/// One try has its time where it is the only one.
+fn tried_once() -> Site {
+    const ONCE: &str = "once.test";
+    let soon = || {
+        Some(Duration {
+            seconds: 0,
+            nanos: 200_000_000,
+        })
+    };
+    let route = |path: &str, policy| Route {
+        r#match: Some(prefix(path)),
+        action: Some(Action::Route(RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(contract::NAME.to_owned())),
+            // None, so that nothing else ends it.
+            timeout: Some(Duration::default()),
+            retry_policy: Some(RetryPolicy {
+                num_retries: Some(UInt32Value { value: 0 }),
+                ..policy
+            }),
+            ..RouteAction::default()
+        })),
+        ..Route::default()
+    };
+    let timed = RetryPolicy {
+        per_try_timeout: soon(),
+        ..RetryPolicy::default()
+    };
+    let idle = RetryPolicy {
+        per_try_idle_timeout: soon(),
+        ..RetryPolicy::default()
+    };
+    let ask = |(path, headers, expect)| Ask {
+        host: ONCE.to_owned(),
+        case: Case { path, headers, ..GET },
+        expect,
+    };
+    let late = Expect::Body("upstream request timeout");
+    let rows: [(&'static str, Lines, Expect); 4] = [
+        ("/timed", &[(WISH, "hang")], late),
+        ("/timed", &[(WISH, "hang")], Expect::Status(504)),
+        ("/idle", &[(WISH, "hang")], late),
+        ("/timed", &[], Expect::Says("\"by\"")),
+    ];
+    Site {
+        name: "tried once",
+        domains: vec![ONCE.to_owned()],
+        routes: vec![route("/timed", timed), route("/idle", idle)],
+        asks: rows.into_iter().map(ask).collect(),
     }
 }
 
