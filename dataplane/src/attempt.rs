@@ -271,6 +271,15 @@ impl Refusal {
         }
     }
 
+    /// Not all of the request has come in the time that its listener gives it.
+    pub(crate) fn too_slow() -> Self {
+        Self {
+            status: StatusCode::REQUEST_TIMEOUT,
+            flag: Flag::None,
+            reason: "request timeout".to_owned(),
+        }
+    }
+
     pub(crate) fn too_large() -> Self {
         Self {
             status: StatusCode::PAYLOAD_TOO_LARGE,

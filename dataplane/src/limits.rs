@@ -14,6 +14,8 @@ pub(crate) struct ClientLimits {
     pub(crate) fields: usize,
     /// From the first byte of a head to its last.
     pub(crate) head_timeout: Duration,
+    /// From the end of a request's head to its own end, unless it is answered before.
+    pub(crate) request_timeout: Option<Duration>,
     /// From its begin on; then it ends like one that is idle, behind what is under way.
     pub(crate) duration: Option<Duration>,
     pub(crate) requests: Option<u32>,
@@ -30,6 +32,7 @@ impl ClientLimits {
         head_bytes: HEAD_BYTES_MAX,
         fields: FIELDS_MAX,
         head_timeout: HEAD_TIMEOUT,
+        request_timeout: None,
         duration: None,
         requests: None,
         drain_timeout: SHUT_DOWN_MAX,

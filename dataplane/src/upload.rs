@@ -183,6 +183,14 @@ impl Upload {
         }
     }
 
+    /// Ready `until` then if it has not ended by that time.
+    pub(crate) async fn late(&self, until: Instant) {
+        tokio::time::sleep_until(until.into()).await;
+        if !matches!(self.state.borrow().end, End::Open) {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// What a client is told that has broken it off, or sent too much.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         match self.state.borrow().end {

@@ -43,6 +43,10 @@ pub(super) fn take(pb: &mut HttpConnectionManager) -> Result<(ClientLimits, Opti
             limits.head_timeout = timeout;
         }
     }
+    if let Some(timeout) = pb.request_timeout.take() {
+        let timeout = duration(timeout).at("request_timeout")?;
+        limits.request_timeout = Some(timeout).filter(|timeout| !timeout.is_zero());
+    }
     if let Some(timeout) = pb.drain_timeout.take() {
         let timeout = duration(timeout).at("drain_timeout")?;
         limits.drain_timeout = timeout.clamp(DRAIN_TIMEOUT_MIN, DRAIN_TIMEOUT_MAX);

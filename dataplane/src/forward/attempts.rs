@@ -58,6 +58,8 @@ struct Sending<'a> {
     upload: Option<Rc<Upload>>,
     deadline: Deadline,
     per_try: Option<Duration>,
+    /// When all of the request has to have come.
+    come_until: Option<Instant>,
 }
 
 /// Tries hosts until one answers, the policy gives up, or the request's time is over.
@@ -77,6 +79,7 @@ pub(super) async fn forward_to(
         time,
     } = sent;
     let worker = Rc::clone(&exchange.connection().worker);
+    let live = exchange.connection().listener.live();
     let (target, cluster) = aimed(exchange, forward, edits, &mut head)?;
     if let Some(trace) = &trace {
         trace.apply(&mut head.headers);
@@ -115,6 +118,11 @@ pub(super) async fn forward_to(
         upload,
         deadline,
         per_try: policy.and_then(|policy| policy.per_try_timeout),
+        come_until: live
+            .config
+            .limits
+            .request_timeout
+            .map(|timeout| exchange.started() + timeout),
     };
     let answered = match policy.filter(|policy| policy.hedges) {
         Some(policy) => race(exchange, &cluster, policy, &sending).await,
@@ -180,6 +188,24 @@ impl Sending<'_> {
         self.deadline.request.come().await;
         tokio::time::sleep(timeout).await;
     }
+
+    /// Ready once nothing of a body has moved for long, be it that the client sends none or that the host takes none, or it has not
+    /// all come in its time.
+    async fn stalled(&self) -> Refusal {
+        let Some(upload) = &self.upload else {
+            return std::future::pending().await;
+        };
+        let late = async {
+            match self.come_until {
+                Some(until) => upload.late(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = upload.stalled(BODY_TIMEOUT) => Refusal::malformed(Malformed::BodyTooSlow),
+            () = late => Refusal::too_slow(),
+        }
+    }
 }
 
 impl Hedges for Sending<'_> {
@@ -205,9 +231,7 @@ impl Hedges for Sending<'_> {
             () = &mut expired => return Err(late_for_all()),
             () = &mut idle => return Err(Failure::too_long()),
             () = self.taken(self.per_try, &connected) => late(),
-            () = stalled(self.upload.as_ref()) => {
-                return Err(Failure::Client(Refusal::malformed(Malformed::BodyTooSlow)));
-            }
+            refusal = self.stalled() => return Err(Failure::Client(refusal)),
         }
         tokio::select! {
             biased;
@@ -245,9 +269,7 @@ impl Attempts for Sending<'_> {
             biased;
             result = self.once(&connected).send(pool, &self.head, headers, body) => result,
             () = self.deadline.expired() => Err(Failure::Late { connected: connected.get() }),
-            () = stalled(self.upload.as_ref()) => {
-                Err(Failure::Client(Refusal::malformed(Malformed::BodyTooSlow)))
-            }
+            refusal = self.stalled() => Err(Failure::Client(refusal)),
             () = self.taken(self.per_try, &connected) => Err(Failure::too_long()),
             () = self.taken(self.deadline.idle, &connected) => Err(Failure::too_long()),
         }
@@ -281,13 +303,5 @@ impl Attempts for Sending<'_> {
     async fn given_up(&mut self) -> Failure {
         self.deadline.expired().await;
         Failure::Late { connected: false }
-    }
-}
-
-/// Ready once nothing of a body has moved for long, be it that the client sends none or that the host takes none.
-async fn stalled(upload: Option<&Rc<Upload>>) {
-    match upload {
-        Some(upload) => upload.stalled(BODY_TIMEOUT).await,
-        None => std::future::pending().await,
     }
 }

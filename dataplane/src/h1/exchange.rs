@@ -103,6 +103,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         started,
         timeout: plan.forward.timeout,
         per_try: policy.and_then(|policy| policy.per_try_timeout),
+        request_timeout: live.config.limits.request_timeout,
         is_head: line.method == Method::HEAD,
         is_idempotent: line.method.is_idempotent(),
         expects: terms.expects,
@@ -199,6 +200,8 @@ struct Sending<'a> {
     started: Instant,
     timeout: Option<Duration>,
     per_try: Option<Duration>,
+    /// Of the client's request.
+    request_timeout: Option<Duration>,
     is_head: bool,
     is_idempotent: bool,
     expects: Expects,
@@ -470,7 +473,12 @@ impl Sending<'_> {
     fn deadline(&self, began: Instant) -> (Option<Instant>, fn() -> Failure) {
         let came = match (self.came, &self.upload) {
             (None, Upload::Body { progress, .. }) => {
-                return (Some(progress.deadline()), || {
+                let stalled = progress.deadline();
+                let until = self.request_timeout.map(|timeout| self.started + timeout);
+                if let Some(until) = until.filter(|until| *until < stalled) {
+                    return (Some(until), || Failure::Client(Refusal::too_slow()));
+                }
+                return (Some(stalled), || {
                     Failure::Client(Refusal::malformed(Malformed::BodyTooSlow))
                 });
             }

@@ -16,6 +16,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 };
 use envoy_types::pb::google::protobuf::{Duration as PbDuration, UInt32Value};
 use envoy_types::util::pack_any;
+use futures::StreamExt;
 use http::{Request, StatusCode};
 use http_body_util::{Full, StreamBody};
 use hyper::body::Frame;
@@ -361,6 +362,55 @@ async fn a_body_is_as_long_as_a_filter_lets_it() {
             .body(Full::from("a".repeat(bytes)))
             .unwrap();
         assert_eq!(send(&http2_client(), request).await.unwrap().status, expected);
+    }
+    stage.proxy.stop().await;
+}
+
+/// A drop now and then is no standstill, and would do for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_comes_in_its_time() {
+    let stage = Stage::start(|manager| manager.request_timeout = SECOND).await;
+    let drops = |body_ms: u64| async move {
+        tokio::time::sleep(Duration::from_millis(body_ms)).await;
+        Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"a")))
+    };
+    for path in ["/", "/bridged"] {
+        // All of it in time, which is not the time of its answer; and not.
+        for (pause_ms, expected) in [(10, "HTTP/1.1 200"), (250, "HTTP/1.1 408")] {
+            let began = Instant::now();
+            let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+            let head =
+                format!("POST {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 20\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let (mut from, mut to) = stream.into_split();
+            let sending = tokio::spawn(async move {
+                for _ in 0..20 {
+                    tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+                    // Who is refused need not be listened to.
+                    if to.write_all(b"a").await.is_err() {
+                        break;
+                    }
+                }
+                // Whoever ends its side has left.
+                to
+            });
+            let mut answer = vec![0; expected.len()];
+            from.read_exact(&mut answer).await.unwrap();
+            assert_eq!(String::from_utf8_lossy(&answer), expected, "{path} {pause_ms}");
+            assert!(began.elapsed() < Duration::from_secs(4), "{path} {pause_ms}");
+            sending.abort();
+        }
+    }
+    for (pause_ms, expected) in [(10, 200), (250, 408)] {
+        let body = futures::stream::iter(0..20).then(move |_| drops(pause_ms));
+        let client = Client::builder(TokioExecutor::new())
+            .http2_only(true)
+            .build_http::<StreamBody<_>>();
+        let request = Request::post(format!("http://{}/", stage.listener))
+            .body(StreamBody::new(Box::pin(body)))
+            .unwrap();
+        let answer = tokio::time::timeout(DEADLINE, client.request(request)).await;
+        assert_eq!(answer.unwrap().unwrap().status().as_u16(), expected, "{pause_ms}");
     }
     stage.proxy.stop().await;
 }

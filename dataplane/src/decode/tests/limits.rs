@@ -55,6 +55,10 @@ fn limits_are_as_the_contract_says() {
                 at!("request_headers_timeout: must be at most 60 s"),
             ),
             (
+                |l| manager(l, |m| m.request_timeout = seconds(-1)),
+                at!("request_timeout: is negative"),
+            ),
+            (
                 |l| manager(l, |m| m.drain_timeout = seconds(-1)),
                 at!("drain_timeout: is negative"),
             ),
