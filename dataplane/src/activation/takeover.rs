@@ -1,6 +1,7 @@
 //! The first configuration of a process that takes over from another one.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Activation, live_listeners};
@@ -79,7 +80,7 @@ impl Activation {
 
     async fn first_keys(&self, keys: usize) -> Result<(), Vec<Rejection>> {
         let come = tokio::time::timeout(KEYS_MAX, self.fetchers.come(keys)).await;
-        let missing = |at: &Remote| Rejection {
+        let missing = |at: Arc<Remote>| Rejection {
             name: at.cluster.to_string(),
             reason: format!("its keys of {}{} have not come in time", at.authority, at.path),
         };
