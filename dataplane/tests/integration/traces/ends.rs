@@ -79,7 +79,18 @@ async fn stage_of(host: SocketAddr, timeout_ms: i32) -> (Stage, Collector) {
         stage.ask("/there", "", &[]).await.0 == StatusCode::OK
     })
     .await;
+    eventually("its host is known", || async {
+        !hosts_of(&stage).await[0].is_null()
+    })
+    .await;
     (stage, collector)
+}
+
+/// Of the cluster `hedged`.
+async fn hosts_of(stage: &Stage) -> serde_json::Value {
+    let hosts = stage.proxy.admin("/hosts").await.unwrap().body;
+    let mut hosts: serde_json::Value = serde_json::from_str(&hosts).unwrap();
+    hosts["hedged"].take()
 }
 
 /// The own span of the request that went to `host`, and those of its attempts.
@@ -160,9 +171,7 @@ async fn hosts_are_to_blame_where_the_routes_time_ends_all_attempts() {
         assert_eq!(error_of(attempt).as_deref(), Some("timeout"), "{attempts:?}");
     }
     eventually("the host is left out", || async {
-        let hosts = stage.proxy.admin("/hosts").await.unwrap().body;
-        let hosts: serde_json::Value = serde_json::from_str(&hosts).unwrap();
-        hosts["hedged"][0]["ejected"] == true
+        hosts_of(&stage).await[0]["ejected"] == true
     })
     .await;
     stage.proxy.stop().await;
