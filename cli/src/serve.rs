@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use clap::{Args, Subcommand, ValueEnum};
 use rustix::thread::disable_transparent_huge_pages;
 use tombolo_compiler::name::{ClusterName, Label};
-use tombolo_dataplane::{AccessLog, ProxyConfig, Role};
+use tombolo_dataplane::{AccessLog, Edge, ProxyConfig, Role, Source};
 use tombolo_local_cp::Plaintext;
 use tombolo_management::delivery::{S3, S3Credentials, Target};
 use tombolo_management::{AuditConfig, LoginConfig, OidcConfig};
@@ -232,27 +232,39 @@ pub(crate) struct EdgeArgs {
     log: LogArgs,
 }
 
-/// Serves the data plane: a proxy that takes its configuration from its cluster's edge.
+/// Serves the data plane: a proxy that takes its configuration from its cluster's edge, or from a file.
 ///
-/// It starts from its last good configuration and needs no edge to serve.
+/// With an edge it starts from its last good configuration and needs no edge to serve.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   tombolo proxy --id gw-1 --cluster us-east --role gateway --namespace mesh --workload gateway --data-dir /var/lib/tombolo
   tombolo proxy --id web-1 --cluster us-east --role sidecar --namespace shop --outbound 127.0.0.1:15001 --data-dir /var/lib/tombolo --statsd 127.0.0.1:8125
 
 A new version, or other flags, without a lost request: start it beside the one that runs, as
-  tombolo proxy --id gw-1 --cluster us-east --role gateway --namespace mesh --workload gateway --data-dir /var/lib/tombolo --take-over")]
+  tombolo proxy --id gw-1 --cluster us-east --role gateway --namespace mesh --workload gateway --data-dir /var/lib/tombolo --take-over
+
+Without an edge, what a file says; it is read again when it is replaced, and at SIGHUP:
+  tombolo proxy --config /etc/tombolo/proxy.yaml --validate
+  tombolo proxy --config /etc/tombolo/proxy.yaml --data-dir /var/lib/tombolo")]
 pub(crate) struct ProxyArgs {
+    /// Serves what the static_resources of this file say (listeners, clusters, secrets, as an Envoy's; YAML or JSON), and no
+    /// edge. A file that cannot be run is refused: at the start the proxy ends, later it runs on what it had.
+    #[arg(long, env = "TOMBOLO_CONFIG", value_name = "FILE",
+        conflicts_with_all = ["id", "cluster", "role", "namespace", "workload", "outbound", "xds"])]
+    config: Option<PathBuf>,
+    /// Only tells what is wrong with the file of --config, if anything is.
+    #[arg(long, requires = "config")]
+    validate: bool,
     /// Unique within the cluster.
-    #[arg(long, env = "TOMBOLO_ID")]
-    id: String,
-    #[arg(long, env = "TOMBOLO_CLUSTER")]
-    cluster: String,
-    #[arg(long, env = "TOMBOLO_ROLE")]
-    role: RoleArg,
+    #[arg(long, env = "TOMBOLO_ID", required_unless_present = "config")]
+    id: Option<String>,
+    #[arg(long, env = "TOMBOLO_CLUSTER", required_unless_present = "config")]
+    cluster: Option<String>,
+    #[arg(long, env = "TOMBOLO_ROLE", required_unless_present = "config")]
+    role: Option<RoleArg>,
     /// The namespace of its workload.
-    #[arg(long, env = "TOMBOLO_NAMESPACE")]
-    namespace: String,
+    #[arg(long, env = "TOMBOLO_NAMESPACE", required_unless_present = "config")]
+    namespace: Option<String>,
     /// The gateway that it belongs to, as the platform names it.
     #[arg(long, env = "TOMBOLO_WORKLOAD", required_if_eq("role", "gateway"))]
     workload: Option<String>,
@@ -265,8 +277,9 @@ pub(crate) struct ProxyArgs {
     /// Readiness, metrics, configuration dump and drain. It has no authentication: keep it private.
     #[arg(long, env = "TOMBOLO_ADMIN", default_value = "127.0.0.1:15000")]
     admin: SocketAddr,
-    #[command(flatten)]
-    data: DataArgs,
+    /// Where the last good state is kept, and where another process finds this one.
+    #[arg(long, env = "TOMBOLO_DATA_DIR", required_unless_present = "validate")]
+    data_dir: Option<PathBuf>,
     /// Threads that forward requests; one per core by default.
     #[arg(long, env = "TOMBOLO_WORKERS")]
     workers: Option<usize>,
@@ -283,6 +296,10 @@ pub(crate) struct ProxyArgs {
     /// How long requests in flight may take to end at shutdown.
     #[arg(long, env = "TOMBOLO_DRAIN_TIMEOUT", default_value = "10s", value_parser = parse_duration)]
     drain_timeout: Duration,
+    /// Memory at which requests are refused (90 % of it) and no connection is accepted (95 %), such as 512Mi; its cgroup's
+    /// limit counts too.
+    #[arg(long, env = "TOMBOLO_MEMORY_LIMIT", value_name = "BYTES", value_parser = parse_bytes)]
+    memory_limit: Option<u64>,
     /// Takes the ports over from the proxy that runs with the same data folder, if one does: no connection is refused and
     /// no request lost. That one goes on until this one serves, then finishes what it has under way, and ends.
     #[arg(long, env = "TOMBOLO_TAKE_OVER")]
@@ -322,6 +339,13 @@ struct LogArgs {
 }
 
 pub(crate) async fn run(serve: Serve) -> anyhow::Result<()> {
+    if let Serve::Proxy(args) = &serve
+        && let (true, Some(file)) = (args.validate, &args.config)
+    {
+        let checked = tombolo_dataplane::check(file)?;
+        println!("{} can be run: {checked}", file.display());
+        return Ok(());
+    }
     let log = match &serve {
         Serve::Management(args) => &args.log,
         Serve::Edge(args) => &args.log,
@@ -478,33 +502,46 @@ impl From<CentralArgs> for tombolo_global_cp::Config {
 impl TryFrom<ProxyArgs> for ProxyConfig {
     type Error = anyhow::Error;
 
-    fn try_from(args: ProxyArgs) -> anyhow::Result<Self> {
-        let (role, grace) = match args.role {
-            RoleArg::Gateway => {
-                let workload = args.workload.context("--role gateway needs --workload")?;
-                (Role::Gateway { workload }, GATEWAY_DRAIN_GRACE)
-            }
-            RoleArg::Sidecar => {
-                let outbound = args.outbound.context("--role sidecar needs --outbound")?;
-                (Role::Sidecar { outbound }, Duration::ZERO)
-            }
+    fn try_from(mut args: ProxyArgs) -> anyhow::Result<Self> {
+        let (source, grace) = match args.config.take() {
+            Some(file) => (Source::File(file), GATEWAY_DRAIN_GRACE),
+            None => edge(&mut args)?,
         };
         Ok(Self {
-            node_id: args.id,
-            cluster: args.cluster,
-            role,
-            namespace: args.namespace,
-            xds: args.xds,
+            source,
             admin: args.admin,
-            data_dir: args.data.data_dir,
+            data_dir: args.data_dir.context("--data-dir is required")?,
             workers: args.workers.unwrap_or_else(cores),
             access_log: args.access_log,
             statsd: args.statsd,
             drain_grace: args.drain_grace.unwrap_or(grace),
             drain_timeout: args.drain_timeout,
+            memory_limit: args.memory_limit,
             take_over: args.take_over,
         })
     }
+}
+
+/// The edge of a proxy that follows one, and how long balancers in front of it take to notice that it goes.
+fn edge(args: &mut ProxyArgs) -> anyhow::Result<(Source, Duration)> {
+    let (role, grace) = match args.role.context("--role is required")? {
+        RoleArg::Gateway => {
+            let workload = args.workload.take().context("--role gateway needs --workload")?;
+            (Role::Gateway { workload }, GATEWAY_DRAIN_GRACE)
+        }
+        RoleArg::Sidecar => {
+            let outbound = args.outbound.context("--role sidecar needs --outbound")?;
+            (Role::Sidecar { outbound }, Duration::ZERO)
+        }
+    };
+    let edge = Edge {
+        xds: std::mem::take(&mut args.xds),
+        node_id: args.id.take().context("--id is required")?,
+        cluster: args.cluster.take().context("--cluster is required")?,
+        role,
+        namespace: args.namespace.take().context("--namespace is required")?,
+    };
+    Ok((Source::Edge(edge), grace))
 }
 
 /// Without a path: what it is joined with are paths of its own.
@@ -524,6 +561,21 @@ fn parse_host_port(text: &str) -> Result<String, String> {
         Some(Ok(1..)) => Ok(text.to_owned()),
         _ => Err("use HOST:PORT, e.g. 127.0.0.1:8125".to_owned()),
     }
+}
+
+/// As Kubernetes writes them, in powers of two.
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let (number, shift) = match text.split_at_checked(text.len().saturating_sub(2)) {
+        Some((number, "Ki")) => (number, 10),
+        Some((number, "Mi")) => (number, 20),
+        Some((number, "Gi")) => (number, 30),
+        _ => (text, 0),
+    };
+    let number: Option<u64> = number.parse().ok();
+    let bytes = number.and_then(|number| number.checked_mul(1 << shift));
+    bytes
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "use a number of bytes, or of Ki, Mi or Gi, such as 512Mi".to_owned())
 }
 
 fn parse_access_log(text: &str) -> Result<AccessLog, String> {
@@ -580,12 +632,12 @@ mod tests {
     fn a_proxy_is_a_gateway_or_a_sidecar_and_says_what_it_lacks() {
         let common = "proxy --id gw-1 --cluster us-east --namespace mesh --data-dir /d";
         let gateway = proxy(&format!("{common} --role gateway --workload gateway --workers 2")).unwrap();
-        assert_eq!(
-            gateway.role,
-            Role::Gateway {
-                workload: "gateway".to_owned()
-            }
-        );
+        let role = |config: &ProxyConfig| match &config.source {
+            Source::Edge(edge) => Some(edge.role.clone()),
+            Source::File(_) => None,
+        };
+        let workload = "gateway".to_owned();
+        assert_eq!(role(&gateway), Some(Role::Gateway { workload }));
         assert_eq!(gateway.workers, 2);
         assert_eq!(gateway.access_log, AccessLog::Off);
         assert_eq!(gateway.statsd, None);
@@ -595,7 +647,7 @@ mod tests {
             "{common} --role sidecar --outbound 127.0.0.1:15001 --access-log /log --drain-timeout 500ms --take-over"
         ))
         .unwrap();
-        assert!(matches!(sidecar.role, Role::Sidecar { .. }));
+        assert!(matches!(role(&sidecar), Some(Role::Sidecar { .. })));
         assert_eq!(sidecar.access_log, AccessLog::File("/log".into()));
         assert_eq!(sidecar.drain_timeout, Duration::from_millis(500));
         assert_eq!(sidecar.drain_grace, Duration::ZERO);
@@ -613,6 +665,44 @@ mod tests {
             ),
         ] {
             let found = proxy(&format!("{common} {line}")).unwrap_err();
+            assert!(found.contains(error), "{line}: {found}");
+        }
+    }
+
+    #[test]
+    fn bytes() {
+        for (text, expected) in [
+            ("1", Some(1)),
+            ("536870912", Some(512 << 20)),
+            ("512Mi", Some(512 << 20)),
+            ("64Ki", Some(64 << 10)),
+            ("2Gi", Some(2 << 30)),
+            ("0Mi", None),
+            ("Mi", None),
+            ("", None),
+            ("1.5Gi", None),
+            ("512MB", None),
+            ("99999999999999Gi", None),
+        ] {
+            assert_eq!(parse_bytes(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_of_a_file_follows_no_edge() {
+        let config = proxy("proxy --config /etc/proxy.yaml --data-dir /d").unwrap();
+        assert_eq!(config.source, Source::File("/etc/proxy.yaml".into()));
+        for (line, error) in [
+            ("proxy --data-dir /d", "--id <ID>"),
+            ("proxy --config /f", "--data-dir <DATA_DIR>"),
+            (
+                "proxy --config /f --data-dir /d --xds http://e:1",
+                "cannot be used with",
+            ),
+            ("proxy --config /f --data-dir /d --id a", "cannot be used with"),
+            ("proxy --validate --data-dir /d", "--config <FILE>"),
+        ] {
+            let found = proxy(line).unwrap_err();
             assert!(found.contains(error), "{line}: {found}");
         }
     }

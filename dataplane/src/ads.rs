@@ -15,11 +15,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tombolo_runtime::backoff::{Backoff, jitter};
 use tonic::transport::Endpoint;
 
-use crate::activation::{Activation, Warming};
+use crate::activation::Warming;
 use crate::config::ResourceKind;
 use crate::decode::{Rejection, Resources, Update, describe};
+use crate::running::Running;
 use crate::session::{Received, Session};
-use crate::status::Status;
 
 /// How long an acknowledgement waits for new hosts' first checks, or for a new listener's routes.
 const WARM_MAX: Duration = Duration::from_secs(2);
@@ -40,9 +40,6 @@ const REQUESTS_QUEUED_MAX: usize = 256;
 pub(crate) struct Ads {
     pub(crate) edge: Endpoint,
     pub(crate) node: Node,
-    pub(crate) activation: Activation,
-    pub(crate) resources: Arc<Resources>,
-    pub(crate) status: Arc<Status>,
     /// Takes what is to be kept on disk.
     pub(crate) keep: watch::Sender<Arc<Resources>>,
 }
@@ -83,12 +80,12 @@ pub(crate) fn endpoint(xds: &str) -> Result<Endpoint, tonic::transport::Error> {
 
 impl Ads {
     /// Follows the edge until dropped.
-    pub(crate) async fn run(&mut self) -> Infallible {
+    pub(crate) async fn run(&mut self, running: &mut Running) -> Infallible {
         let mut backoff = Backoff::new(BACK_OFF_MIN, BACK_OFF_MAX);
         let mut was_connected = true;
         loop {
-            let error = self.stream(&mut backoff).await;
-            self.status.metrics.xds_connected.store(0, Ordering::Relaxed);
+            let error = self.stream(running, &mut backoff).await;
+            running.status.metrics.xds_connected.store(0, Ordering::Relaxed);
             // An edge that stays away is news once.
             if was_connected {
                 tracing::warn!(
@@ -108,18 +105,18 @@ impl Ads {
     }
 
     /// One stream, until it ends.
-    async fn stream(&mut self, backoff: &mut Backoff) -> StreamError {
-        match self.try_stream(backoff).await {
+    async fn stream(&mut self, running: &mut Running, backoff: &mut Backoff) -> StreamError {
+        match self.try_stream(running, backoff).await {
             Ok(()) => StreamError::Ended,
             Err(error) => error,
         }
     }
 
-    async fn try_stream(&mut self, backoff: &mut Backoff) -> Result<(), StreamError> {
+    async fn try_stream(&mut self, running: &mut Running, backoff: &mut Backoff) -> Result<(), StreamError> {
         let channel = self.edge.connect().await.map_err(StreamError::Connect)?;
         let (sender, queue) = mpsc::channel(REQUESTS_QUEUED_MAX);
         let outbox = Outbox(sender);
-        let (mut session, first) = Session::open(self.node.clone(), &self.resources);
+        let (mut session, first) = Session::open(self.node.clone(), &running.resources);
         outbox.send_all(first)?;
         let mut client = AggregatedDiscoveryServiceClient::new(channel)
             // A large mesh's first response is larger than tonic's default of 4 MiB.
@@ -131,9 +128,13 @@ impl Ads {
             .map_err(broken)?
             .into_inner();
         tracing::info!(edge = %self.edge.uri(), "stream to the edge opened");
-        self.status.metrics.xds_connects.fetch_add(1, Ordering::Relaxed);
-        self.status.metrics.xds_connected.store(1, Ordering::Relaxed);
-        let mut health = self.activation.health_changes();
+        running
+            .status
+            .metrics
+            .xds_connects
+            .fetch_add(1, Ordering::Relaxed);
+        running.status.metrics.xds_connected.store(1, Ordering::Relaxed);
+        let mut health = running.activation.health_changes();
         let mut pending: Vec<Pending> = Vec::new();
         let mut let_go = tokio::time::interval(LET_GO_INTERVAL);
         loop {
@@ -142,21 +143,22 @@ impl Ads {
                 response = responses.message() => {
                     let Some(response) = response.map_err(broken)? else { return Ok(()) };
                     backoff.reset();
-                    if let Some(applied) = self.on(response.into(), &mut session, &outbox).await? {
+                    if let Some(applied) = self.on(running, response.into(), &mut session, &outbox).await? {
                         pending.push(applied);
                     }
                 }
                 _ = health.changed(), if !pending.is_empty() => {}
-                _ = let_go.tick() => self.activation.let_go(),
+                _ = let_go.tick() => running.activation.let_go(),
                 () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
             }
-            self.acknowledge(&mut pending, &mut session, &outbox)?;
+            acknowledge(running, &mut pending, &mut session, &outbox)?;
         }
     }
 
     /// Applies a response whole, or refuses it whole.
     async fn on(
         &mut self,
+        running: &mut Running,
         received: Received,
         session: &mut Session,
         outbox: &Outbox,
@@ -167,13 +169,13 @@ impl Ads {
             update,
         } = received;
         let kind = ResourceKind::of(&type_url);
-        let before = self.status.snapshot.load_full();
-        match self.apply(update).await {
+        let before = running.status.snapshot.load_full();
+        match self.apply(running, update).await {
             Ok(update) => {
-                self.status.metrics.update(update.kind, "accepted");
-                self.status.applied(&type_url, &update);
-                outbox.send_all(session.follow(self.resources.config()))?;
-                let warming = self.activation.warming(&update, &before);
+                running.status.metrics.update(update.kind, "accepted");
+                running.status.applied(&type_url, &update);
+                outbox.send_all(session.follow(running.resources.config()))?;
+                let warming = running.activation.warming(&update, &before);
                 let until = Instant::now() + WARM_MAX;
                 Ok(Some(Pending {
                     type_url,
@@ -185,52 +187,34 @@ impl Ads {
             }
             Err(rejections) => {
                 if let Some(kind) = kind {
-                    self.status.metrics.update(kind, "rejected");
+                    running.status.metrics.update(kind, "rejected");
                 }
                 let message = describe(&rejections);
                 tracing::error!(%type_url, %message, "the edge's update was refused; the configuration stays as it is");
-                self.status.rejected(&type_url, message);
+                running.status.rejected(&type_url, message);
                 outbox.send(session.nack(&type_url, &nonce, &rejections))?;
                 Ok(None)
             }
         }
     }
 
-    async fn apply(&mut self, update: Result<Update, Vec<Rejection>>) -> Result<Update, Vec<Rejection>> {
+    async fn apply(
+        &mut self,
+        running: &mut Running,
+        update: Result<Update, Vec<Rejection>>,
+    ) -> Result<Update, Vec<Rejection>> {
         let update = update?;
-        let next = self.resources.with(&update)?;
-        self.activation.apply(next.config(), PORT_TRIES).await?;
-        self.resources = Arc::new(next);
-        self.status.run(Arc::clone(&self.resources));
+        let next = running.resources.with(&update)?;
+        running.activation.apply(next.config(), PORT_TRIES).await?;
+        running.run(next);
         if matches!(
             update.kind,
             ResourceKind::Listener | ResourceKind::Secret | ResourceKind::Routes
         ) {
-            self.status.listeners_known();
+            running.status.listeners_known();
         }
-        self.keep.send_replace(Arc::clone(&self.resources));
+        self.keep.send_replace(Arc::clone(&running.resources));
         Ok(update)
-    }
-
-    /// Acknowledges what is warm, or has waited long enough.
-    fn acknowledge(
-        &self,
-        pending: &mut Vec<Pending>,
-        session: &mut Session,
-        outbox: &Outbox,
-    ) -> Result<(), StreamError> {
-        let now = Instant::now();
-        let due = |pending: &mut Pending| {
-            pending.until <= now
-                || self
-                    .activation
-                    .is_warm(&mut pending.warming, self.resources.config())
-        };
-        for acknowledged in pending.extract_if(.., due) {
-            self.status.acknowledged(&acknowledged.update);
-            outbox.send(session.ack(&acknowledged.type_url, &acknowledged.nonce))?;
-        }
-        Ok(())
     }
 }
 
@@ -242,4 +226,25 @@ impl Outbox {
     fn send_all(&self, requests: Vec<DeltaDiscoveryRequest>) -> Result<(), StreamError> {
         requests.into_iter().try_for_each(|request| self.send(request))
     }
+}
+
+/// Acknowledges what is warm, or has waited long enough.
+fn acknowledge(
+    running: &Running,
+    pending: &mut Vec<Pending>,
+    session: &mut Session,
+    outbox: &Outbox,
+) -> Result<(), StreamError> {
+    let now = Instant::now();
+    let due = |pending: &mut Pending| {
+        pending.until <= now
+            || running
+                .activation
+                .is_warm(&mut pending.warming, running.resources.config())
+    };
+    for acknowledged in pending.extract_if(.., due) {
+        running.status.acknowledged(&acknowledged.update);
+        outbox.send(session.ack(&acknowledged.type_url, &acknowledged.nonce))?;
+    }
+    Ok(())
 }

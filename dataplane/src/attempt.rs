@@ -288,6 +288,15 @@ impl Refusal {
         }
     }
 
+    /// In Envoy's words.
+    pub(crate) fn overloaded() -> Self {
+        Self {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            flag: Flag::Overloaded,
+            reason: "overloaded".to_owned(),
+        }
+    }
+
     pub(crate) fn no_route() -> Self {
         Self {
             status: StatusCode::NOT_FOUND,

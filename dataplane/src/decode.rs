@@ -31,6 +31,8 @@ mod tracing;
 mod upgrade;
 mod wire;
 
+pub(crate) use fields::join as joined;
+
 /// A resource as it came and as it is kept on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RawResource {

@@ -79,6 +79,8 @@ pub(crate) enum Flag {
     StreamIdle,
     /// The proxy has ended it.
     LocalReset,
+    /// The proxy runs short of memory.
+    Overloaded,
 }
 
 /// The words for how a request went wrong, at most two.
@@ -437,7 +439,7 @@ impl Drop for Exchange {
 
 impl Flag {
     /// In their order.
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::None,
         Self::BadRequest,
         Self::NoRoute,
@@ -456,6 +458,7 @@ impl Flag {
         Self::LimiterFailed,
         Self::StreamIdle,
         Self::LocalReset,
+        Self::Overloaded,
     ];
 
     pub(crate) fn word(self) -> &'static str {
@@ -478,6 +481,7 @@ impl Flag {
             Self::AllDropped => "UDO",
             Self::StreamIdle => "SI",
             Self::LocalReset => "LR",
+            Self::Overloaded => "OM",
         }
     }
 }

@@ -60,6 +60,9 @@ pub(crate) async fn serve(
         &parts.method,
         headers::first(&parts.headers, &header::CONTENT_TYPE).map(HeaderValue::as_bytes),
     );
+    if exchange.connection().sheds() {
+        return refuse(exchange, Refusal::overloaded());
+    }
     let live = exchange.connection().listener.live();
     if let Err(malformed) = well_formed(&parts.headers, live.config.limits.fields) {
         return refuse(exchange, Refusal::malformed(malformed));

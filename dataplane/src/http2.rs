@@ -273,7 +273,10 @@ async fn drive(
                 idle: connection.idle_since(),
                 idle_timeout: connection.idle_timeout(),
                 // A future that is over must not be asked again.
-                drains: told.is_none() && (connection.is_used_up() || draining.as_mut().poll(cx).is_ready()),
+                drains: told.is_none()
+                    && (connection.is_used_up()
+                        || connection.sheds()
+                        || draining.as_mut().poll(cx).is_ready()),
                 told,
                 begun,
                 took: guard.borrow().took(),

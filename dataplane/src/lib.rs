@@ -1,5 +1,5 @@
 //! Tombolo's data plane: an HTTP proxy that runs what an edge sends it over xDS (docs/xds.md), and keeps running it without the
-//! edge, also across its own restart. It knows Envoy's API and HTTP; it knows nothing of intent, routes or the feed.
+//! edge, also across its own restart; or what a file says, and no edge. It knows Envoy's API and HTTP; it knows nothing of intent, routes or the feed.
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
@@ -15,20 +15,27 @@ use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tonic::transport::Endpoint;
 
 pub use access_log::AccessLog;
+pub use file::{Checked, FileError, Problem, check};
 pub use restart::RestartError;
 
 use activation::Activation;
 use ads::Ads;
 use decode::{Resources, describe};
+use file::Watched;
+use follow::Follow;
 use last_good::Loaded;
 use listener::{DRAIN_LINGER, Leaving};
 use metrics::Metrics;
 use orders::{Command, Remote, orders};
 use otlp::Exporter;
+use overload::Pressure;
 use restart::{Estate, Lock, Offer, Predecessor, Successor};
+use running::Running;
 use snapshot::Snapshot;
 use statsd::Statsd;
 use status::Status;
@@ -50,8 +57,10 @@ mod config;
 mod deadline;
 mod decode;
 mod exchange;
+mod file;
 mod filter;
 mod filter_chain;
+mod follow;
 mod forward;
 #[cfg(test)]
 mod fuzz;
@@ -77,6 +86,7 @@ mod orders;
 mod original_dst;
 mod otlp;
 mod outlier;
+mod overload;
 mod pattern;
 mod pool;
 mod proxy_protocol;
@@ -87,6 +97,7 @@ mod restart;
 mod retry;
 mod rewrite;
 mod router;
+mod running;
 mod session;
 mod slow_start;
 mod snapshot;
@@ -115,15 +126,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How to run a proxy.
 #[derive(Clone, Debug)]
 pub struct ProxyConfig {
-    /// Unique within the mesh cluster.
-    pub node_id: String,
-    /// Name of the mesh cluster.
-    pub cluster: String,
-    pub role: Role,
-    /// Namespace of the workload.
-    pub namespace: String,
-    /// The edge's xDS address, e.g. `http://127.0.0.1:18000`.
-    pub xds: String,
+    pub source: Source,
     pub admin: SocketAddr,
     /// Where the last good configuration is kept.
     pub data_dir: PathBuf,
@@ -137,8 +140,32 @@ pub struct ProxyConfig {
     pub drain_grace: Duration,
     /// How long requests in flight may take to end at shutdown.
     pub drain_timeout: Duration,
+    /// Memory at which requests are refused before the kernel ends the process; what its cgroup has is one too.
+    pub memory_limit: Option<u64>,
     /// Takes the ports over from the proxy that runs with the same data folder, if one does.
     pub take_over: bool,
+}
+
+/// Where what it runs comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    Edge(Edge),
+    /// A file like an Envoy's.
+    File(PathBuf),
+}
+
+/// Who a proxy is to the edge that it follows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edge {
+    /// The edge's xDS address, e.g. `http://127.0.0.1:18000`.
+    pub xds: String,
+    /// Unique within the mesh cluster.
+    pub node_id: String,
+    /// Name of the mesh cluster.
+    pub cluster: String,
+    pub role: Role,
+    /// Namespace of the workload.
+    pub namespace: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,6 +188,8 @@ pub enum ProxyError {
         #[source]
         source: tonic::transport::Error,
     },
+    #[error(transparent)]
+    File(#[from] FileError),
     #[error("cannot listen on the admin address {address}: check that nothing else does")]
     Admin {
         address: SocketAddr,
@@ -198,10 +227,7 @@ pub async fn run(
     config: ProxyConfig,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ProxyError> {
-    let edge = ads::endpoint(&config.xds).map_err(|source| ProxyError::Xds {
-        xds: config.xds.clone(),
-        source,
-    })?;
+    let start = Start::new(&config.source)?;
     std::fs::create_dir_all(&config.data_dir).map_err(|source| ProxyError::DataDir {
         path: config.data_dir.clone(),
         source,
@@ -224,7 +250,12 @@ pub async fn run(
     let current: Arc<ArcSwap<Snapshot>> = Arc::default();
     let exporter = Exporter::new(Arc::clone(&current), Arc::clone(&metrics));
     let taps = Arc::<Taps>::default();
-    let workers = start_workers(&config, &metrics, &logs, &exporter, &taps)?;
+    let shared = overload::Shared::new(config.workers.max(1), overload::raise_descriptors());
+    let _ = metrics.overload.set(Arc::clone(&shared));
+    let workers = start_workers(&config, &metrics, &logs, &exporter, &taps, &shared)?;
+    // Workers end when nobody is left to tell them anything, so that it must not outlive this.
+    let mut watching = JoinSet::new();
+    watching.spawn(overload::watch(shared, workers.clone(), config.memory_limit));
     let status = Arc::new(Status::new(Arc::clone(&current), Arc::clone(&metrics)));
     let drain = Arc::new(Notify::new());
     let admin = admin::Admin {
@@ -247,43 +278,56 @@ pub async fn run(
     let path = config.data_dir.join(last_good::FILE_NAME);
     let (keep, kept) = watch::channel(Arc::new(Resources::default()));
     let keeper = tokio::spawn(last_good::keep(path.clone(), kept, Arc::clone(&metrics)));
-    let mut ads = Ads {
-        edge,
-        node: node(&config),
+    let mut running = Running {
         activation: Activation::new(workers.clone(), current),
         resources: Arc::default(),
         status: Arc::clone(&status),
-        keep,
     };
     let (serving_workers, serving_status) = (workers.clone(), Arc::clone(&status));
     let data_dir = config.data_dir.clone();
     let locked = lock.as_fd();
     let mut serving = Box::pin(async move {
-        match predecessor {
+        let took_over = match predecessor {
             Some(predecessor) => {
-                let resources = predecessor.relieve(&mut ads).await?;
-                run_from_now_on(&mut ads, resources);
-                let _ = open_admin.send(());
+                let relieved = predecessor.relieve(&mut running.activation).await;
+                run_from_now_on(&mut running, relieved.map_err(ProxyError::TakeOver)?);
+                true
             }
-            None => {
+            None => false,
+        };
+        let mut follow = match start {
+            Start::Edge(given) => {
+                let (edge, node) = *given;
                 let _ = open_admin.send(());
-                let loaded = load(&path, &serving_status.metrics);
-                resume(&mut ads, loaded, &serving_status.metrics).await;
+                if !took_over {
+                    let loaded = load(&path, &serving_status.metrics);
+                    resume(&mut running, loaded, &serving_status.metrics).await;
+                }
+                Follow::Edge(Box::new(Ads { edge, node, keep }))
             }
-        }
+            Start::File { mut file, resources } => {
+                if took_over {
+                    file.run_again(&mut running).await;
+                } else {
+                    file.run_first(&mut running, resources).await?;
+                }
+                let _ = open_admin.send(());
+                Follow::File(file)
+            }
+        };
         let estate = Estate {
             workers: &serving_workers,
             admin: admin_shared.as_fd(),
             lock: locked,
             status: &serving_status,
         };
-        let successor = serve(&mut ads, &data_dir, estate).await;
+        let successor = serve(&mut follow, &mut running, &data_dir, estate).await;
         // What is under way still chooses among hosts.
-        Ok((successor, ads.activation))
+        Ok::<_, ProxyError>((successor, running.activation))
     });
     let mut shutdown = pin!(shutdown);
     let mut successor = tokio::select! {
-        relieved = serving.as_mut() => Some(relieved.map_err(ProxyError::TakeOver)?),
+        relieved = serving.as_mut() => Some(relieved?),
         () = shutdown.as_mut() => None,
         () = drain.notified() => None,
     };
@@ -295,7 +339,7 @@ pub async fn run(
     if was_told && was_ready {
         // What the edge says meanwhile counts, and so does who was taking over.
         if let Ok(relieved) = timeout(config.drain_grace, serving.as_mut()).await {
-            successor = Some(relieved.map_err(ProxyError::TakeOver)?);
+            successor = Some(relieved?);
         }
     }
     // What was accepted last is on disk before the process ends.
@@ -337,6 +381,30 @@ pub async fn run(
     admin.abort();
     forgetting.abort();
     Ok(())
+}
+
+/// What is known of where the configuration comes from, before anything is served.
+enum Start {
+    Edge(Box<(Endpoint, Node)>),
+    File { file: Watched, resources: Resources },
+}
+
+impl Start {
+    fn new(source: &Source) -> Result<Self, ProxyError> {
+        match source {
+            Source::Edge(given) => {
+                let edge = ads::endpoint(&given.xds).map_err(|source| ProxyError::Xds {
+                    xds: given.xds.clone(),
+                    source,
+                })?;
+                Ok(Self::Edge(Box::new((edge, node(given)))))
+            }
+            Source::File(path) => {
+                let (file, resources) = file::from_file(path)?;
+                Ok(Self::File { file, resources })
+            }
+        }
+    }
 }
 
 /// Whom this process takes over from, if it is to, and the folder that is its own from now on.
@@ -382,10 +450,10 @@ fn load(path: &Path, metrics: &Metrics) -> Resources {
     loaded.resources
 }
 
-/// Follows the edge until another process serves in its place.
-async fn serve(ads: &mut Ads, data_dir: &Path, estate: Estate<'_>) -> Successor {
+/// Follows the edge, or the file, until another process serves in its place.
+async fn serve(follow: &mut Follow, running: &mut Running, data_dir: &Path, estate: Estate<'_>) -> Successor {
     let offer = Offer::open(data_dir);
-    let mut following = pin!(ads.run());
+    let mut following = pin!(follow.run(running));
     loop {
         let successor = tokio::select! {
             never = following.as_mut() => match never {},
@@ -399,9 +467,9 @@ async fn serve(ads: &mut Ads, data_dir: &Path, estate: Estate<'_>) -> Successor 
 }
 
 /// Runs what the disk holds. A port that stays taken costs its listener and nothing else; the edge sends it again.
-async fn resume(ads: &mut Ads, mut loaded: Resources, metrics: &Metrics) {
+async fn resume(running: &mut Running, mut loaded: Resources, metrics: &Metrics) {
     let mut tries = PORT_TRIES;
-    while let Err(rejections) = ads.activation.apply(loaded.config(), tries).await {
+    while let Err(rejections) = running.activation.apply(loaded.config(), tries).await {
         metrics.last_good_errors.fetch_add(1, Ordering::Relaxed);
         let message = describe(&rejections);
         tracing::error!(%message, "starting without a part of the last good configuration");
@@ -410,14 +478,13 @@ async fn resume(ads: &mut Ads, mut loaded: Resources, metrics: &Metrics) {
         // The others have been tried as often.
         tries = 1;
     }
-    run_from_now_on(ads, loaded);
+    run_from_now_on(running, loaded);
 }
 
-fn run_from_now_on(ads: &mut Ads, resources: Resources) {
-    ads.resources = Arc::new(resources);
-    ads.status.run(Arc::clone(&ads.resources));
-    if !ads.resources.config().listeners.is_empty() {
-        ads.status.listeners_known();
+fn run_from_now_on(running: &mut Running, resources: Resources) {
+    running.run(resources);
+    if !running.resources.config().listeners.is_empty() {
+        running.status.listeners_known();
     }
 }
 
@@ -427,15 +494,20 @@ fn start_workers(
     logs: &Arc<access_log::Process>,
     exporter: &Arc<Exporter>,
     taps: &Arc<Taps>,
+    shared: &Arc<overload::Shared>,
 ) -> Result<Vec<Remote>, ProxyError> {
     let mut workers = Vec::new();
     for index in 0..config.workers.max(1) {
         let (remote, orders) = orders();
         let (metrics, logs) = (Arc::clone(metrics), Arc::clone(logs));
         let (exporter, taps) = (Arc::clone(exporter), Arc::clone(taps));
+        let pressure = Arc::clone(shared);
         std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || worker::run(index, metrics, logs, exporter, taps, orders))
+            .spawn(move || {
+                let pressure = Pressure::new(pressure, index);
+                worker::run(index, metrics, logs, exporter, taps, pressure, orders);
+            })
             .map_err(ProxyError::Worker)?;
         workers.push(remote);
     }
@@ -479,9 +551,9 @@ async fn flush_workers(workers: &[Remote]) {
 }
 
 /// Who this proxy is, in the words of docs/xds.md.
-fn node(config: &ProxyConfig) -> Node {
-    let mut metadata = vec![("tombolo.namespace", config.namespace.clone())];
-    match &config.role {
+fn node(edge: &Edge) -> Node {
+    let mut metadata = vec![("tombolo.namespace", edge.namespace.clone())];
+    match &edge.role {
         Role::Gateway { workload } => {
             metadata.push(("tombolo.role", "gateway".to_owned()));
             metadata.push(("tombolo.workload", workload.clone()));
@@ -499,8 +571,8 @@ fn node(config: &ProxyConfig) -> Node {
         .map(|(key, value)| (key.to_owned(), string(value)))
         .collect();
     Node {
-        id: config.node_id.clone(),
-        cluster: config.cluster.clone(),
+        id: edge.node_id.clone(),
+        cluster: edge.cluster.clone(),
         user_agent_name: "tombolo".to_owned(),
         metadata: Some(Struct { fields }),
         ..Node::default()

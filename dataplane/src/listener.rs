@@ -186,6 +186,13 @@ impl WorkerListener {
         }
     }
 
+    /// Has its connections see that memory runs short.
+    pub(crate) fn rouse(&self) {
+        for chain in self.running.borrow().chains.iter().flatten() {
+            chain.serving.drain().rouse();
+        }
+    }
+
     /// Its sockets once more.
     pub(crate) fn share(&self) -> Vec<io::Result<OwnedFd>> {
         let sockets = self.sockets.borrow();
@@ -299,10 +306,14 @@ async fn accept(worker: Rc<Worker>, listener: Rc<WorkerListener>, socket: Rc<Tcp
         let accepted = tokio::select! {
             biased;
             () = listener.drain.begun() => break,
-            accepted = socket.accept() => accepted,
+            accepted = accepted(&worker, &socket) => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => spawn(&worker, &listener, stream, peer),
+            Ok((stream, peer)) if worker.pressure.has_room() => spawn(&worker, &listener, stream, peer),
+            Ok(_) => listener.counters.overloaded.add(1),
+            Err(error) if worker.pressure.turns_away(&error, &socket) => {
+                listener.counters.overloaded.add(1);
+            }
             Err(error) => {
                 tracing::warn!(listener = %listener.name, error = &error as &dyn std::error::Error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_BACK_OFF).await;
@@ -315,6 +326,18 @@ async fn accept(worker: Rc<Worker>, listener: Rc<WorkerListener>, socket: Rc<Tcp
     }
     while let Some(Ok((stream, peer))) = socket.accept().now_or_never() {
         spawn(&worker, &listener, stream, peer);
+    }
+}
+
+/// The next connection, where one may be accepted.
+async fn accepted(worker: &Worker, socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    loop {
+        worker.pressure.accepts().await;
+        tokio::select! {
+            biased;
+            () = worker.pressure.closes() => {}
+            accepted = socket.accept() => return accepted,
+        }
     }
 }
 
@@ -586,7 +609,8 @@ impl Connection {
 
     /// Whether a response should ask the client to use another connection, also if nobody else says so.
     pub(crate) fn wants_close(&self, is_last: bool) -> bool {
-        self.protocol == Codec::Http1 && (is_last || self.listener.is_draining() || self.is_used_up())
+        self.protocol == Codec::Http1
+            && (is_last || self.listener.is_draining() || self.is_used_up() || self.sheds())
     }
 
     /// Whether it has had as many requests as it may, or has lasted as long.
@@ -594,6 +618,11 @@ impl Connection {
         let requests = self.listener.limits().requests;
         requests.is_some_and(|max| self.begun.get() >= max)
             || self.ends_at().is_some_and(|at| at <= Instant::now())
+    }
+
+    /// Whether memory runs short: it begins nothing more.
+    pub(crate) fn sheds(&self) -> bool {
+        self.worker.pressure.sheds()
     }
 
     /// When it has lasted as long as it may.

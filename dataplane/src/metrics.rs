@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::config::ResourceKind;
 use crate::exchange::Flag;
 use crate::otlp::Signal;
+use crate::overload::Shared;
 use crate::snapshot::{Health, Snapshot};
 use crate::tcp::End;
 
@@ -26,6 +27,9 @@ const LATENCY_BOUNDS_US: [u64; 14] = [
 
 /// How often what is to be forgotten is looked for.
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What comes of a file that is read.
+const LOAD_RESULTS: [&str; 2] = ["accepted", "rejected"];
 
 /// Hosts, and clusters with outliers, of which there are series; the rest is counted.
 const HOSTS_MAX: usize = 10_000;
@@ -95,6 +99,8 @@ pub(crate) struct ListenerCounters {
     pub(crate) unfit: Counter,
     /// Those that no filter chain serves, or none yet.
     pub(crate) unserved: Counter,
+    /// Those that were turned away for want of descriptors.
+    pub(crate) overloaded: Counter,
 }
 
 /// What one worker counts for listeners and clusters that are too many to be told apart.
@@ -112,6 +118,8 @@ pub(crate) struct Metrics {
     tcp: Registry<RouteKey, TcpCounters>,
     listeners: Registry<Arc<str>, ListenerCounters>,
     updates: Mutex<BTreeMap<(&'static str, &'static str), u64>>,
+    pub(crate) overload: OnceLock<Arc<Shared>>,
+    file_loads: [AtomicU64; LOAD_RESULTS.len()],
     pub(crate) last_good_errors: AtomicU64,
     pub(crate) access_log_dropped: AtomicU64,
     spans: Exported,
@@ -278,6 +286,11 @@ impl Metrics {
         *updates.entry((kind.word(), result)).or_default() += 1;
     }
 
+    /// The file that says what runs was read.
+    pub(crate) fn file_loaded(&self, is_taken: bool) {
+        self.file_loads[usize::from(!is_taken)].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// So many spans or log records have come to their collector.
     pub(crate) fn export_sent(&self, signal: Signal, count: u64) {
         self.exported(signal).sent.fetch_add(count, Ordering::Relaxed);
@@ -308,7 +321,46 @@ impl Metrics {
         self.render_tcp(out);
         self.render_listeners(out);
         self.render_hosts(out, snapshot);
+        self.render_overload(out);
         self.render_process(out);
+    }
+
+    fn render_overload(&self, out: &mut impl Sink) {
+        let Some(shared) = self.overload.get() else {
+            return;
+        };
+        let figures = shared.figures();
+        out.family(
+            "tombolo_overload_active",
+            Kind::Gauge,
+            "1 while the proxy does this for running short of memory",
+        );
+        for (action, is_active) in [
+            ("stop_accepting_requests", figures.sheds_requests),
+            ("stop_accepting_connections", figures.accepts_nobody),
+        ] {
+            out.sample(&[("action", action)], u64::from(is_active));
+        }
+        for (name, help, value) in [
+            (
+                "tombolo_connections_max",
+                "Connections of clients that there may be, by the limit of file descriptors",
+                figures.connections_max,
+            ),
+            (
+                "tombolo_memory_bytes",
+                "Resident memory of the process",
+                figures.memory_bytes,
+            ),
+            (
+                "tombolo_memory_limit_bytes",
+                "What there may be of it; 0 without a limit",
+                figures.memory_limit_bytes,
+            ),
+        ] {
+            out.family(name, Kind::Gauge, help);
+            out.sample(&[], value);
+        }
     }
 
     fn render_routes(&self, out: &mut impl Sink) {
@@ -430,12 +482,17 @@ impl Metrics {
         let refusals = |all: &[Arc<ListenerCounters>]| {
             let unfit: u64 = all.iter().map(|counters| counters.unfit.get()).sum();
             let unserved: u64 = all.iter().map(|counters| counters.unserved.get()).sum();
-            (unfit, unserved)
+            let overloaded: u64 = all.iter().map(|counters| counters.overloaded.get()).sum();
+            [
+                ("handshake", unfit),
+                ("no_filter_chain", unserved),
+                ("overload", overloaded),
+            ]
         };
         let all = self.listeners.all();
         let active: BTreeMap<&Arc<str>, (u64, u64)> =
             all.iter().map(|(name, all)| (name, sums(all))).collect();
-        let refused: BTreeMap<&Arc<str>, (u64, u64)> =
+        let refused: BTreeMap<&Arc<str>, [(&str, u64); 3]> =
             all.iter().map(|(name, all)| (name, refusals(all))).collect();
         out.family("tombolo_connections_total", Kind::Counter, "Connections accepted");
         for (name, (opened, _)) in &active {
@@ -452,10 +509,10 @@ impl Metrics {
         out.family(
             "tombolo_connections_refused_total",
             Kind::Counter,
-            "Connections closed because of what they began with, or for want of a filter chain",
+            "Connections closed because of what they began with, for want of a filter chain, or of descriptors",
         );
-        for (name, (unfit, unserved)) in &refused {
-            for (why, value) in [("handshake", unfit), ("no_filter_chain", unserved)] {
+        for (name, refused) in &refused {
+            for (why, value) in refused {
                 out.sample(&[("listener", name), ("why", why)], *value);
             }
         }
@@ -521,6 +578,14 @@ impl Metrics {
         );
         for ((kind, result), count) in self.updates.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             out.sample(&[("kind", kind), ("result", result)], *count);
+        }
+        out.family(
+            "tombolo_config_file_loads_total",
+            Kind::Counter,
+            "Times the file of --config was read, by whether it runs",
+        );
+        for (result, count) in LOAD_RESULTS.iter().zip(&self.file_loads) {
+            out.sample(&[("result", result)], count.load(Ordering::Relaxed));
         }
         let single = [
             (

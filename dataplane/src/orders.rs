@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::listener::Leaving;
+use crate::overload::Level;
 use crate::snapshot::{Difference, Snapshot};
 
 /// Commands that may wait for a worker, which takes them between two requests.
@@ -33,6 +34,8 @@ pub(crate) enum Command {
     Share {
         give: oneshot::Sender<io::Result<Vec<OwnedFd>>>,
     },
+    /// Memory is so near to its limit.
+    Level(Level),
     /// Hand on the lines of what has ended.
     Flush { done: oneshot::Sender<()> },
 }

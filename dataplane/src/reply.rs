@@ -12,6 +12,8 @@ use crate::grpc::{self, Code, GRPC_MESSAGE, GRPC_STATUS};
 
 /// Says that the request was refused for there being too many.
 const OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+/// Says that the proxy itself has too much.
+const LOCAL_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-local-overloaded");
 /// Says that it is of the share that is refused.
 const DROPPED: HeaderName = HeaderName::from_static("x-envoy-drop-overload");
 const ALL_DROPPED: HeaderName = HeaderName::from_static("x-envoy-unconditional-drop-overload");
@@ -33,6 +35,7 @@ pub(crate) fn refuse(mut exchange: Exchange, refusal: Refusal) -> Response<Respo
         Flag::Overflow => Some(OVERLOADED),
         Flag::Dropped => Some(DROPPED),
         Flag::AllDropped => Some(ALL_DROPPED),
+        Flag::Overloaded => Some(LOCAL_OVERLOADED),
         _ => None,
     };
     Reply {

@@ -20,7 +20,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use crate::ads::Ads;
+use crate::activation::Activation;
 use crate::decode::{Resources, describe};
 use crate::orders::{Command, Remote};
 use crate::status::Status;
@@ -170,8 +170,8 @@ impl Predecessor {
     }
 
     /// Runs what it runs, on its sockets, and relieves it. What cannot be taken over whole is left to it.
-    pub(crate) async fn relieve(mut self, ads: &mut Ads) -> Result<Resources, RestartError> {
-        let resources = match self.succeed(ads).await {
+    pub(crate) async fn relieve(mut self, activation: &mut Activation) -> Result<Resources, RestartError> {
+        let resources = match self.succeed(activation).await {
             Ok(resources) => resources,
             Err(error) => {
                 let reason = error.to_string();
@@ -204,7 +204,7 @@ impl Predecessor {
         Ok(resources)
     }
 
-    async fn succeed(&mut self, ads: &mut Ads) -> Result<Resources, RestartError> {
+    async fn succeed(&mut self, activation: &mut Activation) -> Result<Resources, RestartError> {
         let loaded = last_good::read(&self.state).map_err(|source| RestartError::Unfit {
             message: source.to_string(),
         })?;
@@ -215,8 +215,7 @@ impl Predecessor {
             return Err(unfit(&loaded.rejections));
         }
         let sockets = std::mem::take(&mut self.sockets);
-        let taken = ads
-            .activation
+        let taken = activation
             .take_over(loaded.resources.config(), sockets, self.keys)
             .await;
         taken.map_err(|rejections| unfit(&rejections))?;

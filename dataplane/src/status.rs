@@ -136,10 +136,16 @@ impl Status {
                 .iter()
                 .map(|(name, _)| (update.kind, name.clone())),
         );
+        drop(pending);
+        self.accepted(type_url);
+    }
+
+    /// What was refused of it is so no more.
+    pub(crate) fn accepted(&self, what: &str) {
         self.rejected
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(type_url);
+            .remove(what);
     }
 
     pub(crate) fn acknowledged(&self, update: &Update) {

@@ -26,6 +26,7 @@ use crate::listener::{self, Leaving, WorkerListener};
 use crate::metrics::{LeftOut, ListenerCounters, Metrics, RouteCounters, TcpCounters};
 use crate::orders::{Command, Order, Orders};
 use crate::otlp::Exporter;
+use crate::overload::Pressure;
 use crate::pool::HostPool;
 use crate::retry::{RetryHosts, RetryPolicy, RetryPriorities};
 use crate::snapshot::{Difference, LiveCluster, Snapshot};
@@ -56,6 +57,7 @@ pub(crate) struct Worker {
     listener_counters: RefCell<HashMap<Arc<str>, Arc<ListenerCounters>>>,
     left_out: OnceCell<LeftOut>,
     connections: Cell<usize>,
+    pub(crate) pressure: Pressure,
     copies: Cell<usize>,
     disconnected: Notify,
     drains: Cell<Option<Leaving>>,
@@ -95,6 +97,7 @@ pub(crate) fn run(
     logs: Arc<Process>,
     exporter: Arc<Exporter>,
     taps: Arc<Taps>,
+    pressure: Pressure,
     orders: Orders,
 ) {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -125,6 +128,7 @@ pub(crate) fn run(
         listener_counters: RefCell::default(),
         left_out: OnceCell::new(),
         connections: Cell::new(0),
+        pressure,
         copies: Cell::new(0),
         disconnected: Notify::new(),
         drains: Cell::new(None),
@@ -183,6 +187,12 @@ impl Worker {
                 let sockets = listeners.values().flat_map(|listener| listener.share());
                 // Whoever asked may have given up.
                 let _ = give.send(sockets.collect());
+            }
+            Command::Level(level) => {
+                if self.pressure.set(level) && self.pressure.sheds() {
+                    let listeners = self.listeners.borrow();
+                    listeners.values().for_each(|listener| listener.rouse());
+                }
             }
             Command::Flush { done } => {
                 self.logs.flush();
@@ -277,8 +287,13 @@ impl Worker {
     }
 
     pub(crate) fn connected(self: &Rc<Self>) -> ConnectionCount {
-        self.connections.set(self.connections.get() + 1);
+        self.count(self.connections.get() + 1);
         ConnectionCount(Rc::clone(self))
+    }
+
+    fn count(&self, connections: usize) {
+        self.connections.set(connections);
+        self.pressure.has(connections);
     }
 
     /// A place for one more copy of a request, unless there are so many.
@@ -342,7 +357,7 @@ impl Worker {
 
 impl Drop for ConnectionCount {
     fn drop(&mut self) {
-        self.0.connections.set(self.0.connections.get() - 1);
+        self.0.count(self.0.connections.get() - 1);
         self.0.disconnected.notify_waiters();
     }
 }

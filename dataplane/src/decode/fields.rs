@@ -103,7 +103,7 @@ impl<T> At<T> for Result<T, Reason> {
 }
 
 /// Paths grow from the inside: `a` + `b: wrong` is `a.b: wrong`.
-fn join(field: &str, reason: &str) -> Reason {
+pub(crate) fn join(field: &str, reason: &str) -> Reason {
     let path = reason.split_once(": ").map(|(path, _)| path);
     let nested = path.is_some_and(|path| {
         path.bytes()

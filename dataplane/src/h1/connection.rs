@@ -177,6 +177,7 @@ impl Client {
         }
         let idle = match waiting.drained {
             Some(drained) => Some(drained.max(waiting.since) + self.connection.listener.linger()),
+            None if self.connection.sheds() => Some(waiting.since + DRAIN_LINGER),
             None => {
                 let allowed = self.connection.listener.live().config.idle_timeout;
                 allowed.map(|allowed| waiting.since + allowed)

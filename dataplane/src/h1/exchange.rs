@@ -48,6 +48,9 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         Ok(terms) => terms,
         Err(malformed) => return Box::pin(refuse(client, line, fields, malformed)).await,
     };
+    if worker.pressure.sheds() {
+        return Box::pin(bridged(client, line, fields, terms, None)).await;
+    }
     let way = plan(
         line,
         head,

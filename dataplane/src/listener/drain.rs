@@ -34,6 +34,11 @@ impl Drain {
         self.notify.notify_waiters();
     }
 
+    /// Has all that wait for it look about them.
+    pub(super) fn rouse(&self) {
+        self.notify.notify_waiters();
+    }
+
     pub(super) fn leaving(&self) -> Option<Leaving> {
         self.begun.get()
     }

@@ -4,24 +4,27 @@ mod load;
 mod successors;
 mod tunnels;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use http::StatusCode;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit, setrlimit};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tombolo_dataplane::{AccessLog, ProxyConfig, Role};
+use tombolo_dataplane::{AccessLog, ProxyConfig, Source};
 use tombolo_runtime::shutdown::Shutdown;
 use tombolo_runtime::telemetry::{self, LogFormat};
 
+use crate::overload;
 use crate::support::ads::AdsServer;
 use crate::support::mesh;
-use crate::support::proxy::{Answer, DEADLINE, client, eventually, free_address, get};
+use crate::support::proxy::{Answer, DEADLINE, client, edge, eventually, free_address, get};
 use crate::support::upstream::{Mood, Upstream};
-use load::Load;
+pub(crate) use load::Load;
 
 /// Says to this program what it runs as a proxy.
 const TOLD: &str = "TOMBOLO_TEST_PROXY";
@@ -34,13 +37,10 @@ fn proxy() {
     let told: serde_json::Value = serde_json::from_str(&told).unwrap();
     let text = |key: &str| told[key].as_str().unwrap().to_owned();
     let config = ProxyConfig {
-        node_id: "proxy-1".to_owned(),
-        cluster: "us-east".to_owned(),
-        role: Role::Gateway {
-            workload: "edge".to_owned(),
+        source: match told["file"].as_str() {
+            Some(file) => Source::File(file.into()),
+            None => Source::Edge(edge(&text("xds"))),
         },
-        namespace: "shop".to_owned(),
-        xds: text("xds"),
         admin: text("admin").parse().unwrap(),
         data_dir: text("data").into(),
         workers: usize::try_from(told["workers"].as_u64().unwrap()).unwrap(),
@@ -48,8 +48,17 @@ fn proxy() {
         statsd: None,
         drain_grace: Duration::from_millis(told["grace_ms"].as_u64().unwrap()),
         drain_timeout: Duration::from_secs(5),
+        memory_limit: told["memory_limit"].as_u64(),
         take_over: told["take_over"].as_bool().unwrap(),
     };
+    if let Some(files) = told["files"].as_u64() {
+        let limit = Rlimit {
+            current: Some(files),
+            maximum: Some(files),
+        };
+        setrlimit(Resource::Nofile, limit).unwrap();
+    }
+    let filled = config.memory_limit.zip(told["share"].as_str().map(PathBuf::from));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -58,6 +67,9 @@ fn proxy() {
     let ran = runtime.block_on(async {
         telemetry::init(LogFormat::Text, "info").unwrap();
         let mut shutdown = Shutdown::from_signals().unwrap();
+        if let Some((limit, share)) = filled {
+            tokio::spawn(overload::fill(limit, share));
+        }
         tombolo_dataplane::run(config, async move { shutdown.wait().await }).await
     });
     if let Err(error) = ran {
@@ -76,9 +88,9 @@ struct Mesh {
 }
 
 /// A proxy; killed on drop.
-struct Process {
+pub(crate) struct Process {
     child: Child,
-    log: std::path::PathBuf,
+    log: PathBuf,
 }
 
 impl Mesh {
@@ -119,17 +131,7 @@ impl Mesh {
             "take_over": take_over,
             "grace_ms": self.grace_ms,
         });
-        let log = tempfile::NamedTempFile::new_in(self.data.path()).unwrap();
-        let (stderr, log) = log.keep().unwrap();
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["restart::proxy", "--exact", "--ignored", "--nocapture"])
-            .env(TOLD, told.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
-        Process { child, log }
+        Process::start(&told, self.data.path())
     }
 
     async fn is_ready(&self) -> bool {
@@ -173,24 +175,56 @@ impl Mesh {
 }
 
 impl Process {
-    fn log(&self) -> String {
+    /// One that is told so; its log is in `folder`.
+    pub(crate) fn start(told: &serde_json::Value, folder: &Path) -> Self {
+        let log = tempfile::NamedTempFile::new_in(folder).unwrap();
+        let (stderr, log) = log.keep().unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["restart::proxy", "--exact", "--ignored", "--nocapture"])
+            .env(TOLD, told.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        Self { child, log }
+    }
+
+    /// The least number that none of its descriptors has.
+    pub(crate) fn files(&self) -> u64 {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap();
+        let names = files.filter_map(|file| file.ok()?.file_name().into_string().ok());
+        let taken: BTreeSet<u64> = names.filter_map(|name| name.parse().ok()).collect();
+        (0..).find(|number| !taken.contains(number)).unwrap()
+    }
+
+    /// It may have so many from now on.
+    pub(crate) fn limit_files(&self, files: u64) {
+        let limit = Rlimit {
+            current: Some(files),
+            maximum: Some(300),
+        };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Nofile, limit).unwrap();
+    }
+
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    async fn says(&self, text: &str) {
+    pub(crate) async fn says(&self, text: &str) {
         self.says_again(text, 0).await;
     }
 
-    fn said(&self, text: &str) -> usize {
+    pub(crate) fn said(&self, text: &str) -> usize {
         self.log().matches(text).count()
     }
 
     /// Once more than it had.
-    async fn says_again(&self, text: &str, had: usize) {
+    pub(crate) async fn says_again(&self, text: &str, had: usize) {
         eventually(&format!("it says {text:?}"), || async { self.said(text) > had }).await;
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
@@ -206,7 +240,7 @@ impl Process {
         ended.unwrap_or_else(|| panic!("it does not end:\n{}", self.log()))
     }
 
-    async fn ended_well(&mut self) {
+    pub(crate) async fn ended_well(&mut self) {
         let status = self.ended().await;
         assert!(status.success(), "{status}:\n{}", self.log());
     }

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::support::proxy::{DEADLINE, HttpClient, eventually, http2_client};
 
-pub(super) struct Load {
+pub(crate) struct Load {
     shared: Arc<Shared>,
     clients: JoinSet<()>,
 }
@@ -35,7 +35,7 @@ enum Client {
 }
 
 impl Load {
-    pub(super) fn start(listener: SocketAddr) -> Self {
+    pub(crate) fn start(listener: SocketAddr) -> Self {
         let shared = Arc::<Shared>::default();
         let mut clients = JoinSet::new();
         // So many new connections that there are always some that nobody has accepted yet.
@@ -59,14 +59,14 @@ impl Load {
     }
 
     /// Waits for so many more.
-    pub(super) async fn answers(&self, more: u64) {
+    pub(crate) async fn answers(&self, more: u64) {
         let answers = || self.shared.answers.load(Ordering::Relaxed);
         let enough = answers() + more;
         eventually("requests are answered", || async { answers() >= enough }).await;
     }
 
     /// What went wrong.
-    pub(super) async fn stop(mut self) -> Vec<String> {
+    pub(crate) async fn stop(mut self) -> Vec<String> {
         self.shared.ends.store(true, Ordering::Relaxed);
         std::mem::take(&mut self.clients).join_all().await;
         std::mem::take(

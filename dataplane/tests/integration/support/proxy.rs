@@ -12,7 +12,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::sync::oneshot;
-use tombolo_dataplane::{AccessLog, ProxyConfig, ProxyError, Role};
+use tombolo_dataplane::{AccessLog, Edge, ProxyConfig, ProxyError, Role, Source};
 
 /// The longest a test waits for anything: checks and drains take a second or two, a busy machine the rest.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -57,6 +57,14 @@ impl Proxy {
         })
     }
 
+    /// One that runs what a file says.
+    pub(crate) fn start_of_file(file: &Path, data_dir: &Path) -> Self {
+        Self::run(ProxyConfig {
+            source: Source::File(file.to_owned()),
+            ..config("", data_dir, AccessLog::Off, Duration::from_secs(5))
+        })
+    }
+
     fn run(config: ProxyConfig) -> Self {
         let admin = config.admin;
         let (shutdown, asked) = oneshot::channel::<()>();
@@ -98,13 +106,7 @@ impl Proxy {
 
 fn config(edge: &str, data_dir: &Path, access_log: AccessLog, drain_timeout: Duration) -> ProxyConfig {
     ProxyConfig {
-        node_id: "proxy-1".to_owned(),
-        cluster: "us-east".to_owned(),
-        role: Role::Gateway {
-            workload: "edge".to_owned(),
-        },
-        namespace: "shop".to_owned(),
-        xds: edge.to_owned(),
+        source: Source::Edge(self::edge(edge)),
         admin: free_address(),
         data_dir: data_dir.to_owned(),
         workers: 2,
@@ -112,7 +114,21 @@ fn config(edge: &str, data_dir: &Path, access_log: AccessLog, drain_timeout: Dur
         statsd: None,
         drain_grace: Duration::ZERO,
         drain_timeout,
+        memory_limit: None,
         take_over: false,
+    }
+}
+
+/// Who a proxy of the tests is to its edge.
+pub(crate) fn edge(xds: &str) -> Edge {
+    Edge {
+        xds: xds.to_owned(),
+        node_id: "proxy-1".to_owned(),
+        cluster: "us-east".to_owned(),
+        role: Role::Gateway {
+            workload: "edge".to_owned(),
+        },
+        namespace: "shop".to_owned(),
     }
 }
 

@@ -1,0 +1,152 @@
+//! Looks at memory once a second, has workers shed when it runs short, and says so.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::{LOOK_INTERVAL, Level, Shared, memory, tell};
+use crate::orders::Remote;
+
+/// So many looks without anybody turned away, and it is over.
+const QUIET_LOOKS: u32 = 5;
+
+/// Who was turned away for want of descriptors, from look to look.
+#[derive(Debug, Default)]
+struct Crowd {
+    seen: u64,
+    /// How many before this crowd, and for how many looks nobody more was; nothing where there is no crowd.
+    since: Option<(u64, u32)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    None,
+    Begun,
+    /// So many were turned away.
+    Over(u64),
+}
+
+/// Looks until dropped; `limit` is what the process may have, where its groups do not say less.
+pub(crate) async fn watch(shared: Arc<Shared>, workers: Vec<Remote>, limit: Option<u64>) -> Infallible {
+    let mut look = interval(LOOK_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut level, mut crowd) = (Level::Calm, Crowd::default());
+    loop {
+        look.tick().await;
+        let next = look_at_memory(&shared, level, limit);
+        if next != level {
+            level = next;
+            tell(&workers, level).await;
+        }
+        match crowd.look(shared.turned_away()) {
+            News::None => {}
+            News::Begun => tracing::warn!(
+                connections = shared.connections(),
+                connections_max = shared.connections_max,
+                "connections are turned away: raise the limit of file descriptors, or run more proxies"
+            ),
+            News::Over(turned_away) => {
+                tracing::info!(turned_away, "connections are accepted again");
+            }
+        }
+    }
+}
+
+fn look_at_memory(shared: &Shared, before: Level, limit: Option<u64>) -> Level {
+    let gauges = &shared.gauges;
+    let limit = [limit, memory::of_groups()].into_iter().flatten().min();
+    let used = memory::used();
+    gauges.memory_bytes.store(used.unwrap_or(0), Ordering::Relaxed);
+    gauges
+        .memory_limit_bytes
+        .store(limit.unwrap_or(0), Ordering::Relaxed);
+    let (Some(used_bytes), Some(limit_bytes)) = (used, limit) else {
+        gauges.level.store(Level::Calm as u64, Ordering::Relaxed);
+        return Level::Calm;
+    };
+    let level = before.next(used_bytes, limit_bytes);
+    gauges.level.store(level as u64, Ordering::Relaxed);
+    match (before, level) {
+        (before, level) if before == level => {}
+        (_, Level::Shedding) if before == Level::Calm => {
+            tracing::warn!(used_bytes, limit_bytes, "memory runs short: requests are refused");
+        }
+        (_, Level::Shedding) => {
+            tracing::warn!(
+                used_bytes,
+                limit_bytes,
+                "memory runs short: connections are accepted again, requests refused"
+            );
+        }
+        (_, Level::Closed) => {
+            tracing::warn!(
+                used_bytes,
+                limit_bytes,
+                "memory runs short: no connection is accepted"
+            );
+        }
+        (_, Level::Calm) => {
+            tracing::info!(
+                used_bytes,
+                limit_bytes,
+                "there is memory again: requests are served"
+            );
+        }
+    }
+    level
+}
+
+impl Crowd {
+    fn look(&mut self, turned_away: u64) -> News {
+        let before = std::mem::replace(&mut self.seen, turned_away);
+        let had_more = turned_away > before;
+        match &mut self.since {
+            None if had_more => {
+                self.since = Some((before, 0));
+                News::Begun
+            }
+            None => News::None,
+            Some((_, quiet)) if had_more => {
+                *quiet = 0;
+                News::None
+            }
+            Some((first, quiet)) => {
+                *quiet += 1;
+                if *quiet < QUIET_LOOKS {
+                    return News::None;
+                }
+                let over = News::Over(turned_away - *first);
+                self.since = None;
+                over
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_told_once_and_so_is_its_end() {
+        let mut crowd = Crowd::default();
+        for (turned_away, expected) in [
+            (0, News::None),
+            (3, News::Begun),
+            (9, News::None),
+            (9, News::None),
+            (10, News::None),
+            (10, News::None),
+            (10, News::None),
+            (10, News::None),
+            (10, News::None),
+            (10, News::Over(10)),
+            (10, News::None),
+            (11, News::Begun),
+        ] {
+            assert_eq!(crowd.look(turned_away), expected, "{crowd:?}");
+        }
+    }
+}
