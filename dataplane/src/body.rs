@@ -40,8 +40,8 @@ pub(crate) enum ClientError {
     Text(NotText),
     #[error("{0}")]
     Http1(h1::Malformed),
-    #[error(transparent)]
-    Http2(h2::Error),
+    #[error("{0}")]
+    Http2(#[source] h2::Error),
     #[error("the request's body is too large")]
     TooLarge,
 }
@@ -66,8 +66,8 @@ pub(crate) enum HostBody {
 pub(crate) enum HostError {
     #[error("{0}")]
     Http1(h1::Malformed),
-    #[error(transparent)]
-    Http2(h2::Error),
+    #[error("{0}")]
+    Http2(#[source] h2::Error),
     #[error(transparent)]
     Recode(std::io::Error),
 }
@@ -86,7 +86,7 @@ pub(crate) struct UpstreamBody {
 
 #[derive(Debug, thiserror::Error)]
 #[error("the host's response broke off")]
-pub(crate) struct ResponseError(#[source] HostError);
+pub(crate) struct ResponseError(#[from] HostError);
 
 impl Body for ClientBody {
     type Data = Bytes;
@@ -256,7 +256,7 @@ impl UpstreamBody {
                 Poll::Ready(None) => recoder.end(),
                 Poll::Ready(Some(Err(error))) => {
                     if let Some(mut exchange) = self.exchange.take() {
-                        exchange.end(Flag::UpstreamReset);
+                        exchange.broke_off();
                     }
                     return Poll::Ready(Some(Err(ResponseError(error))));
                 }
@@ -302,7 +302,7 @@ impl UpstreamBody {
             }
             Poll::Ready(Some(Err(error))) => {
                 if let Some(mut exchange) = self.exchange.take() {
-                    exchange.end(Flag::UpstreamReset);
+                    exchange.broke_off();
                 }
                 Poll::Ready(Some(Err(ResponseError(error))))
             }

@@ -368,6 +368,12 @@ impl Exchange {
             .is_none_or(|upload| upload.completed_at().is_some())
     }
 
+    /// Its answer has not all come, be it by the host's doing or since the client broke off its request meanwhile.
+    pub(crate) fn broke_off(&mut self) {
+        let refusal = self.upload.as_ref().and_then(|upload| upload.refusal());
+        self.end(refusal.map_or(Flag::UpstreamReset, |_| Flag::ClientGone));
+    }
+
     /// So many bytes of the request's body in all.
     pub(crate) fn received(&mut self, bytes: u64) {
         self.bytes_received = bytes;

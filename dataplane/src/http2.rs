@@ -183,10 +183,10 @@ async fn answer(connection: Rc<Connection>, request: Request<RecvStream>, mut re
         return;
     }
     let watch = body.watch();
-    let mut timer = Timer::new();
+    let mut timer = None;
     let mut sending = Sending::new(stream, body);
     poll_fn(|cx| match (sending.poll(cx), &watch) {
-        (Poll::Pending, Some(watch)) => watch.poll_over(&mut timer, cx),
+        (Poll::Pending, Some(watch)) => watch.poll_over(timer.get_or_insert_with(Timer::new), cx),
         (Poll::Pending, None) => Poll::Pending,
         (Poll::Ready(sent), _) => {
             if let Err(error) = sent {

@@ -277,7 +277,7 @@ impl HostPool {
                 let place = self.multiplexed.borrow_mut().sender();
                 if let Some(sender) = place {
                     // Who was woken goes first, and may leave room for the next.
-                    if pending.is_some() && self.multiplexed.borrow().has_room() {
+                    if pending.is_some() && self.multiplexed.borrow_mut().has_room() {
                         self.turns.wake();
                     }
                     return Ok((sender, freshness));

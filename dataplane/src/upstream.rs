@@ -67,6 +67,7 @@ impl Attempt<'_> {
                 // The host had closed the connection while it waited; that is no news about the host.
                 Err(Unanswered::Unsent(unsent, _)) if freshness == Freshness::Reused => {
                     outgoing = unsent.again();
+                    self.connected.set(false);
                 }
                 // Once only: a request that ends the host's process must not end all of its processes.
                 Err(Unanswered::Unheard(sent, _))
@@ -74,6 +75,7 @@ impl Attempt<'_> {
                 {
                     outgoing = sent.again();
                     wanted = Freshness::New;
+                    self.connected.set(false);
                 }
                 Err(unanswered) => return Err(self.failure(Outcome::Reset, &unanswered.detail())),
             }
@@ -100,7 +102,10 @@ impl Attempt<'_> {
                 Err(failure) => failure,
             };
             match unsent {
-                Some(unsent) if freshness == Freshness::Reused => request = unsent,
+                Some(unsent) if freshness == Freshness::Reused => {
+                    request = unsent;
+                    self.connected.set(false);
+                }
                 unsent => {
                     let outcome = if unsent.is_some() || was_refused(&error) {
                         Outcome::RefusedStream

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf, Bytes};
 use http::response::Parts;
@@ -73,8 +73,10 @@ enum Line {
 
 struct Sending {
     io: BreakableIo,
-    /// Until all of it was sent.
+    /// Until all of it was sent, or the host takes no more.
     outgoing: Option<Outgoing>,
+    is_cut: bool,
+    sender: Waker,
 }
 
 /// Ends with whom it is for.
@@ -274,7 +276,11 @@ pub(crate) async fn ask(
             }
         }
         loop {
-            let ended = match ready!(input.poll_fill(&mut io, cx)) {
+            let Poll::Ready(read) = input.poll_fill(&mut io, cx) else {
+                input.rest();
+                return Poll::Pending;
+            };
+            let ended = match read {
                 Ok(0) => "the host closed the connection".to_owned(),
                 Ok(_) => match reading.read(&mut input, &mut buffers.fields(), asked) {
                     Ok(None) => continue,
@@ -350,6 +356,8 @@ impl Line {
         let sending = Rc::new(RefCell::new(Sending {
             io,
             outgoing: Some(outgoing),
+            is_cut: false,
+            sender: Waker::noop().clone(),
         }));
         let rest = Rc::clone(&sending);
         let task = tokio::task::spawn_local(async move {
@@ -364,7 +372,13 @@ impl Line {
     fn poll_fill(&mut self, input: &mut Buffer, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self {
             Self::Idle(io) => input.poll_fill(io, cx),
-            Self::Sending { sending, .. } => input.poll_fill(&mut sending.borrow_mut().io, cx),
+            Self::Sending { sending, .. } => {
+                let mut sending = sending.borrow_mut();
+                let filled = input.poll_fill(&mut sending.io, cx);
+                // To read from TLS may be to write, and then whoever reads is woken for both.
+                sending.sender.wake_by_ref();
+                filled
+            }
             Self::Gone => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
@@ -375,13 +389,14 @@ impl Sending {
         let Some(outgoing) = &mut self.outgoing else {
             return Poll::Ready(());
         };
-        match ready!(outgoing.poll(&mut self.io, cx)) {
-            Ok(()) => self.outgoing = None,
-            // It may want no more of it, and go on with its answer.
-            Err(Broken::Host(_)) => {}
-            // The host would wait for the rest.
-            Err(Broken::Client(_)) => self.io.breaker().break_now(),
+        self.sender.clone_from(cx.waker());
+        let sent = ready!(outgoing.poll(&mut self.io, cx));
+        self.is_cut = sent.is_err();
+        if let Err(Broken::Client(_)) = sent {
+            // The host would wait for the rest; one that takes no more may go on with its answer.
+            self.io.breaker().break_now();
         }
+        self.outgoing = None;
         Poll::Ready(())
     }
 }
@@ -399,7 +414,11 @@ impl Incoming {
                 return Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))));
             }
             if self.input.is_empty() {
-                match ready!(self.line.poll_fill(&mut self.input, cx)) {
+                let Poll::Ready(read) = self.line.poll_fill(&mut self.input, cx) else {
+                    self.input.rest();
+                    return Poll::Pending;
+                };
+                match read {
                     Ok(read) if read > 0 => {}
                     Ok(_) if self.decoder.ends_by_close() => self.ended = true,
                     Ok(_) | Err(_) => return Poll::Ready(Some(Err(Malformed::Truncated))),
@@ -446,7 +465,7 @@ impl Incoming {
             // What is still being sent has another owner.
             Line::Sending { sending, .. } => Rc::into_inner(sending)
                 .map(RefCell::into_inner)
-                .filter(|sending| sending.outgoing.is_none())
+                .filter(|sending| sending.outgoing.is_none() && !sending.is_cut)
                 .map(|sending| sending.io),
             Line::Gone => None,
         }

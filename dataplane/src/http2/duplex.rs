@@ -56,9 +56,7 @@ impl AsyncWrite for Duplex {
             return Poll::Ready(Ok(0));
         }
         if let Poll::Ready(reset) = self.sending.poll_reset(cx) {
-            return Poll::Ready(Err(io::Error::other(
-                reset.map_or_else(|error| error, h2::Error::from),
-            )));
+            return Poll::Ready(Err(broken_off(reset)));
         }
         self.sending.reserve_capacity(buf.len());
         while self.sending.capacity() == 0 {
@@ -73,12 +71,20 @@ impl AsyncWrite for Duplex {
         Poll::Ready(sent.map(|()| bytes).map_err(io::Error::other))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// What was sent is on its way; a client that takes the stream back is seen here too, where there is nothing to send.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(match self.sending.poll_reset(cx) {
+            Poll::Ready(reset) => Err(broken_off(reset)),
+            Poll::Pending => Ok(()),
+        })
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let sent = self.sending.send_data(Bytes::new(), true);
         Poll::Ready(sent.map_err(io::Error::other))
     }
+}
+
+fn broken_off(reset: Result<Reason, h2::Error>) -> io::Error {
+    io::Error::other(reset.map_or_else(|error| error, h2::Error::from))
 }

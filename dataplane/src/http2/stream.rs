@@ -189,9 +189,34 @@ impl Drop for Rest {
     }
 }
 
-/// What the other end is told of an error: what was told by whom it comes from, if that spoke HTTP/2.
+/// What the other end is told of an error: what was told by whom it comes from, if that spoke HTTP/2. Nobody must take what was
+/// broken off for whole, or for what was never looked at.
 fn reason(error: &(dyn Error + 'static)) -> Reason {
     std::iter::successors(Some(error), |&error| error.source())
         .find_map(|error| error.downcast_ref::<h2::Error>()?.reason())
+        .filter(|reason| ![Reason::NO_ERROR, Reason::REFUSED_STREAM].contains(reason))
         .unwrap_or(Reason::INTERNAL_ERROR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::{ClientError, HostError, ResponseError};
+    use crate::upload::UploadError;
+
+    #[test]
+    fn a_reset_is_passed_on_unless_it_says_what_is_not_so() {
+        for (told, passed_on) in [
+            (Reason::CANCEL, Reason::CANCEL),
+            (Reason::ENHANCE_YOUR_CALM, Reason::ENHANCE_YOUR_CALM),
+            (Reason::NO_ERROR, Reason::INTERNAL_ERROR),
+            (Reason::REFUSED_STREAM, Reason::INTERNAL_ERROR),
+        ] {
+            let by_client = UploadError::Client(ClientError::Http2(told.into()));
+            assert_eq!(reason(&by_client), passed_on, "{told:?}");
+            let by_host = ResponseError::from(HostError::Http2(told.into()));
+            assert_eq!(reason(&by_host), passed_on, "{told:?}");
+        }
+        assert_eq!(reason(&UploadError::Superseded), Reason::INTERNAL_ERROR);
+    }
 }

@@ -64,16 +64,18 @@ impl Multiplexed {
 
     /// A place on a connection that has one.
     pub(super) fn sender(&mut self) -> Option<Sender> {
-        self.open.retain_mut(|carrier| !carrier.is_closed());
-        self.open
-            .iter()
-            .find(|carrier| carrier.has_room())
-            .map(Carrier::place)
+        while let Some(at) = self.open.iter().position(Carrier::has_room) {
+            if !self.open[at].is_closed() {
+                return Some(self.open[at].place());
+            }
+            self.open.swap_remove(at);
+        }
+        None
     }
 
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn has_room(&mut self) -> bool {
         self.open
-            .iter()
+            .iter_mut()
             .any(|carrier| carrier.has_room() && !carrier.is_closed())
     }
 
@@ -109,9 +111,8 @@ impl Carrier {
     }
 
     /// Whether it has ended, or its host has said that it will.
-    fn is_closed(&self) -> bool {
-        let mut sender = self.sender.clone();
-        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+    fn is_closed(&mut self) -> bool {
+        let ready = self.sender.poll_ready(&mut Context::from_waker(Waker::noop()));
         matches!(ready, Poll::Ready(Err(_)))
     }
 
