@@ -280,7 +280,17 @@ pub(crate) async fn serve(
         time,
     };
     let answered = match asked {
-        Some(asked) => tunnels::connect(&mut exchange, forward, &route.edits, sent, asked).await,
+        Some(asked) => {
+            // Boxed, since few do.
+            Box::pin(tunnels::connect(
+                &mut exchange,
+                forward,
+                &route.edits,
+                sent,
+                asked,
+            ))
+            .await
+        }
         None => forward_to(&mut exchange, forward, &route.edits, sent).await,
     };
     match answered {

@@ -57,7 +57,7 @@ pub(crate) const SHUT_DOWN_MAX: Duration = Duration::from_secs(5);
 const LOOK_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
 /// What is of one connection of HTTP/1.1 (RFC 9113, section 8.2.2).
-const UNKNOWN: [HeaderName; 5] = [
+static UNKNOWN: [HeaderName; 5] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -152,7 +152,8 @@ async fn answer(connection: Rc<Connection>, request: Request<RecvStream>, mut re
         (ClientBody::Http2(received), None)
     };
     let response = {
-        let mut serving = pin!(forward::serve(connection, Request::from_parts(parts, body), None));
+        // Boxed, since a task is moved some times before it runs.
+        let mut serving = Box::pin(forward::serve(connection, Request::from_parts(parts, body), None));
         poll_fn(|cx| match serving.as_mut().poll(cx) {
             Poll::Ready(response) => Poll::Ready(Some(response)),
             Poll::Pending => respond.poll_reset(cx).map(|_| None),

@@ -1,6 +1,7 @@
 //! Copies of requests, sent to a cluster of their own while the request goes its way. Nobody waits for what they bring, and
 //! what is too much is not copied.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -60,7 +61,7 @@ pub(crate) fn send(
 async fn copy(
     worker: Rc<Worker>,
     cluster: Rc<WorkerCluster>,
-    mut head: Head,
+    head: Head,
     body: Option<oneshot::Receiver<RequestBody>>,
 ) {
     let body = match body {
@@ -77,14 +78,16 @@ async fn copy(
     if !cluster.allows_request() {
         return;
     }
-    let headers = std::mem::take(&mut head.headers);
     let attempt = Attempt {
         config: &cluster.live.config,
         buffers: &worker.buffers,
         upload: None,
         connected: &Cell::new(false),
     };
-    let Ok((response, lease)) = attempt.send(&pool, &head, headers, body).await else {
+    let Ok((response, lease)) = attempt
+        .send(&pool, &head, Cow::Borrowed(&head.headers), body)
+        .await
+    else {
         return;
     };
     let mut answer = response.into_body();

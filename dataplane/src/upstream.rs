@@ -1,5 +1,6 @@
 //! One attempt at a request: it is put to a host, over HTTP/1.1 or HTTP/2, on another connection if the first one had been closed.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::rc::Rc;
 
@@ -30,12 +31,15 @@ impl Attempt<'_> {
         self,
         pool: &Rc<HostPool>,
         head: &Head,
-        headers: HeaderMap,
+        headers: Cow<'_, HeaderMap>,
         body: RequestBody,
     ) -> Result<(Response<HostBody>, Lease), Failure> {
         match self.config.protocol {
             Protocol::Http1 => self.over_http1(pool, head.over_http1(&headers, body)).await,
-            Protocol::Http2 => self.over_http2(pool, head.over_http2(headers, body)).await,
+            Protocol::Http2 => {
+                self.over_http2(pool, head.over_http2(headers.into_owned(), body))
+                    .await
+            }
         }
     }
 

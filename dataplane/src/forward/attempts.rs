@@ -1,5 +1,6 @@
 //! A request that goes to one host after the other, until one has answered.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -125,7 +126,8 @@ pub(super) async fn forward_to(
             .map(|timeout| exchange.started() + timeout),
     };
     let answered = match policy.filter(|policy| policy.hedges) {
-        Some(policy) => race(exchange, &cluster, policy, &sending).await,
+        // Boxed, since few are.
+        Some(policy) => Box::pin(race(exchange, &cluster, policy, &sending)).await,
         None => until_answered(exchange, &cluster, policy, &mut sending).await,
     };
     let (response, lease) = answered
@@ -214,9 +216,9 @@ impl Hedges for Sending<'_> {
             None => RequestBody::Empty,
             Some(upload) => upload.whole().unwrap_or_else(|| upload.attempt()),
         };
-        let mut headers = self.head.headers.clone();
+        let mut headers = Cow::Borrowed(&self.head.headers);
         if let Some(traced) = &self.traced {
-            traced.told().apply(&mut headers);
+            traced.told().apply(headers.to_mut());
         }
         let connected = Cell::new(false);
         let mut attempt = pin!(self.once(&connected).send(pool, &self.head, headers, body));
@@ -256,12 +258,12 @@ impl Attempts for Sending<'_> {
     /// Within the route's time and its own.
     async fn attempt(&mut self, pool: &Rc<HostPool>, repeatable: bool) -> Result<Self::Answer, Failure> {
         let mut headers = if repeatable {
-            self.head.headers.clone()
+            Cow::Borrowed(&self.head.headers)
         } else {
-            std::mem::take(&mut self.head.headers)
+            Cow::Owned(std::mem::take(&mut self.head.headers))
         };
         if let Some(traced) = self.traced.as_ref().filter(|traced| traced.renewed().is_some()) {
-            traced.told().apply(&mut headers);
+            traced.told().apply(headers.to_mut());
         }
         let body = self.upload.as_ref().map_or(RequestBody::Empty, Upload::attempt);
         let connected = Cell::new(false);
