@@ -324,7 +324,11 @@ fn server_config(said: &ServerTls, secrets: &Secrets) -> ServerConfig {
     // rustls does not look again at the certificate of a client that comes back: it would be believed beyond its end.
     let resumes = said.resumption == Resumption::Tickets && secrets.trust.is_none();
     match resumes.then(aws_lc_rs::Ticketer::new) {
-        Some(Ok(ticketer)) => config.ticketer = ticketer,
+        Some(Ok(ticketer)) => {
+            config.ticketer = ticketer;
+            // A connection takes one when it begins, and leaves one for the next.
+            config.send_tls13_tickets = 1;
+        }
         Some(Err(_)) | None => config.send_tls13_tickets = 0,
     }
     config

@@ -29,7 +29,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tombolo_dataplane::AccessLog;
@@ -342,6 +342,46 @@ async fn an_answer_before_the_end_of_what_is_sent_is_not_lost() {
         read.unwrap();
         assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 413");
     }
+    stage.proxy.stop().await;
+}
+
+/// More than all sockets and windows on the way hold.
+const MUCH: usize = 16_000_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_goes_on_beside_an_answer() {
+    let authority = Authority::new();
+    let acceptor = acceptor(&authority.sign(&["host.example"]), None);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut stream = BufReader::new(acceptor.accept(stream).await.unwrap());
+            let mut line = String::new();
+            while line != "\r\n" {
+                line.clear();
+                stream.read_line(&mut line).await.unwrap();
+            }
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {MUCH}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
+            // Until nothing can be sent any more.
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            let (reader, mut writer) = tokio::io::split(stream);
+            tokio::io::copy(&mut reader.take(MUCH as u64), &mut writer)
+                .await
+                .unwrap();
+            writer.flush().await.unwrap();
+        }
+    });
+    let stage = Stage::start(cluster(context(&authority, "host.example")), address).await;
+    let request = Request::post(stage.url()).body(Full::new(Bytes::from(vec![b'b'; MUCH])));
+    let client = http2_client();
+    let answer = send(&client, request.unwrap());
+    let answer = tokio::time::timeout(std::time::Duration::from_secs(20), answer).await;
+    let answer = answer.expect("it is not stuck").unwrap();
+    assert_eq!((answer.status, answer.body.len()), (StatusCode::OK, MUCH));
     stage.proxy.stop().await;
 }
 
