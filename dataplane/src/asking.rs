@@ -122,7 +122,7 @@ impl Asking<'_> {
         let verdict = chain.judge_from(place, facts, self.route, &subject, Instant::now, random);
         request.is_shadowed |= verdict.is_shadowed;
         request.by = verdict.by;
-        request.unfit.extend(verdict.request.edits.replaced().cloned());
+        request.unfit.extend(verdict.request.edits.names().cloned());
         verdict.request.edits.apply(&mut request.parts.headers);
         request.lead(|target| verdict.request.target(target));
         request.response.extend(verdict.response.into());

@@ -465,6 +465,11 @@ impl HeaderEdits {
         self.remove.iter().chain(set)
     }
 
+    /// The names of all lines that are not as they came, or not alone.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        self.replaced().chain(self.add.iter().map(|(name, _)| name))
+    }
+
     pub(crate) fn apply(&self, headers: &mut http::HeaderMap) {
         for name in &self.remove {
             headers.remove(name);

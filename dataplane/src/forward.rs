@@ -36,7 +36,7 @@ mod head;
 mod passing;
 mod tunnels;
 
-pub(crate) use head::{FORWARDED_FOR, FORWARDED_PROTO, Head, options, uuid, well_formed};
+pub(crate) use head::{FORWARDED_FOR, FORWARDED_PROTO, Head, only_http2, options, uuid, well_formed};
 
 /// Who the client is, which only this proxy could say.
 const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -56,10 +56,10 @@ pub(crate) async fn serve(
     }
     // Before anything is matched: it would be the client's word for who it is.
     headers::remove(&mut parts.headers, &[FORWARDED_CLIENT_CERT]);
-    exchange.asks(
-        &parts.method,
-        headers::first(&parts.headers, &header::CONTENT_TYPE).map(HeaderValue::as_bytes),
-    );
+    let content_type = headers::first(&parts.headers, &header::CONTENT_TYPE);
+    // What asks to become a connection is no call: whether it is one is all in its status.
+    let content_type = content_type.filter(|_| asked.is_none());
+    exchange.asks(&parts.method, content_type.map(HeaderValue::as_bytes));
     if exchange.connection().sheds() {
         return refuse(exchange, Refusal::overloaded());
     }
@@ -287,7 +287,7 @@ pub(crate) async fn serve(
                 forward,
                 &route.edits,
                 sent,
-                asked,
+                (asked, parts.version),
             ))
             .await
         }

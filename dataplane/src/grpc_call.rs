@@ -19,6 +19,7 @@ use crate::balance::Tried;
 use crate::body::HostBody;
 use crate::config::Protocol;
 use crate::exchange::CLIENT_GONE;
+use crate::forward::only_http2;
 use crate::grpc::{self, Code, GRPC_STATUS, GRPC_TIMEOUT};
 use crate::h1::Buffers;
 use crate::listener::Connection;
@@ -137,6 +138,7 @@ fn request(callee: &Callee, scheme: Scheme, path: PathAndQuery, message: &[u8]) 
     *request.uri_mut() = Uri::from_parts(uri).expect("invariant: scheme, authority and path are a URI");
     let headers = request.headers_mut();
     headers.extend(callee.headers.iter().cloned());
+    only_http2(headers);
     headers.insert(CONTENT_TYPE, grpc::CONTENT_TYPE);
     headers.insert(TE, HeaderValue::from_static("trailers"));
     headers.insert(GRPC_TIMEOUT, grpc::said_timeout(callee.timeout));
@@ -242,6 +244,28 @@ mod tests {
     use http::Response;
 
     use super::*;
+
+    #[test]
+    fn what_is_added_to_a_call_breaks_none() {
+        let line = |name, value| (HeaderName::from_static(name), HeaderValue::from_static(value));
+        let callee = Callee {
+            cluster: "c".into(),
+            authority: Authority::from_static("h"),
+            timeout: Duration::from_secs(1),
+            headers: vec![
+                line("connection", "close"),
+                line("keep-alive", "1"),
+                line("te", "gzip"),
+                line("transfer-encoding", "chunked"),
+                line("x-token", "t"),
+            ],
+        };
+        let request = request(&callee, Scheme::HTTP, PathAndQuery::from_static("/s/m"), b"");
+        let mut names: Vec<&str> = request.headers().keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-type", "grpc-timeout", "te", "x-token"]);
+        assert_eq!(request.headers()[TE], "trailers");
+    }
 
     #[test]
     fn an_answer_is_one_message_that_went_well() {

@@ -7,7 +7,7 @@ pub(crate) use chunked::may_trail;
 pub(crate) use connection::{HEAD_TIMEOUT, serve};
 pub(crate) use encode::{date_value, push};
 pub(crate) use exchange::sooner;
-pub(crate) use framing::Malformed;
+pub(crate) use framing::{Lines, Malformed, content_length};
 pub(crate) use head::{FIELDS_MAX, HEAD_BYTES_MAX, Head, Known};
 #[cfg(test)]
 pub(crate) use head::{Fields, read_response};

@@ -208,12 +208,16 @@ pub enum BadFilters {
 const VALUE_BYTES_MAX: usize = 4096;
 
 /// Frames the message or names its target (RFC 9110, RFC 9112), or tells the next proxy where it goes.
-const HEADERS_OF_PROXIES: [&str; 7] = [
+const HEADERS_OF_PROXIES: [&str; 11] = [
     "connection",
     "content-length",
     DESTINATION_HEADER,
+    "expect",
     "host",
+    "keep-alive",
+    "proxy-connection",
     "te",
+    "trailer",
     "transfer-encoding",
     "upgrade",
 ];

@@ -19,6 +19,7 @@ use http::header::{HeaderName, HeaderValue};
 use prost::{Message, Name};
 
 use crate::config::MILLION;
+use crate::header_changes::is_framing;
 
 /// The longest duration that is taken, ten years of 365 days: no process lives that long, and adding it to any moment
 /// is within what every platform's clock can tell, which protobuf's own limit of ten thousand years is not.
@@ -241,6 +242,15 @@ pub(super) fn header_name(name: &str) -> Result<HeaderName, Reason> {
     Ok(parsed)
 }
 
+/// Of lines that edits change: not those that frame the message or concern one connection.
+pub(super) fn edited_name(name: &str) -> Result<HeaderName, Reason> {
+    let parsed = header_name(name)?;
+    if is_framing(&parsed) {
+        return Err(format!("{parsed} cannot be changed"));
+    }
+    Ok(parsed)
+}
+
 /// `%%` stands for a percent sign.
 pub(super) fn header_value(value: &str) -> Result<HeaderValue, Reason> {
     if value.split("%%").any(|part| part.contains('%')) {
@@ -255,7 +265,7 @@ pub(super) fn header_to_set(
     actions: &[i32],
 ) -> Result<(HeaderName, HeaderValue), Reason> {
     let mut header = required(option.header.take()).at("header")?;
-    let name = header_name(&std::mem::take(&mut header.key)).at("header.key")?;
+    let name = edited_name(&std::mem::take(&mut header.key)).at("header.key")?;
     let value = header_value(&std::mem::take(&mut header.value)).at("header.value")?;
     done(&header).at("header")?;
     only_enum(std::mem::take(&mut option.append_action), actions).at("append_action")?;

@@ -27,7 +27,7 @@ use envoy_types::pb::google::protobuf::Duration as PbDuration;
 use http::StatusCode;
 
 use super::fields::{
-    At, Reason, answer_status, done, duration, header_name, header_to_set, header_value, message, required,
+    At, Reason, answer_status, done, duration, edited_name, header_to_set, header_value, message, required,
     runtime_fraction, same_name,
 };
 use super::filter::overrides;
@@ -471,7 +471,7 @@ fn header_edits(
     for (index, name) in remove.iter().enumerate() {
         edits
             .remove
-            .push(header_name(name).at_index(remove_field, index)?);
+            .push(edited_name(name).at_index(remove_field, index)?);
     }
     Ok(edits)
 }

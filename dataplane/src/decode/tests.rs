@@ -841,6 +841,18 @@ fn routes_are_as_the_contract_says() {
                 "virtual_hosts[0].routes[0].request_headers_to_add[0].header.key: host cannot be changed",
             ),
             (
+                |r| added(r, "Transfer-Encoding", "chunked", 2),
+                "virtual_hosts[0].routes[0].request_headers_to_add[0].header.key: transfer-encoding cannot be changed",
+            ),
+            (
+                |r| route(r).request_headers_to_remove = vec!["x".to_owned(), "content-length".to_owned()],
+                "virtual_hosts[0].routes[0].request_headers_to_remove[1]: content-length cannot be changed",
+            ),
+            (
+                |r| route(r).response_headers_to_remove = vec!["Keep-Alive".to_owned()],
+                "virtual_hosts[0].routes[0].response_headers_to_remove[0]: keep-alive cannot be changed",
+            ),
+            (
                 |r| {
                     let present = QueryParameterMatcher {
                         name: "q".to_owned(),

@@ -92,7 +92,7 @@ pub(super) async fn forward_to(
     let upload = if body.is_end_stream() {
         None
     } else {
-        unfit.extend(target.edits.replaced().chain(edits.replaced()).cloned());
+        unfit.extend(target.edits.names().chain(edits.names()).cloned());
         Some(Upload::new(body, is_kept || !mirrors.is_empty(), unfit))
     };
     if let Some(upload) = &upload {

@@ -8,7 +8,7 @@ use hyper::body::Body;
 
 use crate::exchange::REQUEST_ID;
 use crate::filter::Changes;
-use crate::h1::{self, Malformed, Outgoing};
+use crate::h1::{self, Lines, Malformed, Outgoing, content_length};
 use crate::headers;
 use crate::listener::Connection;
 use crate::rewrite::PathRewrite;
@@ -56,8 +56,14 @@ pub(crate) struct Head {
 impl Head {
     /// With those lines.
     pub(crate) fn over_http1(&self, headers: &HeaderMap, body: RequestBody) -> Outgoing {
-        let has_body = !body.is_end_stream();
-        let length = headers::first(headers, &header::CONTENT_LENGTH).and_then(length);
+        let (head, length) = self.written(headers, !body.is_end_stream());
+        Outgoing::new(&self.method, head, length, body)
+    }
+
+    /// As it is sent over HTTP/1.1, and how long its body is if that was said.
+    fn written(&self, headers: &HeaderMap, has_body: bool) -> (Vec<u8>, Option<u64>) {
+        let said = headers::first(headers, &header::CONTENT_LENGTH).map(HeaderValue::as_bytes);
+        let length = said.and_then(|said| content_length(Lines::One(said)).ok());
         // Whoever sends nothing must not promise anything.
         let length = length.filter(|length| has_body || *length == 0);
         let mut head = Vec::with_capacity(HEAD_BYTES);
@@ -66,7 +72,9 @@ impl Head {
         }
         h1::push(&mut head, "host", &[self.authority.as_bytes()]);
         for (name, value) in headers {
-            if *name == header::HOST || *name == header::CONTENT_LENGTH && length.is_none() {
+            // What frames the message is said below, once, whoever wrote these lines.
+            let is_ours = *name == header::HOST || *name == header::CONTENT_LENGTH;
+            if is_ours || *name != header::TE && HOP_BY_HOP.contains(name) {
                 continue;
             }
             h1::push(&mut head, name.as_str(), &[value.as_bytes()]);
@@ -75,16 +83,19 @@ impl Head {
                 h1::push(&mut head, "connection", &[b"te"]);
             }
         }
-        if has_body && length.is_none() {
-            h1::push(&mut head, "transfer-encoding", &[b"chunked"]);
+        match (length, said) {
+            (Some(_), Some(said)) => h1::push(&mut head, "content-length", &[said]),
+            _ if has_body => h1::push(&mut head, "transfer-encoding", &[b"chunked"]),
+            _ => {}
         }
         head.extend_from_slice(b"\r\n");
-        Outgoing::new(&self.method, head, length, body)
+        (head, length)
     }
 
     /// With those lines.
     pub(crate) fn over_http2(&self, mut headers: HeaderMap, body: RequestBody) -> Request<RequestBody> {
         headers::remove(&mut headers, &[header::HOST]);
+        only_http2(&mut headers);
         let mut uri = http::uri::Parts::default();
         uri.path_and_query = Some(self.target.clone());
         uri.scheme = Scheme::try_from(self.scheme).ok();
@@ -98,8 +109,15 @@ impl Head {
     }
 }
 
-fn length(value: &HeaderValue) -> Option<u64> {
-    value.to_str().ok()?.parse().ok()
+/// Takes out what HTTP/2 has no place for (RFC 9113, section 8.2.2), which would not be sent, and be taken for a host's failure.
+pub(crate) fn only_http2(headers: &mut HeaderMap) {
+    // Most heads have none of it but what gRPC asks with.
+    let is_unfit = |(name, value): (&HeaderName, &HeaderValue)| {
+        HOP_BY_HOP.contains(name) && (*name != header::TE || value != "trailers")
+    };
+    if headers.iter().any(is_unfit) {
+        strip_hop_by_hop(headers);
+    }
 }
 
 /// Takes out of a head what concerns one connection only, does once more what filters say, so that a client's `connection` takes
@@ -107,7 +125,7 @@ fn length(value: &HeaderValue) -> Option<u64> {
 /// stand behind the body, since a host may read that as if it stood before it.
 pub(super) fn tidy(headers: &mut HeaderMap, said: &Changes, connection: &Connection) -> Vec<HeaderName> {
     let mut listed = strip_hop_by_hop(headers);
-    listed.extend(said.edits.replaced().cloned());
+    listed.extend(said.edits.names().cloned());
     said.edits.apply(headers);
     add_forwarded(headers, connection);
     join_cookies(headers);
@@ -116,6 +134,9 @@ pub(super) fn tidy(headers: &mut HeaderMap, said: &Changes, connection: &Connect
 
 /// Refuses what HTTP/2's codec lets through and HTTP/1.1's does not. Cookies count once, however many lines they are in.
 pub(crate) fn well_formed(headers: &HeaderMap, fields_max: usize) -> Result<(), Malformed> {
+    if let Some(length) = headers::first(headers, &header::CONTENT_LENGTH) {
+        content_length(Lines::One(length.as_bytes()))?;
+    }
     if headers.len() <= fields_max && !headers::are_any_repeated(headers) {
         return Ok(());
     }
@@ -315,6 +336,95 @@ mod tests {
         }
     }
 
+    fn lines(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn no_line_but_ours_frames_what_a_host_is_sent() {
+        let head = Head {
+            method: Method::POST,
+            target: PathAndQuery::from_static("/"),
+            authority: HeaderValue::from_static("h"),
+            scheme: "http",
+            headers: HeaderMap::new(),
+        };
+        let (five, chunked) = (("content-length", "5"), ("transfer-encoding", "chunked"));
+        for (given, has_body, expected) in [
+            (&[][..], false, ""),
+            (&[], true, "transfer-encoding: chunked\r\n"),
+            (&[five], true, "content-length: 5\r\n"),
+            (&[five], false, ""),
+            (&[("content-length", "0")], false, "content-length: 0\r\n"),
+            (&[five, chunked], true, "content-length: 5\r\n"),
+            (&[five, ("content-length", "6")], true, "content-length: 5\r\n"),
+            (
+                &[("content-length", "05")],
+                true,
+                "transfer-encoding: chunked\r\n",
+            ),
+            (
+                &[("content-length", "+5")],
+                true,
+                "transfer-encoding: chunked\r\n",
+            ),
+            (&[chunked, chunked], false, ""),
+            (
+                &[
+                    ("connection", "close"),
+                    ("keep-alive", "1"),
+                    ("proxy-connection", "a"),
+                ],
+                false,
+                "",
+            ),
+            (
+                &[("upgrade", "a"), ("expect", "100-continue"), ("host", "b")],
+                false,
+                "",
+            ),
+            (
+                &[("te", "trailers"), ("x", "y")],
+                false,
+                "te: trailers\r\nconnection: te\r\nx: y\r\n",
+            ),
+        ] {
+            let (got, _) = head.written(&lines(given), has_body);
+            assert_eq!(
+                String::from_utf8(got).unwrap(),
+                format!("POST / HTTP/1.1\r\nhost: h\r\n{expected}\r\n"),
+                "{given:?} {has_body}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_host_of_http2_is_sent_what_http2_has_a_place_for() {
+        for (given, expected) in [
+            (&[("x", "y"), ("te", "trailers")][..], "te x"),
+            (&[("te", "gzip"), ("x", "y")], "x"),
+            (&[("te", "gzip, trailers")], "te"),
+            (&[("connection", "close"), ("x", "y")], "x"),
+            (&[("keep-alive", "1"), ("proxy-connection", "a"), ("x", "y")], "x"),
+            (
+                &[("transfer-encoding", "chunked"), ("upgrade", "a"), ("x", "y")],
+                "x",
+            ),
+        ] {
+            let mut headers = lines(given);
+            only_http2(&mut headers);
+            let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+            left.sort_unstable();
+            assert_eq!(left.join(" "), expected, "{given:?}");
+            let te = headers.get("te");
+            assert!(te.is_none_or(|te| te == "trailers"), "{given:?}");
+        }
+    }
+
     #[test]
     fn a_head_has_so_many_lines_and_one_length() {
         let of = |lines: &[(&'static str, usize)]| {
@@ -335,6 +445,16 @@ mod tests {
             (&[("content-length", 2)], Err(Malformed::Length)),
         ] {
             assert_eq!(of(lines), expected, "{lines:?}");
+        }
+        for (length, expected) in [
+            ("0", Ok(())),
+            ("50", Ok(())),
+            ("", Err(Malformed::Length)),
+            ("00", Err(Malformed::Length)),
+            ("05", Err(Malformed::Length)),
+        ] {
+            let head = lines(&[("content-length", length)]);
+            assert_eq!(well_formed(&head, FIELDS_MAX), expected, "{length:?}");
         }
     }
 

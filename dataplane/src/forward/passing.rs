@@ -11,6 +11,7 @@ use crate::config::HeaderEdits;
 use crate::deadline::{Deadline, Watch};
 use crate::exchange::{Exchange, Flag};
 use crate::grpc;
+use crate::headers;
 use crate::pool::Lease;
 use crate::recode::{Recoder, Recoding};
 use crate::reply::Reply;
@@ -50,7 +51,7 @@ pub(super) fn pass(
     parts.version = http::Version::HTTP_11;
     parts.extensions.clear();
     let mut unfit = strip_hop_by_hop(&mut parts.headers);
-    unfit.extend(edits.replaced().cloned());
+    unfit.extend(edits.names().cloned());
     edits.apply(&mut parts.headers);
     if exchange.wants_close() {
         parts
@@ -66,6 +67,10 @@ pub(super) fn pass(
             &mut parts.headers,
         ),
     };
+    if recoding.web.is_some() && !incoming.is_end_stream() {
+        // There is a message more for the trailers, and each byte may become a longer text.
+        headers::remove(&mut parts.headers, &[header::CONTENT_LENGTH]);
+    }
     exchange.edit(&mut parts.headers);
     exchange.answered(&parts.headers);
     if let HostBody::Switched(host) = incoming {

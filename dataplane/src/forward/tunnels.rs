@@ -1,6 +1,6 @@
 //! A request that becomes a connection: to whom, and for how long it may take until it is one.
 
-use http::Response;
+use http::{Response, Version};
 
 use super::attempts::{Sent, aimed};
 use crate::attempt::Refusal;
@@ -18,7 +18,7 @@ pub(super) async fn connect(
     forward: &Forward,
     edits: &HeaderEdits,
     mut sent: Sent,
-    asked: Becoming,
+    (asked, version): (Becoming, Version),
 ) -> Result<(Response<HostBody>, Lease, Deadline), Refusal> {
     let (_, cluster) = aimed(exchange, forward, edits, &mut sent.head)?;
     if let Some(trace) = &sent.trace {
@@ -43,5 +43,13 @@ pub(super) async fn connect(
         },
     };
     let (response, lease) = tunnel::open(exchange, &cluster, forward, &opening).await?;
+    let is_switched = matches!(response.body(), HostBody::Switched(_));
+    if version == Version::HTTP_2 && !is_switched && response.status().is_success() {
+        // Its client would take it for the connection (RFC 8441, section 4). The host has not failed.
+        return Err(Refusal::failed(
+            Outcome::Reset,
+            "the host answers an upgrade and does not switch",
+        ));
+    }
     Ok((response, lease, opening.deadline))
 }

@@ -144,7 +144,7 @@ fn coded(version: Version, coding: Lines<'_>) -> Result<Framing, Malformed> {
     }
 }
 
-fn content_length(lines: Lines<'_>) -> Result<u64, Malformed> {
+pub(crate) fn content_length(lines: Lines<'_>) -> Result<u64, Malformed> {
     let Lines::One(value) = lines else {
         return Err(Malformed::Length);
     };

@@ -83,7 +83,7 @@ impl Attempts for Sending<'_> {
         let connected = Cell::new(false);
         let asking = async {
             let config = &self.cluster.live.config;
-            // A new one: whatever becomes of it, it serves nothing else.
+            // A new one: it serves others only if it does not switch.
             let (io, _) = pool
                 .connect_h1(config, Freshness::New)
                 .await

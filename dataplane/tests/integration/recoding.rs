@@ -289,6 +289,10 @@ async fn call(request: Request<h2::RecvStream>, mut respond: h2::server::SendRes
         let mut body = respond.send_response(answer, false).ok()?;
         return body.send_data(Bytes::from_static(b"no"), true).ok();
     }
+    let length = line("content-length").filter(|_| path.ends_with("/sized"));
+    let answer = length
+        .into_iter()
+        .fold(answer, |answer, length| answer.header("content-length", length));
     let mut sending = respond.send_response(answer.body(()).ok()?, false).ok()?;
     let mut body = request.into_body();
     let mut count = 0;
@@ -353,6 +357,17 @@ async fn a_browser_calls_a_host_of_grpc() {
             assert_eq!(body, expected, "{headers:?}");
         }
         let headers = [("content-type", "application/grpc-web")];
+        let got = stage
+            .ask(
+                &client,
+                "POST",
+                "/calls/sized",
+                &headers,
+                Bytes::from_static(MESSAGE),
+            )
+            .await;
+        assert_eq!(got.body, expected, "its host says how long its own answer is");
+        assert!(!got.headers.contains_key("content-length"));
         for (path, status) in [("/calls/only", "5"), ("/calls/error", "14"), ("/nobody", "14")] {
             let got = stage
                 .ask(&client, "POST", path, &headers, Bytes::from_static(MESSAGE))

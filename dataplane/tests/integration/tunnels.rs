@@ -323,7 +323,7 @@ async fn what_is_no_upgrade_is_answered_and_the_connection_closed() {
     let listed = ASKS.replace("websocket", "websocket, other");
     let next = "GET /smuggled/no HTTP/1.1\r\nhost: h\r\n\r\n";
     // Path, what it asks for, its body, the status, and what the client gets behind the head, if that ends well.
-    let cases: [(&str, &str, &str, u16, Option<&str>); 20] = [
+    let cases: [(&str, &str, &str, u16, Option<&str>); 21] = [
         ("/no", ASKS, "\r\n", 401, Some("no")),
         ("/pieces", ASKS, "\r\n", 403, Some("2\r\nno\r\n0\r\n\r\n")),
         ("/close", ASKS, "\r\n", 403, Some("2\r\nno\r\n0\r\n\r\n")),
@@ -335,6 +335,13 @@ async fn what_is_no_upgrade_is_answered_and_the_connection_closed() {
         ("/long", ASKS, "\r\n", 503, None),
         ("/silent/for-ever", ASKS, "\r\n", 504, None),
         ("/off/ws", ASKS, "\r\n", 403, Some("")),
+        (
+            "/off/ws",
+            ASKS,
+            "content-type: application/grpc\r\n\r\n",
+            403,
+            Some(""),
+        ),
         ("/ws", &other, "\r\n", 403, Some("")),
         ("/ws", &listed, "\r\n", 403, Some("")),
         ("/off/ws", &other, "\r\n", 403, Some("")),
@@ -641,6 +648,7 @@ async fn a_stream_that_is_no_connection_is_answered() {
     let stage = Stage::start().await;
     for (protocol, uri, status) in [
         (Some("websocket"), "http://h/no", 401),
+        (Some("websocket"), "http://h/empty", 503),
         (Some("websocket"), "http://h/other", 503),
         (Some("websocket"), "http://h/off/ws", 403),
         (Some("other"), "http://h/ws", 403),

@@ -120,6 +120,9 @@ const FIELDS: &[Fields] = &[
         &[],
     ),
     ("|content-length 0|content-length 0", Status(400), &[], &[]),
+    ("|content-length 00", Status(400), &[], &[]),
+    ("|content-length ", Status(400), &[], &[]),
+    ("|content-length 05", Reset(PROTOCOL_ERROR), &[], &[]),
     (
         ":method GET|:scheme http|:authority h|:path ",
         Reset(PROTOCOL_ERROR),
