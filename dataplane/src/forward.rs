@@ -39,7 +39,7 @@ mod tunnels;
 pub(crate) use head::{FORWARDED_FOR, FORWARDED_PROTO, Head, only_http2, options, uuid, well_formed};
 
 /// Who the client is, which only this proxy could say.
-const FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+static FORWARDED_CLIENT_CERT: [HeaderName; 1] = [HeaderName::from_static("x-forwarded-client-cert")];
 
 /// Answers one request; `judged` is what the filters of its route have said of it, if they were asked before.
 pub(crate) async fn serve(
@@ -55,7 +55,7 @@ pub(crate) async fn serve(
         exchange.last();
     }
     // Before anything is matched: it would be the client's word for who it is.
-    headers::remove(&mut parts.headers, &[FORWARDED_CLIENT_CERT]);
+    headers::remove(&mut parts.headers, &FORWARDED_CLIENT_CERT);
     let content_type = headers::first(&parts.headers, &header::CONTENT_TYPE);
     // What asks to become a connection is no call: whether it is one is all in its status.
     let content_type = content_type.filter(|_| asked.is_none());

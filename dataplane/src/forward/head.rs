@@ -20,7 +20,7 @@ pub(crate) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarde
 pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1), and `expect`, which was answered.
-const HOP_BY_HOP: [HeaderName; 7] = [
+static HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -31,7 +31,7 @@ const HOP_BY_HOP: [HeaderName; 7] = [
 ];
 
 /// What a message keeps even if its `connection` lists it: where it goes, how long it is, and what the proxy says of it.
-const END_TO_END: [HeaderName; 5] = [
+static END_TO_END: [HeaderName; 5] = [
     header::HOST,
     header::CONTENT_LENGTH,
     FORWARDED_FOR,
