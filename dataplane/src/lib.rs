@@ -307,11 +307,13 @@ pub async fn run(
             }
             Start::File { mut file, resources } => {
                 if took_over {
+                    // It serves already.
+                    let _ = open_admin.send(());
                     file.run_again(&mut running).await;
                 } else {
                     file.run_first(&mut running, resources).await?;
+                    let _ = open_admin.send(());
                 }
-                let _ = open_admin.send(());
                 Follow::File(file)
             }
         };
@@ -420,7 +422,15 @@ async fn predecessor(config: &ProxyConfig) -> Result<(Option<Predecessor>, Lock)
         Ok(Some(lock)) => Ok((None, lock)),
         Ok(None) if config.take_over => Err(ProxyError::Busy { path: path() }),
         Ok(None) => Err(ProxyError::Running { path: path() }),
-        Err(source) => Err(ProxyError::DataDir { path: path(), source }),
+        Err(source) => {
+            tracing::warn!(
+                path = %path().display(),
+                error = &source as &dyn std::error::Error,
+                "the data folder cannot be locked, so that nothing keeps another proxy out of it"
+            );
+            let lock = Lock::of_nothing().map_err(|source| ProxyError::DataDir { path: path(), source })?;
+            Ok((None, lock))
+        }
     }
 }
 

@@ -186,7 +186,11 @@ impl Upload {
     /// Ready `until` then if it has not ended by that time.
     pub(crate) async fn late(&self, until: Instant) {
         tokio::time::sleep_until(until.into()).await;
-        if !matches!(self.state.borrow().end, End::Open) {
+        let has_come = {
+            let state = self.state.borrow();
+            !matches!(state.end, End::Open) || state.incoming.has_come()
+        };
+        if has_come {
             std::future::pending::<()>().await;
         }
     }

@@ -317,7 +317,8 @@ async fn run(fetched: Arc<Fetched>, current: Arc<ArcSwap<Snapshot>>) {
                 true
             }
             () = fetched.changed.notified() => {
-                tokio::time::sleep_until(asked + at.again).await;
+                let again = fetched.at.load().again;
+                tokio::time::sleep_until(asked + again).await;
                 false
             }
         };

@@ -33,6 +33,7 @@ use crate::support::proxy::{DEADLINE, Proxy, client, eventually, free_address, g
 use crate::support::upstream::Upstream;
 
 const SECOND: Option<PbDuration> = Some(PbDuration { seconds: 1, nanos: 0 });
+const TWO_SECONDS: Option<PbDuration> = Some(PbDuration { seconds: 2, nanos: 0 });
 
 struct Stage {
     listener: SocketAddr,

@@ -162,7 +162,7 @@ async fn of_attempts_beside_each_other_each_has_its_own_end() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hosts_are_to_blame_where_the_routes_time_ends_all_attempts() {
     let host = start_host(&[]).await;
-    let (stage, collector) = stage_of(host, 650).await;
+    let (stage, collector) = stage_of(host, 2_500).await;
     let (status, _) = stage.ask("/hedged", "", &[]).await;
     assert_eq!(status, StatusCode::GATEWAY_TIMEOUT);
     let (own, attempts) = spans_of(&collector, host, 2).await;
