@@ -370,7 +370,7 @@ async fn a_body_is_as_long_as_a_filter_lets_it() {
 /// A drop now and then is no standstill, and would do for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_comes_in_its_time() {
-    let stage = Stage::start(|manager| manager.request_timeout = SECOND).await;
+    let stage = Stage::start(|manager| manager.request_timeout = TWO_SECONDS).await;
     let drops = |body_ms: u64| async move {
         tokio::time::sleep(Duration::from_millis(body_ms)).await;
         Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"a")))
