@@ -181,6 +181,7 @@ pub(crate) fn blamed(failure: &Failure) -> Option<Report> {
         Failure::Attempt { outcome, .. } => outcome,
     };
     Some(match outcome {
+        Outcome::NoSocket => return None,
         Outcome::ConnectFailure => Report::NoConnection,
         Outcome::RefusedStream | Outcome::Reset => Report::Broken,
         Outcome::PerTryTimeout => Report::TimedOut,
@@ -207,7 +208,11 @@ impl Failure {
         match error {
             ConnectError::Overflow => Self::Overflow,
             ConnectError::Connect(_) | ConnectError::Timeout | ConnectError::Handshake(_) => Self::Attempt {
-                outcome: Outcome::ConnectFailure,
+                outcome: if error.is_own() {
+                    Outcome::NoSocket
+                } else {
+                    Outcome::ConnectFailure
+                },
                 detail: error.to_string(),
             },
         }
@@ -354,13 +359,37 @@ impl Refusal {
     pub(crate) fn failed(outcome: Outcome, detail: &str) -> Self {
         let flag = match outcome {
             Outcome::PerTryTimeout => return Self::timed_out(),
-            Outcome::ConnectFailure => Flag::ConnectFailure,
+            Outcome::ConnectFailure | Outcome::NoSocket => Flag::ConnectFailure,
             Outcome::RefusedStream | Outcome::Reset | Outcome::Status(_) => Flag::UpstreamReset,
         };
         Self {
             status: StatusCode::SERVICE_UNAVAILABLE,
             flag,
             reason: format!("upstream connect error or disconnect/reset before headers: {detail}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use rustix::io::Errno;
+
+    use super::*;
+
+    #[test]
+    fn a_host_is_not_blamed_for_what_is_wanting_here() {
+        let connect = |errno: Errno| ConnectError::Connect(Arc::new(io::Error::from(errno)));
+        for (error, expected) in [
+            (connect(Errno::CONNREFUSED), Some(Report::NoConnection)),
+            (ConnectError::Timeout, Some(Report::NoConnection)),
+            (ConnectError::Overflow, None),
+            (connect(Errno::MFILE), None),
+            (connect(Errno::NOBUFS), None),
+        ] {
+            assert_eq!(blamed(&Failure::unconnected(&error)), expected, "{error}");
         }
     }
 }

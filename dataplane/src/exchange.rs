@@ -339,7 +339,7 @@ impl Exchange {
             return;
         };
         match outcome {
-            Outcome::ConnectFailure => counters.connect_failures.add(1),
+            Outcome::ConnectFailure | Outcome::NoSocket => counters.connect_failures.add(1),
             Outcome::RefusedStream | Outcome::Reset => counters.resets.add(1),
             Outcome::PerTryTimeout => counters.per_try_timeouts.add(1),
             Outcome::Status(_) => {}

@@ -108,7 +108,13 @@ fn parse(text: &str) -> Result<Value, String> {
     if let Some(budget) = &mut options.budget {
         budget.max_events = 3 * VALUES_MAX;
         budget.max_nodes = VALUES_MAX;
+        budget.max_merge_keys = VALUES_MAX;
+        budget.max_aliases = VALUES_MAX;
+        budget.max_recorded_anchor_events = VALUES_MAX;
+        // One that many share is what anchors are for; what comes of it counts with the other values.
+        budget.enforce_alias_anchor_ratio = false;
     }
+    options.alias_limits.max_total_replayed_events = 3 * VALUES_MAX;
     serde_saphyr::from_str_with_options(text, options).map_err(|error| error.to_string())
 }
 
@@ -229,8 +235,18 @@ fn add_cluster(said: &mut Said, encoder: &mut Encoder, object: &Map<String, Valu
     let is_custom = ["cluster_type", "clusterType"]
         .into_iter()
         .any(|key| object.remove(key).is_some());
-    match object.get("type").and_then(Value::as_str) {
-        None | Some("STATIC") if !is_custom => {
+    let kind = match object.get("type") {
+        None | Some(Value::Null) => Some("STATIC"),
+        Some(kind) => encoder.named("envoy.config.cluster.v3.Cluster.DiscoveryType", kind),
+    };
+    match kind {
+        Some("STATIC") if !is_custom => {
+            for key in ["eds_cluster_config", "edsClusterConfig"] {
+                if object.remove(key).is_some_and(|eds| !eds.is_null()) {
+                    let reason = "has no place beside STATIC, whose hosts stand with it";
+                    encoder.problem(&format!("{path}.{key}"), reason);
+                }
+            }
             object.insert("type".to_owned(), json!("EDS"));
             object.insert(
                 "eds_cluster_config".to_owned(),

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::config::{HealthCheck, HttpProbe, Probe, Protocol};
+use crate::overload::is_own_want;
 use crate::proxy_protocol;
 use crate::snapshot::{Health, Host};
 
@@ -77,6 +78,16 @@ pub(crate) enum ProbeError {
     Http(#[source] hyper::Error),
 }
 
+impl ProbeError {
+    /// What it says of the host, if anything.
+    fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Connect(error) if is_own_want(error) => None,
+            Self::Connect(_) | Self::Http(_) => Some(Verdict::Fail),
+        }
+    }
+}
+
 impl Streak {
     pub(crate) fn new() -> Self {
         Self {
@@ -125,24 +136,26 @@ pub(crate) async fn watch(
         // On the heap, so that the many that wait for their next check hold no room for one.
         let probing = Box::pin(probe(&host, &check.probe, &mut session));
         let verdict = match tokio::time::timeout(check.timeout, probing).await {
-            Ok(Ok(true)) => Verdict::Pass,
-            Ok(Ok(false)) => Verdict::Fail,
+            Ok(Ok(true)) => Some(Verdict::Pass),
+            Ok(Ok(false)) => Some(Verdict::Fail),
             Ok(Err(error)) => {
                 tracing::debug!(cluster = %host.cluster, host = %host.address, error = &error as &dyn std::error::Error, "health check failed");
                 session = None;
-                Verdict::Fail
+                error.verdict()
             }
             Err(_) => {
                 session = None;
-                Verdict::Timeout
+                Some(Verdict::Timeout)
             }
         };
         let before = streak.health;
-        streak = streak.after(verdict, &check);
-        if let (Verdict::Pass, Health::Healthy, Some(record)) = (verdict, streak.health, &host.record) {
+        streak = verdict.map_or(streak, |verdict| streak.after(verdict, &check));
+        if let (Some(Verdict::Pass), Health::Healthy, Some(record)) = (verdict, streak.health, &host.record) {
             record.check_passed();
         }
-        if streak.health != before {
+        if let Some(verdict) = verdict
+            && streak.health != before
+        {
             host.set_health(streak.health);
             tracing::info!(cluster = %host.cluster, host = %host.address, health = streak.health.word(), ?verdict, "host changed");
             on_change(&host, streak.health);
@@ -298,6 +311,18 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn a_check_without_a_socket_says_nothing_of_the_host() {
+        use rustix::io::Errno;
+        for (error, expected) in [
+            (Errno::MFILE, None),
+            (Errno::NFILE, None),
+            (Errno::CONNREFUSED, Some(Verdict::Fail)),
+        ] {
+            assert_eq!(ProbeError::Connect(error.into()).verdict(), expected, "{error}");
+        }
+    }
 
     #[test]
     fn verdicts_move_health_as_the_contract_says() {

@@ -212,6 +212,14 @@ impl Pressure {
         open.store(connections, Ordering::Relaxed);
     }
 
+    /// A connection has ended, and may have left a descriptor for the next who is to be turned away.
+    pub(crate) fn has_ended(&self) {
+        let mut held = self.spare.borrow_mut();
+        if held.is_none() {
+            *held = spare();
+        }
+    }
+
     /// Whether there may be one more.
     pub(crate) fn has_room(&self) -> bool {
         let has_room = self.shared.connections() < self.shared.connections_max;
@@ -244,6 +252,12 @@ impl Pressure {
         let count = &self.shared.open[self.worker].turned_away;
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
+}
+
+/// Whether there was no socket, or no memory for one, to be had here: it says nothing of who was to be reached.
+pub(crate) fn is_own_want(error: &std::io::Error) -> bool {
+    Errno::from_io_error(error)
+        .is_some_and(|error| matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
 }
 
 fn spare() -> Option<File> {
@@ -321,6 +335,28 @@ mod tests {
         assert_eq!(shared.turned_away(), 2);
         one.has(1);
         assert!(one.has_room());
+    }
+
+    #[test]
+    fn a_spare_descriptor_that_was_lost_is_had_again_once_a_connection_ends() {
+        let pressure = Pressure::new(Shared::new(1, 1024), 0);
+        drop(pressure.spare.take());
+        pressure.has_ended();
+        assert!(pressure.spare.borrow().is_some());
+    }
+
+    #[test]
+    fn what_is_wanting_here_says_nothing_of_a_host() {
+        for (error, expected) in [
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::NOBUFS, true),
+            (Errno::NOMEM, true),
+            (Errno::CONNREFUSED, false),
+            (Errno::HOSTUNREACH, false),
+        ] {
+            assert_eq!(is_own_want(&error.into()), expected, "{error}");
+        }
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ use crate::config::Cluster;
 use crate::http2::{HEAD_LIST_BYTES_MAX, Received, Sending};
 use crate::io::{BreakableIo, Breaker};
 use crate::outlier::Report;
+use crate::overload;
 use crate::proxy_protocol;
 use crate::snapshot::Host;
 use crate::stream::Stream;
@@ -101,6 +102,17 @@ pub(crate) enum ConnectError {
     Timeout,
     #[error("handshake failure: {0}")]
     Handshake(Arc<h2::Error>),
+}
+
+impl ConnectError {
+    /// Whether the host has no part in it.
+    pub(crate) fn is_own(&self) -> bool {
+        match self {
+            Self::Overflow => true,
+            Self::Connect(error) => overload::is_own_want(error),
+            Self::Timeout | Self::Handshake(_) => false,
+        }
+    }
 }
 
 type Connecting = Shared<LocalBoxFuture<'static, Result<Carrier, ConnectError>>>;

@@ -100,6 +100,8 @@ pub(crate) struct BackOff {
 pub(crate) enum Outcome {
     /// No connection, in time or at all.
     ConnectFailure,
+    /// There was no socket for one: nothing that the host is to blame for.
+    NoSocket,
     /// The host did not look at it, and said so, or it never left on a new connection.
     RefusedStream,
     /// The connection broke, or was closed because a check declared the host dead.
@@ -118,7 +120,7 @@ impl RetryPolicy {
         };
         let reset = [Reset, ServerError, GatewayError];
         match outcome {
-            Outcome::ConnectFailure => {
+            Outcome::ConnectFailure | Outcome::NoSocket => {
                 self.on.has_any(&reset) || self.on.has_any(&[ConnectFailure, ResetBeforeRequest])
             }
             Outcome::RefusedStream => self.on.has_any(&reset) || self.on.has(RefusedStream),

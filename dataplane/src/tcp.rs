@@ -174,7 +174,9 @@ async fn connect(
             }
             Err(ConnectError::Overflow) => return Err(End::Overflow),
             Err(error @ (ConnectError::Connect(_) | ConnectError::Timeout | ConnectError::Handshake(_))) => {
-                pool.report(Report::NoConnection);
+                if !error.is_own() {
+                    pool.report(Report::NoConnection);
+                }
                 counters.connect_failures.add(1);
                 tracing::debug!(host = %pool.host.address, error = &error as &dyn std::error::Error, "cannot pass a connection on");
             }

@@ -358,6 +358,7 @@ impl Worker {
 impl Drop for ConnectionCount {
     fn drop(&mut self) {
         self.0.count(self.0.connections.get() - 1);
+        self.0.pressure.has_ended();
         self.0.disconnected.notify_waiters();
     }
 }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::Problem;
 use super::schema::{Field, Kind, Label, Schema, Type};
 use super::stamp::{Stamp, read_bounded};
-use value::{Scalar, delimited, duration, enumerated, list, of_struct, scalar, shown, structure};
+use value::{Scalar, delimited, duration, enumerated, list, named, of_struct, scalar, shape, structure};
 
 mod value;
 
@@ -132,11 +132,19 @@ impl Encoder {
             _ => {}
         }
         let Value::Object(object) = value else {
-            self.problem(path, format!("must be an object, not {}", shown(value)));
+            self.problem(path, format!("must be an object, not {}", shape(value)));
             return Vec::new();
         };
         let object = self.told_as_a_stream_does(name, object, path);
         self.fields(name, &object, path)
+    }
+
+    /// Which value of an enum it is, if it is one.
+    pub(super) fn named(&self, name: &str, value: &Value) -> Option<&'static str> {
+        match self.schema.get(name)? {
+            Type::Enum(values) => named(values, value).map(|(name, _)| name),
+            Type::Message(_) => None,
+        }
     }
 
     fn fields(&mut self, name: &str, object: &Map<String, Value>, path: &str) -> Vec<u8> {
@@ -193,14 +201,14 @@ impl Encoder {
             }
             Label::Repeated => {
                 let Value::Array(values) = value else {
-                    self.problem(path, format!("must be a list, not {}", shown(value)));
+                    self.problem(path, format!("must be a list, not {}", shape(value)));
                     return;
                 };
                 self.repeated(out, field, values, path);
             }
             Label::Map => {
                 let Value::Object(entries) = value else {
-                    self.problem(path, format!("must be an object, not {}", shown(value)));
+                    self.problem(path, format!("must be an object, not {}", shape(value)));
                     return;
                 };
                 for (key, value) in entries {
@@ -301,7 +309,7 @@ impl Encoder {
 
     fn any(&mut self, value: &Value, path: &str) -> Vec<u8> {
         let Some(mut object) = value.as_object().cloned() else {
-            self.problem(path, format!("must be an object, not {}", shown(value)));
+            self.problem(path, format!("must be an object, not {}", shape(value)));
             return Vec::new();
         };
         let Some(Value::String(url)) = object.remove("@type") else {
@@ -409,7 +417,7 @@ impl Encoder {
     fn included(&mut self, file: &Value, path: &str) -> (&'static str, Value) {
         let nothing = ("inline_string", json!(""));
         let Some(file) = file.as_str() else {
-            self.problem(path, format!("must be a string, not {}", shown(file)));
+            self.problem(path, format!("must be a string, not {}", shape(file)));
             return nothing;
         };
         let file = PathBuf::from(file);

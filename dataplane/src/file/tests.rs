@@ -91,7 +91,7 @@ type Changes = &'static [(&'static str, &'static str)];
 #[test]
 fn all_that_cannot_be_had_is_told_by_its_place() {
     let listener = "static_resources.listeners[0].filter_chains[0].filters[0].typed_config";
-    let cases: [(Changes, &[String]); 12] = [
+    let cases: [(Changes, &[String]); 16] = [
         (&[("static_resources:", "static_resources: 5\nnone:")], &[
             "none: is not supported by this proxy".to_owned(),
             "static_resources: must be an object".to_owned(),
@@ -107,6 +107,19 @@ fn all_that_cannot_be_had_is_told_by_its_place() {
         ]),
         (&[("type: STATIC", "type: STRICT_DNS")], &[
             "static_resources.clusters[0].type: only STATIC and ORIGINAL_DST are supported: hosts are given by their IP addresses".to_owned(),
+        ]),
+        (&[("type: STATIC", "type: {}")], &[
+            "static_resources.clusters[0].type: only STATIC and ORIGINAL_DST are supported: hosts are given by their IP addresses".to_owned(),
+            "static_resources.clusters[0].type: must be one of STATIC, STRICT_DNS, LOGICAL_DNS, EDS, ORIGINAL_DST, not an object".to_owned(),
+        ]),
+        (&[("type: STATIC", "type: 1")], &[
+            "static_resources.clusters[0].type: only STATIC and ORIGINAL_DST are supported: hosts are given by their IP addresses".to_owned(),
+        ]),
+        (&[("type: STATIC", "type: 4\n    lb_policy: CLUSTER_PROVIDED")], &[
+            "static_resources.clusters[0].load_assignment: has no place beside ORIGINAL_DST, whose hosts are those of its clients".to_owned(),
+        ]),
+        (&[("type: STATIC", "type: 0\n    edsClusterConfig: { service_name: s }")], &[
+            "static_resources.clusters[0].edsClusterConfig: has no place beside STATIC, whose hosts stand with it".to_owned(),
         ]),
         (&[("address: 127.0.0.1, port_value: 10001", "address: payments.shop, port_value: 10001")], &[
             "static_resources.clusters[0].load_assignment.endpoints[0].lb_endpoints[0].endpoint.address.socket_address.address: \"payments.shop\" is not an IP address".to_owned(),
@@ -160,6 +173,25 @@ fn all_that_cannot_be_had_is_told_by_its_place() {
             assert_eq!(told, expected, "{changes:?}");
         }
     }
+}
+
+#[test]
+fn many_clusters_share_what_an_anchor_has_and_no_alias_is_a_bomb() {
+    let mut text =
+        "static_resources:\n  clusters:\n  - &shared { name: c, connect_timeout: 2s, type: STATIC }\n"
+            .to_owned();
+    for number in 0..1_000 {
+        text.push_str(&format!("  - {{ <<: *shared, name: c{number} }}\n"));
+    }
+    let value = parse(&text).unwrap();
+    let clusters = value["static_resources"]["clusters"].as_array().unwrap();
+    assert_eq!(clusters.len(), 1_001);
+    let last = json!({ "name": "c999", "connect_timeout": "2s", "type": "STATIC" });
+    assert_eq!(clusters[1_000], last);
+    // A text of 64 KiB, said more often than a file may have bytes.
+    let text = "x".repeat(64 << 10);
+    let bomb = format!("a: &a {text}\nall: [{}]\n", vec!["*a"; 1_100].join(", "));
+    assert!(parse(&bomb).is_err());
 }
 
 #[test]

@@ -96,11 +96,23 @@ struct Waiting {
     begun: Option<Instant>,
     after_empty_line: bool,
     drained: Option<Instant>,
+    /// Since when memory is seen to run short.
+    shed: Option<Instant>,
     /// Where the last look at the head ended.
     looked: usize,
 }
 
 impl Waiting {
+    /// Until when it is waited for a head while memory runs short: one that is under way when that begins is answered.
+    fn sheds_at(&mut self, sheds: bool) -> Option<Instant> {
+        if !sheds {
+            self.shed = None;
+            return None;
+        }
+        let shed = *self.shed.get_or_insert_with(Instant::now);
+        Some(shed.max(self.since) + DRAIN_LINGER)
+    }
+
     /// Whether more can be said of a head than before.
     fn is_worth_a_look(&mut self, input: &mut Buffer) -> bool {
         if !self.after_empty_line && input.filled().starts_with(b"\r\n") {
@@ -142,6 +154,7 @@ impl Client {
             begun: None,
             after_empty_line: false,
             drained: None,
+            shed: None,
             looked: 0,
         };
         poll_fn(|cx| self.poll_head(fields, &mut waiting, draining.as_mut(), cx)).await
@@ -175,10 +188,10 @@ impl Client {
         if waiting.drained.is_none() && (known || draining.poll(cx).is_ready()) {
             waiting.drained = Some(Instant::now());
         }
-        let idle = match waiting.drained {
-            Some(drained) => Some(drained.max(waiting.since) + self.connection.listener.linger()),
-            None if self.connection.sheds() => Some(waiting.since + DRAIN_LINGER),
-            None => {
+        let idle = match (waiting.drained, waiting.sheds_at(self.connection.sheds())) {
+            (Some(drained), _) => Some(drained.max(waiting.since) + self.connection.listener.linger()),
+            (None, Some(shed)) => Some(shed),
+            (None, None) => {
                 let allowed = self.connection.listener.live().config.idle_timeout;
                 allowed.map(|allowed| waiting.since + allowed)
             }
@@ -295,6 +308,28 @@ impl Client {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_idle_for_long_has_the_time_for_what_is_under_way_when_memory_runs_short() {
+        let Some(long_ago) = Instant::now().checked_sub(Duration::from_secs(60)) else {
+            return;
+        };
+        let mut waiting = Waiting {
+            since: long_ago,
+            begun: None,
+            after_empty_line: false,
+            drained: None,
+            shed: None,
+            looked: 0,
+        };
+        assert_eq!(waiting.sheds_at(false), None);
+        let before = Instant::now();
+        let first = waiting.sheds_at(true).unwrap();
+        assert!(first >= before + DRAIN_LINGER);
+        assert_eq!(waiting.sheds_at(true), Some(first), "it is not put off");
+        assert_eq!(waiting.sheds_at(false), None);
+        assert!(waiting.sheds_at(true).unwrap() >= first, "it has begun anew");
+    }
     use crate::h1::Buffers;
 
     #[tokio::test]
@@ -314,6 +349,7 @@ mod tests {
                 begun: None,
                 after_empty_line: false,
                 drained: None,
+                shed: None,
                 looked: 0,
             };
             assert!(!waiting.is_worth_a_look(&mut input));

@@ -1,29 +1,45 @@
 //! How much memory this process has, and may have: by its cgroup and all above it, of either version.
 
 use std::fs::read_to_string;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// Where groups are.
 const GROUPS: &str = "/sys/fs/cgroup";
 
 /// Resident bytes of this process.
-pub(super) fn used() -> Option<u64> {
-    let pages: u64 = read_to_string("/proc/self/statm")
-        .ok()?
+pub(super) fn used() -> io::Result<u64> {
+    let statm = read_to_string("/proc/self/statm")?;
+    let pages = statm
         .split_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()?;
-    Some(pages * rustix::param::page_size() as u64)
+        .nth(1)
+        .and_then(|pages| pages.parse().ok());
+    let pages: u64 = pages.ok_or(ErrorKind::InvalidData)?;
+    Ok(pages * rustix::param::page_size() as u64)
 }
 
 /// The least of what the groups of this process may have; `None` where none of them has a limit.
-pub(super) fn of_groups() -> Option<u64> {
-    let groups = read_to_string("/proc/self/cgroup").ok()?;
-    files(&groups, Path::new(GROUPS))
-        .iter()
-        .filter_map(|file| limit(&read_to_string(file).ok()?))
-        .min()
+pub(super) fn of_groups() -> io::Result<Option<u64>> {
+    least(Path::new("/proc/self/cgroup"), Path::new(GROUPS))
+}
+
+fn least(groups: &Path, root: &Path) -> io::Result<Option<u64>> {
+    let mut least: Option<u64> = None;
+    for file in files(&said(groups)?, root) {
+        let limit = limit(&said(&file)?);
+        least = least.into_iter().chain(limit).min();
+    }
+    Ok(least)
+}
+
+/// What is not there, or not for us to see, says nothing; what cannot be read now may say what it did.
+fn said(file: &Path) -> io::Result<String> {
+    match read_to_string(file) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {
+            Ok(String::new())
+        }
+        said => said,
+    }
 }
 
 /// The files that may say a limit, of the groups that are listed so, and of those above them. In a container it is the folder
@@ -62,6 +78,21 @@ mod tests {
     #[test]
     fn this_process_has_some() {
         assert!(used().unwrap() > 1 << 20);
+    }
+
+    #[test]
+    fn what_is_not_there_is_no_limit_and_what_cannot_be_read_is_not_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let (groups, root) = (dir.path().join("cgroup"), dir.path().join("root"));
+        assert_eq!(least(&groups, &root).unwrap(), None);
+        std::fs::write(&groups, "0::/a/b\n").unwrap();
+        assert_eq!(least(&groups, &root).unwrap(), None);
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        std::fs::write(root.join("a/memory.max"), "4096\n").unwrap();
+        std::fs::write(root.join("a/b/memory.max"), "max\n").unwrap();
+        assert_eq!(least(&groups, &root).unwrap(), Some(4096));
+        std::fs::create_dir(root.join("memory.max")).unwrap();
+        assert!(least(&groups, &root).is_err());
     }
 
     #[test]

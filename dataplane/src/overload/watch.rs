@@ -1,6 +1,7 @@
 //! Looks at memory once a second, has workers shed when it runs short, and says so.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,6 +12,13 @@ use crate::orders::Remote;
 
 /// So many looks without anybody turned away, and it is over.
 const QUIET_LOOKS: u32 = 5;
+
+/// What is known of memory: what the last look saw that saw it, for one that fails, as it does for want of descriptors, says nothing.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sight {
+    used: Option<u64>,
+    of_groups: Option<u64>,
+}
 
 /// Who was turned away for want of descriptors, from look to look.
 #[derive(Debug, Default)]
@@ -32,10 +40,11 @@ enum News {
 pub(crate) async fn watch(shared: Arc<Shared>, workers: Vec<Remote>, limit: Option<u64>) -> Infallible {
     let mut look = interval(LOOK_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut level, mut crowd) = (Level::Calm, Crowd::default());
+    let (mut level, mut sight, mut crowd) = (Level::Calm, Sight::default(), Crowd::default());
     loop {
         look.tick().await;
-        let next = look_at_memory(&shared, level, limit);
+        sight = sight.after(memory::used(), memory::of_groups());
+        let next = judge(&shared, level, sight, limit);
         if next != level {
             level = next;
             tell(&workers, level).await;
@@ -54,10 +63,10 @@ pub(crate) async fn watch(shared: Arc<Shared>, workers: Vec<Remote>, limit: Opti
     }
 }
 
-fn look_at_memory(shared: &Shared, before: Level, limit: Option<u64>) -> Level {
+fn judge(shared: &Shared, before: Level, sight: Sight, limit: Option<u64>) -> Level {
     let gauges = &shared.gauges;
-    let limit = [limit, memory::of_groups()].into_iter().flatten().min();
-    let used = memory::used();
+    let Sight { used, of_groups } = sight;
+    let limit = limit.into_iter().chain(of_groups).min();
     gauges.memory_bytes.store(used.unwrap_or(0), Ordering::Relaxed);
     gauges
         .memory_limit_bytes
@@ -98,6 +107,15 @@ fn look_at_memory(shared: &Shared, before: Level, limit: Option<u64>) -> Level {
     level
 }
 
+impl Sight {
+    fn after(self, used: io::Result<u64>, of_groups: io::Result<Option<u64>>) -> Self {
+        Self {
+            used: used.ok().or(self.used),
+            of_groups: of_groups.unwrap_or(self.of_groups),
+        }
+    }
+}
+
 impl Crowd {
     fn look(&mut self, turned_away: u64) -> News {
         let before = std::mem::replace(&mut self.seen, turned_away);
@@ -128,6 +146,33 @@ impl Crowd {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_look_that_fails_changes_nothing() {
+        use Level::{Calm, Closed, Shedding};
+        let shared = Shared::new(1, 1024);
+        let failed = || io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        let (mut level, mut sight) = (Calm, Sight::default());
+        // What is used and what groups may have, where they can be read.
+        for (used, of_groups, expected) in [
+            (None, None, Calm),
+            (Some(92), None, Calm),
+            (Some(92), Some(Some(100)), Shedding),
+            (None, Some(Some(100)), Shedding),
+            (Some(92), None, Shedding),
+            (None, None, Shedding),
+            (Some(97), None, Closed),
+            (None, None, Closed),
+            (None, Some(None), Calm),
+            (Some(97), Some(Some(100)), Closed),
+            (Some(10), None, Calm),
+        ] {
+            sight = sight.after(used.ok_or_else(failed), of_groups.ok_or_else(failed));
+            level = judge(&shared, level, sight, None);
+            assert_eq!(level, expected, "{used:?} of {of_groups:?}");
+            assert_eq!(shared.figures().sheds_requests, level >= Shedding);
+        }
+    }
 
     #[test]
     fn a_crowd_is_told_once_and_so_is_its_end() {

@@ -145,7 +145,7 @@ fn all_that_is_wrong_is_told_with_its_path() {
             cluster(json!({ "name": 5, "respect_dns_ttl": "yes", "health_checks": {} })),
             vec![
                 "file.health_checks: must be a list, not an object",
-                "file.name: must be a string (in quotes), not 5",
+                "file.name: must be a string (in quotes), not a number",
                 "file.respect_dns_ttl: must be true or false, not \"yes\"",
             ],
         ),
@@ -153,6 +153,26 @@ fn all_that_is_wrong_is_told_with_its_path() {
             cluster(json!({ "circuit_breakers": { "thresholds": [{ "max_requests": -1 }] } })),
             vec![
                 "file.circuit_breakers.thresholds[0].max_requests: must be a whole number from 0 to 4294967295, not -1",
+            ],
+        ),
+        (
+            // What may be a secret, or stand for one, is not told.
+            (
+                "envoy.extensions.transport_sockets.tls.v3.TlsCertificate",
+                json!({
+                    "certificate_chain": { "inline_string": 4711 },
+                    "password": { "inline_bytes": "hunter2!" },
+                    "private_key": "hunter2",
+                    "ocsp_staple": 4711,
+                    "signed_certificate_timestamp": { "inline_bytes": "hunter2!" },
+                }),
+            ),
+            vec![
+                "file.certificate_chain.inline_string: must be a string (in quotes), not a number",
+                "file.ocsp_staple: must be an object, not a number",
+                "file.password.inline_bytes: must be base64, not a string",
+                "file.private_key: must be an object, not a string",
+                "file.signed_certificate_timestamp: must be a list, not an object",
             ],
         ),
         (

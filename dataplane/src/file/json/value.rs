@@ -58,6 +58,8 @@ pub(super) fn delimited(out: &mut Vec<u8>, number: u32, body: &[u8]) {
 
 pub(super) fn scalar(kind: Kind, value: &Value) -> Result<Scalar, String> {
     let not = |what: &str| Err(format!("must be {what}, not {}", shown(value)));
+    // A text may be a secret, whatever stands in its place.
+    let not_text = |what: &str| Err(format!("must be {what}, not {}", shape(value)));
     match kind {
         Kind::Bool => match value {
             Value::Bool(value) => Ok(Scalar::Number(u64::from(*value))),
@@ -65,14 +67,14 @@ pub(super) fn scalar(kind: Kind, value: &Value) -> Result<Scalar, String> {
         },
         Kind::String => match value {
             Value::String(text) => Ok(Scalar::Bytes(text.clone().into_bytes())),
-            _ => not("a string (in quotes)"),
+            _ => not_text("a string (in quotes)"),
         },
         Kind::Bytes => {
             let text = value.as_str().unwrap_or("?");
             let decoded = BASE64_STANDARD
                 .decode(text)
                 .or_else(|_| BASE64_URL_SAFE.decode(text));
-            decoded.map_or_else(|_| not("base64"), |bytes| Ok(Scalar::Bytes(bytes)))
+            decoded.map_or_else(|_| not_text("base64"), |bytes| Ok(Scalar::Bytes(bytes)))
         }
         Kind::Double | Kind::Float => match number(value) {
             Some(number) if kind == Kind::Double => Ok(Scalar::Fixed64(number.to_le_bytes())),
@@ -96,22 +98,27 @@ pub(super) fn scalar(kind: Kind, value: &Value) -> Result<Scalar, String> {
                 )),
             }
         }
-        Kind::Named(_) => not("a message"),
+        Kind::Named(_) => not_text("a message"),
     }
 }
 
 pub(super) fn enumerated(values: &[(&'static str, i32)], value: &Value) -> Result<Scalar, String> {
+    let number = named(values, value).map(|(_, number)| i64::from(number));
+    number.map(|number| Scalar::Number(number as u64)).ok_or_else(|| {
+        let names: Vec<&str> = values.iter().map(|(name, _)| *name).collect();
+        format!("must be one of {}, not {}", names.join(", "), shown(value))
+    })
+}
+
+/// Which of them it is, by its name or its number.
+pub(super) fn named(values: &[(&'static str, i32)], value: &Value) -> Option<(&'static str, i32)> {
     let found = match value {
         Value::String(name) => values.iter().find(|(held, _)| held == name),
         other => values
             .iter()
             .find(|(_, number)| integer(other) == Some((*number).into())),
     };
-    let number = found.map(|(_, number)| i64::from(*number));
-    number.map(|number| Scalar::Number(number as u64)).ok_or_else(|| {
-        let names: Vec<&str> = values.iter().map(|(name, _)| *name).collect();
-        format!("must be one of {}, not {}", names.join(", "), shown(value))
-    })
+    found.copied()
 }
 
 fn number(value: &Value) -> Option<f64> {
@@ -164,7 +171,7 @@ pub(super) fn duration(value: &Value) -> Result<Vec<u8>, String> {
 
 pub(super) fn structure(value: &Value) -> Result<Vec<u8>, String> {
     let Value::Object(object) = value else {
-        return Err(format!("must be an object, not {}", shown(value)));
+        return Err(format!("must be an object, not {}", shape(value)));
     };
     let mut out = Vec::new();
     for (key, value) in object {
@@ -180,7 +187,7 @@ pub(super) fn structure(value: &Value) -> Result<Vec<u8>, String> {
 
 pub(super) fn list(value: &Value) -> Result<Vec<u8>, String> {
     let Value::Array(values) = value else {
-        return Err(format!("must be a list, not {}", shown(value)));
+        return Err(format!("must be a list, not {}", shape(value)));
     };
     let mut out = Vec::new();
     values
@@ -210,14 +217,23 @@ pub(super) fn of_struct(value: &Value) -> Vec<u8> {
     out
 }
 
-/// What was found in place of what should be, in short; texts may be secret.
-pub(super) fn shown(value: &Value) -> String {
+/// What was found in place of what is never secret, in short.
+fn shown(value: &Value) -> String {
     match value {
-        Value::Null => "null".to_owned(),
         Value::Bool(_) | Value::Number(_) => value.to_string(),
         Value::String(text) if text.len() <= SHOWN_BYTES_MAX => format!("{text:?}"),
-        Value::String(_) => "a string".to_owned(),
-        Value::Array(_) => "a list".to_owned(),
-        Value::Object(_) => "an object".to_owned(),
+        _ => shape(value).to_owned(),
+    }
+}
+
+/// What was found in place of what may be, or hold, a secret.
+pub(super) fn shape(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
     }
 }
