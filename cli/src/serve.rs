@@ -253,7 +253,7 @@ pub(crate) struct ProxyArgs {
         conflicts_with_all = ["id", "cluster", "role", "namespace", "workload", "outbound", "xds"])]
     config: Option<PathBuf>,
     /// Only tells what is wrong with the file of --config, if anything is.
-    #[arg(long, requires = "config")]
+    #[arg(long, env = "TOMBOLO_VALIDATE", requires = "config")]
     validate: bool,
     /// Unique within the cluster.
     #[arg(long, env = "TOMBOLO_ID", required_unless_present = "config")]

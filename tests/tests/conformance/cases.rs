@@ -317,14 +317,9 @@ pub(crate) const CASES: &[Case] = &[
         headers: &[
             ("connection", "upgrade"),
             ("upgrade", "websocket"),
-            ("sec-websocket-version", "13"),
-            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            (WISH, "status=403"),
         ],
-        expect: &[
-            Status(200),
-            SawHeader("upgrade", "websocket"),
-            SawHeader("sec-websocket-version", "13"),
-        ],
+        expect: &[Status(403), Body("status 403 as wished")],
         ..GET
     },
     Case {

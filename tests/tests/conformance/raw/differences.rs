@@ -1,8 +1,11 @@
 //! In what our proxy differs from Envoy where the contract does not say, or says it so: each with its reason.
 
 use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecifier;
-use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, RouteMatch};
+use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
+use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, Route, RouteAction, RouteMatch};
 use http::Version;
+use tombolo_tests::ads::contract;
 
 use super::{Difference, Site, at, prefix, says, with};
 use crate::case::{Case, Expect};
@@ -27,6 +30,14 @@ pub(super) fn site() -> (Site, Vec<Difference>) {
             says(identified, "identified"),
             says(prefix("/identified"), "plain"),
             says(prefix("/at"), "here"),
+            Route {
+                r#match: Some(prefix("/application")),
+                action: Some(Action::Route(RouteAction {
+                    cluster_specifier: Some(ClusterSpecifier::Cluster(contract::NAME.to_owned())),
+                    ..RouteAction::default()
+                })),
+                ..Route::default()
+            },
         ],
         asks: vec![],
     };
@@ -62,13 +73,13 @@ pub(super) fn site() -> (Site, Vec<Difference>) {
         ),
         difference(
             Case {
-                path: "/at",
+                path: "/application",
                 ..with(&[("connection", "upgrade"), ("upgrade", "websocket")])
             },
             FIRST,
-            Expect::Status(403),
-            Expect::Body("here"),
-            "an upgrade that nobody has configured is left out, as RFC 9110, section 7.8, lets a server do",
+            Expect::Empty,
+            Expect::Says("\"upgrade\":\"websocket\""),
+            "a host that does not take an upgrade answers the request as it is, RFC 9110, section 7.8, with its body",
         ),
     ];
     (site, differences)
