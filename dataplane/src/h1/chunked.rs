@@ -30,7 +30,7 @@ pub(crate) struct Chunked {
 /// Names that may not stand behind one body: those that its head's `connection` lists, and those that edits take out of the head
 /// or set there.
 #[derive(Debug, Default)]
-pub(crate) struct Unfit(Vec<HeaderName>);
+pub(crate) struct Unfit(Option<Box<[HeaderName]>>);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
@@ -214,15 +214,15 @@ impl Unfit {
             .options()
             .filter_map(|option| HeaderName::from_bytes(option).ok());
         let edited = edits.iter().flat_map(|edits| edits.names()).cloned();
-        Self(listed.chain(edited).collect())
+        Self(Some(listed.chain(edited).collect()))
     }
 
     /// The lines whose names are others.
     pub(crate) fn without(&self, lines: Vec<u8>) -> Vec<u8> {
-        let Self(unfit) = self;
-        if unfit.is_empty() || lines.is_empty() {
-            return lines;
-        }
+        let unfit = match &self.0 {
+            Some(unfit) if !unfit.is_empty() && !lines.is_empty() => unfit,
+            _ => return lines,
+        };
         let fits = |line: &&[u8]| {
             let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
             !unfit

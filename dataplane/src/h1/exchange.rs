@@ -92,7 +92,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         let kept = policy
             .filter(|policy| policy.repeats_what_was_sent())
             .and_then(|_| Kept::of(&out, terms.framing));
-        let relay = Relay::new(out, terms.framing).without(unfit);
+        let relay = Relay::new(out, terms.framing, unfit);
         (Upload::body(relay, started, kept), None)
     };
     let mut sending = Sending {
@@ -536,7 +536,7 @@ impl Sending<'_> {
         answer.input.consume(line.bytes);
         exchange.respond(line.status);
         let mut passing = Passing {
-            relay: Relay::new(out, framing).without(unfit),
+            relay: Relay::new(out, framing, unfit),
             uploaded: self.ended,
             progress: None,
         };

@@ -146,11 +146,12 @@ pub(crate) fn read_response(bytes: &[u8], fields: &mut Fields) -> Result<Option<
     let (Some(status), Some(minor)) = (response.code, response.version) else {
         return Err(Malformed::Head);
     };
-    let feed = bytes
+    let reason = bytes.get("HTTP/1.1 200".len()..).unwrap_or_default();
+    let feed = reason
         .iter()
         .position(|byte| *byte == b'\n')
         .ok_or(Malformed::Head)?;
-    let first_end = line_end(bytes, feed.saturating_sub(1))?;
+    let first_end = line_end(bytes, bytes.len() - reason.len() + feed.saturating_sub(1))?;
     fields.place(bytes, first_end, response.headers, length)?;
     if status < 100 {
         return Err(Malformed::Head);
@@ -556,6 +557,8 @@ mod tests {
         }
         for text in [
             "HTTP/1.1 200 OK\n\r\n",
+            "HTTP/1.1 200\na: b\r\n\r\n",
+            "HTTP/1.1 200 \na: b\r\n\r\n",
             "HTTP/1.1 200 OK\r\na: b\n\r\n",
             "HTTP/1.1 200 OK\r\na: b\r\n c\r\n\r\n",
             "HTTP/1.1 200 OK\r\na : b\r\n\r\n",

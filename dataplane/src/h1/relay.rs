@@ -53,8 +53,8 @@ pub(crate) enum Broken {
 }
 
 impl Relay {
-    /// `ahead` is written first, in one go with the start of the body.
-    pub(crate) fn new(ahead: Vec<u8>, framing: Framing) -> Self {
+    /// `ahead` is written first, in one go with the start of the body; trailers that are unfit are left out.
+    pub(crate) fn new(ahead: Vec<u8>, framing: Framing, unfit: Unfit) -> Self {
         Self {
             ahead,
             written: 0,
@@ -73,13 +73,8 @@ impl Relay {
             untouched: true,
             data: 0,
             moved: 0,
-            unfit: Unfit::default(),
+            unfit,
         }
-    }
-
-    /// Leaves out the trailers of those names.
-    pub(crate) fn without(self, unfit: Unfit) -> Self {
-        Self { unfit, ..self }
     }
 
     /// The memory of what was written ahead, for the next one.
@@ -240,7 +235,7 @@ mod tests {
         let (mut source, mut from) = tokio::io::duplex(step);
         let (mut to, mut sink) = tokio::io::duplex(step);
         let mut buffer = Buffer::new(&Rc::new(Buffers::default()));
-        let mut relay = Relay::new(b"HEAD ".to_vec(), framing);
+        let mut relay = Relay::new(b"HEAD ".to_vec(), framing, Unfit::default());
         let input = input.to_vec();
         let sent = async move {
             // A body that ends early leaves the rest unread.
@@ -296,7 +291,7 @@ mod tests {
         let (mut source, mut from) = tokio::io::duplex(64);
         let (mut to, mut sink) = tokio::io::duplex(4);
         let mut buffer = Buffer::new(&Rc::new(Buffers::default()));
-        let mut relay = Relay::new(b"HEAD ".to_vec(), Framing::Length(8));
+        let mut relay = Relay::new(b"HEAD ".to_vec(), Framing::Length(8), Unfit::default());
         let mut poll = async || {
             let polled = poll_fn(|cx| Poll::Ready(relay.poll(&mut buffer, &mut from, &mut to, cx))).await;
             (polled.is_ready(), relay.waits_for_sink(), relay.moved())

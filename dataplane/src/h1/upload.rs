@@ -244,6 +244,7 @@ mod tests {
 
     use super::*;
     use crate::h1::Buffers;
+    use crate::h1::chunked::Unfit;
 
     /// Takes so many bytes, a few at a time, and breaks.
     struct Host {
@@ -283,7 +284,11 @@ mod tests {
 
     fn upload(framing: Framing) -> Upload {
         let kept = Kept::of(HEAD, framing);
-        Upload::body(Relay::new(HEAD.to_vec(), framing), Instant::now(), kept)
+        Upload::body(
+            Relay::new(HEAD.to_vec(), framing, Unfit::default()),
+            Instant::now(),
+            kept,
+        )
     }
 
     #[tokio::test]

@@ -61,6 +61,7 @@ use envoy_types::pb::google::protobuf::{
 };
 use envoy_types::util::pack_any;
 use http::Version;
+use prost::{Message, Name};
 
 use super::Resources;
 
@@ -132,7 +133,8 @@ pub fn service(listener: SocketAddr, upstreams: &[SocketAddr], serving: &Serving
 pub struct Services {
     upstreams: [SocketAddr; 2],
     resources: Resources,
-    hosts: Vec<VirtualHost>,
+    /// For each host a route configuration that has nothing else: encoded, one after the other they are one that has them all.
+    hosts: Vec<Vec<u8>>,
     changes: usize,
 }
 
@@ -142,7 +144,7 @@ impl Services {
         let mut services = Services {
             upstreams,
             resources: one_service(listener, &upstreams, Retries::Idempotent),
-            hosts: vec![virtual_host(NAME, "shop.example.com", first)],
+            hosts: vec![alone(virtual_host(NAME, "shop.example.com", first))],
             changes: 0,
         };
         for number in 0..count {
@@ -169,7 +171,7 @@ impl Services {
     }
 
     /// What a service is, but for its cluster.
-    fn say(&mut self, number: usize, moved: bool) -> VirtualHost {
+    fn say(&mut self, number: usize, moved: bool) -> Vec<u8> {
         let (upstream, retries) = if moved {
             (self.upstreams[1], Retries::Other)
         } else {
@@ -178,13 +180,23 @@ impl Services {
         let name = format!("s{number}");
         self.resources.insert(&name, &endpoints(&name, &[upstream]));
         let domain = format!("{name}.example.com");
-        virtual_host(&name, &domain, vec![route("/", &name, retries)])
+        alone(virtual_host(&name, &domain, vec![route("/", &name, retries)]))
     }
 
     fn say_hosts(&mut self) {
-        let table = route_configuration(self.hosts.clone());
-        self.resources.insert(NAME, &table);
+        let mut table = route_configuration(Vec::new()).encode_to_vec();
+        table.extend(self.hosts.iter().flatten());
+        self.resources
+            .insert_raw(&RouteConfiguration::type_url(), NAME, table);
     }
+}
+
+fn alone(host: VirtualHost) -> Vec<u8> {
+    let table = RouteConfiguration {
+        virtual_hosts: vec![host],
+        ..RouteConfiguration::default()
+    };
+    table.encode_to_vec()
 }
 
 /// [`one_service`] at the last of ten routes of `shop.example.com`, beside so many other hosts that have as many.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -21,7 +22,7 @@ pub(super) struct Contender {
 }
 
 enum Running {
-    Xds { proxy: Proxy, ads: Ads },
+    Xds { proxy: Proxy, ads: Arc<Ads> },
     File(Process),
 }
 
@@ -34,7 +35,17 @@ impl Contender {
         resources: Resources,
         dir: &Path,
     ) -> Result<Contender> {
-        let ads = Ads::start(resources).await;
+        Contender::under_plane(software, id, listener, Arc::new(Ads::start(resources).await), dir).await
+    }
+
+    /// [`Contender::over_xds`] from a control plane that runs.
+    pub(super) async fn under_plane(
+        software: Software,
+        id: &str,
+        listener: SocketAddr,
+        ads: Arc<Ads>,
+        dir: &Path,
+    ) -> Result<Contender> {
         let proxy = Proxy::start(software, &node(id), ads.address(), &crate::tombolo()?, dir)
             .await
             .with_context(|| format!("cannot start {}", software.name()))?;

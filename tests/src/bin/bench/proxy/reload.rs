@@ -1,11 +1,16 @@
 //! What a hundred changes of the configuration a second do to the requests meanwhile: the same load at a fixed rate, with and
 //! without them, in turns.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use http::Version;
+use rustix::process::nice;
+use tokio::runtime::{self, Runtime};
+use tokio::task::JoinHandle;
 use tombolo_tests::ads::contract::Services;
+use tombolo_tests::ads::{Ads, Answer};
 use tombolo_tests::proxy::Software;
 
 use super::contender::Contender;
@@ -23,15 +28,19 @@ const SERVICES: usize = 200;
 /// Well below what either proxy answers at most.
 const PER_SECOND: f64 = 2_000.0;
 const SECONDS: f64 = 4.0;
+/// The most that a thread can yield to others.
+const LAST: i32 = 19;
 
 /// A quiet time and one with changes.
 struct Round {
     quiet_p99_us: f64,
     changing_p99_us: f64,
     lost: f64,
+    /// Updates that the proxy has said to have taken; a change is two, of its endpoints and of the route table.
+    taken_per_second: f64,
 }
 
-const FIGURES: [Figure<Round>; 4] = [
+const FIGURES: [Figure<Round>; 5] = [
     Figure {
         name: "99 % latency without changes, µs",
         of: |round| round.quiet_p99_us,
@@ -48,6 +57,10 @@ const FIGURES: [Figure<Round>; 4] = [
         name: "requests lost",
         of: |round| round.lost,
     },
+    Figure {
+        name: "updates taken, two for each change, per second",
+        of: |round| round.taken_per_second,
+    },
 ];
 
 pub(super) async fn run(options: &Options) -> Result<Report> {
@@ -58,16 +71,19 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
         Upstream::start(Version::HTTP_11)?,
     ];
     let addresses = upstreams.each_ref().map(Upstream::address);
+    let plane = Elsewhere::start()?;
     let mut contenders = Vec::new();
     let mut measured = Vec::new();
     for software in [Software::Tombolo, Software::Envoy] {
         let listener = listener();
         let services = Services::new(listener, addresses, SERVICES);
         let name = software.name();
+        let ads = plane.spawn(Ads::start(services.resources()));
+        let ads = Arc::new(ads.await.context("the control plane has ended")?);
         let contender =
-            Contender::over_xds(software, name, listener, services.resources(), dir.path()).await?;
+            Contender::under_plane(software, name, listener, Arc::clone(&ads), dir.path()).await?;
         contender.serves(work.load(1)).await?;
-        contenders.push((contender, services));
+        contenders.push((contender, ads, Arc::new(Mutex::new(services))));
         measured.push(Measured {
             name: name.to_owned(),
             rounds: Vec::new(),
@@ -75,17 +91,19 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     }
     for round in 0..options.rounds {
         for index in turn(round, contenders.len()) {
-            let (contender, services) = &mut contenders[index];
+            let (contender, ads, services) = &contenders[index];
             let load = at_rate(work.load(0), PER_SECOND, SECONDS);
             let quiet = contender.under(load).await?.0.whole()?;
-            let changing = tokio::select! {
-                outcome = contender.under(load) => outcome?.0,
-                () = change(contender, services) => unreachable!("invariant: it goes on"),
-            };
+            let before = ads.answers().len();
+            let changes = plane.spawn(change(Arc::clone(ads), Arc::clone(services)));
+            let changing = contender.under(load).await?.0;
+            changes.abort();
+            let taken = taken(&ads.answers()[before..])?;
             measured[index].rounds.push(Round {
                 quiet_p99_us: latencies(&quiet)?.quantile(0.99),
                 changing_p99_us: latencies(&changing)?.quantile(0.99),
                 lost: changing.lost.len() as f64,
+                taken_per_second: taken as f64 / SECONDS,
             });
         }
         println!("round {} of {}", round + 1, options.rounds);
@@ -93,7 +111,7 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     let mut report = Report::default();
     let title = format!("{SERVICES} services, {PER_SECOND:.0} requests and 100 changes a second");
     report.tables.push(Table::compare(&title, &FIGURES, &measured)?);
-    let [_, _, ratio, lost] = &FIGURES;
+    let [_, _, ratio, lost, _] = &FIGURES;
     for (measured, key) in measured
         .iter()
         .zip(["reload_p99_ratio", "reload_p99_ratio_of_envoy"])
@@ -104,12 +122,55 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
+/// How many updates there were, if none was refused.
+fn taken(answers: &[Answer]) -> Result<usize> {
+    match answers.iter().find_map(|answer| answer.refusal.as_ref()) {
+        Some(refusal) => bail!("an update was refused: {refusal}"),
+        None => Ok(answers.len()),
+    }
+}
+
+/// A runtime for the control plane, which runs on another machine than proxies and clients: here it takes the time that
+/// those leave.
+struct Elsewhere(Option<Runtime>);
+
+impl Elsewhere {
+    fn start() -> Result<Elsewhere> {
+        let runtime = runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .on_thread_start(|| {
+                nice(LAST).expect("cannot lower the priority of the control plane");
+            })
+            .build()
+            .context("cannot build a runtime for the control plane")?;
+        Ok(Elsewhere(Some(runtime)))
+    }
+
+    fn spawn<F: Future<Output: Send> + Send + 'static>(&self, task: F) -> JoinHandle<F::Output> {
+        let runtime = self.0.as_ref();
+        runtime
+            .expect("invariant: it is there until it is dropped")
+            .spawn(task)
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        // Another runtime drops it, which must not wait.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 /// Publishes one change after the other, for ever.
-async fn change(contender: &Contender, services: &mut Services) {
+async fn change(ads: Arc<Ads>, services: Arc<Mutex<Services>>) {
     let mut turns = tokio::time::interval(EVERY);
     loop {
         turns.tick().await;
+        let mut services = services.lock().unwrap_or_else(PoisonError::into_inner);
         services.change();
-        contender.publish(services.resources());
+        ads.publish(services.resources());
     }
 }
