@@ -120,6 +120,8 @@ const PORT_TRIES: u32 = 50;
 /// How long a process that another one has relieved may take to end what it has, as a listener that is gone may; Envoy's
 /// `--drain-time-s`.
 const RELIEVED_DRAIN_MAX: Duration = Duration::from_secs(600);
+/// For the last write of the configuration; half of what a successor waits for the last word.
+const KEEP_MAX: Duration = Duration::from_secs(5);
 /// How long the end of a process waits for what its workers have logged; they have it at hand.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -287,14 +289,15 @@ pub async fn run(
     let data_dir = config.data_dir.clone();
     let locked = lock.as_fd();
     let mut serving = Box::pin(async move {
-        let took_over = match predecessor {
-            Some(predecessor) => {
-                let relieved = predecessor.relieve(&mut running.activation).await;
-                run_from_now_on(&mut running, relieved.map_err(ProxyError::TakeOver)?);
-                true
-            }
-            None => false,
+        let relieved = match predecessor {
+            Some(predecessor) => predecessor.relieve(&mut running.activation).await,
+            None => Ok(None),
         };
+        let inherited = relieved.map_err(ProxyError::TakeOver)?;
+        let took_over = inherited.is_some();
+        if let Some(resources) = inherited {
+            run_from_now_on(&mut running, resources);
+        }
         let mut follow = match start {
             Start::Edge(given) => {
                 let (edge, node) = *given;
@@ -346,11 +349,13 @@ pub async fn run(
     }
     // What was accepted last is on disk before the process ends.
     drop(serving);
-    if let Err(error) = keeper.await {
-        tracing::error!(
+    match timeout(KEEP_MAX, keeper).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::error!(
             error = &error as &dyn std::error::Error,
             "the last good configuration was not written"
-        );
+        ),
+        Err(_) => tracing::error!("the disk takes too long: the last good configuration was not written"),
     }
     drop(lock);
     if let Some((successor, _activation)) = successor {

@@ -169,10 +169,22 @@ impl Predecessor {
             .filter(|admin| admin.local_addr().is_ok_and(|held| held == address))
     }
 
-    /// Runs what it runs, on its sockets, and relieves it. What cannot be taken over whole is left to it.
-    pub(crate) async fn relieve(mut self, activation: &mut Activation) -> Result<Resources, RestartError> {
+    /// Runs what it runs, on its sockets, and relieves it. What cannot be taken over whole is left to it; to nobody, as `None` says,
+    /// if it has ended.
+    pub(crate) async fn relieve(
+        mut self,
+        activation: &mut Activation,
+    ) -> Result<Option<Resources>, RestartError> {
         let resources = match self.succeed(activation).await {
             Ok(resources) => resources,
+            Err(error) if timeout(Duration::ZERO, self.link.ended()).await.is_ok() => {
+                tracing::error!(
+                    pid = self.pid,
+                    error = &error as &dyn std::error::Error,
+                    "starting as after a crash: what runs could not be taken over before it ended"
+                );
+                return Ok(None);
+            }
             Err(error) => {
                 let reason = error.to_string();
                 // If it does not hear it, it sees that nobody is there any more.
@@ -201,7 +213,7 @@ impl Predecessor {
                 );
             }
         }
-        Ok(resources)
+        Ok(Some(resources))
     }
 
     async fn succeed(&mut self, activation: &mut Activation) -> Result<Resources, RestartError> {
@@ -215,8 +227,9 @@ impl Predecessor {
             return Err(unfit(&loaded.rejections));
         }
         let sockets = std::mem::take(&mut self.sockets);
+        let link = &self.link;
         let taken = activation
-            .take_over(loaded.resources.config(), sockets, self.keys)
+            .take_over(loaded.resources.config(), sockets, self.keys, || link.ended())
             .await;
         taken.map_err(|rejections| unfit(&rejections))?;
         Ok(loaded.resources)

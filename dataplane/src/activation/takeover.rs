@@ -20,21 +20,29 @@ const KEYS_MAX: Duration = Duration::from_secs(10);
 
 impl Activation {
     /// Runs `config` on sockets on which another process still accepts. It does not begin to before its hosts have been checked and
-    /// issuers' keys have come, and not at all if one of the sockets would be left out: what the kernel has queued on it would be lost.
-    pub(crate) async fn take_over(
+    /// issuers' keys have come, unless it is `alone` and nobody serves meanwhile; and not at all if one of the sockets would be left
+    /// out: what the kernel has queued on it would be lost.
+    pub(crate) async fn take_over<A: Future<Output = ()>>(
         &mut self,
         config: &Config,
         sockets: Sockets,
         keys: usize,
+        alone: impl Fn() -> A,
     ) -> Result<(), Vec<Rejection>> {
         let without_listeners = Config {
             listeners: ByName::default(),
             ..config.clone()
         };
         self.try_apply(&without_listeners).await?;
-        self.first_checks().await;
+        tokio::select! {
+            () = self.first_checks() => {}
+            () = alone() => tracing::warn!("taking over at once, since the other process has ended"),
+        }
         self.fetchers.begin(config, &self.running);
-        self.first_keys(keys).await?;
+        tokio::select! {
+            come = self.first_keys(keys) => come?,
+            () = alone() => tracing::warn!("taking over without the keys of all issuers, since the other process has ended"),
+        }
         let listeners = live_listeners(config, &self.current.load());
         let is_left_out = |address: &SocketAddr| {
             !listeners

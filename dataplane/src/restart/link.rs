@@ -1,5 +1,6 @@
 //! One message at a time between two processes: a few words, and descriptors with them.
 
+use std::future::pending;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::cmsg_space;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
@@ -68,6 +69,14 @@ impl Link {
             Ok(())
         };
         self.0.async_io(Interest::WRITABLE, send).await
+    }
+
+    /// Returns when the other end is gone and has left no message.
+    pub(super) async fn ended(&self) {
+        let peek = || Ok(recv(self.0.as_fd(), &mut [0; 1], RecvFlags::PEEK)?);
+        if let Ok((1.., _)) = self.0.async_io(Interest::READABLE, peek).await {
+            pending().await
+        }
     }
 
     /// `UnexpectedEof` when the other end is gone.

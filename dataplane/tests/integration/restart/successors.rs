@@ -184,6 +184,37 @@ async fn a_successor_knows_the_keys_of_issuers_before_it_serves() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_waits_for_no_keys_when_nobody_serves() {
+    let mesh = Mesh::start().await;
+    let issuer = Issuer::start().await;
+    mesh.edge.put("issuer", &mesh::cluster("issuer"));
+    let endpoints = mesh::endpoints("issuer", &[(issuer.address, 0)]);
+    mesh.edge.put("issuer", &endpoints);
+    let filters = vec![("jwt", authentication(remote(600)))];
+    let listener = mesh::listener("in", mesh.listener, "in");
+    mesh.edge.put("in", &with_filters(listener, filters));
+    let mut running = mesh.ready_proxy(1).await;
+    let token = issuer.token(&json!({}));
+    let ask = || async {
+        let request = Request::get(format!("http://{}/", mesh.listener)).header("authorization", &token);
+        let answer = send(&client(), request.body(Full::default()).unwrap()).await;
+        answer.map(|answer| answer.status.as_u16())
+    };
+    eventually("the keys have come", || async { ask().await == Some(200) }).await;
+    issuer.goes_down(true);
+    let successor = mesh.successor(1);
+    running.says("handing the ports over").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    running.signal(Signal::KILL);
+    running.ended().await;
+    successor.says("without the keys of all issuers").await;
+    successor.says("has ended meanwhile").await;
+    assert_eq!(ask().await, Some(401));
+    issuer.goes_down(false);
+    eventually("the keys have come again", || async { ask().await == Some(200) }).await;
+}
+
 /// A chain that goes on as it was would be closed by who knows nothing of what it was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_successor_could_not_serve_is_left_to_who_does() {
