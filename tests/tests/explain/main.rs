@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -20,6 +21,7 @@ use tombolo_compiler::resolve::resolve;
 use tombolo_tests::proxy::Software;
 use tombolo_tests::within;
 
+mod decision;
 mod question;
 mod site;
 #[path = "../../../compiler/tests/properties/world.rs"]
@@ -39,6 +41,9 @@ const SETTLE: Duration = Duration::from_secs(20);
 const SETTLE_SHRINKING: Duration = Duration::from_secs(3);
 const SHRINKING: Duration = Duration::from_secs(90);
 
+/// Each request has its own, also where it is sent again.
+static NUMBERS: AtomicUsize = AtomicUsize::new(0);
+
 type Case = (World, Vec<Question>);
 
 /// Requests by what happened to them.
@@ -50,6 +55,8 @@ struct Asked {
     refused: usize,
     not_taken: usize,
     by_envoy: usize,
+    /// By proxies of ours, which have said what they decided.
+    decided: usize,
 }
 
 impl Asked {
@@ -85,7 +92,7 @@ async fn explanations_are_what_real_proxies_do() {
     println!("seed {seed}: {asked:?} in {:?}", started.elapsed());
     let least = REQUESTS_MIN / 10;
     assert!(
-        asked.forwarded > least && asked.refused > least && asked.by_envoy > least,
+        asked.forwarded > least && asked.refused > least && asked.by_envoy > least && asked.decided > least,
         "one-sided: {asked:?}"
     );
 }
@@ -126,18 +133,28 @@ async fn check(
             }
         }
         let expected = Expected::of(&traced.outcome, site);
-        let answered = within(settle, async || {
-            expected.check(question.send(door).await?.as_ref())
-        })
-        .await;
-        answered.with_context(|| {
+        let about = || {
             format!(
                 "{:?} {:?} {request} {:?}: {expected:?}, because {traced:#?}",
                 door.software,
                 door.entry,
                 request.headers()
             )
-        })?;
+        };
+        let answered = within(settle, async || {
+            let number = NUMBERS.fetch_add(1, Ordering::Relaxed).to_string();
+            let reply = question.send(door, &number).await?;
+            expected.check(reply.as_ref())?;
+            Ok(reply.map(|_| number))
+        });
+        let number = answered.await.with_context(about)?;
+        if let (Some(decisions), Some(number)) = (&door.decisions, number) {
+            let decided = decisions.of_request(&number).await;
+            decided
+                .and_then(|decided| decision::check(&traced.outcome, &decided))
+                .with_context(about)?;
+            asked.decided += 1;
+        }
         asked.by_envoy += usize::from(door.software == Software::Envoy);
         match traced.outcome {
             Outcome::Forward { .. } => asked.forwarded += 1,

@@ -14,6 +14,7 @@ use tombolo_compiler::explain::{Destination, Entry, Host, Hosts, Outcome};
 use tombolo_compiler::http::HeaderName;
 use tombolo_tests::client::{self, Reply};
 
+use crate::decision::NUMBER;
 use crate::site::{Door, Site};
 
 /// Envoy's default: a tier of which less than 100/140 can be used gives a share to the next.
@@ -117,12 +118,14 @@ impl Question {
     }
 
     /// Sends it as clients do: without the port that a URL means anyway. `None` when nobody listens.
-    pub(crate) async fn send(&self, door: &Door) -> Result<Option<Reply>> {
+    pub(crate) async fn send(&self, door: &Door, number: &str) -> Result<Option<Reply>> {
         let port = self.request(&door.entry).port();
         let address: SocketAddr = door.address(port);
         let written = self.authority(&door.entry);
         let host = written.strip_suffix(":80").unwrap_or(written);
-        let mut request = http::Request::get(self.path).header(HOST, host);
+        let mut request = http::Request::get(self.path)
+            .header(HOST, host)
+            .header(NUMBER, number);
         for (name, value) in &self.headers {
             request = request.header(*name, *value);
         }

@@ -18,6 +18,8 @@ use tombolo_tests::proxy::{Node, Proxy, Role, Software};
 use tombolo_tests::upstream::{Application, Applications};
 use tombolo_tests::{free_port, tombolo_binary, within};
 
+use crate::decision::Decisions;
+
 /// The cluster of the worlds in which the proxies stand.
 pub(crate) const HERE: &str = "east";
 /// The workloads of the worlds, each run by one kind of proxy.
@@ -49,6 +51,8 @@ pub(crate) struct Door {
     /// Of a sidecar; a gateway listens on the ports that its resources say.
     outbound: Option<SocketAddr>,
     bind: &'static str,
+    /// None of an Envoy.
+    pub(crate) decisions: Option<Decisions>,
     _proxy: Proxy,
 }
 
@@ -213,26 +217,37 @@ async fn doors(island: &Island) -> Result<Vec<Door>> {
             workload: id.name.to_string(),
         };
         let namespace = id.namespace.to_string();
+        let proxy = proxy(island, software, &namespace, role).await?;
         doors.push(Door {
             entry: Entry::Ingress(id),
             software,
             outbound: None,
             bind,
-            _proxy: proxy(island, software, &namespace, role).await?,
+            decisions: decisions(software, &proxy).await?,
+            _proxy: proxy,
         });
     }
     for (namespace, software) in SIDECARS {
         let outbound = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let role = Role::Sidecar { outbound };
+        let proxy = proxy(island, software, namespace, role).await?;
         doors.push(Door {
             entry: Entry::Sidecar(namespace.parse()?),
             software,
             outbound: Some(outbound),
             bind: "",
-            _proxy: proxy(island, software, namespace, role).await?,
+            decisions: decisions(software, &proxy).await?,
+            _proxy: proxy,
         });
     }
     Ok(doors)
+}
+
+async fn decisions(software: Software, proxy: &Proxy) -> Result<Option<Decisions>> {
+    match software {
+        Software::Tombolo => Ok(Some(Decisions::of(proxy.admin()).await?)),
+        Software::Envoy => Ok(None),
+    }
 }
 
 async fn proxy(island: &Island, software: Software, namespace: &str, role: Role) -> Result<Proxy> {
