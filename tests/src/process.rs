@@ -37,6 +37,8 @@ pub enum Signal {
 pub struct Usage {
     /// In user and kernel mode, of all threads.
     pub cpu: Duration,
+    /// In user mode alone, as far as the kernel's clock ticks tell: what is left of [`Self::cpu`] are system calls.
+    pub user: Duration,
     /// Resident memory.
     pub rss_bytes: u64,
     /// Open file descriptors.
@@ -181,8 +183,10 @@ impl Usage {
             let path = format!("/proc/{pid}/{file}");
             fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
         };
+        let [user, system] = cpu(&read("stat")?).context("cannot parse /proc/PID/stat")?;
         Ok(Usage {
-            cpu: cpu(&read("stat")?).context("cannot parse /proc/PID/stat")?,
+            cpu: user + system,
+            user,
             rss_bytes: rss_bytes(&read("status")?).context("cannot parse /proc/PID/status")?,
             descriptors: fs::read_dir(format!("/proc/{pid}/fd"))
                 .with_context(|| format!("cannot read /proc/{pid}/fd"))?
@@ -191,12 +195,14 @@ impl Usage {
     }
 }
 
-/// Fields 14 and 15 of proc_pid_stat(5); the second field, a name in parentheses, may hold anything.
-fn cpu(stat: &str) -> Option<Duration> {
+/// In user and in kernel mode: fields 14 and 15 of proc_pid_stat(5); the second field, a name in parentheses, may hold anything.
+fn cpu(stat: &str) -> Option<[Duration; 2]> {
     let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
-    let user: u64 = fields.next()?.parse().ok()?;
-    let system: u64 = fields.next()?.parse().ok()?;
-    Some(Duration::from_millis((user + system) * 1000 / TICKS_PER_SECOND))
+    let mut next = || {
+        let ticks: u64 = fields.next()?.parse().ok()?;
+        Some(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+    };
+    Some([next()?, next()?])
 }
 
 fn rss_bytes(status: &str) -> Option<u64> {
@@ -213,7 +219,7 @@ mod tests {
     #[test]
     fn usage_is_read_from_proc() {
         let stat = "42 (a) b) S 1 42 42 0 -1 4194560 1 2 3 4 250 50 7 8 20 0 1 0 99";
-        assert_eq!(cpu(stat), Some(Duration::from_secs(3)));
+        assert_eq!(cpu(stat), Some([2500, 500].map(Duration::from_millis)));
         assert_eq!(rss_bytes("VmPeak:\t 1 kB\nVmRSS:\t  2048 kB\n"), Some(2 << 20));
         for bad in ["", "42 (a) S 1", "42 (a) S 1 2 3 4 5 6 7 8 9 10 x y"] {
             assert_eq!(cpu(bad), None, "{bad}");

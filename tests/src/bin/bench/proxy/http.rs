@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use http::Version;
@@ -135,16 +136,21 @@ pub(super) fn tls() -> Result<[Work; 2]> {
 /// What one proxy needed for one round.
 struct Round {
     cpu_us_per_request: f64,
+    user_us_per_request: f64,
     requests_per_second: f64,
     p50_us: f64,
     p99_us: f64,
     rss_mib: f64,
 }
 
-const FIGURES: [Figure<Round>; 5] = [
+const FIGURES: [Figure<Round>; 6] = [
     Figure {
         name: "CPU per request, µs",
         of: |round| round.cpu_us_per_request,
+    },
+    Figure {
+        name: "of it outside the kernel, µs",
+        of: |round| round.user_us_per_request,
     },
     Figure {
         name: "resident memory, MiB",
@@ -173,7 +179,7 @@ pub(super) async fn run(options: &Options, works: &[Work]) -> Result<Report> {
         report
             .tables
             .push(Table::compare(work.title, &FIGURES, &measured)?);
-        let [cpu, rss, ..] = &FIGURES;
+        let [cpu, _, rss, ..] = &FIGURES;
         for (other, ratio) in cpu.ratios(&measured)? {
             report.key(format!("{}_cpu_vs_{other}", work.key), ratio);
         }
@@ -234,8 +240,11 @@ async fn measure(contender: &Contender, load: Load) -> Result<Round> {
     let outcome = outcome.whole()?;
     let requests = outcome.latencies.len() as f64;
     let latencies = latencies(&outcome)?;
+    let each =
+        |after: Duration, before: Duration| after.saturating_sub(before).as_secs_f64() * 1e6 / requests;
     Ok(Round {
-        cpu_us_per_request: after.cpu.saturating_sub(before.cpu).as_secs_f64() * 1e6 / requests,
+        cpu_us_per_request: each(after.cpu, before.cpu),
+        user_us_per_request: each(after.user, before.user),
         requests_per_second: requests / outcome.elapsed.as_secs_f64(),
         p50_us: latencies.median(),
         p99_us: latencies.quantile(0.99),
