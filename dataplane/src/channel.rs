@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use crate::tls::Peer;
+
 /// Of one connection.
 #[derive(Debug)]
 pub(crate) struct Channel {
@@ -10,6 +12,8 @@ pub(crate) struct Channel {
     pub(crate) to: SocketAddr,
     /// What was asked for in TLS.
     pub(crate) server_name: Option<Box<str>>,
+    /// Who has shown a certificate that is believed.
+    pub(crate) peer: Option<Box<Peer>>,
 }
 
 #[cfg(test)]
@@ -24,6 +28,7 @@ mod tests {
         scheme: "http",
         to: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 0, 2), 80)),
         server_name: None,
+        peer: None,
     };
 
     impl<T: Into<IpAddr>> From<T> for Client<'static> {

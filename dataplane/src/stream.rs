@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
+use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -91,6 +92,17 @@ impl Stream {
             Self::Plain(_) => None,
             Self::Tls(tls) => match &tls.get_mut().0 {
                 TlsStream::Server(stream) => stream.get_ref().1.server_name(),
+                TlsStream::Client(_) => None,
+            },
+        }
+    }
+
+    /// What a client has shown, and was believed.
+    pub(crate) fn certificate(&mut self) -> Option<&CertificateDer<'static>> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => match &tls.get_mut().0 {
+                TlsStream::Server(stream) => stream.get_ref().1.peer_certificates()?.first(),
                 TlsStream::Client(_) => None,
             },
         }

@@ -26,8 +26,10 @@ use crate::config::Config;
 use crate::matcher::StringMatcher;
 
 pub(crate) use client::{ClientTls, HostTls};
+pub(crate) use peer::Peer;
 
 mod client;
+mod peer;
 
 pub(crate) const HTTP1: &[u8] = b"http/1.1";
 pub(crate) const HTTP2: &[u8] = b"h2";

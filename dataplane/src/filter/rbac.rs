@@ -9,6 +9,7 @@ use http::StatusCode;
 use super::{Answer, ClaimMatcher, Facts, Verdict};
 use crate::exchange::Flag;
 use crate::matcher::{HeaderMatcher, RequestView, StringMatcher, Subject};
+use crate::tls::Peer;
 
 /// What Envoy says as well.
 const BODY: &[u8] = b"RBAC: access denied";
@@ -59,6 +60,8 @@ pub(crate) enum Rule {
     Ports(Range<u32>),
     /// What was asked for in TLS, which is nothing where it is not spoken.
     ServerName(StringMatcher),
+    /// Who has shown a certificate with such a name, or with any.
+    Authenticated(Option<StringMatcher>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +128,10 @@ impl Rule {
             Self::ServerName(name) => {
                 let asked = subject.client.channel.server_name.as_deref();
                 name.matches(asked.unwrap_or_default().as_bytes())
+            }
+            Self::Authenticated(wanted) => {
+                let is = |peer: &Peer| wanted.as_ref().is_none_or(|wanted| peer.is(wanted));
+                subject.client.channel.peer.as_deref().is_some_and(is)
             }
         }
     }

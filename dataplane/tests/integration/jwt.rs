@@ -227,15 +227,20 @@ pub(crate) fn only_group(group: &str) -> Any {
         }),
         invert: false,
     };
+    only(Identifier::SourcedMetadata(SourcedMetadata {
+        metadata_matcher: Some(matcher),
+        ..Default::default()
+    }))
+}
+
+/// Rules that let through whom it is of.
+pub(crate) fn only(identifier: Identifier) -> Any {
     let policy = Policy {
         permissions: vec![Permission {
             rule: Some(Rule::Any(true)),
         }],
         principals: vec![Principal {
-            identifier: Some(Identifier::SourcedMetadata(SourcedMetadata {
-                metadata_matcher: Some(matcher),
-                ..Default::default()
-            })),
+            identifier: Some(identifier),
         }],
         ..Default::default()
     };

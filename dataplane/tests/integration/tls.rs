@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
+use envoy_types::pb::envoy::config::rbac::v3::principal::{Authenticated, Identifier};
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -20,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::jwt::{only, with_filters};
 use crate::support::ads::AdsServer;
 use crate::support::certs::{Authority, Pair};
 use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
@@ -442,6 +445,39 @@ async fn clients_have_to_show_a_certificate_that_is_believed() {
     }
     assert_eq!(stage.host.requests(), 2);
     stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rules_go_by_the_names_of_a_clients_certificate() {
+    let authority = Authority::new();
+    let pair = authority.sign(&["a.example"]);
+    let mut context = certs::with_clients(certs::context(vec![certs::certificate(&pair)], &[]), &authority);
+    context.require_client_certificate = None;
+    let authenticated = |name: Option<&str>| {
+        only(Identifier::Authenticated(Authenticated {
+            principal_name: name.map(|name| StringMatcher {
+                match_pattern: Some(string_matcher::MatchPattern::Suffix(name.to_owned())),
+                ..Default::default()
+            }),
+        }))
+    };
+    let (web, other) = (authority.sign(&["web.shop"]), authority.sign(&["web.cart"]));
+    for (rules, expected) in [
+        (authenticated(None), [true, true, false]),
+        (authenticated(Some(".shop")), [true, false, false]),
+    ] {
+        let listener = |listener| with_tls(with_filters(listener, vec![("rbac", rules)]), context.clone());
+        let stage = Stage::start(listener).await.ready().await;
+        for (shown, is_let) in [Some(&web), Some(&other), None].into_iter().zip(expected) {
+            let answer = stage
+                .ask("a.example", &authority.client(&[], shown))
+                .await
+                .unwrap();
+            let words = if is_let { "a /x " } else { "RBAC: access denied" };
+            assert_eq!(answer, words);
+        }
+        stage.proxy.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

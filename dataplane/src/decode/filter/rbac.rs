@@ -153,8 +153,14 @@ fn principal(pb: Principal) -> Result<Rule, Reason> {
         #[allow(deprecated)]
         PbPrincipal::Metadata(given) => claim(given).map(Rule::Claim).at("metadata"),
         PbPrincipal::SourcedMetadata(given) => sourced(given).map(Rule::Claim).at("sourced_metadata"),
+        PbPrincipal::Authenticated(mut who) => {
+            let name = who.principal_name.take().map(string);
+            let name = name.transpose().at("authenticated.principal_name")?;
+            done(&who).at("authenticated")?;
+            Ok(Rule::Authenticated(name))
+        }
         _ => Err(
-            "identifier: only any, and_ids, or_ids, not_id, header, url_path, direct_remote_ip, remote_ip, metadata and sourced_metadata are supported"
+            "identifier: only any, and_ids, or_ids, not_id, authenticated, header, url_path, direct_remote_ip, remote_ip, metadata and sourced_metadata are supported"
                 .to_owned(),
         ),
     }
