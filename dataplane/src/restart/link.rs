@@ -75,7 +75,7 @@ impl Link {
     pub(super) async fn ended(&self) {
         let peek = || Ok(recv(self.0.as_fd(), &mut [0; 1], RecvFlags::PEEK)?);
         if let Ok((1.., _)) = self.0.async_io(Interest::READABLE, peek).await {
-            pending().await
+            pending::<()>().await;
         }
     }
 
