@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::balance::Tried;
+use crate::balance::{Labels, Tried};
 use crate::breaker::Retrying;
 use crate::exchange::{Exchange, Flag};
 use crate::filter::{Session, TOO_LARGE};
@@ -37,6 +37,9 @@ pub(crate) trait Attempts {
 
     /// What it has in common with those that are to go to the same host.
     fn key(&self) -> Option<u64>;
+
+    /// What is to be said of its host, where hosts are told apart by that.
+    fn labels(&self) -> Option<&Labels>;
 
     /// The session that it is of.
     fn session(&self) -> Option<&Session> {
@@ -148,7 +151,8 @@ fn chosen<A: Attempts>(
         Some(session) if is_first => cluster.keep(session, client)?,
         _ => None,
     };
-    let chosen = kept.or_else(|| cluster.choose(random, tried, policy, attempts.key(), client));
+    let (key, labels) = (attempts.key(), attempts.labels());
+    let chosen = kept.or_else(|| cluster.choose(random, tried, policy, key, labels, client));
     let (pool, host) = chosen.ok_or_else(|| Refusal::nobody(StatusCode::SERVICE_UNAVAILABLE))?;
     exchange.host(pool.host.address);
     Ok((pool, host))

@@ -3,6 +3,7 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use twox_hash::XxHash64;
 
@@ -10,10 +11,13 @@ use locality::{Localities, shares};
 use maglev::Maglev;
 use ring::Ring;
 use robin::Robin;
+use spread::Spread;
+use subset::Subsets;
 
 pub(crate) use locality::Locality;
 pub(crate) use maglev::{TABLE_DEFAULT, TABLE_MAX};
 pub(crate) use ring::{RING_MAX, RING_MIN_DEFAULT, RingSize};
+pub(crate) use subset::{Fallback, Labelled, Labels, Layout, Otherwise, Selector, SubsetRules};
 
 use crate::retry::{RetryHosts, RetryPriorities};
 use crate::slow_start::WARM;
@@ -22,6 +26,8 @@ mod locality;
 mod maglev;
 mod ring;
 mod robin;
+mod spread;
+mod subset;
 #[cfg(test)]
 mod tests;
 
@@ -50,6 +56,22 @@ pub(crate) struct Rules {
     pub(crate) overprovisioning_percent: u32,
 }
 
+impl Balancer {
+    /// Whether it goes by keys.
+    fn hashes(self) -> bool {
+        matches!(self, Self::RingHash(_) | Self::Maglev(_))
+    }
+
+    /// How many turns are remembered for hosts of so many priorities and localities, if these matter.
+    pub(crate) fn turns(self, priorities: usize, localities: Option<usize>) -> usize {
+        match (self, localities) {
+            (_, Some(localities)) => priorities + localities,
+            (Self::RoundRobin, None) => priorities,
+            (_, None) => 0,
+        }
+    }
+}
+
 /// Counts of one priority.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Census {
@@ -72,9 +94,14 @@ pub(crate) struct Loads {
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
     given: Box<[Candidate]>,
-    /// By priority, of the hosts that are used.
-    pools: Vec<Pool>,
-    loads: Loads,
+    choice: Choice,
+}
+
+/// What all choose from, or those of the same labels do.
+#[derive(Clone, Debug)]
+enum Choice {
+    All(Spread),
+    Subsets(Subsets),
 }
 
 /// One host as the balancer sees it; its place in the input is its index in the answer.
@@ -99,11 +126,13 @@ pub(crate) struct Tried {
 
 /// What a request asks of the choice.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct Asked<'a> {
     pub(crate) hosts: RetryHosts,
     pub(crate) priorities: RetryPriorities,
     /// What requests that belong together have in common.
     pub(crate) key: Option<u64>,
+    /// What is to be said of the host, where hosts are told apart by that.
+    pub(crate) labels: Option<&'a Labels>,
 }
 
 /// A source of random numbers.
@@ -152,27 +181,27 @@ struct Least {
 
 impl Selection {
     pub(crate) fn new(candidates: &[Candidate], rules: Rules, balancer: Balancer) -> Self {
-        let priorities = candidates
-            .iter()
-            .map(|candidate| candidate.priority + 1)
-            .max()
-            .unwrap_or(0);
-        let mut census = vec![Census::default(); priorities];
-        for candidate in candidates {
-            let census = &mut census[candidate.priority];
-            census.hosts += 1;
-            census.healthy += u32::from(candidate.healthy);
-        }
-        let loads = loads(&census, rules);
-        let pool = |priority: usize| {
-            let numbered = candidates.iter().enumerate();
-            let hosts: Vec<_> = numbered.filter(|(_, host)| host.priority == priority).collect();
-            Pool::new(&hosts, loads.panic[priority], rules, balancer, priorities)
-        };
+        let numbered: Vec<_> = candidates.iter().enumerate().collect();
         Self {
             given: candidates.into(),
-            pools: (0..priorities).map(pool).collect(),
-            loads,
+            choice: Choice::All(Spread::new(&numbered, rules, balancer)),
+        }
+    }
+
+    /// Of hosts that are told apart as `layout` has it; `before` it was another one of the same hosts.
+    pub(crate) fn of_subsets(
+        candidates: &[Candidate],
+        rules: Rules,
+        layout: &Arc<Layout>,
+        before: Option<&Self>,
+    ) -> Self {
+        let before = before.and_then(|before| match &before.choice {
+            Choice::Subsets(subsets) => Some((subsets, &*before.given)),
+            Choice::All(_) => None,
+        });
+        Self {
+            given: candidates.into(),
+            choice: Choice::Subsets(Subsets::new(layout, candidates, rules, before)),
         }
     }
 
@@ -187,58 +216,27 @@ impl Selection {
     }
 
     /// The host for the next attempt: its index among the candidates and its priority. `None` when there is none. `turns` are
-    /// the caller's: those of priorities, and after them those of localities.
+    /// the caller's: those of priorities, and after them those of localities; or those of all sets.
     pub(crate) fn choose(
         &self,
         draw: &impl Draw,
         active: impl Fn(usize) -> u32,
         turns: &[Cell<u64>],
         tried: &mut Tried,
-        asked: Asked,
+        asked: Asked<'_>,
     ) -> Option<(usize, usize)> {
-        let adjusted = match asked.priorities {
-            RetryPriorities::Other if !tried.priorities.is_empty() => self.loads_without(tried),
-            _ => None,
-        };
-        let draws_max = match asked.hosts {
-            RetryHosts::Other { draws_max } if !tried.hosts.is_empty() => draws_max,
-            _ => 0,
-        };
-        let load = adjusted.as_deref().unwrap_or(&self.loads.load);
-        let hashes = self.pools.first().is_some_and(Pool::hashes);
-        let key = hashes.then(|| asked.key.unwrap_or_else(|| draw.key()));
-        let mut chosen = None;
-        for attempt in 0..=draws_max as usize {
-            let point = key.map_or_else(|| draw.below(100), |key| (key % 100) as u32);
-            let priority = pick_priority(load, point)?;
-            let host = self.pools[priority].choose(draw, &active, turns, priority, (key, attempt))?;
-            chosen = Some((host, priority));
-            if !tried.hosts.contains(&host) {
-                break;
-            }
+        match &self.choice {
+            Choice::All(spread) => spread.choose(draw, &active, turns, tried, asked),
+            Choice::Subsets(subsets) => subsets.choose(draw, &active, turns, tried, asked),
         }
-        chosen
     }
 
     #[cfg(test)]
     pub(crate) fn loads(&self) -> &Loads {
-        &self.loads
-    }
-
-    /// Loads without the priorities tried, as Envoy's `previous_priorities`: when no other has a healthy host, they are
-    /// forgotten and everything starts over.
-    fn loads_without(&self, tried: &mut Tried) -> Option<Vec<u32>> {
-        let mut availability = self.loads.availability.clone();
-        for priority in &tried.priorities {
-            if let Some(availability) = availability.get_mut(*priority) {
-                *availability = 0;
-            }
+        match &self.choice {
+            Choice::All(spread) => spread.loads(),
+            Choice::Subsets(_) => unreachable!("each set has its own"),
         }
-        if availability.iter().all(|availability| *availability == 0) {
-            tried.priorities.clear();
-            return None;
-        }
-        Some(spread(&availability))
     }
 }
 
@@ -268,6 +266,10 @@ impl Pool {
             named.collect::<Vec<_>>()
         };
         match balancer {
+            Balancer::RingHash(_) | Balancer::Maglev(_) if hosts.len() == 1 => {
+                // Every key is its own: it needs no table, of which there may be as many as there are hosts.
+                return Self::Ring(Ring::new(&named(), RingSize::ONE));
+            }
             Balancer::RingHash(size) => return Self::Ring(Ring::new(&named(), size)),
             Balancer::Maglev(size) => return Self::Maglev(Maglev::new(&named(), size)),
             Balancer::LeastRequest | Balancer::RoundRobin | Balancer::Random => {}

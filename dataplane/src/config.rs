@@ -13,7 +13,7 @@ use http::header::{HeaderName, HeaderValue};
 
 use crate::access_log::Log;
 use crate::arrival::Arrival;
-use crate::balance::{Balancer, Locality, OVERPROVISIONING_DEFAULT_PERCENT};
+use crate::balance::{Balancer, Labels, Locality, OVERPROVISIONING_DEFAULT_PERCENT, SubsetRules};
 use crate::breaker::Limits;
 use crate::by_name::ByName;
 use crate::filter::{ListenerFilter, RouteLimits};
@@ -160,6 +160,8 @@ pub(crate) struct Cluster {
     pub(crate) balancer: Balancer,
     /// Requests are spread over localities by their weights, and over the hosts of each then.
     pub(crate) is_by_locality: bool,
+    /// Which of its hosts a request may have, if that depends on its route.
+    pub(crate) subsets: Option<Box<SubsetRules>>,
     /// Hosts that are new get less at first.
     pub(crate) slow_start: Option<SlowStart>,
     pub(crate) limits: Limits,
@@ -228,6 +230,8 @@ pub(crate) struct Endpoint {
     pub(crate) weight: u32,
     /// False when the edge says so; such a host is chosen in panic only.
     pub(crate) eligible: bool,
+    /// What is said of it, if anything is.
+    pub(crate) labels: Option<Arc<Labels>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -309,6 +313,8 @@ pub(crate) struct Mirror {
 pub(crate) struct Target {
     pub(crate) cluster: Arc<str>,
     pub(crate) weight: u32,
+    /// What is to be said of its hosts, if anything is.
+    pub(crate) labels: Option<Box<Labels>>,
     pub(crate) edits: HeaderEdits,
 }
 
@@ -408,6 +414,7 @@ impl Endpoint {
         locality: Locality { nth: 0, weight: 0 },
         weight: 1,
         eligible: true,
+        labels: None,
     };
 }
 

@@ -26,6 +26,7 @@ mod proxy_protocol;
 mod retry;
 mod routes;
 mod slow_start;
+mod subset;
 mod tls;
 mod tracing;
 mod upgrade;

@@ -105,7 +105,7 @@ async fn called<A: Message + Default>(
     if cluster.live.config.protocol != Protocol::Http2 {
         return Err(CallError::NotHttp2(Arc::clone(&callee.cluster)));
     }
-    let chosen = cluster.choose(&worker.random, &mut Tried::default(), None, None, None);
+    let chosen = cluster.choose(&worker.random, &mut Tried::default(), None, None, None, None);
     let (pool, _) = chosen.ok_or(CallError::NoHost)?;
     if !cluster.allows_request() {
         return Err(CallError::Overflow);

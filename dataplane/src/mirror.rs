@@ -72,7 +72,8 @@ async fn copy(
             Err(_) => return,
         },
     };
-    let Some((pool, _)) = cluster.choose(&worker.random, &mut Tried::default(), None, None, None) else {
+    let tried = &mut Tried::default();
+    let Some((pool, _)) = cluster.choose(&worker.random, tried, None, None, None, None) else {
         return;
     };
     if !cluster.allows_request() {

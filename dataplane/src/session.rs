@@ -243,6 +243,7 @@ mod tests {
             close_on_failure: false,
             balancer: crate::balance::Balancer::LeastRequest,
             is_by_locality: false,
+            subsets: None,
             slow_start: None,
             limits: crate::breaker::Limits::DEFAULT,
             outliers: None,

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use foldhash::HashMap;
 use http::uri::Scheme;
 
-use crate::balance::{Candidate, Rules, Selection};
+use crate::balance::{Candidate, Labelled, Labels, Layout, Rules, Selection};
 use crate::breaker::Load;
 use crate::by_name::ByName;
 use crate::config::{
@@ -85,6 +85,8 @@ pub(crate) struct LiveCluster {
     rules: Rules,
     /// So many of a million requests are refused.
     pub(crate) dropped_millionths: u32,
+    /// Which of its hosts are told apart, if they are.
+    pub(crate) subsets: Option<Arc<Layout>>,
     pub(crate) selection: ArcSwap<Selection>,
     /// Two changes at once must not store their selections in the wrong order.
     refreshing: Mutex<()>,
@@ -333,7 +335,8 @@ impl LiveCluster {
             overprovisioning_percent: endpoints.overprovisioning_percent,
         };
         let candidates = candidates(&config, &hosts, Instant::now());
-        let selection = Selection::new(&candidates, rules, config.balancer);
+        let subsets = layout(&config, &hosts);
+        let selection = selection(&config, &candidates, rules, subsets.as_ref(), None);
         Self {
             name,
             config,
@@ -341,6 +344,7 @@ impl LiveCluster {
             by_address: OnceLock::new(),
             rules,
             dropped_millionths: endpoints.dropped_millionths,
+            subsets,
             selection: ArcSwap::from_pointee(selection),
             refreshing: Mutex::default(),
             traffic,
@@ -354,8 +358,10 @@ impl LiveCluster {
         let _order = self.refreshing.lock().unwrap_or_else(PoisonError::into_inner);
         let candidates = candidates(&self.config, &self.hosts, Instant::now());
         // What is hashed takes its time.
-        if !self.selection.load().is_of(&candidates) {
-            let selection = Selection::new(&candidates, self.rules, self.config.balancer);
+        let before = self.selection.load();
+        if !before.is_of(&candidates) {
+            let layout = self.subsets.as_ref();
+            let selection = selection(&self.config, &candidates, self.rules, layout, Some(&before));
             self.selection.store(Arc::new(selection));
         }
         candidates.iter().any(|candidate| candidate.warmth < WARM)
@@ -464,6 +470,36 @@ impl Health {
             Self::Healthy => "healthy",
             Self::Unhealthy => "unhealthy",
         }
+    }
+}
+
+fn layout(cluster: &Cluster, hosts: &[LiveHost]) -> Option<Arc<Layout>> {
+    let rules = cluster.subsets.as_ref()?;
+    let nothing = Labels::default();
+    let labelled = hosts.iter().map(|live| Labelled {
+        priority: live.endpoint.priority,
+        locality: live.endpoint.locality.nth,
+        labels: live.endpoint.labels.as_deref().unwrap_or(&nothing),
+    });
+    let hosts: Vec<_> = labelled.collect();
+    Some(Arc::new(Layout::new(
+        rules,
+        cluster.balancer,
+        cluster.is_by_locality,
+        &hosts,
+    )))
+}
+
+fn selection(
+    cluster: &Cluster,
+    candidates: &[Candidate],
+    rules: Rules,
+    layout: Option<&Arc<Layout>>,
+    before: Option<&Selection>,
+) -> Selection {
+    match layout {
+        None => Selection::new(candidates, rules, cluster.balancer),
+        Some(layout) => Selection::of_subsets(candidates, rules, layout, before),
     }
 }
 

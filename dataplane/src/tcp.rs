@@ -160,7 +160,7 @@ async fn connect(
     let mut tried = Tried::default();
     for _ in 0..proxy.connect_attempts_max {
         let (pool, host) = cluster
-            .choose(&worker.random, &mut tried, None, None, Some(ends))
+            .choose(&worker.random, &mut tried, None, None, None, Some(ends))
             .ok_or(End::NoHealthyUpstream)?;
         if !cluster.allows_request() {
             return Err(End::Overflow);

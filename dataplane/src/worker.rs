@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use crate::access_log::{Logs, Process};
 use crate::arrival::Ends;
 use crate::attempt::Refusal;
-use crate::balance::{Asked, Balancer, Draw, Tried};
+use crate::balance::{Asked, Draw, Labels, Tried};
 use crate::breaker::{Retrying, Share};
 use crate::config::MILLION;
 use crate::exchange::Flag;
@@ -390,6 +390,7 @@ impl WorkerCluster {
         tried: &mut Tried,
         policy: Option<&RetryPolicy>,
         key: Option<u64>,
+        labels: Option<&Labels>,
         client: Option<&Ends>,
     ) -> Option<Chosen> {
         if !self.live.traffic.load(std::sync::atomic::Ordering::Relaxed) {
@@ -406,6 +407,7 @@ impl WorkerCluster {
             hosts,
             priorities,
             key,
+            labels,
         };
         let chosen = selection.choose(random, active, &self.turns, tried, asked)?;
         Some((self.pools[chosen.0].of(client)?, chosen))
@@ -461,15 +463,20 @@ impl WorkerCluster {
 
 /// Where hosts or localities take turns, each worker begins with another.
 pub(crate) fn turns(live: &LiveCluster) -> Box<[Cell<u64>]> {
-    let is_by_locality = live.config.is_by_locality;
-    if live.config.balancer != Balancer::RoundRobin && !is_by_locality {
+    let turns = match &live.subsets {
+        Some(subsets) => subsets.turns,
+        None => {
+            let endpoints = || live.hosts.iter().map(|live| &live.endpoint);
+            let priorities = endpoints().map(|endpoint| endpoint.priority + 1).max();
+            let localities = || endpoints().map(|endpoint| endpoint.locality.nth + 1).max();
+            let localities = live.config.is_by_locality.then(|| localities().unwrap_or(0));
+            live.config.balancer.turns(priorities.unwrap_or(0), localities)
+        }
+    };
+    if turns == 0 {
         return Box::default();
     }
     let random = Random::new();
-    let endpoints = || live.hosts.iter().map(|live| &live.endpoint);
-    let priorities = endpoints().map(|endpoint| endpoint.priority + 1).max();
-    let localities = endpoints().map(|endpoint| endpoint.locality.nth + 1).max();
-    let turns = priorities.unwrap_or(0) + localities.filter(|_| is_by_locality).unwrap_or(0);
     let first = || Cell::new(random.below(u32::MAX).into());
     (0..turns).map(|_| first()).collect()
 }

@@ -14,6 +14,11 @@ pub(crate) struct RingSize {
     pub(crate) max: u64,
 }
 
+impl RingSize {
+    /// One place, whatever there is.
+    pub(super) const ONE: Self = Self { min: 1, max: 1 };
+}
+
 /// Places, each with its host, in order.
 #[derive(Clone, Debug)]
 pub(super) struct Ring(Box<[(u64, usize)]>);

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod locality;
+mod subset;
 
 use std::cell::{Cell, RefCell};
 
@@ -240,11 +241,12 @@ fn weights_are_shares() {
     );
 }
 
-fn asked(hosts: RetryHosts, priorities: RetryPriorities) -> Asked {
+fn asked(hosts: RetryHosts, priorities: RetryPriorities) -> Asked<'static> {
     Asked {
         hosts,
         priorities,
         key: None,
+        labels: None,
     }
 }
 

@@ -35,6 +35,7 @@ use super::fields::{
 use super::outlier;
 use super::proxy_protocol::{self, Transport};
 use super::slow_start;
+use super::subset;
 use crate::balance::{Balancer, RING_MAX, RING_MIN_DEFAULT, RingSize, TABLE_DEFAULT, TABLE_MAX};
 use crate::breaker::{Limits, RetryLimit};
 use crate::config::{Cluster, HealthCheck, HttpProbe, Probe, Protocol};
@@ -88,6 +89,13 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
     }
     let mut common = pb.common_lb_config.take().unwrap_or_default();
     let is_by_locality = by_locality(common.locality_config_specifier.take()).at("common_lb_config")?;
+    let subsets = match pb.lb_subset_config.take() {
+        None => None,
+        Some(_) if original.is_some() => {
+            return Err("lb_subset_config: is of hosts of which something is said".to_owned());
+        }
+        Some(config) => subset::decode(config).at("lb_subset_config")?,
+    };
     let panic_threshold_percent = panic_threshold(common).at("common_lb_config")?;
     // What leaves the endpoints is gone at once here, whatever its checks say.
     take(&mut pb.ignore_health_on_host_removal);
@@ -116,6 +124,7 @@ pub(super) fn decode(name: &str, body: &[u8]) -> Result<Cluster, Reason> {
         close_on_failure,
         balancer,
         is_by_locality,
+        subsets,
         slow_start,
         limits,
         outliers,

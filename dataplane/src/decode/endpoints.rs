@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::mem::take;
+use std::sync::Arc;
 
 use envoy_types::pb::envoy::config::core::v3::HealthStatus;
 use envoy_types::pb::envoy::config::endpoint::v3::cluster_load_assignment::Policy;
@@ -12,6 +13,7 @@ use envoy_types::pb::envoy::config::endpoint::v3::{
 };
 
 use super::fields::{At, Reason, done, message, millionths, same_name, socket_address};
+use super::subset;
 use crate::balance::{Locality, OVERPROVISIONING_DEFAULT_PERCENT};
 use crate::config::{Endpoint, Endpoints};
 
@@ -173,6 +175,10 @@ fn lb_endpoint(mut pb: LbEndpoint, priority: usize) -> Result<Endpoint, Reason> 
     if weight == 0 {
         return Err("load_balancing_weight: must be more than 0".to_owned());
     }
+    let labels = match pb.metadata.take() {
+        None => None,
+        Some(metadata) => subset::labels(metadata).at("metadata")?,
+    };
     done(&pb)?;
     Ok(Endpoint {
         address,
@@ -180,5 +186,6 @@ fn lb_endpoint(mut pb: LbEndpoint, priority: usize) -> Result<Endpoint, Reason> 
         locality: Locality { nth: 0, weight: 0 },
         weight,
         eligible,
+        labels: labels.map(Arc::new),
     })
 }

@@ -33,7 +33,7 @@ use super::fields::{
 use super::filter::overrides;
 use super::matcher::of_route;
 use super::retry;
-use super::{descriptor, hash, upgrade, wire};
+use super::{descriptor, hash, subset, upgrade, wire};
 use crate::config::{
     Action, Forward, HeaderEdits, MILLION, Mirror, Redirect, Route, SaidDuration, StreamDuration, Target,
 };
@@ -304,11 +304,12 @@ fn substitution(mut pb: RegexMatchAndSubstitute) -> Result<PathRewrite, Reason> 
 }
 
 fn forward(mut pb: RouteAction, matcher: &PathMatcher, limits: &Arc<[Described]>) -> Result<Forward, Reason> {
-    let targets = match required(pb.cluster_specifier.take()).at("cluster_specifier")? {
+    let mut targets = match required(pb.cluster_specifier.take()).at("cluster_specifier")? {
         ClusterSpecifier::Cluster(cluster) => {
             vec![Target {
                 cluster: cluster_name(cluster).at("cluster")?,
                 weight: 1,
+                labels: None,
                 edits: HeaderEdits::default(),
             }]
         }
@@ -322,6 +323,14 @@ fn forward(mut pb: RouteAction, matcher: &PathMatcher, limits: &Arc<[Described]>
         }
         _ => return Err("cluster_specifier: only cluster and weighted_clusters are supported".to_owned()),
     };
+    if let Some(metadata) = pb.metadata_match.take()
+        && let Some(wanted) = subset::labels(metadata).at("metadata_match")?
+    {
+        for target in &mut targets {
+            let own = target.labels.take().unwrap_or_default();
+            target.labels = Some(Box::new(wanted.overlaid(&own)));
+        }
+    }
     let total_weight = targets
         .iter()
         .try_fold(0u32, |sum, target| sum.checked_add(target.weight))
@@ -427,10 +436,15 @@ fn target(mut pb: ClusterWeight) -> Result<Target, Reason> {
         take(&mut pb.request_headers_to_add),
         &take(&mut pb.request_headers_to_remove),
     )?;
+    let labels = match pb.metadata_match.take() {
+        None => None,
+        Some(metadata) => subset::labels(metadata).at("metadata_match")?,
+    };
     done(&pb)?;
     Ok(Target {
         cluster,
         weight,
+        labels: labels.map(Box::new),
         edits,
     })
 }

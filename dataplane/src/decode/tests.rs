@@ -235,6 +235,7 @@ fn a_listener_is_as_the_contract_says() {
 mod arrival;
 mod limits;
 mod listener;
+mod subset;
 mod tls;
 
 #[test]

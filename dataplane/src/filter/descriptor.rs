@@ -199,6 +199,7 @@ mod tests {
         let target = |name: &&str| Target {
             cluster: (*name).into(),
             weight: 1,
+            labels: None,
             edits: HeaderEdits::default(),
         };
         Forward {

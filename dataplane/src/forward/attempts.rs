@@ -13,7 +13,7 @@ use hyper::body::Body;
 
 use super::head::Head;
 use crate::attempt::{Attempts, Failure, Hedges, Refusal, race, until_answered};
-use crate::balance::Draw;
+use crate::balance::{Draw, Labels};
 use crate::body::{ClientBody, HostBody};
 use crate::config::{Forward, HeaderEdits, Target};
 use crate::deadline::{Deadline, RequestEnd};
@@ -53,6 +53,7 @@ struct Sending<'a> {
     buffers: &'a Rc<Buffers>,
     cluster: &'a LiveCluster,
     key: Option<u64>,
+    labels: Option<&'a Labels>,
     traced: Option<Rc<Traced>>,
     session: Option<Box<Session>>,
     head: Head,
@@ -113,6 +114,7 @@ pub(super) async fn forward_to(
         buffers: &worker.buffers,
         cluster: &cluster.live,
         key,
+        labels: target.labels.as_deref(),
         traced: exchange.traced(),
         session,
         head,
@@ -291,6 +293,10 @@ impl Attempts for Sending<'_> {
 
     fn key(&self) -> Option<u64> {
         self.key
+    }
+
+    fn labels(&self) -> Option<&Labels> {
+        self.labels
     }
 
     fn session(&self) -> Option<&Session> {

@@ -20,7 +20,7 @@ pub(super) async fn connect(
     mut sent: Sent,
     (asked, version): (Becoming, Version),
 ) -> Result<(Response<HostBody>, Lease, Deadline), Refusal> {
-    let (_, cluster) = aimed(exchange, forward, edits, &mut sent.head)?;
+    let (target, cluster) = aimed(exchange, forward, edits, &mut sent.head)?;
     if let Some(trace) = &sent.trace {
         trace.apply(&mut sent.head.headers);
     }
@@ -42,7 +42,7 @@ pub(super) async fn connect(
             request: RequestEnd::At(sent.time.began),
         },
     };
-    let (response, lease) = tunnel::open(exchange, &cluster, forward, &opening).await?;
+    let (response, lease) = tunnel::open(exchange, &cluster, (forward, target), &opening).await?;
     let is_switched = matches!(response.body(), HostBody::Switched(_));
     if version == Version::HTTP_2 && !is_switched && response.status().is_success() {
         // Its client would take it for the connection (RFC 8441, section 4). The host has not failed.

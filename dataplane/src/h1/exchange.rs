@@ -25,6 +25,7 @@ use super::tunnel;
 use super::upload::{Kept, Upload};
 use crate::access_log::{Edited, Requested};
 use crate::attempt::{Attempts, Failure, Refusal, until_answered};
+use crate::balance::Labels;
 use crate::body::{ClientBody, ResponseBody};
 use crate::config::Forward;
 use crate::exchange::{Exchange, Flag};
@@ -99,6 +100,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         client,
         cluster: &plan.cluster,
         key: plan.key,
+        labels: plan.target.labels.as_deref(),
         upload,
         traced: exchange.traced(),
         came,
@@ -194,6 +196,7 @@ struct Sending<'a> {
     client: &'a mut Client,
     cluster: &'a WorkerCluster,
     key: Option<u64>,
+    labels: Option<&'a Labels>,
     upload: Upload,
     traced: Option<Rc<Traced>>,
     /// When the last byte of the client's request was read.
@@ -311,6 +314,10 @@ impl Attempts for Sending<'_> {
 
     fn key(&self) -> Option<u64> {
         self.key
+    }
+
+    fn labels(&self) -> Option<&Labels> {
+        self.labels
     }
 
     fn can_repeat(&self) -> bool {

@@ -372,6 +372,7 @@ fn host(at: &Remote, snapshot: &Snapshot) -> Result<(Arc<LiveCluster>, Arc<Host>
         hosts: RetryHosts::Any,
         priorities: RetryPriorities::Any,
         key: None,
+        labels: None,
     };
     let (random, turns) = (Random::new(), turns(cluster));
     let selection = cluster.selection.load();

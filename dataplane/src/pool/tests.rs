@@ -31,6 +31,7 @@ fn cluster(protocol: Protocol) -> Cluster {
         close_on_failure: false,
         balancer: Balancer::LeastRequest,
         is_by_locality: false,
+        subsets: None,
         slow_start: None,
         limits: Limits {
             connections_max: 1,

@@ -13,8 +13,9 @@ use http::{HeaderMap, Response, StatusCode, Version};
 
 use super::Becoming;
 use crate::attempt::{Attempts, Failure, Refusal, until_answered};
+use crate::balance::Labels;
 use crate::body::HostBody;
-use crate::config::Forward;
+use crate::config::{Forward, Target};
 use crate::deadline::Deadline;
 use crate::exchange::Exchange;
 use crate::filter::Session;
@@ -50,6 +51,7 @@ pub(crate) struct Switched {
 struct Sending<'a> {
     opening: &'a Opening,
     cluster: &'a WorkerCluster,
+    target: &'a Target,
     traced: Option<Rc<Traced>>,
     per_try: Option<Duration>,
     buffers: Rc<Buffers>,
@@ -59,13 +61,14 @@ struct Sending<'a> {
 pub(crate) async fn open(
     exchange: &mut Exchange,
     cluster: &WorkerCluster,
-    forward: &Forward,
+    (forward, target): (&Forward, &Target),
     opening: &Opening,
 ) -> Result<(Response<HostBody>, Lease), Refusal> {
     let policy = forward.retry.as_ref();
     let mut sending = Sending {
         opening,
         cluster,
+        target,
         traced: exchange.traced(),
         per_try: policy.and_then(|policy| policy.per_try_timeout),
         buffers: Rc::clone(&exchange.connection().worker.buffers),
@@ -143,6 +146,10 @@ impl Attempts for Sending<'_> {
 
     fn key(&self) -> Option<u64> {
         self.opening.key
+    }
+
+    fn labels(&self) -> Option<&Labels> {
+        self.target.labels.as_deref()
     }
 
     fn session(&self) -> Option<&Session> {

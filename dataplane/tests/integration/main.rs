@@ -23,6 +23,7 @@ mod recoding;
 mod restart;
 mod scale;
 mod sessions;
+mod subsets;
 mod support;
 mod taps;
 mod tcp;

@@ -260,7 +260,8 @@ fn health_check(upstream: Version) -> HealthCheck {
     }
 }
 
-fn cluster(name: &str) -> Cluster {
+/// A cluster of that name, with what it needs.
+pub fn cluster(name: &str) -> Cluster {
     Cluster {
         name: name.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)),
@@ -274,7 +275,8 @@ fn cluster(name: &str) -> Cluster {
     }
 }
 
-fn endpoints(cluster: &str, upstreams: &[SocketAddr]) -> ClusterLoadAssignment {
+/// All of them in one place.
+pub fn endpoints(cluster: &str, upstreams: &[SocketAddr]) -> ClusterLoadAssignment {
     let lb_endpoints = upstreams.iter().map(|upstream| LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(Endpoint {
             address: Some(socket_address(*upstream)),

@@ -26,6 +26,7 @@ mod differences;
 mod domains;
 mod matching;
 mod redirects;
+mod subsets;
 
 /// Where everything is forwarded that is.
 const APPLICATION: &str = "127.0.29.71:8080";
@@ -62,6 +63,7 @@ async fn envoy_and_our_proxy_read_resources_alike() {
         domains::sites(),
         redirects::sites(),
         calls::sites(),
+        subsets::sites(),
         vec![site],
     ]
     .into_iter()
@@ -122,7 +124,7 @@ async fn envoy_and_our_proxy_read_resources_alike() {
 }
 
 struct Stage {
-    _application: Application,
+    _applications: Vec<Application>,
     _planes: Vec<Ads>,
     _proxies: Vec<Proxy>,
     _dir: tempfile::TempDir,
@@ -132,9 +134,9 @@ struct Stage {
 impl Stage {
     async fn start(sites: &[Site]) -> Result<Stage> {
         let dir = tempfile::tempdir()?;
-        let application = Applications::default()
-            .start("application", APPLICATION.parse()?)
-            .await?;
+        let all = Applications::default();
+        let application = all.start("application", APPLICATION.parse()?).await?;
+        let mut applications = subsets::applications(&all).await?;
         let hosts = sites.iter().map(|site| VirtualHost {
             name: site.name.to_owned(),
             domains: site.domains.clone(),
@@ -148,6 +150,7 @@ impl Stage {
             let mut resources =
                 contract::one_service(listener, &[application.address()], contract::Retries::Other);
             resources.insert(contract::NAME, &routes);
+            subsets::insert(&mut resources);
             let plane = Ads::start(resources).await;
             let node = Node {
                 id: format!("raw-{}", software.name()),
@@ -162,8 +165,9 @@ impl Stage {
             planes.push(plane);
             addresses.insert(software.name(), listener);
         }
+        applications.push(application);
         let stage = Stage {
-            _application: application,
+            _applications: applications,
             _planes: planes,
             _proxies: proxies,
             _dir: dir,
