@@ -289,6 +289,15 @@ impl Refusal {
         }
     }
 
+    /// Nothing of it, or of its answer, has moved for long: in Envoy's words.
+    pub(crate) fn idle(status: StatusCode) -> Self {
+        Self {
+            status,
+            flag: Flag::StreamIdle,
+            reason: "stream timeout".to_owned(),
+        }
+    }
+
     pub(crate) fn too_large() -> Self {
         Self {
             status: StatusCode::PAYLOAD_TOO_LARGE,
@@ -352,7 +361,7 @@ impl Refusal {
         }
     }
 
-    fn timed_out() -> Self {
+    pub(crate) fn timed_out() -> Self {
         Self {
             status: StatusCode::GATEWAY_TIMEOUT,
             flag: Flag::UpstreamTimeout,

@@ -272,6 +272,8 @@ pub(crate) struct Forward {
     pub(crate) timeout: Option<Duration>,
     /// In its place.
     pub(crate) duration: Option<StreamDuration>,
+    /// So long nothing may move, in place of what the listener says; 0 is for ever.
+    pub(crate) idle: Option<Duration>,
     pub(crate) retry: Option<RetryPolicy>,
     /// In place of the host that the client asked for.
     pub(crate) host: Option<HeaderValue>,
@@ -432,6 +434,11 @@ impl TcpProxy {
 }
 
 impl Forward {
+    /// How long nothing may move of a request and its answer, if the listener says so.
+    pub(crate) fn idle(&self, listener: Option<Duration>) -> Option<Duration> {
+        self.idle.or(listener).filter(|idle| !idle.is_zero())
+    }
+
     /// The target at `point`, which is below `total_weight`.
     pub(crate) fn target(&self, mut point: u32) -> &Target {
         for target in &self.targets {

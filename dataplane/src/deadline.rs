@@ -7,6 +7,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+
+use crate::attempt::{Failure, Refusal};
 use crate::exchange::Flag;
 use crate::h1::{BODY_TIMEOUT, Timer, sooner};
 use crate::upload::Upload;
@@ -18,7 +21,18 @@ pub(crate) struct Deadline {
     pub(crate) until: Option<Instant>,
     /// So long nothing may come from the host.
     pub(crate) idle: Option<Duration>,
+    /// So long nothing may move in either direction.
+    pub(crate) stream_idle: Option<Duration>,
     pub(crate) request: RequestEnd,
+}
+
+/// What a request had no more of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// The time of its route.
+    Time,
+    /// That in which something of it has to move.
+    Idle,
 }
 
 /// When the request ended, or will.
@@ -69,17 +83,58 @@ impl RequestEnd {
 }
 
 impl Deadline {
-    /// Ready when the time is over.
-    pub(crate) async fn expired(&self) {
-        if let Some(until) = self.until {
-            return tokio::time::sleep_until(until.into()).await;
-        }
-        let Some(timeout) = self.timeout else {
-            return std::future::pending().await;
+    /// Ready when there is no answer, and no time for one any more.
+    pub(crate) async fn expired(&self) -> Over {
+        let ended = async {
+            let Some((time, over)) = first(self.timeout, self.stream_idle) else {
+                return std::future::pending().await;
+            };
+            let ended = self.request.come().await;
+            tokio::time::sleep_until((ended + time).into()).await;
+            over
         };
-        let ended = self.request.come().await;
-        tokio::time::sleep_until((ended + timeout).into()).await;
+        let Some(until) = self.until else {
+            return ended.await;
+        };
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(until.into()) => Over::Time,
+            over = ended => over,
+        }
     }
+}
+
+impl Over {
+    /// A host to which there was no connection yet is not to blame for it.
+    pub(crate) fn failure(self, connected: bool) -> Failure {
+        match self {
+            Self::Time => Failure::Late { connected },
+            Self::Idle => Failure::Client(self.refusal()),
+        }
+    }
+
+    /// What a client is told that has sent all of its request.
+    pub(crate) fn refusal(self) -> Refusal {
+        match self {
+            Self::Time => Refusal::timed_out(),
+            Self::Idle => Refusal::idle(StatusCode::GATEWAY_TIMEOUT),
+        }
+    }
+}
+
+/// What is over first after a request has ended, and how long that takes, while there is no answer.
+pub(crate) fn first(timeout: Option<Duration>, idle: Option<Duration>) -> Option<(Duration, Over)> {
+    match (timeout, idle) {
+        (Some(timeout), idle) if idle.is_none_or(|idle| timeout <= idle) => Some((timeout, Over::Time)),
+        (_, Some(idle)) => Some((idle, Over::Idle)),
+        (_, None) => None,
+    }
+}
+
+/// How long a client may take nothing, or send nothing, of what it is waited for: what it holds here is bounded, also where streams
+/// may be idle for ever.
+pub(crate) fn patience(idle: Option<Duration>) -> Duration {
+    idle.map_or(BODY_TIMEOUT, |idle| idle.min(BODY_TIMEOUT))
 }
 
 impl Watch {
@@ -123,17 +178,13 @@ impl Watch {
 
     pub(crate) fn poll_over(&self, timer: &mut Timer, cx: &mut Context<'_>) -> Poll<()> {
         let (until, flag) = self.until(cx);
-        ready!(timer.poll(Some(until), cx));
+        ready!(timer.poll(until, cx));
         self.verdict.set(Some(flag));
         Poll::Ready(())
     }
 
-    fn until(&self, cx: &mut Context<'_>) -> (Instant, Flag) {
+    fn until(&self, cx: &mut Context<'_>) -> (Option<Instant>, Flag) {
         let (turn, request) = (self.turn.get(), &self.deadline.request);
-        let blamed = match turn {
-            Turn::Host => Flag::UpstreamTimeout,
-            Turn::Client | Turn::ClientLast => Flag::ClientGone,
-        };
         let route = match (turn, self.deadline.timeout) {
             (Turn::ClientLast, _) | (_, None) => None,
             (_, Some(timeout)) => match request.poll(cx) {
@@ -142,12 +193,19 @@ impl Watch {
             },
         };
         let moved = self.moved.get().max(request.moved());
-        let idle = self.deadline.idle.filter(|_| turn == Turn::Host);
-        let stalled = moved + idle.map_or(BODY_TIMEOUT, |idle| idle.min(BODY_TIMEOUT));
+        let (stream, host) = (self.deadline.stream_idle, self.deadline.idle);
+        let (idle, flag) = match (turn, host) {
+            (Turn::Client | Turn::ClientLast, _) => (Some(patience(stream)), Flag::StreamIdle),
+            (Turn::Host, Some(host)) if stream.is_none_or(|stream| host <= stream) => {
+                (Some(host), Flag::UpstreamTimeout)
+            }
+            (Turn::Host, _) => (stream, Flag::StreamIdle),
+        };
+        let stalled = idle.map(|idle| moved + idle);
         match self.deadline.until {
             // Envoy has no flag for it.
-            Some(until) if until <= stalled => (until, Flag::None),
-            _ => sooner(route, stalled, blamed),
+            Some(until) if stalled.is_none_or(|stalled| until <= stalled) => (Some(until), Flag::None),
+            _ => sooner(route, stalled, flag),
         }
     }
 }
@@ -161,25 +219,116 @@ mod tests {
         let start = Instant::now();
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        for (timeout, idle, moved, turn, until, flag) in [
-            (Some(1), None, 0, Turn::Host, 1, Flag::UpstreamTimeout),
-            (Some(1), None, 0, Turn::Client, 1, Flag::UpstreamTimeout),
-            (Some(1), None, 0, Turn::ClientLast, 5, Flag::ClientGone),
-            (Some(60), None, 7, Turn::Host, 12, Flag::UpstreamTimeout),
-            (Some(60), None, 7, Turn::Client, 12, Flag::ClientGone),
-            (Some(60), None, 58, Turn::Client, 60, Flag::UpstreamTimeout),
-            (None, None, 0, Turn::Host, 5, Flag::UpstreamTimeout),
-            (None, None, 3, Turn::Client, 8, Flag::ClientGone),
-            (None, Some(2), 3, Turn::Host, 5, Flag::UpstreamTimeout),
-            (None, Some(2), 3, Turn::Client, 8, Flag::ClientGone),
-            (None, Some(2), 3, Turn::ClientLast, 8, Flag::ClientGone),
-            (Some(4), Some(2), 3, Turn::Host, 4, Flag::UpstreamTimeout),
-            (None, Some(9), 3, Turn::Host, 8, Flag::UpstreamTimeout),
+        // All in minutes: of the route, between two pieces from the host, of the stream, and when a piece was last taken.
+        for (timeout, host, stream, moved, turn, until, flag) in [
+            (
+                Some(1),
+                None,
+                Some(5),
+                0,
+                Turn::Host,
+                Some(1),
+                Flag::UpstreamTimeout,
+            ),
+            (
+                Some(1),
+                None,
+                Some(5),
+                0,
+                Turn::Client,
+                Some(1),
+                Flag::UpstreamTimeout,
+            ),
+            (
+                Some(1),
+                None,
+                Some(5),
+                0,
+                Turn::ClientLast,
+                Some(5),
+                Flag::StreamIdle,
+            ),
+            (Some(60), None, Some(5), 7, Turn::Host, Some(12), Flag::StreamIdle),
+            (
+                Some(60),
+                None,
+                Some(5),
+                7,
+                Turn::Client,
+                Some(12),
+                Flag::StreamIdle,
+            ),
+            (
+                Some(60),
+                None,
+                Some(5),
+                58,
+                Turn::Client,
+                Some(60),
+                Flag::UpstreamTimeout,
+            ),
+            (None, None, Some(5), 0, Turn::Host, Some(5), Flag::StreamIdle),
+            (None, None, Some(5), 3, Turn::Client, Some(8), Flag::StreamIdle),
+            (
+                None,
+                Some(2),
+                Some(5),
+                3,
+                Turn::Host,
+                Some(5),
+                Flag::UpstreamTimeout,
+            ),
+            (None, Some(2), Some(5), 3, Turn::Client, Some(8), Flag::StreamIdle),
+            (
+                None,
+                Some(2),
+                Some(5),
+                3,
+                Turn::ClientLast,
+                Some(8),
+                Flag::StreamIdle,
+            ),
+            (
+                Some(4),
+                Some(2),
+                Some(5),
+                3,
+                Turn::Host,
+                Some(4),
+                Flag::UpstreamTimeout,
+            ),
+            (None, Some(9), Some(5), 3, Turn::Host, Some(8), Flag::StreamIdle),
+            // A shorter one holds for both, a longer one for the host only, and so does none.
+            (None, None, Some(1), 3, Turn::Host, Some(4), Flag::StreamIdle),
+            (None, None, Some(1), 3, Turn::Client, Some(4), Flag::StreamIdle),
+            (None, None, Some(30), 3, Turn::Host, Some(33), Flag::StreamIdle),
+            (None, None, Some(30), 3, Turn::Client, Some(8), Flag::StreamIdle),
+            (None, None, None, 3, Turn::Host, None, Flag::StreamIdle),
+            (None, None, None, 3, Turn::ClientLast, Some(8), Flag::StreamIdle),
+            (
+                None,
+                Some(9),
+                None,
+                3,
+                Turn::Host,
+                Some(12),
+                Flag::UpstreamTimeout,
+            ),
+            (
+                Some(60),
+                None,
+                None,
+                3,
+                Turn::Host,
+                Some(60),
+                Flag::UpstreamTimeout,
+            ),
         ] {
             let watch = Watch::new(Deadline {
                 timeout: timeout.map(minutes),
                 until: None,
-                idle: idle.map(minutes),
+                idle: host.map(minutes),
+                stream_idle: stream.map(minutes),
                 request: RequestEnd::At(start),
             });
             watch.moved.set(start + minutes(moved));
@@ -187,8 +336,28 @@ mod tests {
             let got = watch.until(&mut cx);
             assert_eq!(
                 got,
-                (start + minutes(until), flag),
-                "{timeout:?} {idle:?} {moved} {turn:?}"
+                (until.map(|until| start + minutes(until)), flag),
+                "{timeout:?} {host:?} {stream:?} {moved} {turn:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_shorter_is_over_first() {
+        let secs = |secs: u64| Duration::from_secs(secs);
+        for (timeout, idle, expected) in [
+            (Some(15), Some(300), Some((15, Over::Time))),
+            (Some(15), None, Some((15, Over::Time))),
+            (Some(15), Some(15), Some((15, Over::Time))),
+            (Some(15), Some(1), Some((1, Over::Idle))),
+            (None, Some(300), Some((300, Over::Idle))),
+            (None, None, None),
+        ] {
+            let expected = expected.map(|(time, over)| (secs(time), over));
+            assert_eq!(
+                first(timeout.map(secs), idle.map(secs)),
+                expected,
+                "{timeout:?} {idle:?}"
             );
         }
     }
@@ -199,6 +368,7 @@ mod tests {
             timeout: None,
             until: None,
             idle: None,
+            stream_idle: None,
             request: RequestEnd::At(Instant::now()),
         });
         for (happens, turn) in [

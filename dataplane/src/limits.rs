@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::h1::{FIELDS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT};
+use crate::h1::{BODY_TIMEOUT, FIELDS_MAX, HEAD_BYTES_MAX, HEAD_TIMEOUT};
 use crate::http2::{CONNECTION_WINDOW_BYTES, SHUT_DOWN_MAX, STREAM_WINDOW_BYTES, STREAMS_MAX};
 
 /// Of one client's connection.
@@ -16,6 +16,8 @@ pub(crate) struct ClientLimits {
     pub(crate) head_timeout: Duration,
     /// From the end of a request's head to its own end, unless it is answered before.
     pub(crate) request_timeout: Option<Duration>,
+    /// So long nothing may move of a request and its answer, where its route says nothing else.
+    pub(crate) stream_idle: Option<Duration>,
     /// From its begin on; then it ends like one that is idle, behind what is under way.
     pub(crate) duration: Option<Duration>,
     pub(crate) requests: Option<u32>,
@@ -33,6 +35,7 @@ impl ClientLimits {
         fields: FIELDS_MAX,
         head_timeout: HEAD_TIMEOUT,
         request_timeout: None,
+        stream_idle: Some(BODY_TIMEOUT),
         duration: None,
         requests: None,
         drain_timeout: SHUT_DOWN_MAX,

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::pin::pin;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -16,7 +16,7 @@ use http::{HeaderMap, Method, Version};
 use crate::config::{Action, Route};
 use crate::exchange::{Exchange, Flag};
 use crate::forward::options;
-use crate::h1::{BODY_TIMEOUT, Buffer};
+use crate::h1::Buffer;
 use crate::http2::Duplex;
 use crate::pool::Lease;
 use crate::stream::{Reader, Writer};
@@ -57,6 +57,8 @@ pub(crate) struct Tunnel {
     /// Counts as active, on the host and its cluster, until it ends.
     pub(crate) _lease: Lease,
     pub(crate) exchange: Exchange,
+    /// So long nothing may move.
+    pub(crate) idle: Option<Duration>,
     /// Ends it, whatever moves.
     pub(crate) until: Option<Instant>,
 }
@@ -150,7 +152,7 @@ impl Tunnel {
             exchange.sent(down);
         };
         let limits = tcp::Limits {
-            idle: Some(BODY_TIMEOUT),
+            idle: self.idle,
             breaker: &breaker,
         };
         let draining = pin!(connection.listener.drained());

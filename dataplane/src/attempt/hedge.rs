@@ -13,6 +13,7 @@ use tokio::time::Sleep;
 use super::{Attempts, Failure, Refusal, back_off, report, retry};
 use crate::balance::Tried;
 use crate::breaker::Retrying;
+use crate::deadline::Over;
 use crate::exchange::Exchange;
 use crate::outlier::Report;
 use crate::pool::HostPool;
@@ -31,7 +32,7 @@ pub(crate) trait Hedges: Attempts {
     fn can_hedge(&self) -> bool;
 
     /// Ready when the route's time is over.
-    async fn expired(&self);
+    async fn expired(&self) -> Over;
 }
 
 /// What an attempt has brought.
@@ -71,7 +72,7 @@ enum Event<T> {
     Ended(usize, T),
     Late(usize),
     Begin,
-    Over,
+    Over(Over),
 }
 
 /// [`until_answered`](super::until_answered), with attempts beside each other.
@@ -95,10 +96,10 @@ pub(crate) async fn race<A: Hedges>(
             Some(nth) = told.recv() => Event::Late(nth),
             () = waited(&mut waiting) => Event::Begin,
             // Those that are under way end by themselves then, and say what their host has to do with it.
-            () = request.expired(), if under_way.is_empty() => Event::Over,
+            over = request.expired(), if under_way.is_empty() => Event::Over(over),
         };
         match event {
-            Event::Over => return Err(Some(Refusal::timed_out())),
+            Event::Over(over) => return Err(Some(over.refusal())),
             Event::Begin => {
                 let retrying = waiting.take().and_then(|(_, retrying)| retrying);
                 let begun = super::chosen(exchange, cluster, Some(policy), request, &mut tried);

@@ -47,6 +47,10 @@ pub(super) fn take(pb: &mut HttpConnectionManager) -> Result<(ClientLimits, Opti
         let timeout = duration(timeout).at("request_timeout")?;
         limits.request_timeout = Some(timeout).filter(|timeout| !timeout.is_zero());
     }
+    if let Some(timeout) = pb.stream_idle_timeout.take() {
+        let timeout = duration(timeout).at("stream_idle_timeout")?;
+        limits.stream_idle = Some(timeout).filter(|timeout| !timeout.is_zero());
+    }
     if let Some(timeout) = pb.drain_timeout.take() {
         let timeout = duration(timeout).at("drain_timeout")?;
         limits.drain_timeout = timeout.clamp(DRAIN_TIMEOUT_MIN, DRAIN_TIMEOUT_MAX);

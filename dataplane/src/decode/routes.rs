@@ -342,10 +342,16 @@ fn forward(mut pb: RouteAction, matcher: &PathMatcher, limits: &Arc<[Described]>
         Some(timeout) => Some(duration(timeout).at("timeout")?).filter(|timeout| !timeout.is_zero()),
         None => Some(TIMEOUT_DEFAULT),
     };
-    let duration = match pb.max_stream_duration.take() {
+    let lasting = match pb.max_stream_duration.take() {
         Some(duration) => Some(stream_duration(duration).at("max_stream_duration")?),
         None => None,
     };
+    let idle = pb
+        .idle_timeout
+        .take()
+        .map(duration)
+        .transpose()
+        .at("idle_timeout")?;
     let retry = retry::decode(pb.retry_policy.take(), pb.hedge_policy.take())?;
     let host = match pb.host_rewrite_specifier.take() {
         None => None,
@@ -382,8 +388,9 @@ fn forward(mut pb: RouteAction, matcher: &PathMatcher, limits: &Arc<[Described]>
         targets,
         total_weight,
         // As in Envoy, one says all that there is to say of time.
-        timeout: timeout.filter(|_| duration.is_none()),
-        duration,
+        timeout: timeout.filter(|_| lasting.is_none()),
+        duration: lasting,
+        idle,
         retry,
         host,
         path,

@@ -790,6 +790,10 @@ fn routes_are_as_the_contract_says() {
                 "virtual_hosts[0].routes[0].route.prefix_rewrite: is not supported beside regex_rewrite",
             ),
             (
+                |r| action(r).idle_timeout = seconds(-1),
+                "virtual_hosts[0].routes[0].route.idle_timeout: is negative",
+            ),
+            (
                 |r| action(r).internal_redirect_policy = Some(Default::default()),
                 "virtual_hosts[0].routes[0].route.internal_redirect_policy: is not supported by this proxy",
             ),

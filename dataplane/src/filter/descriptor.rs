@@ -207,6 +207,7 @@ mod tests {
             total_weight: 1,
             timeout: None,
             duration: None,
+            idle: None,
             retry: None,
             host: None,
             path: None,

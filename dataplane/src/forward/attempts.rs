@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use http::{HeaderName, Response};
+use http::{HeaderName, Response, StatusCode};
 use hyper::body::Body;
 
 use super::head::Head;
@@ -16,10 +16,10 @@ use crate::attempt::{Attempts, Failure, Hedges, Refusal, race, until_answered};
 use crate::balance::{Draw, Labels};
 use crate::body::{ClientBody, HostBody};
 use crate::config::{Forward, HeaderEdits, Target};
-use crate::deadline::{Deadline, RequestEnd};
+use crate::deadline::{Deadline, Over, RequestEnd, patience};
 use crate::exchange::Exchange;
 use crate::filter::Session;
-use crate::h1::{BODY_TIMEOUT, Buffers, Malformed};
+use crate::h1::Buffers;
 use crate::mirror;
 use crate::pool::{HostPool, Lease};
 use crate::retry::RetryPolicy;
@@ -108,6 +108,7 @@ pub(super) async fn forward_to(
         timeout: forward.timeout,
         until: time.until,
         idle: policy.and_then(|policy| policy.per_try_idle),
+        stream_idle: forward.idle(live.config.limits.stream_idle),
         request: request_end,
     };
     let mut sending = Sending {
@@ -206,7 +207,7 @@ impl Sending<'_> {
             }
         };
         tokio::select! {
-            () = upload.stalled(BODY_TIMEOUT) => Refusal::malformed(Malformed::BodyTooSlow),
+            () = upload.stalled(patience(self.deadline.stream_idle)) => Refusal::idle(StatusCode::REQUEST_TIMEOUT),
             () = late => Refusal::too_slow(),
         }
     }
@@ -226,13 +227,10 @@ impl Hedges for Sending<'_> {
         let mut attempt = pin!(self.once(&connected).send(pool, &self.head, headers, body));
         let mut idle = pin!(self.taken(self.deadline.idle, &connected));
         let mut expired = pin!(self.deadline.expired());
-        let late_for_all = || Failure::Late {
-            connected: connected.get(),
-        };
         tokio::select! {
             biased;
             result = &mut attempt => return result,
-            () = &mut expired => return Err(late_for_all()),
+            over = &mut expired => return Err(over.failure(connected.get())),
             () = &mut idle => return Err(Failure::too_long()),
             () = self.taken(self.per_try, &connected) => late(),
             refusal = self.stalled() => return Err(Failure::Client(refusal)),
@@ -240,7 +238,7 @@ impl Hedges for Sending<'_> {
         tokio::select! {
             biased;
             result = &mut attempt => result,
-            () = &mut expired => Err(late_for_all()),
+            over = &mut expired => Err(over.failure(connected.get())),
             () = &mut idle => Err(Failure::too_long()),
         }
     }
@@ -249,8 +247,8 @@ impl Hedges for Sending<'_> {
         self.upload.as_ref().is_none_or(|upload| upload.is_whole())
     }
 
-    async fn expired(&self) {
-        self.deadline.expired().await;
+    async fn expired(&self) -> Over {
+        self.deadline.expired().await
     }
 }
 
@@ -272,7 +270,7 @@ impl Attempts for Sending<'_> {
         tokio::select! {
             biased;
             result = self.once(&connected).send(pool, &self.head, headers, body) => result,
-            () = self.deadline.expired() => Err(Failure::Late { connected: connected.get() }),
+            over = self.deadline.expired() => Err(over.failure(connected.get())),
             refusal = self.stalled() => Err(Failure::Client(refusal)),
             () = self.taken(self.per_try, &connected) => Err(Failure::too_long()),
             () = self.taken(self.deadline.idle, &connected) => Err(Failure::too_long()),
@@ -309,7 +307,6 @@ impl Attempts for Sending<'_> {
 
     /// Who waits here is dropped when the client leaves.
     async fn given_up(&mut self) -> Failure {
-        self.deadline.expired().await;
-        Failure::Late { connected: false }
+        self.deadline.expired().await.failure(false)
     }
 }

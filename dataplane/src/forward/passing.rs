@@ -78,6 +78,7 @@ pub(super) fn pass(
             host: *host,
             _lease: lease,
             exchange,
+            idle: deadline.stream_idle,
             until: deadline.until,
         };
         return Response::from_parts(parts, ResponseBody::Tunnel(Box::new(tunnel)));

@@ -39,6 +39,7 @@ pub(super) async fn connect(
             timeout: forward.timeout,
             until: sent.time.until,
             idle: forward.retry.as_ref().and_then(|policy| policy.per_try_idle),
+            stream_idle: forward.idle(exchange.connection().listener.live().config.limits.stream_idle),
             request: RequestEnd::At(sent.time.began),
         },
     };

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use http::{Method, Response};
+use http::{Method, Response, StatusCode};
 
 use super::answer::{Asked, Reading};
 use super::bridge::{self, ClientLeft, To};
@@ -20,7 +20,7 @@ use super::framing::{Framing, Malformed, Version};
 use super::head::{Fields, Head, Known, RequestLine, StatusLine};
 use super::plan::{Expects, Plan, Terms, Way, plan, terms};
 use super::relay::{Broken, Relay};
-use super::stall::{BODY_TIMEOUT, Progress};
+use super::stall::Progress;
 use super::tunnel;
 use super::upload::{Kept, Upload};
 use crate::access_log::{Edited, Requested};
@@ -28,6 +28,7 @@ use crate::attempt::{Attempts, Failure, Refusal, until_answered};
 use crate::balance::Labels;
 use crate::body::{ClientBody, ResponseBody};
 use crate::config::Forward;
+use crate::deadline::{Over, first, patience};
 use crate::exchange::{Exchange, Flag};
 use crate::filter::Verdict;
 use crate::forward;
@@ -107,6 +108,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
         ended: None,
         started,
         timeout: plan.forward.timeout,
+        idle: plan.forward.idle(live.config.limits.stream_idle),
         per_try: policy.and_then(|policy| policy.per_try_timeout),
         request_timeout: live.config.limits.request_timeout,
         is_head: line.method == Method::HEAD,
@@ -205,6 +207,8 @@ struct Sending<'a> {
     ended: Option<Instant>,
     started: Instant,
     timeout: Option<Duration>,
+    /// So long nothing may move.
+    idle: Option<Duration>,
     per_try: Option<Duration>,
     /// Of the client's request.
     request_timeout: Option<Duration>,
@@ -325,13 +329,13 @@ impl Attempts for Sending<'_> {
     }
 
     async fn given_up(&mut self) -> Failure {
-        let expiry = self.expiry();
+        let over = self.over();
         poll_fn(|cx| {
             if poll_left(self.client, cx).is_ready() {
                 return Poll::Ready(Failure::ClientLeft);
             }
-            let late = self.client.timer.poll(expiry, cx);
-            late.map(|()| Failure::Late { connected: false })
+            let late = self.client.timer.poll(over.map(|(at, _)| at), cx);
+            late.map(|()| over.map_or(Over::Time, |(_, over)| over).failure(false))
         })
         .await
     }
@@ -354,9 +358,10 @@ impl Sending<'_> {
         self.is_idempotent && matches!(self.upload, Upload::Head { .. })
     }
 
-    /// When the route's time is over; not known before the client's request has ended.
-    fn expiry(&self) -> Option<Instant> {
-        Some(self.came? + self.timeout?)
+    /// When there is no time for an answer any more; not known before the client's request has ended.
+    fn over(&self) -> Option<(Instant, Over)> {
+        let (time, over) = first(self.timeout, self.idle)?;
+        Some((self.came? + time, over))
     }
 
     async fn connection(
@@ -370,11 +375,12 @@ impl Sending<'_> {
             return Ok((io, Freshness::Reused));
         }
         // Where nothing of a body was read yet, what waits may not wait for ever either.
-        let deadline = match (self.came, self.timeout) {
-            (came, Some(timeout)) => Some(came.unwrap_or(self.started) + timeout),
-            (None, None) => Some(self.started + BODY_TIMEOUT),
-            (Some(_), None) => None,
+        let idle = match self.came {
+            Some(_) => self.idle,
+            None => Some(patience(self.idle)),
         };
+        let since = self.came.unwrap_or(self.started);
+        let over = first(self.timeout, idle).map(|(time, over)| (since + time, over));
         // Boxed, since most requests need no new connection, and all connections have room for what theirs may need.
         let mut connecting = Box::pin(pool.connect_h1(&self.cluster.live.config, wanted));
         poll_fn(|cx| {
@@ -384,8 +390,8 @@ impl Sending<'_> {
             if poll_left(self.client, cx).is_ready() {
                 return Poll::Ready(Err(Failure::ClientLeft));
             }
-            let late = self.client.timer.poll(deadline, cx);
-            late.map(|()| Err(Failure::Late { connected: false }))
+            let late = self.client.timer.poll(over.map(|(at, _)| at), cx);
+            late.map(|()| Err(over.map_or(Over::Time, |(_, over)| over).failure(false)))
         })
         .await
     }
@@ -483,25 +489,26 @@ impl Sending<'_> {
     fn deadline(&self, began: Instant) -> (Option<Instant>, fn() -> Failure) {
         let came = match (self.came, &self.upload) {
             (None, Upload::Body { progress, .. }) => {
-                let stalled = progress.deadline();
+                let stalled = progress.at() + patience(self.idle);
                 let until = self.request_timeout.map(|timeout| self.started + timeout);
                 if let Some(until) = until.filter(|until| *until < stalled) {
                     return (Some(until), || Failure::Client(Refusal::too_slow()));
                 }
                 return (Some(stalled), || {
-                    Failure::Client(Refusal::malformed(Malformed::BodyTooSlow))
+                    Failure::Client(Refusal::idle(StatusCode::REQUEST_TIMEOUT))
                 });
             }
             (came, _) => came.unwrap_or(self.started),
         };
-        let route = self.timeout.map(|timeout| came + timeout);
+        let over = first(self.timeout, self.idle).map(|(time, over)| (came + time, over));
         let this = self.per_try.map(|timeout| came.max(began) + timeout);
-        match (route, this) {
-            (_, Some(this)) if route.is_none_or(|route| this < route) => (Some(this), || Failure::Attempt {
+        match (over, this) {
+            (_, Some(this)) if over.is_none_or(|(at, _)| this < at) => (Some(this), || Failure::Attempt {
                 outcome: Outcome::PerTryTimeout,
                 detail: "per try timeout".to_owned(),
             }),
-            (route, _) => (route, || Failure::Late { connected: true }),
+            (Some((at, Over::Idle)), _) => (Some(at), || Over::Idle.failure(true)),
+            (over, _) => (over.map(|(at, _)| at), || Over::Time.failure(true)),
         }
     }
 
@@ -605,27 +612,36 @@ impl Sending<'_> {
         let progress = progress.get_or_insert_with(|| Progress::new(relay.moved(), Instant::now()));
         progress.note(relay.moved());
         let (deadline, flag) = match (*uploaded, &self.upload) {
-            (None, Upload::Body { progress, .. }) => (progress.deadline(), Flag::ClientGone),
+            (None, Upload::Body { progress: sent, .. }) => {
+                let moved = sent.at().max(progress.at());
+                (Some(moved + patience(self.idle)), Flag::StreamIdle)
+            }
             (uploaded, _) => {
                 let since = uploaded.unwrap_or(self.started);
-                let blamed = if relay.waits_for_sink() {
-                    Flag::ClientGone
+                let idle = if relay.waits_for_sink() {
+                    Some(patience(self.idle))
                 } else {
-                    Flag::UpstreamTimeout
+                    self.idle
                 };
                 let route = self.timeout.map(|timeout| since + timeout);
-                sooner(route, progress.deadline(), blamed)
+                sooner(route, idle.map(|idle| progress.at() + idle), Flag::StreamIdle)
             }
         };
-        self.client.timer.poll(Some(deadline), cx).map(|()| Err(flag))
+        self.client.timer.poll(deadline, cx).map(|()| Err(flag))
     }
 }
 
-/// When a response's body is given up: the route's time is over, or it stands still because of whoever is `blamed`.
-pub(crate) fn sooner(route: Option<Instant>, stalled: Instant, blamed: Flag) -> (Instant, Flag) {
-    match route {
-        Some(route) if route <= stalled => (route, Flag::UpstreamTimeout),
-        _ => (stalled, blamed),
+/// When a response's body is given up: the route's time is over, or it stands still, which is called `flag`.
+pub(crate) fn sooner(
+    route: Option<Instant>,
+    stalled: Option<Instant>,
+    flag: Flag,
+) -> (Option<Instant>, Flag) {
+    match (route, stalled) {
+        (Some(route), stalled) if stalled.is_none_or(|stalled| route <= stalled) => {
+            (Some(route), Flag::UpstreamTimeout)
+        }
+        (_, stalled) => (stalled, flag),
     }
 }
 
@@ -762,16 +778,16 @@ mod tests {
     fn a_body_ends_with_its_routes_time_or_when_it_stands_still() {
         let now = Instant::now();
         let at = |secs| now + Duration::from_secs(secs);
-        let cases = [
-            (None, 300, Flag::ClientGone, (300, Flag::ClientGone)),
-            (None, 300, Flag::UpstreamTimeout, (300, Flag::UpstreamTimeout)),
-            (Some(15), 300, Flag::ClientGone, (15, Flag::UpstreamTimeout)),
-            (Some(300), 300, Flag::ClientGone, (300, Flag::UpstreamTimeout)),
-            (Some(900), 300, Flag::ClientGone, (300, Flag::ClientGone)),
-        ];
-        for (route, stalled, blamed, (end, flag)) in cases {
-            let got = sooner(route.map(at), at(stalled), blamed);
-            assert_eq!(got, (at(end), flag), "{route:?} {stalled} {blamed:?}");
+        for (route, stalled, end, flag) in [
+            (None, Some(300), Some(300), Flag::StreamIdle),
+            (Some(15), Some(300), Some(15), Flag::UpstreamTimeout),
+            (Some(300), Some(300), Some(300), Flag::UpstreamTimeout),
+            (Some(900), Some(300), Some(300), Flag::StreamIdle),
+            (Some(900), None, Some(900), Flag::UpstreamTimeout),
+            (None, None, None, Flag::StreamIdle),
+        ] {
+            let got = sooner(route.map(at), stalled.map(at), Flag::StreamIdle);
+            assert_eq!(got, (end.map(at), flag), "{route:?} {stalled:?}");
         }
     }
 }

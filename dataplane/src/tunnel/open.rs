@@ -126,7 +126,7 @@ impl Attempts for Sending<'_> {
         tokio::select! {
             biased;
             answered = asking => answered.map(|answer| (answer, lease)),
-            () = self.opening.deadline.expired() => Err(Failure::Late { connected: connected.get() }),
+            over = self.opening.deadline.expired() => Err(over.failure(connected.get())),
             () = try_over => Err(Failure::too_long()),
         }
     }
@@ -162,8 +162,7 @@ impl Attempts for Sending<'_> {
 
     /// Who waits here is dropped when the client leaves.
     async fn given_up(&mut self) -> Failure {
-        self.opening.deadline.expired().await;
-        Failure::Late { connected: false }
+        self.opening.deadline.expired().await.failure(false)
     }
 }
 

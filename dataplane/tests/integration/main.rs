@@ -11,6 +11,7 @@ mod grpc;
 mod hedges;
 mod hostile;
 mod hostile_h2;
+mod idle;
 mod jwt;
 mod limits;
 mod logs;

@@ -59,6 +59,10 @@ fn limits_are_as_the_contract_says() {
                 at!("request_timeout: is negative"),
             ),
             (
+                |l| manager(l, |m| m.stream_idle_timeout = seconds(-1)),
+                at!("stream_idle_timeout: is negative"),
+            ),
+            (
                 |l| manager(l, |m| m.drain_timeout = seconds(-1)),
                 at!("drain_timeout: is negative"),
             ),

@@ -20,7 +20,7 @@ const HOST: &str = "calls.test";
 type Lines = &'static [(&'static str, &'static str)];
 
 pub(super) fn sites() -> Vec<Site> {
-    vec![told(), tried_again(), tried_once(), lasting()]
+    vec![told(), tried_again(), tried_once(), lasting(), idle()]
 }
 
 fn call(path: &'static str, content_type: &'static str) -> Case {
@@ -253,6 +253,57 @@ fn tried_once() -> Site {
         domains: vec![ONCE.to_owned()],
         routes: vec![route("/timed", timed), route("/idle", idle)],
         asks: rows.into_iter().map(ask).collect(),
+    }
+}
+
+/// What is told of streams of which nothing moves.
+fn idle() -> Site {
+    const IDLE: &str = "idle.test";
+    let route = |path: &str, timeout_ms: i32, idle_ms: i32| {
+        let ms = |ms: i32| {
+            Some(Duration {
+                seconds: 0,
+                nanos: ms * 1_000_000,
+            })
+        };
+        Route {
+            r#match: Some(prefix(path)),
+            action: Some(Action::Route(RouteAction {
+                cluster_specifier: Some(ClusterSpecifier::Cluster(contract::NAME.to_owned())),
+                timeout: ms(timeout_ms),
+                idle_timeout: ms(idle_ms),
+                ..RouteAction::default()
+            })),
+            ..Route::default()
+        }
+    };
+    let idle = Expect::Body("stream timeout");
+    let rows: [(&'static str, Lines, Expect); 6] = [
+        ("/idle", &[(WISH, "hang")], idle),
+        ("/idle", &[(WISH, "hang")], Expect::Status(504)),
+        ("/idle", &[], Expect::Says("\"by\"")),
+        (
+            "/idle",
+            &[(WISH, "hang"), ("content-type", "application/grpc")],
+            Expect::Header("grpc-status", "14"),
+        ),
+        ("/never", &[(WISH, "hang")], Expect::Body("upstream request timeout")),
+        ("/timed", &[(WISH, "hang")], Expect::Body("upstream request timeout")),
+    ];
+    let asks = rows.map(|(path, headers, expect)| Ask {
+        host: IDLE.to_owned(),
+        case: Case { path, headers, ..GET },
+        expect,
+    });
+    Site {
+        name: "idle",
+        domains: vec![IDLE.to_owned()],
+        routes: vec![
+            route("/idle", 0, 200),
+            route("/never", 300, 0),
+            route("/timed", 200, 900),
+        ],
+        asks: asks.into(),
     }
 }
 
