@@ -21,6 +21,7 @@ use crate::jwks::Fetchers;
 use crate::listener;
 use crate::orders::{Command, Remote};
 use crate::outlier::{self, Detection, Record, Watched};
+use crate::quota::Quotas;
 use crate::restart;
 use crate::router::RouteTable;
 use crate::slow_start::Starts;
@@ -47,6 +48,7 @@ pub(crate) struct Activation {
     tls: HashMap<Arc<str>, Arc<HostTls>>,
     /// Of issuers' keys.
     fetchers: Fetchers,
+    quotas: Quotas,
     next_host: u64,
     /// Of a predecessor, until the first listeners run.
     inherited: restart::Sockets,
@@ -97,6 +99,7 @@ impl Activation {
         Self {
             workers,
             fetchers: Fetchers::new(Arc::clone(&current)),
+            quotas: Quotas::new(Arc::clone(&current)),
             current,
             running: Config::default(),
             replaced: Vec::new(),
@@ -148,6 +151,7 @@ impl Activation {
         let snapshot = Arc::new(Snapshot { listeners, clusters });
         let difference = Arc::new(snapshot.difference(&before));
         self.fetchers.attach(config, &self.running);
+        self.quotas.attach(&snapshot);
         self.hand_over(&snapshot, &difference, sockets).await;
         self.current.store(Arc::clone(&snapshot));
         self.fetchers.begin(config, &self.running);
@@ -176,6 +180,7 @@ impl Activation {
     pub(crate) fn let_go(&mut self) {
         self.replaced.retain(|table| Arc::strong_count(table) > 1);
         self.fetchers.let_go();
+        self.quotas.let_go();
     }
 
     fn replace_tables(&mut self, before: &Snapshot, difference: &Difference) {

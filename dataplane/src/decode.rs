@@ -33,6 +33,7 @@ mod upgrade;
 mod wire;
 
 pub(crate) use fields::join as joined;
+pub(crate) use filter::quota_actions;
 
 /// A resource as it came and as it is kept on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]

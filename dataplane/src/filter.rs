@@ -30,6 +30,7 @@ mod facts;
 mod fault;
 mod jwt;
 mod local_ratelimit;
+mod quota;
 mod rate_limit;
 mod rbac;
 mod session;
@@ -53,6 +54,7 @@ pub(crate) use jwt::{
     Requirement,
 };
 pub(crate) use local_ratelimit::{Limit, LocalRateLimit, Rate};
+pub(crate) use quota::{IdParts, IdValue, QuotaLimit, QuotaService, QuotaSettings, RateLimitQuota};
 pub(crate) use rate_limit::{LimitSettings, Limiter, PATH as SHOULD_RATE_LIMIT, RateLimit};
 pub(crate) use rbac::{Action, AddressBlock, Policy, Rbac, Rule, Rules};
 pub(crate) use session::{Carrier, Session, StatefulSession, Wanted};
@@ -73,6 +75,8 @@ pub(crate) enum Filter {
     Jwt(Jwt),
     /// Without a limit where only routes have some.
     LocalRateLimit(Option<LocalRateLimit>),
+    /// Somebody else has said how much there is.
+    Quota(RateLimitQuota),
     /// Somebody else counts.
     RateLimit(RateLimit),
     /// Without rules where only routes have some.
@@ -106,6 +110,7 @@ pub(crate) enum Override {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Adjustment {
     ExtAuthz(Arc<CheckSettings>),
+    Quota(Arc<QuotaSettings>),
     RateLimit(Arc<LimitSettings>),
 }
 
@@ -212,6 +217,14 @@ impl Chain {
         verdict
     }
 
+    /// Limits of which this proxy has parts.
+    pub(crate) fn quotas(&self) -> impl Iterator<Item = &RateLimitQuota> {
+        self.0.iter().filter_map(|filter| match filter {
+            Filter::Quota(quota) => Some(quota),
+            _ => None,
+        })
+    }
+
     pub(crate) fn filter(&self, place: usize) -> Option<&Filter> {
         self.0.get(place)
     }
@@ -244,6 +257,7 @@ impl Filter {
             Self::GrpcWeb => web_call(&subject.request, verdict),
             Self::Jwt(jwt) => jwt.judge(subject, unix_seconds(), facts, verdict),
             Self::LocalRateLimit(Some(limit)) => limit.judge(now(), draw, verdict),
+            Self::Quota(quota) => quota.judge(subject, now, draw, verdict),
             Self::Rbac(Some(rbac)) => rbac.judge(subject, facts, verdict),
             Self::Session(Some(session)) if is_forwarded() => session.judge(subject, verdict),
             Self::ExtAuthz(_) => return route.is_some(),
@@ -279,6 +293,7 @@ impl Filter {
             Self::Fault(fault) => fault.is_idle(),
             Self::Jwt(jwt) => jwt.is_idle(),
             Self::LocalRateLimit(limit) => limit.as_ref().is_none_or(LocalRateLimit::is_idle),
+            Self::Quota(quota) => quota.is_idle(),
             Self::Rbac(rbac) => rbac.is_none(),
             Self::Session(session) => session.is_none(),
         }
@@ -294,6 +309,7 @@ impl Filter {
             | Self::Fault(_)
             | Self::GrpcWeb
             | Self::Jwt(_)
+            | Self::Quota(_)
             | Self::RateLimit(_)
             | Self::Rbac(_)
             | Self::Session(_) => None,
@@ -315,6 +331,7 @@ impl Filter {
                 settings: Some(Arc::clone(settings)),
                 ..asked
             }),
+            (Self::Quota(quota), Adjustment::Quota(settings)) => Self::Quota(quota.adjusted(settings)),
             (Self::RateLimit(counted), Adjustment::RateLimit(settings)) => Self::RateLimit(RateLimit {
                 settings: Some(Arc::clone(settings)),
                 ..counted

@@ -90,6 +90,7 @@ mod overload;
 mod pattern;
 mod pool;
 mod proxy_protocol;
+mod quota;
 mod read_ahead;
 mod recode;
 mod reply;

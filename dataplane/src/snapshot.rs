@@ -11,19 +11,21 @@ use arc_swap::ArcSwap;
 use foldhash::HashMap;
 use http::uri::Scheme;
 
-use crate::balance::{Candidate, Labelled, Labels, Layout, Rules, Selection};
+use crate::balance::{Asked, Candidate, Labelled, Labels, Layout, Rules, Selection, Tried};
 use crate::breaker::Load;
 use crate::by_name::ByName;
 use crate::config::{
     Cluster, Config, Endpoint, Endpoints, FilterChain, Http, Listener, Network, Route, TcpProxy,
 };
-use crate::filter::{Chain, Held, chains};
+use crate::filter::{Chain, Filter, Held, ListenerFilter, RateLimitQuota, chains};
 use crate::filter_chain::ChainMatch;
 use crate::outlier::{Ejections, Record};
 use crate::proxy_protocol::Version;
+use crate::retry::{RetryHosts, RetryPriorities};
 use crate::router::{NO_LEVELS, RouteTable};
 use crate::slow_start::WARM;
 use crate::tls::{HostTls, LiveTls};
+use crate::worker::{Random, turns};
 
 #[derive(Debug, Default)]
 pub(crate) struct Snapshot {
@@ -138,6 +140,21 @@ impl Snapshot {
     pub(crate) fn hosts(&self) -> impl Iterator<Item = &LiveHost> {
         let hosts = self.clusters.values().flat_map(|cluster| &cluster.hosts);
         hosts.filter(|live| live.host.original.is_none())
+    }
+
+    /// Limits of which this proxy has parts. Listeners without any are not looked through.
+    pub(crate) fn quotas(&self) -> impl Iterator<Item = &RateLimitQuota> {
+        let chains = self
+            .listeners
+            .values()
+            .flat_map(|listener| listener.chains.iter().flatten());
+        let http = chains.filter_map(|chain| match &chain.network {
+            LiveNetwork::Http(http) => Some(http),
+            LiveNetwork::Tcp(_) => None,
+        });
+        let counts = |listed: &ListenerFilter| matches!(listed.filter, Filter::Quota(_));
+        let http = http.filter(move |http| http.config.filters.iter().any(counts));
+        http.flat_map(|http| http.chains.iter().flat_map(Chain::quotas))
     }
 }
 
@@ -365,6 +382,20 @@ impl LiveCluster {
             self.selection.store(Arc::new(selection));
         }
         candidates.iter().any(|candidate| candidate.warmth < WARM)
+    }
+
+    /// One of them for who is no request, as the balancer has it.
+    pub(crate) fn any_host(&self) -> Option<Arc<Host>> {
+        let asked = Asked {
+            hosts: RetryHosts::Any,
+            priorities: RetryPriorities::Any,
+            key: None,
+            labels: None,
+        };
+        let (random, turns) = (Random::new(), turns(self));
+        let selection = self.selection.load();
+        let chosen = selection.choose(&random, |_| 0, &turns, &mut Tried::default(), asked)?;
+        Some(Arc::clone(&self.hosts[chosen.0].host))
     }
 
     /// The place of the host at `address`, if it is one of this cluster's.

@@ -15,6 +15,9 @@ use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{JwtAuthentication, PerRouteConfig};
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
+use envoy_types::pb::envoy::extensions::filters::http::rate_limit_quota::v3::{
+    RateLimitQuotaFilterConfig, RateLimitQuotaOverride,
+};
 use envoy_types::pb::envoy::extensions::filters::http::ratelimit::v3::{RateLimit, RateLimitPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::{Rbac, RbacPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -36,9 +39,12 @@ mod ext_authz;
 mod fault;
 mod jwt;
 mod local_ratelimit;
+mod quota;
 mod rate_limit;
 mod rbac;
 mod session;
+
+pub(crate) use quota::actions as quota_actions;
 
 /// Where something is said of a filter.
 #[derive(Clone, Copy)]
@@ -129,6 +135,9 @@ fn adjusted(config: &Any) -> Option<Result<Override, Reason>> {
     if config.type_url == RateLimitPerRoute::type_url() {
         return Some(rate_limit::of_route(config));
     }
+    if config.type_url == RateLimitQuotaOverride::type_url() {
+        return Some(quota::of_route(config));
+    }
     (config.type_url == ExtAuthzPerRoute::type_url()).then(|| ext_authz::of_route(config))
 }
 
@@ -151,6 +160,9 @@ fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reas
     }
     if config.type_url == RateLimit::type_url() && !is_of_routes {
         return rate_limit::of_listener(config).map(Filter::RateLimit);
+    }
+    if config.type_url == RateLimitQuotaFilterConfig::type_url() && !is_of_routes {
+        return quota::of_listener(config).map(Filter::Quota);
     }
     if config.type_url == Compressor::type_url() && !is_of_routes {
         return compressor::of_listener(config).map(|found| Filter::Compressor(found.map(Arc::new)));

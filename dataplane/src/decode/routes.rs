@@ -469,7 +469,7 @@ fn request_edits(add: Vec<HeaderValueOption>, remove: &[String]) -> Result<Heade
 }
 
 /// The fields' names are for what is refused.
-fn header_edits(
+pub(super) fn header_edits(
     add: Vec<HeaderValueOption>,
     add_field: &'static str,
     remove: &[String],

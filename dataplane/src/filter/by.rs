@@ -28,6 +28,7 @@ impl Chain {
                 "ratelimit: nobody says whether it is one too many".to_owned()
             }
             Filter::RateLimit(_) => "ratelimit: one too many".to_owned(),
+            Filter::Quota(_) => "rate_limit_quota: one too many".to_owned(),
             Filter::Rbac(rbac) => {
                 let rules = rbac.as_ref().and_then(|rbac| rbac.rules.as_ref());
                 match rules

@@ -65,8 +65,19 @@ impl Rate {
         }
     }
 
+    /// What a bucket that is full at `full` holds at `now`.
+    pub(crate) fn tokens(self, full: u64, now: u64) -> u64 {
+        self.all.saturating_sub(full.saturating_sub(now)) / self.each
+    }
+
+    /// When one will be full that holds so many at `now`.
+    pub(crate) fn full(self, tokens: u64, now: u64) -> u64 {
+        let held = self.each.saturating_mul(tokens);
+        now.saturating_add(self.all.saturating_sub(held))
+    }
+
     /// When a bucket that is full at `full` will be full if a token is taken from it at `now`; none if it holds none.
-    fn take(self, full: u64, now: u64) -> Option<u64> {
+    pub(crate) fn take(self, full: u64, now: u64) -> Option<u64> {
         let full = full.max(now).checked_add(self.each)?;
         (full - now <= self.all).then_some(full)
     }

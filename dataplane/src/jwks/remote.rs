@@ -19,12 +19,11 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::{BadKeys, KeySet};
-use crate::balance::{Asked, Tried};
 use crate::config::{Config, Listener, Network, Protocol};
 use crate::health;
-use crate::retry::{BackOff, RetryHosts, RetryPriorities};
+use crate::retry::BackOff;
 use crate::snapshot::{Host, LiveCluster, Snapshot};
-use crate::worker::{Random, turns};
+use crate::worker::Random;
 
 /// How long keys are believed after their issuer has last been heard of.
 const KEYS_KEPT_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -368,17 +367,9 @@ async fn fetch(at: &Remote, current: &ArcSwap<Snapshot>) -> Result<KeySet, Fetch
 fn host(at: &Remote, snapshot: &Snapshot) -> Result<(Arc<LiveCluster>, Arc<Host>), FetchError> {
     let cluster = snapshot.clusters.get(&at.cluster);
     let cluster = cluster.ok_or_else(|| FetchError::NoCluster(Arc::clone(&at.cluster)))?;
-    let asked = Asked {
-        hosts: RetryHosts::Any,
-        priorities: RetryPriorities::Any,
-        key: None,
-        labels: None,
-    };
-    let (random, turns) = (Random::new(), turns(cluster));
-    let selection = cluster.selection.load();
-    let chosen = selection.choose(&random, |_| 0, &turns, &mut Tried::default(), asked);
-    let (host, _) = chosen.ok_or_else(|| FetchError::NoHost(Arc::clone(&at.cluster)))?;
-    Ok((Arc::clone(cluster), Arc::clone(&cluster.hosts[host].host)))
+    let host = cluster.any_host();
+    let host = host.ok_or_else(|| FetchError::NoHost(Arc::clone(&at.cluster)))?;
+    Ok((Arc::clone(cluster), host))
 }
 
 fn request(at: &Remote, host: &Host, protocol: Protocol) -> Request<Full<Bytes>> {

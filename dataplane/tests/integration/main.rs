@@ -19,6 +19,7 @@ mod outliers;
 mod overload;
 mod proxy;
 mod proxy_protocol;
+mod quotas;
 mod rate_limit;
 mod recoding;
 mod restart;

@@ -8,5 +8,6 @@ pub(crate) mod collector;
 pub(crate) mod limiter;
 pub(crate) mod mesh;
 pub(crate) mod proxy;
+pub(crate) mod quotas;
 pub(crate) mod stage;
 pub(crate) mod upstream;

@@ -51,7 +51,7 @@ fn share(fraction: Option<RuntimeFractionalPercent>) -> Result<u32, Reason> {
 }
 
 /// As in Envoy, no success is an answer to one request too many.
-fn limited(code: i32) -> Result<StatusCode, Reason> {
+pub(super) fn limited(code: i32) -> Result<StatusCode, Reason> {
     let status = u32::try_from(code).map_err(|_| "is negative".to_owned())?;
     let status = answer_status(status)?;
     Ok(if status.as_u16() < 400 {
@@ -61,7 +61,7 @@ fn limited(code: i32) -> Result<StatusCode, Reason> {
     })
 }
 
-fn rate(mut pb: TokenBucket) -> Result<Rate, Reason> {
+pub(super) fn rate(mut pb: TokenBucket) -> Result<Rate, Reason> {
     let tokens_max = take(&mut pb.max_tokens);
     if tokens_max == 0 {
         return Err("max_tokens: must be more than 0".to_owned());

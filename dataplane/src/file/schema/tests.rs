@@ -16,7 +16,7 @@ use prost::Message;
 use super::*;
 
 /// What a file may have, in its resources or where any message may stand; with what these are made of.
-const ROOTS: [&str; 50] = [
+const ROOTS: [&str; 54] = [
     "envoy.config.cluster.v3.Cluster",
     "envoy.config.endpoint.v3.ClusterLoadAssignment",
     "envoy.config.listener.v3.Listener",
@@ -40,6 +40,9 @@ const ROOTS: [&str; 50] = [
     "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
     "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig",
     "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit",
+    "envoy.extensions.filters.http.rate_limit_quota.v3.RateLimitQuotaBucketSettings",
+    "envoy.extensions.filters.http.rate_limit_quota.v3.RateLimitQuotaFilterConfig",
+    "envoy.extensions.filters.http.rate_limit_quota.v3.RateLimitQuotaOverride",
     "envoy.extensions.filters.http.ratelimit.v3.RateLimit",
     "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute",
     "envoy.extensions.filters.http.rbac.v3.RBAC",
@@ -63,6 +66,7 @@ const ROOTS: [&str; 50] = [
     "envoy.extensions.transport_sockets.tls.v3.Secret",
     "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
     "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+    "envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
     "google.protobuf.BoolValue",
     "google.protobuf.Duration",
     "google.protobuf.Struct",

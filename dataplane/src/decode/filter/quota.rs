@@ -1,0 +1,617 @@
+//! `envoy.extensions.filters.http.rate_limit_quota.v3.RateLimitQuotaFilterConfig`, `RateLimitQuotaOverride` of routes, and what the
+//! service says of buckets.
+
+use std::mem::take;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
+use envoy_types::pb::envoy::extensions::filters::http::rate_limit_quota::v3::rate_limit_quota_bucket_settings::bucket_id_builder::ValueBuilder;
+use envoy_types::pb::envoy::extensions::filters::http::rate_limit_quota::v3::rate_limit_quota_bucket_settings::bucket_id_builder::value_builder::ValueSpecifier;
+use envoy_types::pb::envoy::extensions::filters::http::rate_limit_quota::v3::rate_limit_quota_bucket_settings::expired_assignment_behavior::ExpiredAssignmentBehavior as PbExpiredKind;
+use envoy_types::pb::envoy::extensions::filters::http::rate_limit_quota::v3::rate_limit_quota_bucket_settings::no_assignment_behavior::NoAssignmentBehavior as PbUnassignedKind;
+use envoy_types::pb::envoy::extensions::filters::http::rate_limit_quota::v3::rate_limit_quota_bucket_settings::{
+    BucketIdBuilder, DenyResponseSettings, ExpiredAssignmentBehavior, NoAssignmentBehavior,
+};
+use envoy_types::pb::envoy::extensions::filters::http::rate_limit_quota::v3::{
+    RateLimitQuotaBucketSettings, RateLimitQuotaFilterConfig, RateLimitQuotaOverride,
+};
+use envoy_types::pb::envoy::r#type::matcher::v3::HttpRequestHeaderMatchInput;
+use envoy_types::pb::envoy::r#type::v3::rate_limit_strategy::{BlanketRule, RequestsPerTimeUnit, Strategy as PbStrategy};
+use envoy_types::pb::envoy::r#type::v3::{RateLimitStrategy, RateLimitUnit};
+use envoy_types::pb::envoy::service::rate_limit_quota::v3::rate_limit_quota_response::BucketAction;
+use envoy_types::pb::envoy::service::rate_limit_quota::v3::rate_limit_quota_response::bucket_action::BucketAction as PbAction;
+use envoy_types::pb::envoy::service::rate_limit_quota::v3::{BucketId as PbBucketId, RateLimitQuotaResponse};
+use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::xds::r#type::matcher::v3::Matcher;
+use envoy_types::pb::xds::r#type::matcher::v3::matcher::on_match::OnMatch;
+use http::StatusCode;
+
+use super::local_ratelimit;
+use crate::config::{HeaderEdits, MILLION};
+use crate::decode::fields::{At, Reason, any, done, duration, required, runtime_fraction};
+use crate::decode::{grpc_service, routes};
+use crate::filter::{
+    Adjustment, IdParts, IdValue, Override, QuotaLimit, QuotaService, QuotaSettings, Rate, RateLimitQuota,
+    of_name,
+};
+use crate::grpc::Code;
+use crate::quota::{Action, BucketId, Expired, Strategy};
+
+/// For a connection: the stream has no end.
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
+/// Envoy takes more than that only.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// As in Envoy.
+const HEADERS_MAX: usize = 10;
+
+pub(super) fn of_listener(config: &Any) -> Result<RateLimitQuota, Reason> {
+    let mut pb: RateLimitQuotaFilterConfig = any(config)?;
+    let callee = grpc_service::decode(pb.rlqs_server.take(), TIMEOUT_DEFAULT).at("rlqs_server")?;
+    let domain = take(&mut pb.domain);
+    if domain.is_empty() {
+        return Err("domain: is required".to_owned());
+    }
+    let matchers = required(pb.bucket_matchers.take()).at("bucket_matchers")?;
+    let limit = matched(matchers).at("bucket_matchers")?;
+    let asked = share(pb.filter_enabled.take()).at("filter_enabled")?;
+    let enforced = share(pb.filter_enforced.take()).at("filter_enforced")?;
+    let unenforced = edits(
+        take(&mut pb.request_headers_to_add_when_not_enforced),
+        "request_headers_to_add_when_not_enforced",
+    )?;
+    done(&pb)?;
+    let service = QuotaService {
+        callee,
+        domain: domain.into(),
+        asked,
+        enforced,
+        unenforced,
+    };
+    Ok(RateLimitQuota::new(Arc::new(service), limit.map(Arc::new)))
+}
+
+pub(super) fn of_route(config: &Any) -> Result<Override, Reason> {
+    let mut pb: RateLimitQuotaOverride = any(config)?;
+    let domain = Some(take(&mut pb.domain)).filter(|domain| !domain.is_empty());
+    let limit = match pb.bucket_matchers.take() {
+        None => None,
+        Some(matchers) => {
+            let limit = matched(matchers).at("bucket_matchers")?;
+            Some(Arc::new(required(limit).at("on_no_match").at("bucket_matchers")?))
+        }
+    };
+    done(&pb)?;
+    let settings = QuotaSettings {
+        domain: domain.map(String::into_boxed_str),
+        limit,
+    };
+    Ok(Override::Adjusted(Adjustment::Quota(Arc::new(settings))))
+}
+
+/// What the service says of buckets, one by one.
+pub(crate) fn actions(
+    response: RateLimitQuotaResponse,
+) -> impl Iterator<Item = Result<(BucketId, Action), Reason>> {
+    let actions = response.bucket_action.into_iter().enumerate();
+    actions.map(|(index, said)| action(said).at_index("bucket_action", index))
+}
+
+fn action(said: BucketAction) -> Result<(BucketId, Action), Reason> {
+    let PbBucketId { bucket } = required(said.bucket_id).at("bucket_id")?;
+    let parts = bucket.into_iter();
+    let mut id: Vec<(Box<str>, Box<str>)> = parts.map(|(name, value)| (name.into(), value.into())).collect();
+    id.sort_unstable();
+    let action = match required(said.bucket_action).at("bucket_action")? {
+        PbAction::AbandonAction(_) => Action::Abandon,
+        PbAction::QuotaAssignmentAction(assigned) => Action::Assign {
+            strategy: match assigned.rate_limit_strategy {
+                None => Strategy::AllowAll,
+                Some(said) => strategy(said).at("rate_limit_strategy")?,
+            },
+            lasts: match assigned.assignment_time_to_live {
+                None => None,
+                Some(lasts) => Some(duration(lasts).at("assignment_time_to_live")?),
+            },
+        },
+    };
+    Ok((id.into(), action))
+}
+
+/// All requests are when none is said.
+fn share(fraction: Option<RuntimeFractionalPercent>) -> Result<u32, Reason> {
+    fraction.map_or(Ok(MILLION), runtime_fraction)
+}
+
+fn edits(
+    lines: Vec<envoy_types::pb::envoy::config::core::v3::HeaderValueOption>,
+    field: &'static str,
+) -> Result<HeaderEdits, Reason> {
+    if lines.len() > HEADERS_MAX {
+        return Err(format!("{field}: has more than {HEADERS_MAX}"));
+    }
+    routes::header_edits(lines, field, &[], "")
+}
+
+/// Of all requests: what matchers could say routes say.
+fn matched(mut pb: Matcher) -> Result<Option<QuotaLimit>, Reason> {
+    if pb.matcher_type.is_some() {
+        return Err("matcher_type: only on_no_match is supported".to_owned());
+    }
+    let Some(otherwise) = pb.on_no_match.take() else {
+        done(&pb)?;
+        return Ok(None);
+    };
+    done(&pb)?;
+    let mut otherwise = *otherwise;
+    let Some(OnMatch::Action(mut action)) = otherwise.on_match.take() else {
+        return Err("on_no_match: only action is supported".to_owned());
+    };
+    done(&otherwise).at("on_no_match")?;
+    take(&mut action.name);
+    let settings = required(action.typed_config.take()).at("typed_config");
+    let limit = settings.and_then(|settings| limit(&settings).at("typed_config"));
+    let limit = limit.at("action").at("on_no_match")?;
+    done(&action).at("action").at("on_no_match")?;
+    Ok(Some(limit))
+}
+
+fn limit(config: &Any) -> Result<QuotaLimit, Reason> {
+    let mut pb: RateLimitQuotaBucketSettings = any(config)?;
+    let id = id(required(pb.bucket_id_builder.take()).at("bucket_id_builder")?)
+        .at("bucket_id_builder")
+        .at("bucket_id_builder")?;
+    let interval = duration(required(pb.reporting_interval.take()).at("reporting_interval")?);
+    let interval = interval.at("reporting_interval")?;
+    if interval <= INTERVAL_MIN {
+        let min_ms = INTERVAL_MIN.as_millis();
+        return Err(format!("reporting_interval: must be more than {min_ms} ms"));
+    }
+    let unassigned = match pb.no_assignment_behavior.take() {
+        None => Strategy::AllowAll,
+        Some(said) => unassigned(said).at("no_assignment_behavior")?,
+    };
+    let expired = match pb.expired_assignment_behavior.take() {
+        None => Expired::OnceMore,
+        Some(said) => expired(said).at("expired_assignment_behavior")?,
+    };
+    let mut denied = pb.deny_response_settings.take().unwrap_or_default();
+    done(&pb)?;
+    let field = "deny_response_settings";
+    let status = status(&mut denied).at(field)?;
+    let code = code(&mut denied).at(field)?;
+    let body = denied.http_body.take().map(|body| Bytes::from(body.value));
+    let told = take(&mut denied.response_headers_to_add);
+    let told = edits(told, "response_headers_to_add").at(field)?;
+    done(&denied).at(field)?;
+    Ok(QuotaLimit {
+        id,
+        interval,
+        unassigned,
+        expired,
+        status,
+        code,
+        body: body.unwrap_or_default(),
+        told,
+    })
+}
+
+fn id(pb: BucketIdBuilder) -> Result<IdParts, Reason> {
+    let mut id = Vec::with_capacity(pb.bucket_id_builder.len());
+    for (name, value) in pb.bucket_id_builder {
+        if name.is_empty() {
+            return Err("a name is empty".to_owned());
+        }
+        let value = id_value(value).at(&name)?;
+        id.push((name.into_boxed_str(), value));
+    }
+    if id.is_empty() {
+        return Err("at least one is required".to_owned());
+    }
+    id.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(id.into())
+}
+
+fn id_value(pb: ValueBuilder) -> Result<IdValue, Reason> {
+    match pb.value_specifier {
+        Some(ValueSpecifier::StringValue(text)) if !text.is_empty() => Ok(IdValue::Text(text.into())),
+        Some(ValueSpecifier::CustomValue(mut custom)) => {
+            take(&mut custom.name);
+            let config = required(custom.typed_config.take()).at("typed_config");
+            let header = config.and_then(|config| any::<HttpRequestHeaderMatchInput>(&config));
+            let header = header.at("custom_value")?;
+            done(&custom).at("custom_value")?;
+            let name = header.header_name;
+            let of = of_name(&name);
+            let of = of.ok_or_else(|| format!("custom_value.header_name: {name:?} is not a header name"))?;
+            Ok(IdValue::Request(of))
+        }
+        Some(ValueSpecifier::StringValue(_)) | None => Err("is required".to_owned()),
+    }
+}
+
+fn unassigned(pb: NoAssignmentBehavior) -> Result<Strategy, Reason> {
+    match required(pb.no_assignment_behavior)? {
+        PbUnassignedKind::FallbackRateLimit(said) => strategy(said).at("fallback_rate_limit"),
+    }
+}
+
+/// Without a time it is over at once, as in Envoy.
+fn expired(pb: ExpiredAssignmentBehavior) -> Result<Expired, Reason> {
+    let timeout = match pb.expired_assignment_behavior_timeout {
+        None => Duration::ZERO,
+        Some(timeout) => duration(timeout).at("expired_assignment_behavior_timeout")?,
+    };
+    match required(pb.expired_assignment_behavior)? {
+        PbExpiredKind::ReuseLastAssignment(_) => Ok(Expired::Reuse(timeout)),
+        PbExpiredKind::FallbackRateLimit(said) => {
+            let fallback = strategy(said).at("fallback_rate_limit")?;
+            Ok(Expired::Fallback(fallback, timeout))
+        }
+    }
+}
+
+fn strategy(pb: RateLimitStrategy) -> Result<Strategy, Reason> {
+    match required(pb.strategy)? {
+        PbStrategy::BlanketRule(rule) => match BlanketRule::try_from(rule) {
+            Ok(BlanketRule::AllowAll) => Ok(Strategy::AllowAll),
+            Ok(BlanketRule::DenyAll) => Ok(Strategy::DenyAll),
+            Err(_) => Err("blanket_rule: is unknown".to_owned()),
+        },
+        PbStrategy::RequestsPerTimeUnit(said) => requests_per_unit(said).at("requests_per_time_unit"),
+        PbStrategy::TokenBucket(said) => {
+            let rate = local_ratelimit::rate(said).at("token_bucket")?;
+            Ok(Strategy::Rate(rate))
+        }
+    }
+}
+
+fn requests_per_unit(pb: RequestsPerTimeUnit) -> Result<Strategy, Reason> {
+    /// As protobuf has no calendar: of 30 and 365 days, as a rate-limit service has them.
+    const DAY_S: u64 = 24 * 3600;
+    if pb.requests_per_time_unit == 0 {
+        return Ok(Strategy::DenyAll);
+    }
+    let seconds = match RateLimitUnit::try_from(pb.time_unit) {
+        Ok(RateLimitUnit::Second) => 1,
+        Ok(RateLimitUnit::Minute) => 60,
+        Ok(RateLimitUnit::Hour) => 3600,
+        Ok(RateLimitUnit::Day) => DAY_S,
+        Ok(RateLimitUnit::Month) => 30 * DAY_S,
+        Ok(RateLimitUnit::Year) => 365 * DAY_S,
+        Ok(RateLimitUnit::Unknown) | Err(_) => return Err("time_unit: is unknown".to_owned()),
+    };
+    // Nobody serves more in a second.
+    let requests = u32::try_from(pb.requests_per_time_unit).unwrap_or(u32::MAX);
+    Ok(Strategy::Rate(Rate::new(
+        requests,
+        requests,
+        Duration::from_secs(seconds),
+    )))
+}
+
+fn status(pb: &mut DenyResponseSettings) -> Result<StatusCode, Reason> {
+    match pb.http_status.take() {
+        None => Ok(StatusCode::TOO_MANY_REQUESTS),
+        Some(status) => local_ratelimit::limited(status.code).at("http_status.code"),
+    }
+}
+
+fn code(pb: &mut DenyResponseSettings) -> Result<Code, Reason> {
+    let Some(mut status) = pb.grpc_status.take() else {
+        return Ok(Code::UNAVAILABLE);
+    };
+    let code = Code::read(take(&mut status.code).to_string().as_bytes());
+    done(&status).at("grpc_status")?;
+    code.ok_or_else(|| "grpc_status.code: is unknown".to_owned())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
+    use envoy_types::pb::envoy::config::core::v3::{GrpcService, TypedExtensionConfig as PbExtension};
+    use envoy_types::pb::envoy::extensions::filters::http::rate_limit_quota::v3::rate_limit_quota_bucket_settings::expired_assignment_behavior::ReuseLastAssignment;
+    use envoy_types::pb::envoy::r#type::v3::{HttpStatus, TokenBucket};
+    use envoy_types::pb::envoy::service::rate_limit_quota::v3::rate_limit_quota_response::bucket_action::QuotaAssignmentAction;
+    use envoy_types::pb::google::protobuf::{Duration as PbDuration, UInt32Value};
+    use envoy_types::pb::google::rpc::Status;
+    use envoy_types::pb::xds::core::v3::TypedExtensionConfig;
+    use envoy_types::pb::xds::r#type::matcher::v3::matcher::OnMatch as PbOnMatch;
+    use envoy_types::util::pack_any;
+
+    use super::*;
+
+    type Change<T> = fn(&mut T);
+    type Check = fn(&QuotaLimit) -> bool;
+
+    fn seconds(seconds: i64) -> Option<PbDuration> {
+        Some(PbDuration { seconds, nanos: 0 })
+    }
+
+    fn by(strategy: PbStrategy) -> RateLimitStrategy {
+        RateLimitStrategy {
+            strategy: Some(strategy),
+        }
+    }
+
+    fn value(value: ValueSpecifier) -> ValueBuilder {
+        ValueBuilder {
+            value_specifier: Some(value),
+        }
+    }
+
+    fn settings() -> RateLimitQuotaBucketSettings {
+        let name = (
+            "name".to_owned(),
+            value(ValueSpecifier::StringValue("n".to_owned())),
+        );
+        RateLimitQuotaBucketSettings {
+            bucket_id_builder: Some(BucketIdBuilder {
+                bucket_id_builder: [name].into(),
+            }),
+            reporting_interval: seconds(1),
+            ..RateLimitQuotaBucketSettings::default()
+        }
+    }
+
+    fn id_of(pb: &mut RateLimitQuotaBucketSettings) -> &mut std::collections::HashMap<String, ValueBuilder> {
+        &mut pb.bucket_id_builder.get_or_insert_default().bucket_id_builder
+    }
+
+    fn expires(pb: &mut RateLimitQuotaBucketSettings, kind: PbExpiredKind, after: Option<PbDuration>) {
+        pb.expired_assignment_behavior = Some(ExpiredAssignmentBehavior {
+            expired_assignment_behavior_timeout: after,
+            expired_assignment_behavior: Some(kind),
+        });
+    }
+
+    fn denies(pb: &mut RateLimitQuotaBucketSettings) -> &mut DenyResponseSettings {
+        pb.deny_response_settings.get_or_insert_default()
+    }
+
+    fn matcher(settings: &RateLimitQuotaBucketSettings) -> Matcher {
+        Matcher {
+            on_no_match: Some(Box::new(PbOnMatch {
+                on_match: Some(OnMatch::Action(TypedExtensionConfig {
+                    name: "any".to_owned(),
+                    typed_config: Some(pack_any(settings.clone())),
+                })),
+                ..PbOnMatch::default()
+            })),
+            ..Matcher::default()
+        }
+    }
+
+    fn listed() -> RateLimitQuotaFilterConfig {
+        RateLimitQuotaFilterConfig {
+            rlqs_server: Some(GrpcService {
+                target_specifier: Some(TargetSpecifier::EnvoyGrpc(EnvoyGrpc {
+                    cluster_name: "edge".to_owned(),
+                    ..EnvoyGrpc::default()
+                })),
+                ..GrpcService::default()
+            }),
+            domain: "shop".to_owned(),
+            bucket_matchers: Some(matcher(&settings())),
+            ..RateLimitQuotaFilterConfig::default()
+        }
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_in_envoy() {
+        let quota = of_listener(&pack_any(listed())).unwrap();
+        assert_eq!((quota.service.asked, quota.service.enforced), (MILLION, MILLION));
+        assert_eq!(quota.service.callee.timeout, TIMEOUT_DEFAULT);
+        let limit = quota.limit.unwrap();
+        assert_eq!((limit.status.as_u16(), limit.code), (429, Code::UNAVAILABLE));
+        assert_eq!(
+            (limit.unassigned, limit.expired),
+            (Strategy::AllowAll, Expired::OnceMore)
+        );
+        assert!(limit.body.is_empty());
+        // A listener's may be without, where routes have some.
+        let empty = RateLimitQuotaFilterConfig {
+            bucket_matchers: Some(Matcher::default()),
+            ..listed()
+        };
+        assert_eq!(of_listener(&pack_any(empty)).unwrap().limit, None);
+        let nothing = of_route(&pack_any(RateLimitQuotaOverride::default())).unwrap();
+        let settings = QuotaSettings {
+            domain: None,
+            limit: None,
+        };
+        assert_eq!(nothing, Override::Adjusted(Adjustment::Quota(Arc::new(settings))));
+    }
+
+    #[test]
+    fn what_is_said_is_taken() {
+        let deny = || by(PbStrategy::BlanketRule(BlanketRule::DenyAll as i32));
+        let cases: [(Change<RateLimitQuotaBucketSettings>, Check); 5] = [
+            (
+                |pb| {
+                    expires(
+                        pb,
+                        PbExpiredKind::ReuseLastAssignment(ReuseLastAssignment {}),
+                        None,
+                    );
+                },
+                |limit| limit.expired == Expired::Reuse(Duration::ZERO),
+            ),
+            (
+                |pb| {
+                    let rule = PbStrategy::BlanketRule(BlanketRule::AllowAll as i32);
+                    expires(pb, PbExpiredKind::FallbackRateLimit(by(rule)), seconds(5));
+                },
+                |limit| limit.expired == Expired::Fallback(Strategy::AllowAll, Duration::from_secs(5)),
+            ),
+            (
+                |pb| {
+                    denies(pb).http_status = Some(HttpStatus { code: 503 });
+                    denies(pb).grpc_status = Some(Status {
+                        code: 8,
+                        ..Status::default()
+                    });
+                },
+                |limit| limit.status.as_u16() == 503 && limit.code == Code::RESOURCE_EXHAUSTED,
+            ),
+            // No success is an answer to one too many.
+            (
+                |pb| denies(pb).http_status = Some(HttpStatus { code: 200 }),
+                |limit| limit.status.as_u16() == 429,
+            ),
+            (
+                |pb| {
+                    id_of(pb).insert("a".to_owned(), value(ValueSpecifier::StringValue("b".to_owned())));
+                },
+                |limit| limit.id.iter().map(|(name, _)| &**name).eq(["a", "name"]),
+            ),
+        ];
+        for (nth, (change, is_so)) in cases.into_iter().enumerate() {
+            let mut pb = settings();
+            change(&mut pb);
+            assert!(is_so(&limit(&pack_any(pb)).unwrap()), "{nth}");
+        }
+        let mut pb = settings();
+        pb.no_assignment_behavior = Some(NoAssignmentBehavior {
+            no_assignment_behavior: Some(PbUnassignedKind::FallbackRateLimit(deny())),
+        });
+        assert_eq!(limit(&pack_any(pb)).unwrap().unassigned, Strategy::DenyAll);
+    }
+
+    #[test]
+    fn what_this_proxy_cannot_count_is_refused() {
+        let cases: [(Change<RateLimitQuotaBucketSettings>, &str); 9] = [
+            (|pb| pb.bucket_id_builder = None, "bucket_id_builder: is required"),
+            (
+                |pb| id_of(pb).clear(),
+                "bucket_id_builder.bucket_id_builder: at least one is required",
+            ),
+            (
+                |pb| {
+                    id_of(pb).insert("b".to_owned(), ValueBuilder::default());
+                },
+                "bucket_id_builder.bucket_id_builder.b: is required",
+            ),
+            (
+                |pb| {
+                    let other = PbExtension {
+                        typed_config: Some(pack_any(UInt32Value { value: 1 })),
+                        ..PbExtension::default()
+                    };
+                    id_of(pb).insert("b".to_owned(), value(ValueSpecifier::CustomValue(other)));
+                },
+                "bucket_id_builder.bucket_id_builder.b.custom_value: type.googleapis.com/google.protobuf.UInt32Value is not supported here, expected type.googleapis.com/envoy.type.matcher.v3.HttpRequestHeaderMatchInput",
+            ),
+            (
+                |pb| pb.reporting_interval = None,
+                "reporting_interval: is required",
+            ),
+            (
+                |pb| {
+                    pb.reporting_interval = Some(PbDuration {
+                        seconds: 0,
+                        nanos: 100_000_000,
+                    });
+                },
+                "reporting_interval: must be more than 100 ms",
+            ),
+            (
+                |pb| pb.no_assignment_behavior = Some(NoAssignmentBehavior::default()),
+                "no_assignment_behavior: is required",
+            ),
+            (
+                |pb| {
+                    let bucket = PbStrategy::TokenBucket(TokenBucket::default());
+                    expires(pb, PbExpiredKind::FallbackRateLimit(by(bucket)), None);
+                },
+                "expired_assignment_behavior.fallback_rate_limit.token_bucket.max_tokens: must be more than 0",
+            ),
+            (
+                |pb| {
+                    denies(pb).grpc_status = Some(Status {
+                        message: "no".to_owned(),
+                        ..Status::default()
+                    });
+                },
+                "deny_response_settings.grpc_status.message: is not supported by this proxy",
+            ),
+        ];
+        for (change, expected) in cases {
+            let mut pb = settings();
+            change(&mut pb);
+            let config = RateLimitQuotaFilterConfig {
+                bucket_matchers: Some(matcher(&pb)),
+                ..listed()
+            };
+            let at = "bucket_matchers.on_no_match.action.typed_config";
+            let got = of_listener(&pack_any(config)).unwrap_err();
+            assert_eq!(got, format!("{at}.{expected}"));
+        }
+        let cases: [(Change<RateLimitQuotaFilterConfig>, &str); 4] = [
+            (|pb| pb.rlqs_server = None, "rlqs_server: is required"),
+            (|pb| pb.domain.clear(), "domain: is required"),
+            (|pb| pb.bucket_matchers = None, "bucket_matchers: is required"),
+            (
+                |pb| pb.request_headers_to_add_when_not_enforced = vec![Default::default(); 11],
+                "request_headers_to_add_when_not_enforced: has more than 10",
+            ),
+        ];
+        for (change, expected) in cases {
+            let mut pb = listed();
+            change(&mut pb);
+            assert_eq!(of_listener(&pack_any(pb)).unwrap_err(), expected);
+        }
+    }
+
+    #[test]
+    fn what_a_service_says_is_taken_one_by_one() {
+        let per = |requests_per_time_unit, unit: RateLimitUnit| {
+            by(PbStrategy::RequestsPerTimeUnit(RequestsPerTimeUnit {
+                requests_per_time_unit,
+                time_unit: unit as i32,
+            }))
+        };
+        let rate =
+            |tokens, interval| Strategy::Rate(Rate::new(tokens, tokens, Duration::from_secs(interval)));
+        for (said, expected) in [
+            (None, Ok(Strategy::AllowAll)),
+            (Some(per(5, RateLimitUnit::Minute)), Ok(rate(5, 60))),
+            (Some(per(0, RateLimitUnit::Unknown)), Ok(Strategy::DenyAll)),
+            (Some(per(u64::MAX, RateLimitUnit::Second)), Ok(rate(u32::MAX, 1))),
+            (
+                Some(per(5, RateLimitUnit::Unknown)),
+                Err("bucket_action[0].rate_limit_strategy.requests_per_time_unit.time_unit: is unknown"),
+            ),
+            (
+                Some(RateLimitStrategy::default()),
+                Err("bucket_action[0].rate_limit_strategy: is required"),
+            ),
+        ] {
+            let action = |rate_limit_strategy| BucketAction {
+                bucket_id: Some(PbBucketId {
+                    bucket: [("b", "2"), ("a", "1")]
+                        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                        .into(),
+                }),
+                bucket_action: Some(PbAction::QuotaAssignmentAction(QuotaAssignmentAction {
+                    assignment_time_to_live: seconds(9),
+                    rate_limit_strategy,
+                })),
+            };
+            let response = RateLimitQuotaResponse {
+                bucket_action: vec![action(said), action(None)],
+            };
+            let got: Vec<_> = actions(response).collect();
+            let id: BucketId = [("a".into(), "1".into()), ("b".into(), "2".into())].into();
+            let assigned = |strategy| {
+                let lasts = Some(Duration::from_secs(9));
+                (id.clone(), Action::Assign { strategy, lasts })
+            };
+            assert_eq!(got[0], expected.map(assigned).map_err(str::to_owned), "{said:?}");
+            // One that is nothing costs the others nothing.
+            assert_eq!(got[1], Ok(assigned(Strategy::AllowAll)), "{said:?}");
+        }
+    }
+}
