@@ -212,6 +212,10 @@ impl QuotaLimit {
             match value {
                 IdValue::Text(text) => key.push(text.as_bytes())?,
                 IdValue::Request(Of::Header(name)) => {
+                    // A value that is empty is none to the service.
+                    if subject.request.lines(name).all(<[u8]>::is_empty) {
+                        return None;
+                    }
                     for (nth, line) in subject.request.lines(name).enumerate() {
                         if nth > 0 {
                             key.push(b",")?;
@@ -230,7 +234,7 @@ impl QuotaLimit {
 impl IdValue {
     fn is_missing(&self, subject: &Subject<'_, impl RequestView>) -> bool {
         match self {
-            Self::Request(Of::Header(name)) => subject.request.lines(name).all(<[u8]>::is_empty),
+            Self::Request(Of::Header(name)) => subject.request.lines(name).next().is_none(),
             Self::Request(Of::Method | Of::Authority | Of::Target) | Self::Text(_) => false,
         }
     }
@@ -346,8 +350,8 @@ mod tests {
             ),
             // Who does not say it is not counted, as in an Envoy.
             (user(), vec![], vec![], false),
-            (user(), vec![("x-user", b"")], vec![("x-user", b"")], false),
             // What can be no id is one of the others.
+            (user(), vec![("x-user", b"")], vec![("x-user", &long)], true),
             (user(), vec![("x-user", &long)], vec![("x-user", b"\xfe")], true),
             (user(), vec![("x-user", b"a\xff")], vec![("x-user", &long)], true),
             (

@@ -167,14 +167,16 @@ async fn hear(
 
 fn take(buckets: &Buckets, response: RateLimitQuotaResponse) {
     let now = Instant::now();
+    let mut unfit = None;
     for action in quota_actions(response) {
         match action {
             Ok((id, action)) => buckets.on(&id, action, now),
-            Err(reason) => {
-                let cluster = &buckets.terms().callee.cluster;
-                tracing::warn!(%cluster, reason, "what was assigned is nothing that this proxy can do");
-            }
+            Err(reason) => unfit = unfit.or(Some(reason)),
         }
+    }
+    if let Some(reason) = unfit {
+        let cluster = &buckets.terms().callee.cluster;
+        tracing::warn!(%cluster, reason, "what was assigned is nothing that this proxy can do");
     }
     buckets.changed.notify_one();
 }

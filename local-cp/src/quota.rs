@@ -1,0 +1,8 @@
+//! Parts of limits over all proxies (docs/adr/0011): proxies report what they use of a bucket, and are assigned what they may use.
+//! What is known of a bucket is what was reported of it, and its limit is a part of its id, so that an edge that starts anew knows
+//! all after an interval.
+
+mod divide;
+mod ledger;
+mod limit;
+pub(crate) mod server;
