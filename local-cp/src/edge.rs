@@ -29,6 +29,7 @@ use crate::metrics::{Metrics, gauge};
 use crate::plaintext::Plaintext;
 use crate::platform::static_dir::StaticDir;
 use crate::platform::{Platform, Seen};
+use crate::quota::server::Quotas;
 use crate::report::{self, Reporter};
 use crate::snapshot::Snapshot;
 
@@ -255,13 +256,16 @@ async fn serve_xds(
     tasks: &mut Tasks,
     mut shutdown: Shutdown,
 ) -> Result<SocketAddr, EdgeError> {
+    let quotas = Quotas::new(shutdown.clone());
     let bind = |source| EdgeError::Bind { addr, source };
     let listener = TcpListener::bind(addr).await.map_err(bind)?;
     let bound = listener.local_addr().map_err(bind)?;
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .add_service(ads.into_service());
+        .add_service(ads.into_service())
+        .add_service(quotas.clone().into_service());
+    tasks.spawn("quotas", quotas.sweep());
     tasks.spawn("xds", async move {
         let stopped = async move { shutdown.wait().await };
         server

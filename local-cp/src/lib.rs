@@ -12,6 +12,7 @@ mod keep;
 mod metrics;
 mod plaintext;
 mod platform;
+mod quota;
 mod report;
 mod snapshot;
 #[cfg(test)]
