@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig as PbExtension;
-use envoy_types::pb::envoy::config::route::v3::Route;
+use envoy_types::pb::envoy::config::route::v3::{FilterConfig, Route};
 use envoy_types::pb::envoy::extensions::filters::http::rate_limit_quota::v3::rate_limit_quota_bucket_settings::bucket_id_builder::ValueBuilder;
 use envoy_types::pb::envoy::extensions::filters::http::rate_limit_quota::v3::rate_limit_quota_bucket_settings::bucket_id_builder::value_builder::ValueSpecifier;
 use envoy_types::pb::envoy::extensions::filters::http::rate_limit_quota::v3::rate_limit_quota_bucket_settings::{
@@ -25,11 +25,12 @@ use envoy_types::pb::xds::r#type::matcher::v3::Matcher;
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::OnMatch;
 use envoy_types::pb::xds::r#type::matcher::v3::matcher::on_match::OnMatch as On;
 use envoy_types::util::pack_any;
+use prost::Message;
 
 use crate::support::asking::{self, Stage};
 use crate::support::mesh;
 use crate::support::proxy::{client, eventually, http2_client};
-use crate::support::quotas::{Quotas, Told};
+use crate::support::quotas::Quotas;
 
 const NAME: &str = "envoy.filters.http.rate_limit_quota";
 const INTERVAL_MS: i64 = 150;
@@ -231,7 +232,7 @@ async fn routes_and_clients_have_buckets_of_their_own() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_assigned_outlives_its_service_for_a_while() {
     let filter = leasing("service", bucket(vec![("name", text("n"))]));
-    let (stage, quotas) = start(filter.clone(), vec![mesh::to_cluster("/", "a")]).await;
+    let (stage, quotas) = start(filter, vec![mesh::to_cluster("/", "a")]).await;
     quotas.say(assign(DENY, 1000));
     until(&stage, "it is assigned", "/", &[], 429).await;
     quotas.stop();
@@ -250,18 +251,44 @@ async fn what_is_assigned_outlives_its_service_for_a_while() {
         quotas.told("name=n").allowed >= before.allowed + 4
     })
     .await;
-    // A configuration that says the same again changes nothing.
+    // A configuration that says the same again goes on with what was assigned, whoever says nothing more.
+    quotas.say(assign(DENY, 60_000));
+    let before = quotas.told("name=n").reports;
+    eventually("it is assigned for longer", || async {
+        quotas.told("name=n").reports > before + 1
+    })
+    .await;
+    quotas.say(None);
     let streams = quotas.domains().len();
-    let mut table = mesh::routes(
-        "in",
-        vec![mesh::to_cluster("/", "a"), mesh::answer("/x", 204, "")],
-    );
-    table.virtual_hosts[0].routes.reverse();
+    let off = FilterConfig {
+        disabled: true,
+        ..FilterConfig::default()
+    };
+    let mut free = mesh::answer("/free", 204, "");
+    free.typed_per_filter_config
+        .insert(NAME.to_owned(), pack_any(off));
+    let table = mesh::routes("in", vec![free, mesh::to_cluster("/", "a")]);
     stage.edge.put("in", &table);
-    until(&stage, "there is another route", "/x", &[], 429).await;
+    until(&stage, "there is another route", "/free", &[], 204).await;
     assert_eq!(status(&stage, "/", &[]).await, 429);
     assert_eq!(quotas.domains().len(), streams);
-    assert_ne!(quotas.told("name=n"), Told::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_new_or_over_waits_for_no_interval() {
+    let mut matchers = bucket(vec![("name", text("n"))]);
+    if let Some(On::Action(action)) = &mut matchers.on_no_match.as_mut().unwrap().on_match {
+        let config = action.typed_config.as_mut().unwrap();
+        let mut settings = RateLimitQuotaBucketSettings::decode(config.value.as_slice()).unwrap();
+        settings.reporting_interval = Some(ms(600_000));
+        *config = pack_any(settings);
+    }
+    let (stage, quotas) = start(leasing("service", matchers), vec![mesh::to_cluster("/", "a")]).await;
+    quotas.say(assign(DENY, 300));
+    for round in ["first", "again"] {
+        until(&stage, round, "/", &[], 429).await;
+        until(&stage, "it is over", "/", &[], 200).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
