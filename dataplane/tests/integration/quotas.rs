@@ -267,7 +267,9 @@ async fn what_is_assigned_outlives_its_service_for_a_while() {
     let mut free = mesh::answer("/free", 204, "");
     free.typed_per_filter_config
         .insert(NAME.to_owned(), pack_any(off));
-    let table = mesh::routes("in", vec![free, mesh::to_cluster("/", "a")]);
+    // Its filters are other ones, with the same to say.
+    let same = overridden(mesh::to_cluster("/", "a"), RateLimitQuotaOverride::default());
+    let table = mesh::routes("in", vec![free, same]);
     stage.edge.put("in", &table);
     until(&stage, "there is another route", "/free", &[], 204).await;
     assert_eq!(status(&stage, "/", &[]).await, 429);
