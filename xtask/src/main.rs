@@ -23,7 +23,7 @@ Verbs:
   test [ARGS]        run every test of the workspace and of the web admin; ARGS go to `cargo test`
   check              formatting, lints, licences and bans, walls between the crates
   bench NAME [ARGS]  build in release mode and run one benchmark
-  assets             only fetch what the others need: Postgres, Envoy, gRPC for Python, cargo-deny
+  assets             only fetch what the others need: Postgres, Envoy, gRPC for Python, h2spec, cargo-deny
 
 Examples:
   cargo xtask demo                 play, then keep the mesh up until Ctrl-C
@@ -35,6 +35,7 @@ Environment:
   TOMBOLO_POSTGRES_BIN   a folder with postgres and initdb (14 or newer), instead of the fetched one
   TOMBOLO_ENVOY          an Envoy binary (1.40), instead of the fetched one
   TOMBOLO_GRPCIO         a folder with Python's grpcio for the python3 that is here, instead of the fetched one
+  TOMBOLO_H2SPEC         an h2spec binary (2.2.1), instead of the one that Go builds
   XDG_CACHE_HOME         where fetched parts are kept, in `tombolo/` (default ~/.cache; /var/cache for root)
 ";
 

@@ -18,6 +18,7 @@ use tombolo_tests::{eventually, tombolo_binary, within};
 
 mod case;
 mod cases;
+mod h2spec;
 mod raw;
 mod site;
 
