@@ -63,6 +63,10 @@ enum Wish {
     Trailers,
     /// `cors`: tell, and let pages of any origin read it.
     Cors,
+    /// `grpc`: the messages of the request, as a call that went well.
+    Grpc,
+    /// `switch`: to the protocol that the request asks for, which is spoken no more than that.
+    Switch,
     /// `hang`: never answer.
     Hang,
 }
@@ -160,7 +164,7 @@ async fn serve(listener: TcpListener, name: String, applications: Applications) 
         connections.spawn(async move {
             // A connection that breaks shows up at the client.
             let _ = auto::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), answer)
+                .serve_connection_with_upgrades(TokioIo::new(stream), answer)
                 .await;
         });
         while connections.try_join_next().is_some() {}
@@ -195,14 +199,19 @@ async fn answer(request: Request<Incoming>, name: &str, applications: &Applicati
         Some(Wish::Echo) => Response::new(request.into_body().boxed()),
         Some(Wish::Trailers) => {
             let mut response = tell(request, name).await;
-            let trailers: HeaderMap = [(
-                http::HeaderName::from_static("x-end"),
-                http::HeaderValue::from_static("yes"),
-            )]
-            .into_iter()
-            .collect();
             let body = std::mem::take(response.body_mut());
-            *response.body_mut() = body.with_trailers(std::future::ready(Some(Ok(trailers)))).boxed();
+            *response.body_mut() = ended(body, "x-end", "yes");
+            response
+        }
+        Some(Wish::Grpc) => {
+            let body = ended(request.into_body(), "grpc-status", "0");
+            with_header(Response::new(body), "content-type", "application/grpc")
+        }
+        Some(Wish::Switch) => {
+            let protocol = text("upgrade").unwrap_or_default().to_owned();
+            let mut response = with_header(Response::new(full(String::new())), "connection", "upgrade");
+            response = with_header(response, "upgrade", &protocol);
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             response
         }
         Some(Wish::Cors) => {
@@ -238,6 +247,8 @@ impl Wish {
             "echo" => Some(Wish::Echo),
             "trailers" => Some(Wish::Trailers),
             "cors" => Some(Wish::Cors),
+            "grpc" => Some(Wish::Grpc),
+            "switch" => Some(Wish::Switch),
             "hang" => Some(Wish::Hang),
             _ => None,
         }
@@ -293,6 +304,18 @@ fn full(text: String) -> Body {
         .boxed()
 }
 
+/// With a trailer at its end.
+fn ended<B>(body: B, name: &'static str, value: &'static str) -> Body
+where
+    B: hyper::body::Body<Data = Bytes, Error = hyper::Error> + Send + Sync + 'static,
+{
+    let trailers = HeaderMap::from_iter([(
+        http::HeaderName::from_static(name),
+        http::HeaderValue::from_static(value),
+    )]);
+    body.with_trailers(std::future::ready(Some(Ok(trailers)))).boxed()
+}
+
 fn bytes(count: usize) -> Body {
     let pieces = (0..count.div_ceil(PIECE_BYTES)).map(move |at| {
         let length = PIECE_BYTES.min(count - at * PIECE_BYTES);
@@ -315,6 +338,8 @@ mod tests {
             ("call=14", Some(Wish::Call(14))),
             ("bytes=10", Some(Wish::Bytes(10))),
             ("echo", Some(Wish::Echo)),
+            ("grpc", Some(Wish::Grpc)),
+            ("switch", Some(Wish::Switch)),
             ("status=x", None),
             ("dance", None),
         ] {

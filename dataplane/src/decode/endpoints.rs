@@ -168,7 +168,7 @@ fn lb_endpoint(mut pb: LbEndpoint, priority: usize) -> Result<Endpoint, Reason> 
     let status = take(&mut pb.health_status);
     let eligible = match HealthStatus::try_from(status) {
         Ok(HealthStatus::Unknown | HealthStatus::Healthy) => true,
-        Ok(HealthStatus::Unhealthy) => false,
+        Ok(HealthStatus::Unhealthy | HealthStatus::Draining | HealthStatus::Timeout) => false,
         _ => return Err(format!("health_status: value {status} is not supported")),
     };
     let weight = pb.load_balancing_weight.take().map_or(1, |weight| weight.value);

@@ -501,8 +501,8 @@ fn endpoints_are_as_the_contract_says() {
                 "endpoints[0].lb_endpoints[0].endpoint: is required",
             ),
             (
-                |e| e.endpoints[0].lb_endpoints[0].health_status = 3,
-                "endpoints[0].lb_endpoints[0].health_status: value 3 is not supported",
+                |e| e.endpoints[0].lb_endpoints[0].health_status = 5,
+                "endpoints[0].lb_endpoints[0].health_status: value 5 is not supported",
             ),
             (
                 |e| e.endpoints[0].lb_endpoints[0].load_balancing_weight = number(0),

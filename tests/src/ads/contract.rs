@@ -223,7 +223,8 @@ pub fn route_configuration(virtual_hosts: Vec<VirtualHost>) -> RouteConfiguratio
     }
 }
 
-fn protocol_options(upstream: Version) -> HashMap<String, Any> {
+/// What a cluster says of the version that its hosts are spoken to in.
+pub fn protocol_options(upstream: Version) -> HashMap<String, Any> {
     if upstream != Version::HTTP_2 {
         return HashMap::new();
     }
@@ -260,7 +261,7 @@ fn health_check(upstream: Version) -> HealthCheck {
     }
 }
 
-/// A cluster of that name, with what it needs.
+/// A cluster whose endpoints come over ADS, without checks.
 pub fn cluster(name: &str) -> Cluster {
     Cluster {
         name: name.to_owned(),
@@ -294,9 +295,20 @@ pub fn endpoints(cluster: &str, upstreams: &[SocketAddr]) -> ClusterLoadAssignme
     }
 }
 
+/// The listener of [`one_service`], with `filters` before its router.
+pub fn filtering_listener(address: SocketAddr, filters: Vec<HttpFilter>) -> Listener {
+    let mut manager = manager(None);
+    manager.http_filters.splice(..0, filters);
+    listener(address, pack_any(manager), None)
+}
+
 fn http_listener(address: SocketAddr, serving: &Serving<'_>) -> Listener {
-    let manager = HttpConnectionManager {
-        access_log: serving.access_log.map(json_log).into_iter().collect(),
+    listener(address, pack_any(manager(serving.access_log)), serving.identity)
+}
+
+fn manager(access_log: Option<&Path>) -> HttpConnectionManager {
+    HttpConnectionManager {
+        access_log: access_log.map(json_log).into_iter().collect(),
         stat_prefix: NAME.to_owned(),
         route_specifier: Some(RouteSpecifier::Rds(Rds {
             config_source: Some(over_ads()),
@@ -316,8 +328,7 @@ fn http_listener(address: SocketAddr, serving: &Serving<'_>) -> Listener {
             ..UpgradeConfig::default()
         }],
         ..HttpConnectionManager::default()
-    };
-    listener(address, pack_any(manager), serving.identity)
+    }
 }
 
 /// Connections that arrive at `address` are passed on to `upstream`, byte by byte.

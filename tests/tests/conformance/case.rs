@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tombolo_tests::client::{Connection, Reply};
 use tombolo_tests::proxy::Software;
 
+#[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) via: Via,
@@ -119,7 +120,8 @@ impl Expect {
         match self {
             Status(status) => ensure!(
                 reply.status == StatusCode::from_u16(status)?,
-                "expected {status}: {:.200}",
+                "expected {status}, not {}: {:.200}",
+                reply.status,
                 reply.text()
             ),
             AnsweredBy(names) => {

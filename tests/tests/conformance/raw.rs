@@ -9,8 +9,11 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
+use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::route_match::PathSpecifier;
-use envoy_types::pb::envoy::config::route::v3::{DirectResponseAction, Route, RouteMatch, VirtualHost};
+use envoy_types::pb::envoy::config::route::v3::{
+    DirectResponseAction, Route, RouteAction, RouteMatch, VirtualHost,
+};
 use http::Version;
 use tombolo_tests::ads::{Ads, contract};
 use tombolo_tests::client::{Connection, Reply};
@@ -21,20 +24,31 @@ use tombolo_tests::{eventually, tombolo_binary};
 use crate::DEADLINE;
 use crate::case::{Case, Expect, GET, Via};
 
+mod access;
 mod calls;
 mod differences;
 mod domains;
+mod filters;
+mod headers;
 mod matching;
+mod pages;
+mod places;
 mod redirects;
 mod subsets;
+mod tokens;
+mod trouble;
+mod upgrades;
 
-/// Where everything is forwarded that is.
+/// Where everything is forwarded that goes to no [place](places).
 const APPLICATION: &str = "127.0.29.71:8080";
+const BOTH: &[Version] = &[Version::HTTP_11, Version::HTTP_2];
 
 /// Routes of a virtual host, and what is asked of it.
 pub(crate) struct Site {
     pub(crate) name: &'static str,
     pub(crate) domains: Vec<String>,
+    /// Those that it is asked in.
+    pub(crate) versions: &'static [Version],
     pub(crate) routes: Vec<Route>,
     pub(crate) asks: Vec<Ask>,
 }
@@ -64,6 +78,13 @@ async fn envoy_and_our_proxy_read_resources_alike() {
         redirects::sites(),
         calls::sites(),
         subsets::sites(),
+        access::sites(),
+        headers::sites(),
+        pages::sites(),
+        places::sites(),
+        tokens::sites(),
+        trouble::sites(),
+        upgrades::sites(),
         vec![site],
     ]
     .into_iter()
@@ -72,10 +93,13 @@ async fn envoy_and_our_proxy_read_resources_alike() {
     let stage = Stage::start(&sites).await.unwrap();
     let mut failures = Vec::new();
     let mut played = 0;
-    for Site { name, asks, .. } in &sites {
+    for Site {
+        name, versions, asks, ..
+    } in &sites
+    {
         for Ask { host, case, expect } in asks {
             for software in Software::BOTH {
-                for version in [Version::HTTP_11, Version::HTTP_2] {
+                for version in versions.iter().copied() {
                     played += 1;
                     let reply = stage.ask(software, version, host, case).await;
                     let checked = reply.and_then(|reply| expect.check(&reply, &Bytes::new(), &[], host));
@@ -135,8 +159,10 @@ impl Stage {
     async fn start(sites: &[Site]) -> Result<Stage> {
         let dir = tempfile::tempdir()?;
         let all = Applications::default();
-        let application = all.start("application", APPLICATION.parse()?).await?;
         let mut applications = subsets::applications(&all).await?;
+        for (name, address) in [("application", APPLICATION)].iter().chain(places::HOSTS) {
+            applications.push(all.start(name, address.parse()?).await?);
+        }
         let hosts = sites.iter().map(|site| VirtualHost {
             name: site.name.to_owned(),
             domains: site.domains.clone(),
@@ -148,9 +174,17 @@ impl Stage {
         for software in Software::BOTH {
             let listener = SocketAddr::new(Via::Gateway.address(software).ip(), 8090);
             let mut resources =
-                contract::one_service(listener, &[application.address()], contract::Retries::Other);
+                contract::one_service(listener, &[APPLICATION.parse()?], contract::Retries::Other);
             resources.insert(contract::NAME, &routes);
             subsets::insert(&mut resources);
+            resources.insert(
+                contract::NAME,
+                &contract::filtering_listener(listener, filters::of_listener()),
+            );
+            for (cluster, endpoints) in places::clusters() {
+                resources.insert(&cluster.name, &cluster);
+                resources.insert(&cluster.name, &endpoints);
+            }
             let plane = Ads::start(resources).await;
             let node = Node {
                 id: format!("raw-{}", software.name()),
@@ -165,7 +199,10 @@ impl Stage {
             planes.push(plane);
             addresses.insert(software.name(), listener);
         }
-        applications.push(application);
+        for (software, plane) in Software::BOTH.into_iter().zip(&planes) {
+            let refused = plane.answers().into_iter().find_map(|answer| answer.refusal);
+            ensure!(refused.is_none(), "{} refuses {refused:?}", software.name());
+        }
         let stage = Stage {
             _applications: applications,
             _planes: planes,
@@ -202,6 +239,24 @@ impl Stage {
     }
 }
 
+/// A site of its own host; each row is asked once for each thing that is expected.
+fn site(name: &'static str, host: &str, routes: Vec<Route>, rows: &[(Case, &[Expect])]) -> Site {
+    let asks = rows.iter().flat_map(|(case, expects)| {
+        expects.iter().map(|expect| Ask {
+            host: host.to_owned(),
+            case: case.clone(),
+            expect: *expect,
+        })
+    });
+    Site {
+        name,
+        domains: vec![host.to_owned()],
+        versions: BOTH,
+        routes,
+        asks: asks.collect(),
+    }
+}
+
 fn at(path: &'static str) -> Case {
     Case { path, ..GET }
 }
@@ -214,6 +269,23 @@ fn prefix(text: &str) -> RouteMatch {
     RouteMatch {
         path_specifier: Some(PathSpecifier::Prefix(text.to_owned())),
         ..RouteMatch::default()
+    }
+}
+
+/// A route to where everything goes.
+fn passes(matcher: RouteMatch) -> Route {
+    forwards(matcher, contract::NAME, RouteAction::default())
+}
+
+/// A route to a cluster, with what else it does.
+fn forwards(matcher: RouteMatch, cluster: &str, action: RouteAction) -> Route {
+    Route {
+        r#match: Some(matcher),
+        action: Some(Action::Route(RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
+            ..action
+        })),
+        ..Route::default()
     }
 }
 

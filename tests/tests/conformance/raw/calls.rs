@@ -12,7 +12,7 @@ use http::Method;
 use tombolo_tests::ads::contract;
 use tombolo_tests::upstream::WISH;
 
-use super::{Ask, Site, prefix};
+use super::{Ask, BOTH, Site, prefix};
 use crate::case::{Case, Expect, GET};
 
 const HOST: &str = "calls.test";
@@ -130,6 +130,7 @@ fn told() -> Site {
     Site {
         name: "calls",
         domains: vec![HOST.to_owned()],
+        versions: BOTH,
         routes,
         asks,
     }
@@ -200,6 +201,7 @@ fn tried_again() -> Site {
     Site {
         name: "tried again",
         domains: vec![AGAIN.to_owned()],
+        versions: BOTH,
         routes,
         asks,
     }
@@ -251,6 +253,7 @@ fn tried_once() -> Site {
     Site {
         name: "tried once",
         domains: vec![ONCE.to_owned()],
+        versions: BOTH,
         routes: vec![route("/timed", timed), route("/idle", idle)],
         asks: rows.into_iter().map(ask).collect(),
     }
@@ -368,6 +371,7 @@ fn lasting() -> Site {
     Site {
         name: "lasting",
         domains: vec![LASTING.to_owned()],
+        versions: BOTH,
         routes: vec![route("/max", max), route("/said", said)],
         asks: rows.into_iter().map(ask).collect(),
     }

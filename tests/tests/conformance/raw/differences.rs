@@ -4,14 +4,15 @@ use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecif
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
 use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, Route, RouteAction, RouteMatch};
-use http::Version;
+use http::{Method, Version};
 use tombolo_tests::ads::contract;
+use tombolo_tests::upstream::WISH;
 
-use super::{Difference, Site, at, prefix, says, with};
+use super::pages::for_pages;
+use super::{BOTH, Difference, Site, at, prefix, says, with};
 use crate::case::{Case, Expect};
 
 const HOST: &str = "differs.test";
-const BOTH: &[Version] = &[Version::HTTP_11, Version::HTTP_2];
 const FIRST: &[Version] = &[Version::HTTP_11];
 
 pub(super) fn site() -> (Site, Vec<Difference>) {
@@ -26,10 +27,12 @@ pub(super) fn site() -> (Site, Vec<Difference>) {
     let site = Site {
         name: "differences",
         domains: vec![HOST.to_owned()],
+        versions: BOTH,
         routes: vec![
             says(identified, "identified"),
             says(prefix("/identified"), "plain"),
             says(prefix("/at"), "here"),
+            for_pages("/page-call"),
             Route {
                 r#match: Some(prefix("/application")),
                 action: Some(Action::Route(RouteAction {
@@ -40,6 +43,11 @@ pub(super) fn site() -> (Site, Vec<Difference>) {
             },
         ],
         asks: vec![],
+    };
+    let page_call = |headers| Case {
+        path: "/page-call",
+        method: Method::POST,
+        ..with(headers)
     };
     let difference = |case, versions, envoy, ours, reason| Difference {
         host: HOST.to_owned(),
@@ -80,6 +88,13 @@ pub(super) fn site() -> (Site, Vec<Difference>) {
             Expect::Empty,
             Expect::Says("\"upgrade\":\"websocket\""),
             "a host that does not take an upgrade answers the request as it is, RFC 9110, section 7.8, with its body",
+        ),
+        difference(
+            page_call(&[("content-type", "application/grpc-web"), (WISH, "status=503")]),
+            BOTH,
+            Expect::Status(503),
+            Expect::Status(200),
+            "a call's failure is what grpc-status says, also where its host has answered something else",
         ),
     ];
     (site, differences)

@@ -1,6 +1,6 @@
 //! Which virtual host has a request.
 
-use super::{Ask, Site, prefix, says};
+use super::{Ask, BOTH, Site, prefix, says};
 use crate::case::{Expect, GET};
 
 /// Each host says its name.
@@ -38,6 +38,7 @@ pub(super) fn sites() -> Vec<Site> {
     let site = |(name, domains, hosts): (&'static str, &[&str], &[&str])| Site {
         name,
         domains: domains.iter().map(|domain| (*domain).to_owned()).collect(),
+        versions: BOTH,
         routes: vec![says(prefix("/"), name)],
         asks: hosts
             .iter()
@@ -51,6 +52,7 @@ pub(super) fn sites() -> Vec<Site> {
     let nobodys = Site {
         name: "nobody's",
         domains: vec!["nobody.domain".to_owned()],
+        versions: BOTH,
         routes: vec![],
         asks: ["nobody.domain", "a.domain", "elsewhere", "c.domain:80", "a:8080"]
             .map(|host| Ask {

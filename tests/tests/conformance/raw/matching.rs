@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::r#type::v3::Int64Range;
 use envoy_types::pb::google::protobuf::BoolValue;
 use http::Method;
 
-use super::{Ask, Site, at, prefix, says, with};
+use super::{Ask, BOTH, Site, at, prefix, says, with};
 use crate::case::{Case, Expect, GET};
 
 struct Row {
@@ -37,6 +37,7 @@ pub(super) fn sites() -> Vec<Site> {
         Site {
             name: row.name,
             domains: vec![host.clone()],
+            versions: BOTH,
             routes: vec![says(row.matcher, "taken"), says(prefix("/"), "left")],
             asks: taken.chain(left).collect(),
         }

@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::config::route::v3::redirect_action::{
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::{RedirectAction, Route, RouteMatch};
 
-use super::{Ask, Site, at, prefix};
+use super::{Ask, BOTH, Site, at, prefix};
 use crate::case::{Case, Expect};
 
 struct Row {
@@ -110,6 +110,7 @@ pub(super) fn sites() -> Vec<Site> {
         Site {
             name: row.name,
             domains: vec![host.clone()],
+            versions: BOTH,
             routes: vec![leads(prefix("/"), row.action)],
             asks: row.asks.into_iter().map(ask).collect(),
         }
