@@ -229,7 +229,7 @@ fn longest<'a>(affixes: &Affixes, name: &str, part: impl Fn(usize) -> Option<&'a
 
 /// The path as routes see it and as it is forwarded: dot segments resolved and needlessly escaped characters
 /// unescaped, as Envoy's `normalize_path` does; escaped slashes stay as they are. `None` when it is not
-/// a path, or a `%` in it escapes nothing.
+/// a path, or a `%` in it escapes nothing, or a NUL.
 pub(crate) fn normalize_path(path: &str) -> Option<Cow<'_, str>> {
     if !path.starts_with('/') {
         return None;
@@ -282,7 +282,8 @@ fn lowercase(name: &str) -> Cow<'_, str> {
 }
 
 /// Replaces `%41` by `A` where the character needs no escape (RFC 3986, section 2.3), so that no spelling of a path
-/// escapes a route. `None` when a `%` escapes nothing: with what is unescaped behind it, as in `%2%65`, it would.
+/// escapes a route. `None` when a `%` escapes nothing: with what is unescaped behind it, as in `%2%65`, it would. And with a
+/// NUL, at which many who come behind would end the path.
 fn unescape_unreserved(path: &str) -> Option<String> {
     let mut out = String::with_capacity(path.len());
     let mut rest = path;
@@ -290,7 +291,8 @@ fn unescape_unreserved(path: &str) -> Option<String> {
         let (before, escaped) = (&rest[..at], rest.get(at..at + 3)?);
         // The parser alone would take a sign.
         let is_hex = escaped[1..].bytes().all(|digit| digit.is_ascii_hexdigit());
-        let byte = u8::from_str_radix(&escaped[1..], 16).ok().filter(|_| is_hex)?;
+        let byte = u8::from_str_radix(&escaped[1..], 16).ok();
+        let byte = byte.filter(|byte| is_hex && *byte != 0)?;
         out.push_str(before);
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             out.push(char::from(byte));
@@ -515,6 +517,8 @@ mod tests {
             ("/a%", None),
             ("/a%4", None),
             ("/a%zz", None),
+            ("/a%00", None),
+            ("/a%2500", Some("/a%2500")),
             ("/a%+f", None),
             ("/a\\b", Some("/a/b")),
             ("/.well-known/x", Some("/.well-known/x")),

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
-use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, data_source::Specifier};
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::ClusterSpecifier;
@@ -21,8 +20,8 @@ use tombolo_tests::proxy::{Node, Proxy, Role, Software};
 use tombolo_tests::upstream::{Application, Applications, KEY};
 use tombolo_tests::{eventually, tombolo_binary};
 
-use crate::DEADLINE;
 use crate::case::{Case, Expect, GET, Via};
+use crate::{DEADLINE, pattern};
 
 mod access;
 mod calls;
@@ -30,6 +29,7 @@ mod differences;
 mod domains;
 mod filters;
 mod headers;
+mod hops;
 mod matching;
 mod pages;
 mod places;
@@ -80,6 +80,7 @@ async fn envoy_and_our_proxy_read_resources_alike() {
         subsets::sites(),
         access::sites(),
         headers::sites(),
+        hops::sites(),
         pages::sites(),
         places::sites(),
         tokens::sites(),
@@ -102,7 +103,8 @@ async fn envoy_and_our_proxy_read_resources_alike() {
                 for version in versions.iter().copied() {
                     played += 1;
                     let reply = stage.ask(software, version, host, case).await;
-                    let checked = reply.and_then(|reply| expect.check(&reply, &Bytes::new(), &[], host));
+                    let checked =
+                        reply.and_then(|reply| expect.check(&reply, &pattern(case.body_bytes), &[], host));
                     if let Err(error) = checked {
                         failures.push(format!(
                             "{}, {version:?}, {name}: {} {host}{} {:?}: {error:#}",
@@ -128,7 +130,8 @@ async fn envoy_and_our_proxy_read_resources_alike() {
                     host, case, reason, ..
                 } = difference;
                 let reply = stage.ask(software, *version, host, case).await;
-                let checked = reply.and_then(|reply| expect.check(&reply, &Bytes::new(), &[], host));
+                let checked =
+                    reply.and_then(|reply| expect.check(&reply, &pattern(case.body_bytes), &[], host));
                 if let Err(error) = checked {
                     failures.push(format!(
                         "{}, {version:?}, where {reason}: {error:#}",
@@ -234,7 +237,7 @@ impl Stage {
         static REQUESTS: AtomicU64 = AtomicU64::new(0);
         let key = format!("raw-{}", REQUESTS.fetch_add(1, Ordering::Relaxed));
         connection
-            .send(case.request(host, &[(KEY, &key)], Bytes::new())?)
+            .send(case.request(host, &[(KEY, &key)], pattern(case.body_bytes))?)
             .await
     }
 }

@@ -9,11 +9,13 @@ use tombolo_tests::ads::contract;
 use tombolo_tests::upstream::WISH;
 
 use super::pages::for_pages;
+use super::trouble::ten_bytes;
 use super::{BOTH, Difference, Site, at, prefix, says, with};
-use crate::case::{Case, Expect};
+use crate::case::{Case, Expect, GET};
 
 const HOST: &str = "differs.test";
 const FIRST: &[Version] = &[Version::HTTP_11];
+const SECOND: &[Version] = &[Version::HTTP_2];
 
 pub(super) fn site() -> (Site, Vec<Difference>) {
     let identified = RouteMatch {
@@ -33,6 +35,7 @@ pub(super) fn site() -> (Site, Vec<Difference>) {
             says(prefix("/identified"), "plain"),
             says(prefix("/at"), "here"),
             for_pages("/page-call"),
+            ten_bytes("/limited"),
             Route {
                 r#match: Some(prefix("/application")),
                 action: Some(Action::Route(RouteAction {
@@ -48,6 +51,12 @@ pub(super) fn site() -> (Site, Vec<Difference>) {
         path: "/page-call",
         method: Method::POST,
         ..with(headers)
+    };
+    let long = |path| Case {
+        path,
+        method: Method::POST,
+        body_bytes: 11,
+        ..GET
     };
     let difference = |case, versions, envoy, ours, reason| Difference {
         host: HOST.to_owned(),
@@ -95,6 +104,30 @@ pub(super) fn site() -> (Site, Vec<Difference>) {
             Expect::Status(503),
             Expect::Status(200),
             "a call's failure is what grpc-status says, also where its host has answered something else",
+        ),
+        difference(
+            Case {
+                path: "/application",
+                ..with(&[("x-request-id", "11111111-2222-4333-8444-555555555555")])
+            },
+            BOTH,
+            Expect::SawNone("11111111-2222-4333-8444-555555555555"),
+            Expect::SawHeader("x-request-id", "11111111-2222-4333-8444-555555555555"),
+            "who gives a request an id finds it again by that",
+        ),
+        difference(
+            at("/application%zz"),
+            BOTH,
+            Expect::Saw("path", "/application%zz"),
+            Expect::Status(400),
+            "a path that escapes nothing may be read in two ways by those behind",
+        ),
+        difference(
+            long("/limited"),
+            SECOND,
+            Expect::Status(200),
+            Expect::Status(413),
+            "a body that is too long is, also when it comes whole in one frame",
         ),
     ];
     (site, differences)

@@ -3,6 +3,7 @@
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
 use envoy_types::pb::envoy::config::route::v3::{FilterConfig, Route};
 use envoy_types::pb::envoy::extensions::compression::gzip::compressor::v3::Gzip;
+use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::Buffer;
 use envoy_types::pb::envoy::extensions::filters::http::compressor::v3::Compressor;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
@@ -12,7 +13,7 @@ use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
     HttpFilter, http_filter,
 };
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::protobuf::{Any, UInt32Value};
 use envoy_types::util::pack_any;
 
 use super::tokens;
@@ -23,6 +24,7 @@ pub(super) const CORS: &str = "envoy.filters.http.cors";
 pub(super) const TOKENS: &str = "envoy.filters.http.jwt_authn";
 pub(super) const ACCESS: &str = "envoy.filters.http.rbac";
 pub(super) const LIMIT: &str = "envoy.filters.http.local_ratelimit";
+pub(super) const BODIES: &str = "envoy.filters.http.buffer";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
 
 pub(super) fn of_listener() -> Vec<HttpFilter> {
@@ -46,6 +48,9 @@ pub(super) fn of_listener() -> Vec<HttpFilter> {
         stat_prefix: "raw".to_owned(),
         ..LocalRateLimit::default()
     };
+    let bodies = Buffer {
+        max_request_bytes: Some(UInt32Value { value: 1000 }),
+    };
     vec![
         off(filter(CALLS_OF_PAGES, pack_any(GrpcWeb::default()))),
         off(filter(COMPRESSOR, pack_any(compressor))),
@@ -53,6 +58,7 @@ pub(super) fn of_listener() -> Vec<HttpFilter> {
         filter(TOKENS, pack_any(tokens::authentication())),
         filter(ACCESS, pack_any(Rbac::default())),
         filter(LIMIT, pack_any(limit)),
+        off(filter(BODIES, pack_any(bodies))),
         filter(FAULT, pack_any(HttpFault::default())),
     ]
 }

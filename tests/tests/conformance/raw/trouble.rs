@@ -4,6 +4,9 @@ use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::config::route::v3::Route;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::FaultDelay;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
+use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{
+    Buffer, BufferPerRoute, buffer_per_route,
+};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::fault_abort::ErrorType;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault};
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
@@ -14,12 +17,12 @@ use envoy_types::util::pack_any;
 use http::Method;
 use tombolo_tests::upstream::WISH;
 
-use super::filters::{FAULT, LIMIT, told};
+use super::filters::{BODIES, FAULT, LIMIT, on, told};
 use super::{BOTH, Site, at, passes, prefix, site};
 use crate::case::{Case, Expect, GET};
 
 pub(super) fn sites() -> Vec<Site> {
-    vec![faults(), limits()]
+    vec![faults(), limits(), bodies()]
 }
 
 fn call(path: &'static str) -> Case {
@@ -52,7 +55,6 @@ fn faults() -> Site {
                 seconds: 0,
                 nanos: ms * 1_000_000,
             })),
-            ..FaultDelay::default()
         })
     };
     let route = |path: &str, fault| -> Route { told(passes(prefix(path)), FAULT, pack_any(fault)) };
@@ -213,6 +215,53 @@ fn limits() -> Site {
                     Expect::Header("grpc-message", "local_rate_limited"),
                 ],
             ),
+        ],
+    )
+}
+
+/// A route for bodies of at most ten bytes.
+pub(super) fn ten_bytes(path: &str) -> Route {
+    let ten = BufferPerRoute {
+        r#override: Some(buffer_per_route::Override::Buffer(Buffer {
+            max_request_bytes: Some(UInt32Value { value: 10 }),
+        })),
+    };
+    told(passes(prefix(path)), BODIES, pack_any(ten))
+}
+
+/// Those that are longer than they may be.
+fn bodies() -> Site {
+    let off = BufferPerRoute {
+        r#override: Some(buffer_per_route::Override::Disabled(true)),
+    };
+    let routes = vec![
+        told(passes(prefix("/on")), BODIES, on()),
+        ten_bytes("/ten"),
+        told(passes(prefix("/not")), BODIES, pack_any(off)),
+        passes(prefix("/")),
+    ];
+    let sends = |path, body_bytes| Case {
+        path,
+        method: Method::POST,
+        headers: &[(WISH, "echo")],
+        body_bytes,
+        ..GET
+    };
+    let echo: &[Expect] = &[Expect::Status(200), Expect::Echo];
+    let too_long: &[Expect] = &[Expect::Status(413), Expect::NoHeader("x-answered-by")];
+    site(
+        "bodies",
+        "bodies.test",
+        routes,
+        &[
+            (sends("/on", 0), echo),
+            (sends("/on", 1000), echo),
+            (sends("/on", 100_000), too_long),
+            (sends("/ten", 10), echo),
+            (sends("/ten", 100_000), too_long),
+            (sends("/not", 2000), echo),
+            (sends("/", 2000), echo),
+            (sends("/", 300_000), echo),
         ],
     )
 }
