@@ -226,6 +226,9 @@ pub(crate) struct EdgeArgs {
     /// Health, metrics and what each proxy runs. It has no authentication: keep it private.
     #[arg(long, env = "TOMBOLO_ADMIN", default_value = "127.0.0.1:15014")]
     admin: SocketAddr,
+    /// The authorities that gateways believe the hosts of issuers' keys by (`jwksUri`), PEM; those of the system by default.
+    #[arg(long, env = "TOMBOLO_ISSUER_CA", value_name = "FILE")]
+    issuer_ca: Option<PathBuf>,
     #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
@@ -482,6 +485,7 @@ impl From<EdgeArgs> for tombolo_local_cp::Config {
             },
             admin: args.admin,
             data_dir: args.data.data_dir,
+            issuer_ca: args.issuer_ca,
         }
     }
 }

@@ -98,24 +98,7 @@ pub const TABLE: &[Row] = &[
         IDLE_SESSIONS,
     ),
     by(Kind::Gateway, "rules", Plane::Proxy),
-    nowhere(
-        Kind::Gateway,
-        "jwt",
-        Concern::Security,
-        "no gateway checks tokens yet, so requests without one would pass",
-    ),
-    nowhere(
-        Kind::Gateway,
-        "authorization/allow/*/claims",
-        Concern::Security,
-        NO_CLAIMS,
-    ),
-    nowhere(
-        Kind::Gateway,
-        "authorization/deny/*/claims",
-        Concern::Security,
-        NO_CLAIMS,
-    ),
+    by(Kind::Gateway, "jwt", Plane::Proxy),
     by(Kind::Gateway, "authorization", Plane::Proxy),
     by(Kind::Gateway, "cors", Plane::Proxy),
     nowhere(
@@ -245,8 +228,6 @@ pub const TABLE: &[Row] = &[
     ),
 ];
 
-const NO_CLAIMS: &str =
-    "no gateway reads tokens yet, so none of this authorization is enforced and everybody would pass";
 const NETWORKS: &str = "every cluster sends to every gateway that is reported, whatever its network";
 const REACH: &str = "a sidecar reaches the services of its own workspace, whatever a setting says";
 const EGRESS: &str = "no proxy knows hosts outside of the mesh yet, so none is kept from them";
@@ -368,7 +349,7 @@ mod tests {
             (
                 Kind::Gateway,
                 json!({"type": "ingress", "jwt": {}, "rateLimit": {"requests": 1}}),
-                vec!["spec.jwt"],
+                vec![],
             ),
             (
                 Kind::Gateway,
@@ -379,7 +360,7 @@ mod tests {
             (
                 Kind::Gateway,
                 json!({"authorization": {"allow": [{}, {"claims": {"role": ["a"]}}]}}),
-                vec!["spec.authorization.allow[*].claims"],
+                vec![],
             ),
             (Kind::Api, json!({"validateRequests": false}), vec![]),
             (

@@ -1,12 +1,15 @@
 //! Last pass: one cluster's slice and view, made into what each of its proxies runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::finding::{Finding, Traced};
 use crate::http::{Retry, Span};
 use crate::name::{ClusterName, Fqn, Label};
-use crate::proxy::{Filter, ProxyConfig, ProxyNode, ProxyRole, RetryPolicy, RouteTable};
+use crate::proxy::{
+    Filter, KeyHost, ProxyConfig, ProxyNode, ProxyRole, RetryPolicy, RouteTable, VirtualHost,
+};
 use crate::routes::{Locality, NamespaceOwner, Slice, SliceItem, SliceKey};
+use crate::setting::Issuers;
 use crate::view::View;
 
 mod eastwest;
@@ -101,10 +104,15 @@ impl Lowered {
         table: Traced<RouteTable>,
     ) {
         let needed = table.value.filters();
+        let issuers = table.value.issuers();
+        for host in &table.value.hosts {
+            self.fetch_keys(host);
+        }
         let listener = crate::proxy::Listener {
             bind,
             route_table: name.to_owned(),
             filters: needed.into_iter().chain(always.iter().copied()).collect(),
+            issuers,
         };
         let origin = table.origin.clone();
         let listener = Traced {
@@ -113,6 +121,25 @@ impl Lowered {
         };
         self.config.listeners.insert(name.to_owned(), listener);
         self.config.route_tables.insert(name.to_owned(), table);
+    }
+
+    /// From where its issuers have them.
+    fn fetch_keys(&mut self, host: &Traced<VirtualHost>) {
+        let issuers = host.value.conduct.jwt.iter().flat_map(Issuers::iter);
+        for issuer in issuers {
+            let (Some(name), Some((at, port))) = (KeyHost::name_of(issuer), issuer.jwks_uri.authority())
+            else {
+                continue;
+            };
+            // Several may have theirs there, so it is nobody's.
+            self.config.key_hosts.entry(name).or_insert_with(|| {
+                Traced::untraced(KeyHost {
+                    host: at.to_owned(),
+                    port,
+                    addresses: BTreeSet::new(),
+                })
+            });
+        }
     }
 }
 

@@ -1,15 +1,16 @@
 //! The proxy model: what one proxy runs, in our own nouns. Serialised only to be read by people. `local-cp` has the one encoder to Envoy's.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
 use crate::finding::Traced;
 use crate::http::{Affinity, Edits, Fault, HttpMatch, Path, RedirectTo, Share, Span};
+use crate::intent::JwtIssuer;
 use crate::name::{ClusterName, HostPort, Label, WorkloadId};
 use crate::routes::HostConduct;
-use crate::setting::Outliers;
+use crate::setting::{Issuers, Outliers};
 
 /// Which service and subset a request is for; read by the destination's east-west gateway (ADR 0002).
 pub const DESTINATION_HEADER: &str = "x-tombolo-destination";
@@ -38,6 +39,9 @@ pub struct ProxyConfig {
     pub clusters: BTreeMap<String, Traced<Upstream>>,
     /// Same names as `clusters`.
     pub endpoints: BTreeMap<String, Traced<Endpoints>>,
+    /// Where issuers of tokens have their keys; names that are none of `clusters`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub key_hosts: BTreeMap<String, Traced<KeyHost>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -46,12 +50,26 @@ pub struct Listener {
     pub route_table: String,
     /// What its routes ask for, and nothing else: a filter that comes or goes may move connections.
     pub filters: BTreeSet<Filter>,
+    /// Whose tokens count, by the name of the virtual host.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub issuers: BTreeMap<String, Issuers>,
+}
+
+/// Asked by TLS for the keys by which tokens are verified.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyHost {
+    /// As it stands in its certificate: a name, or an address.
+    pub host: String,
+    pub port: u16,
+    /// What the edge knows of it; the compiler asks nobody, and leaves it empty.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// What a listener needs so that some of its routes can do what they say, in the order in which a request meets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Filter {
     Cors,
+    Jwt,
     Deny,
     Allow,
     RateLimit,
@@ -66,18 +84,36 @@ pub struct RouteTable {
     pub hosts: Vec<Traced<VirtualHost>>,
 }
 
+impl KeyHost {
+    /// The name of its cluster for these keys; `None` where they cannot be had.
+    pub fn name_of(issuer: &JwtIssuer) -> Option<String> {
+        let (host, port) = issuer.jwks_uri.authority()?;
+        Some(format!("jwks/{host}:{port}"))
+    }
+}
+
 impl RouteTable {
+    /// By the name of the host.
+    pub(crate) fn issuers(&self) -> BTreeMap<String, Issuers> {
+        let hosts = self.hosts.iter().map(|host| &host.value);
+        hosts
+            .filter_map(|host| Some((host.name.clone(), host.conduct.jwt.clone()?)))
+            .collect()
+    }
+
     /// Those that its routes need.
     pub(crate) fn filters(&self) -> BTreeSet<Filter> {
         let of_hosts = self.hosts.iter().flat_map(|host| {
             let HostConduct {
                 cors,
+                jwt,
                 access,
                 rate_limit,
             } = &host.value.conduct;
             let denies = access.as_ref().is_some_and(|access| !access.deny.is_empty());
             let filters = [
                 (cors.is_some(), Filter::Cors),
+                (jwt.is_some(), Filter::Jwt),
                 (denies, Filter::Deny),
                 (access.is_some(), Filter::Allow),
                 (rate_limit.is_some(), Filter::RateLimit),

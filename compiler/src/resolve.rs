@@ -29,6 +29,7 @@ mod resolver;
 mod route;
 mod rules;
 mod setting;
+mod token;
 mod tree;
 mod workspace;
 

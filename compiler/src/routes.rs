@@ -15,7 +15,7 @@ use crate::http::{
 use crate::intent::{AddressBlock, Cors, Subset};
 use crate::name::{BadName, ClusterName, Fqn, HostPort, Hostname, Label, ServiceId, WorkloadId};
 use crate::report::{ServicePort, State};
-use crate::setting::{LoadBalancing, Outliers};
+use crate::setting::{Issuers, LoadBalancing, Outliers};
 
 /// All that one cluster's edge is told, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -201,6 +201,9 @@ pub enum RoutedGatewayMode {
 pub struct HostConduct {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cors: Option<Cors>,
+    /// One of them has signed who asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jwt: Option<Issuers>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -226,6 +229,9 @@ pub const SPELLINGS: [&str; 5] = ["//", ";", "%2f", "%5c", "%3b"];
 pub struct AccessRule {
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub sources: BTreeSet<AddressBlock>,
+    /// Of the token, each with the values of which it has one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub claims: BTreeMap<String, BTreeSet<String>>,
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub methods: BTreeSet<Method>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -296,6 +302,13 @@ impl SliceItem {
 }
 
 impl Access {
+    pub(crate) fn nobody() -> Access {
+        Access {
+            allow: Vec::new(),
+            deny: Vec::new(),
+        }
+    }
+
     /// Whether its rules name paths: then those that hosts read in different ways are refused, as one of them is what a rule means,
     /// and would pass it by.
     pub fn names_paths(&self) -> bool {

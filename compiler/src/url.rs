@@ -4,6 +4,10 @@ use crate::name::text_newtype;
 
 /// Longer than any that a person writes, and short enough for a log line.
 pub(crate) const URL_BYTES_MAX: usize = 2048;
+const HTTPS_PORT: u16 = 443;
+/// RFC 1035, section 2.3.4.
+const LABEL_BYTES_MAX: usize = 63;
+const NAME_BYTES_MAX: usize = 253;
 /// SHA-256 in hexadecimal.
 const DIGEST_BYTES: usize = 64;
 
@@ -48,6 +52,28 @@ text_newtype!(
     BadUrl
 );
 
+impl HttpsUrl {
+    /// Whom to ask for it, in small letters, and at which port; `None` where no proxy could ask.
+    pub fn authority(&self) -> Option<(&str, u16)> {
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@/%?".contains(&byte);
+        let rest = self.as_str().strip_prefix("https://")?;
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (host, port) = match authority.strip_prefix('[') {
+            Some(bracketed) => bracketed.split_once(']')?,
+            None => authority.split_at(authority.find(':').unwrap_or(authority.len())),
+        };
+        let port = match port {
+            "" => HTTPS_PORT,
+            port => port.strip_prefix(':')?.parse().ok().filter(|port| *port != 0)?,
+        };
+        let is_address = host
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|ip| ip.is_ipv6() == authority.starts_with('['));
+        let fits = path.bytes().all(letter) && (is_address || is_name(host));
+        fits.then_some((host, port))
+    }
+}
+
 impl WebOrigin {
     pub fn is_any(&self) -> bool {
         self.as_str() == "*"
@@ -80,6 +106,21 @@ fn check_origin(text: &str) -> Result<(), BadUrl> {
     };
     let fits = text == "*" || (text.len() <= URL_BYTES_MAX && read().is_some());
     fits.then_some(()).ok_or_else(|| BadUrl::Origin(text.to_owned()))
+}
+
+/// One that is asked of a DNS, and that stands in a certificate: of letters, and no number that could be an address.
+fn is_name(host: &str) -> bool {
+    let letter = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
+    let fits = |label: &str| {
+        (1..=LABEL_BYTES_MAX).contains(&label.len())
+            && label.bytes().all(letter)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = host.rsplit('.').next().unwrap_or(host);
+    host.len() <= NAME_BYTES_MAX
+        && host.split('.').all(fits)
+        && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn check_https(text: &str) -> Result<(), BadUrl> {
@@ -117,6 +158,37 @@ fn has_host(text: &str, scheme: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_fetched_from_a_host_that_can_be_asked() {
+        for (url, expected) in [
+            ("https://login.example.com", Some(("login.example.com", 443))),
+            (
+                "https://login.example.com/keys?v=1",
+                Some(("login.example.com", 443)),
+            ),
+            ("https://login.example.com?v=1", Some(("login.example.com", 443))),
+            ("https://localhost:8443/a%20b", Some(("localhost", 8443))),
+            ("https://10.0.0.1:8443/", Some(("10.0.0.1", 8443))),
+            ("https://[::1]:8443/", Some(("::1", 8443))),
+            ("https://[::1]", Some(("::1", 443))),
+            ("https://a@b/keys", None),
+            ("https://Login.example.com/", None),
+            ("https://a.example.com:0/", None),
+            ("https://a.example.com:/", None),
+            ("https://a.example.com:65536/", None),
+            ("https://a..example.com/", None),
+            ("https://a_b/", None),
+            ("https://10.0.0/", None),
+            ("https://[10.0.0.1]/", None),
+            ("https://[::1]a/", None),
+            ("https://a/{b}", None),
+            ("https://a/#b", None),
+            ("https://a/\\", None),
+        ] {
+            assert_eq!(url.parse::<HttpsUrl>().unwrap().authority(), expected, "{url}");
+        }
+    }
 
     #[test]
     fn origins_are_what_browsers_send() {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use crate::ads::server::Ads;
 use crate::feed::{Adopted, Feed};
 use crate::fleet::Fleet;
 use crate::keep::Keep;
+use crate::key_hosts::{self, Addresses};
 use crate::metrics::{Metrics, gauge};
 use crate::plaintext::Plaintext;
 use crate::platform::static_dir::StaticDir;
@@ -38,6 +39,13 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How soon a proxy that froze or was cut off is unknown.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where Debian and Alpine, Red Hat, and SUSE keep them.
+const SYSTEM_AUTHORITIES: [&str; 3] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+];
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -54,6 +62,8 @@ pub struct Config {
     pub plaintext: Plaintext,
     pub admin: SocketAddr,
     pub data_dir: PathBuf,
+    /// A file of the authorities that the hosts of issuers' keys are believed by, in PEM; the system's by default.
+    pub issuer_ca: Option<PathBuf>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +84,14 @@ pub enum EdgeError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot read {path}, by whose certificates the hosts of issuers' keys are believed")]
+    Authorities {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path} holds no certificate in PEM, by which the hosts of issuers' keys could be believed")]
+    NoAuthority { path: PathBuf },
     #[error(transparent)]
     Keep(#[from] LastGoodError),
     #[error("cannot listen on {addr} for proxies: check that no other process has it")]
@@ -120,6 +138,7 @@ pub async fn start(config: Config, parent: Shutdown) -> Result<Running, EdgeErro
         return Err(EdgeError::Plaintext { addr });
     }
     let identity = Arc::new(identity(&config)?);
+    let authorities = authorities(config.issuer_ca.as_deref())?;
     std::fs::create_dir_all(&config.data_dir).map_err(|source| EdgeError::DataDir {
         dir: config.data_dir.clone(),
         source,
@@ -163,7 +182,18 @@ pub async fn start(config: Config, parent: Shutdown) -> Result<Running, EdgeErro
             shutdown.clone(),
         ),
     );
+    let stored_addresses = keep.load_addresses();
+    let (addresses_out, addresses) = watch::channel(stored_addresses);
+    tasks.spawn(
+        "key-hosts",
+        key_hosts::run(slices.clone(), addresses_out, shutdown.clone()),
+    );
+    tasks.spawn(
+        "save-key-hosts",
+        keep.clone().save_addresses(addresses.clone(), shutdown.clone()),
+    );
     let compose = Compose {
+        authorities,
         cluster: config.cluster.clone(),
         slice_ready: health.condition("slice"),
         view_ready: health.condition("view"),
@@ -171,7 +201,7 @@ pub async fn start(config: Config, parent: Shutdown) -> Result<Running, EdgeErro
     };
     tasks.spawn(
         "snapshot",
-        compose.run(slices.clone(), views.clone(), shutdown.clone()),
+        compose.run(slices.clone(), views.clone(), addresses, shutdown.clone()),
     );
     tasks.spawn("save-slice", keep.clone().save_slices(slices, shutdown.clone()));
     tasks.spawn(
@@ -250,6 +280,31 @@ fn identity(config: &Config) -> Result<Identity, EdgeError> {
     })
 }
 
+/// Those of the file, or of the first that a system has. `None` where none has any: then no keys are fetched.
+fn authorities(file: Option<&Path>) -> Result<Option<Arc<str>>, EdgeError> {
+    let Some(path) = file.or_else(|| {
+        SYSTEM_AUTHORITIES
+            .into_iter()
+            .map(Path::new)
+            .find(|path| path.is_file())
+    }) else {
+        tracing::warn!(
+            "this system has no certificates of authorities: gateways refuse all tokens, for no issuer's keys are fetched; use --issuer-ca"
+        );
+        return Ok(None);
+    };
+    let read = std::fs::read_to_string(path).map_err(|source| EdgeError::Authorities {
+        path: path.to_owned(),
+        source,
+    })?;
+    if !read.contains("-----BEGIN CERTIFICATE-----") {
+        return Err(EdgeError::NoAuthority {
+            path: path.to_owned(),
+        });
+    }
+    Ok(Some(read.into()))
+}
+
 async fn serve_xds(
     addr: SocketAddr,
     ads: Ads,
@@ -314,6 +369,7 @@ async fn take_view(
 /// Makes a snapshot whenever slice or view changes and both are there.
 struct Compose {
     cluster: ClusterName,
+    authorities: Option<Arc<str>>,
     slice_ready: Condition,
     view_ready: Condition,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
@@ -324,9 +380,11 @@ impl Compose {
         self,
         mut slices: watch::Receiver<Option<Adopted>>,
         mut views: watch::Receiver<Option<Arc<View>>>,
+        mut addresses: watch::Receiver<Option<Arc<Addresses>>>,
         mut shutdown: Shutdown,
     ) {
         loop {
+            let known = addresses.borrow_and_update().clone();
             let slice = slices.borrow_and_update().clone();
             let view = views.borrow_and_update().clone();
             match &slice {
@@ -347,11 +405,14 @@ impl Compose {
                     version: slice.version,
                     slice: slice.slice,
                     view,
+                    addresses: known.unwrap_or_default(),
+                    authorities: self.authorities.clone(),
                 })));
             }
             tokio::select! {
                 Ok(()) = slices.changed() => {}
                 Ok(()) = views.changed() => {}
+                Ok(()) = addresses.changed() => {}
                 () = shutdown.wait() => return,
             }
         }

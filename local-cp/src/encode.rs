@@ -21,15 +21,18 @@ use prost::{Message, Name};
 use tombolo_compiler::finding::{Origin, Traced};
 use tombolo_compiler::http::{Share, Span};
 use tombolo_compiler::name::ClusterName;
-use tombolo_compiler::proxy::{DESTINATION_HEADER, ProxyConfig};
+use tombolo_compiler::proxy::{DESTINATION_HEADER, KeyHost, ProxyConfig};
+use tombolo_compiler::setting::Issuers;
 use tombolo_proto::resource::ContentHash;
 
 mod cluster;
 mod endpoint;
 mod filter;
+mod key_host;
 mod listener;
 mod proxyless;
 mod route;
+mod token;
 
 /// The four types of xDS resource, in the order in which they are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,23 +126,43 @@ impl Origins {
 
 #[cfg(test)]
 pub(crate) fn encode(config: &ProxyConfig) -> Resources {
-    encode_since(&ProxyConfig::default(), &Resources::default(), config)
+    encode_since(&ProxyConfig::default(), &Resources::default(), config, None)
 }
 
-/// Encodes all that a proxy runs, but takes from `held`, which `old` was encoded to, what has not changed.
-pub(crate) fn encode_since(old: &ProxyConfig, held: &Resources, config: &ProxyConfig) -> Resources {
-    let clusters = encode_changed(
+/// Encodes all that a proxy runs, but takes from `held`, which `old` was encoded to, what has not changed. Without
+/// `authorities`, in PEM, no issuer is believed, and no keys are fetched.
+pub(crate) fn encode_since(
+    old: &ProxyConfig,
+    held: &Resources,
+    config: &ProxyConfig,
+    authorities: Option<&str>,
+) -> Resources {
+    let mut clusters = encode_changed(
         &old.clusters,
         held.by_kind.get(&Kind::Cluster),
         &config.clusters,
         cluster::encode,
     );
-    let endpoints = encode_changed(
+    let mut endpoints = encode_changed(
         &old.endpoints,
         held.by_kind.get(&Kind::Endpoints),
         &config.endpoints,
         endpoint::encode,
     );
+    if let Some(authorities) = authorities {
+        clusters.extend(encode_changed(
+            &old.key_hosts,
+            held.by_kind.get(&Kind::Cluster),
+            &config.key_hosts,
+            |name, host| key_host::cluster(name, host, authorities),
+        ));
+        endpoints.extend(encode_changed(
+            &old.key_hosts,
+            held.by_kind.get(&Kind::Endpoints),
+            &config.key_hosts,
+            key_host::endpoints,
+        ));
+    }
     // Always made again, as is a listener, which shares them: the origins within a table may be newer although its
     // value is the same.
     let tables = encode_all(&config.route_tables, |name, table| {
@@ -155,10 +178,12 @@ pub(crate) fn encode_since(old: &ProxyConfig, held: &Resources, config: &ProxyCo
     });
     let listeners = encode_all(&config.listeners, |name, listener| {
         // A listener opens when the routes that it starts with work.
-        let needs = tables
+        let mut needs = tables
             .get(&listener.value.route_table)
             .map(|table| table.needs.clone())
             .unwrap_or_default();
+        let issuers = listener.value.issuers.values().flat_map(Issuers::iter);
+        needs.extend(issuers.filter_map(KeyHost::name_of));
         let table = config.route_tables.get(&listener.value.route_table);
         let origins = Origins {
             pieces: table.map(|table| route::hosts(&table.value)).unwrap_or_default(),

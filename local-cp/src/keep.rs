@@ -1,4 +1,4 @@
-//! What the edge keeps on disk: its slice, its view, the proxies that it knows, and the incarnation of its reports. With
+//! What the edge keeps on disk: its slice, its view, where issuers' keys are, the proxies that it knows, and the incarnation of its reports. With
 //! the first two it serves its proxies although everything above it is gone.
 
 use std::error::Error;
@@ -19,6 +19,7 @@ use tombolo_runtime::telemetry::chain;
 use crate::feed::Adopted;
 use crate::feed::copy::SliceCopy;
 use crate::fleet::Roster;
+use crate::key_hosts::Addresses;
 
 /// Changes come in bursts, and a file is written whole. Short for the slice: an edge that crashes and finds central gone
 /// must not come back far behind what it had reported as running.
@@ -44,6 +45,10 @@ impl Keep {
 
     fn view(&self) -> PathBuf {
         self.dir.join("view")
+    }
+
+    fn addresses(&self) -> PathBuf {
+        self.dir.join("key-hosts")
     }
 
     fn roster(&self) -> PathBuf {
@@ -80,6 +85,18 @@ impl Keep {
         loaded.ok().flatten().unwrap_or_default()
     }
 
+    /// `None` when there are none.
+    pub(crate) fn load_addresses(&self) -> Option<Arc<Addresses>> {
+        let bytes = read(&self.addresses())?;
+        let loaded = serde_json::from_slice(&bytes).inspect_err(|error| {
+            tracing::error!(
+                error = chain(error),
+                "starting without the stored addresses of issuers"
+            );
+        });
+        loaded.ok().map(Arc::new)
+    }
+
     /// # Errors
     /// When it cannot be stored.
     pub(crate) fn next_incarnation(&self) -> Result<u64, LastGoodError> {
@@ -96,6 +113,17 @@ impl Keep {
             Some(serde_json::to_vec(&**view).expect("invariant: a view's keys are strings"))
         };
         save_latest(self.view(), VIEW_DELAY, views, bytes, shutdown).await;
+    }
+
+    pub(crate) async fn save_addresses(
+        self,
+        addresses: watch::Receiver<Option<Arc<Addresses>>>,
+        shutdown: Shutdown,
+    ) {
+        let bytes = |addresses: &Arc<Addresses>| {
+            Some(serde_json::to_vec(&**addresses).expect("invariant: its keys are strings"))
+        };
+        save_latest(self.addresses(), VIEW_DELAY, addresses, bytes, shutdown).await;
     }
 
     pub(crate) async fn save_rosters(

@@ -9,6 +9,7 @@ mod encode;
 mod feed;
 mod fleet;
 mod keep;
+mod key_hosts;
 mod metrics;
 mod plaintext;
 mod platform;

@@ -1,6 +1,8 @@
 //! Proxy configurations for the tests of this crate.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use tombolo_compiler::finding::{Origin, Traced};
 use tombolo_compiler::http::{HttpMatch, Path, PathMatch, Span};
 use tombolo_compiler::proxy::{
@@ -100,7 +102,8 @@ pub(crate) fn config(clusters: &[&str]) -> ProxyConfig {
     let listener = Listener {
         bind: "127.0.0.1:8080".parse().unwrap(),
         route_table: "in".to_owned(),
-        filters: std::collections::BTreeSet::new(),
+        filters: BTreeSet::new(),
+        issuers: BTreeMap::new(),
     };
     ProxyConfig {
         listeners: [("in".to_owned(), Traced::untraced(listener))].into(),
@@ -113,5 +116,6 @@ pub(crate) fn config(clusters: &[&str]) -> ProxyConfig {
             .iter()
             .map(|name| ((*name).to_owned(), Traced::untraced(endpoints(&[&[9001]]))))
             .collect(),
+        key_hosts: BTreeMap::new(),
     }
 }

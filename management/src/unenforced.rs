@@ -76,11 +76,6 @@ mod tests {
         };
         let open = gateway("open", "cors", json!({"allowOrigins": ["*"]}));
         let closed = gateway("closed", "authorization", json!({"allow": []}));
-        let claimed = gateway(
-            "claimed",
-            "authorization",
-            json!({"allow": [{"claims": {"role": ["admin"]}}]}),
-        );
         let limited = gateway("limited", "rateLimit", json!({"requests": 1, "per": "1s"}));
         let apart = gateway(
             "apart",
@@ -88,16 +83,16 @@ mod tests {
             json!({"requests": 1, "per": "1s", "by": "client"}),
         );
         assert_eq!(check(std::slice::from_ref(&open)), Ok(()));
-        assert_eq!(check(&[limited, closed]), Ok(()));
-        assert_eq!(check(&[apart]).unwrap_err().0.len(), 1);
-        let error = check(&[open, claimed]).unwrap_err();
+        let keys = json!({"issuers": [{"issuer": "a", "jwksUri": "https://login.example.com/keys"}]});
+        let known = gateway("known", "jwt", keys);
+        assert_eq!(check(&[limited, closed, known]), Ok(()));
+        let error = check(&[open, apart]).unwrap_err();
         assert_eq!(error.0.len(), 1);
         assert_eq!(
             error.to_string(),
-            "organizations/acme/tenants/pay/workspaces/w/gatewaygroups/g/gateways/claimed: \
-             spec.authorization.allow[*].claims would protect nothing: no gateway reads tokens yet, so none of this \
-             authorization is enforced and everybody would pass; remove it, or write with allowUnenforced=true to keep it \
-             until it is enforced"
+            "organizations/acme/tenants/pay/workspaces/w/gatewaygroups/g/gateways/apart: \
+             spec.rateLimit.by would protect nothing: no gateway counts requests apart yet, so with this nothing is \
+             limited; remove it, or write with allowUnenforced=true to keep it until it is enforced"
         );
     }
 }

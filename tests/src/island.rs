@@ -27,6 +27,9 @@ use crate::process::Process;
 use crate::proxy::await_ready;
 use crate::{free_port, tombolo_binary};
 
+/// Within the folder of an island.
+const ISSUER_CA: &str = "issuers.pem";
+
 /// What an island is made of.
 #[derive(Clone, Debug)]
 pub struct Given<'a> {
@@ -37,6 +40,8 @@ pub struct Given<'a> {
     pub platform: &'a str,
     /// What other clusters report.
     pub others: BTreeMap<ClusterName, ClusterReport>,
+    /// By whom the hosts of issuers' keys are believed.
+    pub issuer_ca: Option<&'a Path>,
 }
 
 /// A running edge; gone on drop.
@@ -76,6 +81,9 @@ impl Island {
         fs::create_dir(&platform).context("cannot create the platform's folder")?;
         fs::write(platform.join("platform.yaml"), given.platform).context("cannot write the platform")?;
 
+        if let Some(ca) = given.issuer_ca {
+            fs::copy(ca, dir.path().join(ISSUER_CA)).context("cannot copy the issuers' authority")?;
+        }
         let planning = tokio::spawn(keep_planned(
             given.cluster.parse()?,
             intent(given.intent)?,
@@ -200,6 +208,10 @@ fn start_edge(
         .arg(dir.join("platform"))
         .arg("--data-dir")
         .arg(dir.join("edge"));
+    let issuer_ca = dir.join(ISSUER_CA);
+    if issuer_ca.is_file() {
+        command.arg("--issuer-ca").arg(issuer_ca);
+    }
     Process::start(&format!("edge-{cluster}"), &mut command, dir)
 }
 

@@ -18,6 +18,7 @@ pub mod edits;
 pub mod envoy;
 pub mod feed;
 pub mod island;
+pub mod issuer;
 
 pub mod mesh;
 pub mod oidc;

@@ -230,6 +230,7 @@ impl Stage {
             intent: INTENT,
             platform: &platform,
             others: BTreeMap::new(),
+            issuer_ca: None,
         })
         .await
         .unwrap();

@@ -1,6 +1,6 @@
 //! Whether a gateway's authorization lets a request through, as far as that can be told without knowing who asks.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::request::Request;
 use crate::intent::AddressBlock;
@@ -12,11 +12,20 @@ pub(super) enum Admission {
     Refused(String),
     /// Whoever asks.
     Admitted,
-    /// Those who ask from one of `from`, from anywhere where that is empty, and from none of `but`.
+    /// Those who are one of `of`, anybody where that is empty, and none of `but`.
     Depends {
-        from: BTreeSet<AddressBlock>,
-        but: BTreeSet<AddressBlock>,
+        of: BTreeSet<Asker>,
+        but: BTreeSet<Asker>,
     },
+}
+
+/// What a rule wants of who asks; all of it must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Asker {
+    /// Anywhere when empty.
+    pub(super) sources: BTreeSet<AddressBlock>,
+    /// Of the token, each with the values of which it has one.
+    pub(super) claims: BTreeMap<String, BTreeSet<String>>,
 }
 
 pub(super) fn admission(access: &Access, request: &Request) -> Admission {
@@ -38,27 +47,37 @@ pub(super) fn admission(access: &Access, request: &Request) -> Admission {
         return Admission::Refused("spec.authorization".to_owned());
     }
     let (denied, allowed) = (fitting(&access.deny), fitting(&access.allow));
-    if let Some((number, _)) = denied.iter().find(|(_, rule)| rule.sources.is_empty()) {
+    let asker = |rule: &AccessRule| Asker {
+        sources: rule.sources.clone(),
+        claims: rule.claims.clone(),
+    };
+    let anybody = |(_, rule): &&(usize, AccessRule)| asker(rule) == Asker::default();
+    if let Some((number, _)) = denied.iter().find(anybody) {
         return Admission::Refused(format!("spec.authorization.deny[{number}]"));
     }
     if allowed.is_empty() {
         return Admission::Refused("spec.authorization.allow".to_owned());
     }
-    let sources = |rules: &[(usize, AccessRule)]| -> BTreeSet<AddressBlock> {
-        rules
-            .iter()
-            .flat_map(|(_, rule)| rule.sources.iter().copied())
-            .collect()
+    let of = match allowed.iter().find(anybody) {
+        Some(_) => BTreeSet::new(),
+        None => askers(allowed.iter().map(|(_, rule)| asker(rule))),
     };
-    let from = match allowed.iter().any(|(_, rule)| rule.sources.is_empty()) {
-        true => BTreeSet::new(),
-        false => sources(&allowed),
-    };
-    let but = sources(&denied);
-    if from.is_empty() && but.is_empty() {
+    let but = askers(denied.iter().map(|(_, rule)| asker(rule)));
+    if of.is_empty() && but.is_empty() {
         return Admission::Admitted;
     }
-    Admission::Depends { from, but }
+    Admission::Depends { of, but }
+}
+
+/// Those of whom only addresses are asked are one.
+fn askers(all: impl Iterator<Item = Asker>) -> BTreeSet<Asker> {
+    let (claiming, near): (Vec<Asker>, Vec<Asker>) = all.partition(|asker| !asker.claims.is_empty());
+    let sources: BTreeSet<AddressBlock> = near.into_iter().flat_map(|asker| asker.sources).collect();
+    let near = (!sources.is_empty()).then(|| Asker {
+        sources,
+        claims: BTreeMap::new(),
+    });
+    near.into_iter().chain(claiming).collect()
 }
 
 #[cfg(test)]
@@ -83,7 +102,11 @@ mod tests {
             ],
         }))
         .unwrap();
-        let block = |text: &str| -> BTreeSet<AddressBlock> { [text.to_owned().try_into().unwrap()].into() };
+        let block = |text: &str| -> BTreeSet<Asker> {
+            let sources = [text.to_owned().try_into().unwrap()].into();
+            let claims = BTreeMap::new();
+            [Asker { sources, claims }].into()
+        };
         let nobody = || block("192.0.2.1");
         for (method, path, expected) in [
             (
@@ -110,7 +133,7 @@ mod tests {
                 "GET",
                 "/open",
                 Admission::Depends {
-                    from: BTreeSet::new(),
+                    of: BTreeSet::new(),
                     but: nobody(),
                 },
             ),
@@ -118,7 +141,7 @@ mod tests {
                 "PUT",
                 "/near",
                 Admission::Depends {
-                    from: block("10.0.0.0/8"),
+                    of: block("10.0.0.0/8"),
                     but: BTreeSet::new(),
                 },
             ),
@@ -126,7 +149,7 @@ mod tests {
                 "GET",
                 "/near",
                 Admission::Depends {
-                    from: block("10.0.0.0/8"),
+                    of: block("10.0.0.0/8"),
                     but: nobody(),
                 },
             ),
@@ -138,5 +161,45 @@ mod tests {
         let open: Access = serde_json::from_value(json!({"allow": [{}]})).unwrap();
         let request = Request::new("GET", "http://a.example.com/", BTreeMap::new()).unwrap();
         assert_eq!(admission(&open, &request), Admission::Admitted);
+    }
+
+    #[test]
+    fn a_rule_with_claims_lets_nobody_through_by_itself() {
+        let access: Access = serde_json::from_value(json!({
+            "allow": [
+                {"claims": {"role": ["admin"]}},
+                {"sources": ["10.0.0.0/8"], "claims": {"role": ["staff"]}, "paths": [{"type": "Exact", "value": "/in"}]},
+                {"sources": ["192.0.2.1"]},
+            ],
+            "deny": [{"claims": {"sub": ["mallory"]}, "methods": ["POST"]}],
+        }))
+        .unwrap();
+        let asker = |sources: &[&str], claims: &[(&str, &str)]| Asker {
+            sources: sources
+                .iter()
+                .map(|text| (*text).to_owned().try_into().unwrap())
+                .collect(),
+            claims: claims
+                .iter()
+                .map(|(claim, value)| ((*claim).to_owned(), [(*value).to_owned()].into()))
+                .collect(),
+        };
+        let admin = || asker(&[], &[("role", "admin")]);
+        let near = || asker(&["192.0.2.1"], &[]);
+        let staff = || asker(&["10.0.0.0/8"], &[("role", "staff")]);
+        let mallory = || asker(&[], &[("sub", "mallory")]);
+        for (method, path, of, but) in [
+            ("GET", "/", [admin(), near()].into(), [].into()),
+            ("GET", "/in", [admin(), near(), staff()].into(), [].into()),
+            ("POST", "/", [admin(), near()].into(), [mallory()].into()),
+        ] {
+            let request =
+                Request::new(method, &format!("http://a.example.com{path}"), BTreeMap::new()).unwrap();
+            assert_eq!(
+                admission(&access, &request),
+                Admission::Depends { of, but },
+                "{method} {path}"
+            );
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::access::{Admission, admission};
+use super::access::{Admission, Asker, admission};
 use super::request::Request;
 use super::walk::{Walk, arrival, walk};
 use super::{Destination, Entry, Host, Hosts, Location, Outcome, Stage, Step, Trace, Tried};
@@ -132,6 +132,7 @@ impl<'a> Tracer<'a> {
     fn host_conduct(&mut self, gateway: &'a Traced<RoutedGateway>) -> Option<Outcome> {
         let HostConduct {
             cors,
+            jwt,
             access,
             rate_limit,
         } = &gateway.value.conduct;
@@ -147,6 +148,14 @@ impl<'a> Tracer<'a> {
             self.step(Stage::Host, told.to_owned(), at("spec.cors"));
             return None;
         }
+        if let Some(issuers) = jwt {
+            let names: Vec<&str> = issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
+            let told = format!(
+                "it needs a valid token of {}, and is answered with {UNAUTHORIZED} without one",
+                names.join(" or ")
+            );
+            self.step(Stage::Host, told, at("spec.jwt"));
+        }
         match access.as_ref().map(|access| admission(access, self.request)) {
             None => {}
             Some(Admission::Refused(field)) => {
@@ -160,18 +169,10 @@ impl<'a> Tracer<'a> {
                 let told = "its authorization lets it through, whoever asks".to_owned();
                 self.step(Stage::Host, told, at("spec.authorization"));
             }
-            Some(Admission::Depends { from, but }) => {
-                let blocks = |blocks: BTreeSet<AddressBlock>| listed(blocks.into_iter().map(String::from));
-                let from = match from.is_empty() {
-                    true => "from anywhere".to_owned(),
-                    false => format!("from {}", blocks(from)),
-                };
-                let but = match but.is_empty() {
-                    true => String::new(),
-                    false => format!(" but {}", blocks(but)),
-                };
+            Some(Admission::Depends { of, but }) => {
                 let told = format!(
-                    "its authorization lets it through {from}{but}, and answers {FORBIDDEN} to others"
+                    "its authorization lets it through {}, and answers {FORBIDDEN} to others",
+                    whom(of, but)
                 );
                 self.step(Stage::Host, told, at("spec.authorization"));
             }
@@ -344,8 +345,42 @@ impl<'a> Tracer<'a> {
 
 /// What a proxy answers by itself when it knows the host and no route takes the request, or not even the host.
 const NO_ROUTE: u16 = 404;
+/// To whom shows no good token.
+const UNAUTHORIZED: u16 = 401;
 /// To whom an authorization does not let through.
 const FORBIDDEN: u16 = 403;
+
+/// Such as `from 10.0.0.0/8 or with the claim role of staff but those with the claim sub of mallory`.
+fn whom(of: BTreeSet<Asker>, but: BTreeSet<Asker>) -> String {
+    let blocks = |blocks: BTreeSet<AddressBlock>| listed(blocks.into_iter().map(String::from));
+    let claims = |asker: &Asker| {
+        let claims = asker.claims.iter().map(|(claim, values)| {
+            let values: Vec<&str> = values.iter().map(String::as_str).collect();
+            format!("the claim {claim} of {}", values.join(" or "))
+        });
+        claims.collect::<Vec<_>>().join(" and ")
+    };
+    let one = |asker: Asker| match (asker.sources.is_empty(), asker.claims.is_empty()) {
+        (_, true) => format!("from {}", blocks(asker.sources)),
+        (true, false) => format!("with {}", claims(&asker)),
+        (false, false) => format!("with {} from {}", claims(&asker), blocks(asker.sources)),
+    };
+    let not_one = |asker: Asker| match asker.claims.is_empty() {
+        true => blocks(asker.sources),
+        false => format!("those {}", one(asker)),
+    };
+    let of: Vec<String> = of.into_iter().map(one).collect();
+    let of = match of.is_empty() {
+        true => "from anywhere".to_owned(),
+        false => of.join(" or "),
+    };
+    let but: Vec<String> = but.into_iter().map(not_one).collect();
+    let but = match but.is_empty() {
+        true => String::new(),
+        false => format!(" but {}", but.join(" and ")),
+    };
+    of + &but
+}
 
 /// The first rule that takes the request, and those before it with why they do not.
 fn first<'a, R>(

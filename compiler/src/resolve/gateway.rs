@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::resolver::{Part, Resolver, Update, Wanted};
 use super::rules::Mirrored;
-use super::{Loans, ResolvedWorkspace, application, grant, listed, rules, same_gateway};
+use super::{Loans, ResolvedWorkspace, application, grant, listed, rules, same_gateway, token};
 use crate::finding::{Claim, Code, Finding, Origin, Traced};
 use crate::http::{Edits, Effect, ServiceBackend, shares};
 use crate::intent::{self, Authorization, Connections, GatewayMode, HostPolicy, Ingress, Spec, hosts_field};
@@ -430,6 +430,7 @@ fn routed(
             GatewayMode::EastWest => (&gateway.workload, RoutedGatewayMode::EastWest),
             GatewayMode::Ingress(wanted) => {
                 let rules = ingress_rules(name, wanted, &workspace, owned, findings);
+                findings.extend(token::check(name, &wanted.policy));
                 conduct = self::conduct(&wanted.policy);
                 (&gateway.workload, ingress(listener?, rules))
             }
@@ -451,12 +452,20 @@ fn routed(
 }
 
 /// What is enforced of a policy. A limit that counts some requests apart is not the same as one for all of them together, which
-/// would keep out those who stay within it, and a rule without its claims is another rule: there is none instead.
+/// would keep out those who stay within it: there is none instead.
 fn conduct(policy: &HostPolicy) -> HostConduct {
     let together = policy.rate_limit.as_ref().filter(|limit| limit.by.is_none());
+    let jwt = policy.jwt.as_ref().map(token::issuers);
+    let access = match &jwt {
+        // None of those whose tokens were to count can be believed, so that nobody gets in.
+        Some(issuers) if issuers.is_empty() => Some(Access::nobody()),
+        _ => policy.authorization.as_ref().map(access),
+    };
+    let jwt = jwt.filter(|issuers| !issuers.is_empty());
     HostConduct {
         cors: policy.cors.clone(),
-        access: policy.authorization.as_ref().and_then(access),
+        jwt,
+        access,
         rate_limit: together.map(|limit| RateLimit {
             requests: limit.requests,
             per: limit.per,
@@ -464,18 +473,21 @@ fn conduct(policy: &HostPolicy) -> HostConduct {
     }
 }
 
-fn access(wanted: &Authorization) -> Option<Access> {
-    let rule = |rule: &intent::AccessRule| {
-        rule.claims.is_empty().then(|| AccessRule {
-            sources: rule.sources.clone(),
-            methods: rule.methods.clone(),
-            paths: rule.paths.clone(),
-        })
+fn access(wanted: &Authorization) -> Access {
+    let made = |rule: &intent::AccessRule| AccessRule {
+        sources: rule.sources.clone(),
+        claims: rule.claims.clone(),
+        methods: rule.methods.clone(),
+        paths: rule.paths.clone(),
     };
-    Some(Access {
-        allow: wanted.allow.iter().map(rule).collect::<Option<_>>()?,
-        deny: wanted.deny.iter().map(rule).collect::<Option<_>>()?,
-    })
+    let rules = |rules: &[intent::AccessRule]| {
+        let rules = rules.iter().filter(|rule| token::can_match(rule));
+        rules.map(made).collect()
+    };
+    Access {
+        allow: rules(&wanted.allow),
+        deny: rules(&wanted.deny),
+    }
 }
 
 /// A workload in a namespace of its own workspace, in one that nobody owns - shared infrastructure -, or in one whose

@@ -20,6 +20,10 @@ pub enum BadIssuers {
 }
 
 impl Issuers {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &JwtIssuer> {
         self.0.values()
     }
@@ -43,6 +47,14 @@ fn meet(a: &JwtIssuer, b: &JwtIssuer) -> Option<JwtIssuer> {
         audiences: common(&a.audiences, &b.audiences)?,
         ..a.clone()
     })
+}
+
+/// Of two that are named the same the last counts.
+impl FromIterator<JwtIssuer> for Issuers {
+    fn from_iter<I: IntoIterator<Item = JwtIssuer>>(issuers: I) -> Issuers {
+        let named = issuers.into_iter().map(|issuer| (issuer.issuer.clone(), issuer));
+        Issuers(named.collect())
+    }
 }
 
 impl TryFrom<Vec<JwtIssuer>> for Issuers {

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use tombolo_compiler::finding::Traced;
 use tombolo_compiler::http::{HttpMatch, PathMatch, ValueMatch};
 use tombolo_compiler::proxy::{
-    Balancer, Check, Endpoint, EndpointGroup, Endpoints, Forward, Health, Listener, ProxyConfig, RetryPolicy,
-    Route, RouteAction, RouteTable, Target, Upstream, VirtualHost,
+    Balancer, Check, Endpoint, EndpointGroup, Endpoints, Forward, Health, KeyHost, Listener, ProxyConfig,
+    RetryPolicy, Route, RouteAction, RouteTable, Target, Upstream, VirtualHost,
 };
 
 pub(crate) fn config(config: &ProxyConfig) -> Value {
@@ -15,6 +15,7 @@ pub(crate) fn config(config: &ProxyConfig) -> Value {
         route_tables,
         clusters,
         endpoints,
+        key_hosts,
     } = config;
     assert!(
         clusters.keys().eq(endpoints.keys()),
@@ -26,11 +27,26 @@ pub(crate) fn config(config: &ProxyConfig) -> Value {
             .map(|(name, value)| (name.clone(), value))
             .collect()
     };
-    json!({
+    let mut value = json!({
         "1 listeners": map(listeners.iter().map(|(name, l)| (name, listener(&l.value).into())).collect()),
         "2 routes": map(route_tables.iter().map(|(name, table)| (name, route_table(&table.value))).collect()),
         "3 upstreams": map(clusters.iter().map(|(name, c)| (name, upstream(c, &endpoints[name].value))).collect()),
-    })
+    });
+    if !key_hosts.is_empty() {
+        let hosts = key_hosts.iter().map(|(name, host)| (name, key_host(&host.value)));
+        value["4 keys"] = map(hosts.collect());
+    }
+    value
+}
+
+fn key_host(key_host: &KeyHost) -> Value {
+    let KeyHost {
+        host,
+        port,
+        addresses,
+    } = key_host;
+    assert!(addresses.is_empty(), "the compiler asks nobody");
+    format!("{host} at port {port}").into()
 }
 
 fn listener(listener: &Listener) -> String {
@@ -38,12 +54,20 @@ fn listener(listener: &Listener) -> String {
         bind,
         route_table,
         filters,
+        issuers,
     } = listener;
     let filters: String = filters
         .iter()
         .map(|filter| format!(", with {filter:?}"))
         .collect();
-    format!("{bind} uses {route_table}{filters}")
+    let tokens: String = issuers
+        .iter()
+        .map(|(host, issuers)| {
+            let names: Vec<&str> = issuers.iter().map(|issuer| issuer.issuer.as_str()).collect();
+            format!(", {host} with tokens of {}", names.join(" and "))
+        })
+        .collect();
+    format!("{bind} uses {route_table}{filters}{tokens}")
 }
 
 fn route_table(table: &RouteTable) -> Value {

@@ -305,7 +305,12 @@ impl Lowering {
         }
         if self.config != config {
             let resources = match self.dialect {
-                Dialect::Proxy => encode_since(&self.config, &self.resources, &config),
+                Dialect::Proxy => encode_since(
+                    &self.config,
+                    &self.resources,
+                    &config,
+                    snapshot.authorities.as_deref(),
+                ),
                 Dialect::Proxyless => {
                     encode_proxyless_since(&snapshot.cluster, &self.config, &self.resources, &config)
                 }

@@ -6,7 +6,7 @@ use envoy_types::pb::envoy::config::core::v3::CidrRange;
 use envoy_types::pb::envoy::config::core::v3::RuntimeFractionalPercent;
 use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::rbac::v3::permission::{self, Rule as PermissionRule};
-use envoy_types::pb::envoy::config::rbac::v3::principal::Identifier;
+use envoy_types::pb::envoy::config::rbac::v3::principal::{self, Identifier};
 use envoy_types::pb::envoy::config::rbac::v3::rbac::Action;
 use envoy_types::pb::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac as Rules};
 use envoy_types::pb::envoy::config::route::v3::Route;
@@ -29,9 +29,9 @@ use tombolo_compiler::proxy::VirtualHost;
 use tombolo_compiler::routes::{Access, AccessRule, HostConduct, RateLimit, SPELLINGS};
 use tombolo_compiler::url::WebOrigin;
 
-use super::listener::{ALLOW, CORS, DENY, RATE_LIMIT, unlimited};
+use super::listener::{ALLOW, CORS, DENY, JWT, RATE_LIMIT, unlimited};
 use super::route::{header_matcher, regex, string_matcher};
-use super::{duration, header, number, share, yes};
+use super::{duration, header, number, share, token, yes};
 
 /// Envoy refuses to fill a bucket more often.
 const FILL_INTERVAL_MIN_MS: u64 = 50;
@@ -49,20 +49,25 @@ const CORS_HEADERS: [&str; 6] = [
 pub(super) fn of_host(host: &VirtualHost) -> HashMap<String, Any> {
     let HostConduct {
         cors,
+        jwt,
         access,
         rate_limit,
     } = &host.conduct;
     let cors = cors.as_ref().map(|cors| (CORS, pack_any(self::cors(cors))));
-    let denied = access
-        .as_ref()
-        .map(|access| (DENY, rbac(Action::Deny, denied(access))));
+    let tokens = jwt.as_ref().map(|_| (JWT, pack_any(token::of_host(&host.name))));
+    let mut denying = access.as_ref().map(denied);
+    if jwt.is_some() {
+        let unverified = ("unverified".to_owned(), token::unverified());
+        denying.get_or_insert_default().extend([unverified]);
+    }
+    let denied = denying.map(|policies| (DENY, rbac(Action::Deny, policies)));
     let allowed = access
         .as_ref()
         .map(|access| (ALLOW, rbac(Action::Allow, policies(&access.allow))));
     let limit = rate_limit
         .as_ref()
         .map(|limit| (RATE_LIMIT, pack_any(self::rate_limit(&host.name, limit))));
-    let configs = [cors, denied, allowed, limit];
+    let configs = [cors, tokens, denied, allowed, limit];
     configs
         .into_iter()
         .flatten()
@@ -153,13 +158,16 @@ fn permission(rule: &AccessRule) -> Permission {
     permission(PermissionRule::AndRules(permission::Set { rules: parts }))
 }
 
+/// One of the sources, and each of the claims.
 fn principals(rule: &AccessRule) -> Vec<Principal> {
     let principal = |identifier| Principal {
         identifier: Some(identifier),
     };
-    if rule.sources.is_empty() {
-        return vec![principal(Identifier::Any(true))];
-    }
+    let claims = rule
+        .claims
+        .iter()
+        .map(|(name, values)| token::has_claim(name, values));
+    let mut parts: Vec<Principal> = claims.collect();
     let blocks = rule.sources.iter().map(|block| {
         let range = CidrRange {
             address_prefix: block.address().to_string(),
@@ -167,7 +175,17 @@ fn principals(rule: &AccessRule) -> Vec<Principal> {
         };
         principal(Identifier::DirectRemoteIp(range))
     });
-    blocks.collect()
+    let blocks: Vec<Principal> = blocks.collect();
+    match (blocks.is_empty(), parts.is_empty()) {
+        (true, true) => vec![principal(Identifier::Any(true))],
+        (false, true) => blocks,
+        (is_empty, false) => {
+            if !is_empty {
+                parts.push(principal(Identifier::OrIds(principal::Set { ids: blocks })));
+            }
+            vec![principal(Identifier::AndIds(principal::Set { ids: parts }))]
+        }
+    }
 }
 
 fn cors(cors: &Cors) -> CorsPolicy {

@@ -18,11 +18,12 @@ use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 use tombolo_compiler::proxy::{Filter as RouteFilter, Listener};
 
-use super::{address, ads, yes};
+use super::{address, ads, token, yes};
 
 const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
 const ROUTER: &str = "envoy.filters.http.router";
 pub(super) const CORS: &str = "envoy.filters.http.cors";
+pub(super) const JWT: &str = "envoy.filters.http.jwt_authn";
 /// Two filters of one kind, each with one action.
 pub(super) const DENY: &str = "envoy.filters.http.rbac.deny";
 pub(super) const ALLOW: &str = "envoy.filters.http.rbac.allow";
@@ -50,9 +51,10 @@ pub(super) fn encode(name: &str, listener: &Listener) -> PbListener {
 }
 
 fn connection_manager(name: &str, listener: &Listener) -> HttpConnectionManager {
-    // Each does nothing but where a route says so; the router is last.
+    // Each does nothing but where a host or a route says so; the router is last.
     let filters = listener.filters.iter().map(|filter| match filter {
         RouteFilter::Cors => http_filter(CORS, pack_any(Cors {})),
+        RouteFilter::Jwt => http_filter(JWT, pack_any(token::authentication(&listener.issuers))),
         RouteFilter::Deny => http_filter(DENY, pack_any(Rbac::default())),
         RouteFilter::Allow => http_filter(ALLOW, pack_any(Rbac::default())),
         RouteFilter::RateLimit => http_filter(RATE_LIMIT, pack_any(unlimited(name))),

@@ -19,6 +19,8 @@ use tombolo_compiler::setting::Outliers;
 use super::*;
 use crate::testing::{config, endpoints, forward, origin, path, target, upstream};
 
+mod tokens;
+
 fn decoded<T: Message + Default>(resources: &Resources, kind: Kind, name: &str) -> T {
     let encoded = resources.get(kind, name).unwrap();
     assert_eq!(encoded.body.type_url, kind.type_url());
@@ -64,7 +66,7 @@ fn what_changed_is_encoded_as_from_scratch_and_nothing_else_is() {
     let mut new = config(&["a", "b", "added"]);
     new.clusters.get_mut("a").unwrap().origin = Some(origin("elsewhere"));
     new.endpoints.get_mut("b").unwrap().value.priorities.clear();
-    let (since, scratch) = (encode_since(&old, &held, &new), encode(&new));
+    let (since, scratch) = (encode_since(&old, &held, &new, None), encode(&new));
     for kind in Kind::ALL {
         let all = |resources: &Resources| -> Vec<_> {
             let of = resources.of(kind);

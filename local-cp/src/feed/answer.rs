@@ -92,6 +92,8 @@ mod tests {
             version: (1, 7),
             slice: Arc::default(),
             view: Arc::default(),
+            addresses: Arc::default(),
+            authorities: None,
         };
         let asked = json!({"entry": {"sidecar": "shop"}, "request": {"url": "http://reviews/"}}).to_string();
         let question = |cluster: &str, body: &str| Question {

@@ -31,6 +31,7 @@ use tombolo_tests::upstream::Applications;
 use tombolo_tests::{eventually, free_port};
 
 mod proxyless;
+mod tokens;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const WORKSPACE: &str = "organizations/acme/tenants/t/workspaces/w";
@@ -84,6 +85,7 @@ impl Cluster {
             xds_listen: any,
             admin: any,
             data_dir: self.dir.path().join("data"),
+            issuer_ca: Some(self.dir.path().join("identity/ca.pem")),
         }
     }
 
@@ -155,6 +157,10 @@ fn platform(gateway: &str, application: SocketAddr) -> String {
 
 /// One ingress on this port in front of one service.
 fn slice(port: u16) -> BTreeMap<String, Bytes> {
+    slice_of(port, HostConduct::default())
+}
+
+fn slice_of(port: u16, conduct: HostConduct) -> BTreeMap<String, Bytes> {
     let workspace: Fqn = WORKSPACE.parse().unwrap();
     let gateway: Fqn = GATEWAY.parse().unwrap();
     let rule = ServiceRule {
@@ -191,7 +197,7 @@ fn slice(port: u16) -> BTreeMap<String, Bytes> {
         workload: "mesh/gateway".parse().unwrap(),
         workspace: workspace.clone(),
         mode,
-        conduct: HostConduct::default(),
+        conduct,
     };
     let owner = NamespaceOwner {
         workspace: workspace.clone(),

@@ -65,8 +65,6 @@ async fn what_protects_nothing_is_refused_unless_the_writer_insists() {
     assert_eq!(
         fields,
         [
-            "/spec/jwt",
-            "/spec/authorization/allow/*/claims",
             "/spec/rateLimit/by",
             "/spec/validateRequests",
             "/spec/defaults/reachability",
@@ -87,14 +85,7 @@ async fn what_protects_nothing_is_refused_unless_the_writer_insists() {
         .filter(|finding| finding["code"] == "NotEnforced")
         .map(|finding| &finding["field"])
         .collect();
-    assert_eq!(
-        fields,
-        [
-            "spec.authorization.allow[*].claims",
-            "spec.jwt",
-            "spec.rateLimit.by"
-        ]
-    );
+    assert_eq!(fields, ["spec.rateLimit.by"]);
 }
 
 #[tokio::test]

@@ -74,6 +74,7 @@ impl Site {
             intent: "[{name: organizations/acme}, {name: organizations/acme/clusters/east, spec: {region: r1}}]",
             platform: &platform(&view),
             others: BTreeMap::new(),
+            issuer_ca: None,
         })
         .await?;
         island.stop_planning();

@@ -42,6 +42,8 @@ fn snapshot(revision: u64) -> Option<Arc<Snapshot>> {
         version: (1, revision),
         slice: Arc::default(),
         view: Arc::default(),
+        addresses: Arc::default(),
+        authorities: None,
     }))
 }
 
