@@ -9,6 +9,7 @@ use http::{Method, Request, StatusCode, Version, header};
 use http_body_util::Full;
 use serde_json::{Value, json};
 use tombolo_tests::client::{Connection, Reply};
+use tombolo_tests::issuer::token;
 use tombolo_tests::proxy::Software;
 
 #[derive(Clone)]
@@ -20,6 +21,7 @@ pub(crate) struct Case {
     /// `PROXY` in it is the proxy's name.
     pub(crate) host: &'static str,
     pub(crate) path: &'static str,
+    /// A value of `TOKEN` and claims is a token that says so.
     pub(crate) headers: &'static [(&'static str, &'static str)],
     pub(crate) body_bytes: usize,
     /// How often it is sent; every reply must be as expected.
@@ -107,7 +109,13 @@ impl Case {
             .uri(self.path)
             .header(header::HOST, host);
         for (name, value) in self.headers.iter().chain(headers) {
-            request = request.header(*name, *value);
+            request = match value.strip_prefix("TOKEN ") {
+                Some(claims) => {
+                    let token = token(&serde_json::from_str(claims)?);
+                    request.header(*name, format!("Bearer {token}"))
+                }
+                None => request.header(*name, *value),
+            };
         }
         Ok(request.body(Full::new(body))?)
     }

@@ -12,6 +12,7 @@ use tombolo_compiler::name::ClusterName;
 use tombolo_compiler::report::ClusterReport;
 use tombolo_tests::client::Connection;
 use tombolo_tests::island::{Given, Island};
+use tombolo_tests::issuer::Issuer;
 use tombolo_tests::proxy::{Node, Proxy, Role, Software};
 use tombolo_tests::upstream::{Application, Applications, KEY};
 use tombolo_tests::{eventually, tombolo_binary, within};
@@ -24,7 +25,7 @@ mod site;
 
 use case::{Case, Expect, GET, Via};
 use cases::CASES;
-use site::{APPLICATIONS, PLATFORM, SERVING, intent};
+use site::{APPLICATIONS, KEYS, KEYS_NAME, PLATFORM, SERVING, intent};
 
 const CLUSTER: &str = "here";
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -52,6 +53,7 @@ async fn envoy_and_our_proxy_do_the_same() {
 /// The edge, the applications, and a sidecar and a gateway of each software.
 struct Stage {
     _island: Island,
+    _issuer: Issuer,
     applications: Applications,
     instances: BTreeMap<&'static str, Application>,
     _proxies: Vec<Proxy>,
@@ -65,11 +67,15 @@ impl Stage {
         for (name, address) in APPLICATIONS {
             instances.insert(*name, applications.start(name, address.parse()?).await?);
         }
+        let keys = tempfile::tempdir()?;
+        let (at, name) = (KEYS.parse()?, KEYS_NAME);
+        let issuer = Issuer::start(at, name, keys.path()).await?;
         let island = Island::start(Given {
             cluster: CLUSTER,
             intent: &intent(),
             platform: PLATFORM,
             others: [there()?].into(),
+            issuer_ca: Some(issuer.ca()),
         })
         .await?;
         let binary = tombolo_binary();
@@ -83,6 +89,7 @@ impl Stage {
         }
         let stage = Stage {
             _island: island,
+            _issuer: issuer,
             applications,
             instances,
             _proxies: proxies,
@@ -90,6 +97,7 @@ impl Stage {
         };
         for software in Software::BOTH {
             stage.serving(software, SERVING).await;
+            stage.knows_keys(software).await;
         }
         Ok(stage)
     }
@@ -112,6 +120,28 @@ impl Stage {
             })
             .await;
         }
+    }
+
+    /// Waits until it has fetched the issuer's keys.
+    async fn knows_keys(&self, software: Software) {
+        let host = format!("tokens.{}.example.com", software.name());
+        let case = Case {
+            via: Via::Gateway,
+            path: "/open",
+            headers: &[("authorization", r#"TOKEN {"iss": "conformance"}"#)],
+            ..GET
+        };
+        eventually(DEADLINE, || async {
+            let reply = case.send(software, &host, &[]).await?;
+            ensure!(
+                reply.status == 200,
+                "a good token is a {}: {}",
+                reply.status,
+                reply.text()
+            );
+            Ok(())
+        })
+        .await;
     }
 
     async fn play(&mut self, case: &Case, software: Software) -> Result<()> {

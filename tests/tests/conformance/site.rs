@@ -202,6 +202,30 @@ const GATEWAYS: &str = "
     hosts: [shut.PROXY.example.com]
     authorization: {allow: []}
     rules: [{backendRefs: [{namespace: shop, name: web}]}]
+- name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/PROXY-tokens
+  spec:
+    workload: mesh/PROXY
+    type: ingress
+    port: 8080
+    hosts: [tokens.PROXY.example.com]
+    jwt:
+      issuers:
+      - {issuer: conformance, jwksUri: 'https://127.0.29.70:8443/keys'}
+      - {issuer: partner, audiences: [web], jwksUri: 'https://127.0.29.70:8443/partner'}
+      # At whom nobody ever listens.
+      - {issuer: gone, jwksUri: 'https://127.0.29.71:8443/keys'}
+    authorization:
+      allow:
+      - paths: [{type: PathPrefix, value: /open}]
+      - claims: {role: [admin, staff], team: [web]}
+        paths: [{type: PathPrefix, value: /admin}]
+      - claims: {scope: [read]}
+        paths: [{type: Exact, value: /read}]
+      - sources: [192.0.2.0/24]
+        claims: {role: [admin]}
+      deny:
+      - claims: {sub: [mallory]}
+    rules: [{backendRefs: [{namespace: shop, name: web}]}]
 - name: organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/PROXY-moved
   spec:
     workload: mesh/PROXY
@@ -265,6 +289,10 @@ pub(crate) const APPLICATIONS: &[(&str, &str)] = &[
     ("far-local", "127.0.29.51:8080"),
     ("far-gateway", "127.0.29.60:15443"),
 ];
+
+/// Where the issuers of tokens have their keys, and as whom they show them.
+pub(crate) const KEYS: &str = "127.0.29.70:8443";
+pub(crate) const KEYS_NAME: &str = "127.0.29.70";
 
 /// Which instances must have answered through a proxy before its cases begin, and again after one was away.
 pub(crate) const SERVING: &[(&str, &[&str])] = &[
