@@ -290,8 +290,16 @@ fn idle() -> Site {
             &[(WISH, "hang"), ("content-type", "application/grpc")],
             Expect::Header("grpc-status", "14"),
         ),
-        ("/never", &[(WISH, "hang")], Expect::Body("upstream request timeout")),
-        ("/timed", &[(WISH, "hang")], Expect::Body("upstream request timeout")),
+        (
+            "/never",
+            &[(WISH, "hang")],
+            Expect::Body("upstream request timeout"),
+        ),
+        (
+            "/timed",
+            &[(WISH, "hang")],
+            Expect::Body("upstream request timeout"),
+        ),
     ];
     let asks = rows.map(|(path, headers, expect)| Ask {
         host: IDLE.to_owned(),
