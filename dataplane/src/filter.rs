@@ -217,14 +217,6 @@ impl Chain {
         verdict
     }
 
-    /// Limits of which this proxy has parts.
-    pub(crate) fn quotas(&self) -> impl Iterator<Item = &RateLimitQuota> {
-        self.0.iter().filter_map(|filter| match filter {
-            Filter::Quota(quota) => Some(quota),
-            _ => None,
-        })
-    }
-
     pub(crate) fn filter(&self, place: usize) -> Option<&Filter> {
         self.0.get(place)
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::StatusCode;
 
-use super::{Answer, Verdict};
+use super::{Answer, Chain, Filter, Verdict};
 use crate::balance::Draw;
 use crate::config::{HeaderEdits, MILLION};
 use crate::exchange::Flag;
@@ -88,6 +88,16 @@ enum Called<'a> {
     Unfit,
     /// Not at all.
     Not,
+}
+
+impl Chain {
+    /// Limits of which this proxy has parts.
+    pub(crate) fn quotas(&self) -> impl Iterator<Item = &RateLimitQuota> {
+        self.0.iter().filter_map(|filter| match filter {
+            Filter::Quota(quota) => Some(quota),
+            _ => None,
+        })
+    }
 }
 
 impl RateLimitQuota {
