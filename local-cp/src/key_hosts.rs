@@ -55,7 +55,7 @@ async fn others_named(slices: &mut watch::Receiver<Option<Adopted>>, than: Optio
             return;
         }
     }
-    pending().await
+    pending::<()>().await;
 }
 
 fn named(slices: &mut watch::Receiver<Option<Adopted>>) -> Option<BTreeSet<String>> {
