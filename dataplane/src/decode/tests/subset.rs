@@ -158,7 +158,7 @@ fn what_is_said_of_hosts_is_as_the_contract_says() {
                         "envoy.transport_socket_match",
                         "v",
                         Some(Kind::BoolValue(true)),
-                    ))
+                    ));
                 },
                 "endpoints[0].lb_endpoints[0].metadata: envoy.transport_socket_match is not supported, only envoy.lb",
             ),
