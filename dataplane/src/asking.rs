@@ -260,6 +260,8 @@ fn unread(error: &ReadError) -> Refusal {
         ReadError::Client(ClientError::Http1(malformed)) => Refusal::malformed(*malformed),
         ReadError::Client(ClientError::Http2(_)) => Refusal::broken_off(),
         ReadError::Client(ClientError::Text(error)) => Refusal::bad_request(&error.to_string()),
+        ReadError::Client(ClientError::Gunzip(error)) if error.is_too_large() => Refusal::too_large(),
+        ReadError::Client(ClientError::Gunzip(error)) => Refusal::bad_request(&error.to_string()),
         ReadError::Client(ClientError::TooLarge) => Refusal::too_large(),
     }
 }

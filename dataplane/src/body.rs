@@ -13,6 +13,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use crate::deadline::Watch;
 use crate::exchange::{Exchange, Flag};
 use crate::grpc_web::{NotText, Text};
+use crate::gunzip::{Gunzip, GunzipError};
 use crate::h1;
 use crate::header_changes::is_read_as;
 use crate::http2;
@@ -32,6 +33,8 @@ pub(crate) enum ClientBody {
     Nothing,
     /// One of those in base64.
     Text(Box<Self>, Text),
+    /// And in gzip.
+    Zipped(Box<(Self, Gunzip)>),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +47,8 @@ pub(crate) enum ClientError {
     Http2(#[source] h2::Error),
     #[error("the request's body is too large")]
     TooLarge,
+    #[error(transparent)]
+    Gunzip(#[from] GunzipError),
 }
 
 /// What a client's connection sends as a response's body.
@@ -60,6 +65,8 @@ pub(crate) enum HostBody {
     Http2(http2::Received),
     /// None, since the connection is not one of HTTP any more.
     Switched(Box<Switched>),
+    /// One of those in gzip.
+    Zipped(Box<(Self, Gunzip)>),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +77,8 @@ pub(crate) enum HostError {
     Http2(#[source] h2::Error),
     #[error(transparent)]
     Recode(std::io::Error),
+    #[error(transparent)]
+    Gunzip(#[from] GunzipError),
 }
 
 /// The rest of an exchange: dropped when the last byte has been passed on, or the client has left.
@@ -111,6 +120,10 @@ impl Body for ClientBody {
             Self::Read(read) => read.poll_frame(cx),
             Self::Nothing => Poll::Ready(None),
             Self::Text(body, text) => poll_text(body, text, cx),
+            Self::Zipped(zipped) => {
+                let (body, gunzip) = &mut **zipped;
+                gunzip.poll(body, cx)
+            }
         }
     }
 
@@ -122,6 +135,7 @@ impl Body for ClientBody {
             Self::Read(read) => read.has_ended(),
             Self::Nothing => true,
             Self::Text(body, text) => body.is_end_stream() && text.end().is_ok(),
+            Self::Zipped(zipped) => zipped.1.has_ended(),
         }
     }
 }
@@ -132,6 +146,7 @@ impl ClientBody {
         match self {
             Self::Limited(body, _) | Self::Text(body, _) => body.has_come(),
             Self::Read(read) => read.has_come(),
+            Self::Zipped(zipped) => zipped.0.has_come(),
             Self::Http1(_) | Self::Http2(_) | Self::Nothing => self.is_end_stream(),
         }
     }
@@ -174,10 +189,14 @@ fn poll_text(
 impl HostBody {
     /// Lets other requests have the connection that it came over, if that is over with this one.
     pub(crate) fn keep(&mut self, lease: &Lease) {
-        if let Self::Http1(incoming) = self
-            && let Some(io) = incoming.take_kept()
-        {
-            lease.pool().keep_h1(io, Instant::now());
+        match self {
+            Self::Http1(incoming) => {
+                if let Some(io) = incoming.take_kept() {
+                    lease.pool().keep_h1(io, Instant::now());
+                }
+            }
+            Self::Zipped(zipped) => zipped.0.keep(lease),
+            Self::Http2(_) | Self::Switched(_) => {}
         }
     }
 }
@@ -194,6 +213,10 @@ impl Body for HostBody {
             Self::Http1(incoming) => incoming.poll(cx).map_err(HostError::Http1),
             Self::Http2(received) => received.poll(cx).map_err(HostError::Http2),
             Self::Switched(_) => Poll::Ready(None),
+            Self::Zipped(zipped) => {
+                let (body, gunzip) = &mut **zipped;
+                gunzip.poll(body, cx)
+            }
         }
     }
 
@@ -202,6 +225,7 @@ impl Body for HostBody {
             Self::Http1(incoming) => incoming.has_ended(),
             Self::Http2(received) => received.has_ended(),
             Self::Switched(_) => true,
+            Self::Zipped(zipped) => zipped.1.has_ended(),
         }
     }
 
@@ -210,6 +234,7 @@ impl Body for HostBody {
             Self::Http1(incoming) => incoming.size_hint(),
             Self::Http2(received) => received.size_hint(),
             Self::Switched(_) => SizeHint::with_exact(0),
+            Self::Zipped(_) => SizeHint::default(),
         }
     }
 }

@@ -24,6 +24,7 @@ mod by;
 mod changes;
 mod compressor;
 mod cors;
+mod decompressor;
 mod descriptor;
 mod ext_authz;
 mod facts;
@@ -41,6 +42,7 @@ use changes::Changed;
 pub(crate) use changes::Changes;
 pub(crate) use compressor::{Compress, Compressor, TYPES};
 pub(crate) use cors::Cors;
+pub(crate) use decompressor::{Decompressor, Unzipping};
 pub(crate) use descriptor::{Action as DescribingAction, Described, Entry, Outer, RouteLimits, of_name};
 pub(crate) use ext_authz::{
     Authorizer, Begin, Case, CheckSettings, ExtAuthz, OnError, PATH as CHECK, RouteBody, Said, Shown, unfit,
@@ -68,6 +70,8 @@ pub(crate) enum Filter {
     Compressor(Option<Arc<Compressor>>),
     /// Without a policy where only routes have some.
     Cors(Option<Arc<Cors>>),
+    /// Without one where it is off.
+    Decompressor(Option<Arc<Decompressor>>),
     /// Somebody else judges.
     ExtAuthz(ExtAuthz),
     Fault(Fault),
@@ -245,6 +249,7 @@ impl Filter {
             Self::BodyLimit(Some(limit)) => limit.judge(&subject.request, verdict),
             Self::Compressor(Some(compressor)) => compressor.judge(&subject.request, verdict),
             Self::Cors(Some(cors)) if is_forwarded() => cors.judge(&subject.request, verdict),
+            Self::Decompressor(Some(decompressor)) => decompressor.judge(verdict),
             Self::Fault(fault) => fault.judge(draw, verdict),
             Self::GrpcWeb => web_call(&subject.request, verdict),
             Self::Jwt(jwt) => jwt.judge(subject, unix_seconds(), facts, verdict),
@@ -257,6 +262,7 @@ impl Filter {
             Self::BodyLimit(None)
             | Self::Compressor(None)
             | Self::Cors(_)
+            | Self::Decompressor(None)
             | Self::LocalRateLimit(None)
             | Self::Rbac(None)
             | Self::Session(_) => {}
@@ -281,6 +287,7 @@ impl Filter {
             Self::BodyLimit(limit) => limit.is_none(),
             Self::Compressor(compressor) => compressor.is_none(),
             Self::Cors(cors) => cors.is_none(),
+            Self::Decompressor(decompressor) => decompressor.is_none(),
             Self::ExtAuthz(_) | Self::GrpcWeb | Self::RateLimit(_) => false,
             Self::Fault(fault) => fault.is_idle(),
             Self::Jwt(jwt) => jwt.is_idle(),
@@ -297,6 +304,7 @@ impl Filter {
             Self::BodyLimit(_)
             | Self::Compressor(_)
             | Self::Cors(_)
+            | Self::Decompressor(_)
             | Self::ExtAuthz(_)
             | Self::Fault(_)
             | Self::GrpcWeb

@@ -67,6 +67,7 @@ mod fuzz;
 mod grpc;
 mod grpc_call;
 mod grpc_web;
+mod gunzip;
 mod h1;
 mod hash;
 mod header_changes;

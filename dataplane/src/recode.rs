@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use flate2::Compression;
@@ -12,8 +13,9 @@ use http::{HeaderMap, header};
 use hyper::body::{Body, Frame};
 
 use crate::body::ClientBody;
-use crate::filter::Compress;
+use crate::filter::{Compress, Decompressor};
 use crate::grpc_web::{Form, Text, WebCall};
+use crate::gunzip::Gunzip;
 
 /// What filters do to a request's body and to a host's answer.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,6 +23,7 @@ pub(crate) struct Recoding {
     /// The request is a call of gRPC-Web.
     pub(crate) web: Option<WebCall>,
     pub(crate) compress: Option<Compress>,
+    pub(crate) decompress: Option<Arc<Decompressor>>,
 }
 
 pub(crate) struct Recoder {
@@ -47,6 +50,7 @@ impl Recoding {
         {
             headers.remove(header::ACCEPT_ENCODING);
         }
+        let body = self.unzipped(headers, body);
         if self.web.is_none_or(|web| web.request == Form::Binary) || body.is_end_stream() {
             return body;
         }
@@ -54,10 +58,20 @@ impl Recoding {
         ClientBody::Text(Box::new(body), Text::default())
     }
 
+    fn unzipped(&self, headers: &mut HeaderMap, body: ClientBody) -> ClientBody {
+        match &self.decompress {
+            Some(by) if by.begin_request(headers, !body.is_end_stream()) => {
+                ClientBody::Zipped(Box::new((body, Gunzip::new(by.ratio_max))))
+            }
+            Some(_) | None => body,
+        }
+    }
+
     /// What was said later is said instead.
     pub(crate) fn extend(&mut self, later: Self) {
         self.web = later.web.or(self.web);
         self.compress = later.compress.or(self.compress.take());
+        self.decompress = later.decompress.or(self.decompress.take());
     }
 }
 

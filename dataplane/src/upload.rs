@@ -247,7 +247,11 @@ impl State {
             Poll::Ready(Some(Err(error))) => {
                 self.end = match error {
                     ClientError::TooLarge => End::TooLarge,
-                    ClientError::Text(_) | ClientError::Http1(_) | ClientError::Http2(_) => End::Broken,
+                    ClientError::Gunzip(ref error) if error.is_too_large() => End::TooLarge,
+                    ClientError::Gunzip(_)
+                    | ClientError::Text(_)
+                    | ClientError::Http1(_)
+                    | ClientError::Http2(_) => End::Broken,
                 };
                 self.hand_out();
                 return Poll::Ready(Some(Err(UploadError::Client(error))));

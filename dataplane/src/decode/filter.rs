@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::config::route::v3::FilterConfig;
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{Buffer, BufferPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::compressor::v3::{Compressor, CompressorPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::{Cors, CorsPolicy};
+use envoy_types::pb::envoy::extensions::filters::http::decompressor::v3::Decompressor;
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ExtAuthzPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
@@ -35,6 +36,7 @@ use crate::filter::{Filter, ListenerFilter, Override, Overrides};
 mod body_limit;
 mod compressor;
 mod cors;
+mod decompressor;
 mod ext_authz;
 mod fault;
 mod jwt;
@@ -169,6 +171,9 @@ fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reas
     }
     if config.type_url == CompressorPerRoute::type_url() && is_of_routes {
         return compressor::of_route(config).map(|found| Filter::Compressor(found.map(Arc::new)));
+    }
+    if config.type_url == Decompressor::type_url() && !is_of_routes {
+        return decompressor::of_listener(config).map(|found| Filter::Decompressor(found.map(Arc::new)));
     }
     if config.type_url == GrpcWeb::type_url() && !is_of_routes {
         return any::<GrpcWeb>(config).map(|GrpcWeb {}| Filter::GrpcWeb);

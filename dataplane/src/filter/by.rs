@@ -39,7 +39,9 @@ impl Chain {
                     None => "rbac: no policy allows it".to_owned(),
                 }
             }
-            Filter::Compressor(_) | Filter::GrpcWeb | Filter::Session(_) => return None,
+            Filter::Compressor(_) | Filter::Decompressor(_) | Filter::GrpcWeb | Filter::Session(_) => {
+                return None;
+            }
         })
     }
 }

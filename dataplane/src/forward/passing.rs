@@ -11,6 +11,7 @@ use crate::config::HeaderEdits;
 use crate::deadline::{Deadline, Watch};
 use crate::exchange::{Exchange, Flag};
 use crate::grpc;
+use crate::gunzip::Gunzip;
 use crate::headers;
 use crate::pool::Lease;
 use crate::recode::{Recoder, Recoding};
@@ -59,6 +60,13 @@ pub(super) fn pass(
             .insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     exchange.respond(parts.status.as_u16());
+    let has_body =
+        !exchange.is_head() && !incoming.is_end_stream() && !matches!(incoming, HostBody::Switched(_));
+    if let Some(by) = recoding.decompress.as_ref().filter(|_| has_body)
+        && by.begin_answer(parts.status, &mut parts.headers)
+    {
+        incoming = HostBody::Zipped(Box::new((incoming, Gunzip::new(by.ratio_max))));
+    }
     let level = match (&recoding.compress, &incoming) {
         (None, _) | (_, HostBody::Switched(_)) => None,
         (Some(compress), _) => compress.begin(

@@ -5,6 +5,7 @@ mod balancers;
 mod bodies;
 mod breakers;
 mod capture;
+mod decompressing;
 mod ext_authz;
 mod files;
 mod grpc;

@@ -89,7 +89,7 @@ fn answers_of(mut pb: ResponseDirectionConfig, level: u32) -> Result<Option<Comp
 }
 
 /// There is no runtime.
-fn is_on(mut flag: RuntimeFeatureFlag) -> Result<bool, Reason> {
+pub(super) fn is_on(mut flag: RuntimeFeatureFlag) -> Result<bool, Reason> {
     take(&mut flag.runtime_key);
     let value = required(flag.default_value.take()).at("default_value")?.value;
     done(&flag)?;

@@ -16,7 +16,7 @@ use prost::Message;
 use super::*;
 
 /// What a file may have, in its resources or where any message may stand; with what these are made of.
-const ROOTS: [&str; 54] = [
+const ROOTS: [&str; 56] = [
     "envoy.config.cluster.v3.Cluster",
     "envoy.config.endpoint.v3.ClusterLoadAssignment",
     "envoy.config.listener.v3.Listener",
@@ -27,12 +27,14 @@ const ROOTS: [&str; 54] = [
     "envoy.extensions.access_loggers.open_telemetry.v3.OpenTelemetryAccessLogConfig",
     "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog",
     "envoy.extensions.compression.gzip.compressor.v3.Gzip",
+    "envoy.extensions.compression.gzip.decompressor.v3.Gzip",
     "envoy.extensions.filters.http.buffer.v3.Buffer",
     "envoy.extensions.filters.http.buffer.v3.BufferPerRoute",
     "envoy.extensions.filters.http.compressor.v3.Compressor",
     "envoy.extensions.filters.http.compressor.v3.CompressorPerRoute",
     "envoy.extensions.filters.http.cors.v3.Cors",
     "envoy.extensions.filters.http.cors.v3.CorsPolicy",
+    "envoy.extensions.filters.http.decompressor.v3.Decompressor",
     "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz",
     "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute",
     "envoy.extensions.filters.http.fault.v3.HTTPFault",
