@@ -314,6 +314,7 @@ fn idle() -> Site {
             route("/never", 300, 0),
             route("/timed", 200, 900),
         ],
+        versions: BOTH,
         asks: asks.into(),
     }
 }

@@ -20,7 +20,7 @@ use envoy_types::pb::google::protobuf::{Struct, UInt32Value, Value};
 use tombolo_tests::ads::{Resources, contract};
 use tombolo_tests::upstream::{Application, Applications};
 
-use super::{Ask, Site, at, prefix};
+use super::{Ask, BOTH, Site, at, prefix};
 use crate::case::Expect;
 
 const HOST: &str = "subsets.test";
@@ -179,6 +179,7 @@ pub(super) fn sites() -> Vec<Site> {
         name: "subsets",
         domains: vec![HOST.to_owned()],
         routes: vec![],
+        versions: BOTH,
         asks: vec![],
     };
     let mut add = |path: &'static str, specifier, wanted, expect| {
