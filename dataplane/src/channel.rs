@@ -12,7 +12,7 @@ pub(crate) struct Channel {
     pub(crate) to: SocketAddr,
     /// What was asked for in TLS.
     pub(crate) server_name: Option<Box<str>>,
-    /// Who has shown a certificate that is believed.
+    /// Who it is in TLS: nobody in particular without a certificate.
     pub(crate) peer: Option<Box<Peer>>,
 }
 

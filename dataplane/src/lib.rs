@@ -119,11 +119,12 @@ mod worker;
 /// Tries to bind the ports of the last-good configuration, which a predecessor may still hold, before the proxy starts
 /// without those that it cannot have; about ten seconds.
 const PORT_TRIES: u32 = 50;
+/// How long the folder's lock is waited for where nobody is left to take over from: a second.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// How long a process that another one has relieved may take to end what it has, as a listener that is gone may; Envoy's
 /// `--drain-time-s`.
 const RELIEVED_DRAIN_MAX: Duration = Duration::from_secs(600);
-/// For the last write of the configuration; half of what a successor waits for the last word.
-const KEEP_MAX: Duration = Duration::from_secs(5);
 /// How long the end of a process waits for what its workers have logged; they have it at hand.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -351,13 +352,11 @@ pub async fn run(
     }
     // What was accepted last is on disk before the process ends.
     drop(serving);
-    match timeout(KEEP_MAX, keeper).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(
+    if let Err(error) = keeper.await {
+        tracing::error!(
             error = &error as &dyn std::error::Error,
             "the last good configuration was not written"
-        ),
-        Err(_) => tracing::error!("the disk takes too long: the last good configuration was not written"),
+        );
     }
     drop(lock);
     if let Some((successor, _activation)) = successor {
@@ -425,7 +424,16 @@ async fn predecessor(config: &ProxyConfig) -> Result<(Option<Predecessor>, Lock)
             return Ok((Some(predecessor), lock));
         }
     }
-    match Lock::take(&config.data_dir) {
+    let mut taken = Lock::take(&config.data_dir);
+    for _ in 0..LOCK_TRIES {
+        // One that has just ended may have it a moment longer.
+        if !config.take_over || !matches!(taken, Ok(None)) {
+            break;
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+        taken = Lock::take(&config.data_dir);
+    }
+    match taken {
         Ok(Some(lock)) => Ok((None, lock)),
         Ok(None) if config.take_over => Err(ProxyError::Busy { path: path() }),
         Ok(None) => Err(ProxyError::Running { path: path() }),

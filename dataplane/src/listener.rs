@@ -27,7 +27,7 @@ use crate::snapshot::{LiveChain, LiveHttp, LiveListener, LiveNetwork};
 use crate::sni::{self, Hello, Seen};
 use crate::stream::Stream;
 use crate::tcp;
-use crate::tls::{HTTP1, HTTP2, LiveTls, Peer};
+use crate::tls::{HTTP1, HTTP2, LiveTls};
 use crate::worker::Worker;
 
 pub(crate) use bind::{bind, join};
@@ -509,7 +509,7 @@ async fn greet(
             scheme: stream.scheme(),
             to: ends.to,
             server_name: stream.server_name().map(Box::from),
-            peer: stream.certificate().map(|shown| Box::new(Peer::of(shown))),
+            peer: stream.peer().map(Box::new),
         },
         ends,
         protocol,

@@ -116,8 +116,16 @@ fn path(data_dir: &Path) -> PathBuf {
 }
 
 impl Predecessor {
-    /// What runs with this data folder, which is this process's too from then on; `None` when nothing does.
+    /// What runs with this data folder, which is this process's too from then on; `None` when nothing does, or has ended
+    /// before it had handed all over.
     pub(crate) async fn ask(data_dir: &Path) -> Result<Option<(Self, Lock)>, RestartError> {
+        match Self::try_ask(data_dir).await {
+            Err(RestartError::Link(error)) if is_end(&error) => Ok(None),
+            asked => asked,
+        }
+    }
+
+    async fn try_ask(data_dir: &Path) -> Result<Option<(Self, Lock)>, RestartError> {
         let path = path(data_dir);
         let link = match Link::connect(&path) {
             Ok(link) => link,
@@ -488,6 +496,13 @@ impl RestartError {
             text: word.to_string(),
         }
     }
+}
+
+fn is_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 /// A process that crashed leaves its socket behind.

@@ -6,7 +6,6 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use rustls::pki_types::CertificateDer;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -16,7 +15,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 use crate::h1::Buffer;
 use crate::http2::Duplex;
 use crate::io::RewoundIo;
-use crate::tls::{HostTls, LiveTls};
+use crate::tls::{HostTls, LiveTls, Peer};
 
 pub(crate) enum Stream {
     Plain(TcpStream),
@@ -97,12 +96,15 @@ impl Stream {
         }
     }
 
-    /// What a client has shown, and was believed.
-    pub(crate) fn certificate(&mut self) -> Option<&CertificateDer<'static>> {
+    /// Who a client is in TLS, by what it has shown and was believed.
+    pub(crate) fn peer(&mut self) -> Option<Peer> {
         match self {
             Self::Plain(_) => None,
             Self::Tls(tls) => match &tls.get_mut().0 {
-                TlsStream::Server(stream) => stream.get_ref().1.peer_certificates()?.first(),
+                TlsStream::Server(stream) => {
+                    let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+                    Some(shown.map(|shown| Peer::of(shown)).unwrap_or_default())
+                }
                 TlsStream::Client(_) => None,
             },
         }

@@ -60,7 +60,7 @@ pub(crate) enum Rule {
     Ports(Range<u32>),
     /// What was asked for in TLS, which is nothing where it is not spoken.
     ServerName(StringMatcher),
-    /// Who has shown a certificate with such a name, or with any.
+    /// Who has shown a certificate with such a name; all who speak TLS where none is said, as Envoy has it.
     Authenticated(Option<StringMatcher>),
 }
 
@@ -283,6 +283,8 @@ mod tests {
             (Rule::Ports(81..65536), false),
             (name(""), true),
             (name("a"), false),
+            (Rule::Authenticated(None), false),
+            (Rule::Authenticated(Some(StringMatcher::exact(""))), false),
         ] {
             let policies = vec![Policy {
                 name: "p".into(),

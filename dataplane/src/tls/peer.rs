@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
+use x509_parser::asn1_rs::{Any, Tag, ToDer};
 use x509_parser::extensions::GeneralName;
-use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
@@ -49,20 +49,79 @@ impl Peer {
     }
 }
 
+/// What OpenSSL calls the types of a name's parts; others go by number.
+const KINDS: [(&str, &str); 18] = [
+    ("2.5.4.3", "CN"),
+    ("2.5.4.4", "SN"),
+    ("2.5.4.5", "serialNumber"),
+    ("2.5.4.6", "C"),
+    ("2.5.4.7", "L"),
+    ("2.5.4.8", "ST"),
+    ("2.5.4.9", "street"),
+    ("2.5.4.10", "O"),
+    ("2.5.4.11", "OU"),
+    ("2.5.4.12", "title"),
+    ("2.5.4.13", "description"),
+    ("2.5.4.17", "postalCode"),
+    ("2.5.4.42", "GN"),
+    ("2.5.4.46", "dnQualifier"),
+    ("2.5.4.97", "organizationIdentifier"),
+    ("0.9.2342.19200300.100.1.1", "UID"),
+    ("0.9.2342.19200300.100.1.25", "DC"),
+    ("1.2.840.113549.1.9.1", "emailAddress"),
+];
+
 /// Its parts from the last to the first.
 fn subject(name: &X509Name<'_>) -> String {
     let mut parts: Vec<String> = name
         .iter_rdn()
-        .map(|part| part.iter().map(attribute).collect::<Vec<_>>().join("+"))
+        .map(|part| {
+            let mut attributes: Vec<String> = part.iter().map(attribute).collect();
+            attributes.reverse();
+            attributes.join("+")
+        })
         .collect();
     parts.reverse();
     parts.join(",")
 }
 
 fn attribute(attribute: &AttributeTypeAndValue<'_>) -> String {
-    let kind = attribute.attr_type();
-    let kind = oid2abbrev(kind, oid_registry()).map_or_else(|_| kind.to_id_string(), str::to_owned);
-    format!("{kind}={}", escaped(attribute.as_str().unwrap_or_default()))
+    let number = attribute.attr_type().to_id_string();
+    let value = attribute.attr_value();
+    match KINDS.iter().find(|(known, _)| *known == number) {
+        Some((_, kind)) => format!("{kind}={}", escaped(&text(value))),
+        None => format!("{number}=#{}", dumped(value)),
+    }
+}
+
+/// Of whatever kind of string.
+fn text(value: &Any<'_>) -> String {
+    let units = |width: usize| {
+        value
+            .data
+            .chunks(width)
+            .map(|unit| unit.iter().fold(0, |all, byte| all << 8 | u32::from(*byte)))
+    };
+    match value.tag() {
+        Tag::BmpString => {
+            let units: Vec<u16> = units(2).filter_map(|unit| u16::try_from(unit).ok()).collect();
+            String::from_utf16_lossy(&units)
+        }
+        Tag::UniversalString => units(4)
+            .map(|unit| char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER))
+            .collect(),
+        Tag::T61String => value.data.iter().map(|byte| char::from(*byte)).collect(),
+        _ => String::from_utf8_lossy(value.data).into_owned(),
+    }
+}
+
+/// In DER, in hexadecimal.
+fn dumped(value: &Any<'_>) -> String {
+    let bytes = value.to_der_vec_raw().unwrap_or_default();
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02X}");
+        text
+    })
 }
 
 /// RFC 2253, section 2.4, and what is no printable ASCII in hexadecimal.
@@ -124,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_subject_is_written_as_openssl_does() {
-        use DnType::{CommonName, CountryName, OrganizationName, OrganizationalUnitName};
+        use DnType::{CommonName, CountryName, CustomDnType, OrganizationName, OrganizationalUnitName};
         for (said, subject) in [
             (
                 &[
@@ -142,6 +201,13 @@ mod tests {
                 "OU=\\#1 a\\+b,O=Acme\\, \\\"Inc.\\\"",
             ),
             (&[(CommonName, " ö ")], "CN=\\ \\C3\\B6\\ "),
+            (
+                &[
+                    (CustomDnType(vec![1, 2, 840, 113549, 1, 9, 1]), "a@b"),
+                    (CustomDnType(vec![1, 2, 3]), "x"),
+                ],
+                "1.2.3=#0C0178,emailAddress=a@b",
+            ),
             (&[], ""),
         ] {
             assert_eq!(&*peer(vec![], said).subject, subject);

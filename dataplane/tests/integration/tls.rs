@@ -463,7 +463,7 @@ async fn rules_go_by_the_names_of_a_clients_certificate() {
     };
     let (web, other) = (authority.sign(&["web.shop"]), authority.sign(&["web.cart"]));
     for (rules, expected) in [
-        (authenticated(None), [true, true, false]),
+        (authenticated(None), [true, true, true]),
         (authenticated(Some(".shop")), [true, false, false]),
     ] {
         let listener = |listener| with_tls(with_filters(listener, vec![("rbac", rules)]), context.clone());

@@ -86,9 +86,16 @@ pub(crate) fn check(outcome: &Outcome, decision: &Value) -> Result<()> {
                 .find(|target| Some(target.upstream.as_str()) == upstream)
                 .with_context(|| format!("{decision} is to nobody of {targets:?}"))?;
             let hosts = addresses(target);
-            let mut attempts = decision["attempts"].as_array().into_iter().flatten();
+            let attempts = decision["attempts"].as_array();
+            let attempts = attempts.context("no attempts are told")?;
             ensure!(
-                attempts.all(|attempt| attempt["address"].as_str().is_some_and(|at| hosts.contains(at))),
+                hosts.is_empty() == attempts.is_empty(),
+                "{decision} asks nobody of {hosts:?}"
+            );
+            ensure!(
+                attempts
+                    .iter()
+                    .all(|attempt| attempt["address"].as_str().is_some_and(|at| hosts.contains(at))),
                 "{decision} asks somebody else than {hosts:?}"
             );
         }
