@@ -20,7 +20,7 @@ use crate::deadline::Deadline;
 use crate::exchange::Exchange;
 use crate::filter::Session;
 use crate::forward::{Head, options};
-use crate::h1::{self, Answered, BODY_TIMEOUT, Buffer, Buffers, Outgoing, Unanswered};
+use crate::h1::{self, Answered, Buffer, Buffers, Outgoing, Unanswered};
 use crate::io::BreakableIo;
 use crate::pool::{Freshness, HostPool, Lease};
 use crate::retry::RetryPolicy;
@@ -111,6 +111,9 @@ impl Attempts for Sending<'_> {
             answer.map_err(|detail| Failure::reset(&detail))
         };
         let try_over = async {
+            let Some(time) = try_time(self.per_try, self.opening.deadline.idle) else {
+                return std::future::pending().await;
+            };
             poll_fn(|_| {
                 if connected.get() {
                     Poll::Ready(())
@@ -119,9 +122,7 @@ impl Attempts for Sending<'_> {
                 }
             })
             .await;
-            let times = [self.per_try, self.opening.deadline.idle];
-            let time = times.into_iter().flatten().min();
-            tokio::time::sleep(time.unwrap_or(BODY_TIMEOUT)).await;
+            tokio::time::sleep(time).await;
         };
         tokio::select! {
             biased;
@@ -179,6 +180,11 @@ impl Sending<'_> {
             }
         }
     }
+}
+
+/// How long a host may take to answer. Where its route says nothing, it has the time of the stream, which is not its own.
+fn try_time(per_try: Option<Duration>, idle: Option<Duration>) -> Option<Duration> {
+    [per_try, idle].into_iter().flatten().min()
 }
 
 /// The request's head with these lines, which asks for `protocol`.
@@ -250,6 +256,21 @@ mod tests {
     use http::HeaderName;
 
     use super::*;
+
+    #[test]
+    fn a_host_has_the_time_that_its_route_gives_it_and_no_other() {
+        let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
+        for (per_try, idle, expected) in [
+            (None, None, None),
+            (Some(400), None, Some(400)),
+            (None, Some(400), Some(400)),
+            (Some(2), Some(1), Some(1)),
+            (Some(1), Some(2), Some(1)),
+        ] {
+            let got = try_time(seconds(per_try), seconds(idle));
+            assert_eq!(got, seconds(expected), "{per_try:?} {idle:?}");
+        }
+    }
 
     #[test]
     fn a_host_switches_to_what_it_was_asked_for() {

@@ -237,5 +237,13 @@ async fn a_connection_over_http_ends_when_nothing_moves() {
     let (told, took) = stage.talk(&ask("/longer/upgrade")).await;
     assert!(told.starts_with("HTTP/1.1 101 "), "{told}");
     assert!(took > LATE, "{took:?}");
+    // Until its host has answered, the stream's time is all that it has too.
+    let (told, took) = stage.talk(&ask("/silent")).await;
+    assert!(told.ends_with("\r\n\r\nstream timeout"), "{told}");
+    assert!(took >= IDLE && took < DEADLINE / 2, "{took:?}");
+    for path in ["/never/late", "/longer/late"] {
+        let (told, _) = stage.talk(&ask(path)).await;
+        assert!(told.ends_with("\r\n\r\nlate, indeed"), "{path}: {told}");
+    }
     stage.proxy.stop().await;
 }
