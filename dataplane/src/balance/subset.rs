@@ -7,11 +7,18 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 
-use super::{Asked, Balancer, Candidate, Draw, Locality, Rules, Spread, Tried, xxh64};
+use super::{Asked, Balancer, Candidate, Draw, Locality, RING_MAX, RingSize, Rules, Spread, Tried, xxh64};
 
-/// So many sets of a cluster have tables of their own where keys choose, which take some 256 KiB each; in those beyond, any host
-/// is chosen.
-const TABLES_MAX: usize = 256;
+const RING_PLACE_BYTES: u64 = size_of::<(u64, usize)>() as u64;
+const MAGLEV_PLACE_BYTES: u64 = size_of::<u32>() as u64;
+
+/// What the rings and tables of the selectors' sets take together at most: as much as the largest ring of all, or some 500 of
+/// Envoy's tables. In the sets beyond, any host is chosen.
+const TABLES_BYTES_MAX: u64 = RING_MAX * RING_PLACE_BYTES;
+
+/// Weights that are far apart make a ring longer than its cluster wants it: up to so many places in a set, which take what a table
+/// of Envoy's does.
+const RING_OF_SET_MAX: u64 = 16 * 1024;
 
 /// What is said of a host, or wanted of one: values by their keys, in the keys' order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -181,7 +188,7 @@ impl Layout {
             balancer,
             is_by_locality: is_by_locality && rules.is_by_locality,
             sets: Vec::new(),
-            tables: 0,
+            bytes_left: TABLES_BYTES_MAX,
             turns: 0,
         };
         for selector in &rules.selectors {
@@ -193,7 +200,8 @@ impl Layout {
                 }
             }
             for (labels, members) in members {
-                building.add(Labels::of(labels), &members);
+                let balancer = building.afforded(&members);
+                building.add(Labels::of(labels), &members, balancer);
             }
         }
         let mut by_hash: HashMap<u64, Vec<usize>> = HashMap::default();
@@ -201,21 +209,28 @@ impl Layout {
             by_hash.entry(set.labels.hash).or_default().push(nth);
         }
         let all: Vec<usize> = (0..hosts.len()).collect();
-        let any = rules.falls_back_to(Fallback::Any) || rules.is_any_in_panic;
-        let any = any.then(|| building.add(Labels::default(), &all)).flatten();
+        // These two have what a cluster without sets has.
+        let any = rules.falls_back_to(Fallback::Any) || rules.panics();
+        let any = any.then(|| building.add(Labels::default(), &all, balancer));
         let is_default = |place: &usize| hosts[*place].labels.include(&rules.default);
         let default = rules.falls_back_to(Fallback::Default).then(|| {
             let members: Vec<usize> = all.iter().copied().filter(is_default).collect();
-            building.add(Labels::default(), &members)
+            building.add(Labels::default(), &members, balancer)
         });
         Self {
             rules: rules.clone(),
             by_hash,
-            any,
+            any: any.flatten(),
             default: default.flatten(),
             turns: building.turns,
             sets: building.sets.into(),
         }
+    }
+
+    /// Of the sets, those of the fallbacks last.
+    #[cfg(test)]
+    pub(super) fn balancers(&self) -> impl Iterator<Item = Balancer> {
+        self.sets.iter().map(|set| set.balancer)
     }
 
     fn find(&self, wanted: Wanted<'_>) -> Option<usize> {
@@ -246,6 +261,11 @@ impl SubsetRules {
         let mut otherwise = self.selectors.iter().flat_map(|selector| &selector.otherwise);
         self.fallback == fallback || otherwise.any(|otherwise| *otherwise == Otherwise::Of(fallback))
     }
+
+    /// Whether anybody is better than nobody. Who falls back to nobody is not asked.
+    fn panics(&self) -> bool {
+        self.is_any_in_panic && self.fallback != Fallback::Nobody
+    }
 }
 
 struct Building<'a> {
@@ -253,13 +273,35 @@ struct Building<'a> {
     balancer: Balancer,
     is_by_locality: bool,
     sets: Vec<Set>,
-    tables: usize,
+    /// For the tables of sets to come.
+    bytes_left: u64,
     turns: usize,
 }
 
 impl Building<'_> {
+    /// What chooses in a selector's set of these hosts: the cluster's balancer, as long as there is room for its tables.
+    fn afforded(&mut self, places: &[usize]) -> Balancer {
+        if !self.balancer.hashes() {
+            return self.balancer;
+        }
+        let (balancer, table_bytes) = of_a_set(self.balancer);
+        let mut hosts: BTreeMap<usize, u64> = BTreeMap::new();
+        for place in places {
+            *hosts.entry(self.hosts[*place].priority).or_default() += 1;
+        }
+        // Each priority has its own, but one host needs none.
+        let tables = hosts.values().filter(|hosts| **hosts > 1).count() as u64;
+        match self.bytes_left.checked_sub(table_bytes * tables) {
+            None => Balancer::Random,
+            Some(left) => {
+                self.bytes_left = left;
+                balancer
+            }
+        }
+    }
+
     /// The place of the set of these hosts, if they are any.
-    fn add(&mut self, labels: Labels, places: &[usize]) -> Option<usize> {
+    fn add(&mut self, labels: Labels, places: &[usize], balancer: Balancer) -> Option<usize> {
         let hosts = || places.iter().map(|place| &self.hosts[*place]);
         let priorities = hosts().map(|host| host.priority + 1).max()?;
         // Named anew, so that a set has as many turns as it can use.
@@ -269,13 +311,6 @@ impl Building<'_> {
             .iter()
             .map(|place| (*place, localities[&self.hosts[*place].locality]));
         let members = members.collect();
-        let has_table = self.balancer.hashes() && places.len() > 1;
-        let balancer = if has_table && self.tables >= TABLES_MAX {
-            Balancer::Random
-        } else {
-            self.balancer
-        };
-        self.tables += usize::from(has_table);
         self.sets.push(Set {
             labels,
             members,
@@ -366,7 +401,19 @@ impl Subsets {
         }
         let rules = &self.layout.rules;
         let chosen = of(self.layout.fallback(rules.fallback));
-        chosen.or_else(|| of(self.layout.any.filter(|_| rules.is_any_in_panic)))
+        chosen.or_else(|| of(self.layout.any.filter(|_| rules.panics())))
+    }
+}
+
+/// A cluster's balancer as its sets have it, and what a table of it takes at most.
+fn of_a_set(balancer: Balancer) -> (Balancer, u64) {
+    match balancer {
+        Balancer::RingHash(RingSize { min, max }) => {
+            let max = max.min(min.max(RING_OF_SET_MAX));
+            (Balancer::RingHash(RingSize { min, max }), max * RING_PLACE_BYTES)
+        }
+        Balancer::Maglev(size) => (balancer, size * MAGLEV_PLACE_BYTES),
+        Balancer::LeastRequest | Balancer::RoundRobin | Balancer::Random => (balancer, 0),
     }
 }
 

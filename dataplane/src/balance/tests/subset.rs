@@ -185,6 +185,33 @@ fn a_fallback_without_hosts_may_be_anybody() {
 }
 
 #[test]
+fn who_falls_back_to_nobody_has_nobody_in_panic_either() {
+    let anybody = Some(Otherwise::Of(Fallback::Any));
+    // What is said of stage and v, what is wanted, and how many hosts have it.
+    for (otherwise, wanted, expected) in [
+        (None, None, 0),
+        (None, Some(&[("v", "9")][..]), 0),
+        (anybody.clone(), None, 0),
+        (anybody.clone(), Some(&[("v", "9")]), 0),
+        (anybody, Some(&[("stage", "dev"), ("v", "9")]), 5),
+    ] {
+        let calm = subsets(Fallback::Nobody, otherwise.clone());
+        let rules = SubsetRules {
+            is_any_in_panic: true,
+            ..calm.clone()
+        };
+        let candidates = given(&[1; 5]);
+        let made = layout(&rules, Balancer::RoundRobin, &candidates);
+        let selection = Selection::of_subsets(&candidates, super::rules(50.0), &made, None);
+        let got = had(&selection, &made, wanted);
+        assert_eq!(got.len(), expected, "{otherwise:?} {wanted:?}: {got:?}");
+        // Nothing is kept for it.
+        let calm = layout(&calm, Balancer::RoundRobin, &candidates);
+        assert_eq!(made.turns, calm.turns, "{otherwise:?}");
+    }
+}
+
+#[test]
 fn sets_take_turns_each_for_itself() {
     let candidates = given(&[1; 5]);
     let layout = layout(&subsets(Fallback::Any, None), Balancer::RoundRobin, &candidates);
@@ -231,17 +258,17 @@ fn localities_have_their_weights_within_sets_that_are_told_of_them() {
     }
 }
 
-#[test]
-fn a_set_as_large_as_it_may_be_has_a_table() {
-    // A pair of hosts for each of more sets than have tables.
-    let count = 600;
-    let said: Vec<Labels> = (0..count)
-        .map(|nth| labels(&[("v", &(nth / 2).to_string())]))
+/// Of sets of so many hosts, which take turns in these priorities.
+fn layout_of_sets(fallback: Fallback, balancer: Balancer, priorities: &[usize], sets: usize) -> Arc<Layout> {
+    let size = priorities.len();
+    let said: Vec<Labels> = (0..sets * size)
+        .map(|nth| labels(&[("v", &(nth / size).to_string())]))
         .collect();
     let hosts: Vec<_> = said
         .iter()
-        .map(|labels| Labelled {
-            priority: 0,
+        .zip(priorities.iter().cycle())
+        .map(|(labels, priority)| Labelled {
+            priority: *priority,
             locality: 0,
             labels,
         })
@@ -252,28 +279,77 @@ fn a_set_as_large_as_it_may_be_has_a_table() {
             otherwise: None,
         }]
         .into(),
-        ..subsets(Fallback::Nobody, None)
+        default: labels(&[("v", "0")]),
+        ..subsets(fallback, None)
     };
-    let candidates = given(&vec![1; count]);
-    let layout = Arc::new(Layout::new(&rules, Balancer::Maglev(101), false, &hosts));
-    let selection = Selection::of_subsets(&candidates, super::rules(50.0), &layout, None);
-    let mut by_key = 0;
-    for set in 0..count / 2 {
-        let wanted = labels(&[("v", &set.to_string())]);
-        let had: BTreeSet<usize> = (0..32)
-            .map(|nth| {
-                let draw = Counter(Cell::new(nth));
-                let asked = wanting(Some(&wanted), 7);
-                selection
-                    .choose(&draw, |_| 0, &[], &mut Tried::default(), asked)
-                    .unwrap()
-                    .0
-            })
-            .collect();
-        assert!(had.iter().all(|host| host / 2 == set), "{set}: {had:?}");
-        by_key += usize::from(had.len() == 1);
+    Arc::new(Layout::new(&rules, balancer, false, &hosts))
+}
+
+#[test]
+fn sets_have_tables_while_there_is_room() {
+    let ring = |min, max| Balancer::RingHash(RingSize { min, max });
+    let (maglev, largest) = (Balancer::Maglev(TABLE_DEFAULT), Balancer::Maglev(TABLE_MAX));
+    let usual = ring(RING_MIN_DEFAULT, RING_MAX);
+    // The cluster's balancer, that of sets that have it, the priorities of each set's hosts, and how many of 600 have it.
+    for (balancer, of_sets, priorities, expected) in [
+        (maglev, maglev, &[0, 0][..], 511),
+        (maglev, maglev, &[0, 0, 1, 1], 255),
+        (maglev, maglev, &[0, 0, 1], 511),
+        (maglev, maglev, &[0, 1], 600),
+        (maglev, maglev, &[0], 600),
+        (largest, largest, &[0, 0], 6),
+        (usual, ring(RING_MIN_DEFAULT, 16_384), &[0, 0], 512),
+        (ring(1, 100), ring(1, 100), &[0, 0], 600),
+        (ring(100_000, RING_MAX), ring(100_000, 100_000), &[0, 0], 83),
+        (ring(RING_MAX, RING_MAX), ring(RING_MAX, RING_MAX), &[0, 0], 1),
+        (Balancer::RoundRobin, Balancer::RoundRobin, &[0, 0], 600),
+    ] {
+        for fallback in [Fallback::Nobody, Fallback::Any, Fallback::Default] {
+            let layout = layout_of_sets(fallback, balancer, priorities, 600);
+            let balancers: Vec<_> = layout.balancers().collect();
+            let (selected, fallbacks) = balancers.split_at(600);
+            let having = selected.iter().filter(|own| **own == of_sets).count();
+            assert_eq!(having, expected, "{balancer:?} {priorities:?} {fallback:?}");
+            let others = selected.iter().filter(|own| **own == Balancer::Random).count();
+            assert_eq!(having + others, 600, "{balancer:?} {priorities:?} {fallback:?}");
+            // A fallback has what a cluster without sets has.
+            let expected = match fallback {
+                Fallback::Nobody => vec![],
+                Fallback::Any | Fallback::Default => vec![balancer],
+            };
+            assert_eq!(fallbacks, expected, "{balancer:?} {priorities:?} {fallback:?}");
+        }
     }
-    assert_eq!(by_key, 256);
+}
+
+#[test]
+fn keys_choose_in_sets_with_tables_and_in_fallbacks() {
+    let ring = Balancer::RingHash(RingSize {
+        min: RING_MIN_DEFAULT,
+        max: RING_MAX,
+    });
+    for (fallback, of_fallback) in [(Fallback::Any, 0..1200), (Fallback::Default, 0..2)] {
+        let layout = layout_of_sets(fallback, ring, &[0, 0], 600);
+        let selection = Selection::of_subsets(&given(&[1; 1200]), rules(50.0), &layout, None);
+        let had = |wanted: Option<&Labels>| -> BTreeSet<usize> {
+            let chosen = (0..32).map(|nth| {
+                let draw = Counter(Cell::new(nth));
+                let asked = wanting(wanted, 7);
+                selection.choose(&draw, |_| 0, &[], &mut Tried::default(), asked)
+            });
+            chosen.map(|chosen| chosen.unwrap().0).collect()
+        };
+        let mut by_key = 0;
+        for set in 0..600 {
+            let had = had(Some(&labels(&[("v", &set.to_string())])));
+            assert!(had.iter().all(|host| host / 2 == set), "{set}: {had:?}");
+            by_key += usize::from(had.len() == 1);
+        }
+        assert_eq!(by_key, 512);
+        let had = had(None);
+        assert_eq!(had.len(), 1, "{fallback:?}: {had:?}");
+        assert!(had.iter().all(|host| of_fallback.contains(host)), "{had:?}");
+    }
 }
 
 #[test]

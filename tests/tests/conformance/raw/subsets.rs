@@ -87,6 +87,14 @@ pub(super) fn insert(resources: &mut Resources) {
                 ..falls(default, &[("v", "9")])
             },
         ),
+        // Nobody is not anybody in panic.
+        (
+            "strict",
+            LbSubsetConfig {
+                panic_mode_any: true,
+                ..falls(LbSubsetFallbackPolicy::NoFallback, &[])
+            },
+        ),
         (
             "refusing",
             LbSubsetConfig {
@@ -129,7 +137,7 @@ pub(super) fn sites() -> Vec<Site> {
         )]),
     };
     // Where it is asked, which cluster that leads to, what is wanted there, and who answers.
-    let rows: [(&'static str, &str, Option<Metadata>, Expect); 22] = [
+    let rows: [(&'static str, &str, Option<Metadata>, Expect); 25] = [
         ("/nobody/1", "nobody", text(&[("v", "1")]), ONE),
         ("/nobody/2", "nobody", text(&[("v", "2")]), SECOND),
         (
@@ -170,6 +178,9 @@ pub(super) fn sites() -> Vec<Site> {
         ("/default/unsaid", "default", None, ONE),
         ("/empty/unsaid", "empty", None, NOBODY),
         ("/panic/unsaid", "panic", None, ANYBODY),
+        ("/strict/2", "strict", text(&[("v", "2")]), SECOND),
+        ("/strict/9", "strict", text(&[("v", "9")]), NOBODY),
+        ("/strict/unsaid", "strict", None, NOBODY),
         ("/refusing/3", "refusing", text(&[("v", "3")]), NOBODY),
         ("/refusing/unsaid", "refusing", None, ANYBODY),
         // There are no sets without selectors.
