@@ -64,12 +64,18 @@ impl HttpsUrl {
         };
         let port = match port {
             "" => HTTPS_PORT,
-            port => port.strip_prefix(':')?.parse().ok().filter(|port| *port != 0)?,
+            port => {
+                let digits = port.strip_prefix(':')?;
+                let all = digits.bytes().all(|byte| byte.is_ascii_digit());
+                digits.parse().ok().filter(|port| all && *port != 0)?
+            }
         };
+        // As a certificate's is compared: in one spelling.
         let is_address = host
             .parse::<std::net::IpAddr>()
-            .is_ok_and(|ip| ip.is_ipv6() == authority.starts_with('['));
-        let fits = path.bytes().all(letter) && (is_address || is_name(host));
+            .is_ok_and(|ip| ip.is_ipv6() == authority.starts_with('[') && ip.to_string() == host);
+        // An Envoy takes all that is before the first slash for the host.
+        let fits = !path.starts_with('?') && path.bytes().all(letter) && (is_address || is_name(host));
         fits.then_some((host, port))
     }
 }
@@ -167,11 +173,17 @@ mod tests {
                 "https://login.example.com/keys?v=1",
                 Some(("login.example.com", 443)),
             ),
-            ("https://login.example.com?v=1", Some(("login.example.com", 443))),
+            ("https://login.example.com/?v=1", Some(("login.example.com", 443))),
             ("https://localhost:8443/a%20b", Some(("localhost", 8443))),
             ("https://10.0.0.1:8443/", Some(("10.0.0.1", 8443))),
             ("https://[::1]:8443/", Some(("::1", 8443))),
             ("https://[::1]", Some(("::1", 443))),
+            ("https://login.example.com?v=1", None),
+            ("https://login.example.com?/keys", None),
+            ("https://login.example.com:+443/", None),
+            ("https://[0::1]/", None),
+            ("https://[2001:DB8::1]/", None),
+            ("https://[2001:db8::1]/", Some(("2001:db8::1", 443))),
             ("https://a@b/keys", None),
             ("https://Login.example.com/", None),
             ("https://a.example.com:0/", None),

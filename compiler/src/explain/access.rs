@@ -10,6 +10,8 @@ use crate::routes::{Access, AccessRule, SPELLINGS};
 pub(super) enum Admission {
     /// Whoever asks, by a field of the authorization.
     Refused(String),
+    /// It has no rules, or none that is enforced, because of what a jwt or an authorization says that cannot be.
+    Closed,
     /// Whoever asks.
     Admitted,
     /// Those who are one of `of`, anybody where that is empty, and none of `but`.
@@ -43,6 +45,9 @@ pub(super) fn admission(access: &Access, request: &Request) -> Admission {
             .iter()
             .any(|part| request.path().to_ascii_lowercase().contains(part))
     };
+    if *access == Access::nobody() {
+        return Admission::Closed;
+    }
     if access.names_paths() && spelled() {
         return Admission::Refused("spec.authorization".to_owned());
     }
@@ -161,6 +166,7 @@ mod tests {
         let open: Access = serde_json::from_value(json!({"allow": [{}]})).unwrap();
         let request = Request::new("GET", "http://a.example.com/", BTreeMap::new()).unwrap();
         assert_eq!(admission(&open, &request), Admission::Admitted);
+        assert_eq!(admission(&Access::nobody(), &request), Admission::Closed);
     }
 
     #[test]

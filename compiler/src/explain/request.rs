@@ -384,8 +384,9 @@ fn is_as_proxies_see_it(path: &str) -> bool {
     let needless = path.match_indices('%').any(|(at, _)| {
         let byte = path
             .get(at + 1..at + 3)
+            .filter(|hex| hex.bytes().all(|digit| digit.is_ascii_hexdigit()))
             .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        byte.is_none_or(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~'))
+        byte.is_none_or(|byte| byte.is_ascii_alphanumeric() || matches!(byte, 0 | b'-' | b'.' | b'_' | b'~'))
     });
     path.starts_with('/') && plain && !dots && !needless
 }
@@ -435,6 +436,8 @@ mod tests {
             ("GET", "http://a:b/"),
             ("GET", "http://a/../b"),
             ("GET", "http://a/%41"),
+            ("GET", "http://a/%00"),
+            ("GET", "http://a/%+f"),
             ("GET", "http://a/b c"),
             ("GET", "http://a/b#c"),
         ] {

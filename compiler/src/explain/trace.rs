@@ -165,6 +165,13 @@ impl<'a> Tracer<'a> {
                     reason: "the gateway's authorization does not let it through, whoever asks".to_owned(),
                 });
             }
+            Some(Admission::Closed) => {
+                return Some(Outcome::Refuse {
+                    origin: at("spec"),
+                    status: FORBIDDEN,
+                    reason: "the gateway lets nobody through, by what its jwt or its authorization says".to_owned(),
+                });
+            }
             Some(Admission::Admitted) => {
                 let told = "its authorization lets it through, whoever asks".to_owned();
                 self.step(Stage::Host, told, at("spec.authorization"));
