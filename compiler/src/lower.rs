@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::finding::{Finding, Traced};
+use crate::finding::{Code, Finding, Origin, Traced};
 use crate::http::{Retry, Span};
+use crate::intent::JwtIssuer;
 use crate::name::{ClusterName, Fqn, Label};
 use crate::proxy::{
     Filter, KeyHost, ProxyConfig, ProxyNode, ProxyRole, RetryPolicy, RouteTable, VirtualHost,
@@ -34,6 +35,9 @@ pub const RETRY_BACKOFF: Span = Span::from_ms(25);
 pub const EAST_WEST_TIMEOUT: Span = Span::from_ms(3_600_000);
 /// The client's proxy tries other clusters; here one more host of this cluster is worth it.
 pub const EAST_WEST_RETRY_ATTEMPTS: u32 = 1;
+
+/// From how many a gateway fetches keys: each is told with all authorities of a system, some 200 KiB.
+const KEY_HOSTS_MAX: usize = 32;
 
 /// What one proxy runs. A gateway that the view does not hold runs nothing.
 pub fn lower(
@@ -105,9 +109,6 @@ impl Lowered {
     ) {
         let needed = table.value.filters();
         let issuers = table.value.issuers();
-        for host in &table.value.hosts {
-            self.fetch_keys(host);
-        }
         let listener = crate::proxy::Listener {
             bind,
             route_table: name.to_owned(),
@@ -123,14 +124,23 @@ impl Lowered {
         self.config.route_tables.insert(name.to_owned(), table);
     }
 
-    /// From where its issuers have them.
-    fn fetch_keys(&mut self, host: &Traced<VirtualHost>) {
+    /// From where the host's issuers have them, as far as there is room for one more.
+    fn fetch_keys(&mut self, cluster: &ClusterName, host: &Traced<VirtualHost>) {
         let issuers = host.value.conduct.jwt.iter().flat_map(Issuers::iter);
         for issuer in issuers {
             let (Some(name), Some((at, port))) = (KeyHost::name_of(issuer), issuer.jwks_uri.authority())
             else {
                 continue;
             };
+            let key_hosts = &self.config.key_hosts;
+            if key_hosts.len() >= KEY_HOSTS_MAX && !key_hosts.contains_key(&name) {
+                let refused = host
+                    .origin
+                    .as_ref()
+                    .map(|origin| no_key_host(cluster, origin, issuer));
+                self.findings.extend(refused);
+                continue;
+            }
             // Several may have theirs there, so it is nobody's.
             self.config.key_hosts.entry(name).or_insert_with(|| {
                 Traced::untraced(KeyHost {
@@ -141,6 +151,21 @@ impl Lowered {
             });
         }
     }
+}
+
+fn no_key_host(cluster: &ClusterName, gateway: &Origin, issuer: &JwtIssuer) -> Finding {
+    let message = format!(
+        "the proxies of this workload fetch keys from {KEY_HOSTS_MAX} hosts already, so tokens of {} are refused; use another \
+         workload, or issuers with the same host",
+        issuer.issuer
+    );
+    Finding::warning(
+        &gateway.resource,
+        "spec.jwt.issuers",
+        Code::SettingIgnored,
+        message,
+    )
+    .in_cluster(cluster)
 }
 
 fn retry_policy(asked: Option<&Retry>) -> RetryPolicy {
@@ -167,4 +192,37 @@ fn gateways(slice: &Slice) -> BTreeMap<&Fqn, &Traced<crate::routes::RoutedGatewa
             _ => None,
         })
         .collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_gateway_fetches_keys_from_so_many_hosts_only() {
+        let cluster: ClusterName = "us-east".parse().unwrap();
+        let mut lowered = Lowered::default();
+        let mut fetch = |issuers: Vec<Value>| {
+            let gateway = "organizations/acme/tenants/t/workspaces/w/gatewaygroups/g/gateways/in";
+            let host = VirtualHost {
+                name: gateway.to_owned(),
+                domains: BTreeSet::new(),
+                routes: Vec::new(),
+                conduct: serde_json::from_value(json!({"jwt": issuers})).unwrap(),
+            };
+            let host = Traced::new(host, Origin::new(gateway.parse().unwrap(), "spec"));
+            lowered.fetch_keys(&cluster, &host);
+            (lowered.config.key_hosts.len(), lowered.findings.len())
+        };
+        let issuer = |number: usize| json!({"issuer": format!("i{number}"), "jwksUri": format!("https://{number}.example.com/")});
+        assert_eq!(
+            fetch((0..KEY_HOSTS_MAX).map(issuer).collect()),
+            (KEY_HOSTS_MAX, 0)
+        );
+        assert_eq!(fetch(vec![issuer(0)]), (KEY_HOSTS_MAX, 0), "the host is there");
+        assert_eq!(fetch(vec![issuer(KEY_HOSTS_MAX)]), (KEY_HOSTS_MAX, 1));
+    }
 }

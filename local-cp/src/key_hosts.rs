@@ -25,6 +25,9 @@ const ASKED_AGAIN: Duration = Duration::from_secs(30);
 /// Two servers of names that do not answer, at the resolver's five seconds each.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// Each keeps a thread until it is answered, and files are read and written by the same threads.
+const LOOKUPS_MAX: usize = 8;
+
 /// Asks for those that the slice names, anew when it names others, until the shutdown.
 pub(crate) async fn run(
     mut slices: watch::Receiver<Option<Adopted>>,
@@ -86,22 +89,34 @@ async fn look_up(wanted: &BTreeSet<String>, known: &watch::Sender<Option<Arc<Add
         });
     };
     tell(&|known| known.retain(|host, _| wanted.contains(host)));
+    let mut waiting = wanted.iter().cloned();
     let mut lookups = JoinSet::new();
-    for host in wanted.iter().cloned() {
-        lookups.spawn(async move {
-            let found = of_one_family(addresses_of(&host).await);
-            (host, found)
-        });
+    let ask = |lookups: &mut JoinSet<_>, host: Option<String>| {
+        if let Some(host) = host {
+            lookups.spawn(async move {
+                let found = of_one_family(addresses_of(&host).await);
+                (host, found)
+            });
+        }
+    };
+    for _ in 0..LOOKUPS_MAX {
+        ask(&mut lookups, waiting.next());
     }
     while let Some(looked_up) = lookups.join_next().await {
+        ask(&mut lookups, waiting.next());
         match looked_up {
-            Ok((host, found)) if !found.is_empty() => tell(&|known| {
-                known.insert(host.clone(), found.clone());
-            }),
-            // What was known of it holds.
-            Ok(_) => {}
+            Ok((host, found)) => tell(&|known| learn(known, &host, &found)),
             Err(error) => tracing::error!(%error, "a lookup of an issuer's host has failed"),
         }
+    }
+}
+
+/// What was known of a host holds while nobody answers, and while some of it is still so: of many addresses a DNS tells a few at a
+/// time, others each time.
+fn learn(known: &mut Addresses, host: &str, found: &BTreeSet<IpAddr>) {
+    let holds = known.get(host).is_some_and(|held| !held.is_disjoint(found));
+    if !found.is_empty() && !holds {
+        known.insert(host.to_owned(), found.clone());
     }
 }
 
@@ -140,15 +155,35 @@ mod tests {
         ]
         .into();
         let (out, known) = watch::channel(Some(Arc::new(before)));
-        let wanted = ["127.0.0.1", "::1", "a b", "c d"].map(str::to_owned).into();
+        let more = (1..20).map(|last| format!("127.0.1.{last}"));
+        let named = ["127.0.0.1", "::1", "a b", "c d"].map(str::to_owned);
+        let wanted = named.into_iter().chain(more.clone()).collect();
         look_up(&wanted, &out).await;
-        let expected: Addresses = [
+        let mut expected: Addresses = [
             ("127.0.0.1".to_owned(), ip("127.0.0.1")),
             ("::1".to_owned(), ip("::1")),
             ("a b".to_owned(), ip("10.0.0.2")),
         ]
         .into();
+        expected.extend(more.map(|one| (one.clone(), ip(&one))));
         assert_eq!(known.borrow().as_deref(), Some(&expected));
+    }
+
+    #[test]
+    fn a_host_that_tells_some_of_its_addresses_has_not_moved() {
+        let ips = |ips: &[&str]| -> BTreeSet<IpAddr> { ips.iter().map(|ip| ip.parse().unwrap()).collect() };
+        let (a, b, c) = ("10.0.0.1", "10.0.0.2", "10.0.0.3");
+        for (held, found, kept) in [
+            (&[a, b][..], &[b, c][..], &[a, b][..]),
+            (&[a, b], &[b], &[a, b]),
+            (&[a, b], &[c], &[c]),
+            (&[a], &[], &[a]),
+            (&[], &[a], &[a]),
+        ] {
+            let mut known: Addresses = [("h".to_owned(), ips(held))].into();
+            learn(&mut known, "h", &ips(found));
+            assert_eq!(known["h"], ips(kept), "{held:?} {found:?}");
+        }
     }
 
     #[test]

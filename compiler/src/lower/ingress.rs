@@ -49,6 +49,9 @@ pub(super) fn lower(site: &Site<'_>, workload: &WorkloadId, gateway: &LocalGatew
         });
     }
     for (port, hosts) in tables {
+        for host in &hosts {
+            lowered.fetch_keys(site.cluster, host);
+        }
         let table = RouteTable {
             ignore_port: true,
             hosts,

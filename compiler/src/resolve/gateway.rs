@@ -16,6 +16,7 @@ use crate::routes::{
     Access, AccessRule, Conduct, GatewayAction, GatewayRule, HostConduct, RateLimit, RoutedGateway,
     RoutedGatewayMode,
 };
+use crate::setting::Issuers;
 
 /// What a gateway or an API has of a workload: a port for some hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -456,10 +457,16 @@ fn routed(
 fn conduct(policy: &HostPolicy) -> HostConduct {
     let together = policy.rate_limit.as_ref().filter(|limit| limit.by.is_none());
     let jwt = policy.jwt.as_ref().map(token::issuers);
-    let access = match &jwt {
-        // None of those whose tokens were to count can be believed, so that nobody gets in.
-        Some(issuers) if issuers.is_empty() => Some(Access::nobody()),
-        _ => policy.authorization.as_ref().map(access),
+    // Without anybody whose tokens count, or where nobody can tell who is to be kept out, nobody gets in.
+    let shuts = jwt.as_ref().is_some_and(Issuers::is_empty)
+        || policy.authorization.iter().any(|authorization| {
+            let mut denies = authorization.deny.iter();
+            denies.any(|rule| token::is_blind(rule, jwt.as_ref()))
+        });
+    let access = if shuts {
+        Some(Access::nobody())
+    } else {
+        policy.authorization.as_ref().map(access)
     };
     let jwt = jwt.filter(|issuers| !issuers.is_empty());
     HostConduct {
@@ -665,6 +672,8 @@ fn own_backends<'a>(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     /// Else each of the thousands that share a port of one workload would look at all others.
@@ -702,6 +711,29 @@ mod tests {
                 expected,
                 "{leaf} has {has:?} instead of {had:?}"
             );
+        }
+    }
+
+    #[test]
+    fn who_is_to_be_kept_out_and_cannot_be_told_shuts_the_gateway() {
+        let jwt = json!({"issuers": [{"issuer": "a", "jwksUri": "https://a.example.com/"}]});
+        let bad = json!({"claims": {"role": ["bad"]}});
+        let near = json!({"sources": ["10.0.0.0/8"]});
+        for (jwt, deny, shut) in [
+            (None, json!([bad]), true),
+            (None, json!([near, bad]), true),
+            (None, json!([near]), false),
+            (Some(&jwt), json!([bad]), false),
+            (Some(&jwt), json!([bad, {"claims": {"role": []}}]), true),
+            (Some(&jwt), json!([{"claims": {"scope": ["read write"]}}]), true),
+        ] {
+            let policy = HostPolicy {
+                jwt: jwt.map(|jwt| serde_json::from_value(jwt.clone()).unwrap()),
+                authorization: serde_json::from_value(json!({"allow": [{}], "deny": deny})).unwrap(),
+                ..HostPolicy::default()
+            };
+            let access = conduct(&policy).access;
+            assert_eq!(access == Some(Access::nobody()), shut, "{jwt:?} {deny}");
         }
     }
 }

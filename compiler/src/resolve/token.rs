@@ -6,6 +6,11 @@ use crate::intent::{AccessRule, HostPolicy, Jwt, JwtIssuer};
 use crate::name::Fqn;
 use crate::setting::Issuers;
 
+/// A gateway has its own customers, its staff, and a few partners; each may be another host that all of its proxies ask for keys.
+const ISSUERS_MAX: usize = 8;
+/// Its words are values of it (RFC 8693, section 4.2).
+const SCOPE: &str = "scope";
+
 /// What is wrong with them, as errors: it is not written any more.
 pub(super) fn check(name: &Fqn, policy: &HostPolicy) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -18,7 +23,7 @@ pub(super) fn check(name: &Fqn, policy: &HostPolicy) -> Vec<Finding> {
             tell("spec.jwt.issuers".to_owned(), message.to_owned());
         }
         for (number, issuer) in jwt.issuers.iter().enumerate() {
-            if let Some(message) = unbelievable(jwt, issuer) {
+            if let Some(message) = unbelievable(jwt, number, issuer) {
                 tell(format!("spec.jwt.issuers[{number}]"), message);
             }
         }
@@ -31,7 +36,8 @@ pub(super) fn check(name: &Fqn, policy: &HostPolicy) -> Vec<Finding> {
         for (number, rule) in rules.iter().enumerate() {
             let field = format!("spec.authorization.{half}[{number}].claims");
             if !can_match(rule) {
-                let message = "a claim has a name and at least one value; this one could never hold";
+                let message = "a claim has a name and at least one value, and one of scope is a single word; this could never \
+                               hold";
                 tell(field, message.to_owned());
             } else if !rule.claims.is_empty() && policy.jwt.is_none() {
                 let message = "claims are of tokens, which nothing here verifies, so that none would ever hold; give the \
@@ -45,25 +51,38 @@ pub(super) fn check(name: &Fqn, policy: &HostPolicy) -> Vec<Finding> {
 
 /// Those that can be believed.
 pub(super) fn issuers(jwt: &Jwt) -> Issuers {
-    let issuers = jwt.issuers.iter();
+    let issuers = jwt.issuers.iter().enumerate();
     issuers
-        .filter(|issuer| unbelievable(jwt, issuer).is_none())
-        .cloned()
+        .filter(|(number, issuer)| unbelievable(jwt, *number, issuer).is_none())
+        .map(|(_, issuer)| issuer.clone())
         .collect()
 }
 
 /// Whether any claims of a token could be those that the rule asks for.
 pub(super) fn can_match(rule: &AccessRule) -> bool {
     let mut claims = rule.claims.iter();
-    claims.all(|(claim, values)| !claim.is_empty() && !values.is_empty())
+    claims.all(|(claim, values)| {
+        let is_word = |value: &String| !value.contains(char::is_whitespace);
+        !claim.is_empty() && !values.is_empty() && (claim != SCOPE || values.iter().all(is_word))
+    })
 }
 
-fn unbelievable(jwt: &Jwt, issuer: &JwtIssuer) -> Option<String> {
+/// Whether nobody could tell whom the rule is to keep out: by claims that could never hold, or that nothing verifies.
+pub(super) fn is_blind(rule: &AccessRule, jwt: Option<&Issuers>) -> bool {
+    !can_match(rule) || (jwt.is_none() && !rule.claims.is_empty())
+}
+
+/// The `number`th of them.
+fn unbelievable(jwt: &Jwt, number: usize, issuer: &JwtIssuer) -> Option<String> {
     let same = jwt.issuers.iter().filter(|other| other.issuer == issuer.issuer);
     if issuer.issuer.is_empty() || issuer.audiences.contains("") {
         // To a proxy this is anybody, and any audience.
         let message = "an issuer and its audiences have names; write the iss and the aud of its tokens";
         Some(message.to_owned())
+    } else if number >= ISSUERS_MAX {
+        Some(format!(
+            "a jwt has at most {ISSUERS_MAX} issuers; give others to a gateway with other hosts"
+        ))
     } else if same.count() > 1 {
         let name = &issuer.issuer;
         Some(format!(
@@ -118,12 +137,30 @@ mod tests {
             (None, json!([{}]), vec![], vec![], 1),
             (
                 good(),
-                json!([{}, {"claims": {"role": []}}, {"claims": {"": ["a"]}}]),
+                json!([
+                    {},
+                    {"claims": {"role": []}},
+                    {"claims": {"": ["a"]}},
+                    {"claims": {"scope": ["read", "read write"]}},
+                    {"claims": {"scope": ["read"], "role": ["one two"]}},
+                ]),
                 vec!["a"],
                 vec![
                     "spec.authorization.allow[1].claims",
                     "spec.authorization.allow[2].claims",
+                    "spec.authorization.allow[3].claims",
                 ],
+                2,
+            ),
+            (
+                Some(
+                    (0..10)
+                        .map(|n| json!({"issuer": n.to_string(), "jwksUri": KEYS}))
+                        .collect(),
+                ),
+                json!([{}]),
+                vec!["0", "1", "2", "3", "4", "5", "6", "7"],
+                vec!["spec.jwt.issuers[8]", "spec.jwt.issuers[9]"],
                 1,
             ),
             (Some(json!([])), json!([{}]), vec![], vec!["spec.jwt.issuers"], 1),
