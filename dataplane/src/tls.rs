@@ -444,9 +444,10 @@ impl PartialEq for Roots {
 impl NameMatcher {
     fn takes(&self, name: &GeneralName<'_>) -> bool {
         match (self.kind, name) {
-            (NameKind::Dns, GeneralName::DNSName(name))
-            | (NameKind::Uri, GeneralName::URI(name))
-            | (NameKind::Email, GeneralName::RFC822Name(name)) => self.matcher.matches(name.as_bytes()),
+            (NameKind::Dns, GeneralName::DNSName(name)) => self.takes_host(name.as_bytes()),
+            (NameKind::Uri, GeneralName::URI(name)) | (NameKind::Email, GeneralName::RFC822Name(name)) => {
+                self.matcher.matches(name.as_bytes())
+            }
             (NameKind::Ip, GeneralName::IPAddress(bytes)) => {
                 let four = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
                 let address = four.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from));
@@ -455,6 +456,30 @@ impl NameMatcher {
             _ => false,
         }
     }
+
+    /// A host that is wanted to the letter is found by the rules of its DNS.
+    fn takes_host(&self, name: &[u8]) -> bool {
+        let wanted = match &self.matcher {
+            StringMatcher::Exact(text) => text.literal(),
+            _ => None,
+        };
+        match wanted {
+            Some(wanted) => stands_for(name, wanted),
+            None => self.matcher.matches(name),
+        }
+    }
+}
+
+/// Whether a certificate's name is the host's: in letters of any case, with `*` for the whole first label (RFC 6125, section 6.4.3).
+fn stands_for(name: &[u8], host: &[u8]) -> bool {
+    let parent = host
+        .iter()
+        .position(|byte| *byte == b'.')
+        .filter(|at| *at > 0)
+        .map(|at| &host[at..]);
+    let of_children = name.strip_prefix(b"*");
+    name.eq_ignore_ascii_case(host)
+        || matches!((of_children, parent), (Some(name), Some(parent)) if name.eq_ignore_ascii_case(parent))
 }
 
 /// `None` unless there is one at least, and nothing else.
@@ -533,5 +558,43 @@ impl ClientCertVerifier for NamedClients {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.inner.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matcher::{Case, Text};
+
+    #[test]
+    fn a_host_is_found_by_the_rules_of_its_dns() {
+        for (name, taken) in [
+            ("login.example.com", true),
+            ("LOGIN.Example.com", true),
+            ("*.example.com", true),
+            ("*.EXAMPLE.com", true),
+            ("*.com", false),
+            ("*", false),
+            ("*login.example.com", false),
+            ("l*.example.com", false),
+            ("*.login.example.com", false),
+            ("*.*.com", false),
+            ("example.com", false),
+            ("other.example.com", false),
+        ] {
+            let wanted = |kind| NameMatcher {
+                kind,
+                matcher: StringMatcher::exact("login.example.com"),
+            };
+            let of_certificate = GeneralName::DNSName(name);
+            assert_eq!(wanted(NameKind::Dns).takes(&of_certificate), taken, "{name}");
+            assert!(!wanted(NameKind::Uri).takes(&of_certificate), "{name}");
+        }
+        let children = NameMatcher {
+            kind: NameKind::Dns,
+            matcher: StringMatcher::Suffix(Text::new(".example.com", Case::Matters)),
+        };
+        assert!(children.takes(&GeneralName::DNSName("*.example.com")));
+        assert!(!children.takes(&GeneralName::DNSName("a.EXAMPLE.com")));
     }
 }
