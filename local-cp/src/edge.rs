@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::admin::{Sources, routes};
 use crate::ads::server::Ads;
+use crate::authorities::{self, BadAuthorities};
 use crate::feed::{Adopted, Feed};
 use crate::fleet::Fleet;
 use crate::keep::Keep;
@@ -39,13 +40,6 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How soon a proxy that froze or was cut off is unknown.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Where Debian and Alpine, Red Hat, and SUSE keep them.
-const SYSTEM_AUTHORITIES: [&str; 3] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-];
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -84,14 +78,8 @@ pub enum EdgeError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot read {path}, by whose certificates the hosts of issuers' keys are believed")]
-    Authorities {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("{path} holds no certificate in PEM, by which the hosts of issuers' keys could be believed")]
-    NoAuthority { path: PathBuf },
+    #[error(transparent)]
+    Authorities(#[from] BadAuthorities),
     #[error(transparent)]
     Keep(#[from] LastGoodError),
     #[error("cannot listen on {addr} for proxies: check that no other process has it")]
@@ -138,7 +126,7 @@ pub async fn start(config: Config, parent: Shutdown) -> Result<Running, EdgeErro
         return Err(EdgeError::Plaintext { addr });
     }
     let identity = Arc::new(identity(&config)?);
-    let authorities = authorities(config.issuer_ca.as_deref())?;
+    let authorities = authorities::load(config.issuer_ca.as_deref())?;
     std::fs::create_dir_all(&config.data_dir).map_err(|source| EdgeError::DataDir {
         dir: config.data_dir.clone(),
         source,
@@ -278,31 +266,6 @@ fn identity(config: &Config) -> Result<Identity, EdgeError> {
         given: Box::new(id.clone()),
         cluster: config.cluster.clone(),
     })
-}
-
-/// Those of the file, or of the first that a system has. `None` where none has any: then no keys are fetched.
-fn authorities(file: Option<&Path>) -> Result<Option<Arc<str>>, EdgeError> {
-    let Some(path) = file.or_else(|| {
-        SYSTEM_AUTHORITIES
-            .into_iter()
-            .map(Path::new)
-            .find(|path| path.is_file())
-    }) else {
-        tracing::warn!(
-            "this system has no certificates of authorities: gateways refuse all tokens, for no issuer's keys are fetched; use --issuer-ca"
-        );
-        return Ok(None);
-    };
-    let read = std::fs::read_to_string(path).map_err(|source| EdgeError::Authorities {
-        path: path.to_owned(),
-        source,
-    })?;
-    if !read.contains("-----BEGIN CERTIFICATE-----") {
-        return Err(EdgeError::NoAuthority {
-            path: path.to_owned(),
-        });
-    }
-    Ok(Some(read.into()))
 }
 
 async fn serve_xds(

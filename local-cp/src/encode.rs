@@ -21,8 +21,7 @@ use prost::{Message, Name};
 use tombolo_compiler::finding::{Origin, Traced};
 use tombolo_compiler::http::{Share, Span};
 use tombolo_compiler::name::ClusterName;
-use tombolo_compiler::proxy::{DESTINATION_HEADER, KeyHost, ProxyConfig};
-use tombolo_compiler::setting::Issuers;
+use tombolo_compiler::proxy::{DESTINATION_HEADER, ProxyConfig};
 use tombolo_proto::resource::ContentHash;
 
 mod cluster;
@@ -177,13 +176,12 @@ pub(crate) fn encode_since(
         )
     });
     let listeners = encode_all(&config.listeners, |name, listener| {
-        // A listener opens when the routes that it starts with work.
-        let mut needs = tables
+        // A listener opens when the routes that it starts with work. It does not wait for keys: tokens are refused until they
+        // have come, and whoever shows none needs none.
+        let needs = tables
             .get(&listener.value.route_table)
             .map(|table| table.needs.clone())
             .unwrap_or_default();
-        let issuers = listener.value.issuers.values().flat_map(Issuers::iter);
-        needs.extend(issuers.filter_map(KeyHost::name_of));
         let table = config.route_tables.get(&listener.value.route_table);
         let origins = Origins {
             pieces: table.map(|table| route::hosts(&table.value)).unwrap_or_default(),

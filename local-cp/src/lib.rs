@@ -4,6 +4,7 @@
 
 mod admin;
 mod ads;
+mod authorities;
 mod edge;
 mod encode;
 mod feed;
@@ -19,5 +20,6 @@ mod snapshot;
 #[cfg(test)]
 mod testing;
 
+pub use authorities::BadAuthorities;
 pub use edge::{Config, EdgeError, Running, run, start};
 pub use plaintext::Plaintext;

@@ -19,16 +19,20 @@ use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{
     JwksAsyncFetch, JwtAuthentication, JwtHeader, JwtProvider, JwtRequirement, JwtRequirementOrList,
     PerRouteConfig, RemoteJwks,
 };
+use envoy_types::pb::envoy::r#type::matcher::v3::double_matcher::MatchPattern as DoublePattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::list_matcher::MatchPattern as ListPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::metadata_matcher::PathSegment;
 use envoy_types::pb::envoy::r#type::matcher::v3::metadata_matcher::path_segment::Segment;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::envoy::r#type::matcher::v3::value_matcher::MatchPattern as ValuePattern;
-use envoy_types::pb::envoy::r#type::matcher::v3::{ListMatcher, MetadataMatcher, ValueMatcher};
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    DoubleMatcher, ListMatcher, MetadataMatcher, ValueMatcher,
+};
 use tombolo_compiler::http::Span;
 use tombolo_compiler::intent::JwtIssuer;
 use tombolo_compiler::proxy::KeyHost;
 use tombolo_compiler::setting::Issuers;
+use tombolo_proto::resource::ContentHash;
 
 use super::duration;
 use super::listener::JWT;
@@ -40,6 +44,8 @@ const PAYLOAD: &str = "payload";
 const ISSUER: &str = "iss";
 /// The one claim that is a list of words in one text (RFC 8693, section 4.2).
 const SCOPE: &str = "scope";
+/// From here on proxies take some whole numbers for others (2^53).
+const NUMBER_MAX: f64 = 9_007_199_254_740_992.0;
 /// An issuer answers from memory; whoever waits longer gets no answer at all.
 const FETCH_TIMEOUT: Span = Span::from_ms(5000);
 /// An Envoy knows a new key when this is over; issuers tell of one hours before they sign by it.
@@ -58,7 +64,7 @@ pub(super) fn authentication(issuers: &BTreeMap<String, Issuers>) -> JwtAuthenti
         .map(|(issuer, name)| (name.clone(), provider(issuer)));
     let requirements = issuers.iter().map(|(host, issuers)| {
         let names = issuers.iter().map(|issuer| names[issuer].clone());
-        (host.clone(), one_of(names.collect()))
+        (requirement(host), one_of(names.collect()))
     });
     JwtAuthentication {
         providers: providers.collect(),
@@ -70,8 +76,13 @@ pub(super) fn authentication(issuers: &BTreeMap<String, Issuers>) -> JwtAuthenti
 /// The requirement of that host.
 pub(super) fn of_host(host: &str) -> PerRouteConfig {
     PerRouteConfig {
-        requirement_specifier: Some(RequirementSpecifier::RequirementName(host.to_owned())),
+        requirement_specifier: Some(RequirementSpecifier::RequirementName(requirement(host))),
     }
+}
+
+/// Proxies list these to anybody as long as a listener does not have that of a host, so that they tell nothing.
+fn requirement(host: &str) -> String {
+    ContentHash::of(host.as_bytes()).to_string()
 }
 
 /// Every request whose token nobody has verified. The filter that does answers these by itself; but in an Envoy a connection
@@ -87,18 +98,36 @@ pub(super) fn unverified() -> Policy {
     }
 }
 
-/// Who has one of the values of the claim: it is a text, or a list of texts.
+/// Who has one of the values of the claim, or a list with one of them.
 pub(super) fn has_claim(name: &str, values: &BTreeSet<String>) -> Principal {
-    let ids = values.iter().flat_map(|value| {
-        let text = ValuePattern::StringMatch(string_matcher(MatchPattern::Exact(value.clone())));
-        let item = ValuePattern::ListMatch(Box::new(ListMatcher {
-            match_pattern: Some(ListPattern::OneOf(Box::new(ValueMatcher {
-                match_pattern: Some(text.clone()),
-            }))),
-        }));
-        [claim(name, text), claim(name, item)]
-    });
+    let ids = values
+        .iter()
+        .flat_map(|value| spellings(value))
+        .flat_map(|pattern| {
+            let item = ValuePattern::ListMatch(Box::new(ListMatcher {
+                match_pattern: Some(ListPattern::OneOf(Box::new(ValueMatcher {
+                    match_pattern: Some(pattern.clone()),
+                }))),
+            }));
+            [claim(name, pattern), claim(name, item)]
+        });
     principal(Identifier::OrIds(Set { ids: ids.collect() }))
+}
+
+/// The value as a text, and as what else an issuer may write for it: `true` or a number.
+fn spellings(value: &str) -> Vec<ValuePattern> {
+    let text = ValuePattern::StringMatch(string_matcher(MatchPattern::Exact(value.to_owned())));
+    let truth = value.parse().ok().map(ValuePattern::BoolMatch);
+    let number = value
+        .parse()
+        .ok()
+        .filter(|number: &f64| number.abs() < NUMBER_MAX);
+    let number = number.map(|number| {
+        ValuePattern::DoubleMatch(DoubleMatcher {
+            match_pattern: Some(DoublePattern::Exact(number)),
+        })
+    });
+    [Some(text), truth, number].into_iter().flatten().collect()
 }
 
 fn claim(name: &str, pattern: ValuePattern) -> Principal {
@@ -149,7 +178,8 @@ fn provider(issuer: &JwtIssuer) -> JwtProvider {
             )),
         }),
         cache_duration: Some(duration(KEYS_CACHED)),
-        // Nobody waits for the keys, and those that an Envoy has stay while the issuer does not answer.
+        // Nobody waits for the keys, and those that an Envoy has stay while the issuer does not answer, until its listener is made
+        // anew.
         async_fetch: Some(JwksAsyncFetch {
             fast_listener: true,
             ..JwksAsyncFetch::default()
@@ -182,6 +212,38 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_claim_is_a_text_a_truth_or_a_number() {
+        let exact = |number| {
+            let match_pattern = Some(DoublePattern::Exact(number));
+            ValuePattern::DoubleMatch(DoubleMatcher { match_pattern })
+        };
+        for (value, others) in [
+            ("admin", vec![]),
+            ("true", vec![ValuePattern::BoolMatch(true)]),
+            ("false", vec![ValuePattern::BoolMatch(false)]),
+            ("True", vec![]),
+            ("7", vec![exact(7.0)]),
+            ("-0.5", vec![exact(-0.5)]),
+            ("9007199254740991", vec![exact(9_007_199_254_740_991.0)]),
+            ("9007199254740992", vec![]),
+            ("9007199254740993", vec![]),
+            ("inf", vec![]),
+            ("nan", vec![]),
+            ("", vec![]),
+        ] {
+            let [text, found @ ..] = &spellings(value)[..] else {
+                panic!("{value} has no spelling")
+            };
+            assert!(matches!(text, ValuePattern::StringMatch(_)), "{value}");
+            assert_eq!(found, others, "{value}");
+        }
+        let Some(Identifier::OrIds(ids)) = has_claim("a", &["true".to_owned()].into()).identifier else {
+            panic!("no choice")
+        };
+        assert_eq!(ids.ids.len(), 4, "each by itself and in a list");
+    }
+
+    #[test]
     fn hosts_share_no_more_than_they_name() {
         let issuers = |list| -> Issuers { serde_json::from_value(list).unwrap() };
         let one = json!({"issuer": "a", "jwksUri": "https://a.example.com/keys"});
@@ -196,7 +258,7 @@ mod tests {
             .into(),
         );
         let asked = |host: &str| -> Vec<(String, Vec<String>, String)> {
-            let names = match authentication.requirement_map[host]
+            let names = match authentication.requirement_map[&requirement(host)]
                 .requires_type
                 .clone()
                 .unwrap()
@@ -237,5 +299,11 @@ mod tests {
         assert_eq!(asked("second"), [a(&["x"]), b()]);
         assert_eq!(asked("third"), [a(&[])]);
         assert_eq!(authentication.providers.len(), 3, "those that differ, once");
+        for name in authentication.requirement_map.keys() {
+            assert!(
+                !["first", "second", "third"].contains(&name.as_str()),
+                "{name} tells whose it is"
+            );
+        }
     }
 }

@@ -26,7 +26,7 @@ async fn real_envoy_lets_through_who_shows_a_token_and_nobody_whose_keys_cannot_
         ],
         "access": {
             "allow": [{"claims": {"role": ["admin", "staff"], "scope": ["read"]}}],
-            "deny": [{"claims": {"sub": ["mallory"]}}],
+            "deny": [{"claims": {"sub": ["mallory"]}}, {"claims": {"suspended": ["true", "2"]}}],
         },
     });
     cluster.publish(7, slice_of(port, from_value(conduct).unwrap()));
@@ -104,6 +104,11 @@ async fn real_envoy_lets_through_who_shows_a_token_and_nobody_whose_keys_cannot_
         (with("role", "guest".into()), (403, "RBAC: access denied")),
         (with("scope", "reader".into()), (403, "RBAC: access denied")),
         (with("sub", "mallory".into()), (403, "RBAC: access denied")),
+        (with("suspended", "true".into()), (403, "RBAC: access denied")),
+        (with("suspended", true.into()), (403, "RBAC: access denied")),
+        (with("suspended", 2.into()), (403, "RBAC: access denied")),
+        (with("suspended", json!([false, true])), (403, "RBAC: access denied")),
+        (with("suspended", json!([1, 2])), (403, "RBAC: access denied")),
     ] {
         let (status, text) = ask(shown.clone()).await.unwrap();
         assert_eq!((status, text.as_str()), expected, "{shown:?}");

@@ -8,13 +8,14 @@ use envoy_types::pb::envoy::config::rbac::v3::Principal;
 use envoy_types::pb::envoy::config::rbac::v3::principal::Identifier;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::PerRouteConfig;
-use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::per_route_config::RequirementSpecifier;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::RbacPerRoute;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::subject_alt_name_matcher::SanType;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use serde_json::{Value, json};
+
+use tombolo_compiler::proxy::KeyHost;
 
 use super::super::route::string_matcher;
 use super::*;
@@ -38,7 +39,7 @@ fn with_tokens(rule: &Value) -> ProxyConfig {
 }
 
 #[test]
-fn a_listener_waits_for_the_hosts_of_its_keys_and_believes_them_by_name() {
+fn hosts_of_keys_are_believed_by_name_and_no_listener_waits_for_them() {
     let config = with_tokens(&json!({}));
     let name = "jwks/login.example.com:443";
     let all = |authorities| {
@@ -50,7 +51,7 @@ fn a_listener_waits_for_the_hosts_of_its_keys_and_believes_them_by_name() {
         )
     };
     let resources = all(Some("PEM"));
-    assert!(resources.get(Kind::Listener, "in").unwrap().needs.contains(name));
+    assert!(!resources.get(Kind::Listener, "in").unwrap().needs.contains(name));
     let cluster: PbCluster = decoded(&resources, Kind::Cluster, name);
     let Some(ConfigType::TypedConfig(tls)) = cluster.transport_socket.unwrap().config_type else {
         panic!("no TLS")
@@ -102,8 +103,7 @@ fn a_request_without_a_verified_token_is_refused_again_behind_the_filter_that_ve
         let host = &table.virtual_hosts[0];
         let config = |name: &str| host.typed_per_filter_config[name].value.clone();
         let jwt = PerRouteConfig::decode(config("envoy.filters.http.jwt_authn").as_slice()).unwrap();
-        let named = RequirementSpecifier::RequirementName("all".to_owned());
-        assert_eq!(jwt.requirement_specifier, Some(named));
+        assert_eq!(jwt, token::of_host("all"));
         let rules = |name: &str| {
             let rbac = RbacPerRoute::decode(config(name).as_slice()).unwrap();
             rbac.rbac.unwrap().rules.unwrap().policies
