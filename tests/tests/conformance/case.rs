@@ -204,7 +204,10 @@ impl Expect {
                 let found = saw()?["headers"][name].as_str().unwrap_or_default().to_owned();
                 ensure!(!found.is_empty(), "the application saw no {name}");
             }
-            SawNone(value) => ensure!(!reply.text().contains(value), "the application saw {value}"),
+            SawNone(value) => {
+                saw()?;
+                ensure!(!reply.text().contains(value), "the application saw {value}");
+            }
             Tries(count) => {
                 let hosts: BTreeSet<&String> = tries.iter().collect();
                 ensure!(

@@ -122,26 +122,32 @@ impl Stage {
         }
     }
 
-    /// Waits until it has fetched the issuer's keys.
+    /// Waits until it has fetched the keys of those who have some.
     async fn knows_keys(&self, software: Software) {
+        const GOOD: [&[(&str, &str)]; 2] = [
+            &[("authorization", r#"TOKEN {"iss": "conformance"}"#)],
+            &[("authorization", r#"TOKEN {"iss": "partner", "aud": "web"}"#)],
+        ];
         let host = format!("tokens.{}.example.com", software.name());
-        let case = Case {
-            via: Via::Gateway,
-            path: "/open",
-            headers: &[("authorization", r#"TOKEN {"iss": "conformance"}"#)],
-            ..GET
-        };
-        eventually(DEADLINE, || async {
-            let reply = case.send(software, &host, &[]).await?;
-            ensure!(
-                reply.status == 200,
-                "a good token is a {}: {}",
-                reply.status,
-                reply.text()
-            );
-            Ok(())
-        })
-        .await;
+        for headers in GOOD {
+            let case = Case {
+                via: Via::Gateway,
+                path: "/open",
+                headers,
+                ..GET
+            };
+            eventually(DEADLINE, || async {
+                let reply = case.send(software, &host, &[]).await?;
+                ensure!(
+                    reply.status == 200,
+                    "a good token is a {}: {}",
+                    reply.status,
+                    reply.text()
+                );
+                Ok(())
+            })
+            .await;
+        }
     }
 
     async fn play(&mut self, case: &Case, software: Software) -> Result<()> {

@@ -41,10 +41,6 @@ fn heads() -> Site {
                 &[Expect::SawSome("cookie")],
             ),
             (
-                ask("/", &[("x-envoy-upstream-rq-timeout-ms", "1"), (WISH, "echo")]),
-                &[Expect::Status(200)],
-            ),
-            (
                 ask(
                     "/",
                     &[
