@@ -169,7 +169,8 @@ impl<'a> Tracer<'a> {
                 return Some(Outcome::Refuse {
                     origin: at("spec"),
                     status: FORBIDDEN,
-                    reason: "the gateway lets nobody through, by what its jwt or its authorization says".to_owned(),
+                    reason: "the gateway lets nobody through, by what its jwt or its authorization says"
+                        .to_owned(),
                 });
             }
             Some(Admission::Admitted) => {

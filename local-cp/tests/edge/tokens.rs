@@ -107,7 +107,10 @@ async fn real_envoy_lets_through_who_shows_a_token_and_nobody_whose_keys_cannot_
         (with("suspended", "true".into()), (403, "RBAC: access denied")),
         (with("suspended", true.into()), (403, "RBAC: access denied")),
         (with("suspended", 2.into()), (403, "RBAC: access denied")),
-        (with("suspended", json!([false, true])), (403, "RBAC: access denied")),
+        (
+            with("suspended", json!([false, true])),
+            (403, "RBAC: access denied"),
+        ),
         (with("suspended", json!([1, 2])), (403, "RBAC: access denied")),
     ] {
         let (status, text) = ask(shown.clone()).await.unwrap();
