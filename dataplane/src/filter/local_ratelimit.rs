@@ -65,15 +65,13 @@ impl Rate {
         }
     }
 
-    /// What a bucket that is full at `full` holds at `now`.
-    pub(crate) fn tokens(self, full: u64, now: u64) -> u64 {
-        self.all.saturating_sub(full.saturating_sub(now)) / self.each
-    }
-
-    /// When one will be full that holds so many at `now`.
-    pub(crate) fn full(self, tokens: u64, now: u64) -> u64 {
-        let held = self.each.saturating_mul(tokens);
-        now.saturating_add(self.all.saturating_sub(held))
+    /// When a bucket will be full by this rate from `now` on that would be full at `full` by the rate before: it has the tokens that it
+    /// had, and as much of the next one, or a rate that changes often would never come to any.
+    pub(crate) fn after(self, before: Self, full: u64, now: u64) -> u64 {
+        let held = before.all.saturating_sub(full.saturating_sub(now));
+        let held = u128::from(held) * u128::from(self.each) / u128::from(before.each);
+        let missing = u128::from(self.all).saturating_sub(held);
+        now.saturating_add(u64::try_from(missing).unwrap_or(u64::MAX))
     }
 
     /// When a bucket that is full at `full` will be full if a token is taken from it at `now`; none if it holds none.
@@ -232,6 +230,41 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn another_rate_goes_on_with_what_a_bucket_holds() {
+        let slow = Rate::new(1, 1, 3600 * SECOND);
+        for (before, full_ms, after, expected_ms) in [
+            // Half of a token is half of one.
+            (
+                Rate::new(1, 1, 4 * SECOND),
+                2000,
+                Rate::new(1, 1, 2 * SECOND),
+                1000,
+            ),
+            (Rate::new(2, 1, SECOND), 1500, Rate::new(4, 1, SECOND), 3500),
+            // No more than it has room for.
+            (Rate::new(4, 1, SECOND), 500, Rate::new(2, 1, SECOND), 0),
+            (Rate::new(4, 1, SECOND), 0, Rate::new(8, 1, SECOND), 4000),
+            // Nothing, and less than that.
+            (Rate::new(2, 1, SECOND), 2000, Rate::new(3, 1, SECOND), 3000),
+            (Rate::new(2, 1, SECOND), 9000, Rate::new(3, 1, SECOND), 3000),
+            (slow, 1_800_000, Rate::new(1, 1000, SECOND / 10), 0),
+        ] {
+            let now = 7_000_000_000;
+            let full = after.after(before, now + full_ms * 1_000_000, now);
+            assert_eq!(
+                (full - now) / 1_000_000,
+                expected_ms,
+                "{before:?} {full_ms} {after:?}"
+            );
+        }
+        let max = Rate::new(u32::MAX, 1, Duration::from_secs(1 << 33));
+        assert!(
+            max.after(max, u64::MAX, 1) >= u64::MAX - 1,
+            "it ends with the clock"
+        );
     }
 
     #[test]

@@ -111,15 +111,19 @@ impl Bucket {
         self.is_wanted() && self.told().at.is_none()
     }
 
-    /// What the service is to be told, who then knows it.
-    pub(super) fn tell(&self, now: Instant, interval: Duration) -> Option<Usage> {
+    /// What the service is to be told on a stream that is open since then, who then knows it.
+    pub(super) fn tell(&self, now: Instant, interval: Duration, open: Instant) -> Option<Usage> {
         if !self.is_wanted() {
             return None;
         }
         let mut told = self.told();
         let used = self.used();
         // Of a bucket that is new it is what it would be at this pace, and a time is more than none.
-        let elapsed = told.at.map_or(interval, |at| now.saturating_duration_since(at));
+        // The first of a stream is taken for an interval, by whose length an assignment lives.
+        let elapsed = told.at.map_or(interval, |at| {
+            let min = if at < open { interval } else { Duration::ZERO };
+            now.saturating_duration_since(at).max(min)
+        });
         let usage = Usage {
             used: Used {
                 allowed: used.allowed - told.used.allowed,
@@ -154,8 +158,23 @@ impl Bucket {
         life.due()
     }
 
-    /// Looked at each interval: for how many of them nobody has wanted it.
+    /// Whether one that begins anew would let through more.
+    pub(super) fn is_spent(&self, now: Instant) -> bool {
+        let gate = self.gate.load();
+        match gate.strategy {
+            Strategy::AllowAll => false,
+            Strategy::DenyAll => true,
+            Strategy::Rate(_) => gate.full.load(Ordering::Relaxed) > self.nanos(now),
+        }
+    }
+
+    /// For how many intervals nobody has wanted it.
     pub(super) fn idle_intervals(&self) -> u32 {
+        self.told().idle_intervals
+    }
+
+    /// Has a look each interval at whether somebody wants it.
+    pub(super) fn look(&self) {
         let used = self.used();
         let seen = used.allowed + used.denied;
         let mut told = self.told();
@@ -165,7 +184,6 @@ impl Bucket {
             0
         };
         told.seen = seen;
-        told.idle_intervals
     }
 
     /// What is assigned no more is as it was before anybody wanted it.
@@ -211,11 +229,11 @@ impl Gate {
         }
     }
 
-    /// What it is by `strategy` from now on: it has the tokens that it had, if it had some.
+    /// What it is by `strategy` from now on.
     fn changed(&self, strategy: Strategy, now: u64) -> Self {
         let full = match (self.strategy, strategy) {
             (Strategy::Rate(before), Strategy::Rate(after)) => {
-                after.full(before.tokens(self.full.load(Ordering::Relaxed), now), now)
+                after.after(before, self.full.load(Ordering::Relaxed), now)
             }
             // Who was let through without end, or not at all, begins with all of them.
             (Strategy::AllowAll | Strategy::DenyAll, _) | (_, Strategy::AllowAll | Strategy::DenyAll) => 0,
@@ -273,12 +291,52 @@ mod tests {
         }
     }
 
+    /// A part changes with nearly every report of others.
+    #[test]
+    fn a_rate_that_wobbles_is_no_slower() {
+        let terms = samples::terms();
+        let bucket = Bucket::new(BucketId::default(), &terms);
+        let begin = Instant::now();
+        bucket.on(rate(1, 10 * SECOND), begin, &terms);
+        assert_eq!(passed(&bucket, begin, 1), 1);
+        let mut allowed = 0;
+        for second in 1..=100 {
+            let now = begin + second * SECOND;
+            bucket.on(rate(1, 10 * SECOND + (second % 2) * SECOND / 1000), now, &terms);
+            allowed += passed(&bucket, now, 1);
+        }
+        assert!((9..=10).contains(&allowed), "{allowed}");
+    }
+
+    #[test]
+    fn a_stream_is_told_of_an_interval_first() {
+        let terms = samples::terms();
+        let bucket = Bucket::new(BucketId::default(), &terms);
+        let begin = Instant::now();
+        bucket.want();
+        let elapsed = |at: Duration, open: Duration| {
+            let usage = bucket.tell(begin + at, 10 * SECOND, begin + open);
+            usage.map(|usage| usage.elapsed)
+        };
+        for (at, open, expected) in [
+            (SECOND, Duration::ZERO, 10 * SECOND),
+            (2 * SECOND, Duration::ZERO, SECOND),
+            // Another one.
+            (4 * SECOND, 3 * SECOND, 10 * SECOND),
+            (5 * SECOND, 3 * SECOND, SECOND),
+            // And one after a while.
+            (50 * SECOND, 49 * SECOND, 45 * SECOND),
+        ] {
+            assert_eq!(elapsed(at, open), Some(expected), "{at:?} {open:?}");
+        }
+    }
+
     #[test]
     fn a_service_is_told_once_of_each_request() {
         let terms = samples::terms();
         let bucket = Bucket::new(BucketId::default(), &terms);
         let begin = Instant::now();
-        assert_eq!(bucket.tell(begin, SECOND), None, "nobody wants it");
+        assert_eq!(bucket.tell(begin, SECOND, begin), None, "nobody wants it");
         assert!(bucket.want() && !bucket.want() && bucket.is_new());
         passed(&bucket, begin, 3);
         let usage = |allowed, denied, elapsed| {
@@ -287,7 +345,7 @@ mod tests {
                 elapsed,
             })
         };
-        assert_eq!(bucket.tell(begin, SECOND), usage(3, 0, SECOND));
+        assert_eq!(bucket.tell(begin, SECOND, begin), usage(3, 0, SECOND));
         assert!(!bucket.is_new());
         let denies = Action::Assign {
             strategy: Strategy::DenyAll,
@@ -295,13 +353,19 @@ mod tests {
         };
         bucket.on(denies, begin, &terms);
         passed(&bucket, begin, 2);
-        assert_eq!(bucket.tell(begin + 2 * SECOND, SECOND), usage(0, 2, 2 * SECOND));
+        assert_eq!(
+            bucket.tell(begin + 2 * SECOND, SECOND, begin),
+            usage(0, 2, 2 * SECOND)
+        );
         // It is assigned no more, and is nobody's until it is wanted again.
         assert_eq!(bucket.age(begin + 3 * SECOND, &terms), None);
-        assert_eq!(bucket.tell(begin + 3 * SECOND, SECOND), None);
+        assert_eq!(bucket.tell(begin + 3 * SECOND, SECOND, begin), None);
         assert_eq!(passed(&bucket, begin, 1), 1);
         assert!(bucket.want() && bucket.is_new());
-        assert_eq!(bucket.tell(begin + 4 * SECOND, SECOND), usage(1, 0, SECOND));
+        assert_eq!(
+            bucket.tell(begin + 4 * SECOND, SECOND, begin),
+            usage(1, 0, SECOND)
+        );
         bucket.on(Action::Abandon, begin, &terms);
         assert!(bucket.want(), "the service has nothing more to do with it");
     }

@@ -14,7 +14,7 @@ use super::{Action, Terms};
 const BUCKETS_MAX: usize = 4096;
 /// Of an id that a client has a part in.
 pub(crate) const KEY_BYTES_MAX: usize = 512;
-/// One that nobody has wanted for so long is forgotten, and sooner where there is no room.
+/// One that nobody has wanted for so long is forgotten when nothing of it is spent, and sooner where there is no room.
 const IDLE_INTERVALS_MAX: u32 = 60;
 /// Behind each name and each value of a key; nothing in UTF-8.
 const END: u8 = 0xff;
@@ -146,14 +146,17 @@ impl Buckets {
     }
 
     /// Looks at each interval for those that nobody wants.
-    pub(super) fn sweep(&self) {
+    pub(super) fn sweep(&self, now: Instant) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let idle_max = if known.len() < BUCKETS_MAX {
-            IDLE_INTERVALS_MAX
-        } else {
-            1
-        };
-        known.retain(|_, bucket| bucket.idle_intervals() < idle_max || Arc::strong_count(bucket) > 1);
+        known.values().for_each(|bucket| bucket.look());
+        let has_room = known.len() < BUCKETS_MAX;
+        let idle_max = if has_room { IDLE_INTERVALS_MAX } else { 1 };
+        let is_wanted =
+            |bucket: &Arc<Bucket>| bucket.idle_intervals() < idle_max || Arc::strong_count(bucket) > 1;
+        known.retain(|_, bucket| is_wanted(bucket) || bucket.is_spent(now));
+        if known.len() >= BUCKETS_MAX {
+            known.retain(|_, bucket| is_wanted(bucket));
+        }
     }
 }
 
@@ -196,7 +199,10 @@ pub(super) mod samples {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::filter::Rate;
     use crate::quota::Strategy;
 
     fn id(user: &str) -> BucketId {
@@ -243,9 +249,9 @@ mod tests {
         assert!(!take(&buckets, b"one more", &others), "it shares a bucket");
         assert_eq!(buckets.all().len(), BUCKETS_MAX);
         // Those that were not wanted for an interval make room; not what configuration names.
-        buckets.sweep();
+        buckets.sweep(Instant::now());
         assert!(take(&buckets, &user(1), &others));
-        buckets.sweep();
+        buckets.sweep(Instant::now());
         assert!(take(&buckets, b"one more", &others));
         let mut left: Vec<_> = buckets.all().iter().map(|bucket| bucket.id.clone()).collect();
         left.sort_unstable();
@@ -253,8 +259,45 @@ mod tests {
         // Where there is room it takes longer.
         for _ in 0..IDLE_INTERVALS_MAX {
             assert_eq!(buckets.all().len(), 3);
-            buckets.sweep();
+            buckets.sweep(Instant::now());
         }
         assert!(buckets.all().len() < 3);
+    }
+
+    #[test]
+    fn who_has_spent_all_begins_anew_by_no_pause() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let mut terms = samples::terms();
+        terms.unassigned = Strategy::Rate(Rate::new(1, 1, HOUR));
+        let buckets = Buckets::new(terms);
+        let others = buckets.named(&id("*"));
+        assert!(take(&buckets, b"a", &others) && take(&buckets, b"denied", &others));
+        buckets.on(&id("denied"), DENY, Instant::now());
+        for _ in 0..2 * IDLE_INTERVALS_MAX {
+            buckets.sweep(Instant::now());
+        }
+        assert!(!take(&buckets, b"a", &others) && !take(&buckets, b"denied", &others));
+        // Where there is no room those make it first who have all of theirs.
+        for n in buckets.all().len()..BUCKETS_MAX {
+            buckets.named(&id(&n.to_string()));
+        }
+        for _ in 0..2 {
+            buckets.sweep(Instant::now());
+        }
+        assert_eq!(buckets.all().len(), 3);
+        // And the others when that is not enough.
+        for n in buckets.all().len()..BUCKETS_MAX {
+            assert!(take(&buckets, n.to_string().as_bytes(), &others), "{n}");
+        }
+        buckets.sweep(Instant::now());
+        let ids: Vec<_> = buckets.all().iter().map(|bucket| bucket.id.clone()).collect();
+        assert_eq!(ids.len(), BUCKETS_MAX - 2);
+        assert!(!ids.contains(&id("a")) && !ids.contains(&id("denied")));
+        // What is full again is forgotten as ever.
+        assert!(take(&buckets, b"a", &others));
+        for _ in 0..=IDLE_INTERVALS_MAX {
+            buckets.sweep(Instant::now() + 2 * HOUR);
+        }
+        assert_eq!(buckets.all().len(), 1);
     }
 }

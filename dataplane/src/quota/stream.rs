@@ -2,6 +2,7 @@
 //! first wants a bucket, and again when it has ended; what is assigned meanwhile goes on, and ends in its time.
 
 use std::future::pending;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use envoy_types::pb::envoy::service::rate_limit_quota::v3::{
 use envoy_types::pb::google::protobuf::Duration as PbDuration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use http::header::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
 use hyper::client::conn::http2;
@@ -45,6 +46,10 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const REPORTED_AT_ONCE: usize = 1024;
 /// Messages that the service has not taken yet; what is used meanwhile is told later.
 const QUEUE_MAX: usize = 2;
+/// A service that takes none for so long is given up: all buckets are held meanwhile.
+const QUEUED_MAX: Duration = Duration::from_secs(5);
+/// By which an edge knows that another stream is of the same proxy, which so does not share with what it had on the one before.
+const NAME_HEADER: HeaderName = HeaderName::from_static("x-tombolo-quota-client");
 /// How long the first of new buckets waits for others.
 const NEW_WAIT: Duration = Duration::from_millis(5);
 
@@ -66,6 +71,8 @@ enum StreamError {
     Http(#[source] hyper::Error),
     #[error("the service has ended the stream")]
     Ended(#[source] Option<Box<tonic::Status>>),
+    #[error("the service takes no reports")]
+    Deaf,
     #[error("its host is gone")]
     Gone,
 }
@@ -90,7 +97,7 @@ async fn age(buckets: &Buckets) {
         tokio::select! {
             () = over => {}
             () = buckets.changed.notified() => {}
-            _ = often.tick() => buckets.sweep(),
+            _ = often.tick() => buckets.sweep(Instant::now()),
         }
     }
 }
@@ -98,12 +105,13 @@ async fn age(buckets: &Buckets) {
 async fn follow(buckets: &Buckets, current: &ArcSwap<Snapshot>) {
     let mut back_off = Backoff::new(BACK_OFF_MIN, BACK_OFF_MAX);
     let mut is_down = false;
+    let name = name();
     loop {
         if !buckets.all().iter().any(|bucket| bucket.is_wanted()) {
             buckets.begun.notified().await;
         }
         let mut was_heard = false;
-        let Err(error) = stream(buckets, current, &mut was_heard).await;
+        let Err(error) = stream(buckets, current, &name, &mut was_heard).await;
         if was_heard {
             back_off.reset();
         }
@@ -125,6 +133,7 @@ async fn follow(buckets: &Buckets, current: &ArcSwap<Snapshot>) {
 async fn stream(
     buckets: &Buckets,
     current: &ArcSwap<Snapshot>,
+    name: &HeaderValue,
     was_heard: &mut bool,
 ) -> Result<std::convert::Infallible, StreamError> {
     let callee = &buckets.terms().callee;
@@ -140,7 +149,9 @@ async fn stream(
     let client = RateLimitQuotaServiceClient::with_origin(Over(sender), origin);
     let (reports, queue) = mpsc::channel(QUEUE_MAX);
     let mut request = tonic::Request::new(ReceiverStream::new(queue));
-    *request.metadata_mut() = MetadataMap::from_headers(callee.headers.iter().cloned().collect());
+    let named = (NAME_HEADER, name.clone());
+    let headers = std::iter::once(named).chain(callee.headers.iter().cloned());
+    *request.metadata_mut() = MetadataMap::from_headers(headers.collect());
     let is_there = || is_there(&current.load(), &host);
     tokio::select! {
         ended = hear(client, request, buckets, was_heard) => ended,
@@ -188,6 +199,7 @@ async fn tell(
     is_there: impl Fn() -> bool,
 ) -> Result<std::convert::Infallible, StreamError> {
     let interval = buckets.terms().interval;
+    let open = Instant::now();
     let mut often = tokio::time::interval(interval);
     often.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // It is said once on each stream.
@@ -207,9 +219,13 @@ async fn tell(
         told.retain(|bucket| !is_new_only || bucket.is_new());
         for told in told.chunks(REPORTED_AT_ONCE) {
             // What waits for its turn is counted when that comes.
-            let place = reports.reserve().await.map_err(|_| StreamError::Ended(None))?;
+            let place = tokio::time::timeout(QUEUED_MAX, reports.reserve()).await;
+            let place = place.map_err(|_| StreamError::Deaf)?;
+            let place = place.map_err(|_| StreamError::Ended(None))?;
             let now = Instant::now();
-            let usages = told.iter().filter_map(|bucket| usage(bucket, now, interval));
+            let usages = told
+                .iter()
+                .filter_map(|bucket| usage(bucket, now, interval, open));
             let bucket_quota_usages: Vec<_> = usages.collect();
             if !bucket_quota_usages.is_empty() {
                 place.send(RateLimitQuotaUsageReports {
@@ -221,8 +237,8 @@ async fn tell(
     }
 }
 
-fn usage(bucket: &Bucket, now: Instant, interval: Duration) -> Option<BucketQuotaUsage> {
-    let usage = bucket.tell(now, interval)?;
+fn usage(bucket: &Bucket, now: Instant, interval: Duration, open: Instant) -> Option<BucketQuotaUsage> {
+    let usage = bucket.tell(now, interval, open)?;
     let named = |(name, value): &(Box<str>, Box<str>)| (name.to_string(), value.to_string());
     Some(BucketQuotaUsage {
         bucket_id: Some(PbBucketId {
@@ -249,6 +265,12 @@ async fn open(host: &Host) -> Result<http2::SendRequest<Body>, StreamError> {
     // Its task ends with its sender.
     tokio::spawn(connection);
     Ok(sender)
+}
+
+/// One that nobody else has.
+fn name() -> HeaderValue {
+    let drawn = RandomState::new().hash_one(0u8);
+    HeaderValue::try_from(format!("{drawn:016x}")).expect("invariant: digits are a header's value")
 }
 
 fn host(snapshot: &Snapshot, cluster: &str) -> Result<Arc<Host>, StreamError> {
@@ -278,5 +300,26 @@ impl Service<Request<Body>> for Over {
             .headers_mut()
             .insert(http::header::USER_AGENT, HeaderValue::from_static("tombolo"));
         self.0.send_request(request).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quota::Terms;
+    use crate::quota::buckets::samples;
+
+    #[tokio::test]
+    async fn a_service_that_takes_no_reports_is_given_up() {
+        let buckets = Buckets::new(Terms {
+            interval: Duration::from_millis(1),
+            ..samples::terms()
+        });
+        let bucket = buckets.named(&[("name".into(), "n".into())].into());
+        assert!(buckets.take(&bucket, Instant::now()));
+        let (reports, _queue) = mpsc::channel(QUEUE_MAX);
+        let told = tokio::time::timeout(2 * QUEUED_MAX, tell(&buckets, &reports, || true)).await;
+        assert!(matches!(told, Ok(Err(StreamError::Deaf))), "{told:?}");
+        assert_eq!(Arc::strong_count(&bucket), 2, "it is held by nobody else");
     }
 }

@@ -11,16 +11,20 @@ use super::limit::{self, Limit};
 
 /// Of all streams; proxies have some thousands each, and mostly the same.
 const BUCKETS_MAX: usize = 65_536;
+/// Of them: what clients make up in one domain leaves room for others.
+const DOMAIN_BUCKETS_MAX: usize = 16_384;
+/// Who may share one bucket: more than a cluster has proxies.
+const CLAIMS_MAX: usize = 4096;
+/// Of streams that are closed, whose parts are not given to others yet: some tens of megabytes.
+const GONE_CLAIMS_MAX: usize = 131_072;
 /// Of one stream: twice what a proxy keeps of what clients make up.
 const STREAM_BUCKETS_MAX: usize = 8192;
 /// Names and values of an id.
 const ID_BYTES_MAX: usize = 1024;
 /// An assignment lives so many reporting intervals: one report may be lost, and one late.
 const INTERVALS: u32 = 3;
-/// What is reported in no time says nothing of the interval.
-const LASTS_MIN: Duration = Duration::from_secs(1);
-/// The same of what is reported first.
-const FIRST_LASTS_MIN: Duration = Duration::from_secs(15);
+/// What is reported first, or between two intervals, says nothing of the interval.
+const LASTS_MIN: Duration = Duration::from_secs(15);
 const LASTS_MAX: Duration = Duration::from_secs(3600);
 
 /// A bucket's name among all domains.
@@ -50,7 +54,12 @@ pub(super) struct Assignment {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     buckets: HashMap<Key, Bucket>,
+    /// How many buckets each has.
+    domains: HashMap<Arc<str>, usize>,
     streams: BTreeMap<StreamId, Proxy>,
+    /// Closed, with claims that may not be over.
+    gone: BTreeMap<StreamId, Gone>,
+    gone_claims: usize,
     next: u64,
 }
 
@@ -58,6 +67,8 @@ pub(super) struct Ledger {
 struct Bucket {
     limit: Limit,
     claims: BTreeMap<StreamId, Claim>,
+    /// Whether each claim has the part that is its.
+    is_divided: bool,
 }
 
 /// What was reported of a bucket, until it is as if nobody had.
@@ -66,14 +77,26 @@ struct Claim {
     used: u64,
     lasts: Duration,
     until: Instant,
+    part: u64,
+    /// Nothing until it is told something.
+    told: u64,
 }
 
 #[derive(Debug)]
 struct Proxy {
+    name: Option<Box<str>>,
+    /// Its stream before this one, if it has said its name: what it had there is what it has here.
+    before: Option<StreamId>,
     buckets: BTreeSet<Key>,
     /// Of which it is to be told anew, since there are others.
     outdated: BTreeSet<Key>,
     wake: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Gone {
+    name: Option<Box<str>>,
+    buckets: BTreeSet<Key>,
 }
 
 impl Key {
@@ -87,14 +110,17 @@ impl Key {
 }
 
 impl Ledger {
-    /// A stream, and what it is woken by when there is something to tell it.
-    pub(super) fn open(&mut self) -> (StreamId, Arc<Notify>) {
+    /// A stream, of a proxy that may have said its name, and what it is woken by when there is something to tell it.
+    pub(super) fn open(&mut self, name: Option<Box<str>>) -> (StreamId, Arc<Notify>) {
         let id = StreamId(self.next);
         self.next += 1;
         let wake = Arc::new(Notify::new());
+        let before = name.as_deref().and_then(|name| self.last_of(name));
         self.streams.insert(
             id,
             Proxy {
+                name,
+                before,
                 buckets: BTreeSet::new(),
                 outdated: BTreeSet::new(),
                 wake: Arc::clone(&wake),
@@ -103,9 +129,30 @@ impl Ledger {
         (id, wake)
     }
 
+    fn last_of(&self, name: &str) -> Option<StreamId> {
+        let open = self.streams.iter().map(|(id, proxy)| (id, &proxy.name));
+        let gone = self.gone.iter().map(|(id, gone)| (id, &gone.name));
+        let named = open.chain(gone).filter(|(_, of)| of.as_deref() == Some(name));
+        named.map(|(id, _)| *id).max()
+    }
+
     /// What it had comes back when its time is over: a proxy that is cut off goes on with it.
     pub(super) fn close(&mut self, stream: StreamId) {
-        self.streams.remove(&stream);
+        let Some(Proxy { name, buckets, .. }) = self.streams.remove(&stream) else {
+            return;
+        };
+        self.gone_claims += buckets.len();
+        self.gone.insert(stream, Gone { name, buckets });
+        while self.gone_claims > GONE_CLAIMS_MAX
+            && let Some((oldest, gone)) = self.gone.pop_first()
+        {
+            self.gone_claims -= gone.buckets.len();
+            for key in gone.buckets {
+                if let Some(bucket) = self.buckets.get_mut(&key) {
+                    bucket.take(oldest);
+                }
+            }
+        }
     }
 
     /// Takes a report; what is to be told of it says [`Self::assignment`]. The others are told too when there is one more.
@@ -114,27 +161,39 @@ impl Ledger {
         let Some(proxy) = self.streams.get_mut(&stream) else {
             return;
         };
-        let has_room = self.buckets.len() < BUCKETS_MAX || self.buckets.contains_key(key);
-        let is_known = proxy.buckets.contains(key);
-        if !has_room || (!is_known && proxy.buckets.len() >= STREAM_BUCKETS_MAX) {
+        if !proxy.buckets.contains(key) && proxy.buckets.len() >= STREAM_BUCKETS_MAX {
             return;
         }
-        proxy.buckets.insert(key.clone());
+        if !self.buckets.contains_key(key) {
+            let of_domain = self.domains.get(&key.domain).copied().unwrap_or(0);
+            if self.buckets.len() >= BUCKETS_MAX || of_domain >= DOMAIN_BUCKETS_MAX {
+                return;
+            }
+            self.domains.insert(Arc::clone(&key.domain), of_domain + 1);
+        }
         let bucket = self.buckets.entry(key.clone()).or_insert_with(|| Bucket {
             limit,
             claims: BTreeMap::new(),
+            is_divided: false,
         });
         bucket.expire(now);
-        let is_new = !bucket.claims.contains_key(&stream);
-        let min = if is_new { FIRST_LASTS_MIN } else { LASTS_MIN };
-        let lasts = usage.elapsed.saturating_mul(INTERVALS).clamp(min, LASTS_MAX);
+        let held = bucket.take(stream).or_else(|| bucket.take(proxy.before?));
+        if held.is_none() && bucket.claims.len() >= CLAIMS_MAX {
+            return;
+        }
+        proxy.buckets.insert(key.clone());
+        let held_for = held.as_ref().map_or(LASTS_MIN, |held| held.lasts);
+        let lasts = lasts(usage.elapsed).max(held_for);
         let claim = Claim {
             used: limit.used(usage.requests, usage.elapsed),
             lasts,
             until: now + lasts,
+            part: 0,
+            told: held.as_ref().map_or(0, |held| held.told),
         };
         bucket.claims.insert(stream, claim);
-        if is_new {
+        bucket.is_divided = false;
+        if held.is_none() {
             for other in bucket.claims.keys().filter(|other| **other != stream) {
                 if let Some(proxy) = self.streams.get_mut(other) {
                     proxy.outdated.insert(key.clone());
@@ -145,14 +204,14 @@ impl Ledger {
     }
 
     /// What a stream may use of a bucket that it has reported.
-    pub(super) fn assignment(&self, stream: StreamId, key: &Key) -> Option<Assignment> {
-        let bucket = self.buckets.get(key)?;
-        let claim = bucket.claims.get(&stream)?;
-        let wants: Vec<u64> = bucket.claims.values().map(|claim| claim.used).collect();
-        let place = bucket.claims.range(..stream).count();
+    pub(super) fn assignment(&mut self, stream: StreamId, key: &Key) -> Option<Assignment> {
+        let bucket = self.buckets.get_mut(key)?;
+        bucket.divide();
+        let claim = bucket.claims.get_mut(&stream)?;
+        claim.told = told(claim.told, claim.part);
         Some(Assignment {
             limit: bucket.limit,
-            parts: *divide(bucket.limit.parts(), &wants).get(place)?,
+            parts: claim.told,
             lasts: claim.lasts,
         })
     }
@@ -169,15 +228,64 @@ impl Ledger {
             bucket.expire(now);
             !bucket.claims.is_empty()
         });
-        for proxy in self.streams.values_mut() {
-            proxy.buckets.retain(|key| self.buckets.contains_key(key));
+        self.domains.clear();
+        for key in self.buckets.keys() {
+            *self.domains.entry(Arc::clone(&key.domain)).or_default() += 1;
         }
+        let has_claim = |stream: StreamId, key: &Key| {
+            let bucket = self.buckets.get(key);
+            bucket.is_some_and(|bucket| bucket.claims.contains_key(&stream))
+        };
+        for (stream, proxy) in &mut self.streams {
+            proxy.buckets.retain(|key| has_claim(*stream, key));
+        }
+        self.gone.retain(|stream, gone| {
+            gone.buckets.retain(|key| has_claim(*stream, key));
+            !gone.buckets.is_empty()
+        });
+        self.gone_claims = self.gone.values().map(|gone| gone.buckets.len()).sum();
     }
 }
 
 impl Bucket {
     fn expire(&mut self, now: Instant) {
+        let before = self.claims.len();
         self.claims.retain(|_, claim| claim.until > now);
+        self.is_divided &= self.claims.len() == before;
+    }
+
+    fn take(&mut self, stream: StreamId) -> Option<Claim> {
+        let claim = self.claims.remove(&stream)?;
+        self.is_divided = false;
+        Some(claim)
+    }
+
+    /// Once for all until a claim is another one.
+    fn divide(&mut self) {
+        if std::mem::replace(&mut self.is_divided, true) {
+            return;
+        }
+        let wants: Vec<u64> = self.claims.values().map(|claim| claim.used).collect();
+        let parts = divide(self.limit.parts(), &wants);
+        for (claim, part) in self.claims.values_mut().zip(parts) {
+            claim.part = part;
+        }
+    }
+}
+
+/// For how long it is assigned what was used in a time, in whole seconds, since an Envoy reads no others.
+fn lasts(elapsed: Duration) -> Duration {
+    let lasts = elapsed.saturating_mul(INTERVALS).min(LASTS_MAX);
+    Duration::from_secs(lasts.as_secs() + u64::from(lasts.subsec_nanos() > 0))
+}
+
+/// The same again where it is up to a tenth less than there is: each change costs a proxy something (an Envoy fills the bucket anew),
+/// and what is used is never twice the same. Never more than there is.
+fn told(before: u64, part: u64) -> u64 {
+    if before <= part && part - before <= before / 10 {
+        before
+    } else {
+        part
     }
 }
 
@@ -212,7 +320,7 @@ mod tests {
     }
 
     /// What a stream may use, in requests.
-    fn assigned(ledger: &Ledger, stream: StreamId) -> Option<u64> {
+    fn assigned(ledger: &mut Ledger, stream: StreamId) -> Option<u64> {
         let assignment = ledger.assignment(stream, &limited())?;
         Some(assignment.parts * 100 / assignment.limit.parts())
     }
@@ -221,14 +329,14 @@ mod tests {
     fn those_who_are_there_share_a_limit() {
         let mut ledger = Ledger::default();
         let mut now = Instant::now();
-        let (one, wake) = ledger.open();
-        assert_eq!(assigned(&ledger, one), None);
+        let (one, wake) = ledger.open(None);
+        assert_eq!(assigned(&mut ledger, one), None);
         ledger.report(one, &limited(), used(500), now);
-        assert_eq!(assigned(&ledger, one), Some(100));
-        let (other, _) = ledger.open();
+        assert_eq!(assigned(&mut ledger, one), Some(100));
+        let (other, _) = ledger.open(None);
         ledger.report(other, &limited(), used(20), now);
         assert_eq!(
-            (assigned(&ledger, one), assigned(&ledger, other)),
+            (assigned(&mut ledger, one), assigned(&mut ledger, other)),
             (Some(78), Some(22))
         );
         // Who was alone is told, once.
@@ -241,13 +349,13 @@ mod tests {
         ledger.close(other);
         now += 2 * SECOND;
         ledger.report(one, &limited(), used(500), now);
-        assert_eq!(assigned(&ledger, one), Some(78));
+        assert_eq!(assigned(&mut ledger, one), Some(78));
         now += 14 * SECOND;
         ledger.report(one, &limited(), used(500), now);
-        assert_eq!(assigned(&ledger, one), Some(100));
-        assert_eq!(assigned(&ledger, other), None);
+        assert_eq!(assigned(&mut ledger, one), Some(100));
+        assert_eq!(assigned(&mut ledger, other), None);
         ledger.sweep(now + 16 * SECOND);
-        assert_eq!(assigned(&ledger, one), None);
+        assert_eq!(assigned(&mut ledger, one), None);
         assert!(ledger.buckets.is_empty() && ledger.streams[&one].buckets.is_empty());
     }
 
@@ -260,14 +368,15 @@ mod tests {
     #[test]
     fn an_assignment_lives_three_intervals() {
         let mut ledger = Ledger::default();
-        let (stream, _) = ledger.open();
+        let (stream, _) = ledger.open(None);
         let ms = Duration::from_millis;
         for (elapsed, expected) in [
-            // What was reported first says little of the interval.
+            // What was reported first says little of the interval, and so does what came between two.
             (ms(1), 15 * SECOND),
-            (ms(1), SECOND),
-            (ms(500), ms(1500)),
-            (10 * SECOND, 30 * SECOND),
+            (ms(500), 15 * SECOND),
+            (ms(10_100), 31 * SECOND),
+            (ms(1), 31 * SECOND),
+            (10 * SECOND, 31 * SECOND),
             (Duration::MAX, 3600 * SECOND),
         ] {
             let usage = Usage { requests: 1, elapsed };
@@ -275,6 +384,144 @@ mod tests {
             let assignment = ledger.assignment(stream, &limited()).unwrap();
             assert_eq!(assignment.lasts, expected, "{elapsed:?}");
         }
+    }
+
+    #[test]
+    fn what_is_told_moves_by_more_than_a_little() {
+        for (before, part, expected) in [
+            (0, 100, 100),
+            (100, 100, 100),
+            (100, 110, 100),
+            (100, 111, 111),
+            // Who has more than is his gives it back.
+            (100, 99, 99),
+            (100, 0, 0),
+            (0, 0, 0),
+        ] {
+            assert_eq!(told(before, part), expected, "{before} {part}");
+        }
+        let mut ledger = Ledger::default();
+        let now = Instant::now();
+        let (one, _) = ledger.open(None);
+        let (other, _) = ledger.open(None);
+        let mut changes = BTreeSet::new();
+        for early_ms in [10, 3, 1, 2, 9, 4] {
+            for (stream, requests) in [(one, 50), (other, 20)] {
+                let usage = Usage {
+                    requests,
+                    elapsed: SECOND + Duration::from_millis(10 - early_ms),
+                };
+                ledger.report(stream, &limited(), usage, now);
+            }
+            changes.insert(ledger.assignment(other, &limited()).unwrap().parts);
+        }
+        assert_eq!(changes.len(), 1, "{changes:?}");
+    }
+
+    #[test]
+    fn a_proxy_that_comes_back_does_not_share_with_itself() {
+        let mut ledger = Ledger::default();
+        let now = Instant::now();
+        let named = |ledger: &mut Ledger, name: &str| {
+            let (stream, _) = ledger.open(Some(name.into()));
+            ledger.report(stream, &limited(), used(500), now);
+            stream
+        };
+        let (one, other) = (named(&mut ledger, "one"), named(&mut ledger, "other"));
+        assert_eq!(assigned(&mut ledger, other), Some(50));
+        // Whether the edge has noticed or not.
+        let again = named(&mut ledger, "one");
+        assert_eq!(ledger.outdated(other), BTreeSet::new(), "nothing is new to it");
+        assert_eq!(assigned(&mut ledger, again), Some(50));
+        ledger.close(one);
+        ledger.close(again);
+        let again = named(&mut ledger, "one");
+        assert_eq!(assigned(&mut ledger, again), Some(50));
+        // Two that say the same name are two.
+        let twin = named(&mut ledger, "other");
+        for stream in [other, twin, again] {
+            ledger.report(stream, &limited(), used(500), now);
+        }
+        assert_eq!(
+            [other, twin, again].map(|stream| assigned(&mut ledger, stream)),
+            [Some(33); 3]
+        );
+    }
+
+    #[test]
+    fn what_closed_streams_had_is_bounded() {
+        let mut ledger = Ledger::default();
+        let now = Instant::now();
+        let keys: Vec<Key> = (0..STREAM_BUCKETS_MAX)
+            .map(|user| key(&[("limit", "1/1s"), ("user", &user.to_string())]))
+            .collect();
+        for _ in 0..=GONE_CLAIMS_MAX / STREAM_BUCKETS_MAX {
+            let (stream, _) = ledger.open(None);
+            for key in &keys {
+                ledger.report(stream, key, used(1), now);
+            }
+            ledger.close(stream);
+        }
+        let claims = |ledger: &Ledger| {
+            let claims = ledger.buckets.values().map(|bucket| bucket.claims.len());
+            claims.sum::<usize>()
+        };
+        assert_eq!(
+            (claims(&ledger), ledger.gone_claims),
+            (GONE_CLAIMS_MAX, GONE_CLAIMS_MAX)
+        );
+        ledger.sweep(now + 16 * SECOND);
+        assert_eq!((claims(&ledger), ledger.gone_claims), (0, 0));
+        assert!(ledger.gone.is_empty());
+    }
+
+    #[test]
+    fn a_bucket_is_shared_by_no_more_than_so_many() {
+        let mut ledger = Ledger::default();
+        let now = Instant::now();
+        for nth in 0..=CLAIMS_MAX {
+            let (stream, _) = ledger.open(None);
+            ledger.report(stream, &limited(), used(1), now);
+            let has_claim = ledger.buckets[&limited()].claims.contains_key(&stream);
+            assert_eq!(has_claim, nth < CLAIMS_MAX, "{nth}");
+            ledger.close(stream);
+        }
+    }
+
+    #[test]
+    fn a_domain_leaves_room_for_others() {
+        let mut ledger = Ledger::default();
+        let now = Instant::now();
+        for nth in 0..3 * STREAM_BUCKETS_MAX {
+            let (stream, _) = ledger.open(None);
+            let key = key(&[("limit", "1/1s"), ("user", &nth.to_string())]);
+            ledger.report(stream, &key, used(1), now);
+        }
+        assert_eq!(ledger.buckets.len(), DOMAIN_BUCKETS_MAX);
+        let elsewhere = Key {
+            domain: "other".into(),
+            ..limited()
+        };
+        let (stream, _) = ledger.open(None);
+        ledger.report(stream, &elsewhere, used(1), now);
+        assert!(ledger.assignment(stream, &elsewhere).is_some());
+        // What is over leaves room too.
+        ledger.sweep(now + 16 * SECOND);
+        ledger.report(stream, &limited(), used(1), now);
+        assert!(ledger.assignment(stream, &limited()).is_some());
+    }
+
+    #[test]
+    fn a_stream_is_rid_of_what_it_does_not_report_though_others_do() {
+        let mut ledger = Ledger::default();
+        let now = Instant::now();
+        let (one, _) = ledger.open(None);
+        let (other, _) = ledger.open(None);
+        ledger.report(one, &limited(), used(1), now);
+        ledger.report(other, &limited(), used(1), now + 10 * SECOND);
+        ledger.sweep(now + 16 * SECOND);
+        let held = [one, other].map(|stream| ledger.streams[&stream].buckets.len());
+        assert_eq!(held, [0, 1]);
     }
 
     #[test]
@@ -287,7 +534,7 @@ mod tests {
             (&[("limit", "1/1s"), ("user", &long)], 0),
         ] {
             let mut ledger = Ledger::default();
-            let (stream, _) = ledger.open();
+            let (stream, _) = ledger.open(None);
             ledger.report(stream, &key(id), used(1), Instant::now());
             assert_eq!(ledger.buckets.len(), expected, "{id:?}");
         }
@@ -296,7 +543,7 @@ mod tests {
     #[test]
     fn a_proxy_makes_up_no_more_than_so_many() {
         let mut ledger = Ledger::default();
-        let (stream, _) = ledger.open();
+        let (stream, _) = ledger.open(None);
         let now = Instant::now();
         for user in 0..=STREAM_BUCKETS_MAX {
             let key = key(&[("limit", "1/1s"), ("user", &user.to_string())]);
@@ -323,7 +570,7 @@ mod tests {
                     _ => {
                         let at = which as usize;
                         if at >= open.len() {
-                            open.push(ledger.open().0);
+                            open.push(ledger.open(None).0);
                         }
                         let stream = open[at.min(open.len() - 1)];
                         ledger.report(stream, &limited(), used(requests), now);

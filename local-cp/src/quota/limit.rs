@@ -14,8 +14,10 @@ pub(super) const NAME: &str = "limit";
 const PARTS: u64 = 1_000_000;
 /// More would be longer than a proxy's process.
 const PER_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
-/// Longer than it is, a proxy counts no finer, and an Envoy fills no bucket more often than each 50 ms.
-const FILL_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// An Envoy says its times in whole seconds, and 0 is one of them.
+const ELAPSED_MIN: Duration = Duration::from_secs(1);
+/// What has to be rounded is a part of so many at most.
+const PRECISION: u128 = 1000;
 
 /// So many requests in a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +49,7 @@ impl Limit {
     /// What somebody has used who has used so many requests in a time.
     pub(super) fn used(self, requests: u64, elapsed: Duration) -> u64 {
         let used = u128::from(requests) * u128::from(PARTS);
-        let each = used.saturating_mul(self.per.as_nanos()) / elapsed.as_nanos().max(1);
+        let each = used.saturating_mul(self.per.as_nanos()) / elapsed.max(ELAPSED_MIN).as_nanos();
         // Nobody wants more than a thousand times all of it.
         let max = u128::from(self.parts()) * 1000;
         u64::try_from(each.min(max)).unwrap_or(u64::MAX)
@@ -66,26 +68,36 @@ impl Limit {
 
     /// None where it would have nothing in ten years.
     fn bucket(self, parts: u64) -> Option<PbTokenBucket> {
-        const INTERVAL_MAX_NS: u128 = 10 * 365 * 24 * 3600 * 1_000_000_000;
-        let each_ns = |tokens: u128| {
-            // Rather a little less than more.
-            (tokens * u128::from(PARTS) * self.per.as_nanos()).div_ceil(u128::from(parts))
-        };
+        const INTERVAL_MAX_S: u128 = 10 * 365 * 24 * 3600;
         if parts == 0 {
             return None;
         }
-        let min = FILL_INTERVAL_MIN.as_nanos();
-        let tokens = (u128::from(parts) * min).div_ceil(u128::from(PARTS) * self.per.as_nanos());
-        let interval = each_ns(tokens);
+        let (tokens, seconds) = self.fill(parts.into());
         let held = (parts / PARTS).max(1);
-        (interval <= INTERVAL_MAX_NS).then(|| PbTokenBucket {
+        (seconds <= INTERVAL_MAX_S).then(|| PbTokenBucket {
             max_tokens: u32::try_from(held).unwrap_or(u32::MAX),
             tokens_per_fill: u32::try_from(tokens).ok().map(|value| UInt32Value { value }),
             fill_interval: Some(PbDuration {
-                seconds: i64::try_from(interval / 1_000_000_000).unwrap_or(i64::MAX),
-                nanos: i32::try_from(interval % 1_000_000_000).unwrap_or(0),
+                seconds: i64::try_from(seconds).unwrap_or(i64::MAX),
+                nanos: 0,
             }),
         })
+    }
+
+    /// So many tokens in so many seconds, whole ones, since an Envoy reads no others: rather a little less than more.
+    fn fill(self, parts: u128) -> (u128, u128) {
+        let each = u128::from(PARTS) * u128::from(self.per.as_secs());
+        if parts >= PRECISION * each {
+            return (parts / each, 1);
+        }
+        let tokens_of = |seconds: u128| (parts * seconds).div_ceil(each);
+        let tokens = tokens_of(1);
+        let tokens = if (tokens * each).is_multiple_of(parts) {
+            tokens
+        } else {
+            tokens_of(PRECISION)
+        };
+        (tokens, (tokens * each).div_ceil(parts))
     }
 }
 
@@ -120,13 +132,20 @@ mod tests {
 
     #[test]
     fn a_part_is_a_bucket_that_fills_no_faster() {
-        // The limit, and the part: how many it holds, and how many come in how many nanoseconds.
+        // The limit, and the part: how many it holds, and how many come in how many seconds.
         for (text, parts, expected) in [
-            ("100/1s", 100 * PARTS, Some((100, 100, 1_000_000_000))),
-            ("100/1s", 50 * PARTS, Some((50, 50, 1_000_000_000))),
-            ("60/60s", 30 * PARTS, Some((30, 1, 2_000_000_000))),
-            ("10/1s", 10 * PARTS / 3, Some((3, 4, 1_200_000_121))),
-            ("1/3600s", PARTS / 2, Some((1, 1, 7_200_000_000_000))),
+            ("100/1s", 100 * PARTS, Some((100, 100, 1))),
+            ("100/1s", 50 * PARTS, Some((50, 50, 1))),
+            ("60/60s", 30 * PARTS, Some((30, 1, 2))),
+            ("10/1s", 10 * PARTS / 3, Some((3, 3334, 1001))),
+            ("5000/1s", 5000 * PARTS / 3, Some((1666, 1666, 1))),
+            ("1/3600s", PARTS / 2, Some((1, 1, 7200))),
+            ("1/3601s", PARTS / 3, Some((1, 1, 10_804))),
+            (
+                "4294967295/1s",
+                u64::from(u32::MAX) * PARTS,
+                Some((u32::MAX, u32::MAX, 1)),
+            ),
             ("100/1s", 0, None),
             ("1/31622400s", 1, None),
         ] {
@@ -134,8 +153,13 @@ mod tests {
             let got = match strategy {
                 PbStrategy::TokenBucket(bucket) => {
                     let interval = bucket.fill_interval.unwrap();
-                    let ns = interval.seconds * 1_000_000_000 + i64::from(interval.nanos);
-                    Some((bucket.max_tokens, bucket.tokens_per_fill.unwrap().value, ns))
+                    assert_eq!(interval.nanos, 0, "{text} {parts}");
+                    let filled = bucket.tokens_per_fill.unwrap().value;
+                    // No faster, and no slower by more than a thousandth.
+                    let per_s = parts as f64 / PARTS as f64 / Limit::parse(text).unwrap().per.as_secs_f64();
+                    let share = f64::from(filled) / interval.seconds as f64 / per_s;
+                    assert!((0.999..=1.000_000_1).contains(&share), "{text} {parts}: {share}");
+                    Some((bucket.max_tokens, filled, interval.seconds))
                 }
                 PbStrategy::BlanketRule(rule) => {
                     assert_eq!(rule, BlanketRule::DenyAll as i32);
@@ -156,6 +180,9 @@ mod tests {
             (1, second, 60 * PARTS),
             (100, 60 * second, 100 * PARTS),
             (u64::MAX, Duration::ZERO, 100_000 * PARTS),
+            // What is said in less than an Envoy can say is of a second.
+            (1, Duration::ZERO, 60 * PARTS),
+            (1, second / 1000, 60 * PARTS),
         ] {
             assert_eq!(limit.used(requests, elapsed), expected, "{requests} {elapsed:?}");
         }

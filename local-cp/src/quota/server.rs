@@ -20,12 +20,18 @@ use envoy_types::pb::google::protobuf::Duration as PbDuration;
 use tokio::sync::Notify;
 use tokio_stream::Stream;
 use tombolo_runtime::shutdown::Shutdown;
+use tonic::metadata::MetadataMap;
 use tonic::{Request as GrpcRequest, Response as GrpcResponse, Status, Streaming};
 
 use super::ledger::{Assignment, Key, Ledger, StreamId, Usage};
 
 /// How often what is over is looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+/// By which a proxy is the same on its next stream: one word for each of its streams, that is no other proxy's.
+const NAME_HEADER: &str = "x-tombolo-quota-client";
+const NAME_BYTES_MAX: usize = 64;
+/// Buckets that are looked at in one go; others wait meanwhile.
+const AT_ONCE: usize = 256;
 
 /// What all streams share.
 #[derive(Clone, Debug)]
@@ -73,12 +79,13 @@ impl Quotas {
     /// One proxy's stream, polled by its connection only: one that does not read is told the latest when it does.
     fn serve(
         self,
+        name: Option<Box<str>>,
         mut reports: Streaming<PbReports>,
     ) -> impl Stream<Item = Result<PbResponse, Status>> + Send {
         async_stream::try_stream! {
-            let mut seat = Seat::take(self);
+            let mut seat = Seat::take(self, name);
             while let Some(keys) = seat.next(&mut reports).await? {
-                let response = seat.response(keys);
+                let response = seat.response(&keys);
                 if !response.bucket_action.is_empty() {
                     yield response;
                 }
@@ -88,8 +95,8 @@ impl Quotas {
 }
 
 impl Seat {
-    fn take(quotas: Quotas) -> Self {
-        let (stream, wake) = quotas.ledger().open();
+    fn take(quotas: Quotas, name: Option<Box<str>>) -> Self {
+        let (stream, wake) = quotas.ledger().open(name);
         Self {
             quotas,
             stream,
@@ -128,24 +135,26 @@ impl Seat {
     /// Takes what was reported; returns of which buckets.
     fn report(&self, domain: &Arc<str>, usages: Vec<PbUsage>) -> Vec<Key> {
         let now = Instant::now();
-        let mut ledger = self.quotas.ledger();
-        let reported = usages.into_iter().map(|usage| {
-            let (key, usage) = read(domain, usage);
-            ledger.report(self.stream, &key, usage, now);
-            key
-        });
-        reported.collect()
+        let read: Vec<_> = usages.into_iter().map(|usage| read(domain, usage)).collect();
+        for some in read.chunks(AT_ONCE) {
+            let mut ledger = self.quotas.ledger();
+            for (key, usage) in some {
+                ledger.report(self.stream, key, *usage, now);
+            }
+        }
+        read.into_iter().map(|(key, _)| key).collect()
     }
 
-    fn response(&self, keys: Vec<Key>) -> PbResponse {
-        let ledger = self.quotas.ledger();
-        let actions = keys.into_iter().filter_map(|key| {
-            let assignment = ledger.assignment(self.stream, &key)?;
-            Some(action(&key, assignment))
-        });
-        PbResponse {
-            bucket_action: actions.collect(),
+    fn response(&self, keys: &[Key]) -> PbResponse {
+        let mut bucket_action = Vec::with_capacity(keys.len());
+        for some in keys.chunks(AT_ONCE) {
+            let mut ledger = self.quotas.ledger();
+            bucket_action.extend(some.iter().filter_map(|key| {
+                let assignment = ledger.assignment(self.stream, key)?;
+                Some(action(key, assignment))
+            }));
         }
+        PbResponse { bucket_action }
     }
 }
 
@@ -163,9 +172,16 @@ impl RateLimitQuotaService for Quotas {
         &self,
         reports: GrpcRequest<Streaming<PbReports>>,
     ) -> Result<GrpcResponse<Self::StreamRateLimitQuotasStream>, Status> {
-        let responses = self.clone().serve(reports.into_inner());
+        let name = name(reports.metadata());
+        let responses = self.clone().serve(name, reports.into_inner());
         Ok(GrpcResponse::new(Box::pin(responses)))
     }
+}
+
+/// One that is too long is none.
+fn name(said: &MetadataMap) -> Option<Box<str>> {
+    let name = said.get(NAME_HEADER)?.to_str().ok()?;
+    (1..=NAME_BYTES_MAX).contains(&name.len()).then(|| name.into())
 }
 
 fn read(domain: &Arc<str>, usage: PbUsage) -> (Key, Usage) {

@@ -301,7 +301,12 @@ fn code(pb: &mut DenyResponseSettings) -> Result<Code, Reason> {
     };
     let code = Code::read(take(&mut status.code).to_string().as_bytes());
     done(&status).at("grpc_status")?;
-    code.ok_or_else(|| "grpc_status.code: is unknown".to_owned())
+    match code {
+        // One too many would have gone well.
+        Some(Code::OK) => Err("grpc_status.code: must be more than 0".to_owned()),
+        Some(code) => Ok(code),
+        None => Err("grpc_status.code: is unknown".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -65,18 +65,27 @@ fn report(domain: &str, name: &str, allowed: u64, denied: u64) -> PbReports {
 
 impl Proxy {
     async fn connect(edge: &Edge, first: PbReports) -> Self {
+        Self::named(edge, None, first).await
+    }
+
+    async fn named(edge: &Edge, name: Option<&'static str>, first: PbReports) -> Self {
         let url = format!("http://{}", edge.address);
         let mut client = RateLimitQuotaServiceClient::connect(url).await.unwrap();
         let (reports, queue) = mpsc::channel(4);
         reports.send(first).await.unwrap();
-        let responses = client.stream_rate_limit_quotas(ReceiverStream::new(queue)).await;
+        let mut request = GrpcRequest::new(ReceiverStream::new(queue));
+        if let Some(name) = name {
+            let name = name.parse().unwrap();
+            request.metadata_mut().insert(NAME_HEADER, name);
+        }
+        let responses = client.stream_rate_limit_quotas(request).await;
         Self {
             reports,
             responses: responses.unwrap().into_inner(),
         }
     }
 
-    /// What it is assigned next: of which bucket, how many tokens in a second, and for how long.
+    /// What it is assigned next: of which bucket, how many tokens it holds, and for how long.
     async fn assigned(&mut self) -> Result<(PbBucketId, u32, i64), Status> {
         let response = timeout(DEADLINE, self.responses.message()).await.unwrap()?;
         let actions = response.unwrap().bucket_action;
@@ -92,9 +101,8 @@ impl Proxy {
         let Some(PbStrategy::TokenBucket(bucket)) = assignment.rate_limit_strategy.unwrap().strategy else {
             panic!("{assignment:?}")
         };
-        assert!(bucket.fill_interval.unwrap().seconds == 1);
         let lasts = assignment.assignment_time_to_live.unwrap().seconds;
-        Ok((id.clone(), bucket.tokens_per_fill.unwrap().value, lasts))
+        Ok((id.clone(), bucket.max_tokens, lasts))
     }
 }
 
@@ -122,6 +130,22 @@ async fn proxies_share_a_limit() {
     drop(other);
     one.reports.send(report("", "n", 0, 5000)).await.unwrap();
     assert_eq!(one.assigned().await.unwrap(), (id("n"), 50, 15));
+}
+
+#[tokio::test]
+async fn a_proxy_that_comes_back_has_what_it_had() {
+    let edge = edge().await;
+    for (name, expected) in [
+        (Some("one"), 100),
+        (Some("one"), 100),
+        (None, 50),
+        (Some(""), 33),
+        (Some("one"), 33),
+    ] {
+        let mut proxy = Proxy::named(&edge, name, report("shop", "n", 0, 5000)).await;
+        let (_, tokens, _) = proxy.assigned().await.unwrap();
+        assert_eq!(tokens, expected, "{name:?}");
+    }
 }
 
 #[tokio::test]

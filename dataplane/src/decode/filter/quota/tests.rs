@@ -170,7 +170,7 @@ fn what_is_said_is_taken() {
 
 #[test]
 fn what_this_proxy_cannot_count_is_refused() {
-    let cases: [(Change<RateLimitQuotaBucketSettings>, &str); 9] = [
+    let cases: [(Change<RateLimitQuotaBucketSettings>, &str); 10] = [
         (|pb| pb.bucket_id_builder = None, "bucket_id_builder: is required"),
         (
             |pb| id_of(pb).clear(),
@@ -224,6 +224,10 @@ fn what_this_proxy_cannot_count_is_refused() {
                 });
             },
             "deny_response_settings.grpc_status.message: is not supported by this proxy",
+        ),
+        (
+            |pb| denies(pb).grpc_status = Some(Status::default()),
+            "deny_response_settings.grpc_status.code: must be more than 0",
         ),
     ];
     for (change, expected) in cases {
