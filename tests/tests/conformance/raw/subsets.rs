@@ -29,10 +29,10 @@ type Said = &'static [(&'static str, &'static str)];
 
 /// Their names, where they are, and what is said of them.
 const APPLICATIONS: [(&str, &str, Said); 4] = [
-    ("one", "127.0.29.72:8080", &[("stage", "prod"), ("v", "1")]),
-    ("two", "127.0.29.73:8080", &[("stage", "prod"), ("v", "2")]),
-    ("three", "127.0.29.74:8080", &[("v", "2")]),
-    ("four", "127.0.29.75:8080", &[]),
+    ("one", "127.0.29.82:8080", &[("stage", "prod"), ("v", "1")]),
+    ("two", "127.0.29.83:8080", &[("stage", "prod"), ("v", "2")]),
+    ("three", "127.0.29.84:8080", &[("v", "2")]),
+    ("four", "127.0.29.85:8080", &[]),
 ];
 
 const ANYBODY: Expect = Expect::AnsweredBy(&["one", "two", "three", "four"]);
