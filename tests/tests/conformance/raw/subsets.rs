@@ -109,12 +109,13 @@ pub(super) fn insert(resources: &mut Resources) {
         .map(|(_, address, _)| address.parse().expect("invariant: it is an address"))
         .collect();
     for (name, config) in clusters {
+        let name = full(name);
         let cluster = Cluster {
             lb_subset_config: Some(config),
-            ..contract::cluster(name)
+            ..contract::cluster(&name)
         };
-        resources.insert(name, &cluster);
-        let mut endpoints = contract::endpoints(name, &addresses);
+        resources.insert(&name, &cluster);
+        let mut endpoints = contract::endpoints(&name, &addresses);
         let hosts = endpoints
             .endpoints
             .iter_mut()
@@ -122,7 +123,7 @@ pub(super) fn insert(resources: &mut Resources) {
         for (host, (_, _, labels)) in hosts.zip(APPLICATIONS) {
             host.metadata = (!labels.is_empty()).then(|| metadata(said(labels)));
         }
-        resources.insert(name, &endpoints);
+        resources.insert(&name, &endpoints);
     }
 }
 
@@ -210,12 +211,7 @@ pub(super) fn sites() -> Vec<Site> {
         });
     };
     for (path, cluster, wanted, expect) in rows {
-        add(
-            path,
-            ClusterSpecifier::Cluster(cluster.to_owned()),
-            wanted,
-            expect,
-        );
+        add(path, ClusterSpecifier::Cluster(full(cluster)), wanted, expect);
     }
     // What a weighted cluster says comes before what its route does.
     let weighted: [(&'static str, Said, Said, Expect); 3] = [
@@ -230,7 +226,7 @@ pub(super) fn sites() -> Vec<Site> {
     ];
     for (path, outer, inner, expect) in weighted {
         let cluster = ClusterWeight {
-            name: "nobody".to_owned(),
+            name: full("nobody"),
             weight: Some(UInt32Value { value: 1 }),
             metadata_match: (!inner.is_empty()).then(|| metadata(said(inner))),
             ..ClusterWeight::default()
@@ -242,6 +238,11 @@ pub(super) fn sites() -> Vec<Site> {
         add(path, specifier, text(outer), expect);
     }
     vec![site]
+}
+
+/// Other sites have clusters of such names too.
+fn full(cluster: &str) -> String {
+    format!("subsets/{cluster}")
 }
 
 fn metadata(said: Struct) -> Metadata {
