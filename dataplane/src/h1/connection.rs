@@ -150,7 +150,7 @@ impl Client {
         mut draining: Pin<&mut impl Future<Output = ()>>,
     ) -> Result<Option<RequestLine>, Malformed> {
         let mut waiting = Waiting {
-            since: Instant::now(),
+            since: self.connection.idle_since().unwrap_or_else(Instant::now),
             begun: None,
             after_empty_line: false,
             drained: None,

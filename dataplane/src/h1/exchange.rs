@@ -120,8 +120,12 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
             let (next, connection) = sending
                 .pass(&mut answer, &mut exchange, terms.keep_alive, plan.forward)
                 .await;
+            // Notes when it was over, which is since when the host's connection is idle as well.
+            drop(exchange);
             if connection == Afterwards::Kept {
-                answer.lease.pool().keep_h1(answer.io, Instant::now());
+                let since = sending.client.connection.idle_since();
+                let pool = answer.lease.pool();
+                pool.keep_h1(answer.io, since.unwrap_or_else(Instant::now));
             }
             next
         }

@@ -77,16 +77,12 @@ pub(crate) fn terms(line: &RequestLine, head: Head<'_>) -> Result<Terms, Malform
 /// 3.2, where a proxy may also believe the target; but who looked at the request before us may not have).
 fn check_host(line: &RequestLine, head: Head<'_>) -> Result<(), Malformed> {
     let target = &head.bytes[line.target.clone()];
-    let named = match target.iter().position(|byte| *byte == b':') {
-        _ if line.method == Method::CONNECT => Some(target),
-        Some(scheme) if target[scheme..].starts_with(b"://") && !target.starts_with(b"/") => {
-            let authority = &target[scheme + 3..];
-            let end = authority
-                .iter()
-                .position(|byte| matches!(byte, b'/' | b'?' | b'#'));
-            Some(&authority[..end.unwrap_or(authority.len())])
-        }
-        _ => None,
+    let named = if line.method == Method::CONNECT {
+        Some(target)
+    } else if target.starts_with(b"/") {
+        None
+    } else {
+        authority(target)
     };
     match (head.lines(Known::Host), named) {
         (Lines::One(host), Some(named)) if !is_same_host(host, named) => Err(Malformed::HostAndTarget),
@@ -97,6 +93,16 @@ fn check_host(line: &RequestLine, head: Head<'_>) -> Result<(), Malformed> {
         (Lines::None, _) if line.version == Version::Http10 => Ok(()),
         (Lines::None | Lines::Many, _) => Err(Malformed::Host),
     }
+}
+
+/// The authority of a target in absolute form.
+fn authority(target: &[u8]) -> Option<&[u8]> {
+    let scheme = target.iter().position(|byte| *byte == b':')?;
+    let authority = target[scheme..].strip_prefix(b"://")?;
+    let end = authority
+        .iter()
+        .position(|byte| matches!(byte, b'/' | b'?' | b'#'));
+    Some(&authority[..end.unwrap_or(authority.len())])
 }
 
 /// Names are compared as they stand; the port that nobody needs to write may be written once.
@@ -208,9 +214,10 @@ fn straight<'a, 'r>(
 }
 
 /// Places where a byte may stand, each a bit of its entry in [`PLACES`].
-const IN_HOST: u8 = 1;
-const IN_PATH: u8 = 1 << 1;
-const IN_QUERY: u8 = 1 << 2;
+const IN_NAME: u8 = 1;
+const IN_HOST: u8 = 1 << 1;
+const IN_PATH: u8 = 1 << 2;
+const IN_QUERY: u8 = 1 << 3;
 
 /// Where each byte may stand in a head that nobody has to think about. What is escaped in a path is looked at elsewhere.
 const PLACES: [u8; 256] = {
@@ -218,12 +225,13 @@ const PLACES: [u8; 256] = {
     let mut byte = 0;
     while byte < 128 {
         if (byte as u8).is_ascii_alphanumeric() {
-            places[byte] = IN_HOST | IN_PATH | IN_QUERY;
+            places[byte] = IN_NAME | IN_HOST | IN_PATH | IN_QUERY;
         }
         byte += 1;
     }
-    let of: [(&[u8], u8); 3] = [
-        (b"-._~:[]", IN_HOST),
+    let of: [(&[u8], u8); 4] = [
+        (b"-._~", IN_NAME | IN_HOST),
+        (b":[]", IN_HOST),
         (b"/-._~!$&'()*+,;=:@", IN_PATH | IN_QUERY),
         (b"?%", IN_QUERY),
     ];
@@ -257,13 +265,14 @@ fn is_plain_path(path: &[u8]) -> bool {
 
 /// A name with or without a port; what has more to it is looked at elsewhere.
 fn is_plain_host(host: &[u8]) -> bool {
-    let colon = host.iter().position(|byte| *byte == b':');
-    let (name, port) = host.split_at(colon.unwrap_or(host.len()));
-    let port = port.get(1..).unwrap_or(b"80");
-    !name.is_empty()
-        && !name.iter().any(|byte| matches!(byte, b'[' | b']'))
-        && (1..=5).contains(&port.len())
-        && port.iter().all(u8::is_ascii_digit)
+    let end = host.iter().position(|byte| !is_in(byte, IN_NAME));
+    let (name, rest) = host.split_at(end.unwrap_or(host.len()));
+    let is_end = match rest {
+        [] => true,
+        [b':', port @ ..] => (1..=5).contains(&port.len()) && port.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    !name.is_empty() && is_end
 }
 
 #[cfg(test)]
