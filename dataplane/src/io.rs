@@ -155,6 +155,19 @@ impl AsyncWrite for BreakableIo {
     }
 }
 
+/// One slice costs the kernel less by itself than as a list.
+pub(crate) fn poll_write_slices(
+    to: Pin<&mut impl AsyncWrite>,
+    cx: &mut Context<'_>,
+    bufs: &[io::IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    let mut filled = bufs.iter().filter(|buf| !buf.is_empty());
+    match (filled.next(), filled.next()) {
+        (Some(only), None) => to.poll_write(cx, only),
+        _ => to.poll_write_vectored(cx, bufs),
+    }
+}
+
 impl<T> RewoundIo<T> {
     pub(crate) fn new(first: Buffer, inner: T) -> Self {
         Self { first, inner }
@@ -220,6 +233,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for RewoundIo<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        poll_write_slices(Pin::new(&mut self.inner), cx, bufs)
     }
 }

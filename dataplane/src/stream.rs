@@ -14,7 +14,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
 use crate::h1::Buffer;
 use crate::http2::Duplex;
-use crate::io::RewoundIo;
+use crate::io::{RewoundIo, poll_write_slices};
 use crate::tls::{HostTls, LiveTls, Peer};
 
 pub(crate) enum Stream {
@@ -250,7 +250,7 @@ impl AsyncWrite for Stream {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Plain(stream) => poll_write_slices(Pin::new(stream), cx, bufs),
             // rustls makes one record of them, without joining them before.
             Self::Tls(tls) => Pin::new(&mut tls.get_mut().0).poll_write_vectored(cx, bufs),
         }

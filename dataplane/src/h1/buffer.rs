@@ -19,6 +19,7 @@ const SPARE_MAX: usize = 256;
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     spare: RefCell<Vec<Vec<u8>>>,
+    written: RefCell<Vec<Vec<u8>>>,
     fields: RefCell<Fields>,
 }
 
@@ -113,6 +114,19 @@ impl Buffers {
         self.fields.borrow_mut()
     }
 
+    /// What a head is written in.
+    pub(super) fn out(&self) -> Vec<u8> {
+        self.written.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Of what one long head has made large nothing is kept.
+    pub(super) fn give_out(&self, out: Vec<u8>) {
+        let mut written = self.written.borrow_mut();
+        if (1..=BUFFER_BYTES).contains(&out.capacity()) && written.len() < SPARE_MAX {
+            written.push(out);
+        }
+    }
+
     fn take(&self) -> Vec<u8> {
         let spare = self.spare.borrow_mut().pop();
         spare.unwrap_or_else(|| vec![0; BUFFER_BYTES])
@@ -132,6 +146,21 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
+
+    #[test]
+    fn a_long_head_is_not_held_for_ever() {
+        for (capacity, kept) in [
+            (0, false),
+            (1024, true),
+            (BUFFER_BYTES, true),
+            (BUFFER_BYTES + 1, false),
+        ] {
+            let buffers = Buffers::default();
+            buffers.give_out(Vec::with_capacity(capacity));
+            let out = buffers.out();
+            assert_eq!(out.capacity() > 0, kept, "{capacity}");
+        }
+    }
 
     #[tokio::test]
     async fn bytes_stay_in_order_and_memory_goes_home() {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 
-use super::buffer::{BUFFER_BYTES, Buffer};
+use super::buffer::Buffer;
 use super::encode::{self, KeepAlive};
 use super::exchange;
 use super::framing::Malformed;
@@ -74,18 +74,12 @@ pub(crate) async fn serve(connection: Rc<Connection>, stream: Stream, input: Buf
         match exchange::answer(&mut client, &line, &fields).await {
             Next::Request => {
                 client.input.rest();
-                rest(&mut client.out);
+                let out = std::mem::take(&mut client.out);
+                client.connection.worker.buffers.give_out(out);
             }
             Next::Linger => return client.linger().await,
             Next::Close => return,
         }
-    }
-}
-
-/// Gives back what an idle connection should not hold for the sake of one long head.
-fn rest(out: &mut Vec<u8>) {
-    if out.capacity() > BUFFER_BYTES {
-        *out = Vec::new();
     }
 }
 
@@ -375,20 +369,6 @@ mod tests {
     fn who_has_asked_nothing_is_told_nothing() {
         for (unread, expected) in [("", Ok(())), ("\r", Ok(())), ("G", Err(Malformed::HeadTooSlow))] {
             assert_eq!(too_slow(unread.as_bytes()).map(drop), expected, "{unread:?}");
-        }
-    }
-
-    #[test]
-    fn a_long_head_is_not_held_for_ever() {
-        for (capacity, kept) in [
-            (0, true),
-            (1024, true),
-            (BUFFER_BYTES, true),
-            (BUFFER_BYTES + 1, false),
-        ] {
-            let mut out = Vec::with_capacity(capacity);
-            rest(&mut out);
-            assert_eq!(out.capacity() == capacity, kept, "{capacity}");
         }
     }
 }

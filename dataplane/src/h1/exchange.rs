@@ -72,7 +72,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
     let trace = exchange.trace(&live, &head);
     let out = open(
         &mut exchange,
-        std::mem::take(&mut client.out),
+        worker.buffers.out(),
         line,
         head,
         terms,

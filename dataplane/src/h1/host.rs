@@ -23,6 +23,7 @@ use super::chunked::may_trail;
 use super::encode;
 use super::framing::{Decoder, Framing, Malformed, Version};
 use super::head::Head;
+use super::relay::GATHERED_BYTES_MAX;
 use crate::io::BreakableIo;
 use crate::upload::{RequestBody, UploadError};
 
@@ -147,20 +148,36 @@ impl Outgoing {
 
     fn poll<W: AsyncWrite + Unpin>(&mut self, to: &mut W, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
         loop {
-            ready!(self.poll_write(to, cx)).map_err(Broken::Host)?;
-            // What the connection holds itself goes on while the client sends nothing.
-            ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Broken::Host)?;
-            if self.ended {
-                return Poll::Ready(Ok(()));
+            // The head goes with what has come of the body already.
+            while self.takes_more() {
+                let Poll::Ready(frame) = self.poll_frame(cx) else {
+                    ready!(self.poll_write(to, cx)).map_err(Broken::Host)?;
+                    // What the connection holds itself goes on while the client sends nothing.
+                    ready!(Pin::new(&mut *to).poll_flush(cx)).map_err(Broken::Host)?;
+                    return Poll::Pending;
+                };
+                let put = frame
+                    .map_err(Broken::Client)
+                    .and_then(|frame| self.put(frame).map_err(Broken::Host));
+                // Nobody else can be sent what is not there.
+                put.inspect_err(|_| self.untouched = false)?;
             }
-            let frame = if self.body.is_end_stream() {
-                None
-            } else {
-                ready!(Pin::new(&mut self.body).poll_frame(cx))
-            };
-            self.put(frame.transpose().map_err(Broken::Client)?)
-                .map_err(Broken::Host)?;
+            ready!(self.poll_write(to, cx)).map_err(Broken::Host)?;
+            if self.ended {
+                return Pin::new(to).poll_flush(cx).map_err(Broken::Host);
+            }
         }
+    }
+
+    fn takes_more(&self) -> bool {
+        !self.ended && self.piece.is_empty() && self.ahead.len() - self.written < GATHERED_BYTES_MAX
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, UploadError>> {
+        if self.body.is_end_stream() {
+            return Poll::Ready(Ok(None));
+        }
+        Pin::new(&mut self.body).poll_frame(cx).map(Option::transpose)
     }
 
     /// What is to be written next; nothing more comes after `None`.
@@ -171,8 +188,10 @@ impl Outgoing {
                 "the request has another length than it says",
             )
         };
-        self.ahead.clear();
-        self.written = 0;
+        if self.written == self.ahead.len() {
+            self.ahead.clear();
+            self.written = 0;
+        }
         let Some(frame) = frame else {
             self.ended = true;
             match self.left {
@@ -194,7 +213,13 @@ impl Outgoing {
                         self.behind = b"\r\n";
                     }
                 }
-                self.piece = piece;
+                let ahead = self.ahead.len() - self.written;
+                if ahead > 0 && ahead + piece.len() <= GATHERED_BYTES_MAX {
+                    self.ahead.extend_from_slice(&piece);
+                    self.ahead.extend_from_slice(std::mem::take(&mut self.behind));
+                } else {
+                    self.piece = piece;
+                }
             }
             Err(frame) => {
                 self.ended = true;
@@ -478,6 +503,7 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     use super::*;
+    use crate::h1::relay::tests::Sink;
 
     /// What a host gets that takes so many bytes at a time.
     async fn sent(length: Option<u64>, body: RequestBody, step: usize) -> Result<Vec<u8>, String> {
@@ -543,6 +569,26 @@ mod tests {
                 let expected = expected.clone().map(str::to_owned);
                 assert_eq!(got, expected, "{length:?} {pieces:?} {trailers:?} by {step}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_short_body_is_written_with_its_head() {
+        const LONG: &str = match str::from_utf8(&[b'b'; GATHERED_BYTES_MAX]) {
+            Ok(long) => long,
+            Err(_) => "",
+        };
+        for (length, pieces, expected) in [
+            (Some(5), &["123", "45"][..], vec![1]),
+            (None, &["123", "45"], vec![1]),
+            (Some(4096), &[LONG], vec![2]),
+            (None, &["1", LONG], vec![3, 1]),
+        ] {
+            let mut outgoing = Outgoing::new(&Method::PUT, b"HEAD ".to_vec(), length, body(pieces, &[]));
+            let mut to = Sink::default();
+            let sent = poll_fn(|cx| outgoing.poll(&mut to, cx)).await;
+            assert!(sent.is_ok(), "{length:?}");
+            assert_eq!(to.0, expected, "{length:?}");
         }
     }
 

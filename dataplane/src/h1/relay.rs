@@ -12,6 +12,10 @@ use super::buffer::Buffer;
 use super::chunked::Unfit;
 use super::framing::{Decoder, Framing, Malformed};
 
+/// So much of a body is copied behind what goes ahead of it: by itself it costs the kernel less than in a list of slices, by more
+/// than the copy.
+pub(crate) const GATHERED_BYTES_MAX: usize = 4 * 1024;
+
 /// How a body is written, where that differs from how it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Coding {
@@ -180,6 +184,7 @@ impl Relay {
         to: &mut W,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
+        self.gather(buffer);
         loop {
             let ahead = &self.ahead[self.written..];
             let behind = &self.behind[self.behind_written..];
@@ -188,7 +193,6 @@ impl Relay {
             }
             let body = &buffer.filled()[..self.pass];
             let to = Pin::new(&mut *to);
-            // One slice costs the kernel less than a list of them.
             let written = match (ahead, body, behind) {
                 (only, [], []) | ([], only, []) => to.poll_write(cx, only),
                 _ => to.poll_write_vectored(cx, &[ahead, body, behind].map(IoSlice::new)),
@@ -207,6 +211,18 @@ impl Relay {
         Poll::Ready(Ok(()))
     }
 
+    fn gather(&mut self, buffer: &mut Buffer) {
+        let ahead = self.ahead.len() - self.written;
+        let more = self.pass + self.behind.len();
+        if ahead == 0 || more == 0 || ahead + more > GATHERED_BYTES_MAX || self.behind_written > 0 {
+            return;
+        }
+        self.ahead.extend_from_slice(&buffer.filled()[..self.pass]);
+        self.ahead.extend_from_slice(&self.behind);
+        buffer.consume(std::mem::take(&mut self.pass));
+        self.behind = Cow::Borrowed(b"");
+    }
+
     fn advance(&mut self, buffer: &mut Buffer, written: usize) {
         let ahead = written.min(self.ahead.len() - self.written);
         self.untouched = false;
@@ -221,7 +237,7 @@ impl Relay {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
+pub(super) mod tests {
     use std::future::poll_fn;
     use std::rc::Rc;
 
@@ -229,6 +245,53 @@ mod tests {
 
     use super::*;
     use crate::h1::Buffers;
+
+    /// Takes everything, and tells of how many slices each write was.
+    #[derive(Default)]
+    pub(in crate::h1) struct Sink(pub(in crate::h1) Vec<usize>);
+
+    impl AsyncWrite for Sink {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.0.push(1);
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.0.push(bufs.iter().filter(|buf| !buf.is_empty()).count());
+            Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_short_body_is_written_with_its_head() {
+        for (bytes, expected) in [
+            (100, vec![1]),
+            (GATHERED_BYTES_MAX - "HEAD ".len(), vec![1]),
+            (GATHERED_BYTES_MAX, vec![2]),
+        ] {
+            let body = vec![b'b'; bytes];
+            let mut from = &body[..];
+            let mut to = Sink::default();
+            let mut buffer = Buffer::new(&Rc::new(Buffers::default()));
+            let mut relay = Relay::new(b"HEAD ".to_vec(), Framing::Length(bytes as u64), Unfit::default());
+            poll_fn(|cx| buffer.poll_fill(&mut from, cx)).await.unwrap();
+            let relayed = poll_fn(|cx| relay.poll(&mut buffer, &mut from, &mut to, cx)).await;
+            relayed.map_err(|broken| format!("{broken:?}")).unwrap();
+            assert_eq!(to.0, expected, "{bytes}");
+        }
+    }
 
     /// What arrives of `input` when it is read and written `step` bytes at a time, and what is left of it.
     async fn relayed(input: &[u8], framing: Framing, step: usize) -> Result<(Vec<u8>, Vec<u8>), String> {
