@@ -155,7 +155,7 @@ impl Ads {
         }
     }
 
-    /// Applies a response whole, or refuses it whole.
+    /// Applies what can be had of a response, and refuses the rest by name.
     async fn on(
         &mut self,
         running: &mut Running,
@@ -170,41 +170,58 @@ impl Ads {
         } = received;
         let kind = ResourceKind::of(&type_url);
         let before = running.status.snapshot.load_full();
-        match self.apply(running, update).await {
-            Ok(update) => {
+        let (applied, rejections) = match update {
+            Ok(update) => self.apply(running, update).await,
+            Err(rejections) => (None, rejections),
+        };
+        if let Some(update) = &applied {
+            running.status.applied(&type_url, update);
+            outbox.send_all(session.follow(running.resources.config()))?;
+        }
+        if rejections.is_empty() {
+            return Ok(applied.map(|update| {
                 running.status.metrics.update(update.kind, "accepted");
-                running.status.applied(&type_url, &update);
-                outbox.send_all(session.follow(running.resources.config()))?;
-                let warming = running.activation.warming(&update, &before);
-                let until = Instant::now() + WARM_MAX;
-                Ok(Some(Pending {
+                Pending {
                     type_url,
                     nonce,
+                    warming: running.activation.warming(&update, &before),
+                    until: Instant::now() + WARM_MAX,
                     update,
-                    warming,
-                    until,
-                }))
-            }
-            Err(rejections) => {
-                if let Some(kind) = kind {
-                    running.status.metrics.update(kind, "rejected");
                 }
-                let message = describe(&rejections);
-                tracing::error!(%type_url, %message, "the edge's update was refused; the configuration stays as it is");
-                running.status.rejected(&type_url, message);
-                outbox.send(session.nack(&type_url, &nonce, &rejections))?;
-                Ok(None)
-            }
+            }));
         }
+        if let Some(kind) = kind {
+            running.status.metrics.update(kind, "rejected");
+        }
+        if let Some(update) = &applied {
+            running.status.acknowledged(update);
+        }
+        let message = describe(&rejections);
+        let taken = applied.map_or(0, |update| update.resources.len() + update.removed.len());
+        tracing::error!(%type_url, %message, taken, "the edge's update was refused; what it names stays as it is");
+        running.status.rejected(&type_url, message);
+        outbox.send(session.nack(&type_url, &nonce, &rejections))?;
+        Ok(None)
     }
 
-    async fn apply(
-        &mut self,
-        running: &mut Running,
-        update: Result<Update, Vec<Rejection>>,
-    ) -> Result<Update, Vec<Rejection>> {
-        let update = update?;
-        let next = running.resources.with(&update)?;
+    /// What was applied of an update, and why the rest was not.
+    async fn apply(&mut self, running: &mut Running, update: Update) -> (Option<Update>, Vec<Rejection>) {
+        let mut rejections = Vec::new();
+        let mut rest = Some(update);
+        while let Some(update) = rest {
+            match self.apply_all(running, &update).await {
+                Ok(()) => return (Some(update), rejections),
+                Err(refused) => {
+                    rest = update.without(&refused);
+                    rejections.extend(refused);
+                }
+            }
+        }
+        (None, rejections)
+    }
+
+    async fn apply_all(&mut self, running: &mut Running, update: &Update) -> Result<(), Vec<Rejection>> {
+        let next = running.resources.with(update)?;
         running.activation.apply(next.config(), PORT_TRIES).await?;
         running.run(next);
         if matches!(
@@ -214,7 +231,7 @@ impl Ads {
             running.status.listeners_known();
         }
         self.keep.send_replace(Arc::clone(&running.resources));
-        Ok(update)
+        Ok(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! From the edge's resources to a [`Config`]: a pure function that takes what docs/xds.md names and refuses the
 //! rest, by resource and field, so that a misunderstanding shows up on the resource that caused it instead of in the
-//! traffic. One refused resource refuses its whole update.
+//! traffic.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -55,6 +55,18 @@ pub(crate) struct Update {
 pub(crate) struct Rejection {
     pub(crate) name: String,
     pub(crate) reason: String,
+}
+
+impl Update {
+    /// What can still be had of it, if anything, when these were refused; a refusal of none of its resources is one of all.
+    pub(crate) fn without(mut self, refused: &[Rejection]) -> Option<Self> {
+        let before = self.resources.len();
+        self.resources
+            .retain(|(name, _)| refused.iter().all(|refused| refused.name != *name));
+        let is_less = self.resources.len() < before;
+        let is_any = !self.resources.is_empty() || !self.removed.is_empty();
+        (is_less && is_any).then_some(self)
+    }
 }
 
 /// Every resource the proxy holds, as received and as it is used.

@@ -966,6 +966,38 @@ fn every_refused_resource_of_an_update_is_named() {
 }
 
 #[test]
+fn what_is_refused_is_left_out() {
+    for (refused, removed, expected) in [
+        (&["b"][..], &[][..], Some(&["a", "c"][..])),
+        (&["a", "b", "c"], &[], None),
+        (&["a", "b", "c"], &["x"], Some(&[])),
+        // All of it is refused, or somebody else for its sake.
+        (&[""], &[], None),
+        (&["other"], &["x"], None),
+    ] {
+        let resource = |name: &&str| (name.to_string(), raw(&PbCluster::default()));
+        let rejection = |name: &&str| Rejection {
+            name: name.to_string(),
+            reason: "is wrong".to_owned(),
+        };
+        let update = Update {
+            kind: ResourceKind::Cluster,
+            resources: ["a", "b", "c"].iter().map(resource).collect(),
+            removed: removed.iter().map(ToString::to_string).collect(),
+        };
+        let left = update.without(&refused.iter().map(rejection).collect::<Vec<_>>());
+        let expected = expected.map(|names: &[&str]| names.iter().map(ToString::to_string).collect());
+        let names = left.map(|left| {
+            left.resources
+                .into_iter()
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(names, expected, "{refused:?}");
+    }
+}
+
+#[test]
 fn what_nothing_mentions_is_forgotten() {
     let cluster = PbCluster {
         name: "x".to_owned(),

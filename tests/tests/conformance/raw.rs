@@ -34,6 +34,7 @@ mod matching;
 mod pages;
 mod places;
 mod redirects;
+mod refusals;
 mod subsets;
 mod tokens;
 mod trouble;
