@@ -34,14 +34,14 @@ const DEADLINE: Duration = Duration::from_secs(20);
 async fn envoy_and_our_proxy_do_the_same() {
     let mut stage = Stage::start().await.unwrap();
     let mut failures = Vec::new();
-    for case in CASES {
+    for case in CASES.iter().copied().flatten() {
         for software in Software::BOTH {
             if let Err(error) = stage.play(case, software).await {
                 failures.push(format!("{}, {}: {error:#}", software.name(), case.name));
             }
         }
     }
-    let played = CASES.len() * Software::BOTH.len();
+    let played = CASES.iter().copied().flatten().count() * Software::BOTH.len();
     assert!(
         failures.is_empty(),
         "{} of {played} failed:\n{}",
