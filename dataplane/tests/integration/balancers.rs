@@ -21,28 +21,20 @@ use envoy_types::pb::envoy::config::route::v3::route_action::hash_policy::{
 };
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
-use http::Request;
-use http_body_util::Full;
 
-use crate::support::ads::AdsServer;
 use crate::support::mesh;
-use crate::support::proxy::{Answer, Proxy, client, eventually, free_address, http2_client, send};
+use crate::support::proxy::eventually;
+use crate::support::site::Site;
 use crate::support::upstream::{Mood, Upstream};
 
 /// A proxy before a cluster of four hosts; what is below a name of a policy goes by it.
 struct Stage {
-    listener: SocketAddr,
+    site: Site,
     hosts: Vec<Upstream>,
-    proxy: Proxy,
-    edge: AdsServer,
-    _data: tempfile::TempDir,
 }
 
 impl Stage {
     async fn start(policy: LbPolicy) -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let listener = free_address();
         let mut hosts = Vec::new();
         for name in ["a", "b", "c", "d"] {
             hosts.push(Upstream::start(name).await);
@@ -51,10 +43,7 @@ impl Stage {
             lb_policy: policy as i32,
             ..mesh::cluster("x")
         };
-        edge.put("x", &cluster);
-        let addresses: Vec<(SocketAddr, u32)> = hosts.iter().map(|host| (host.address, 0)).collect();
-        edge.put("x", &mesh::endpoints("x", &addresses));
-        edge.put("in", &mesh::listener("in", listener, "in"));
+        let addresses = hosts.iter().map(|host| (host.address, 0)).collect();
         let header = PolicySpecifier::Header(Header {
             header_name: "k".to_owned(),
             ..Default::default()
@@ -78,33 +67,17 @@ impl Stage {
             by("/cookie", cookie),
             mesh::to_cluster("/", "x"),
         ];
-        edge.put("in", &mesh::routes("in", routes));
-        let proxy = Proxy::start(&edge.url(), data.path());
-        eventually("the proxy is ready", || proxy.is_ready()).await;
         Self {
-            listener,
+            site: Site::start(vec![(cluster, addresses)], routes).await,
             hosts,
-            proxy,
-            edge,
-            _data: data,
         }
-    }
-
-    /// One request over a connection of its own.
-    async fn get(&self, path: &str, header: (&str, &str), http2: bool) -> Answer {
-        let client = if http2 { http2_client() } else { client() };
-        let url = format!("http://{}{path}", self.listener);
-        let request = Request::get(url).header(header.0, header.1);
-        send(&client, request.body(Full::default()).unwrap())
-            .await
-            .unwrap()
     }
 
     /// Who answers the same request ten times, over either version.
     async fn hosts(&self, path: &str, header: (&str, &str)) -> BTreeSet<String> {
         let mut hosts = BTreeSet::new();
         for nth in 0..10 {
-            let answer = self.get(path, header, nth % 2 == 0).await;
+            let answer = self.site.get(path, header, nth % 2 == 0).await;
             hosts.insert(answer.body.split(' ').next().unwrap().to_owned());
         }
         hosts
@@ -142,7 +115,7 @@ async fn requests_that_belong_together_go_to_one_host() {
             stage.hosts("/", ("k", "key-1")).await.len() > 1,
             "{policy:?}: without a policy"
         );
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
@@ -150,17 +123,17 @@ async fn requests_that_belong_together_go_to_one_host() {
 async fn a_client_without_a_cookie_is_given_one_that_leads_it_back() {
     let stage = Stage::start(LbPolicy::RingHash).await;
     for http2 in [false, true] {
-        let first = stage.get("/cookie/x", ("x", "y"), http2).await;
+        let first = stage.site.get("/cookie/x", ("x", "y"), http2).await;
         let set = first.headers["set-cookie"].to_str().unwrap().to_owned();
         let (cookie, rest) = set.split_once(';').unwrap();
         assert_eq!(rest, " Max-Age=60; Path=/cookie; HttpOnly");
         assert!(cookie.starts_with("c=\""), "{cookie}");
-        let again = stage.get("/cookie/x", ("cookie", cookie), http2).await;
+        let again = stage.site.get("/cookie/x", ("cookie", cookie), http2).await;
         assert_eq!(again.body, first.body);
         assert!(!again.headers.contains_key("set-cookie"));
         assert_eq!(stage.hosts("/cookie/x", ("cookie", cookie)).await.len(), 1);
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -174,10 +147,10 @@ async fn a_retry_leaves_the_host_of_its_key() {
         .find(|(_, name)| usual.contains(*name));
     at.unwrap().0.mood.send_replace(Mood::Refusing);
     for http2 in [false, true] {
-        let answer = stage.get("/retried", ("k", "1"), http2).await;
+        let answer = stage.site.get("/retried", ("k", "1"), http2).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -185,7 +158,7 @@ async fn hosts_take_turns() {
     for policy in [LbPolicy::RoundRobin, LbPolicy::Random] {
         let stage = Stage::start(policy).await;
         for _ in 0..40 {
-            assert_eq!(stage.get("/", ("x", "y"), false).await.status, 200);
+            assert_eq!(stage.site.get("/", ("x", "y"), false).await.status, 200);
         }
         let counts: Vec<u64> = stage.hosts.iter().map(Upstream::requests).collect();
         if policy == LbPolicy::RoundRobin {
@@ -194,7 +167,7 @@ async fn hosts_take_turns() {
         } else {
             assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
         }
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
@@ -209,17 +182,17 @@ async fn half_a_priority_may_be_said_to_be_enough() {
             overprovisioning_factor: Some(UInt32Value { value: factor }),
             ..Default::default()
         });
-        stage.edge.put("x", &endpoints);
+        stage.site.edge.put("x", &endpoints);
         eventually("the spare one is used as it should be", || async {
             let before = stage.hosts[2].requests();
             for _ in 0..20 {
-                stage.get("/", ("x", "y"), false).await;
+                stage.site.get("/", ("x", "y"), false).await;
             }
             (stage.hosts[2].requests() == before) == is_enough
         })
         .await;
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -235,7 +208,7 @@ async fn localities_get_what_their_weights_say() {
         }),
         ..mesh::cluster("x")
     };
-    stage.edge.put("x", &cluster);
+    stage.site.edge.put("x", &cluster);
     let addresses: Vec<(SocketAddr, u32)> = stage.hosts.iter().map(|host| (host.address, 0)).collect();
     let mut endpoints = mesh::endpoints("x", &addresses);
     // What each host's locality weighs, if anything: the first two are in one, and the last gets nothing.
@@ -249,18 +222,18 @@ async fn localities_get_what_their_weights_say() {
         locality.locality.get_or_insert_default().zone = zone.to_owned();
         locality.load_balancing_weight = weight.map(|value| UInt32Value { value });
     }
-    stage.edge.put("x", &endpoints);
+    stage.site.edge.put("x", &endpoints);
     eventually("the last host gets nothing", || async {
         let before = stage.hosts[3].requests();
         for _ in 0..8 {
-            stage.get("/", ("x", "y"), false).await;
+            stage.site.get("/", ("x", "y"), false).await;
         }
         stage.hosts[3].requests() == before
     })
     .await;
     let before: Vec<u64> = stage.hosts.iter().map(Upstream::requests).collect();
     for nth in 0..80 {
-        assert_eq!(stage.get("/", ("x", "y"), nth % 2 == 0).await.status, 200);
+        assert_eq!(stage.site.get("/", ("x", "y"), nth % 2 == 0).await.status, 200);
     }
     let counts = stage.hosts.iter().zip(before);
     let counts: Vec<u64> = counts.map(|(host, before)| host.requests() - before).collect();
@@ -268,7 +241,7 @@ async fn localities_get_what_their_weights_say() {
     for (count, expected) in counts.iter().zip([10, 10, 60, 0]) {
         assert!(count.abs_diff(expected) <= 3, "{counts:?}");
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -292,12 +265,12 @@ async fn a_share_of_requests_may_be_dropped() {
             }],
             ..Default::default()
         });
-        stage.edge.put("x", &endpoints);
+        stage.site.edge.put("x", &endpoints);
         eventually("as many are dropped as should be", || async {
             let mut refused = 0;
             for nth in 0..100 {
                 let before = stage.hosts[0].requests();
-                let answer = stage.get("/", ("x", "y"), nth % 2 == 0).await;
+                let answer = stage.site.get("/", ("x", "y"), nth % 2 == 0).await;
                 if answer.status == 503 && answer.headers.contains_key(header) && answer.body == body {
                     assert_eq!(stage.hosts[0].requests(), before);
                     refused += 1;
@@ -307,11 +280,11 @@ async fn a_share_of_requests_may_be_dropped() {
         })
         .await;
     }
-    let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+    let metrics = stage.site.proxy.metrics().await;
     for flag in ["DO", "UDO"] {
         assert!(metrics.contains(&format!("flag=\"{flag}\"")), "{flag}");
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -329,25 +302,28 @@ async fn a_new_host_gets_its_share_little_by_little() {
         })),
         ..mesh::cluster("x")
     };
-    stage.edge.put("x", &cluster);
+    stage.site.edge.put("x", &cluster);
     let [first, second, new] = [0, 1, 2].map(|at: usize| (stage.hosts[at].address, 0));
-    stage.edge.put("x", &mesh::endpoints("x", &[first, second]));
+    stage.site.edge.put("x", &mesh::endpoints("x", &[first, second]));
     tokio::time::sleep(WINDOW).await;
-    stage.edge.put("x", &mesh::endpoints("x", &[first, second, new]));
+    stage
+        .site
+        .edge
+        .put("x", &mesh::endpoints("x", &[first, second, new]));
     eventually("the new host is used", || async {
-        stage.get("/", ("x", "y"), false).await;
+        stage.site.get("/", ("x", "y"), false).await;
         stage.hosts[2].requests() > 0
     })
     .await;
     let of_thirty = || async {
         let before = stage.hosts[2].requests();
         for nth in 0..30 {
-            stage.get("/", ("x", "y"), nth % 2 == 0).await;
+            stage.site.get("/", ("x", "y"), nth % 2 == 0).await;
         }
         stage.hosts[2].requests() - before
     };
     let at_first = of_thirty().await;
     assert!(at_first < 7, "{at_first} of 30 when a third is ten");
     eventually("it gets a third", || async { of_thirty().await >= 9 }).await;
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }

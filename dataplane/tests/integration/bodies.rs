@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
-use crate::support::ads::AdsServer;
 use crate::support::mesh;
-use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
+use crate::support::proxy::{DEADLINE, ask_first, free_address};
+use crate::support::site::Site;
+use crate::support::upstream::serving;
 
 /// How the host fails that is asked first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,46 +29,32 @@ enum First {
 /// A proxy before two hosts, of which the second one, a failover, answers 200 and notes what it is sent. Below `/careful` only
 /// what no host has seen is repeated, below `/kept` everything.
 struct Stage {
-    listener: SocketAddr,
+    site: Site,
     seen: Arc<Mutex<Vec<Vec<u8>>>>,
-    proxy: Proxy,
-    _edge: AdsServer,
-    _data: tempfile::TempDir,
 }
 
 impl Stage {
     async fn start(first: First) -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let listener = free_address();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let failing = match first {
             First::Dead => free_address(),
             first => host(Some(first), Arc::default()).await,
         };
         let well = host(None, Arc::clone(&seen)).await;
-        edge.put("a", &mesh::cluster("a"));
-        edge.put("a", &mesh::endpoints("a", &[(failing, 0), (well, 1)]));
-        edge.put("in", &mesh::listener("in", listener, "in"));
+        let clusters = vec![(mesh::cluster("a"), vec![(failing, 0), (well, 1)])];
         let routes = vec![
             mesh::with_careful_retries(mesh::to_cluster("/careful", "a"), 1),
             mesh::with_retries(mesh::to_cluster("/kept", "a"), 1),
         ];
-        edge.put("in", &mesh::routes("in", routes));
-        let proxy = Proxy::start(&edge.url(), data.path());
-        eventually("the proxy is ready", || proxy.is_ready()).await;
         Self {
-            listener,
+            site: Site::start(clusters, routes).await,
             seen,
-            proxy,
-            _edge: edge,
-            _data: data,
         }
     }
 
     /// The status of the answer, and what the second host saw behind the head.
     async fn send(&self, path: &str, framing: &str, body: &[u8]) -> (u16, Vec<Vec<u8>>) {
-        let mut stream = TcpStream::connect(self.listener).await.unwrap();
+        let mut stream = TcpStream::connect(self.site.listener).await.unwrap();
         let head =
             format!("PUT {path} HTTP/1.1\r\nhost: h\r\nX-Mixed: Case\r\n{framing}connection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
@@ -115,15 +102,7 @@ fn is_whole(request: &[u8]) -> bool {
 }
 
 async fn host(fails: Option<First>, seen: Arc<Mutex<Vec<Vec<u8>>>>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(serve(stream, fails, Arc::clone(&seen)));
-        }
-    });
-    address
+    serving(move |stream| serve(stream, fails, Arc::clone(&seen))).await
 }
 
 /// Answers one request.
@@ -196,7 +175,7 @@ async fn what_one_host_fails_another_one_gets_whole() {
                 "{first:?} {framing:?} of {bytes} bytes came changed"
             );
         }
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
@@ -216,7 +195,7 @@ async fn what_no_host_has_seen_is_sent_to_the_next_however_large() {
             assert!(seen == [body], "{path} {framing:?} came changed");
         }
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -238,7 +217,7 @@ async fn what_a_host_may_have_seen_is_not_repeated_unasked_nor_beyond_what_is_ke
             );
             assert_eq!(seen.len(), 0, "{first:?} {path} {framing:?} was repeated");
         }
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
@@ -246,24 +225,11 @@ async fn what_a_host_may_have_seen_is_not_repeated_unasked_nor_beyond_what_is_ke
 async fn a_client_that_asks_first_is_told_by_whichever_host_takes_it() {
     let stage = Stage::start(First::Dead).await;
     for path in ["/careful", "/kept"] {
-        let mut stream = TcpStream::connect(stage.listener).await.unwrap();
         let head = format!(
             "PUT {path} HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 5\r\nconnection: close\r\n\r\n"
         );
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let mut told = [0; 25];
-        tokio::time::timeout(DEADLINE, stream.read_exact(&mut told))
-            .await
-            .expect("it is told")
-            .unwrap();
-        assert_eq!(&told, b"HTTP/1.1 100 Continue\r\n\r\n");
-        stream.write_all(b"hello").await.unwrap();
-        let mut answer = String::new();
-        tokio::time::timeout(DEADLINE, stream.read_to_string(&mut answer))
-            .await
-            .expect("it is answered")
-            .unwrap();
+        let answer = ask_first(stage.site.listener, &head).await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }

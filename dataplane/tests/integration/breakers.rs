@@ -1,7 +1,6 @@
 //! How much may be under way on a cluster, over real sockets and two workers: what is refused, and that it is taken again.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
@@ -9,65 +8,44 @@ use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::thresholds::R
 use envoy_types::pb::envoy::config::route::v3::Route;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
-use tombolo_dataplane::AccessLog;
 
-use crate::support::ads::AdsServer;
 use crate::support::mesh;
 use crate::support::proxy::{Answer, Proxy, client, eventually, free_address, get, http2_client};
+use crate::support::site::Site;
 use crate::support::upstream::{Mood, Upstream};
 
 /// A proxy before one cluster; below `/once` a request is tried once, below `/late` for a tenth of a second, else once more, on the next priority.
 struct Stage {
-    listener: SocketAddr,
-    log: PathBuf,
-    proxy: Proxy,
-    _edge: AdsServer,
-    _data: tempfile::TempDir,
+    site: Site,
 }
 
 impl Stage {
     async fn start(limits: Thresholds, hosts: &[(SocketAddr, u32)]) -> Self {
-        Self::start_with(&mesh::with_limits(mesh::cluster("a"), limits), hosts).await
+        Self::start_with(mesh::with_limits(mesh::cluster("a"), limits), hosts).await
     }
 
-    async fn start_with(cluster: &Cluster, hosts: &[(SocketAddr, u32)]) -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let listener = free_address();
-        edge.put("a", cluster);
-        edge.put("a", &mesh::endpoints("a", hosts));
-        edge.put("in", &mesh::listener("in", listener, "in"));
+    async fn start_with(cluster: Cluster, hosts: &[(SocketAddr, u32)]) -> Self {
         let routes = vec![
             mesh::to_cluster("/once", "a"),
             mesh::with_timeout(mesh::to_cluster("/late", "a"), 100),
             with_per_try(mesh::with_retries(mesh::to_cluster("/slow/tried", "a"), 1), 600),
             mesh::with_retries(mesh::to_cluster("/", "a"), 1),
         ];
-        edge.put("in", &mesh::routes("in", routes));
-        let log = data.path().join("access.log");
-        let proxy = Proxy::start_with(&edge.url(), data.path(), AccessLog::File(log.clone()));
-        eventually("the proxy is ready", || proxy.is_ready()).await;
+        let clusters = vec![(cluster, hosts.to_vec())];
+        let routes = mesh::routes("in", routes);
         Self {
-            listener,
-            log,
-            proxy,
-            _edge: edge,
-            _data: data,
+            site: Site::start_with(clusters, |plain| plain, routes, Proxy::start_logging).await,
         }
     }
 
     /// One request over a connection of its own.
     async fn get(&self, path: &str) -> Answer {
-        get(&client(), &self.url(path)).await.unwrap()
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.listener)
+        get(&client(), &self.site.url(path)).await.unwrap()
     }
 
     /// Begins a request over HTTP/1.1, or over HTTP/2.
     fn begin(&self, path: &str, http2: bool) -> tokio::task::JoinHandle<Option<Answer>> {
-        let url = self.url(path);
+        let url = self.site.url(path);
         tokio::spawn(async move {
             let client = if http2 { http2_client() } else { client() };
             get(&client, &url).await
@@ -77,7 +55,7 @@ impl Stage {
     /// What the access log says of requests to `path`.
     async fn flags(&self, path: &str) -> Vec<String> {
         let read = || {
-            let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let text = std::fs::read_to_string(self.site.log()).unwrap_or_default();
             let lines = text
                 .lines()
                 .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
@@ -115,7 +93,7 @@ async fn requests_beyond_the_limit_are_refused_at_once_over_all_workers() {
         for (client, path) in [(client(), "/refused"), (http2_client(), "/refused-over-http2")] {
             // Enough of them to come to both workers.
             for _ in 0..5 {
-                let answer = get(&client, &stage.url(path)).await.unwrap();
+                let answer = get(&client, &stage.site.url(path)).await.unwrap();
                 assert_eq!(answer.status, 503, "{path}: {}", answer.body);
                 assert_eq!(answer.headers["x-envoy-overloaded"], "true", "{path}");
                 assert_eq!(
@@ -134,14 +112,14 @@ async fn requests_beyond_the_limit_are_refused_at_once_over_all_workers() {
             assert_eq!(answer.await.unwrap().unwrap().status, 200);
         }
         assert_eq!(stage.get("/once").await.status, 200, "there is room again");
-        let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+        let metrics = stage.site.proxy.metrics().await;
         let expected = format!(
             "tombolo_overflows_total{{listener=\"in\",cluster=\"a\",what=\"request\"}} {}\n",
             round * 10
         );
         assert!(metrics.contains(&expected), "{metrics}");
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -163,7 +141,7 @@ async fn a_retry_too_many_passes_the_failure_on_and_says_so() {
         assert_eq!(stage.get("/x").await.status, 503, "{flags}");
         assert_eq!(stage.flags("/x").await, [flags]);
         assert_eq!(refusing.requests() - before, tries, "{flags}");
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
@@ -201,10 +179,10 @@ async fn retries_under_way_count_until_they_are_answered() {
             assert_eq!(stage.get("/").await.body, "slow / ", "there is room again");
             slow.mood.send_replace(Mood::Frozen);
         }
-        let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+        let metrics = stage.site.proxy.metrics().await;
         let expected = "tombolo_overflows_total{listener=\"in\",cluster=\"a\",what=\"retry\"} 10\n";
         assert!(metrics.contains(expected), "{metrics}");
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
@@ -250,7 +228,7 @@ async fn who_finds_no_connection_waits_for_one() {
         assert_eq!(answer.body, "a / ");
     }
     assert_eq!(host.requests(), before + 12);
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -264,7 +242,7 @@ async fn the_time_of_a_try_begins_with_its_connection() {
             assert_eq!(answer.await.unwrap().unwrap().status, 200, "{http2}");
         }
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -279,7 +257,7 @@ async fn a_worker_has_one_connection_to_each_host_whatever_the_limit() {
         }
         let opened = host.connections() - before;
         assert!((1..=2).contains(&opened), "{opened} connections of two workers");
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
@@ -320,13 +298,10 @@ async fn only_so_many_wait_for_a_connection() {
         );
         assert_eq!(stage.get("/x").await.status, 200, "there is room again");
     }
-    let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
-    let counted = metrics.lines().find_map(|line| {
-        line.strip_prefix("tombolo_overflows_total{listener=\"in\",cluster=\"a\",what=\"pending\"} ")
-    });
-    let counted: u32 = counted.unwrap().parse().unwrap();
-    assert!(counted >= 16, "eight of each kind: {metrics}");
-    stage.proxy.stop().await;
+    let series = "tombolo_overflows_total{listener=\"in\",cluster=\"a\",what=\"pending\"}";
+    let counted = stage.site.proxy.metric(series).await.unwrap();
+    assert!(counted >= 16, "eight of each kind: {counted}");
+    stage.site.proxy.stop().await;
     let stage = Stage::start(connections(1, Some(0)), &[(host.address, 0)]).await;
     assert_eq!(
         stage.get("/y").await.status,
@@ -334,7 +309,7 @@ async fn only_so_many_wait_for_a_connection() {
         "who opens a connection waits for it"
     );
     assert_eq!(stage.flags("/y").await, ["UO"]);
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -377,14 +352,14 @@ async fn who_waits_too_long_or_leaves_makes_room() {
         stage.get("/").await.status == 200
     })
     .await;
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_of_http2_carries_many_whatever_the_limit() {
     let host = Upstream::start("a").await;
     let cluster = mesh::with_http2(mesh::with_limits(mesh::cluster("a"), connections(1, None)));
-    let stage = Stage::start_with(&cluster, &[(host.address, 0)]).await;
+    let stage = Stage::start_with(cluster, &[(host.address, 0)]).await;
     let before = host.connections();
     host.mood.send_replace(Mood::Frozen);
     let requests = host.requests();
@@ -399,5 +374,5 @@ async fn a_connection_of_http2_carries_many_whatever_the_limit() {
         "{}",
         host.connections() - before
     );
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }

@@ -296,10 +296,10 @@ fn who_is_redirected_gets_where_it_was_to_go() {
             "tombolo_connections_active{listener=\"out\"} 0",
             "tombolo_connections_active{listener=\"web\"} 0",
         ] {
-            let counted = || async { proxy.admin("/metrics").await.unwrap().body.contains(line) };
+            let counted = || async { proxy.metrics().await.contains(line) };
             eventually(line, counted).await;
         }
-        let metrics = proxy.admin("/metrics").await.unwrap().body;
+        let metrics = proxy.metrics().await;
         assert!(!metrics.contains("0.0.0.0:0"), "no host that is none");
 
         // A listener that goes leaves its connections to whom they were redirected to.

@@ -5,27 +5,23 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::extensions::compression::gzip::decompressor::v3::Gzip;
 use envoy_types::pb::envoy::extensions::filters::http::decompressor::v3::Decompressor;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, http_filter,
-};
 use envoy_types::util::pack_any;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::Request;
 use http_body_util::Full;
-use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
-use crate::support::ads::AdsServer;
 use crate::support::mesh;
-use crate::support::proxy::{Answer, Proxy, client, eventually, free_address, http2_client, send};
-use crate::support::upstream::Upstream;
+use crate::support::proxy::{Answer, client, http2_client, send};
+use crate::support::site::{Site, at};
+use crate::support::upstream::{Upstream, serving};
 
-fn with_decompressor(mut listener: Listener) -> Listener {
+fn with_decompressor(listener: Listener) -> Listener {
     let decompressor = Decompressor {
         decompressor_library: Some(TypedExtensionConfig {
             name: "gzip".to_owned(),
@@ -33,18 +29,7 @@ fn with_decompressor(mut listener: Listener) -> Listener {
         }),
         ..Default::default()
     };
-    let unzips = HttpFilter {
-        name: "decompressor".to_owned(),
-        config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(decompressor))),
-        ..Default::default()
-    };
-    let filter = &mut listener.filter_chains[0].filters[0];
-    if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
-        manager.http_filters.insert(0, unzips);
-        *config = pack_any(manager);
-    }
-    listener
+    mesh::with_filters(listener, [("decompressor", pack_any(decompressor))])
 }
 
 fn zipped(text: &[u8]) -> Vec<u8> {
@@ -72,37 +57,23 @@ async fn start_zipping() -> SocketAddr {
         stream.write_all(head.as_bytes()).await.ok()?;
         stream.write_all(&body).await.ok()
     }
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(answer(stream));
-        }
-    });
-    address
+    serving(move |stream| answer(stream)).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bodies_are_what_is_in_them_and_bombs_are_refused() {
-    let edge = AdsServer::start_at(free_address()).await;
-    let data = tempfile::tempdir().unwrap();
-    let listener = free_address();
     let host = Upstream::start("a").await;
-    for (name, address) in [("a", host.address), ("z", start_zipping().await)] {
-        edge.put(name, &mesh::cluster(name));
-        edge.put(name, &mesh::endpoints(name, &[(address, 0)]));
-    }
-    edge.put("in", &with_decompressor(mesh::listener("in", listener, "in")));
+    let clusters = vec![
+        at(mesh::cluster("a"), host.address),
+        at(mesh::cluster("z"), start_zipping().await),
+    ];
     let routes = vec![mesh::to_cluster("/zipped", "z"), mesh::to_cluster("/", "a")];
-    edge.put("in", &mesh::routes("in", routes));
-    let proxy = Proxy::start(&edge.url(), data.path());
-    eventually("the proxy is ready", || proxy.is_ready()).await;
+    let site = Site::start_listening(clusters, with_decompressor, routes).await;
     let ask = async |http2: bool, path: &str, body: Vec<u8>| -> Option<Answer> {
         let client = if http2 { http2_client() } else { client() };
         let request = match body.len() {
-            0 => Request::get(format!("http://{listener}{path}")),
-            _ => Request::post(format!("http://{listener}{path}")).header("content-encoding", "gzip"),
+            0 => Request::get(site.url(path)),
+            _ => Request::post(site.url(path)).header("content-encoding", "gzip"),
         };
         send(&client, request.body(Full::new(Bytes::from(body))).unwrap()).await
     };
@@ -129,5 +100,5 @@ async fn bodies_are_what_is_in_them_and_bombs_are_refused() {
             "it is broken off"
         );
     }
-    proxy.stop().await;
+    site.proxy.stop().await;
 }

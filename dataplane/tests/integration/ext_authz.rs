@@ -125,7 +125,7 @@ async fn a_service_says_what_becomes_of_a_request() {
         let types: Vec<_> = called.headers.get_all("content-type").iter().collect();
         assert_eq!(types, ["application/grpc"], "a call is answered as one");
     }
-    let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+    let metrics = stage.proxy.metrics().await;
     let counted = |line: &str| metrics.lines().any(|counted| counted.starts_with(line));
     assert!(
         counted("tombolo_requests_flagged_total{listener=\"in\",cluster=\"-\",flag=\"UAEX\"} "),

@@ -7,18 +7,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::core::v3::health_check::{GrpcHealthCheck, HealthChecker};
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::MaxStreamDuration;
 use envoy_types::pb::envoy::config::route::v3::{RetryPolicy, Route};
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::FaultDelay;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::FaultDelaySecifier;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, http_filter,
-};
 use envoy_types::pb::envoy::r#type::v3::FractionalPercent;
 use envoy_types::pb::google::protobuf::{Duration, UInt32Value};
 use envoy_types::util::pack_any;
@@ -29,15 +25,12 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::ads::AdsServer;
 use crate::support::mesh;
-use crate::support::proxy::{
-    Answer, HttpClient, Proxy, client, eventually, free_address, http2_client, send,
-};
+use crate::support::proxy::{Answer, HttpClient, client, eventually, free_address, http2_client, send};
+use crate::support::site::{Served, Site, at};
 use crate::support::upstream::{Mood, Upstream};
 
 /// A host of gRPC, which fails its first calls without a body.
@@ -116,38 +109,19 @@ impl Host {
     }
 }
 
-/// A proxy and its edge.
 struct Stage {
-    listener: SocketAddr,
-    proxy: Proxy,
-    edge: AdsServer,
-    _data: tempfile::TempDir,
+    site: Site,
 }
 
 impl Stage {
-    async fn start(clusters: &[(Cluster, SocketAddr)], routes: Vec<Route>) -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let listener = free_address();
-        for (cluster, host) in clusters {
-            edge.put(&cluster.name, cluster);
-            edge.put(&cluster.name, &mesh::endpoints(&cluster.name, &[(*host, 0)]));
-        }
-        edge.put("in", &mesh::listener("in", listener, "in"));
-        edge.put("in", &mesh::routes("in", routes));
-        let proxy = Proxy::start(&edge.url(), data.path());
-        eventually("the proxy is ready", || proxy.is_ready()).await;
+    async fn start(clusters: Vec<Served>, routes: Vec<Route>) -> Self {
         Self {
-            listener,
-            proxy,
-            edge,
-            _data: data,
+            site: Site::start(clusters, routes).await,
         }
     }
 
     async fn call(&self, client: &HttpClient, path: &str, content_type: &str) -> Answer {
-        let request =
-            Request::post(format!("http://{}{path}", self.listener)).header("content-type", content_type);
+        let request = Request::post(self.site.url(path)).header("content-type", content_type);
         let body = Full::from(&b"\0\0\0\0\0"[..]);
         send(client, request.body(body).unwrap()).await.unwrap()
     }
@@ -157,10 +131,10 @@ impl Stage {
 async fn a_call_that_no_host_answers_has_a_status_of_its_own() {
     let frozen = Upstream::start("frozen").await;
     frozen.mood.send_replace(Mood::Frozen);
-    let clusters = [
-        (mesh::cluster("dead"), free_address()),
-        (mesh::cluster("frozen"), frozen.address),
-        (mesh::with_http2(mesh::cluster("dead2")), free_address()),
+    let clusters = vec![
+        at(mesh::cluster("dead"), free_address()),
+        at(mesh::cluster("frozen"), frozen.address),
+        at(mesh::with_http2(mesh::cluster("dead2")), free_address()),
     ];
     let bridged = |route| mesh::with_rewrite(route, "^/b/", "/");
     let routes = vec![
@@ -174,7 +148,7 @@ async fn a_call_that_no_host_answers_has_a_status_of_its_own() {
         mesh::to_cluster("/unknown", "unknown"),
         mesh::to_cluster("/known", "dead"),
     ];
-    let stage = Stage::start(&clusters, routes).await;
+    let stage = Stage::start(clusters, routes).await;
     let failed = "upstream connect error or disconnect/reset before headers";
     for (path, status, code, message) in [
         ("/dead", 503, "14", failed),
@@ -210,7 +184,7 @@ async fn a_call_that_no_host_answers_has_a_status_of_its_own() {
             assert!(!answer.headers.contains_key("grpc-status"), "{path}");
         }
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 fn lasting(mut route: Route, max_ms: i32, said_max_ms: Option<i32>) -> Route {
@@ -240,17 +214,17 @@ async fn a_stream_lasts_as_long_as_it_may() {
         lasting(mesh::to_cluster("/slow", "well"), 0, Some(100)),
     ];
     let well = Upstream::start("well").await;
-    let clusters = [
-        (mesh::cluster("frozen"), frozen.address),
-        (mesh::cluster("well"), well.address),
+    let clusters = vec![
+        at(mesh::cluster("frozen"), frozen.address),
+        at(mesh::cluster("well"), well.address),
     ];
-    let stage = Stage::start(&clusters, routes).await;
+    let stage = Stage::start(clusters, routes).await;
     for client in [client(), http2_client()] {
         let unsaid = stage.call(&client, "/slow", "application/grpc").await;
         assert_eq!(unsaid.status, 200, "who says nothing has all the time there is");
         assert!(!unsaid.headers.contains_key("grpc-status"));
         // It never says the rest.
-        let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+        let mut stream = TcpStream::connect(stage.site.listener).await.unwrap();
         let half = b"POST /max HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n1";
         stream.write_all(half).await.unwrap();
         let mut status = [0; 12];
@@ -259,7 +233,7 @@ async fn a_stream_lasts_as_long_as_it_may() {
         for (path, said, at_least_ms) in [("/max", "10m", 100), ("/said", "150m", 150), ("/said", "1S", 500)]
         {
             for content_type in ["application/grpc", "text/plain"] {
-                let request = Request::get(format!("http://{}{path}", stage.listener))
+                let request = Request::get(stage.site.url(path))
                     .header("content-type", content_type)
                     .header("grpc-timeout", said);
                 let began = Instant::now();
@@ -283,11 +257,11 @@ async fn a_stream_lasts_as_long_as_it_may() {
             }
         }
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 /// `listener`, which makes every request wait for a second.
-fn delayed(mut listener: Listener) -> Listener {
+fn delayed(listener: Listener) -> Listener {
     let fault = HttpFault {
         delay: Some(FaultDelay {
             percentage: Some(FractionalPercent {
@@ -298,33 +272,22 @@ fn delayed(mut listener: Listener) -> Listener {
         }),
         ..Default::default()
     };
-    let config = &mut listener.filter_chains[0].filters[0].config_type;
-    if let Some(filter::ConfigType::TypedConfig(config)) = config {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
-        let filter = HttpFilter {
-            name: "envoy.filters.http.fault".to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(fault))),
-            ..Default::default()
-        };
-        manager.http_filters.insert(0, filter);
-        *config = pack_any(manager);
-    }
-    listener
+    mesh::with_filters(listener, [("envoy.filters.http.fault", pack_any(fault))])
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fault_makes_no_stream_last_longer() {
     let well = Upstream::start("well").await;
     let routes = vec![lasting(mesh::to_cluster("/", "well"), 100, None)];
-    let stage = Stage::start(&[(mesh::cluster("well"), well.address)], routes).await;
+    let stage = Stage::start(vec![at(mesh::cluster("well"), well.address)], routes).await;
     let call = async |client: HttpClient| {
         let began = Instant::now();
         let answer = stage.call(&client, "/", "application/grpc").await;
         (answer, began.elapsed().as_millis())
     };
     assert!(!call(client()).await.0.headers.contains_key("grpc-status"));
-    let listener = delayed(mesh::listener("in", stage.listener, "in"));
-    stage.edge.put("in", &listener);
+    let listener = delayed(mesh::listener("in", stage.site.listener, "in"));
+    stage.site.edge.put("in", &listener);
     eventually("it is late", || async {
         call(client()).await.0.headers.contains_key("grpc-status")
     })
@@ -334,7 +297,7 @@ async fn a_fault_makes_no_stream_last_longer() {
         assert_eq!(answer.headers["grpc-status"], "4");
         assert!((100..600).contains(&took), "{took}");
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -345,7 +308,7 @@ async fn the_host_of_a_call_is_told_how_long_it_may_last() {
         lasting(mesh::to_cluster("/endless", "a"), 0, Some(500)),
         mesh::to_cluster("/", "a"),
     ];
-    let stage = Stage::start(&[(mesh::cluster("a"), address)], routes).await;
+    let stage = Stage::start(vec![at(mesh::cluster("a"), address)], routes).await;
     let call = "application/grpc";
     for (path, content_type, said, told) in [
         ("/both", call, None, Some("900m")),
@@ -357,8 +320,7 @@ async fn the_host_of_a_call_is_told_how_long_it_may_last() {
         ("/", call, Some("1S"), Some("1S")),
     ] {
         for client in [client(), http2_client()] {
-            let mut request = Request::post(format!("http://{}{path}", stage.listener))
-                .header("content-type", content_type);
+            let mut request = Request::post(stage.site.url(path)).header("content-type", content_type);
             if let Some(said) = said {
                 request = request.header("grpc-timeout", said);
             }
@@ -369,7 +331,7 @@ async fn the_host_of_a_call_is_told_how_long_it_may_last() {
             assert_eq!(got, told, "{path} {content_type} {said:?}");
         }
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 fn retried_on(mut route: Route, words: &str) -> Route {
@@ -386,16 +348,16 @@ fn retried_on(mut route: Route, words: &str) -> Route {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_is_tried_again_for_its_status() {
     let (address, host) = start_host().await;
-    let clusters = [
-        (mesh::cluster("one"), address),
-        (mesh::with_http2(mesh::cluster("two")), address),
+    let clusters = vec![
+        at(mesh::cluster("one"), address),
+        at(mesh::with_http2(mesh::cluster("two")), address),
     ];
     let routes = vec![
         retried_on(mesh::to_cluster("/one", "one"), "unavailable"),
         retried_on(mesh::to_cluster("/two", "two"), "unavailable"),
         retried_on(mesh::to_cluster("/other", "two"), "cancelled,5xx"),
     ];
-    let stage = Stage::start(&clusters, routes).await;
+    let stage = Stage::start(clusters, routes).await;
     for (path, failures, calls, code) in [
         ("/one", 2, 3, None),
         ("/two", 2, 3, None),
@@ -418,7 +380,7 @@ async fn a_call_is_tried_again_for_its_status() {
             );
         }
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -430,9 +392,9 @@ async fn a_host_says_how_it_is_over_grpc() {
         authority: "checked".to_owned(),
         ..Default::default()
     }));
-    let stage = Stage::start(&[(cluster, address)], vec![mesh::to_cluster("/", "a")]).await;
+    let stage = Stage::start(vec![at(cluster, address)], vec![mesh::to_cluster("/", "a")]).await;
     let healthy = async || {
-        let shown = stage.proxy.admin("/metrics").await.unwrap().body;
+        let shown = stage.site.proxy.metrics().await;
         shown.contains(&format!(
             "tombolo_host_healthy{{cluster=\"a\",host=\"{address}\"}} 1\n"
         ))
@@ -443,6 +405,6 @@ async fn a_host_says_how_it_is_over_grpc() {
     host.sick.store(false, Ordering::Relaxed);
     eventually("it is again", &healthy).await;
     assert!(host.checks.load(Ordering::Relaxed) > 2);
-    drop(stage.edge);
-    stage.proxy.stop().await;
+    drop(stage.site.edge);
+    stage.site.proxy.stop().await;
 }

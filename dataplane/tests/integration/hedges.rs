@@ -19,9 +19,9 @@ use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::ads::AdsServer;
 use crate::support::mesh;
-use crate::support::proxy::{Proxy, client, eventually, free_address, http2_client, send};
+use crate::support::proxy::{client, eventually, http2_client, send};
+use crate::support::site::{Site, at};
 
 /// How long one try may take.
 const TRY: Duration = Duration::from_millis(150);
@@ -154,38 +154,24 @@ fn hedged(prefix: &str, change: impl FnOnce(&mut RetryPolicy)) -> Route {
 }
 
 struct Stage {
-    listener: SocketAddr,
+    site: Site,
     host: Host,
-    proxy: Proxy,
-    _edge: AdsServer,
-    _data: tempfile::TempDir,
 }
 
 impl Stage {
     async fn start(script: &'static [Answered], limits: Thresholds, route: Route) -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let listener = free_address();
         let host = Host::start(script).await;
-        edge.put("x", &mesh::with_limits(mesh::cluster("x"), limits));
-        edge.put("x", &mesh::endpoints("x", &[(host.address, 0)]));
-        edge.put("in", &mesh::listener("in", listener, "in"));
-        edge.put("in", &mesh::routes("in", vec![route]));
-        let proxy = Proxy::start(&edge.url(), data.path());
-        eventually("the proxy is ready", || proxy.is_ready()).await;
+        let cluster = mesh::with_limits(mesh::cluster("x"), limits);
         Self {
-            listener,
+            site: Site::start(vec![at(cluster, host.address)], vec![route]).await,
             host,
-            proxy,
-            _edge: edge,
-            _data: data,
         }
     }
 
     /// Status and body of a request with a body of so many bytes, and how long it took.
     async fn post(&self, http2: bool, body: usize) -> (u16, String, Duration) {
         let client = if http2 { http2_client() } else { client() };
-        let request = Request::post(format!("http://{}/", self.listener));
+        let request = Request::post(self.site.url("/"));
         let body = Full::new(Bytes::from(vec![b'x'; body]));
         let began = Instant::now();
         let answer = send(&client, request.body(body).unwrap()).await.unwrap();
@@ -219,7 +205,7 @@ async fn the_first_good_answer_is_passed_on() {
                 stage.host.broken.load(Ordering::Relaxed) == broken
             })
             .await;
-            stage.proxy.stop().await;
+            stage.site.proxy.stop().await;
         }
     }
 }
@@ -237,7 +223,7 @@ async fn what_may_not_be_repeated_is_waited_for() {
             let (status, answer, _) = stage.post(http2, body).await;
             assert_eq!((status, answer), (200, format!("0 {body}")), "{limits:?}");
             assert_eq!(stage.host.requests(), 1);
-            stage.proxy.stop().await;
+            stage.site.proxy.stop().await;
         }
     }
 }
@@ -263,7 +249,7 @@ async fn a_host_says_when_to_ask_again() {
             let (status, answer, took) = stage.post(http2, 5).await;
             assert_eq!((status, answer.as_str()), (200, "1 5"));
             assert!(took >= Duration::from_secs(1), "{hedges} {http2}: {took:?}");
-            stage.proxy.stop().await;
+            stage.site.proxy.stop().await;
         }
     }
 }
@@ -286,7 +272,7 @@ async fn a_host_that_is_silent_is_not_waited_for() {
             assert_eq!((status, answer.as_str()), (504, "upstream request timeout"));
             assert!(took < Duration::from_secs(8), "{hedges} {http2}: {took:?}");
             assert_eq!(stage.host.requests(), 2);
-            stage.proxy.stop().await;
+            stage.site.proxy.stop().await;
         }
     }
 }
@@ -310,7 +296,7 @@ async fn nobody_waits_for_who_has_left() {
             action.hedge_policy = action.hedge_policy.take().filter(|_| hedges);
         }
         let stage = Stage::start(&[(0, LIMITED)], Thresholds::default(), route).await;
-        let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+        let mut stream = TcpStream::connect(stage.site.listener).await.unwrap();
         let request = b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\nab";
         stream.write_all(request).await.unwrap();
         eventually("the host is asked", || async { stage.host.requests() == 1 }).await;
@@ -318,13 +304,13 @@ async fn nobody_waits_for_who_has_left() {
         tokio::time::sleep(Duration::from_millis(200)).await;
         drop(stream);
         eventually("its request is over", || async {
-            let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+            let metrics = stage.site.proxy.metrics().await;
             let left = "tombolo_requests_flagged_total{listener=\"in\",cluster=\"x\",flag=\"DC\"} 1";
             metrics.lines().any(|line| line == left)
         })
         .await;
         assert_eq!(stage.host.requests(), 1, "{hedges}");
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
@@ -354,7 +340,7 @@ async fn a_try_that_is_not_repeated_is_not_waited_for_either() {
                 assert!(took < Duration::from_secs(8), "{is_idle} {http2}: {took:?}");
             }
             assert_eq!(stage.host.requests(), 2);
-            let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+            let metrics = stage.site.proxy.metrics().await;
             let flagged = |flag| {
                 format!("tombolo_requests_flagged_total{{listener=\"in\",cluster=\"x\",flag=\"{flag}\"}} ")
             };
@@ -366,7 +352,7 @@ async fn a_try_that_is_not_repeated_is_not_waited_for_either() {
                     "{is_idle} {retry_on} {http2} {flag}"
                 );
             }
-            stage.proxy.stop().await;
+            stage.site.proxy.stop().await;
         }
     }
 }

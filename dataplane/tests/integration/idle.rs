@@ -3,21 +3,19 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::Route;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::google::protobuf::Duration as PbDuration;
-use envoy_types::util::pack_any;
 use http::Request;
 use http_body_util::Full;
-use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
-use crate::support::ads::AdsServer;
 use crate::support::mesh;
-use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address, http2_client, send};
+use crate::support::proxy::{DEADLINE, http2_client, send};
+use crate::support::site::{Site, at};
+use crate::support::upstream::serving;
 use crate::tunnels::with_upgrades;
 
 /// Of the listener's streams.
@@ -26,10 +24,7 @@ const IDLE: Duration = Duration::from_millis(400);
 const LATE: Duration = Duration::from_millis(900);
 
 struct Stage {
-    listener: SocketAddr,
-    proxy: Proxy,
-    _edge: AdsServer,
-    _data: tempfile::TempDir,
+    site: Site,
 }
 
 fn span(time: Duration) -> PbDuration {
@@ -39,14 +34,8 @@ fn span(time: Duration) -> PbDuration {
     }
 }
 
-fn with_idle(mut listener: Listener) -> Listener {
-    let filter = &mut listener.filter_chains[0].filters[0];
-    if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
-        manager.stream_idle_timeout = Some(span(IDLE));
-        *config = pack_any(manager);
-    }
-    listener
+fn with_idle(listener: Listener) -> Listener {
+    mesh::with_manager(listener, |manager| manager.stream_idle_timeout = Some(span(IDLE)))
 }
 
 /// A route without a timeout, whose streams may be idle for so long if that is said.
@@ -60,14 +49,7 @@ fn to_host(prefix: &str, idle: Option<Duration>) -> Route {
 
 impl Stage {
     async fn start() -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let listener = free_address();
-        let host = start_host().await;
-        edge.put("a", &mesh::cluster("a"));
-        edge.put("a", &mesh::endpoints("a", &[(host, 0)]));
-        let made = with_idle(with_upgrades(mesh::listener("in", listener, "in")));
-        edge.put("in", &made);
+        let clusters = vec![at(mesh::cluster("a"), start_host().await)];
         let routes = vec![
             to_host("/never", Some(Duration::ZERO)),
             to_host("/longer", Some(LATE * 2)),
@@ -75,21 +57,16 @@ impl Stage {
             mesh::with_timeout(mesh::to_cluster("/short", "a"), 100),
             to_host("/", None),
         ];
-        edge.put("in", &mesh::routes("in", routes));
-        let proxy = Proxy::start(&edge.url(), data.path());
-        eventually("the proxy is ready", || proxy.is_ready()).await;
+        let made = |plain| with_idle(with_upgrades(plain));
         Self {
-            listener,
-            proxy,
-            _edge: edge,
-            _data: data,
+            site: Site::start_listening(clusters, made, routes).await,
         }
     }
 
     /// All that comes back for `request` over HTTP/1.1, and how long that took.
     async fn talk(&self, request: &str) -> (String, Duration) {
         let began = Instant::now();
-        let mut stream = TcpStream::connect(self.listener).await.unwrap();
+        let mut stream = TcpStream::connect(self.site.listener).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut told = Vec::new();
         let reading = async {
@@ -111,22 +88,14 @@ impl Stage {
 
     /// Status and body over HTTP/2, if all of them has come.
     async fn get_http2(&self, path: &str) -> Option<(u16, String)> {
-        let request = Request::get(format!("http://{}{path}", self.listener));
+        let request = Request::get(self.site.url(path));
         let answer = send(&http2_client(), request.body(Full::default()).unwrap()).await?;
         Some((answer.status.as_u16(), answer.body))
     }
 }
 
 async fn start_host() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(answer(stream));
-        }
-    });
-    address
+    serving(move |stream| answer(stream)).await
 }
 
 /// Answers one request as its path wants it, and keeps its connection.
@@ -182,9 +151,9 @@ async fn a_stream_without_an_answer_ends_when_nothing_moves() {
         assert!(told.ends_with("\r\n\r\nstream timeout"), "{path}: {told}");
         assert!(took >= IDLE && took < DEADLINE / 2, "{path}: {took:?}");
     }
-    let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+    let metrics = stage.site.proxy.metrics().await;
     assert!(metrics.contains("flag=\"SI\""), "{metrics}");
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -206,7 +175,7 @@ async fn an_answer_that_stands_still_is_broken_off_and_a_slow_one_is_not() {
         let expected = Some((200, "xxxxxxxxxxxx".to_owned()));
         assert_eq!(stage.get_http2(path).await, expected);
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -223,7 +192,7 @@ async fn a_route_says_for_itself_how_long_nothing_may_move() {
         told.starts_with("HTTP/1.1 504 ") && took > LATE,
         "{took:?}: {told}"
     );
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -245,5 +214,5 @@ async fn a_connection_over_http_ends_when_nothing_moves() {
         let (told, _) = stage.talk(&ask(path)).await;
         assert!(told.ends_with("\r\n\r\nlate, indeed"), "{path}: {told}");
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }

@@ -10,7 +10,6 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use envoy_types::pb::envoy::config::core::v3::http_uri::HttpUpstreamType;
 use envoy_types::pb::envoy::config::core::v3::{DataSource, HttpUri, data_source};
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
 use envoy_types::pb::envoy::config::rbac::v3::permission::Rule;
 use envoy_types::pb::envoy::config::rbac::v3::principal::Identifier;
 use envoy_types::pb::envoy::config::rbac::v3::{
@@ -26,9 +25,6 @@ use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{
     RequirementRule,
 };
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, http_filter,
-};
 use envoy_types::pb::envoy::r#type::matcher::v3::metadata_matcher::{PathSegment, path_segment::Segment};
 use envoy_types::pb::envoy::r#type::matcher::v3::{
     ListMatcher, MetadataMatcher, StringMatcher, ValueMatcher, list_matcher, string_matcher, value_matcher,
@@ -37,14 +33,13 @@ use envoy_types::pb::google::protobuf::{Any, Duration as PbDuration};
 use envoy_types::util::pack_any;
 use http::Request;
 use http_body_util::Full;
-use prost::Message;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::ads::AdsServer;
 use crate::support::mesh;
-use crate::support::proxy::{Answer, Proxy, client, eventually, free_address, http2_client, send};
+use crate::support::proxy::{Answer, client, eventually, http2_client, send};
+use crate::support::site::{Site, at};
 use crate::support::upstream::Upstream;
 
 /// Who signs, with one key at a time.
@@ -154,23 +149,6 @@ pub(crate) fn remote(cached_s: i64) -> JwksSourceSpecifier {
     })
 }
 
-pub(crate) fn with_filters(mut listener: Listener, filters: Vec<(&str, Any)>) -> Listener {
-    let filter = &mut listener.filter_chains[0].filters[0];
-    if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
-        for (name, config) in filters.into_iter().rev() {
-            let filter = HttpFilter {
-                name: name.to_owned(),
-                config_type: Some(http_filter::ConfigType::TypedConfig(config)),
-                ..Default::default()
-            };
-            manager.http_filters.insert(0, filter);
-        }
-        *config = pack_any(manager);
-    }
-    listener
-}
-
 /// Everything but `/open` needs a token.
 pub(crate) fn authentication(keys: JwksSourceSpecifier) -> Any {
     telling("x-user", keys)
@@ -254,41 +232,36 @@ pub(crate) fn only(identifier: Identifier) -> Any {
 }
 
 struct Stage {
+    site: Site,
     url: String,
     issuer: Arc<Issuer>,
     host: Upstream,
-    edge: AdsServer,
-    listener: SocketAddr,
-    _proxy: Proxy,
-    _data: tempfile::TempDir,
 }
 
 impl Stage {
     async fn start(filters: impl FnOnce(&Issuer) -> Vec<(&'static str, Any)>) -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
         let (host, issuer) = (Upstream::start("host").await, Issuer::start().await);
-        for (name, address) in [("host", host.address), ("issuer", issuer.address)] {
-            edge.put(name, &mesh::cluster(name));
-            edge.put(name, &mesh::endpoints(name, &[(address, 0)]));
-        }
-        let listener = free_address();
-        edge.put(
-            "in",
-            &with_filters(mesh::listener("in", listener, "in"), filters(&issuer)),
-        );
-        edge.put("in", &mesh::routes("in", vec![mesh::to_cluster("/", "host")]));
-        let proxy = Proxy::start(&edge.url(), data.path());
-        eventually("the proxy is ready", || proxy.is_ready()).await;
+        let clusters = vec![
+            at(mesh::cluster("host"), host.address),
+            at(mesh::cluster("issuer"), issuer.address),
+        ];
+        let made = |plain| mesh::with_filters(plain, filters(&issuer));
+        let routes = vec![mesh::to_cluster("/", "host")];
+        let site = Site::start_listening(clusters, made, routes).await;
         Self {
-            url: format!("http://{listener}"),
+            url: site.url(""),
+            site,
             issuer,
             host,
-            edge,
-            listener,
-            _proxy: proxy,
-            _data: data,
         }
+    }
+
+    /// One that has fetched the issuer's keys, to be kept for so long, and a token that is let in.
+    async fn with_keys(cached_s: i64) -> (Self, String) {
+        let stage = Self::start(|_| vec![("jwt", authentication(remote(cached_s)))]).await;
+        let token = stage.issuer.token(&json!({}));
+        eventually("the keys have come", || stage.lets_in(&token)).await;
+        (stage, token)
     }
 
     async fn ask(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
@@ -354,7 +327,10 @@ async fn trailers_say_nothing_of_who_it_is() {
         1\r\na\r\n0\r\nx-user: root\r\nx_user: root\r\nx-other: 1\r\n\r\n";
     let host = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = host.local_addr().unwrap();
-    stage.edge.put("host", &mesh::endpoints("host", &[(address, 0)]));
+    stage
+        .site
+        .edge
+        .put("host", &mesh::endpoints("host", &[(address, 0)]));
     let seen = tokio::spawn(async move {
         let (mut stream, _) = host.accept().await.unwrap();
         let mut input = Vec::new();
@@ -366,7 +342,7 @@ async fn trailers_say_nothing_of_who_it_is() {
         String::from_utf8_lossy(&input).to_lowercase()
     });
     eventually("the request reaches the other host", || async {
-        let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+        let mut stream = TcpStream::connect(stage.site.listener).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await.unwrap();
@@ -401,10 +377,8 @@ async fn who_may_is_said_by_claims_to_those_behind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_fetched_kept_and_followed() {
-    let stage = Stage::start(|_| vec![("jwt", authentication(remote(1)))]).await;
+    let (stage, token) = Stage::with_keys(1).await;
     let (issuer, stage) = (&stage.issuer, &stage);
-    let token = issuer.token(&json!({}));
-    eventually("the keys have come", || stage.lets_in(&token)).await;
     // The issuer is down, and is asked again and again.
     issuer.goes_down(true);
     let before = issuer.fetches.load(Ordering::Relaxed);
@@ -422,10 +396,10 @@ async fn keys_are_fetched_kept_and_followed() {
     assert_eq!(refused.body, "Jwks doesn't have key to match kid or alg from Jwt");
 
     // With the listener goes the fetching; another listener fetches for itself.
-    stage.edge.put(
+    stage.site.edge.put(
         "in",
-        &with_filters(
-            mesh::listener("in", stage.listener, "in"),
+        &mesh::with_filters(
+            mesh::listener("in", stage.site.listener, "in"),
             vec![("jwt", authentication(remote(600)))],
         ),
     );
@@ -440,10 +414,8 @@ async fn keys_are_fetched_kept_and_followed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_keys_are_asked_for_at_most_so_often() {
-    let stage = Stage::start(|_| vec![("jwt", authentication(remote(600)))]).await;
+    let (stage, _) = Stage::with_keys(600).await;
     let (issuer, stage) = (&stage.issuer, &stage);
-    let token = issuer.token(&json!({}));
-    eventually("the keys have come", || stage.lets_in(&token)).await;
     let began = Instant::now();
     issuer.rotate();
     let new = issuer.token(&json!({}));
@@ -457,15 +429,13 @@ async fn unknown_keys_are_asked_for_at_most_so_often() {
 /// Whatever else is said of it: the keys are the issuer's, not a listener's.
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_outlive_changes_of_who_wants_them() {
-    let stage = Stage::start(|_| vec![("jwt", authentication(remote(600)))]).await;
+    let (stage, token) = Stage::with_keys(600).await;
     let (issuer, stage) = (&stage.issuer, &stage);
-    let token = issuer.token(&json!({}));
-    eventually("the keys have come", || stage.lets_in(&token)).await;
     issuer.goes_down(true);
     for (header, cached_s) in [("x-who", 600), ("x-whose", 700)] {
-        let listener = mesh::listener("in", stage.listener, "in");
+        let listener = mesh::listener("in", stage.site.listener, "in");
         let filters = vec![("jwt", telling(header, remote(cached_s)))];
-        stage.edge.put("in", &with_filters(listener, filters));
+        stage.site.edge.put("in", &mesh::with_filters(listener, filters));
         eventually("the listener is another one", || async {
             assert!(stage.lets_in(&token).await, "{header}");
             stage.host.last_headers().contains_key(header)
@@ -476,10 +446,8 @@ async fn keys_outlive_changes_of_who_wants_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_were_taken_back_are_believed_no_more() {
-    let stage = Stage::start(|_| vec![("jwt", authentication(remote(1)))]).await;
+    let (stage, token) = Stage::with_keys(1).await;
     let (issuer, stage) = (&stage.issuer, &stage);
-    let token = issuer.token(&json!({}));
-    eventually("the keys have come", || stage.lets_in(&token)).await;
     issuer.has_none.store(true, Ordering::Relaxed);
     eventually("nobody is let in", || async { !stage.lets_in(&token).await }).await;
     issuer.has_none.store(false, Ordering::Relaxed);
@@ -488,10 +456,8 @@ async fn keys_that_were_taken_back_are_believed_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_issuer_that_is_down_is_asked_less_and_less() {
-    let stage = Stage::start(|_| vec![("jwt", authentication(remote(1)))]).await;
-    let (issuer, stage) = (&stage.issuer, &stage);
-    let token = issuer.token(&json!({}));
-    eventually("the keys have come", || stage.lets_in(&token)).await;
+    let (stage, _) = Stage::with_keys(1).await;
+    let issuer = &stage.issuer;
     issuer.goes_down(true);
     let before = issuer.fetches.load(Ordering::Relaxed);
     // At once, and 1, 3, 7 and 15 s after that, and up to a quarter later.

@@ -2,12 +2,10 @@
 //! its border.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::{Http2ProtocolOptions, HttpProtocolOptions};
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
 use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::{
     Buffer, BufferPerRoute, buffer_per_route,
 };
@@ -22,69 +20,42 @@ use http_body_util::{Full, StreamBody};
 use hyper::body::Frame;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::proxy_protocol::ask;
-use crate::support::ads::{self, AdsServer};
-use crate::support::mesh;
-use crate::support::proxy::{DEADLINE, Proxy, client, eventually, free_address, get, http2_client, send};
+use crate::support::proxy::{DEADLINE, client, eventually, get, http2_client, send};
+use crate::support::site::{Site, at};
 use crate::support::upstream::Upstream;
+use crate::support::{ads, mesh};
 
 const SECOND: Option<PbDuration> = Some(PbDuration { seconds: 1, nanos: 0 });
 const TWO_SECONDS: Option<PbDuration> = Some(PbDuration { seconds: 2, nanos: 0 });
 
 struct Stage {
-    listener: SocketAddr,
-    proxy: Proxy,
+    site: Site,
     _host: Upstream,
-    edge: AdsServer,
-    _data: tempfile::TempDir,
 }
 
 fn number(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
 }
 
-fn listener(address: SocketAddr, change: impl FnOnce(&mut HttpConnectionManager)) -> Listener {
-    let mut listener = mesh::listener("in", address, "in");
-    let filter = &mut listener.filter_chains[0].filters[0];
-    if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
-        change(&mut manager);
-        *config = pack_any(manager);
-    }
-    listener
-}
-
 impl Stage {
     async fn start(change: impl FnOnce(&mut HttpConnectionManager)) -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let (address, host) = (free_address(), Upstream::start("a").await);
-        edge.put("a", &mesh::cluster("a"));
-        edge.put("a", &mesh::endpoints("a", &[(host.address, 0)]));
-        edge.put("in", &listener(address, change));
+        let host = Upstream::start("a").await;
+        let clusters = vec![at(mesh::cluster("a"), host.address)];
         let rewritten = mesh::with_rewrite(mesh::to_cluster("/bridged", "a"), "^/bridged", "/bridged");
         let routes = vec![rewritten, mesh::to_cluster("/", "a")];
-        edge.put("in", &mesh::routes("in", routes));
-        let proxy = Proxy::start(&edge.url(), data.path());
-        eventually("the proxy is ready", || proxy.is_ready()).await;
-        let known = || async { edge.is_acknowledged(ads::ENDPOINTS, "a") };
-        eventually("its hosts are known", known).await;
-        Self {
-            listener: address,
-            proxy,
-            _host: host,
-            edge,
-            _data: data,
-        }
+        let made = |plain| mesh::with_manager(plain, change);
+        let site = Site::start_listening(clusters, made, routes).await;
+        site.acknowledges(ads::ENDPOINTS, "a").await;
+        Self { site, _host: host }
     }
 
     /// The status that a head of these lines is answered with over HTTP/1.1.
     async fn status(&self, path: &str, lines: &str) -> String {
-        let mut stream = TcpStream::connect(self.listener).await.unwrap();
+        let mut stream = TcpStream::connect(self.site.listener).await.unwrap();
         let head = format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{lines}\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         let answer = rest(&mut stream).await;
@@ -93,7 +64,7 @@ impl Stage {
 
     /// And over HTTP/2.
     async fn status_h2(&self, lines: &[(&str, &str)]) -> StatusCode {
-        let mut request = Request::get(format!("http://{}/", self.listener));
+        let mut request = Request::get(self.site.url("/"));
         for (name, value) in lines {
             request = request.header(*name, *value);
         }
@@ -102,12 +73,8 @@ impl Stage {
     }
 
     async fn connections(&self) -> u64 {
-        let metrics = self.proxy.admin("/metrics").await.unwrap().body;
-        let line = "tombolo_connections_total{listener=\"in\"} ";
-        let found = metrics
-            .lines()
-            .find_map(|found| found.strip_prefix(line)?.parse().ok());
-        found.unwrap_or(0)
+        let series = "tombolo_connections_total{listener=\"in\"}";
+        self.site.proxy.metric(series).await.unwrap_or(0)
     }
 }
 
@@ -140,7 +107,7 @@ async fn a_head_is_as_large_as_its_listener_takes() {
     }
     let long = "a".repeat(3000);
     assert_eq!(stage.status(&format!("/{long}"), "").await, "431");
-    let mut unended = TcpStream::connect(stage.listener).await.unwrap();
+    let mut unended = TcpStream::connect(stage.site.listener).await.unwrap();
     unended
         .write_all(format!("GET /{long}").as_bytes())
         .await
@@ -158,7 +125,7 @@ async fn a_head_is_as_large_as_its_listener_takes() {
         stage.status_h2(&[("x", &"a".repeat(2300))]).await,
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
     );
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -170,7 +137,7 @@ async fn a_connection_has_as_many_requests_as_its_listener_gives_it() {
         });
     })
     .await;
-    let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+    let mut stream = TcpStream::connect(stage.site.listener).await.unwrap();
     ask(&mut stream).await;
     ask(&mut stream).await;
     stream
@@ -184,16 +151,14 @@ async fn a_connection_has_as_many_requests_as_its_listener_gives_it() {
     // Whoever is told to go comes back with the rest.
     for (begun, client) in [(1, client()), (4, http2_client())] {
         for nth in 0..9 {
-            let answer = get(&client, &format!("http://{}/", stage.listener))
-                .await
-                .unwrap();
+            let answer = get(&client, &stage.site.url("/")).await.unwrap();
             assert_eq!(answer.status, StatusCode::OK);
             // It may take a moment until the client has heard of it.
             tokio::time::sleep(Duration::from_millis(50)).await;
             assert_eq!(stage.connections().await, begun + nth / 3 + 1, "{nth}");
         }
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -209,20 +174,20 @@ async fn a_connection_and_a_head_last_as_long_as_their_listener_lets_them() {
     .await;
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let begun = Instant::now();
-    let mut idle = TcpStream::connect(stage.listener).await.unwrap();
+    let mut idle = TcpStream::connect(stage.site.listener).await.unwrap();
     ask(&mut idle).await;
-    let mut idle_h2 = TcpStream::connect(stage.listener).await.unwrap();
+    let mut idle_h2 = TcpStream::connect(stage.site.listener).await.unwrap();
     idle_h2.write_all(preface).await.unwrap();
-    let mut half = TcpStream::connect(stage.listener).await.unwrap();
+    let mut half = TcpStream::connect(stage.site.listener).await.unwrap();
     half.write_all(b"GET / HTTP/1.1\r\nhost: h\r\n").await.unwrap();
-    let mut half_h2 = TcpStream::connect(stage.listener).await.unwrap();
+    let mut half_h2 = TcpStream::connect(stage.site.listener).await.unwrap();
     half_h2
         .write_all(&[&preface[..], b"\0\0\x09\x01\0\0\0\0\x01"].concat())
         .await
         .unwrap();
     // A request that is under way is answered.
     let slow = tokio::spawn({
-        let url = format!("http://{}/slow", stage.listener);
+        let url = stage.site.url("/slow");
         async move {
             let client = client();
             let mut last = StatusCode::OK;
@@ -250,7 +215,7 @@ async fn a_connection_and_a_head_last_as_long_as_their_listener_lets_them() {
     assert!(said.contains("\u{7}"), "GOAWAY: {said:?}");
     near(3.0);
     assert_eq!(slow.await.unwrap(), StatusCode::OK);
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -264,7 +229,7 @@ async fn a_client_of_http2_is_told_what_its_listener_takes() {
         });
     })
     .await;
-    let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+    let mut stream = TcpStream::connect(stage.site.listener).await.unwrap();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     stream.write_all(preface).await.unwrap();
     let (mut settings, mut window) = (Vec::new(), 65_535);
@@ -289,7 +254,7 @@ async fn a_client_of_http2_is_told_what_its_listener_takes() {
     assert!(settings.contains(&(3, 7)), "{settings:?}");
     assert!(settings.contains(&(4, 70_000)), "{settings:?}");
     assert_eq!(window, 200_000);
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -312,11 +277,11 @@ async fn a_body_is_as_long_as_a_filter_lets_it() {
     };
     free.typed_per_filter_config = [("envoy.filters.http.buffer".to_owned(), pack_any(none))].into();
     let kept = mesh::with_retries(mesh::to_cluster("/", "a"), 1);
-    stage.edge.put("in", &mesh::routes("in", vec![free, kept]));
-    let known = || async { stage.edge.is_acknowledged(ads::ROUTES, "in") };
+    stage.site.edge.put("in", &mesh::routes("in", vec![free, kept]));
+    let known = || async { stage.site.edge.is_acknowledged(ads::ROUTES, "in") };
     eventually("its routes are known", known).await;
     let post = async |path: &str, framed: &str| {
-        let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+        let mut stream = TcpStream::connect(stage.site.listener).await.unwrap();
         let request = format!("POST {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{framed}");
         stream.write_all(request.as_bytes()).await.unwrap();
         let answer = rest(&mut stream).await;
@@ -350,21 +315,19 @@ async fn a_body_is_as_long_as_a_filter_lets_it() {
     for (pieces, expected) in [([4, 6], 200), ([4, 7], 413)] {
         let pieces = pieces.map(|bytes| Ok(Frame::data(Bytes::from("a".repeat(bytes)))));
         let body = StreamBody::new(futures::stream::iter(Vec::from(pieces)));
-        let request = Request::post(format!("http://{}/", stage.listener))
-            .body(body)
-            .unwrap();
+        let request = Request::post(stage.site.url("/")).body(body).unwrap();
         let answer = tokio::time::timeout(DEADLINE, client.request(request))
             .await
             .unwrap();
         assert_eq!(answer.unwrap().status().as_u16(), expected);
     }
     for (bytes, expected) in [(10, StatusCode::OK), (11, StatusCode::PAYLOAD_TOO_LARGE)] {
-        let request = Request::post(format!("http://{}/", stage.listener))
+        let request = Request::post(stage.site.url("/"))
             .body(Full::from("a".repeat(bytes)))
             .unwrap();
         assert_eq!(send(&http2_client(), request).await.unwrap().status, expected);
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 /// A drop now and then is no standstill, and would do for ever.
@@ -379,7 +342,7 @@ async fn a_request_comes_in_its_time() {
         // All of it in time, which is not the time of its answer; and not.
         for (pause_ms, expected) in [(10, "HTTP/1.1 200"), (250, "HTTP/1.1 408")] {
             let began = Instant::now();
-            let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+            let mut stream = TcpStream::connect(stage.site.listener).await.unwrap();
             let head =
                 format!("POST {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: 20\r\n\r\n");
             stream.write_all(head.as_bytes()).await.unwrap();
@@ -407,11 +370,11 @@ async fn a_request_comes_in_its_time() {
         let client = Client::builder(TokioExecutor::new())
             .http2_only(true)
             .build_http::<StreamBody<_>>();
-        let request = Request::post(format!("http://{}/", stage.listener))
+        let request = Request::post(stage.site.url("/"))
             .body(StreamBody::new(Box::pin(body)))
             .unwrap();
         let answer = tokio::time::timeout(DEADLINE, client.request(request)).await;
         assert_eq!(answer.unwrap().unwrap().status().as_u16(), expected, "{pause_ms}");
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }

@@ -12,34 +12,26 @@ use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, RuntimeUInt32, SubstitutionFormatString, data_source,
 };
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::Route;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::google::protobuf::value::Kind;
 use envoy_types::pb::google::protobuf::{Struct, Value};
 use envoy_types::util::pack_any;
 use http::{HeaderValue, Request};
 use http_body_util::Full;
-use prost::Message;
 use tokio::io::AsyncWriteExt;
 use tombolo_dataplane::AccessLog;
 
-use crate::support::ads::AdsServer;
 use crate::support::mesh;
-use crate::support::proxy::{Proxy, client, eventually, free_address, get, http2_client, send};
+use crate::support::proxy::{Proxy, client, eventually, get, http2_client, send};
+use crate::support::site::{Site, at};
 use crate::support::upstream::{Mood, Upstream};
 
 /// `listener`, which writes `logs`.
-fn with_logs(mut listener: Listener, logs: Vec<PbAccessLog>) -> Listener {
-    let filter = &mut listener.filter_chains[0].filters[0];
-    if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
-        manager.access_log = logs;
-        *config = pack_any(manager);
-    }
-    listener
+fn with_logs(listener: Listener, logs: Vec<PbAccessLog>) -> Listener {
+    mesh::with_manager(listener, |manager| manager.access_log = logs)
 }
 
 /// All requests, as JSON.
@@ -101,18 +93,12 @@ fn named(mut route: Route, name: &str) -> Route {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_request_is_one_line_of_json() {
     let host = Upstream::start("a").await;
-    let data = tempfile::tempdir().unwrap();
-    let log = data.path().join("access.log");
-    let edge = AdsServer::start_at(free_address()).await;
-    let listener = free_address();
-    edge.put("a", &mesh::cluster("a"));
-    edge.put("a", &mesh::endpoints("a", &[(host.address, 0)]));
-    edge.put("in", &mesh::listener("in", listener, "in"));
-    edge.put("in", &mesh::routes("in", vec![mesh::to_cluster("/a", "a")]));
-    let proxy = Proxy::start_with(&edge.url(), data.path(), AccessLog::File(log.clone()));
-    eventually("the proxy is ready", || proxy.is_ready()).await;
-    get(&client(), &format!("http://{listener}/a?q")).await.unwrap();
-    get(&client(), &format!("http://{listener}/b")).await.unwrap();
+    let clusters = vec![at(mesh::cluster("a"), host.address)];
+    let routes = mesh::routes("in", vec![mesh::to_cluster("/a", "a")]);
+    let site = Site::start_with(clusters, |plain| plain, routes, Proxy::start_logging).await;
+    get(&client(), &site.url("/a?q")).await.unwrap();
+    get(&client(), &site.url("/b")).await.unwrap();
+    let log = site.log();
     eventually("two lines are written", || async {
         std::fs::read_to_string(&log).unwrap_or_default().lines().count() == 2
     })
@@ -130,38 +116,33 @@ async fn every_request_is_one_line_of_json() {
     assert_eq!(lines[0]["bytes_sent"], 5);
     assert_eq!(lines[1]["status"], 404);
     assert_eq!(lines[1]["flags"], "NR");
-    proxy.stop().await;
+    site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_has_ended_is_logged_however_soon_the_process_ends() {
     let frozen = Upstream::start("frozen").await;
     frozen.mood.send_replace(Mood::Frozen);
-    let data = tempfile::tempdir().unwrap();
-    let log = data.path().join("access.log");
-    let edge = AdsServer::start_at(free_address()).await;
-    let listener = free_address();
-    edge.put("frozen", &mesh::cluster("frozen"));
-    edge.put("frozen", &mesh::endpoints("frozen", &[(frozen.address, 0)]));
-    edge.put("in", &mesh::listener("in", listener, "in"));
     let routes = vec![
         mesh::answer("/denied", 403, "no\n"),
         mesh::to_cluster("/", "frozen"),
     ];
-    edge.put("in", &mesh::routes("in", routes));
-    let own = AccessLog::File(log.clone());
-    let proxy = Proxy::start_draining(&edge.url(), data.path(), own, Duration::from_millis(10));
-    eventually("the proxy is ready", || proxy.is_ready()).await;
+    let clusters = vec![at(mesh::cluster("frozen"), frozen.address)];
+    let start = |edge: &str, data: &Path| {
+        let log = AccessLog::File(Proxy::log(data));
+        Proxy::start_draining(edge, data, log, Duration::from_millis(10))
+    };
+    let site = Site::start_with(clusters, |plain| plain, mesh::routes("in", routes), start).await;
     // Keeps its worker from being drained.
-    let url = format!("http://{listener}/");
+    let url = site.url("/");
     let waiting = tokio::spawn(async move { get(&client(), &url).await });
     eventually("it waits", || async {
-        let shown = proxy.admin("/metrics").await.unwrap().body;
+        let shown = site.proxy.metrics().await;
         shown.contains("tombolo_requests_active{listener=\"in\",cluster=\"frozen\"} 1\n")
     })
     .await;
     for client in [client(), http2_client()] {
-        let request = Request::head(format!("http://{listener}/denied"));
+        let request = Request::head(site.url("/denied"));
         let answer = send(&client, request.body(Full::default()).unwrap())
             .await
             .unwrap();
@@ -170,8 +151,9 @@ async fn what_has_ended_is_logged_however_soon_the_process_ends() {
             (&HeaderValue::from_static("3"), "")
         );
     }
-    proxy.stop().await;
-    let text = std::fs::read_to_string(&log).unwrap();
+    let log = site.log();
+    site.proxy.stop().await;
+    let text = std::fs::read_to_string(log).unwrap();
     let lines = text
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
@@ -186,10 +168,6 @@ async fn a_listener_logs_as_its_formats_say_over_both_ways_and_versions() {
     let host = Upstream::start("a").await;
     let data = tempfile::tempdir().unwrap();
     let (all, failed) = (data.path().join("all.log"), data.path().join("failed.log"));
-    let edge = AdsServer::start_at(free_address()).await;
-    let listener = free_address();
-    edge.put("a", &mesh::cluster("a"));
-    edge.put("a", &mesh::endpoints("a", &[(host.address, 0)]));
     let json = [
         ("path", "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%"),
         ("said", "%REQ(X-SAID):3%"),
@@ -209,15 +187,13 @@ async fn a_listener_logs_as_its_formats_say_over_both_ways_and_versions() {
         text_log(&failed, 500, "%RESPONSE_CODE% %REQ(X-SAID)%\n"),
         json_log(&all, &json),
     ];
-    edge.put("in", &with_logs(mesh::listener("in", listener, "in"), logs));
     let routes = vec![
         mesh::with_rewrite(mesh::to_cluster("/bridged", "a"), "^/bridged", "/b"),
         mesh::answer("/fails", 500, "no"),
         named(mesh::to_cluster("/", "a"), "rest"),
     ];
-    edge.put("in", &mesh::routes("in", routes));
-    let proxy = Proxy::start(&edge.url(), data.path());
-    eventually("the proxy is ready", || proxy.is_ready()).await;
+    let clusters = vec![at(mesh::cluster("a"), host.address)];
+    let site = Site::start_listening(clusters, |plain| with_logs(plain, logs), routes).await;
     let requests = [
         (client(), "/straight?q", "\u{e9}\"x", "abc"),
         (client(), "/bridged", "", "abcd"),
@@ -226,13 +202,13 @@ async fn a_listener_logs_as_its_formats_say_over_both_ways_and_versions() {
     ];
     for (client, path, said, body) in requests {
         let said = HeaderValue::from_bytes(said.as_bytes()).unwrap();
-        let request = Request::post(format!("http://{listener}{path}")).header("x-said", said);
+        let request = Request::post(site.url(path)).header("x-said", said);
         send(&client, request.body(Full::from(body)).unwrap())
             .await
             .unwrap();
     }
     // What is not HTTP at all is logged too.
-    let mut stream = tokio::net::TcpStream::connect(listener).await.unwrap();
+    let mut stream = tokio::net::TcpStream::connect(site.listener).await.unwrap();
     stream.write_all(b"nonsense\r\n\r\n").await.unwrap();
     let read = || std::fs::read_to_string(&all).unwrap_or_default();
     eventually("all is logged", || async { read().lines().count() == 5 }).await;
@@ -312,8 +288,8 @@ async fn a_listener_logs_as_its_formats_say_over_both_ways_and_versions() {
         assert_eq!(line, expected);
     }
     // What was not written yet is, before the process ends.
-    get(&client(), &format!("http://{listener}/last")).await.unwrap();
-    proxy.stop().await;
+    get(&client(), &site.url("/last")).await.unwrap();
+    site.proxy.stop().await;
     assert!(read().contains("/last"), "{}", read());
     assert_eq!(std::fs::read_to_string(&failed).unwrap(), "500 why\n");
 }
@@ -322,39 +298,33 @@ async fn a_listener_logs_as_its_formats_say_over_both_ways_and_versions() {
 async fn metrics_tell_what_passes_and_what_goes_wrong() {
     let (host, frozen) = (Upstream::start("a").await, Upstream::start("frozen").await);
     frozen.mood.send_replace(Mood::Frozen);
-    let data = tempfile::tempdir().unwrap();
-    let edge = AdsServer::start_at(free_address()).await;
-    let listener = free_address();
-    for (name, address) in [("a", host.address), ("frozen", frozen.address)] {
-        edge.put(name, &mesh::cluster(name));
-        edge.put(name, &mesh::endpoints(name, &[(address, 0)]));
-    }
-    edge.put("in", &mesh::listener("in", listener, "in"));
+    let clusters = vec![
+        at(mesh::cluster("a"), host.address),
+        at(mesh::cluster("frozen"), frozen.address),
+    ];
     let routes = vec![
         mesh::with_rewrite(mesh::to_cluster("/bridged", "a"), "^/bridged", "/"),
         mesh::with_timeout(mesh::to_cluster("/late", "frozen"), 50),
         mesh::to_cluster("/frozen", "frozen"),
         mesh::to_cluster("/", "a"),
     ];
-    edge.put("in", &mesh::routes("in", routes));
-    let proxy = Proxy::start(&edge.url(), data.path());
-    eventually("the proxy is ready", || proxy.is_ready()).await;
+    let site = Site::start(clusters, routes).await;
     let shown = async |lines: &[&str]| {
-        let text = proxy.admin("/metrics").await.unwrap().body;
+        let text = site.proxy.metrics().await;
         lines.iter().all(|line| text.lines().any(|shown| shown == *line))
     };
     for client in [client(), http2_client()] {
         for path in ["/", "/bridged"] {
-            let request = Request::post(format!("http://{listener}{path}"));
+            let request = Request::post(site.url(path));
             let answer = send(&client, request.body(Full::from("abc")).unwrap())
                 .await
                 .unwrap();
             assert_eq!(answer.body, "a / abc");
         }
-        get(&client, &format!("http://{listener}/late")).await.unwrap();
+        get(&client, &site.url("/late")).await.unwrap();
     }
     // Two that wait, and leave.
-    let url = format!("http://{listener}/frozen");
+    let url = site.url("/frozen");
     let waiting = [client(), http2_client()].map(|client| {
         let request = Request::post(&url).body(Full::from("abc")).unwrap();
         tokio::spawn(async move { send(&client, request).await })
@@ -377,5 +347,5 @@ async fn metrics_tell_what_passes_and_what_goes_wrong() {
         "tombolo_requests_total{listener=\"in\",cluster=\"frozen\",code_class=\"4xx\"} 2",
     ];
     eventually("they have left", || shown(&left)).await;
-    proxy.stop().await;
+    site.proxy.stop().await;
 }

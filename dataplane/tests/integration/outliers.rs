@@ -6,52 +6,37 @@ use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::cluster::v3::{Cluster, OutlierDetection};
 use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value};
 
-use crate::support::ads::AdsServer;
 use crate::support::mesh;
-use crate::support::proxy::{Proxy, client, eventually, free_address, get, http2_client};
+use crate::support::proxy::{client, eventually, free_address, get, http2_client};
+use crate::support::site::Site;
 use crate::support::upstream::{Mood, Upstream};
 
 /// A proxy before one cluster.
 struct Stage {
-    listener: SocketAddr,
-    proxy: Proxy,
-    edge: AdsServer,
-    _data: tempfile::TempDir,
+    site: Site,
 }
 
 impl Stage {
-    async fn start(cluster: &Cluster, hosts: &[SocketAddr]) -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let listener = free_address();
-        edge.put("a", cluster);
-        let hosts: Vec<(SocketAddr, u32)> = hosts.iter().map(|host| (*host, 0)).collect();
-        edge.put("a", &mesh::endpoints("a", &hosts));
-        edge.put("in", &mesh::listener("in", listener, "in"));
+    async fn start(cluster: Cluster, hosts: &[SocketAddr]) -> Self {
+        let hosts = hosts.iter().map(|host| (*host, 0)).collect();
         let routes = vec![
             mesh::with_timeout(mesh::to_cluster("/late", "a"), 50),
             mesh::to_cluster("/", "a"),
         ];
-        edge.put("in", &mesh::routes("in", routes));
-        let proxy = Proxy::start(&edge.url(), data.path());
-        eventually("the proxy is ready", || proxy.is_ready()).await;
         Self {
-            listener,
-            proxy,
-            edge,
-            _data: data,
+            site: Site::start(vec![(cluster, hosts)], routes).await,
         }
     }
 
     async fn status(&self, path: &str, http2: bool) -> u16 {
         let client = if http2 { http2_client() } else { client() };
-        let answer = get(&client, &format!("http://{}{path}", self.listener)).await;
+        let answer = get(&client, &self.site.url(path)).await;
         answer.unwrap().status.as_u16()
     }
 
     /// Which hosts are left out.
     async fn ejected(&self) -> Vec<String> {
-        let hosts = self.proxy.admin("/hosts").await.unwrap().body;
+        let hosts = self.site.proxy.admin("/hosts").await.unwrap().body;
         let hosts: serde_json::Value = serde_json::from_str(&hosts).unwrap();
         let of_cluster = hosts["a"].as_array().unwrap().iter();
         of_cluster
@@ -71,7 +56,7 @@ impl Stage {
     }
 
     async fn counts(&self, metric: &str) -> bool {
-        let metrics = self.proxy.admin("/metrics").await.unwrap().body;
+        let metrics = self.site.proxy.metrics().await;
         metrics.lines().any(|line| line.starts_with(metric))
     }
 }
@@ -114,7 +99,7 @@ async fn a_host_that_fails_is_left_out_and_comes_back() {
     ];
     let addresses = hosts.each_ref().map(|host| host.address);
     for cluster in [mesh::cluster("a"), mesh::with_http2(mesh::cluster("a"))] {
-        let stage = Stage::start(&with(cluster, detection(600)), &addresses).await;
+        let stage = Stage::start(with(cluster, detection(600)), &addresses).await;
         hosts[1].mood.send_replace(Mood::Refusing);
         stage.until_ejected("/", &addresses[1..2]).await;
         let before = hosts[1].requests();
@@ -135,7 +120,7 @@ async fn a_host_that_fails_is_left_out_and_comes_back() {
         .await;
         assert!(stage.ejected().await.is_empty());
         assert!(stage.counts("tombolo_hosts_ejected{cluster=\"a\"} 0").await);
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
@@ -155,12 +140,12 @@ async fn a_host_that_does_not_answer_is_left_out_too() {
         (nobody, detection(60_000), "/"),
         (nobody, split, "/"),
     ] {
-        let stage = Stage::start(&with(mesh::cluster("a"), detection), &[well.address, bad]).await;
+        let stage = Stage::start(with(mesh::cluster("a"), detection), &[well.address, bad]).await;
         stage.until_ejected(path, &[bad]).await;
         for _ in 0..10 {
             assert_eq!(stage.status(path, false).await, 200);
         }
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
@@ -172,7 +157,7 @@ async fn a_host_is_not_blamed_for_those_that_wait_for_its_connection() {
         ..Default::default()
     };
     let cluster = mesh::with_limits(mesh::cluster("a"), limits);
-    let stage = Stage::start(&with(cluster, detection(60_000)), &[host.address]).await;
+    let stage = Stage::start(with(cluster, detection(60_000)), &[host.address]).await;
     host.mood.send_replace(Mood::Frozen);
     // As many as take the connections of both workers.
     let held = futures::future::join_all((0..12).map(|nth| stage.status("/", nth % 2 == 0)));
@@ -186,7 +171,7 @@ async fn a_host_is_not_blamed_for_those_that_wait_for_its_connection() {
     };
     let (held, ()) = tokio::join!(held, waiting);
     assert_eq!(held, [200; 12]);
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -200,7 +185,7 @@ async fn no_more_are_left_out_than_may_be_and_all_are_used_if_none_is_left() {
         max_ejection_percent: number(50),
         ..detection(60_000)
     };
-    let stage = Stage::start(&with(mesh::cluster("a"), half), &addresses).await;
+    let stage = Stage::start(with(mesh::cluster("a"), half), &addresses).await;
     eventually("one stays that should go", || async {
         stage.status("/", false).await;
         stage
@@ -210,13 +195,16 @@ async fn no_more_are_left_out_than_may_be_and_all_are_used_if_none_is_left() {
     .await;
     assert_eq!(stage.ejected().await.len(), 1);
     // What is looked for has changed: all begin anew.
-    stage.edge.put("a", &with(mesh::cluster("a"), detection(60_000)));
+    stage
+        .site
+        .edge
+        .put("a", &with(mesh::cluster("a"), detection(60_000)));
     stage.until_ejected("/", &addresses).await;
     hosts.iter().for_each(|host| {
         host.mood.send_replace(Mood::Well);
     });
     assert_eq!(stage.status("/", false).await, 200, "in panic all are used");
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -230,15 +218,15 @@ async fn a_check_that_passes_brings_a_host_back_unless_it_may_not() {
         successful_active_health_check_uneject_host: Some(BoolValue { value: false }),
         ..detection(60_000)
     };
-    let stage = Stage::start(&with(checked(), stays), &addresses).await;
+    let stage = Stage::start(with(checked(), stays), &addresses).await;
     stage.until_ejected("/", &addresses[1..]).await;
     let checks = hosts[1].checks();
     eventually("it is checked again", || async { hosts[1].checks() > checks + 3 }).await;
     assert_eq!(stage.ejected().await, [addresses[1].to_string()]);
     assert_eq!(stage.status("/", false).await, 200);
 
-    stage.edge.put("a", &with(checked(), detection(60_000)));
+    stage.site.edge.put("a", &with(checked(), detection(60_000)));
     stage.until_ejected("/", &addresses[1..]).await;
     eventually("it is back", || async { stage.ejected().await.is_empty() }).await;
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }

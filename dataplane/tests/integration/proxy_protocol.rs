@@ -15,9 +15,6 @@ use envoy_types::pb::envoy::config::rbac::v3::principal::Identifier;
 use envoy_types::pb::envoy::config::rbac::v3::{Permission, Policy, Principal, Rbac as Rules, rbac};
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, http_filter,
-};
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy};
 use envoy_types::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use envoy_types::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
@@ -25,15 +22,14 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_c
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::{CommonTlsContext, UpstreamTlsContext};
 use envoy_types::pb::google::protobuf::{Duration as PbDuration, UInt32Value};
 use envoy_types::util::pack_any;
-use prost::Message;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
-use crate::support::ads::AdsServer;
 use crate::support::certs::Authority;
-use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
+use crate::support::proxy::{DEADLINE, eventually};
+use crate::support::site::{Site, at};
 use crate::support::upstream::Upstream;
 use crate::support::{ads, certs, mesh};
 use crate::tls_hosts::acceptor;
@@ -43,40 +39,20 @@ const GET: &str = "GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
 
 /// A proxy between an edge and whatever hosts a test has.
 struct Stage {
-    listener: SocketAddr,
-    proxy: Proxy,
-    _edge: AdsServer,
-    _data: tempfile::TempDir,
+    site: Site,
 }
 
 impl Stage {
-    async fn start(
-        listener: impl FnOnce(SocketAddr) -> Listener,
-        cluster: Cluster,
-        host: SocketAddr,
-    ) -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let address = free_address();
-        edge.put("a", &cluster);
-        edge.put("a", &mesh::endpoints("a", &[(host, 0)]));
-        edge.put("in", &listener(address));
-        edge.put("in", &mesh::routes("in", vec![mesh::to_cluster("/", "a")]));
-        let proxy = Proxy::start(&edge.url(), data.path());
-        eventually("the proxy is ready", || proxy.is_ready()).await;
-        let known = || async { edge.is_acknowledged(ads::ENDPOINTS, "a") };
-        eventually("its hosts are known", known).await;
-        Self {
-            listener: address,
-            proxy,
-            _edge: edge,
-            _data: data,
-        }
+    async fn start(listener: impl FnOnce(Listener) -> Listener, cluster: Cluster, host: SocketAddr) -> Self {
+        let routes = vec![mesh::to_cluster("/", "a")];
+        let site = Site::start_listening(vec![at(cluster, host)], listener, routes).await;
+        site.acknowledges(ads::ENDPOINTS, "a").await;
+        Self { site }
     }
 
     /// All that comes back for `said`, of which so many bytes are sent at a time.
     async fn talk(&self, said: &[u8], step: usize) -> String {
-        let mut stream = TcpStream::connect(self.listener).await.unwrap();
+        let mut stream = TcpStream::connect(self.site.listener).await.unwrap();
         stream.set_nodelay(true).unwrap();
         for piece in said.chunks(step) {
             // Whoever is refused need not be listened to.
@@ -91,12 +67,8 @@ impl Stage {
     }
 
     async fn refused(&self) -> u64 {
-        let metrics = self.proxy.admin("/metrics").await.unwrap().body;
-        let line = "tombolo_connections_refused_total{listener=\"in\",why=\"handshake\"} ";
-        let found = metrics
-            .lines()
-            .find_map(|found| found.strip_prefix(line)?.parse().ok());
-        found.unwrap_or(0)
+        let series = "tombolo_connections_refused_total{listener=\"in\",why=\"handshake\"}";
+        self.site.proxy.metric(series).await.unwrap_or(0)
     }
 }
 
@@ -117,16 +89,16 @@ fn taking(protocol: ProxyProtocol) -> ListenerFilter {
     }
 }
 
-fn listener(address: SocketAddr, protocol: ProxyProtocol) -> Listener {
+fn told_whose(plain: Listener, protocol: ProxyProtocol) -> Listener {
     Listener {
         listener_filters: vec![taking(protocol)],
         listener_filters_timeout: Some(PbDuration { seconds: 1, nanos: 0 }),
-        ..mesh::listener("in", address, "in")
+        ..plain
     }
 }
 
 /// `listener`, which lets nobody in of whom `denied` holds.
-fn denying(mut listener: Listener, denied: &[Identifier]) -> Listener {
+fn denying(listener: Listener, denied: &[Identifier]) -> Listener {
     let policy = Policy {
         permissions: vec![Permission {
             rule: Some(Permitted::Any(true)),
@@ -147,18 +119,7 @@ fn denying(mut listener: Listener, denied: &[Identifier]) -> Listener {
         }),
         ..Default::default()
     };
-    let filter = &mut listener.filter_chains[0].filters[0];
-    if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
-        let filter = HttpFilter {
-            name: "envoy.filters.http.rbac".to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(rbac))),
-            ..Default::default()
-        };
-        manager.http_filters.insert(0, filter);
-        *config = pack_any(manager);
-    }
-    listener
+    mesh::with_filters(listener, [("envoy.filters.http.rbac", pack_any(rbac))])
 }
 
 fn range(address: &str) -> envoy_types::pb::envoy::config::core::v3::CidrRange {
@@ -188,7 +149,7 @@ async fn whose_a_connection_is_counts_everywhere() {
         Identifier::RemoteIp(range("10.9.9.9")),
         Identifier::DirectRemoteIp(range("10.8.8.8")),
     ];
-    let inside = |address| denying(listener(address, ProxyProtocol::default()), &denied);
+    let inside = |plain| denying(told_whose(plain, ProxyProtocol::default()), &denied);
     let stage = Stage::start(inside, mesh::cluster("a"), host.address).await;
     let mut six = [0; 36];
     (six[0], six[15]) = (0xfd, 7);
@@ -214,7 +175,7 @@ async fn whose_a_connection_is_counts_everywhere() {
     let answer = stage.talk(&said, said.len()).await;
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+    let mut stream = TcpStream::connect(stage.site.listener).await.unwrap();
     stream
         .write_all(&[&four([10, 0, 0, 7]), &preface[..]].concat())
         .await
@@ -223,13 +184,13 @@ async fn whose_a_connection_is_counts_everywhere() {
     stream.read_exact(&mut frame).await.unwrap();
     assert_eq!(frame[3], 4, "SETTINGS come back");
     assert_eq!(stage.refused().await, 0);
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_says_none_or_a_wrong_one_is_closed_and_counted() {
     let host = Upstream::start("a").await;
-    let inside = |address| listener(address, ProxyProtocol::default());
+    let inside = |plain| told_whose(plain, ProxyProtocol::default());
     let stage = Stage::start(inside, mesh::cluster("a"), host.address).await;
     let long = format!("PROXY UNKNOWN {}", "x".repeat(93));
     for (nth, said) in [
@@ -253,7 +214,7 @@ async fn who_says_none_or_a_wrong_one_is_closed_and_counted() {
     let mut held = Vec::new();
     let began = Instant::now();
     for cut in 0..header.len() {
-        let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+        let mut stream = TcpStream::connect(stage.site.listener).await.unwrap();
         stream.write_all(&header[..cut]).await.unwrap();
         held.push(stream);
     }
@@ -270,7 +231,7 @@ async fn who_says_none_or_a_wrong_one_is_closed_and_counted() {
     })
     .await;
     assert_eq!(host.requests(), 0);
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -278,13 +239,13 @@ async fn a_header_comes_before_tls_and_may_be_left_out_where_that_is_allowed() {
     let host = Upstream::start("a").await;
     let authority = Authority::new();
     let pair = authority.sign(&["a.example"]);
-    let inside = |address| {
+    let inside = |plain| {
         let protocol = ProxyProtocol {
             allow_requests_without_proxy_protocol: true,
             disallowed_versions: vec![proxy_protocol_config::Version::V1 as i32],
             ..Default::default()
         };
-        let mut listener = listener(address, protocol);
+        let mut listener = told_whose(plain, protocol);
         let context = certs::context(vec![certs::certificate(&pair)], &[]);
         listener.filter_chains[0].transport_socket = certs::socket(context);
         listener
@@ -293,7 +254,7 @@ async fn a_header_comes_before_tls_and_may_be_left_out_where_that_is_allowed() {
     for (header, expected) in [(four([10, 0, 0, 7]), "10.0.0.7"), (Vec::new(), "127.0.0.1")] {
         // With the ClientHello in one segment.
         let stream = Together {
-            inner: TcpStream::connect(stage.listener).await.unwrap(),
+            inner: TcpStream::connect(stage.site.listener).await.unwrap(),
             before: header,
         };
         let connector = TlsConnector::from(authority.client(&["http/1.1"], None));
@@ -309,7 +270,7 @@ async fn a_header_comes_before_tls_and_may_be_left_out_where_that_is_allowed() {
         None,
         "no version that is taken"
     );
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 /// What is written first goes out with what was to go before it.
@@ -496,12 +457,7 @@ async fn a_host_is_told_whose_each_connection_is() {
     ] {
         let host = Told::start(tls.is_some().then(|| acceptor(&pair, None))).await;
         let cluster = told_in(mesh::cluster("a"), version, tls.flatten());
-        let stage = Stage::start(
-            |address| mesh::listener("in", address, "in"),
-            cluster,
-            host.address,
-        )
-        .await;
+        let stage = Stage::start(|plain| plain, cluster, host.address).await;
         let expected = |client: &TcpStream| {
             let (from, to) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
             match version {
@@ -515,8 +471,8 @@ async fn a_host_is_told_whose_each_connection_is() {
                 Version::V2 => from.to_string(),
             }
         };
-        let mut one = TcpStream::connect(stage.listener).await.unwrap();
-        let mut other = TcpStream::connect(stage.listener).await.unwrap();
+        let mut one = TcpStream::connect(stage.site.listener).await.unwrap();
+        let mut other = TcpStream::connect(stage.site.listener).await.unwrap();
         for _ in 0..3 {
             assert_eq!(ask(&mut one).await, expected(&one));
             assert_eq!(ask(&mut other).await, expected(&other));
@@ -525,14 +481,14 @@ async fn a_host_is_told_whose_each_connection_is() {
         drop(one);
         eventually("nobody else's is left", || async { host.open() == 1 }).await;
         assert_eq!(ask(&mut other).await, expected(&other));
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_said_is_passed_on_and_checks_are_the_proxys_own() {
     let host = Told::start(None).await;
-    let passing = |address| {
+    let passing = |plain| {
         let proxy = TcpProxy {
             stat_prefix: "tcp".to_owned(),
             cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster("a".to_owned())),
@@ -546,22 +502,22 @@ async fn what_is_said_is_passed_on_and_checks_are_the_proxys_own() {
                 }],
                 ..Default::default()
             }],
-            ..listener(address, ProxyProtocol::default())
+            ..told_whose(plain, ProxyProtocol::default())
         }
     };
     let checked = mesh::with_checks(mesh::cluster("a"), 100, 1000);
     let cluster = told_in(checked, proxy_protocol_config::Version::V2, None);
     let stage = Stage::start(passing, cluster, host.address).await;
     eventually("a check has passed", || async {
-        let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+        let metrics = stage.site.proxy.metrics().await;
         metrics.contains(&format!(
             "tombolo_host_healthy{{cluster=\"a\",host=\"{}\"}} 1",
             host.address
         ))
     })
     .await;
-    let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+    let mut stream = TcpStream::connect(stage.site.listener).await.unwrap();
     stream.write_all(&four([10, 0, 0, 7])).await.unwrap();
     assert_eq!(ask(&mut stream).await, "10.0.0.7:8080");
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }

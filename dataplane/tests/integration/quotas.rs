@@ -167,7 +167,7 @@ async fn a_service_assigns_what_there_is() {
     .await;
     let after = quotas.told("name=n");
     assert_eq!((after.allowed, after.denied), (before.allowed, before.denied));
-    let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+    let metrics = stage.proxy.metrics().await;
     let line = "tombolo_requests_flagged_total{listener=\"in\",cluster=\"-\",flag=\"RL\"} ";
     assert!(metrics.contains(line), "{metrics}");
     // What is abandoned is as it was, and is asked for anew.

@@ -127,7 +127,7 @@ async fn a_service_says_whether_there_may_be_more() {
         assert_eq!(types, ["application/grpc"], "a call is answered as one");
     }
     assert_eq!(asked.lock().unwrap()[0], "shop|remote_address=127.0.0.1,do=go");
-    let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+    let metrics = stage.proxy.metrics().await;
     let line = "tombolo_requests_flagged_total{listener=\"in\",cluster=\"-\",flag=\"RL\"} ";
     assert!(metrics.contains(line), "{metrics}");
 }
@@ -145,7 +145,7 @@ async fn what_is_not_counted_may_be_denied() {
         let answer = stage.ask(&client(), "/", &lines, b"").await;
         assert_eq!(answer.status.as_u16(), status, "{does:?}");
     }
-    let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+    let metrics = stage.proxy.metrics().await;
     let line = "tombolo_requests_flagged_total{listener=\"in\",cluster=\"-\",flag=\"RLSE\"} 1";
     assert!(metrics.contains(line), "{metrics}");
 }

@@ -9,7 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3::TypedExtensionConfig;
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::compression::gzip::compressor::v3::Gzip;
 use envoy_types::pb::envoy::extensions::filters::http::compressor::v3::compressor_per_route::Override;
@@ -19,7 +19,7 @@ use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ext_authz:
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{BufferSettings, ExtAuthz};
 use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, http_filter,
+    HttpFilter, http_filter,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
@@ -28,14 +28,14 @@ use envoy_types::util::pack_any;
 use flate2::read::GzDecoder;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
-use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
 use crate::support::ads::AdsServer;
 use crate::support::asking::service;
 use crate::support::proxy::{self, DEADLINE, HttpClient, Proxy, eventually, free_address};
+use crate::support::upstream::serving;
 use crate::support::{authorizer, mesh};
 
 struct Stage {
@@ -61,14 +61,10 @@ fn named(name: &str, config: Any) -> HttpFilter {
     }
 }
 
-fn with_filters(mut listener: Listener, filters: Vec<HttpFilter>) -> Listener {
-    let filter = &mut listener.filter_chains[0].filters[0];
-    if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
+fn with_filters(listener: Listener, filters: Vec<HttpFilter>) -> Listener {
+    mesh::with_manager(listener, |manager| {
         manager.http_filters.splice(0..0, filters);
-        *config = pack_any(manager);
-    }
-    listener
+    })
 }
 
 fn with_policies(mut routes: RouteConfiguration) -> RouteConfiguration {
@@ -190,15 +186,7 @@ fn text() -> String {
 
 /// Answers by the last part of the path.
 async fn start_host(go: Arc<Notify>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(say(stream, Arc::clone(&go)));
-        }
-    });
-    address
+    serving(move |stream| say(stream, Arc::clone(&go))).await
 }
 
 async fn say(mut stream: TcpStream, go: Arc<Notify>) -> Option<()> {
@@ -248,21 +236,14 @@ async fn say(mut stream: TcpStream, go: Arc<Notify>) -> Option<()> {
 
 /// A host of gRPC: sends back what it is sent, and how many bytes that was among its trailers.
 async fn start_calls() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(stream).await.ok()?;
-                while let Some(Ok((request, respond))) = connection.accept().await {
-                    tokio::spawn(call(request, respond));
-                }
-                Some(())
-            });
+    serving(move |stream| async move {
+        let mut connection = h2::server::handshake(stream).await.ok()?;
+        while let Some(Ok((request, respond))) = connection.accept().await {
+            tokio::spawn(call(request, respond));
         }
-    });
-    address
+        Some(())
+    })
+    .await
 }
 
 async fn call(request: Request<h2::RecvStream>, mut respond: h2::server::SendResponse<Bytes>) -> Option<()> {

@@ -1,13 +1,11 @@
 //! A proxy with many clusters, most of which nobody asks for: what happens to the others while some of them change.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::StatusCode;
 use prost::{Message, Name};
 
 use crate::support::ads::AdsServer;
+use crate::support::clients::Clients;
 use crate::support::proxy::{Proxy, client, eventually, free_address, get};
 use crate::support::upstream::Upstream;
 use crate::support::{ads, mesh};
@@ -16,11 +14,9 @@ const CLUSTERS: usize = 1000;
 
 /// What the metrics say of a cluster's requests, if anything.
 async fn requests(proxy: &Proxy, cluster: &str) -> Option<u64> {
-    let metrics = proxy.admin("/metrics").await.unwrap().body;
     let series =
-        format!("tombolo_requests_total{{listener=\"in\",cluster=\"{cluster}\",code_class=\"2xx\"}} ");
-    let total = metrics.lines().find_map(|line| line.strip_prefix(&series))?;
-    total.parse().ok()
+        format!("tombolo_requests_total{{listener=\"in\",cluster=\"{cluster}\",code_class=\"2xx\"}}");
+    proxy.metric(&series).await
 }
 
 fn encoded<M: Message + Name>(message: &M) -> (String, Vec<u8>) {
@@ -50,22 +46,7 @@ async fn changes_among_many_clusters_lose_no_request_and_no_count() {
     })
     .await;
 
-    let done = Arc::new(AtomicBool::new(false));
-    let load: Vec<_> = (0..2)
-        .map(|_| {
-            let (done, url) = (Arc::clone(&done), format!("http://{listener}/"));
-            tokio::spawn(async move {
-                let client = client();
-                let mut answered = 0;
-                while !done.load(Ordering::Relaxed) {
-                    let answer = get(&client, &url).await.expect("every request is answered");
-                    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
-                    answered += 1;
-                }
-                answered
-            })
-        })
-        .collect();
+    let clients = Clients::start(&format!("http://{listener}/"), 2);
     for round in 0..100 {
         let other = &names[1 + round % (CLUSTERS - 1)];
         match round % 4 {
@@ -83,11 +64,7 @@ async fn changes_among_many_clusters_lose_no_request_and_no_count() {
         edge.is_acknowledged(ads::ROUTES, "in")
     })
     .await;
-    done.store(true, Ordering::Relaxed);
-    let mut answered = 0;
-    for client in load {
-        answered += client.await.unwrap();
-    }
+    let answered = clients.stop().await;
     assert!(a.requests() > 0 && b.requests() > 0);
     assert_eq!(edge.nacks(), Vec::<String>::new());
     // The last one is counted when it is over, which its client may know before.

@@ -8,14 +8,11 @@ use base64::engine::general_purpose::STANDARD;
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
 use envoy_types::pb::envoy::config::cluster::v3::cluster::LbPolicy;
 use envoy_types::pb::envoy::config::core::v3::{HealthStatus, TypedExtensionConfig};
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::Route;
 use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::stateful_session_per_route::Override;
 use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::{
     StatefulSession, StatefulSessionPerRoute,
-};
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, http_filter,
 };
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::UpgradeConfig;
 use envoy_types::pb::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
@@ -23,34 +20,25 @@ use envoy_types::pb::envoy::extensions::http::stateful_session::header::v3::Head
 use envoy_types::pb::envoy::r#type::http::v3::Cookie;
 use envoy_types::pb::google::protobuf::{Any, Duration};
 use envoy_types::util::pack_any;
-use http::Request;
-use http_body_util::Full;
-use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::ads::AdsServer;
 use crate::support::mesh;
-use crate::support::proxy::{Answer, Proxy, client, eventually, free_address, http2_client, send};
+use crate::support::proxy::{Answer, eventually};
+use crate::support::site::Site;
 use crate::support::upstream::{Mood, Upstream};
 
 const NAME: &str = "envoy.filters.http.stateful_session";
 
 /// A proxy before a cluster of four hosts, and one that is of no cluster.
 struct Stage {
-    listener: SocketAddr,
+    site: Site,
     hosts: Vec<Upstream>,
     outsider: Upstream,
-    proxy: Proxy,
-    edge: AdsServer,
-    _data: tempfile::TempDir,
 }
 
 impl Stage {
     async fn start() -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let listener = free_address();
         let mut hosts = Vec::new();
         for name in ["a", "b", "c", "d"] {
             hosts.push(Upstream::start(name).await);
@@ -60,10 +48,7 @@ impl Stage {
             lb_policy: LbPolicy::RoundRobin as i32,
             ..mesh::cluster("x")
         };
-        edge.put("x", &cluster);
-        let addresses: Vec<(SocketAddr, u32)> = hosts.iter().map(|host| (host.address, 0)).collect();
-        edge.put("x", &mesh::endpoints("x", &addresses));
-        edge.put("in", &with_sessions(mesh::listener("in", listener, "in")));
+        let addresses = hosts.iter().map(|host| (host.address, 0)).collect();
         let retried = mesh::with_retries(mesh::to_cluster("/retried", "x"), 2);
         let routes = vec![
             keeps(mesh::to_cluster("/cookie", "x"), cookie(), false),
@@ -72,34 +57,18 @@ impl Stage {
             keeps(retried, cookie(), false),
             mesh::to_cluster("/", "x"),
         ];
-        edge.put("in", &mesh::routes("in", routes));
-        let proxy = Proxy::start(&edge.url(), data.path());
-        eventually("the proxy is ready", || proxy.is_ready()).await;
         Self {
-            listener,
+            site: Site::start_listening(vec![(cluster, addresses)], with_sessions, routes).await,
             hosts,
             outsider,
-            proxy,
-            edge,
-            _data: data,
         }
-    }
-
-    /// One request over a connection of its own.
-    async fn get(&self, path: &str, header: (&str, &str), http2: bool) -> Answer {
-        let client = if http2 { http2_client() } else { client() };
-        let url = format!("http://{}{path}", self.listener);
-        let request = Request::get(url).header(header.0, header.1);
-        send(&client, request.body(Full::default()).unwrap())
-            .await
-            .unwrap()
     }
 
     /// Who answers the same request ten times, over either version, and what clients are told.
     async fn answers(&self, path: &str, header: (&str, &str)) -> (BTreeSet<String>, bool) {
         let (mut hosts, mut told) = (BTreeSet::new(), false);
         for nth in 0..10 {
-            let answer = self.get(path, header, nth % 2 == 0).await;
+            let answer = self.site.get(path, header, nth % 2 == 0).await;
             assert_eq!(answer.status, 200, "{path} {header:?}: {}", answer.body);
             told |= answer.headers.contains_key("set-cookie") || answer.headers.contains_key("x-session");
             hosts.insert(answer.body.split(' ').next().unwrap().to_owned());
@@ -108,25 +77,14 @@ impl Stage {
     }
 }
 
-fn with_sessions(mut listener: Listener) -> Listener {
-    let config = &mut listener.filter_chains[0].filters[0].config_type;
-    if let Some(filter::ConfigType::TypedConfig(config)) = config {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
-        let filter = HttpFilter {
-            name: NAME.to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(pack_any(
-                StatefulSession::default(),
-            ))),
-            ..Default::default()
-        };
-        manager.http_filters.insert(0, filter);
+fn with_sessions(listener: Listener) -> Listener {
+    let listener = mesh::with_filters(listener, [(NAME, pack_any(StatefulSession::default()))]);
+    mesh::with_manager(listener, |manager| {
         manager.upgrade_configs = vec![UpgradeConfig {
             upgrade_type: "websocket".to_owned(),
             ..Default::default()
         }];
-        *config = pack_any(manager);
-    }
-    listener
+    })
 }
 
 fn cookie() -> Any {
@@ -169,7 +127,7 @@ fn keeps(mut route: Route, state: Any, strict: bool) -> Route {
 async fn upgrade(stage: &Stage, path: &str, cookie: &str) -> String {
     let asks = "host: h\r\nconnection: upgrade\r\nupgrade: websocket\r\n";
     let request = format!("GET {path} HTTP/1.1\r\n{asks}cookie: {cookie}\r\n\r\n");
-    let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+    let mut stream = TcpStream::connect(stage.site.listener).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
@@ -197,12 +155,12 @@ fn only(name: &str) -> BTreeSet<String> {
 async fn a_session_stays_where_it_began() {
     let stage = Stage::start().await;
     for (path, http2) in [("/cookie", false), ("/cookie", true), ("/strict", false)] {
-        let first = stage.get(path, ("x", "y"), http2).await;
+        let first = stage.site.get(path, ("x", "y"), http2).await;
         let name = first.body.split(' ').next().unwrap();
         let answers = stage.answers(path, ("cookie", &given(&first))).await;
         assert_eq!(answers, (only(name), false), "{path}");
     }
-    let first = stage.get("/header", ("x", "y"), false).await;
+    let first = stage.site.get("/header", ("x", "y"), false).await;
     let session = first.headers["x-session"].to_str().unwrap();
     let name = first.body.split(' ').next().unwrap();
     let answers = stage.answers("/header", ("x-session", session)).await;
@@ -211,7 +169,7 @@ async fn a_session_stays_where_it_began() {
         .answers("/", ("cookie", &forged(stage.hosts[0].address)))
         .await;
     assert!(hosts.len() > 1 && !told, "where nothing is said: {hosts:?}");
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,7 +186,7 @@ async fn an_upgrade_is_of_its_session() {
     let refused = upgrade(&stage, "/strict", &forged(stage.outsider.address)).await;
     assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
     assert_eq!(stage.outsider.connections(), 0);
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -245,25 +203,28 @@ async fn what_a_client_says_leads_to_no_other_host() {
         assert!(hosts.len() > 1 && told, "{path} {header:?}: {hosts:?}");
     }
     for http2 in [false, true] {
-        let answer = stage.get("/strict", ("cookie", &forged(outside)), http2).await;
+        let answer = stage
+            .site
+            .get("/strict", ("cookie", &forged(outside)), http2)
+            .await;
         assert_eq!(
             (answer.status.as_u16(), answer.body.as_str()),
             (503, "no healthy upstream")
         );
     }
     assert_eq!(stage.outsider.connections(), 0);
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_whose_host_is_ill_moves_or_ends() {
     let stage = Stage::start().await;
     let ill = stage.hosts[0].address;
-    let retried = stage.get("/retried", ("cookie", &forged(ill)), false).await;
+    let retried = stage.site.get("/retried", ("cookie", &forged(ill)), false).await;
     assert!(retried.body.starts_with("a "), "{}", retried.body);
     stage.hosts[0].mood.send_replace(Mood::Refusing);
     for http2 in [false, true] {
-        let moved = stage.get("/retried", ("cookie", &forged(ill)), http2).await;
+        let moved = stage.site.get("/retried", ("cookie", &forged(ill)), http2).await;
         assert_eq!(moved.status, 200);
         assert!(!moved.body.starts_with("a "), "{}", moved.body);
         let (hosts, told) = stage.answers("/cookie", ("cookie", &given(&moved))).await;
@@ -273,12 +234,17 @@ async fn a_session_whose_host_is_ill_moves_or_ends() {
     let addresses: Vec<(SocketAddr, u32)> = stage.hosts.iter().map(|host| (host.address, 0)).collect();
     let mut endpoints = mesh::endpoints("x", &addresses);
     endpoints.endpoints[0].lb_endpoints[0].health_status = HealthStatus::Unhealthy as i32;
-    stage.edge.put("x", &endpoints);
+    stage.site.edge.put("x", &endpoints);
     eventually("a strict session ends", || async {
-        stage.get("/strict", ("cookie", &forged(ill)), false).await.status == 503
+        stage
+            .site
+            .get("/strict", ("cookie", &forged(ill)), false)
+            .await
+            .status
+            == 503
     })
     .await;
     let (hosts, told) = stage.answers("/cookie", ("cookie", &forged(ill))).await;
     assert!(!hosts.contains("a") && told, "{hosts:?}");
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }

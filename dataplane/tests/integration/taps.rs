@@ -1,59 +1,46 @@
 //! Taps, and metrics over UDP: what an operator sees of a proxy that runs.
 
+use std::path::Path;
 use std::time::Duration;
 
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use tokio::net::UdpSocket;
 
-use crate::support::ads::AdsServer;
 use crate::support::mesh;
-use crate::support::proxy::{DEADLINE, Proxy, client, eventually, free_address, get, send};
+use crate::support::proxy::{DEADLINE, Proxy, client, eventually, get, send};
+use crate::support::site::Site;
 use crate::support::upstream::{Mood, Upstream};
 
 struct Stage {
-    listener: std::net::SocketAddr,
-    proxy: Proxy,
+    site: Site,
     refusing: Upstream,
     well: Upstream,
-    _edge: AdsServer,
-    _data: tempfile::TempDir,
 }
 
 impl Stage {
     async fn start(statsd: Option<String>) -> Self {
         let (refusing, well) = (Upstream::start("refusing").await, Upstream::start("well").await);
         refusing.mood.send_replace(Mood::Refusing);
-        let data = tempfile::tempdir().unwrap();
-        let edge = AdsServer::start_at(free_address()).await;
-        let listener = free_address();
-        edge.put("a", &mesh::cluster("a"));
-        edge.put(
-            "a",
-            &mesh::endpoints("a", &[(refusing.address, 0), (well.address, 1)]),
-        );
-        edge.put("in", &mesh::listener("in", listener, "in"));
+        let hosts = vec![(refusing.address, 0), (well.address, 1)];
         let mut kept = mesh::with_retries(mesh::to_cluster("/kept", "a"), 1);
         kept.name = "kept".to_owned();
         let mut bridged = mesh::with_retries(mesh::to_cluster("/bridged", "a"), 1);
         bridged.name = "bridged".to_owned();
         let bridged = mesh::with_rewrite(bridged, "^/bridged", "/bridged");
         let routes = vec![kept, bridged, mesh::answer("/said", 403, "said")];
-        edge.put("in", &mesh::routes("in", routes));
-        let proxy = Proxy::start_told(&edge.url(), data.path(), statsd);
-        eventually("the proxy is ready", || proxy.is_ready()).await;
+        let routes = mesh::routes("in", routes);
+        let clusters = vec![(mesh::cluster("a"), hosts)];
+        let start = |edge: &str, data: &Path| Proxy::start_told(edge, data, statsd);
         Self {
-            listener,
-            proxy,
+            site: Site::start_with(clusters, |plain| plain, routes, start).await,
             refusing,
             well,
-            _edge: edge,
-            _data: data,
         }
     }
 
     async fn ask(&self, path: &str) -> StatusCode {
-        let request = Request::get(format!("http://{}{path}", self.listener))
+        let request = Request::get(self.site.url(path))
             .header("authorization", "Bearer hidden")
             .header("x-api-key", "hidden")
             .header("x-shown", "shown")
@@ -68,7 +55,7 @@ impl Stage {
     async fn tapped(&self, query: &str, ask: impl AsyncFnOnce(&Self)) -> Vec<serde_json::Value> {
         let request = Request::builder()
             .method(Method::POST)
-            .uri(format!("http://{}/tap?{query}", self.proxy.admin));
+            .uri(format!("http://{}/tap?{query}", self.site.proxy.admin));
         let answer = client()
             .request(request.body(Full::default()).unwrap())
             .await
@@ -131,7 +118,7 @@ async fn a_tap_shows_requests_and_what_was_decided() {
         assert!(has("request_headers", "referer", referer), "{shown}");
         assert!(has("response_headers", "content-length", ""), "{shown}");
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,11 +158,11 @@ async fn a_tap_sees_what_it_wants_for_as_long_as_it_wants() {
         ("header=a%20b", StatusCode::BAD_REQUEST),
         ("unknown=1", StatusCode::BAD_REQUEST),
     ] {
-        let answer = stage.proxy.admin(&format!("/tap?{query}")).await.unwrap();
+        let answer = stage.site.proxy.admin(&format!("/tap?{query}")).await.unwrap();
         assert_eq!(answer.status, expected, "{query}");
     }
     // Those that nobody reads any more make room for others.
-    let url = format!("http://{}/tap?seconds=600", stage.proxy.admin);
+    let url = format!("http://{}/tap?seconds=600", stage.site.proxy.admin);
     let open = async || {
         let request = Request::get(&url).body(Full::<bytes::Bytes>::default()).unwrap();
         client().request(request).await.unwrap()
@@ -190,7 +177,7 @@ async fn a_tap_sees_what_it_wants_for_as_long_as_it_wants() {
         open().await.status() == StatusCode::OK
     })
     .await;
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -198,11 +185,9 @@ async fn metrics_are_sent_to_statsd_at_the_latest_at_the_end() {
     let agent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let stage = Stage::start(Some(agent.local_addr().unwrap().to_string())).await;
     for _ in 0..3 {
-        get(&client(), &format!("http://{}/said", stage.listener))
-            .await
-            .unwrap();
+        get(&client(), &stage.site.url("/said")).await.unwrap();
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
     let (mut text, mut datagram) = (String::new(), [0; 2048]);
     while let Ok(read) = tokio::time::timeout(Duration::from_millis(200), agent.recv(&mut datagram)).await {
         text += std::str::from_utf8(&datagram[..read.unwrap()]).unwrap();

@@ -19,6 +19,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use crate::support::ads::AdsServer;
 use crate::support::certs::Authority;
 use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
+use crate::support::upstream::serving;
 use crate::support::{ads, certs, mesh, upstream};
 
 /// So much, in so few bytes that change, that a byte in the wrong place is seen.
@@ -88,12 +89,8 @@ impl Stage {
 
     /// What is counted of `cluster`.
     async fn metric(&self, name: &str, cluster: &str, label: &str) -> u64 {
-        let line = format!("{name}{{listener=\"in\",cluster=\"{cluster}\",{label}}} ");
-        let metrics = self.proxy.admin("/metrics").await.unwrap().body;
-        let found = metrics
-            .lines()
-            .find_map(|found| found.strip_prefix(&line)?.parse().ok());
-        found.unwrap_or(0)
+        let series = format!("{name}{{listener=\"in\",cluster=\"{cluster}\",{label}}}");
+        self.proxy.metric(&series).await.unwrap_or(0)
     }
 
     async fn ended(&self, cluster: &str, flags: &str) -> u64 {
@@ -126,15 +123,7 @@ async fn echo(stream: impl AsyncRead + AsyncWrite) {
 }
 
 async fn echoing() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(echo(stream));
-        }
-    });
-    address
+    serving(move |stream| echo(stream)).await
 }
 
 /// All that comes back for `sent`, which is ended before the answer has been.
@@ -239,12 +228,8 @@ async fn hosts_are_tried_as_often_as_the_listener_says() {
     assert_eq!(stage.connect().await.read(&mut [0]).await.unwrap_or(0), 0);
     assert_eq!(stage.ended("a", "UF").await, 1);
     let failures = || async {
-        let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
-        let line = "tombolo_tcp_connect_failures_total{listener=\"in\",cluster=\"a\"} ";
-        metrics
-            .lines()
-            .find_map(|found| found.strip_prefix(line)?.parse::<u64>().ok())
-            .unwrap_or(0)
+        let series = "tombolo_tcp_connect_failures_total{listener=\"in\",cluster=\"a\"}";
+        stage.proxy.metric(series).await.unwrap_or(0)
     };
     assert_eq!(failures().await, 1);
     stage

@@ -8,10 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::listener::v3::{FilterChain, FilterChainMatch, Listener};
-use envoy_types::pb::envoy::config::rbac::v3::principal::{Authenticated, Identifier};
-use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::DownstreamTlsContext;
-use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -22,12 +19,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::jwt::{only, with_filters};
 use crate::support::ads::AdsServer;
 use crate::support::certs::{Authority, Pair};
 use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
 use crate::support::upstream::Upstream;
-use crate::support::{certs, mesh, proxy};
+use crate::support::{certs, mesh};
+
+mod chains;
+mod clients;
 
 /// A proxy with one listener and one host.
 struct Stage {
@@ -62,6 +61,13 @@ impl Stage {
         }
     }
 
+    /// With one chain, for all names, and ready.
+    async fn known_by(pair: &Pair) -> Self {
+        let context = certs::context(vec![certs::certificate(pair)], &[]);
+        let made = |listener| with_tls(listener, context);
+        Self::start(made).await.ready().await
+    }
+
     async fn ready(self) -> Self {
         eventually("the proxy is ready", || self.proxy.is_ready()).await;
         self
@@ -81,11 +87,7 @@ impl Stage {
     }
 
     async fn metric(&self, line: &str) -> Option<u64> {
-        let metrics = self.proxy.admin("/metrics").await?.body;
-
-        metrics
-            .lines()
-            .find_map(|found| found.strip_prefix(line)?.trim().parse().ok())
+        self.proxy.metric(line).await
     }
 }
 
@@ -143,11 +145,7 @@ fn chain(names: &[&str], routes: &str, pair: &Pair) -> FilterChain {
 async fn the_protocol_is_what_was_agreed_on_or_what_the_client_begins_with() {
     let authority = Authority::new();
     let pair = authority.sign(&["a.example"]);
-    let context = certs::context(vec![certs::certificate(&pair)], &[]);
-    let stage = Stage::start(|listener| with_tls(listener, context))
-        .await
-        .ready()
-        .await;
+    let stage = Stage::known_by(&pair).await;
     for (protocols, agreed) in [
         (&["http/1.1"][..], Some(&b"http/1.1"[..])),
         (&["http/1.1", "h2"], Some(b"h2")),
@@ -187,165 +185,6 @@ async fn the_protocol_is_what_was_agreed_on_or_what_the_client_begins_with() {
         let body: Bytes = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, "a /x body", "{protocols:?} {http2}");
         assert_eq!(stage.host.last_headers()["x-forwarded-proto"], "https");
-    }
-    stage.proxy.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_name_chooses_its_chain_and_certificate() {
-    let authority = Authority::new();
-    let one = authority.sign(&["one.example"]);
-    let two = authority.sign(&["a.two.example", "b.a.two.example"]);
-    let rest = authority.sign(&["rest.test", "other.test"]);
-    let listener = |mut listener: Listener, with_rest: bool| {
-        listener.filter_chains = vec![
-            chain(&["one.example"], "one", &one),
-            chain(&["*.two.example"], "two", &two),
-        ];
-        listener.default_filter_chain = with_rest.then(|| FilterChain {
-            filter_chain_match: None,
-            ..chain(&[], "rest", &rest)
-        });
-        listener
-    };
-    let stage = Stage::start(|plain| listener(plain, true)).await.ready().await;
-    let client = authority.client(&[], None);
-    for (name, expected) in [
-        ("one.example", "one"),
-        ("a.two.example", "two"),
-        ("b.a.two.example", "two"),
-        ("rest.test", "rest"),
-        ("other.test", "rest"),
-    ] {
-        assert_eq!(stage.ask(name, &client).await.unwrap(), expected, "{name}");
-    }
-    let plain = mesh::listener("in", stage.listener, "in");
-    stage.edge.put("in", &listener(plain, false));
-    eventually("the default is gone", || async {
-        stage.ask("rest.test", &client).await.is_err()
-    })
-    .await;
-    assert_eq!(stage.ask("one.example", &client).await.unwrap(), "one");
-    let line = "tombolo_connections_refused_total{listener=\"in\",why=\"no_filter_chain\"}";
-    assert!(stage.metric(line).await.unwrap() > 0);
-    stage.proxy.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_chain_of_everything_is_not_the_default() {
-    let authority = Authority::new();
-    let pair = authority.sign(&["one.example"]);
-    let made = |mut listener: Listener| {
-        let plain = |routes| {
-            mesh::listener("in", "127.0.0.1:1".parse().unwrap(), routes)
-                .filter_chains
-                .remove(0)
-        };
-        listener.filter_chains = vec![chain(&["one.example"], "one", &pair), plain("two")];
-        listener.default_filter_chain = Some(plain("rest"));
-        listener
-    };
-    let stage = Stage::start(made).await.ready().await;
-    let mut kept = TcpStream::connect(stage.listener).await.unwrap();
-    assert_eq!(ask_on(&mut kept, "/x").await.unwrap(), "two");
-    stage
-        .edge
-        .put("one", &mesh::routes("one", vec![mesh::answer("/", 200, "new")]));
-    let client = authority.client(&[], None);
-    eventually("another chain has changed", || async {
-        stage.ask("one.example", &client).await.unwrap() == "new"
-    })
-    .await;
-    for _ in 0..2 {
-        assert_eq!(ask_on(&mut kept, "/x").await.unwrap(), "two");
-    }
-    stage.proxy.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_chain_that_is_tightened_does_not_go_on_without_its_secret() {
-    let authority = Authority::new();
-    let stage = Stage::start(|listener| listener).await.ready().await;
-    let asked = || async {
-        let mut stream = TcpStream::connect(stage.listener).await?;
-        ask_on(&mut stream, "/x").await
-    };
-    assert_eq!(asked().await.unwrap(), "a /x ");
-    let plain = mesh::listener("in", stage.listener, "in");
-    let tight = with_tls(plain, certs::context(vec![], &["cert"]));
-    stage.edge.put("in", &tight);
-    eventually("plain text is not served", || async { asked().await.is_err() }).await;
-    stage
-        .edge
-        .put("cert", &certs::secret("cert", &authority.sign(&["a.example"])));
-    let client = authority.client(&[], None);
-    eventually("TLS is", || async {
-        stage.ask("a.example", &client).await.is_ok()
-    })
-    .await;
-    assert!(asked().await.is_err());
-    stage.proxy.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clients_word_for_its_certificate_is_not_seen() {
-    let stage = Stage::start(|listener| listener).await.ready().await;
-    let mut believed = mesh::answer("/", 200, "believed");
-    believed.r#match.as_mut().unwrap().headers = vec![HeaderMatcher {
-        name: "x-forwarded-client-cert".to_owned(),
-        header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
-        ..Default::default()
-    }];
-    let table = mesh::routes("in", vec![believed, mesh::answer("/", 200, "unknown")]);
-    stage.edge.put("in", &table);
-    let asked = async |client: &proxy::HttpClient| {
-        let request = Request::get(format!("http://{}/x", stage.listener))
-            .header("X-Forwarded-Client-Cert", "URI=spiffe://a/b")
-            .body(Full::default())
-            .unwrap();
-        proxy::send(client, request).await.unwrap().body
-    };
-    for client in [proxy::client(), proxy::http2_client()] {
-        eventually("the routes are there", || async {
-            asked(&client).await != "a /x "
-        })
-        .await;
-        assert_eq!(asked(&client).await, "unknown");
-    }
-    stage.proxy.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_begins_late_finds_what_is_there_then() {
-    let authority = Authority::new();
-    let (before, after) = (authority.sign(&["a.example"]), authority.sign(&["a.example"]));
-    let context = |pair| certs::context(vec![certs::certificate(pair)], &[]);
-    let stage = Stage::start(|listener| with_tls(listener, context(&before)))
-        .await
-        .ready()
-        .await;
-    let certificate_of =
-        |stream: &TlsStream<TcpStream>| stream.get_ref().1.peer_certificates().unwrap()[0].to_vec();
-    let fresh = || authority.client(&[], None);
-    let old = certificate_of(&stage.connect("a.example", &fresh()).await.unwrap());
-    let mut silent = Vec::new();
-    for _ in 0..8 {
-        silent.push(TcpStream::connect(stage.listener).await.unwrap());
-    }
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let plain = mesh::listener("in", stage.listener, "in");
-    stage.edge.put("in", &with_tls(plain, context(&after)));
-    for _ in 0..3 {
-        eventually("the certificate is replaced", || async {
-            certificate_of(&stage.connect("a.example", &fresh()).await.unwrap()) != old
-        })
-        .await;
-    }
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    for stream in silent {
-        let name = ServerName::try_from("a.example").unwrap();
-        let stream = TlsConnector::from(fresh()).connect(name, stream).await.unwrap();
-        assert!(certificate_of(&stream) != old);
     }
     stage.proxy.stop().await;
 }
@@ -399,11 +238,7 @@ async fn a_hello_in_pieces_is_read_and_whoever_says_nothing_is_left() {
 async fn plain_requests_to_a_port_of_tls_are_not_answered() {
     let authority = Authority::new();
     let pair = authority.sign(&["a.example"]);
-    let context = certs::context(vec![certs::certificate(&pair)], &[]);
-    let stage = Stage::start(|listener| with_tls(listener, context))
-        .await
-        .ready()
-        .await;
+    let stage = Stage::known_by(&pair).await;
     let mut stream = TcpStream::connect(stage.listener).await.unwrap();
     stream
         .write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
@@ -418,66 +253,6 @@ async fn plain_requests_to_a_port_of_tls_are_not_answered() {
     let line = "tombolo_connections_refused_total{listener=\"in\",why=\"handshake\"}";
     assert_eq!(stage.metric(line).await, Some(1));
     stage.proxy.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_have_to_show_a_certificate_that_is_believed() {
-    let (authority, other) = (Authority::new(), Authority::new());
-    let pair = authority.sign(&["a.example"]);
-    let context = certs::with_clients(certs::context(vec![certs::certificate(&pair)], &[]), &authority);
-    let stage = Stage::start(|listener| with_tls(listener, context))
-        .await
-        .ready()
-        .await;
-    let (known, stranger) = (authority.sign(&["client"]), other.sign(&["client"]));
-    for (shown, served) in [(Some(&known), true), (Some(&stranger), false), (None, false)] {
-        let client = authority.client(&[], shown);
-        // In TLS 1.3 the client hears of it only after its side of the handshake. The second time it would have a ticket.
-        for _ in 0..2 {
-            let Ok(mut stream) = stage.connect("a.example", &client).await else {
-                assert!(!served);
-                continue;
-            };
-            assert_eq!(ask_on(&mut stream, "/x").await.is_ok(), served);
-            let kind = stream.get_ref().1.handshake_kind();
-            assert_eq!(kind, Some(rustls::HandshakeKind::Full), "it is looked at again");
-        }
-    }
-    assert_eq!(stage.host.requests(), 2);
-    stage.proxy.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rules_go_by_the_names_of_a_clients_certificate() {
-    let authority = Authority::new();
-    let pair = authority.sign(&["a.example"]);
-    let mut context = certs::with_clients(certs::context(vec![certs::certificate(&pair)], &[]), &authority);
-    context.require_client_certificate = None;
-    let authenticated = |name: Option<&str>| {
-        only(Identifier::Authenticated(Authenticated {
-            principal_name: name.map(|name| StringMatcher {
-                match_pattern: Some(string_matcher::MatchPattern::Suffix(name.to_owned())),
-                ..Default::default()
-            }),
-        }))
-    };
-    let (web, other) = (authority.sign(&["web.shop"]), authority.sign(&["web.cart"]));
-    for (rules, expected) in [
-        (authenticated(None), [true, true, true]),
-        (authenticated(Some(".shop")), [true, false, false]),
-    ] {
-        let listener = |listener| with_tls(with_filters(listener, vec![("rbac", rules)]), context.clone());
-        let stage = Stage::start(listener).await.ready().await;
-        for (shown, is_let) in [Some(&web), Some(&other), None].into_iter().zip(expected) {
-            let answer = stage
-                .ask("a.example", &authority.client(&[], shown))
-                .await
-                .unwrap();
-            let words = if is_let { "a /x " } else { "RBAC: access denied" };
-            assert_eq!(answer, words);
-        }
-        stage.proxy.stop().await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -562,11 +337,7 @@ async fn eventually_kept(data: &std::path::Path) -> u32 {
 async fn a_session_is_resumed_by_whichever_worker() {
     let authority = Authority::new();
     let pair = authority.sign(&["a.example"]);
-    let context = certs::context(vec![certs::certificate(&pair)], &[]);
-    let stage = Stage::start(|listener| with_tls(listener, context))
-        .await
-        .ready()
-        .await;
+    let stage = Stage::known_by(&pair).await;
     let client = authority.client(&[], None);
     for nth in 0..10 {
         let mut stream = stage.connect("a.example", &client).await.unwrap();
@@ -587,11 +358,7 @@ async fn a_cipher_is_the_cheapest_unless_the_client_has_no_instructions_for_it()
     };
     let authority = Authority::new();
     let pair = authority.sign(&["a.example"]);
-    let context = certs::context(vec![certs::certificate(&pair)], &[]);
-    let stage = Stage::start(|listener| with_tls(listener, context))
-        .await
-        .ready()
-        .await;
+    let stage = Stage::known_by(&pair).await;
     for (offered, agreed) in [
         (&[AES_256, CHACHA20, AES_128][..], AES_128),
         (&[AES_256, CHACHA20], AES_256),
@@ -610,11 +377,7 @@ async fn a_cipher_is_the_cheapest_unless_the_client_has_no_instructions_for_it()
 async fn a_large_answer_arrives_whole_though_its_client_is_slow() {
     let authority = Authority::new();
     let pair = authority.sign(&["a.example"]);
-    let context = certs::context(vec![certs::certificate(&pair)], &[]);
-    let stage = Stage::start(|listener| with_tls(listener, context))
-        .await
-        .ready()
-        .await;
+    let stage = Stage::known_by(&pair).await;
     let client = authority.client(&[], None);
     let mut stream = stage.connect("a.example", &client).await.unwrap();
     // The host answers with what it was sent, after all of it.

@@ -3,7 +3,6 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -32,11 +31,10 @@ use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tombolo_dataplane::AccessLog;
 
-use crate::support::ads::AdsServer;
 use crate::support::certs::{Authority, Pair};
 use crate::support::proxy::{Proxy, client, eventually, free_address, get, http2_client, send};
+use crate::support::site::{Site, at};
 use crate::support::{ads, certs, mesh};
 
 /// A host that answers in TLS with what it was asked, and notes how each connection was begun.
@@ -160,36 +158,20 @@ fn cluster(context: UpstreamTlsContext) -> Cluster {
 }
 
 struct Stage {
-    listener: SocketAddr,
-    log: PathBuf,
-    proxy: Proxy,
-    edge: AdsServer,
-    _data: tempfile::TempDir,
+    site: Site,
 }
 
 impl Stage {
     async fn start(cluster: Cluster, host: SocketAddr) -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let listener = free_address();
-        edge.put("a", &cluster);
-        edge.put("a", &mesh::endpoints("a", &[(host, 0)]));
-        edge.put("in", &mesh::listener("in", listener, "in"));
-        edge.put("in", &mesh::routes("in", vec![mesh::to_cluster("/", "a")]));
-        let log = data.path().join("access.log");
-        let proxy = Proxy::start_with(&edge.url(), data.path(), AccessLog::File(log.clone()));
-        eventually("the proxy is ready", || proxy.is_ready()).await;
+        let routes = mesh::routes("in", vec![mesh::to_cluster("/", "a")]);
+        let clusters = vec![at(cluster, host)];
         Self {
-            listener,
-            log,
-            proxy,
-            edge,
-            _data: data,
+            site: Site::start_with(clusters, |plain| plain, routes, Proxy::start_logging).await,
         }
     }
 
     fn url(&self) -> String {
-        format!("http://{}/x", self.listener)
+        self.site.url("/x")
     }
 
     async fn status(&self) -> StatusCode {
@@ -197,7 +179,7 @@ impl Stage {
     }
 
     async fn is_logged(&self, flags: &str) -> bool {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let text = std::fs::read_to_string(self.site.log()).unwrap_or_default();
         text.contains(&format!("\"flags\":\"{flags}\""))
     }
 }
@@ -226,7 +208,7 @@ async fn hosts_are_asked_by_name_and_in_the_protocol_of_their_cluster() {
         let begun = host.begun();
         assert!(begun.len() <= 4, "connections are kept: {begun:?}");
         assert!(begun.iter().all(|begun| begun == expected), "{begun:?}");
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
@@ -255,13 +237,16 @@ async fn a_host_that_is_not_believed_cannot_be_reached() {
         assert_eq!(stage.status().await, StatusCode::SERVICE_UNAVAILABLE, "{what}");
         eventually("it is logged", || stage.is_logged("UF")).await;
         // What was said before holds for the connections of then only.
-        stage.edge.put("a", &mesh::endpoints("a", &[(host.address, 0)]));
-        stage.edge.put("a", &cluster(good()));
+        stage
+            .site
+            .edge
+            .put("a", &mesh::endpoints("a", &[(host.address, 0)]));
+        stage.site.edge.put("a", &cluster(good()));
         eventually("it is believed", || async {
             stage.status().await == StatusCode::OK
         })
         .await;
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
@@ -282,8 +267,9 @@ async fn a_cluster_waits_for_its_secrets_and_shows_its_own() {
         name: "ca".to_owned(),
         r#type: Some(Type::ValidationContext(certs::believing(&authority))),
     };
-    stage.edge.put("ca", &believed);
+    stage.site.edge.put("ca", &believed);
     stage
+        .site
         .edge
         .put("mine", &certs::secret("mine", &authority.sign(&["proxy"])));
     eventually("both are known", || async {
@@ -294,15 +280,16 @@ async fn a_cluster_waits_for_its_secrets_and_shows_its_own() {
     let kept = client();
     assert_eq!(get(&kept, &stage.url()).await.unwrap().status, StatusCode::OK);
     stage
+        .site
         .edge
         .put("mine", &certs::secret("mine", &Authority::new().sign(&["proxy"])));
     eventually("it is acknowledged", || async {
-        stage.edge.is_acknowledged(ads::SECRET, "mine")
+        stage.site.edge.is_acknowledged(ads::SECRET, "mine")
     })
     .await;
     let after = get(&kept, &stage.url()).await.unwrap().status;
     assert_eq!(after, StatusCode::OK, "what is open goes on");
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -325,7 +312,7 @@ async fn an_answer_before_the_end_of_what_is_sent_is_not_lost() {
     });
     let stage = Stage::start(cluster(context(&authority, "host.example")), address).await;
     for _ in 0..5 {
-        let mut client = TcpStream::connect(stage.listener).await.unwrap();
+        let mut client = TcpStream::connect(stage.site.listener).await.unwrap();
         let (mut reader, mut writer) = client.split();
         let sending = async {
             let _ = writer
@@ -342,7 +329,7 @@ async fn an_answer_before_the_end_of_what_is_sent_is_not_lost() {
         read.unwrap();
         assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 413");
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 /// More than all sockets and windows on the way hold.
@@ -382,7 +369,7 @@ async fn what_is_sent_goes_on_beside_an_answer() {
     let answer = tokio::time::timeout(std::time::Duration::from_secs(20), answer).await;
     let answer = answer.expect("it is not stuck").unwrap();
     assert_eq!((answer.status, answer.body.len()), (StatusCode::OK, MUCH));
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -399,14 +386,14 @@ async fn checks_are_made_in_tls_too() {
     };
     let stage = Stage::start(checked(&authority), host.address).await;
     let is_said = async |health: &str| {
-        let hosts = stage.proxy.admin("/hosts").await.unwrap().body;
+        let hosts = stage.site.proxy.admin("/hosts").await.unwrap().body;
         hosts.contains(&format!("\"{health}\""))
     };
     eventually("it is healthy", || is_said("healthy")).await;
     assert_eq!(stage.status().await, StatusCode::OK);
-    stage.edge.put("a", &checked(&other));
+    stage.site.edge.put("a", &checked(&other));
     eventually("it is unhealthy", || is_said("unhealthy")).await;
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -420,7 +407,7 @@ async fn a_check_that_waits_for_secrets_says_nothing() {
     ));
     let stage = Stage::start(mesh::with_checks(cluster(waiting), 100, 1000), host.address).await;
     let is_said = async |health: &str| {
-        let hosts = stage.proxy.admin("/hosts").await.unwrap().body;
+        let hosts = stage.site.proxy.admin("/hosts").await.unwrap().body;
         hosts.contains(&format!("\"{health}\""))
     };
     eventually("its host is known", || is_said("unchecked")).await;
@@ -430,9 +417,9 @@ async fn a_check_that_waits_for_secrets_says_nothing() {
         name: "ca".to_owned(),
         r#type: Some(Type::ValidationContext(certs::believing(&authority))),
     };
-    stage.edge.put("ca", &believed);
+    stage.site.edge.put("ca", &believed);
     eventually("it is healthy", || is_said("healthy")).await;
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -455,7 +442,7 @@ async fn what_is_passed_on_may_be_put_into_tls() {
         }],
         ..mesh::listener("tcp", address, "unused")
     };
-    stage.edge.put("tcp", &passing);
+    stage.site.edge.put("tcp", &passing);
     eventually("it listens", || async {
         TcpStream::connect(address).await.is_ok()
     })
@@ -469,5 +456,5 @@ async fn what_is_passed_on_may_be_put_into_tls() {
         answer.starts_with("HTTP/1.1 200") && answer.ends_with("body"),
         "{answer}"
     );
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }

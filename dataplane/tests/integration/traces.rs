@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 use envoy_types::pb::envoy::config::accesslog::v3::{AccessLog, access_log};
 use envoy_types::pb::envoy::config::core::v3::GrpcService;
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, GoogleGrpc, TargetSpecifier};
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::trace::v3::OpenTelemetryConfig;
 use envoy_types::pb::envoy::config::trace::v3::tracing::{Http as Provider, http::ConfigType};
 use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::CommonGrpcAccessLogConfig;
 use envoy_types::pb::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::Tracing;
 use envoy_types::pb::envoy::r#type::tracing::v3::custom_tag::{Header, Literal, Type};
 use envoy_types::pb::envoy::r#type::tracing::v3::CustomTag;
@@ -21,12 +20,11 @@ use envoy_types::pb::opentelemetry::proto::common::v1::any_value::Value;
 use envoy_types::pb::opentelemetry::proto::common::v1::{AnyValue, KeyValue, KeyValueList};
 use envoy_types::util::pack_any;
 use http::{HeaderMap, Request, StatusCode};
-use prost::Message;
 
-use crate::support::ads::AdsServer;
 use crate::support::collector::{self, Collector, Span};
 use crate::support::mesh;
-use crate::support::proxy::{Proxy, client, eventually, free_address, http2_client, send};
+use crate::support::proxy::{client, eventually, free_address, http2_client, send};
+use crate::support::site::{Site, at};
 use crate::support::upstream::{Mood, Upstream};
 
 mod ends;
@@ -36,30 +34,20 @@ const SPAN: &str = "00f067aa0ba902b7";
 
 /// A proxy whose requests below `/hot`, `/kept` and `/bridged` have a first host that refuses and a second that does not.
 struct Stage {
-    listener: SocketAddr,
-    proxy: Proxy,
+    site: Site,
     refusing: Upstream,
     well: Upstream,
-    edge: AdsServer,
-    _data: tempfile::TempDir,
 }
 
 impl Stage {
     async fn start(tracing: Option<Tracing>, collector: SocketAddr) -> Self {
         let (refusing, well) = (Upstream::start("refusing").await, Upstream::start("well").await);
         refusing.mood.send_replace(Mood::Refusing);
-        let data = tempfile::tempdir().unwrap();
-        let edge = AdsServer::start_at(free_address()).await;
-        let listener = free_address();
-        for (name, hosts) in [
-            ("a", &[(refusing.address, 0), (well.address, 1)][..]),
-            ("collector", &[(collector, 0)]),
-        ] {
-            edge.put(name, &mesh::cluster(name));
-            edge.put(name, &mesh::endpoints(name, hosts));
-        }
-        let plain = with_records(mesh::listener("in", listener, "in"));
-        edge.put("in", &with_tracing(plain, tracing));
+        let clusters = vec![
+            (mesh::cluster("a"), vec![(refusing.address, 0), (well.address, 1)]),
+            at(mesh::cluster("collector"), collector),
+        ];
+        let made = |plain| with_tracing(with_records(plain), tracing);
         let mut kept = mesh::with_retries(mesh::to_cluster("/kept", "a"), 1);
         kept.name = "kept".to_owned();
         let routes = vec![
@@ -72,22 +60,16 @@ impl Stage {
             mesh::answer("/said", 200, "said"),
             mesh::to_cluster("/", "a"),
         ];
-        edge.put("in", &mesh::routes("in", routes));
-        let proxy = Proxy::start(&edge.url(), data.path());
-        eventually("the proxy is ready", || proxy.is_ready()).await;
         Self {
-            listener,
-            proxy,
+            site: Site::start_listening(clusters, made, routes).await,
             refusing,
             well,
-            edge,
-            _data: data,
         }
     }
 
     /// The status, and what the last host was told.
     async fn ask(&self, path: &str, body: &str, headers: &[(&str, &str)]) -> (StatusCode, HeaderMap) {
-        let mut request = Request::post(format!("http://{}{path}", self.listener));
+        let mut request = Request::post(self.site.url(path));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -103,27 +85,17 @@ impl Stage {
     }
 
     async fn metric(&self, name: &str) -> u64 {
-        let text = self.proxy.admin("/metrics").await.unwrap().body;
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.unwrap().parse().unwrap()
+        self.site.proxy.metric(name).await.unwrap()
     }
 }
 
-fn with_tracing(mut listener: Listener, tracing: Option<Tracing>) -> Listener {
-    let filter = &mut listener.filter_chains[0].filters[0];
-    if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
-        manager.tracing = tracing;
-        *config = pack_any(manager);
-    }
-    listener
+fn with_tracing(listener: Listener, tracing: Option<Tracing>) -> Listener {
+    mesh::with_manager(listener, |manager| manager.tracing = tracing)
 }
 
 /// `listener`, of whose requests a collector is told.
 #[allow(deprecated, reason = "it is where Envoy before 1.37 has the collector")]
-fn with_records(mut listener: Listener) -> Listener {
+fn with_records(listener: Listener) -> Listener {
     let text = |text: &str| AnyValue {
         value: Some(Value::StringValue(text.to_owned())),
     };
@@ -159,13 +131,7 @@ fn with_records(mut listener: Listener) -> Listener {
         config_type: Some(access_log::ConfigType::TypedConfig(pack_any(config))),
         ..Default::default()
     };
-    let filter = &mut listener.filter_chains[0].filters[0];
-    if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
-        manager.access_log = vec![log];
-        *config = pack_any(manager);
-    }
-    listener
+    mesh::with_manager(listener, |manager| manager.access_log = vec![log])
 }
 
 fn to_cluster(name: &str) -> TargetSpecifier {
@@ -291,7 +257,7 @@ async fn a_request_and_its_attempts_are_spans_of_its_clients_trace() {
         assert_eq!(told.get_all("traceparent").iter().count(), 1);
         assert_eq!(collector.resource()["service.name"], "shop");
         assert_eq!(collector.headers()["te"], "trailers");
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
@@ -340,7 +306,7 @@ async fn what_is_not_sampled_is_told_so_and_has_no_spans() {
     .await;
     assert!(told["b3"].to_str().unwrap().starts_with(TRACE));
     assert!(collector.spans().iter().all(|span| span.trace() == TRACE));
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -355,7 +321,7 @@ async fn without_tracing_headers_pass_as_they_are() {
         let (_, told) = stage.ask(path, "", &[]).await;
         assert!(!told.contains_key("traceparent"));
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -368,7 +334,7 @@ async fn what_the_proxy_answers_by_itself_is_a_span_too_over_either_version() {
     });
     let stage = Stage::start(Some(tracing(address, 100.0)), collector.address).await;
     for client in [client(), http2_client()] {
-        let request = Request::get(format!("http://{}/said", stage.listener));
+        let request = Request::get(stage.site.url("/said"));
         send(&client, request.body(http_body_util::Full::default()).unwrap())
             .await
             .unwrap();
@@ -376,7 +342,7 @@ async fn what_the_proxy_answers_by_itself_is_a_span_too_over_either_version() {
     let (status, _) = stage.ask("/", "", &[]).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     // At the latest when the proxy ends.
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
     let spans = collector.spans();
     let shown = |span: &Span| {
         let said = span.attributes();
@@ -412,7 +378,7 @@ async fn nobody_waits_for_a_collector_that_is_not_there() {
     })
     .await;
     assert_eq!(stage.metric("tombolo_spans_sent_total").await, 0);
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -453,7 +419,7 @@ async fn a_collector_gets_a_record_of_each_request_with_its_trace() {
             "{log:?}"
         );
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
     let text = format!("{:?}", collector.resource());
     assert!(text.contains("shop"), "{text}");
 }
@@ -490,6 +456,6 @@ async fn spans_that_a_collector_may_take_later_are_sent_again_and_no_others() {
     // Who ends does not wait for it.
     stage.ask("/said", "", &[]).await;
     let began = Instant::now();
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
     assert!(began.elapsed() < Duration::from_secs(3));
 }

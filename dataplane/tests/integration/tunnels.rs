@@ -2,25 +2,23 @@
 //! HTTP/2, with all that clients and hosts may make of them.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use envoy_types::pb::envoy::config::core::v3::Http2ProtocolOptions;
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::route::Action;
 use envoy_types::pb::envoy::config::route::v3::route_action::{MaxStreamDuration, UpgradeConfig as OfRoute};
 use envoy_types::pb::envoy::config::route::v3::route_action::upgrade_config::ConnectConfig;
 use envoy_types::pb::envoy::config::route::v3::route_match::{ConnectMatcher, PathSpecifier};
 use envoy_types::pb::envoy::config::route::v3::Route;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::HttpConnectionManager;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::UpgradeConfig;
 use envoy_types::pb::google::protobuf::{BoolValue, Duration as PbDuration, UInt32Value};
-use envoy_types::util::pack_any;
 use h2::ext::Protocol;
 use http::{Method, Request, StatusCode};
-use prost::Message;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -30,6 +28,8 @@ use tombolo_dataplane::AccessLog;
 use crate::support::ads::AdsServer;
 use crate::support::certs::Authority;
 use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
+use crate::support::site::{Site, at};
+use crate::support::upstream::serving;
 use crate::support::{certs, mesh};
 
 mod asked;
@@ -51,10 +51,8 @@ struct Stage {
     data: tempfile::TempDir,
 }
 
-pub(crate) fn with_upgrades(mut listener: Listener) -> Listener {
-    let filter = &mut listener.filter_chains[0].filters[0];
-    if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
+pub(crate) fn with_upgrades(listener: Listener) -> Listener {
+    mesh::with_manager(listener, |manager| {
         manager.upgrade_configs = vec![UpgradeConfig {
             upgrade_type: "websocket".to_owned(),
             ..Default::default()
@@ -63,9 +61,7 @@ pub(crate) fn with_upgrades(mut listener: Listener) -> Listener {
             allow_connect: true,
             ..Default::default()
         });
-        *config = pack_any(manager);
-    }
-    listener
+    })
 }
 
 fn upgrading(mut route: Route, kind: &str, enabled: bool) -> Route {
@@ -107,16 +103,12 @@ impl Stage {
     }
 
     async fn start_with(made: impl FnOnce(Listener) -> Listener, limits: Thresholds) -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let (listener, closed) = (free_address(), free_address());
         let seen = Arc::new(Mutex::new(Vec::new()));
         let host = start_host(Arc::clone(&seen)).await;
-        edge.put("a", &mesh::with_limits(mesh::cluster("a"), limits));
-        edge.put("a", &mesh::endpoints("a", &[(host, 0)]));
-        edge.put("closed", &mesh::cluster("closed"));
-        edge.put("closed", &mesh::endpoints("closed", &[(closed, 0), (host, 0)]));
-        edge.put("in", &made(mesh::listener("in", listener, "in")));
+        let clusters = vec![
+            at(mesh::with_limits(mesh::cluster("a"), limits), host),
+            (mesh::cluster("closed"), vec![(free_address(), 0), (host, 0)]),
+        ];
         let routes = vec![
             connecting("a"),
             upgrading(mesh::to_cluster("/off", "a"), "websocket", false),
@@ -127,17 +119,18 @@ impl Stage {
             mesh::with_careful_retries(mesh::to_cluster("/retried", "closed"), 5),
             mesh::to_cluster("/", "a"),
         ];
-        edge.put("in", &mesh::routes("in", routes));
-        let log = AccessLog::File(data.path().join("log"));
-        let proxy = Proxy::start_draining(&edge.url(), data.path(), log, Duration::from_millis(300));
-        eventually("the proxy is ready", || proxy.is_ready()).await;
+        let start = |edge: &str, data: &Path| {
+            let log = AccessLog::File(Proxy::log(data));
+            Proxy::start_draining(edge, data, log, Duration::from_millis(300))
+        };
+        let site = Site::start_with(clusters, made, mesh::routes("in", routes), start).await;
         Self {
-            listener,
-            proxy,
-            edge,
+            listener: site.listener,
+            proxy: site.proxy,
+            edge: site.edge,
             seen,
             host,
-            data,
+            data: site.data,
         }
     }
 
@@ -158,7 +151,7 @@ impl Stage {
 
     /// The lines of the access log, once there are so many.
     async fn log(&self, lines: usize) -> Vec<serde_json::Value> {
-        let log = self.data.path().join("log");
+        let log = Proxy::log(self.data.path());
         let read = || std::fs::read_to_string(&log).unwrap_or_default();
         eventually("it is logged", || async { read().lines().count() >= lines }).await;
         read()
@@ -170,15 +163,7 @@ impl Stage {
 
 /// Answers by the path; what is no request of HTTP it sends back, and `bye` once that has ended.
 pub(crate) async fn start_host(seen: Arc<Mutex<Vec<u8>>>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(serve(stream, Arc::clone(&seen)));
-        }
-    });
-    address
+    serving(move |stream| serve(stream, Arc::clone(&seen))).await
 }
 
 async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<u8>>>) -> Option<()> {

@@ -13,9 +13,9 @@ use crate::hostile_h2::wire::{
     INITIAL_WINDOW, NO_ERROR, PREFACE, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, Wire, frame,
     request, setting, status,
 };
-use crate::support::ads::AdsServer;
 use crate::support::mesh;
-use crate::support::proxy::{DEADLINE, Proxy, client, eventually, free_address, send};
+use crate::support::proxy::{DEADLINE, client, send};
+use crate::support::site::Site;
 
 /// As large as a frame may be, nearly, and as many as fill most of what the proxy takes of one answer.
 const PIECE_BYTES: usize = 16_000;
@@ -151,7 +151,7 @@ async fn a_host_that_takes_two_at_once_is_asked_over_more_connections() {
     });
     let stage = Stage::start(&[(host, 0)]).await;
     // One connection of a client, and with it one worker.
-    let mut client = Wire::start(stage.listener).await;
+    let mut client = Wire::start(stage.site.listener).await;
     assert!(client.is_answered(1, "/").await);
     for round in 1..=2 {
         open.send_replace(false);
@@ -176,14 +176,14 @@ async fn a_host_that_takes_two_at_once_is_asked_over_more_connections() {
             assert_eq!((answer.kind, status(&answer.payload)), (HEADERS, 200));
         }
     }
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_nobody_takes_leave_room_for_others() {
     let (host, connections) = host(Says::Much).await;
     let stage = Stage::start(&[(host, 0)]).await;
-    let mut client = Wire::open(stage.listener, &setting(INITIAL_WINDOW, 0)).await;
+    let mut client = Wire::open(stage.site.listener, &setting(INITIAL_WINDOW, 0)).await;
     client.send(&frame(WINDOW_UPDATE, 0, 0, &[0, 0x10, 0, 0])).await;
     // On one connection of the host, that of this client's worker.
     for nth in 0..50 {
@@ -204,34 +204,20 @@ async fn answers_that_nobody_takes_leave_room_for_others() {
         connections, 1,
         "there is one only where none was ended for too much"
     );
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 /// A proxy before some hosts of HTTP/2; what none of them has looked at is sent to another one.
 struct Stage {
-    listener: SocketAddr,
-    proxy: Proxy,
-    _edge: AdsServer,
-    _data: tempfile::TempDir,
+    site: Site,
 }
 
 impl Stage {
     async fn start(hosts: &[(SocketAddr, u32)]) -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let listener = free_address();
-        edge.put("a", &mesh::with_http2(mesh::cluster("a")));
-        edge.put("a", &mesh::endpoints("a", hosts));
-        edge.put("in", &mesh::listener("in", listener, "in"));
+        let cluster = mesh::with_http2(mesh::cluster("a"));
         let route = mesh::with_careful_retries(mesh::to_cluster("/", "a"), 1);
-        edge.put("in", &mesh::routes("in", vec![route]));
-        let proxy = Proxy::start(&edge.url(), data.path());
-        eventually("the proxy is ready", || proxy.is_ready()).await;
         Self {
-            listener,
-            proxy,
-            _edge: edge,
-            _data: data,
+            site: Site::start(vec![(cluster, hosts.to_vec())], vec![route]).await,
         }
     }
 }
@@ -283,13 +269,11 @@ async fn what_a_host_did_not_look_at_is_sent_elsewhere() {
     ] {
         let stage = Stage::start(&[(host(says).await.0, 0), (host(Says::Well).await.0, 1)]).await;
         for body in ["", "body"] {
-            let request = Request::post(format!("http://{}/", stage.listener))
-                .body(body.into())
-                .unwrap();
+            let request = Request::post(stage.site.url("/")).body(body.into()).unwrap();
             let answer = send(&client(), request).await.expect("it is answered");
             let expected = StatusCode::from_u16(status).unwrap();
             assert_eq!(answer.status, expected, "{says:?} to {body:?}: {}", answer.body);
         }
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }

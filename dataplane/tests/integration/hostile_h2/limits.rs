@@ -14,10 +14,10 @@ use crate::hostile_h2::wire::{
     INITIAL_WINDOW, NO_ERROR, PING, PRIORITY, REFUSED_STREAM, RST_STREAM, SETTINGS, WINDOW_UPDATE, Wire,
     block, frame, request, setting, status,
 };
-use crate::support::ads::{self, AdsServer};
-use crate::support::mesh;
-use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
+use crate::support::proxy::{DEADLINE, Proxy, eventually};
+use crate::support::site::{Site, at};
 use crate::support::stage::Stage;
+use crate::support::{ads, mesh};
 
 /// How the proxy parts from a client that does not answer: within this time.
 const PARTING: Duration = Duration::from_secs(10);
@@ -29,30 +29,20 @@ const IDLE_MS: u64 = 1_000;
 /// A proxy before a host that answers without end; the route's time and that of an idle connection are short, and one request at
 /// a time is let through.
 struct Endless {
-    listener: SocketAddr,
+    site: Site,
     /// Connections that the host has had, and those that it has at the moment.
     connections: watch::Receiver<(u32, u32)>,
-    edge: AdsServer,
-    proxy: Proxy,
-    data: tempfile::TempDir,
 }
 
 impl Endless {
     async fn start() -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let listener = free_address();
         let (host, connections) = endless_host().await;
         let one = Thresholds {
             max_requests: Some(UInt32Value { value: 1 }),
             ..Default::default()
         };
-        edge.put("a", &mesh::with_limits(mesh::cluster("a"), one));
-        edge.put("a", &mesh::endpoints("a", &[(host, 0)]));
-        edge.put(
-            "in",
-            &mesh::with_idle_timeout(mesh::listener("in", listener, "in"), IDLE_MS),
-        );
+        let clusters = vec![at(mesh::with_limits(mesh::cluster("a"), one), host)];
+        let made = |plain| mesh::with_idle_timeout(plain, IDLE_MS);
         let routes = vec![
             mesh::answer("/own", 200, "own"),
             mesh::with_rewrite(
@@ -62,22 +52,16 @@ impl Endless {
             ),
             mesh::with_timeout(mesh::to_cluster("/", "a"), ROUTE_MS),
         ];
-        edge.put("in", &mesh::routes("in", routes));
-        let log = data.path().join("access.log");
-        let proxy = Proxy::start_with(&edge.url(), data.path(), tombolo_dataplane::AccessLog::File(log));
-        eventually("the proxy is ready", || proxy.is_ready()).await;
+        let routes = mesh::routes("in", routes);
         Self {
-            listener,
+            site: Site::start_with(clusters, made, routes, Proxy::start_logging).await,
             connections,
-            edge,
-            proxy,
-            data,
         }
     }
 
     /// The flags of each request so far.
     fn flags(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(self.data.path().join("access.log")).unwrap_or_default();
+        let text = std::fs::read_to_string(self.site.log()).unwrap_or_default();
         let lines = text
             .lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
@@ -100,7 +84,7 @@ impl Endless {
 
     async fn no_connection_is_left(&self) {
         eventually("no connection is left", || async {
-            let metrics = self.proxy.admin("/metrics").await.unwrap().body;
+            let metrics = self.site.proxy.metrics().await;
             metrics.contains("tombolo_connections_active{listener=\"in\"} 0")
         })
         .await;
@@ -137,7 +121,7 @@ async fn endless_host() -> (SocketAddr, watch::Receiver<(u32, u32)>) {
 async fn a_window_that_stays_shut_holds_no_host() {
     let stage = Endless::start().await;
     for (had, window) in [(0, 0), (2, 1), (4, 10_000)] {
-        let mut wire = Wire::open(stage.listener, &setting(INITIAL_WINDOW, window)).await;
+        let mut wire = Wire::open(stage.site.listener, &setting(INITIAL_WINDOW, window)).await;
         let started = Instant::now();
         wire.send(&request(1, "/")).await;
         let head = wire.next_of(&[HEADERS, RST_STREAM]).await.unwrap();
@@ -158,28 +142,28 @@ async fn a_window_that_stays_shut_holds_no_host() {
     }
     eventually("all is logged", || async { stage.flags().len() == 6 }).await;
     assert_eq!(stage.flags(), ["UT"; 6]);
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_of_http_1_1_that_takes_nothing_holds_no_host_either() {
     let stage = Endless::start().await;
     for (had, path) in [(1, "/relayed"), (2, "/bridged")] {
-        let mut stream = TcpStream::connect(stage.listener).await.unwrap();
+        let mut stream = TcpStream::connect(stage.site.listener).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         stage.host_is_left(had).await;
     }
     eventually("all is logged", || async { stage.flags().len() == 2 }).await;
     assert_eq!(stage.flags(), ["UT"; 2]);
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_go_when_told_to_is_left() {
     let stage = Endless::start().await;
     for begins in [&b""[..], &request(1, "/own"), &request(1, "/")] {
-        let mut wire = Wire::open(stage.listener, &setting(INITIAL_WINDOW, 0)).await;
+        let mut wire = Wire::open(stage.site.listener, &setting(INITIAL_WINDOW, 0)).await;
         wire.send(begins).await;
         let started = Instant::now();
         let told = wire
@@ -194,7 +178,7 @@ async fn who_does_not_go_when_told_to_is_left() {
         assert!(started.elapsed() < PARTING);
     }
     // Who answers goes at once.
-    let mut wire = Wire::start(stage.listener).await;
+    let mut wire = Wire::start(stage.site.listener).await;
     wire.next_of(&[GOAWAY])
         .await
         .expect("an idle client is told to go");
@@ -204,21 +188,24 @@ async fn who_does_not_go_when_told_to_is_left() {
     assert!(wire.next_of(&[PING]).await.is_none());
     assert!(started.elapsed() < Duration::from_secs(3));
     stage.no_connection_is_left().await;
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_listener_that_is_gone_keeps_no_silent_client() {
     let stage = Endless::start().await;
-    stage.edge.put("in", &mesh::listener("in", stage.listener, "in"));
-    let mut half = Wire::bare(stage.listener).await;
+    stage
+        .site
+        .edge
+        .put("in", &mesh::listener("in", stage.site.listener, "in"));
+    let mut half = Wire::bare(stage.site.listener).await;
     half.send(b"PRI * HTTP/2.0\r\n\r\n").await;
-    let mut idle = Wire::start(stage.listener).await;
+    let mut idle = Wire::start(stage.site.listener).await;
     assert!(idle.is_answered(1, "/own").await);
-    stage.edge.remove(ads::LISTENER, "in");
+    stage.site.edge.remove(ads::LISTENER, "in");
     idle.next_of(&[GOAWAY]).await.expect("it is told to go");
     stage.no_connection_is_left().await;
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 /// How a connection ends after `begin` and all that follows it, and what was said before that.

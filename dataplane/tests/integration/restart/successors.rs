@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::jwt::{Issuer, authentication, remote, with_filters};
+use crate::jwt::{Issuer, authentication, remote};
 use crate::support::ads::LISTENER;
 use crate::support::proxy::send;
 
@@ -151,7 +151,7 @@ async fn a_successor_knows_the_keys_of_issuers_before_it_serves() {
         .put("issuer", &mesh::endpoints("issuer", &[(address, 0)]));
     let filters = vec![("jwt", authentication(remote(600)))];
     let listener = mesh::listener("in", mesh.listener, "in");
-    mesh.edge.put("in", &with_filters(listener, filters));
+    mesh.edge.put("in", &mesh::with_filters(listener, filters));
     let mut running = mesh.ready_proxy(1).await;
     let token = issuer.token(&json!({}));
     let ask = || async {
@@ -193,7 +193,7 @@ async fn a_successor_waits_for_no_keys_when_nobody_serves() {
     mesh.edge.put("issuer", &endpoints);
     let filters = vec![("jwt", authentication(remote(600)))];
     let listener = mesh::listener("in", mesh.listener, "in");
-    mesh.edge.put("in", &with_filters(listener, filters));
+    mesh.edge.put("in", &mesh::with_filters(listener, filters));
     let mut running = mesh.ready_proxy(1).await;
     let token = issuer.token(&json!({}));
     let ask = || async {

@@ -10,22 +10,21 @@ use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, GrpcService, SubstitutionFormatString, data_source,
 };
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, http_filter,
-};
 use envoy_types::pb::google::protobuf::{Any, Duration};
 use envoy_types::util::pack_any;
 use http::Request;
 use http_body_util::Full;
-use prost::Message;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::Router;
 
 use super::ads::AdsServer;
 use super::mesh;
-use super::proxy::{Answer, HttpClient, Proxy, eventually, free_address, send};
+use super::proxy::{Answer, HttpClient, Proxy, free_address, send};
+use super::site::{Site, at};
 use super::upstream::Upstream;
 
 const LOG: &str = "requests.log";
@@ -36,7 +35,8 @@ pub(crate) struct Stage {
     pub(crate) proxy: Proxy,
     pub(crate) upstream: Upstream,
     pub(crate) edge: AdsServer,
-    data: tempfile::TempDir,
+    logs: tempfile::TempDir,
+    _data: tempfile::TempDir,
 }
 
 impl Stage {
@@ -45,37 +45,33 @@ impl Stage {
         routes: RouteConfiguration,
         service: SocketAddr,
     ) -> Self {
-        let edge = AdsServer::start_at(free_address()).await;
-        let data = tempfile::tempdir().unwrap();
-        let listener = free_address();
         let upstream = Upstream::start("a").await;
-        let dead = free_address();
-        for (cluster, host) in [
-            (mesh::cluster("a"), upstream.address),
-            (mesh::with_http2(mesh::cluster("service")), service),
-            (mesh::with_http2(mesh::cluster("dead")), dead),
-        ] {
-            edge.put(&cluster.name, &cluster);
-            edge.put(&cluster.name, &mesh::endpoints(&cluster.name, &[(host, 0)]));
-        }
-        let log = data.path().join(LOG);
-        let plain = mesh::listener("in", listener, "in");
-        edge.put("in", &with_filters(plain, filters, &log));
-        edge.put("in", &routes);
-        let proxy = Proxy::start(&edge.url(), data.path());
-        eventually("the proxy is ready", || proxy.is_ready()).await;
+        let clusters = vec![
+            at(mesh::cluster("a"), upstream.address),
+            at(mesh::with_http2(mesh::cluster("service")), service),
+            at(mesh::with_http2(mesh::cluster("dead")), free_address()),
+        ];
+        let logs = tempfile::tempdir().unwrap();
+        let log = log(&logs.path().join(LOG));
+        let made = |plain| {
+            mesh::with_manager(mesh::with_filters(plain, filters), |manager| {
+                manager.access_log = vec![log];
+            })
+        };
+        let site = Site::start_with(clusters, made, routes, Proxy::start).await;
         Self {
-            listener,
-            proxy,
+            listener: site.listener,
+            proxy: site.proxy,
             upstream,
-            edge,
-            data,
+            edge: site.edge,
+            logs,
+            _data: site.data,
         }
     }
 
     /// The path, `x-user` and `x-forwarded-for` of each request that has ended, as they are logged.
     pub(crate) fn logged(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(self.data.path().join(LOG)).unwrap_or_default();
+        let text = std::fs::read_to_string(self.logs.path().join(LOG)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
@@ -93,23 +89,6 @@ impl Stage {
         let body = Full::from(Bytes::copy_from_slice(body));
         send(client, request.body(body).unwrap()).await.unwrap()
     }
-}
-
-fn with_filters(mut listener: Listener, filters: Vec<(&str, Any)>, log: &Path) -> Listener {
-    if let Some(filter::ConfigType::TypedConfig(config)) =
-        &mut listener.filter_chains[0].filters[0].config_type
-    {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
-        let filters = filters.into_iter().map(|(name, config)| HttpFilter {
-            name: name.to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(config)),
-            ..HttpFilter::default()
-        });
-        manager.http_filters.splice(0..0, filters);
-        manager.access_log = vec![self::log(log)];
-        *config = pack_any(manager);
-    }
-    listener
 }
 
 fn log(path: &Path) -> AccessLog {
@@ -130,6 +109,15 @@ fn log(path: &Path) -> AccessLog {
         config_type: Some(access_log::ConfigType::TypedConfig(pack_any(file))),
         ..AccessLog::default()
     }
+}
+
+/// Serves what a filter asks.
+pub(crate) async fn serve(services: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = TcpListenerStream::new(listener);
+    tokio::spawn(async move { services.serve_with_incoming(connections).await.unwrap() });
+    address
 }
 
 pub(crate) fn service(cluster: &str) -> GrpcService {

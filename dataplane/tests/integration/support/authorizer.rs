@@ -14,8 +14,9 @@ use envoy_types::pb::envoy::service::auth::v3::{
 use envoy_types::pb::envoy::r#type::v3::HttpStatus;
 use envoy_types::pb::google::protobuf::BoolValue;
 use envoy_types::pb::google::rpc::Status;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+use super::asking;
 
 /// What it was asked.
 pub(crate) type Asked = Arc<Mutex<Vec<AttributeContext>>>;
@@ -23,17 +24,9 @@ pub(crate) type Asked = Arc<Mutex<Vec<AttributeContext>>>;
 struct Service(Asked);
 
 pub(crate) async fn start() -> (SocketAddr, Asked) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let asked = Asked::default();
     let service = AuthorizationServer::new(Service(Arc::clone(&asked)));
-    tokio::spawn(async move {
-        tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(TcpListenerStream::new(listener))
-            .await
-            .unwrap();
-    });
+    let address = asking::serve(Server::builder().add_service(service)).await;
     (address, asked)
 }
 

@@ -13,8 +13,9 @@ use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::{
     RateLimitService, RateLimitServiceServer,
 };
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+use super::asking;
 
 /// What it was asked, as `domain|key=value,key=value|..`.
 pub(crate) type Asked = Arc<Mutex<Vec<String>>>;
@@ -22,17 +23,9 @@ pub(crate) type Asked = Arc<Mutex<Vec<String>>>;
 struct Service(Asked);
 
 pub(crate) async fn start() -> (SocketAddr, Asked) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
     let asked = Asked::default();
     let service = RateLimitServiceServer::new(Service(Arc::clone(&asked)));
-    tokio::spawn(async move {
-        tonic::transport::Server::builder()
-            .add_service(service)
-            .serve_with_incoming(TcpListenerStream::new(listener))
-            .await
-            .unwrap();
-    });
+    let address = asking::serve(Server::builder().add_service(service)).await;
     (address, asked)
 }
 

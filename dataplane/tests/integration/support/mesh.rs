@@ -46,22 +46,48 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3::http_protocol_optio
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher};
 use envoy_types::pb::envoy::r#type::v3::Int64Range;
-use envoy_types::pb::google::protobuf::{BoolValue, Duration, UInt32Value};
+use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
 use envoy_types::util::pack_any;
 use prost::Message;
 
-/// `listener`, which closes connections that are idle for so long.
-pub(crate) fn with_idle_timeout(mut listener: Listener, idle_ms: u64) -> Listener {
+/// `listener`, whose connection manager is changed.
+pub(crate) fn with_manager(
+    mut listener: Listener,
+    change: impl FnOnce(&mut HttpConnectionManager),
+) -> Listener {
     let filter = &mut listener.filter_chains[0].filters[0];
-    if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
+    let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type else {
+        panic!("{filter:?} has no configuration");
+    };
+    let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
+    change(&mut manager);
+    *config = pack_any(manager);
+    listener
+}
+
+/// `listener`, with filters by name in front of those that it has.
+pub(crate) fn with_filters<'a>(
+    listener: Listener,
+    filters: impl IntoIterator<Item = (&'a str, Any)>,
+) -> Listener {
+    let filters = filters.into_iter().map(|(name, config)| HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    });
+    with_manager(listener, |manager| {
+        manager.http_filters.splice(0..0, filters);
+    })
+}
+
+/// `listener`, which closes connections that are idle for so long.
+pub(crate) fn with_idle_timeout(listener: Listener, idle_ms: u64) -> Listener {
+    with_manager(listener, |manager| {
         manager.common_http_protocol_options = Some(CommonHttpOptions {
             idle_timeout: Some(millis(idle_ms)),
             ..Default::default()
         });
-        *config = pack_any(manager);
-    }
-    listener
+    })
 }
 
 pub(crate) fn listener(name: &str, address: SocketAddr, routes: &str) -> Listener {

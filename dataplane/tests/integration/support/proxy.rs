@@ -1,7 +1,7 @@
 //! A proxy under test with its edge, and a client of it.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdTcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,8 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tombolo_dataplane::{AccessLog, Edge, ProxyConfig, ProxyError, Role, Source};
 
@@ -38,6 +40,15 @@ impl Proxy {
 
     pub(crate) fn start_with(edge: &str, data_dir: &Path, access_log: AccessLog) -> Self {
         Self::start_draining(edge, data_dir, access_log, Duration::from_secs(5))
+    }
+
+    /// One whose requests are written to [its log](Self::log).
+    pub(crate) fn start_logging(edge: &str, data_dir: &Path) -> Self {
+        Self::start_with(edge, data_dir, AccessLog::File(Self::log(data_dir)))
+    }
+
+    pub(crate) fn log(data_dir: &Path) -> PathBuf {
+        data_dir.join("access.log")
     }
 
     pub(crate) fn start_draining(
@@ -86,6 +97,19 @@ impl Proxy {
 
     pub(crate) async fn admin(&self, path: &str) -> Option<Answer> {
         get(&client(), &format!("http://{}{path}", self.admin)).await
+    }
+
+    pub(crate) async fn metrics(&self) -> String {
+        self.admin("/metrics").await.unwrap().body
+    }
+
+    /// What a series, with its labels, counts, if it is there at all.
+    pub(crate) async fn metric(&self, series: &str) -> Option<u64> {
+        let metrics = self.metrics().await;
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map(|count| count.parse().unwrap())
     }
 
     pub(crate) fn begin_stop(&mut self) {
@@ -163,6 +187,25 @@ pub(crate) async fn send(client: &HttpClient, request: Request<Full<Bytes>>) -> 
         headers: parts.headers,
         body: String::from_utf8_lossy(&body).into_owned(),
     })
+}
+
+/// Says `head` to a proxy, is told to go on, and sends `hello`; all that follows.
+pub(crate) async fn ask_first(proxy: SocketAddr, head: &str) -> String {
+    let mut stream = TcpStream::connect(proxy).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut told = [0; 25];
+    tokio::time::timeout(DEADLINE, stream.read_exact(&mut told))
+        .await
+        .expect("it is told")
+        .unwrap();
+    assert_eq!(&told, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream.write_all(b"hello").await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(DEADLINE, stream.read_to_string(&mut answer))
+        .await
+        .expect("it is answered")
+        .unwrap();
+    answer
 }
 
 /// A loopback address that nobody listens on, nor will: its IP is this call's alone, because a port of 127.0.0.1 may at any

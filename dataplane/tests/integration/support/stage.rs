@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 use crate::support::ads::AdsServer;
 use crate::support::mesh;
 use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
+use crate::support::upstream::serving;
 
 /// A proxy in front of a host that notes every byte that it is sent. Below `/relayed` a request goes through as it comes, below
 /// `/kept` it may be repeated, for which it is kept, and below `/bridged` it goes the way of HTTP/2 too.
@@ -117,15 +118,7 @@ fn joined(seen: &str) -> String {
 /// for that ever after; to `/echo` at once, and with the body as it comes; to `/once` only if it is the connection's first
 /// request; to `/twice` with two answers; else once the body has come, with 200 and the request's number on its connection.
 async fn start_host(seen: Arc<Mutex<Vec<u8>>>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(serve(stream, Arc::clone(&seen)));
-        }
-    });
-    address
+    serving(move |stream| serve(stream, Arc::clone(&seen))).await
 }
 
 async fn serve(mut stream: TcpStream, seen: Arc<Mutex<Vec<u8>>>) -> Option<()> {

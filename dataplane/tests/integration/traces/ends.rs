@@ -71,10 +71,13 @@ async fn stage_of(host: SocketAddr, timeout_ms: i32) -> (Stage, Collector) {
         max_ejection_percent: Some(UInt32Value { value: 100 }),
         ..Default::default()
     });
-    stage.edge.put("hedged", &cluster);
-    stage.edge.put("hedged", &mesh::endpoints("hedged", &[(host, 0)]));
+    stage.site.edge.put("hedged", &cluster);
+    stage
+        .site
+        .edge
+        .put("hedged", &mesh::endpoints("hedged", &[(host, 0)]));
     let routes = vec![mesh::answer("/there", 200, ""), hedged("/hedged", timeout_ms)];
-    stage.edge.put("in", &mesh::routes("in", routes));
+    stage.site.edge.put("in", &mesh::routes("in", routes));
     eventually("there are other routes", || async {
         stage.ask("/there", "", &[]).await.0 == StatusCode::OK
     })
@@ -88,7 +91,7 @@ async fn stage_of(host: SocketAddr, timeout_ms: i32) -> (Stage, Collector) {
 
 /// Of the cluster `hedged`.
 async fn hosts_of(stage: &Stage) -> serde_json::Value {
-    let hosts = stage.proxy.admin("/hosts").await.unwrap().body;
+    let hosts = stage.site.proxy.admin("/hosts").await.unwrap().body;
     let mut hosts: serde_json::Value = serde_json::from_str(&hosts).unwrap();
     hosts["hedged"].take()
 }
@@ -122,9 +125,9 @@ async fn an_answer_that_breaks_off_is_an_error() {
         let collector = Collector::start().await;
         let stage = Stage::start(Some(tracing(to_cluster("collector"), 100.0)), collector.address).await;
         let host = start_host(&[(0, "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")]).await;
-        stage.edge.put("a", &mesh::endpoints("a", &[(host, 0)]));
+        stage.site.edge.put("a", &mesh::endpoints("a", &[(host, 0)]));
         eventually("an answer breaks off", || async {
-            let request = Request::get(format!("http://{}{path}", stage.listener));
+            let request = Request::get(stage.site.url(path));
             let request = request.body(Full::default()).unwrap();
             let Ok(answer) = client().request(request).await else {
                 return true;
@@ -137,7 +140,7 @@ async fn an_answer_that_breaks_off_is_an_error() {
             assert_eq!(error_of(span).as_deref(), Some("reset"), "{path} {span:?}");
             assert_eq!(span.attributes()["http.response.status_code"], "200");
         }
-        stage.proxy.stop().await;
+        stage.site.proxy.stop().await;
     }
 }
 
@@ -155,7 +158,7 @@ async fn of_attempts_beside_each_other_each_has_its_own_end() {
         Some("_OTHER"),
         "it was given up"
     );
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }
 
 /// Those that are late for all that, and those that are only late for the route.
@@ -174,5 +177,5 @@ async fn hosts_are_to_blame_where_the_routes_time_ends_all_attempts() {
         hosts_of(&stage).await[0]["ejected"] == true
     })
     .await;
-    stage.proxy.stop().await;
+    stage.site.proxy.stop().await;
 }

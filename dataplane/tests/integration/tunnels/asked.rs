@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use envoy_types::pb::envoy::config::listener::v3::{Listener, filter};
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::rbac::v3::permission::Rule;
 use envoy_types::pb::envoy::config::rbac::v3::principal::Identifier;
 use envoy_types::pb::envoy::config::rbac::v3::rbac::Action as RbacAction;
@@ -13,14 +13,10 @@ use envoy_types::pb::envoy::config::route::v3::header_matcher::HeaderMatchSpecif
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ext_authz::Services;
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{BufferSettings, ExtAuthz};
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
-    HttpConnectionManager, HttpFilter, http_filter,
-};
 use envoy_types::pb::envoy::r#type::matcher::v3::StringMatcher;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
-use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{ASKS, DEADLINE, Stage, Thresholds, ask_http2, echoes, receive, until, with_upgrades};
@@ -30,19 +26,8 @@ use crate::support::mesh;
 use crate::support::proxy::eventually;
 
 fn with_filters(listener: Listener, filters: &[(&str, Any)]) -> Listener {
-    let mut listener = with_upgrades(listener);
-    let filter = &mut listener.filter_chains[0].filters[0];
-    if let Some(filter::ConfigType::TypedConfig(config)) = &mut filter.config_type {
-        let mut manager = HttpConnectionManager::decode(config.value.as_slice()).unwrap();
-        let filters = filters.iter().map(|(name, config)| HttpFilter {
-            name: (*name).to_owned(),
-            config_type: Some(http_filter::ConfigType::TypedConfig(config.clone())),
-            ..HttpFilter::default()
-        });
-        manager.http_filters.splice(0..0, filters);
-        *config = pack_any(manager);
-    }
-    listener
+    let filters = filters.iter().map(|(name, config)| (*name, config.clone()));
+    mesh::with_filters(with_upgrades(listener), filters)
 }
 
 /// Asks with as much of a body as there is.
