@@ -9,6 +9,7 @@ use std::time::Duration;
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -20,6 +21,7 @@ use crate::config::ResourceKind;
 use crate::decode::{Rejection, Resources, Update, describe};
 use crate::running::Running;
 use crate::session::{Received, Session};
+use crate::{Edge, Role};
 
 /// How long an acknowledgement waits for new hosts' first checks, or for a new listener's routes.
 const WARM_MAX: Duration = Duration::from_secs(2);
@@ -34,6 +36,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Waits between streams: short, because the edge is on the same machine or one hop away.
 const BACK_OFF_MIN: Duration = Duration::from_millis(50);
 const BACK_OFF_MAX: Duration = Duration::from_secs(2);
+/// Of a response: a large mesh's first one is larger than tonic's 4 MiB where a control plane does not send it in parts.
+const RESPONSE_BYTES_MAX: usize = 256 << 20;
 /// Requests that may wait for the edge to read them; more means that it does not.
 const REQUESTS_QUEUED_MAX: usize = 256;
 
@@ -119,8 +123,7 @@ impl Ads {
         let (mut session, first) = Session::open(self.node.clone(), &running.resources);
         outbox.send_all(first)?;
         let mut client = AggregatedDiscoveryServiceClient::new(channel)
-            // A large mesh's first response is larger than tonic's default of 4 MiB.
-            .max_decoding_message_size(256 * 1024 * 1024);
+            .max_decoding_message_size(RESPONSE_BYTES_MAX);
         let broken = |status| StreamError::Broken(Box::new(status));
         let mut responses = client
             .delta_aggregated_resources(ReceiverStream::new(queue))
@@ -264,4 +267,33 @@ fn acknowledge(
         outbox.send(session.ack(&acknowledged.type_url, &acknowledged.nonce))?;
     }
     Ok(())
+}
+
+/// Who this proxy is, in the words of docs/xds.md.
+pub(crate) fn node(edge: &Edge) -> Node {
+    let mut metadata = vec![("tombolo.namespace", edge.namespace.clone())];
+    match &edge.role {
+        Role::Gateway { workload } => {
+            metadata.push(("tombolo.role", "gateway".to_owned()));
+            metadata.push(("tombolo.workload", workload.clone()));
+        }
+        Role::Sidecar { outbound } => {
+            metadata.push(("tombolo.role", "sidecar".to_owned()));
+            metadata.push(("tombolo.outbound", outbound.to_string()));
+        }
+    }
+    let string = |text: String| Value {
+        kind: Some(Kind::StringValue(text)),
+    };
+    let fields = metadata
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), string(value)))
+        .collect();
+    Node {
+        id: edge.node_id.clone(),
+        cluster: edge.cluster.clone(),
+        user_agent_name: "tombolo".to_owned(),
+        metadata: Some(Struct { fields }),
+        ..Node::default()
+    }
 }

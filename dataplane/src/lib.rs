@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
@@ -31,15 +30,14 @@ use follow::Follow;
 use last_good::Loaded;
 use listener::{DRAIN_LINGER, Leaving};
 use metrics::Metrics;
-use orders::{Command, Remote, orders};
 use otlp::Exporter;
-use overload::Pressure;
 use restart::{Estate, Lock, Offer, Predecessor, Successor};
 use running::Running;
 use snapshot::Snapshot;
 use statsd::Statsd;
 use status::Status;
 use tap::Taps;
+use workers::{drain_workers, flush_workers, start_workers};
 
 mod access_log;
 mod activation;
@@ -115,6 +113,7 @@ mod tunnel;
 mod upload;
 mod upstream;
 mod worker;
+mod workers;
 
 /// Tries to bind the ports of the last-good configuration, which a predecessor may still hold, before the proxy starts
 /// without those that it cannot have; about ten seconds.
@@ -405,7 +404,7 @@ impl Start {
                     xds: given.xds.clone(),
                     source,
                 })?;
-                Ok(Self::Edge(Box::new((edge, node(given)))))
+                Ok(Self::Edge(Box::new((edge, ads::node(given)))))
             }
             Source::File(path) => {
                 let (file, resources) = file::from_file(path)?;
@@ -510,96 +509,5 @@ fn run_from_now_on(running: &mut Running, resources: Resources) {
     running.run(resources);
     if !running.resources.config().listeners.is_empty() {
         running.status.listeners_known();
-    }
-}
-
-fn start_workers(
-    config: &ProxyConfig,
-    metrics: &Arc<Metrics>,
-    logs: &Arc<access_log::Process>,
-    exporter: &Arc<Exporter>,
-    taps: &Arc<Taps>,
-    shared: &Arc<overload::Shared>,
-) -> Result<Vec<Remote>, ProxyError> {
-    let mut workers = Vec::new();
-    for index in 0..config.workers.max(1) {
-        let (remote, orders) = orders();
-        let (metrics, logs) = (Arc::clone(metrics), Arc::clone(logs));
-        let (exporter, taps) = (Arc::clone(exporter), Arc::clone(taps));
-        let pressure = Arc::clone(shared);
-        std::thread::Builder::new()
-            .name(format!("worker-{index}"))
-            .spawn(move || {
-                let pressure = Pressure::new(pressure, index);
-                worker::run(index, metrics, logs, exporter, taps, pressure, orders);
-            })
-            .map_err(ProxyError::Worker)?;
-        workers.push(remote);
-    }
-    Ok(workers)
-}
-
-/// Lets every worker finish, up to `drain_timeout`.
-async fn drain_workers(workers: &[Remote], leaving: Leaving, drain_timeout: Duration) {
-    let drained = async {
-        let mut finished = Vec::new();
-        for worker in workers {
-            let (done, drained) = oneshot::channel();
-            if worker.send(Command::Drain { leaving, done }).await {
-                finished.push(drained);
-            }
-        }
-        for drained in finished {
-            // A worker that is gone has nothing in flight.
-            let _ = drained.await;
-        }
-    };
-    if timeout(drain_timeout, drained).await.is_err() {
-        tracing::warn!("requests were still in flight when the drain timeout ended");
-    }
-}
-
-/// Has every worker hand on what it logged; one that is stuck is not waited for.
-async fn flush_workers(workers: &[Remote]) {
-    let flushed = async {
-        for worker in workers {
-            let (done, flushed) = oneshot::channel();
-            if worker.send(Command::Flush { done }).await {
-                // A worker that is gone has nothing left.
-                let _ = flushed.await;
-            }
-        }
-    };
-    if timeout(FLUSH_TIMEOUT, flushed).await.is_err() {
-        tracing::warn!("lines of the access log were not written: a worker did not hand them on in time");
-    }
-}
-
-/// Who this proxy is, in the words of docs/xds.md.
-fn node(edge: &Edge) -> Node {
-    let mut metadata = vec![("tombolo.namespace", edge.namespace.clone())];
-    match &edge.role {
-        Role::Gateway { workload } => {
-            metadata.push(("tombolo.role", "gateway".to_owned()));
-            metadata.push(("tombolo.workload", workload.clone()));
-        }
-        Role::Sidecar { outbound } => {
-            metadata.push(("tombolo.role", "sidecar".to_owned()));
-            metadata.push(("tombolo.outbound", outbound.to_string()));
-        }
-    }
-    let string = |text: String| Value {
-        kind: Some(Kind::StringValue(text)),
-    };
-    let fields = metadata
-        .into_iter()
-        .map(|(key, value)| (key.to_owned(), string(value)))
-        .collect();
-    Node {
-        id: edge.node_id.clone(),
-        cluster: edge.cluster.clone(),
-        user_agent_name: "tombolo".to_owned(),
-        metadata: Some(Struct { fields }),
-        ..Node::default()
     }
 }

@@ -1,41 +1,38 @@
 //! A worker's side of a listener: its socket, its connections, and how both end. A connection finds its filter chain, is answered
 //! in TLS if that says so, and then speaks what was agreed on, or what its first bytes say.
 
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt;
-use http::HeaderValue;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::arrival::{Arrival, Ends};
-use crate::channel::Channel;
+use crate::arrival::Arrival;
 use crate::config::Choosing;
-use crate::h1::{self, Buffer};
+use crate::h1;
 use crate::http2;
 use crate::limits::ClientLimits;
-use crate::matcher::Client;
 use crate::metrics::{ListenerCounters, RouteCounters};
-use crate::original_dst::Redirected;
 use crate::snapshot::{LiveChain, LiveHttp, LiveListener, LiveNetwork};
-use crate::sni::{self, Hello, Seen};
-use crate::stream::Stream;
+use crate::sni::Hello;
 use crate::tcp;
-use crate::tls::{HTTP1, HTTP2, LiveTls};
 use crate::worker::Worker;
 
+use begin::{Begun, begin};
 pub(crate) use bind::{bind, join};
-use drain::lingered;
+pub(crate) use connection::Connection;
+use connection::greet;
 pub(crate) use drain::{DRAIN_LINGER, Drain, Leaving};
-use sniff::{Codec, sniff};
+use sniff::Codec;
 
+mod begin;
 mod bind;
+mod connection;
 mod drain;
 mod sniff;
 
@@ -83,21 +80,6 @@ pub(crate) struct HttpListener {
     pub(crate) unrouted: Arc<RouteCounters>,
     live: RefCell<Rc<LiveHttp>>,
     drain: Drain,
-}
-
-/// A client's connection, as its requests see it.
-pub(crate) struct Connection {
-    pub(crate) worker: Rc<Worker>,
-    pub(crate) listener: Rc<HttpListener>,
-    pub(crate) ends: Ends,
-    peer: HeaderValue,
-    channel: Channel,
-    protocol: Codec,
-    active: Cell<u32>,
-    /// Requests so far.
-    begun: Cell<u32>,
-    opened: Instant,
-    idle_since: Cell<Instant>,
 }
 
 /// Counts a connection of a listener for as long as it lives.
@@ -370,275 +352,4 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, stream: TcpStream, 
         }
         drop((counted, count));
     });
-}
-
-/// A connection that has found its filter chain, and speaks TLS by now if it is to.
-struct Begun {
-    serving: Serving,
-    stream: Stream,
-    input: Buffer,
-    ends: Ends,
-    counted: Counted,
-}
-
-/// Nothing where a connection ends before it is known what serves it.
-async fn begin(
-    worker: &Rc<Worker>,
-    mut listener: Rc<WorkerListener>,
-    mut stream: TcpStream,
-    peer: SocketAddr,
-) -> Option<Begun> {
-    let mut counted = Counted::new(&listener.counters);
-    let (address, mut arrival) = listener.running.borrow().arrival();
-    let ends = stream
-        .set_nodelay(true)
-        .and_then(|()| Ends::new(&stream, peer, address));
-    let mut ends = match ends {
-        Ok(ends) => ends,
-        Err(error) => {
-            tracing::debug!(
-                error = &error as &dyn std::error::Error,
-                "connection ended before it began"
-            );
-            return None;
-        }
-    };
-    let mut input = Buffer::new(&worker.buffers);
-    let mut arrived = None;
-    while let Some(arrives) = arrival.take() {
-        let learning = learn(&listener.drain, &arrives, &mut ends, &mut stream, &mut input);
-        arrived = Some(Instant::now());
-        if Box::pin(learning).await.is_none() {
-            listener.counters.unfit.add(1);
-            return None;
-        }
-        if arrives.redirected == Redirected::HandedOver
-            && ends.is_redirected
-            && let Some(other) = worker
-                .listener_at(ends.to)
-                .filter(|other| !Rc::ptr_eq(other, &listener))
-        {
-            counted = Counted::new(&other.counters);
-            listener = other;
-            // What it was redirected from is known, and it is handed over once.
-            let others = listener.running.borrow().arrival().1;
-            arrival = others
-                .filter(|others| others.proxy.is_some())
-                .map(|others| Arrival {
-                    redirected: Redirected::Unknown,
-                    ..others
-                });
-        }
-    }
-    let first = listener.running.borrow().first_look(ends.to.port());
-    let mut hello = None;
-    if let Some(timeout) = first {
-        let spent = arrived.map_or(Duration::ZERO, |since| since.elapsed());
-        let timeout = timeout.map(|timeout| timeout.saturating_sub(spent));
-        let looked = look(&listener.drain, timeout, &mut stream, &mut input);
-        let Some(seen) = Box::pin(looked).await else {
-            listener.counters.unfit.add(1);
-            return None;
-        };
-        hello = seen;
-    }
-    // What has changed since it came is so for whoever begins only now.
-    let chain = listener
-        .running
-        .borrow()
-        .chosen(ends.to.port(), hello.as_ref())
-        .cloned();
-    let Some(chain) = chain else {
-        listener.counters.unserved.add(1);
-        return None;
-    };
-    let stream = match &chain.live.tls {
-        None => Stream::Plain(stream),
-        Some(tls) => {
-            let first = std::mem::replace(&mut input, Buffer::new(&worker.buffers));
-            match Box::pin(answer_tls(chain.serving.drain(), tls, first, stream)).await {
-                Ok(stream) => stream,
-                Err(error) => {
-                    listener.counters.unfit.add(1);
-                    tracing::debug!(listener = %listener.name, error = &error as &dyn std::error::Error, "no TLS with a client");
-                    return None;
-                }
-            }
-        }
-    };
-    Some(Begun {
-        serving: chain.serving.clone(),
-        stream,
-        input,
-        ends,
-        counted,
-    })
-}
-
-/// What a connection speaks, as its requests see it; nothing if it never says.
-async fn greet(
-    worker: Rc<Worker>,
-    listener: Rc<HttpListener>,
-    mut stream: Stream,
-    mut input: Buffer,
-    ends: Ends,
-) -> Option<(Rc<Connection>, Stream, Buffer)> {
-    let protocol = match stream.protocol() {
-        Some(HTTP2) => Codec::Http2,
-        Some(HTTP1) => Codec::Http1,
-        _ => {
-            let idle_timeout = listener.live().config.idle_timeout.unwrap_or(Duration::MAX);
-            let head_timeout = listener.limits().head_timeout;
-            let sniffed = tokio::select! {
-                // What has come counts, however late it is looked at.
-                biased;
-                sniffed = sniff(&mut stream, &mut input, head_timeout) => sniffed,
-                () = tokio::time::sleep(idle_timeout) => return None,
-                () = lingered(&listener.drain) => return None,
-            };
-            sniffed.ok()?
-        }
-    };
-    let opened = Instant::now();
-    let connection = Rc::new(Connection {
-        worker,
-        listener,
-        peer: HeaderValue::from_str(&ends.client.ip().to_string())
-            .expect("invariant: an address is a header value"),
-        channel: Channel {
-            scheme: stream.scheme(),
-            to: ends.to,
-            server_name: stream.server_name().map(Box::from),
-            peer: stream.peer().map(Box::new),
-        },
-        ends,
-        protocol,
-        active: Cell::new(0),
-        begun: Cell::new(0),
-        opened,
-        idle_since: Cell::new(opened),
-    });
-    Some((connection, stream, input))
-}
-
-/// Whose a connection is, and where it was to go.
-async fn learn(
-    drain: &Drain,
-    arrival: &Arrival,
-    ends: &mut Ends,
-    stream: &mut TcpStream,
-    input: &mut Buffer,
-) -> Option<()> {
-    tokio::select! {
-        learnt = arrival.learn(ends, stream, input) => learnt,
-        () = tokio::time::sleep(arrival.timeout.unwrap_or(Duration::MAX)) => None,
-        () = lingered(drain) => None,
-    }
-}
-
-/// What a connection begins with, left in `input`; `None` if it ends before that can be said, or takes too long.
-async fn look(
-    drain: &Drain,
-    timeout: Option<Duration>,
-    stream: &mut TcpStream,
-    input: &mut Buffer,
-) -> Option<Option<Hello>> {
-    let looking = async {
-        // Some of it may have come behind what it arrived with.
-        if input.is_empty() {
-            stream.readable().await.ok()?;
-        }
-        loop {
-            match sni::look(input.filled()) {
-                Seen::Part => {}
-                Seen::Malformed => return None,
-                Seen::Plain => return Some(None),
-                Seen::Hello(hello) => return Some(Some(hello)),
-            }
-            if poll_fn(|cx| input.poll_fill(stream, cx)).await.ok()? == 0 {
-                return None;
-            }
-        }
-    };
-    tokio::select! {
-        looked = looking => looked,
-        () = tokio::time::sleep(timeout.unwrap_or(Duration::MAX)) => None,
-        () = lingered(drain) => None,
-    }
-}
-
-async fn answer_tls(drain: &Drain, tls: &LiveTls, first: Buffer, stream: TcpStream) -> io::Result<Stream> {
-    tokio::select! {
-        answered = Stream::answer_tls(tls, first, stream) => answered,
-        () = tokio::time::sleep(HANDSHAKE_TIMEOUT) => Err(io::ErrorKind::TimedOut.into()),
-        () = lingered(drain) => Err(io::ErrorKind::ConnectionAborted.into()),
-    }
-}
-
-impl Connection {
-    pub(crate) fn begin(&self) {
-        self.active.set(self.active.get() + 1);
-        self.begun.set(self.begun.get().saturating_add(1));
-    }
-
-    pub(crate) fn end(&self, now: Instant) {
-        self.active.set(self.active.get() - 1);
-        self.idle_since.set(now);
-    }
-
-    /// The client's address, as it goes into `x-forwarded-for`.
-    pub(crate) fn peer(&self) -> &HeaderValue {
-        &self.peer
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.ends.client
-    }
-
-    /// Of what the client asks for.
-    pub(crate) fn scheme(&self) -> &'static str {
-        self.channel.scheme
-    }
-
-    /// Whose it is, as filters ask for it.
-    pub(crate) fn client(&self) -> Client<'_> {
-        Client {
-            address: self.ends.client.ip(),
-            channel: &self.channel,
-        }
-    }
-
-    /// Whether a response should ask the client to use another connection, also if nobody else says so.
-    pub(crate) fn wants_close(&self, is_last: bool) -> bool {
-        self.protocol == Codec::Http1
-            && (is_last || self.listener.is_draining() || self.is_used_up() || self.sheds())
-    }
-
-    /// Whether it has had as many requests as it may, or has lasted as long.
-    pub(crate) fn is_used_up(&self) -> bool {
-        let requests = self.listener.limits().requests;
-        requests.is_some_and(|max| self.begun.get() >= max)
-            || self.ends_at().is_some_and(|at| at <= Instant::now())
-    }
-
-    /// Whether memory runs short: it begins nothing more.
-    pub(crate) fn sheds(&self) -> bool {
-        self.worker.pressure.sheds()
-    }
-
-    /// When it has lasted as long as it may.
-    pub(crate) fn ends_at(&self) -> Option<Instant> {
-        let duration = self.listener.limits().duration;
-        duration.map(|duration| self.opened + duration)
-    }
-
-    /// Since when there has been no request; `None` while there is one.
-    pub(crate) fn idle_since(&self) -> Option<Instant> {
-        (self.active.get() == 0).then(|| self.idle_since.get())
-    }
-
-    /// How long it may be idle.
-    pub(crate) fn idle_timeout(&self) -> Option<Duration> {
-        self.listener.live.borrow().config.idle_timeout
-    }
 }

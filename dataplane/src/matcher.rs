@@ -5,37 +5,16 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::ops::Range;
 
-use http::header::{CONTENT_LENGTH, COOKIE, HeaderName, HeaderValue};
-use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::header::{COOKIE, HeaderName};
 
 use crate::channel::Channel;
-use crate::h1::{Head, Known};
 use crate::pattern::Pattern;
 
-/// What matchers look at besides authority and path.
-pub(crate) trait RequestView {
-    fn method(&self) -> &Method;
+pub(crate) use text::{Case, StringMatcher, Text};
+pub(crate) use view::{Headers, RequestView};
 
-    fn query(&self) -> Option<&str>;
-
-    /// Whether it may have a body of any length, as far as its head says.
-    fn is_open_ended(&self) -> bool;
-
-    /// The values of a header, line by line.
-    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
-
-    /// Shows the name of each line.
-    fn names(&self, show: &mut dyn FnMut(&[u8]));
-}
-
-/// The lines of a head.
-pub(crate) trait Headers {
-    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]>;
-
-    /// Shows each line by its name and value.
-    fn each(&self, show: &mut dyn FnMut(&[u8], &[u8]));
-}
+mod text;
+mod view;
 
 /// A request as matchers see it.
 #[derive(Debug)]
@@ -56,29 +35,6 @@ pub(crate) struct Subject<'a, R> {
 pub(crate) struct Client<'a> {
     pub(crate) address: IpAddr,
     pub(crate) channel: &'a Channel,
-}
-
-/// Bytes to be found in others.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Text {
-    bytes: Box<[u8]>,
-    case: Case,
-}
-
-/// Of ASCII letters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Case {
-    Matters,
-    Ignored,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum StringMatcher {
-    Exact(Text),
-    Prefix(Text),
-    Suffix(Text),
-    Contains(Text),
-    Regex(Pattern),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -142,105 +98,6 @@ pub(crate) struct RouteMatcher {
     pub(crate) headers: Vec<HeaderMatcher>,
     pub(crate) query: Vec<ParameterMatcher>,
     pub(crate) cookies: Vec<CookieMatcher>,
-}
-
-impl RequestView for Parts {
-    fn method(&self) -> &Method {
-        &self.method
-    }
-
-    fn query(&self) -> Option<&str> {
-        self.uri.query()
-    }
-
-    fn is_open_ended(&self) -> bool {
-        !self.headers.contains_key(CONTENT_LENGTH)
-    }
-
-    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
-        self.headers.get_all(name).iter().map(HeaderValue::as_bytes)
-    }
-
-    fn names(&self, show: &mut dyn FnMut(&[u8])) {
-        self.headers
-            .keys()
-            .for_each(|name| show(name.as_str().as_bytes()));
-    }
-}
-
-impl<R: RequestView> RequestView for &R {
-    fn method(&self) -> &Method {
-        (**self).method()
-    }
-
-    fn query(&self) -> Option<&str> {
-        (**self).query()
-    }
-
-    fn is_open_ended(&self) -> bool {
-        (**self).is_open_ended()
-    }
-
-    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
-        (**self).lines(name)
-    }
-
-    fn names(&self, show: &mut dyn FnMut(&[u8])) {
-        (**self).names(show);
-    }
-}
-
-impl Text {
-    pub(crate) fn new(text: impl Into<String>, case: Case) -> Self {
-        Self {
-            bytes: text.into().into_bytes().into(),
-            case,
-        }
-    }
-
-    /// Its bytes, if they mean only themselves.
-    pub(crate) fn literal(&self) -> Option<&[u8]> {
-        (self.case == Case::Matters).then_some(&*self.bytes)
-    }
-
-    fn is(&self, given: &[u8]) -> bool {
-        match self.case {
-            Case::Matters => *self.bytes == *given,
-            Case::Ignored => self.bytes.eq_ignore_ascii_case(given),
-        }
-    }
-
-    /// What is behind it in `given`, if that begins with it.
-    fn rest<'a>(&self, given: &'a [u8]) -> Option<&'a [u8]> {
-        let (start, rest) = given.split_at_checked(self.bytes.len())?;
-        self.is(start).then_some(rest)
-    }
-
-    fn ends(&self, given: &[u8]) -> bool {
-        let end = given.len().checked_sub(self.bytes.len());
-        end.is_some_and(|at| self.is(&given[at..]))
-    }
-
-    fn is_in(&self, given: &[u8]) -> bool {
-        (0..=given.len()).any(|at| self.rest(&given[at..]).is_some())
-    }
-}
-
-impl StringMatcher {
-    #[cfg(test)]
-    pub(crate) fn exact(text: &str) -> Self {
-        Self::Exact(Text::new(text, Case::Matters))
-    }
-
-    pub(crate) fn matches(&self, given: &[u8]) -> bool {
-        match self {
-            Self::Exact(text) => text.is(given),
-            Self::Prefix(text) => text.rest(given).is_some(),
-            Self::Suffix(text) => text.ends(given),
-            Self::Contains(text) => text.is_in(given),
-            Self::Regex(pattern) => pattern.matches(given),
-        }
-    }
 }
 
 impl PathMatcher {
@@ -330,30 +187,6 @@ impl HeaderMatcher {
             (_, None) => return false,
         };
         matched != self.inverted
-    }
-}
-
-impl Headers for HeaderMap {
-    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
-        self.get_all(name).into_iter().map(HeaderValue::as_bytes)
-    }
-
-    fn each(&self, show: &mut dyn FnMut(&[u8], &[u8])) {
-        self.iter()
-            .for_each(|(name, value)| show(name.as_str().as_bytes(), value.as_bytes()));
-    }
-}
-
-impl Headers for Head<'_> {
-    fn lines<'a>(&'a self, name: &'a HeaderName) -> impl Iterator<Item = &'a [u8]> {
-        self.named(name.as_str().as_bytes())
-    }
-
-    fn each(&self, show: &mut dyn FnMut(&[u8], &[u8])) {
-        let fields = self.fields().iter();
-        fields
-            .filter(|field| field.known != Known::ForwardedClientCert)
-            .for_each(|field| show(self.name(field), self.value(field)));
     }
 }
 
@@ -448,6 +281,7 @@ pub(crate) fn cookies<'a>(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use http::Request;
+    use http::request::Parts;
 
     use super::*;
 
