@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::h1::Buffer;
 use crate::pool::Connected;
-use crate::stream::{Reader, Stream, Writer};
+use crate::stream::{Reader, Stream, Writer, writes_by};
 
 /// An upstream connection's bytes.
 pub(crate) struct BreakableIo {
@@ -89,9 +89,7 @@ impl BreakableIo {
     pub(crate) fn is_quiet(&self) -> bool {
         self.breaker.check().is_ok() && self.inner.is_quiet()
     }
-}
 
-impl BreakableIo {
     pub(crate) fn breaker(&self) -> &Rc<Breaker> {
         &self.breaker
     }
@@ -155,19 +153,6 @@ impl AsyncWrite for BreakableIo {
     }
 }
 
-/// One slice costs the kernel less by itself than as a list.
-pub(crate) fn poll_write_slices(
-    to: Pin<&mut impl AsyncWrite>,
-    cx: &mut Context<'_>,
-    bufs: &[io::IoSlice<'_>],
-) -> Poll<io::Result<usize>> {
-    let mut filled = bufs.iter().filter(|buf| !buf.is_empty());
-    match (filled.next(), filled.next()) {
-        (Some(only), None) => to.poll_write(cx, only),
-        _ => to.poll_write_vectored(cx, bufs),
-    }
-}
-
 impl<T> RewoundIo<T> {
     pub(crate) fn new(first: Buffer, inner: T) -> Self {
         Self { first, inner }
@@ -212,27 +197,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for RewoundIo<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for RewoundIo<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        poll_write_slices(Pin::new(&mut self.inner), cx, bufs)
+    writes_by! {
+        Self { inner, .. } => inner,
     }
 }

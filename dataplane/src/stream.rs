@@ -1,7 +1,7 @@
 //! A connection to a client or a host, with or without TLS: one set of code serves both, and what is plain pays a branch for it.
 
 use std::cell::RefCell;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -14,7 +14,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 
 use crate::h1::Buffer;
 use crate::http2::Duplex;
-use crate::io::{RewoundIo, poll_write_slices};
+use crate::io::RewoundIo;
 use crate::tls::{HostTls, LiveTls, Peer};
 
 pub(crate) enum Stream {
@@ -217,6 +217,59 @@ impl Writer<'_> {
     }
 }
 
+/// One slice costs the kernel less by itself than as a list.
+pub(crate) fn poll_write_slices(
+    to: Pin<&mut impl AsyncWrite>,
+    cx: &mut Context<'_>,
+    bufs: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    let mut filled = bufs.iter().filter(|buf| !buf.is_empty());
+    match (filled.next(), filled.next()) {
+        (Some(only), None) => to.poll_write(cx, only),
+        _ => to.poll_write_vectored(cx, bufs),
+    }
+}
+
+/// Each call goes on to what carries it, for all kinds of connections in the same way.
+macro_rules! writes_by {
+    ($($carried:pat => $carrier:expr),+ $(,)?) => {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            match self.get_mut() {
+                $($carried => Pin::new($carrier).poll_write(cx, buf),)+
+            }
+        }
+
+        // rustls makes one record of them, without joining them before.
+        fn poll_write_vectored(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            bufs: &[io::IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            match self.get_mut() {
+                $($carried => $crate::stream::poll_write_slices(Pin::new($carrier), cx, bufs),)+
+            }
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            match self.get_mut() {
+                $($carried => Pin::new($carrier).poll_flush(cx),)+
+            }
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            match self.get_mut() {
+                $($carried => Pin::new($carrier).poll_shutdown(cx),)+
+            }
+        }
+    };
+}
+
+pub(crate) use writes_by;
+
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
@@ -237,82 +290,16 @@ impl AsyncRead for Reader<'_> {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(&mut tls.get_mut().0).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => poll_write_slices(Pin::new(stream), cx, bufs),
-            // rustls makes one record of them, without joining them before.
-            Self::Tls(tls) => Pin::new(&mut tls.get_mut().0).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(_) => Poll::Ready(Ok(())),
-            Self::Tls(tls) => Pin::new(&mut tls.get_mut().0).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(&mut tls.get_mut().0).poll_shutdown(cx),
-        }
+    writes_by! {
+        Self::Plain(stream) => stream,
+        Self::Tls(tls) => &mut tls.get_mut().0,
     }
 }
 
 impl AsyncWrite for Writer<'_> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(writer) => Pin::new(writer).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(&mut tls.borrow_mut().0).poll_write(cx, buf),
-            Self::Stream(stream) => Pin::new(&mut *stream.borrow_mut()).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(writer) => Pin::new(writer).poll_write_vectored(cx, bufs),
-            Self::Tls(tls) => Pin::new(&mut tls.borrow_mut().0).poll_write_vectored(cx, bufs),
-            Self::Stream(stream) => Pin::new(&mut *stream.borrow_mut()).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(_) => Poll::Ready(Ok(())),
-            Self::Tls(tls) => Pin::new(&mut tls.borrow_mut().0).poll_flush(cx),
-            Self::Stream(stream) => Pin::new(&mut *stream.borrow_mut()).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(writer) => Pin::new(writer).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(&mut tls.borrow_mut().0).poll_shutdown(cx),
-            Self::Stream(stream) => Pin::new(&mut *stream.borrow_mut()).poll_shutdown(cx),
-        }
+    writes_by! {
+        Self::Plain(writer) => writer,
+        Self::Tls(tls) => &mut tls.borrow_mut().0,
+        Self::Stream(stream) => &mut *stream.borrow_mut(),
     }
 }

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 
 use http::{HeaderMap, Request, Response};
 
@@ -23,6 +25,17 @@ pub(crate) struct Attempt<'a> {
     pub(crate) upload: Option<&'a Upload>,
     /// Set once there is a connection.
     pub(crate) connected: &'a Cell<bool>,
+}
+
+/// Ready once there is a connection. That is looked at whenever the attempt beside it has got on, so that nobody needs to be woken.
+pub(crate) fn once_connected(connected: &Cell<bool>) -> impl Future<Output = ()> {
+    poll_fn(|_| {
+        if connected.get() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
 }
 
 impl Attempt<'_> {

@@ -2,10 +2,8 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, Response, StatusCode};
@@ -26,7 +24,7 @@ use crate::retry::RetryPolicy;
 use crate::snapshot::LiveCluster;
 use crate::trace::{Context, Traced};
 use crate::upload::{RequestBody, Upload};
-use crate::upstream::Attempt;
+use crate::upstream::{Attempt, once_connected};
 use crate::worker::WorkerCluster;
 
 /// A request as the client sent it.
@@ -176,20 +174,12 @@ impl Sending<'_> {
         }
     }
 
-    /// Ready once one try has taken so long. That there is a connection is looked at after the attempt whenever that gets on, so that
-    /// nobody needs to be woken.
+    /// Ready once one try has taken so long, from its connection on.
     async fn taken(&self, time: Option<Duration>, connected: &Cell<bool>) {
         let Some(timeout) = time else {
             return std::future::pending().await;
         };
-        poll_fn(|_| {
-            if connected.get() {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
+        once_connected(connected).await;
         self.deadline.request.come().await;
         tokio::time::sleep(timeout).await;
     }

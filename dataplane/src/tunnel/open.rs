@@ -2,9 +2,7 @@
 //! passed on like any other.
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
@@ -26,6 +24,7 @@ use crate::pool::{Freshness, HostPool, Lease};
 use crate::retry::RetryPolicy;
 use crate::trace::Traced;
 use crate::upload::RequestBody;
+use crate::upstream::once_connected;
 use crate::worker::WorkerCluster;
 
 /// What a host is to be asked.
@@ -114,14 +113,7 @@ impl Attempts for Sending<'_> {
             let Some(time) = try_time(self.per_try, self.opening.deadline.idle) else {
                 return std::future::pending().await;
             };
-            poll_fn(|_| {
-                if connected.get() {
-                    Poll::Ready(())
-                } else {
-                    Poll::Pending
-                }
-            })
-            .await;
+            once_connected(&connected).await;
             tokio::time::sleep(time).await;
         };
         tokio::select! {
