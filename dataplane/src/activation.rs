@@ -382,16 +382,12 @@ impl Activation {
         let record = outliers
             .zip(watched)
             .map(|(outliers, watched)| Record::new(outliers, self.workers.len(), &watched.wake));
-        let host = Arc::new(Host::new(
-            self.next_host,
-            Arc::clone(cluster),
-            address,
-            tls.cloned(),
-            config.greeting,
-            config.original,
-            health,
-            record,
-        ));
+        let mut host = Host::new(self.next_host, Arc::clone(cluster), address, health);
+        host.tls = tls.cloned();
+        host.greeting = config.greeting;
+        host.original = config.original;
+        host.record = record;
+        let host = Arc::new(host);
         let task = check.map(|check| {
             let watch = health::watch(
                 Arc::clone(&host),

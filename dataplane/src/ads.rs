@@ -122,8 +122,8 @@ impl Ads {
         let outbox = Outbox(sender);
         let (mut session, first) = Session::open(self.node.clone(), &running.resources);
         outbox.send_all(first)?;
-        let mut client = AggregatedDiscoveryServiceClient::new(channel)
-            .max_decoding_message_size(RESPONSE_BYTES_MAX);
+        let mut client =
+            AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
         let broken = |status| StreamError::Broken(Box::new(status));
         let mut responses = client
             .delta_aggregated_resources(ReceiverStream::new(queue))

@@ -418,44 +418,29 @@ impl LiveCluster {
 }
 
 impl Host {
-    #[allow(clippy::too_many_arguments)]
-    pub(crate) fn new(
-        id: u64,
-        cluster: Arc<str>,
-        address: SocketAddr,
-        tls: Option<Arc<HostTls>>,
-        greeting: Option<Version>,
-        original: Option<Duration>,
-        health: Health,
-        record: Option<Record>,
-    ) -> Self {
+    /// One in plain text that is told nothing of clients, stands for itself, and is no outlier whatever attempts bring.
+    pub(crate) fn new(id: u64, cluster: Arc<str>, address: SocketAddr, health: Health) -> Self {
         Self {
             id,
             cluster,
             address,
-            tls,
-            greeting,
-            original,
+            tls: None,
+            greeting: None,
+            original: None,
             health: AtomicU8::new(health as u8),
             made: Instant::now(),
             healthy_after_ms: AtomicU64::new(0),
-            record,
+            record: None,
         }
     }
 
     /// One of those that it stands for.
     pub(crate) fn at(&self, address: SocketAddr) -> Self {
-        let (cluster, tls) = (Arc::clone(&self.cluster), self.tls.clone());
-        Self::new(
-            self.id,
-            cluster,
-            address,
-            tls,
-            self.greeting,
-            None,
-            Health::Healthy,
-            None,
-        )
+        Self {
+            tls: self.tls.clone(),
+            greeting: self.greeting,
+            ..Self::new(self.id, Arc::clone(&self.cluster), address, Health::Healthy)
+        }
     }
 
     pub(crate) fn health(&self) -> Health {

@@ -81,7 +81,8 @@ mod tests {
 
     fn template() -> Rc<HostPool> {
         let any = ([0, 0, 0, 0], 0).into();
-        let host = Host::new(7, "a".into(), any, None, None, Some(KEPT), Health::Healthy, None);
+        let mut host = Host::new(7, "a".into(), any, Health::Healthy);
+        host.original = Some(KEPT);
         HostPool::new(Arc::new(host), Share::new(&Load::new(1), 0))
     }
 

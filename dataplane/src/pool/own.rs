@@ -122,9 +122,9 @@ mod tests {
 
     #[test]
     fn nothing_is_left_of_clients_that_have_gone() {
-        let told = Some(Version::V2);
         let address = ([10, 0, 0, 2], 80).into();
-        let host = Host::new(7, "a".into(), address, None, told, None, Health::Healthy, None);
+        let mut host = Host::new(7, "a".into(), address, Health::Healthy);
+        host.greeting = Some(Version::V2);
         let shared = HostPool::new(Arc::new(host), Share::new(&Load::new(1), 0));
         let client = |port| Ends {
             client: ([10, 0, 0, 1], port).into(),

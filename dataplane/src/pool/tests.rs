@@ -45,7 +45,7 @@ fn cluster(protocol: Protocol) -> Cluster {
 }
 
 fn pool(address: SocketAddr) -> Rc<HostPool> {
-    let host = Host::new(0, "a".into(), address, None, None, None, Health::Healthy, None);
+    let host = Host::new(0, "a".into(), address, Health::Healthy);
     HostPool::new(Arc::new(host), Share::new(&ClusterLoad::new(1), 0))
 }
 

@@ -57,7 +57,7 @@ async fn start_zipping() -> SocketAddr {
         stream.write_all(head.as_bytes()).await.ok()?;
         stream.write_all(&body).await.ok()
     }
-    serving(move |stream| answer(stream)).await
+    serving(answer).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -153,6 +153,17 @@ fn hedged(prefix: &str, change: impl FnOnce(&mut RetryPolicy)) -> Route {
     route
 }
 
+/// As who limits says in `retry-after`.
+fn hears_when(policy: &mut RetryPolicy) {
+    policy.rate_limited_retry_back_off = Some(RateLimitedRetryBackOff {
+        reset_headers: vec![ResetHeader {
+            name: "retry-after".to_owned(),
+            ..Default::default()
+        }],
+        ..Default::default()
+    });
+}
+
 struct Stage {
     site: Site,
     host: Host,
@@ -233,15 +244,7 @@ async fn a_host_says_when_to_ask_again() {
     const LIMITED: &str = "429 Too Many Requests\r\nretry-after: 1";
     for hedges in [false, true] {
         for http2 in [false, true] {
-            let mut route = hedged("/", |policy| {
-                policy.rate_limited_retry_back_off = Some(RateLimitedRetryBackOff {
-                    reset_headers: vec![ResetHeader {
-                        name: "retry-after".to_owned(),
-                        ..Default::default()
-                    }],
-                    ..Default::default()
-                });
-            });
+            let mut route = hedged("/", hears_when);
             if let (Some(Action::Route(action)), false) = (&mut route.action, hedges) {
                 action.hedge_policy = None;
             }
@@ -282,15 +285,7 @@ async fn nobody_waits_for_who_has_left() {
     // Longer than anything is waited for here.
     const LIMITED: &str = "429 Too Many Requests\r\nretry-after: 100";
     for hedges in [false, true] {
-        let mut route = hedged("/", |policy| {
-            policy.rate_limited_retry_back_off = Some(RateLimitedRetryBackOff {
-                reset_headers: vec![ResetHeader {
-                    name: "retry-after".to_owned(),
-                    ..Default::default()
-                }],
-                ..Default::default()
-            });
-        });
+        let mut route = hedged("/", hears_when);
         if let Some(Action::Route(action)) = &mut route.action {
             action.timeout = millis(0);
             action.hedge_policy = action.hedge_policy.take().filter(|_| hedges);

@@ -95,7 +95,7 @@ impl Stage {
 }
 
 async fn start_host() -> SocketAddr {
-    serving(move |stream| answer(stream)).await
+    serving(answer).await
 }
 
 /// Answers one request as its path wants it, and keeps its connection.

@@ -123,7 +123,7 @@ async fn echo(stream: impl AsyncRead + AsyncWrite) {
 }
 
 async fn echoing() -> SocketAddr {
-    serving(move |stream| echo(stream)).await
+    serving(echo).await
 }
 
 /// All that comes back for `sent`, which is ended before the answer has been.

@@ -149,8 +149,7 @@ fn principal(pb: Principal) -> Result<Rule, Reason> {
         // No header is trusted: the client is whose the connection is, which only a listener's own filters may say.
         PbPrincipal::DirectRemoteIp(range) => block(range).map(Rule::Direct).at("direct_remote_ip"),
         PbPrincipal::RemoteIp(range) => block(range).map(Rule::Client).at("remote_ip"),
-        // Deprecated for one that says where from.
-        #[allow(deprecated)]
+        #[allow(deprecated, reason = "its successor says where from, and many do not yet")]
         PbPrincipal::Metadata(given) => claim(given).map(Rule::Claim).at("metadata"),
         PbPrincipal::SourcedMetadata(given) => sourced(given).map(Rule::Claim).at("sourced_metadata"),
         PbPrincipal::Authenticated(mut who) => {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use http::Request;
+use http::request::Parts;
 use serde_json::{Value, json};
 
 use super::*;
@@ -99,7 +100,7 @@ fn only(provider: usize) -> Requirement {
     }
 }
 
-fn request(target: &str, lines: &[(&str, &str)]) -> http::request::Parts {
+fn request(target: &str, lines: &[(&str, &str)]) -> Parts {
     let lines = lines.iter();
     let request = lines.fold(Request::get(target), |request, (name, value)| {
         request.header(*name, *value)
@@ -107,20 +108,23 @@ fn request(target: &str, lines: &[(&str, &str)]) -> http::request::Parts {
     request.body(()).unwrap().into_parts().0
 }
 
-/// The providers' places for what is accepted, or what is wrong.
-fn met(required: &Requirement, target: &str, lines: &[(&str, &str)]) -> Result<Vec<usize>, &'static str> {
-    let request = request(target, lines);
-    let subject = Subject {
+fn subject(request: &Parts) -> Subject<'_, &Parts> {
+    Subject {
         authority: "h",
         path: request.uri.path(),
         client: [10, 0, 0, 1].into(),
         direct: [10, 0, 0, 9].into(),
-        request: &request,
-    };
+        request,
+    }
+}
+
+/// The providers' places for what is accepted, or what is wrong.
+fn met(required: &Requirement, target: &str, lines: &[(&str, &str)]) -> Result<Vec<usize>, &'static str> {
+    let request = request(target, lines);
     let providers = &*ISSUERS.all.providers;
     let mut asked = Asked {
         providers,
-        subject: &subject,
+        subject: &subject(&request),
         now: NOW,
         accepted: Vec::new(),
     };
@@ -222,15 +226,8 @@ fn requirements_are_joined() {
 
 fn judged(jwt: &Jwt, target: &str, lines: &[(&str, &str)]) -> Verdict {
     let request = request(target, lines);
-    let subject = Subject {
-        authority: "h",
-        path: request.uri.path(),
-        client: [10, 0, 0, 1].into(),
-        direct: [10, 0, 0, 9].into(),
-        request: &request,
-    };
     let mut verdict = Verdict::default();
-    jwt.judge(&subject, NOW, &mut Facts::default(), &mut verdict);
+    jwt.judge(&subject(&request), NOW, &mut Facts::default(), &mut verdict);
     verdict
 }
 

@@ -11,14 +11,7 @@ use crate::matcher::{HeaderMatcher, Of, Wanted};
 
 fn judged_by(chain: &Chain, target: &str, lines: &[(&str, &str)]) -> Verdict {
     let request = request(target, lines);
-    let subject = Subject {
-        authority: "h",
-        path: request.uri.path(),
-        client: [10, 0, 0, 1].into(),
-        direct: [10, 0, 0, 9].into(),
-        request: &request,
-    };
-    chain.judge(None, &subject, Instant::now, &Always(0))
+    chain.judge(None, &subject(&request), Instant::now, &Always(0))
 }
 
 #[test]
