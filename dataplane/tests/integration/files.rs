@@ -1,7 +1,7 @@
 //! A proxy that runs what a file says, and nothing else.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::process::Signal;
@@ -85,10 +85,8 @@ fn address(of: SocketAddr) -> Value {
 }
 
 async fn loads(proxy: &Proxy, result: &str) -> u64 {
-    let metrics = proxy.admin("/metrics").await.unwrap().body;
-    let name = format!("tombolo_config_file_loads_total{{result=\"{result}\"}} ");
-    let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
-    line.unwrap().parse().unwrap()
+    let series = format!("tombolo_config_file_loads_total{{result=\"{result}\"}}");
+    proxy.metric(&series).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,4 +226,29 @@ async fn certificates_are_read_again_when_they_are_replaced_and_all_at_a_signal(
     process.says_again(READ_AGAIN, had).await;
     process.signal(Signal::TERM);
     process.ended_well().await;
+}
+
+/// What a newcomer copies.
+#[test]
+fn the_examples_of_the_pages_can_be_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = Authority::new().sign(&["shop.example.com"]);
+    std::fs::write(dir.path().join("shop.pem"), &pair.certificate).unwrap();
+    std::fs::write(dir.path().join("shop.key"), &pair.key).unwrap();
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    for page in ["proxy.md", "static-file.md"] {
+        let text = std::fs::read_to_string(docs.join(page)).unwrap();
+        let (_, rest) = text.split_once("```yaml\n").unwrap();
+        let (example, _) = rest.split_once("```").unwrap();
+        let file = dir.path().join(page);
+        let folder = dir.path().to_str().unwrap();
+        std::fs::write(&file, example.replace("/etc/tombolo", folder)).unwrap();
+        let checked = tombolo_dataplane::check(&file).unwrap_or_else(|error| panic!("{page}: {error}"));
+        assert!(
+            checked
+                .to_string()
+                .starts_with("listeners: 1, route tables: 1, clusters: 1,"),
+            "{page}: {checked}"
+        );
+    }
 }
