@@ -6,27 +6,24 @@ use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
-use http_body_util::Full;
-use serde_json::{Value, json};
 use tempfile::TempDir;
 use tombolo_management::embedded::EmbeddedPostgres;
 use tombolo_runtime::authority::Authority;
 use tombolo_runtime::plane_id::{Plane, PlaneId};
 
-use crate::client::{self, Reply};
 use crate::feed::ORGANIZATION;
 use crate::postgres::REMOVE_WHEN_STOPPED;
 use crate::process::{Process, Signal};
-use crate::proxy::{self, Node, Role, await_ready};
+use crate::proxy::await_ready;
 use crate::upstream::{Application, Applications};
 use crate::watchdog::Watchdog;
 use crate::within;
+
+mod api;
+mod command;
 
 /// Of gateways, and the only port of an application.
 pub const HTTP_PORT: u16 = 8080;
@@ -44,6 +41,38 @@ const RUNNING_TIMEOUT: Duration = Duration::from_secs(30);
 /// The processes are being killed meanwhile, and one of them may still write a file.
 const REMOVE: &str =
     "i=0; while [ -e \"$2\" ] && [ $i -lt 20 ]; do rm -rf \"$2\"; sleep 0.1; i=$((i+1)); done";
+
+/// What a team writes for a shop at [`SHOP_HOST`] whose service has two versions, `reviews`, and these rules in YAML.
+pub fn shop(rules: &str) -> String {
+    format!(
+        "
+name: organizations/acme/tenants/retail
+---
+name: organizations/acme/tenants/retail/workspaces/shop
+spec: {{namespaces: ['*/shop']}}
+---
+name: organizations/acme/tenants/retail/workspaces/shop/gatewaygroups/public
+---
+name: organizations/acme/tenants/retail/workspaces/shop/gatewaygroups/public/gateways/shop
+spec:
+  workload: mesh/gateway
+  type: ingress
+  port: {HTTP_PORT}
+  hosts: [{SHOP_HOST}]
+  rules: [{{backendRefs: [{{namespace: shop, name: reviews}}]}}]
+---
+name: organizations/acme/tenants/retail/workspaces/shop/trafficgroups/web
+---
+name: organizations/acme/tenants/retail/workspaces/shop/trafficgroups/web/serviceroutes/reviews
+spec:
+  service: shop/reviews
+  subsets:
+  - {{name: v1, labels: {{version: v1}}}}
+  - {{name: v2, labels: {{version: v2}}}}
+  rules: {rules}
+"
+    )
+}
 
 /// One process of the mesh. The index is that of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -314,114 +343,6 @@ impl Mesh {
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
-    /// One request to the API. `path` is below `/v1/`.
-    ///
-    /// # Errors
-    /// There is no answer.
-    pub async fn call(&self, token: &str, method: Method, path: &str, body: Option<&Value>) -> Result<Reply> {
-        self.call_if(token, method, path, body, None).await
-    }
-
-    /// As [`Mesh::call`], with `If-Match`.
-    ///
-    /// # Errors
-    /// There is no answer.
-    pub async fn call_if(
-        &self,
-        token: &str,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-        etag: Option<&str>,
-    ) -> Result<Reply> {
-        let body = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("/v1/{path}"))
-            .header(header::AUTHORIZATION, format!("Bearer {token}"))
-            .header(header::CONTENT_TYPE, "application/json");
-        if let Some(etag) = etag {
-            request = request.header(header::IF_MATCH, etag);
-        }
-        client::send(self.api(), request.body(Full::new(body))?).await
-    }
-
-    /// Writes many resources, as YAML documents, in one transaction.
-    ///
-    /// # Errors
-    /// There is no answer.
-    pub async fn change(&self, token: &str, yaml: &str) -> Result<Reply> {
-        let request = Request::post("/v1/changes")
-            .header(header::AUTHORIZATION, format!("Bearer {token}"))
-            .header(header::CONTENT_TYPE, "application/yaml")
-            .body(Full::from(yaml.to_owned()))?;
-        client::send(self.api(), request).await
-    }
-
-    /// As [`Mesh::change`], by the administrator, who is right.
-    ///
-    /// # Errors
-    /// The API refuses.
-    pub async fn write(&self, yaml: &str) -> Result<()> {
-        let reply = self.change(&self.admin_token, yaml).await?;
-        ensure!(
-            reply.status.is_success(),
-            "refused with {}: {}",
-            reply.status,
-            reply.text()
-        );
-        Ok(())
-    }
-
-    /// What is known of a resource at its latest revision: the status in the answer to `GET NAME:receipt`.
-    ///
-    /// # Errors
-    /// The API refuses.
-    pub async fn receipt(&self, name: &str) -> Result<Value> {
-        let reply = self
-            .call(&self.admin_token, Method::GET, &format!("{name}:receipt"), None)
-            .await?
-            .expect(StatusCode::OK)?;
-        let mut answer: Value = serde_json::from_slice(&reply.body).context("a receipt is JSON")?;
-        Ok(answer["status"].take())
-    }
-
-    /// Waits until every proxy that a resource concerns has proven that it runs it.
-    ///
-    /// # Errors
-    /// It does not get there; the text has the last receipt.
-    pub async fn running(&self, name: &str) -> Result<()> {
-        within(RUNNING_TIMEOUT, async || {
-            let receipt = self.receipt(name).await?;
-            ensure!(receipt["outcome"] == "running", "{name}: {receipt}");
-            Ok(())
-        })
-        .await
-    }
-
-    /// Makes a user, and a token for it.
-    ///
-    /// # Errors
-    /// The API refuses.
-    pub async fn new_user(&self, user: &str) -> Result<String> {
-        let name = format!("organizations/{ORGANIZATION}/users/{user}");
-        self.write(&format!("{{name: {name}, spec: {{}}}}")).await?;
-        let reply = self
-            .call(
-                &self.admin_token,
-                Method::POST,
-                &format!("{name}/tokens"),
-                Some(&json!({})),
-            )
-            .await?;
-        ensure!(reply.status.is_success(), "no token: {}", reply.text());
-        let answer: Value = serde_json::from_slice(&reply.body)?;
-        answer["token"]
-            .as_str()
-            .map(str::to_owned)
-            .context("the answer has no token")
-    }
-
     /// Replaces what a cluster's platform tells its edge.
     ///
     /// # Errors
@@ -467,83 +388,6 @@ impl Mesh {
         self.running
             .get_mut(&part)
             .with_context(|| format!("{part} does not run"))
-    }
-
-    fn command(&self, part: Part) -> Command {
-        let admin = self.admin(part).to_string();
-        let mut command = Command::new(&self.blueprint.binary);
-        match part {
-            Part::Management => {
-                command
-                    .args(["management", "--organization", ORGANIZATION])
-                    .args(["--listen", &admin])
-                    .args(["--feed-listen", &self.management_feed().to_string()]);
-                if let Some(postgres) = &self.postgres {
-                    command.env("TOMBOLO_DATABASE_URL", postgres.url());
-                }
-            }
-            Part::Central(name) => {
-                command
-                    .args(["central", "--name", name, "--admin", &admin])
-                    .args(["--management", &format!("https://{}", self.management_feed())])
-                    .args(["--listen", &self.central_feed(part).to_string()]);
-            }
-            Part::Edge(cluster) => {
-                let centrals = CENTRALS.map(|central| format!("https://{}", self.central_feed(central)));
-                command
-                    .args([
-                        "edge",
-                        "--cluster",
-                        self.blueprint.clusters[cluster],
-                        "--admin",
-                        &admin,
-                    ])
-                    .args(["--central", &centrals.join(",")])
-                    .args(["--xds-listen", &self.xds(cluster).to_string()])
-                    .arg("--static-dir")
-                    .arg(self.platform_dir(cluster));
-            }
-            Part::Gateway(cluster) | Part::Sidecar(cluster) => {
-                let node = self.node(part);
-                return proxy::tombolo_command(
-                    &node,
-                    self.xds(cluster),
-                    self.admin(part),
-                    &self.blueprint.binary,
-                    &self.path("data"),
-                );
-            }
-        }
-        command
-            .arg("--identity")
-            .arg(self.identity(part))
-            .arg("--data-dir")
-            .arg(self.data_dir(part));
-        command
-    }
-
-    /// How a proxy introduces itself.
-    ///
-    /// # Panics
-    /// For a part that is no proxy.
-    pub fn node(&self, part: Part) -> Node {
-        let (cluster, namespace, role) = match part {
-            Part::Gateway(cluster) => {
-                let workload = "gateway".to_owned();
-                (cluster, "mesh", Role::Gateway { workload })
-            }
-            Part::Sidecar(cluster) => {
-                let outbound = self.outbound(cluster);
-                (cluster, "shop", Role::Sidecar { outbound })
-            }
-            _ => panic!("{part} is no proxy"),
-        };
-        Node {
-            id: part.to_string(),
-            cluster: self.blueprint.clusters[cluster].to_owned(),
-            namespace: namespace.to_owned(),
-            role,
-        }
     }
 
     async fn register_clusters(&self) -> Result<()> {

@@ -11,7 +11,7 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 use tokio::time::sleep;
 use tombolo_tests::client::{self, Connection};
-use tombolo_tests::mesh::{Blueprint, Mesh, Part, REVIEWS_HOST, SHOP_HOST};
+use tombolo_tests::mesh::{self, Blueprint, Mesh, Part, REVIEWS_HOST, SHOP_HOST};
 use tombolo_tests::upstream::WISH;
 use tombolo_tests::within;
 
@@ -31,35 +31,11 @@ const REST_STEPS: u32 = 20;
 const WORKSPACE: &str = "organizations/acme/tenants/retail/workspaces/shop";
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
-const INTENT: &str = "
-name: organizations/acme/tenants/retail
----
-name: organizations/acme/tenants/retail/workspaces/shop
-spec: {namespaces: ['*/shop']}
----
-name: organizations/acme/tenants/retail/workspaces/shop/gatewaygroups/public
----
-name: organizations/acme/tenants/retail/workspaces/shop/gatewaygroups/public/gateways/shop
-spec:
-  workload: mesh/gateway
-  type: ingress
-  port: 8080
-  hosts: [shop.example.com]
-  rules: [{backendRefs: [{namespace: shop, name: reviews}]}]
----
-name: organizations/acme/tenants/retail/workspaces/shop/trafficgroups/web
----
-name: organizations/acme/tenants/retail/workspaces/shop/trafficgroups/web/serviceroutes/reviews
-spec:
-  service: shop/reviews
-  subsets:
-  - {name: v1, labels: {version: v1}}
-  - {name: v2, labels: {version: v2}}
-  rules:
-  - matches: [{headers: [{name: x-bench, value: yes-please}]}]
-    backendRefs: [{subset: v1}]
-  - backendRefs: [{subset: v1, weight: 50}, {subset: v2, weight: 50}]
-";
+/// Of the service: the first one is what changes.
+const RULES: &str = "[
+    {matches: [{headers: [{name: x-bench, value: yes-please}]}], backendRefs: [{subset: v1}]},
+    {backendRefs: [{subset: v1, weight: 50}, {subset: v2, weight: 50}]},
+  ]";
 
 /// One change.
 struct Sample {
@@ -86,7 +62,7 @@ pub(crate) async fn run(options: &Options) -> Result<()> {
         clusters: CLUSTERS.to_vec(),
     })
     .await?;
-    mesh.write(INTENT).await?;
+    mesh.write(&mesh::shop(RULES)).await?;
     let mut writer = Writer::new(&mesh).await?;
     let probes = probes(&mesh).await?;
     let mut control = Control::start(mesh.postgres_url()?).await?;

@@ -17,6 +17,7 @@ mod latency;
 mod memory;
 mod peers;
 mod reload;
+mod rounds;
 mod routes;
 mod soak;
 mod splice;

@@ -2,7 +2,7 @@
 
 use http::Version;
 
-use crate::case::Expect::{AnsweredBy, Body, Header, SawSome, Status, Tries};
+use crate::case::Expect::{AnsweredBy, Body, SawSome, Status, Tries};
 use crate::case::{Case, GET, Via};
 
 pub(super) const CASES: &[Case] = &[

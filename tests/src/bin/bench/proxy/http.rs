@@ -13,6 +13,7 @@ use tombolo_tests::proxy::Software;
 use super::contender::Contender;
 use super::listener;
 use super::peers::Peer;
+use super::rounds::in_turns;
 use crate::Options;
 use crate::load::{Asks, Lanes, Load, Outcome, Trusted, Upstream, Wire};
 use crate::report::{Figure, Measured, Report, Table};
@@ -194,45 +195,23 @@ async fn rounds(options: &Options, work: &Work) -> Result<Vec<Measured<Round>>> 
     let dir = tempfile::tempdir().context("cannot create a temporary directory")?;
     let upstream = Upstream::start(work.upstream)?;
     let contenders = contenders(work, upstream.address(), dir.path()).await?;
-    let mut measured = Vec::new();
-    for (name, contender) in &contenders {
+    for (_, contender) in &contenders {
         contender
             .under(work.load(WARM_UP_REQUESTS / work.part))
             .await?
             .0
             .whole()?;
-        measured.push(Measured {
-            name: (*name).to_owned(),
-            rounds: Vec::new(),
-        });
     }
     println!(
         "{}: {} requests in a round",
         work.title,
         options.requests / work.part
     );
-    for round in 0..options.rounds {
-        for index in turn(round, contenders.len()) {
-            let (name, contender) = &contenders[index];
-            let round = measure(contender, work.load(options.requests / work.part)).await;
-            measured[index]
-                .rounds
-                .push(round.with_context(|| format!("through {name}"))?);
-        }
-        println!("round {} of {}", round + 1, options.rounds);
-    }
-    Ok(measured)
-}
-
-/// In which order they take their turns: each goes first in every other round.
-pub(super) fn turn(round: usize, contenders: usize) -> impl Iterator<Item = usize> {
-    (0..contenders).map(move |place| {
-        if round.is_multiple_of(2) {
-            place
-        } else {
-            contenders - 1 - place
-        }
+    let load = work.load(options.requests / work.part);
+    in_turns(options, &contenders, async |contender| {
+        measure(contender, load).await
     })
+    .await
 }
 
 async fn measure(contender: &Contender, load: Load) -> Result<Round> {

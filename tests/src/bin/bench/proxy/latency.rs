@@ -3,10 +3,12 @@
 
 use anyhow::{Context, Result};
 
-use super::http::{H1, contenders, latencies, turn};
+use super::contender::Contender;
+use super::http::{H1, contenders, latencies};
+use super::rounds::in_turns;
 use crate::Options;
 use crate::load::{Load, Upstream};
-use crate::report::{Figure, Measured, Report, Table};
+use crate::report::{Figure, Report, Table};
 
 const SHARE: f64 = 0.3;
 /// How long a round takes.
@@ -33,7 +35,6 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     let [work, ..] = &H1;
     let upstream = Upstream::start(work.upstream)?;
     let contenders = contenders(work, upstream.address(), dir.path()).await?;
-    let mut measured: Vec<Measured<Round>> = Vec::new();
     let mut envoy_per_second = 0.0;
     for (name, contender) in &contenders {
         let (outcome, _) = contender.under(work.load(options.requests)).await?;
@@ -41,27 +42,18 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
         if *name == "envoy" {
             envoy_per_second = outcome.latencies.len() as f64 / outcome.elapsed.as_secs_f64();
         }
-        measured.push(Measured {
-            name: (*name).to_owned(),
-            rounds: Vec::new(),
-        });
     }
     let per_second = envoy_per_second * SHARE;
     println!("{per_second:.0} requests a second");
-    for round in 0..options.rounds {
-        for index in turn(round, contenders.len()) {
-            let (name, contender) = &contenders[index];
-            let load = at_rate(work.load(0), per_second, SECONDS);
-            let (outcome, _) = contender.under(load).await?;
-            let outcome = outcome.whole().with_context(|| format!("through {name}"))?;
-            let latencies = latencies(&outcome)?;
-            measured[index].rounds.push(Round {
-                p50_us: latencies.median(),
-                p99_us: latencies.quantile(0.99),
-            });
-        }
-        println!("round {} of {}", round + 1, options.rounds);
-    }
+    let load = at_rate(work.load(0), per_second, SECONDS);
+    let measure = async |contender: &Contender| {
+        let latencies = latencies(&contender.under(load).await?.0.whole()?)?;
+        Ok(Round {
+            p50_us: latencies.median(),
+            p99_us: latencies.quantile(0.99),
+        })
+    };
+    let measured = in_turns(options, &contenders, measure).await?;
     let mut report = Report::default();
     let title = format!("HTTP/1.1, {per_second:.0} requests a second");
     report.tables.push(Table::compare(&title, &FIGURES, &measured)?);

@@ -14,12 +14,13 @@ use tombolo_tests::ads::{Ads, Answer};
 use tombolo_tests::proxy::Software;
 
 use super::contender::Contender;
-use super::http::{H1, latencies, turn};
+use super::http::{H1, latencies};
 use super::latency::at_rate;
 use super::listener;
+use super::rounds::in_turns;
 use crate::Options;
 use crate::load::Upstream;
-use crate::report::{Figure, Measured, Report, Table};
+use crate::report::{Figure, Report, Table};
 
 /// Between two changes.
 const EVERY: Duration = Duration::from_millis(10);
@@ -30,6 +31,9 @@ const PER_SECOND: f64 = 2_000.0;
 const SECONDS: f64 = 4.0;
 /// The most that a thread can yield to others.
 const LAST: i32 = 19;
+
+/// A proxy, and what it is told by.
+type Changed = (Contender, Arc<Ads>, Arc<Mutex<Services>>);
 
 /// A quiet time and one with changes.
 struct Round {
@@ -73,7 +77,6 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
     let addresses = upstreams.each_ref().map(Upstream::address);
     let plane = Elsewhere::start()?;
     let mut contenders = Vec::new();
-    let mut measured = Vec::new();
     for software in [Software::Tombolo, Software::Envoy] {
         let listener = listener();
         let services = Services::new(listener, addresses, SERVICES);
@@ -83,31 +86,24 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
         let contender =
             Contender::under_plane(software, name, listener, Arc::clone(&ads), dir.path()).await?;
         contender.serves(work.load(1)).await?;
-        contenders.push((contender, ads, Arc::new(Mutex::new(services))));
-        measured.push(Measured {
-            name: name.to_owned(),
-            rounds: Vec::new(),
-        });
+        contenders.push((name, (contender, ads, Arc::new(Mutex::new(services)))));
     }
-    for round in 0..options.rounds {
-        for index in turn(round, contenders.len()) {
-            let (contender, ads, services) = &contenders[index];
-            let load = at_rate(work.load(0), PER_SECOND, SECONDS);
-            let quiet = contender.under(load).await?.0.whole()?;
-            let before = ads.answers().len();
-            let changes = plane.spawn(change(Arc::clone(ads), Arc::clone(services)));
-            let changing = contender.under(load).await?.0;
-            changes.abort();
-            let taken = taken(&ads.answers()[before..])?;
-            measured[index].rounds.push(Round {
-                quiet_p99_us: latencies(&quiet)?.quantile(0.99),
-                changing_p99_us: latencies(&changing)?.quantile(0.99),
-                lost: changing.lost.len() as f64,
-                taken_per_second: taken as f64 / SECONDS,
-            });
-        }
-        println!("round {} of {}", round + 1, options.rounds);
-    }
+    let load = at_rate(work.load(0), PER_SECOND, SECONDS);
+    let measure = async |(contender, ads, services): &Changed| {
+        let quiet = contender.under(load).await?.0.whole()?;
+        let before = ads.answers().len();
+        let changes = plane.spawn(change(Arc::clone(ads), Arc::clone(services)));
+        let changing = contender.under(load).await?.0;
+        changes.abort();
+        let taken = taken(&ads.answers()[before..])?;
+        Ok(Round {
+            quiet_p99_us: latencies(&quiet)?.quantile(0.99),
+            changing_p99_us: latencies(&changing)?.quantile(0.99),
+            lost: changing.lost.len() as f64,
+            taken_per_second: taken as f64 / SECONDS,
+        })
+    };
+    let measured = in_turns(options, &contenders, measure).await?;
     let mut report = Report::default();
     let title = format!("{SERVICES} services, {PER_SECOND:.0} requests and 100 changes a second");
     report.tables.push(Table::compare(&title, &FIGURES, &measured)?);

@@ -6,26 +6,21 @@ use tombolo_tests::ads::contract;
 use tombolo_tests::proxy::Software;
 
 use super::contender::Contender;
-use super::http::{H1, turn};
+use super::http::H1;
 use super::listener;
+use super::rounds::{CPU, cpu_us, in_turns};
 use crate::Options;
 use crate::load::Upstream;
-use crate::report::{Figure, Measured, Report, Table};
+use crate::report::{Report, Table};
 
 const FEW: usize = 10;
 const MANY: usize = 10_000;
-
-const FIGURES: [Figure<f64>; 1] = [Figure {
-    name: "CPU per request, µs",
-    of: |cpu_us| *cpu_us,
-}];
 
 pub(super) async fn run(options: &Options) -> Result<Report> {
     let dir = tempfile::tempdir().context("cannot create a temporary directory")?;
     let [work, ..] = &H1;
     let upstream = Upstream::start(work.upstream)?;
     let mut contenders = Vec::new();
-    let mut measured = Vec::new();
     for (name, software, hosts) in [
         ("tombolo, 100,000 routes", Software::Tombolo, MANY),
         ("tombolo, 100 routes", Software::Tombolo, FEW),
@@ -42,30 +37,15 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
             .await?
             .0
             .whole()?;
-        contenders.push(contender);
-        measured.push(Measured {
-            name: name.to_owned(),
-            rounds: Vec::new(),
-        });
+        contenders.push((name, contender));
         println!("{name} runs");
     }
-    for round in 0..options.rounds {
-        for index in turn(round, contenders.len()) {
-            let (outcome, [before, after]) = contenders[index].under(work.load(options.requests)).await?;
-            outcome.whole()?;
-            let cpu = after.cpu.saturating_sub(before.cpu);
-            measured[index]
-                .rounds
-                .push(cpu.as_secs_f64() * 1e6 / options.requests as f64);
-        }
-        println!("round {} of {}", round + 1, options.rounds);
-    }
+    let load = work.load(options.requests);
+    let measure = async |contender: &Contender| cpu_us(contender, load).await;
+    let measured = in_turns(options, &contenders, measure).await?;
     let mut report = Report::default();
-    report
-        .tables
-        .push(Table::compare("HTTP/1.1", &FIGURES, &measured)?);
-    let [cpu] = &FIGURES;
-    let ratios = cpu.ratios(&measured)?;
+    report.tables.push(Table::compare("HTTP/1.1", &[CPU], &measured)?);
+    let ratios = CPU.ratios(&measured)?;
     let keys = ["routes_cpu_vs_few", "routes_cpu_vs_envoy"];
     for (key, (_, ratio)) in keys.into_iter().zip(ratios) {
         report.key(key, ratio);

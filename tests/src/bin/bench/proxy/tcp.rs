@@ -12,17 +12,13 @@ use tombolo_tests::process::Process;
 use tombolo_tests::proxy::Software;
 
 use super::contender::Contender;
-use super::http::{H1, turn};
+use super::http::H1;
 use super::peers::Peer;
+use super::rounds::{CPU, cpu_us, in_turns};
 use super::{listener, splice};
 use crate::Options;
 use crate::load::Upstream;
-use crate::report::{Figure, Measured, Report, Table};
-
-const FIGURES: [Figure<f64>; 1] = [Figure {
-    name: "CPU per request, µs",
-    of: |cpu_us| *cpu_us,
-}];
+use crate::report::{Report, Table};
 
 pub(super) async fn run(options: &Options) -> Result<Report> {
     let dir = tempfile::tempdir().context("cannot create a temporary directory")?;
@@ -42,7 +38,6 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
         let process = Peer::passes_on(&binary, listener, upstream.address(), dir.path())?;
         contenders.push((Peer::HaProxy.name(), Contender::of_file(listener, process)));
     }
-    let mut measured = Vec::new();
     for (name, contender) in &contenders {
         let served = contender.serves(work.load(1)).await;
         served.with_context(|| format!("through {name}"))?;
@@ -51,27 +46,14 @@ pub(super) async fn run(options: &Options) -> Result<Report> {
             .await?
             .0
             .whole()?;
-        measured.push(Measured {
-            name: (*name).to_owned(),
-            rounds: Vec::new(),
-        });
     }
-    for round in 0..options.rounds {
-        for index in turn(round, contenders.len()) {
-            let (outcome, [before, after]) = contenders[index].1.under(work.load(options.requests)).await?;
-            outcome.whole()?;
-            let cpu = after.cpu.saturating_sub(before.cpu);
-            measured[index]
-                .rounds
-                .push(cpu.as_secs_f64() * 1e6 / options.requests as f64);
-        }
-        println!("round {} of {}", round + 1, options.rounds);
-    }
+    let load = work.load(options.requests);
+    let measure = async |contender: &Contender| cpu_us(contender, load).await;
+    let measured = in_turns(options, &contenders, measure).await?;
     let mut report = Report::default();
     let title = "HTTP/1.1 over connections that are passed on";
-    report.tables.push(Table::compare(title, &FIGURES, &measured)?);
-    let [cpu] = &FIGURES;
-    for (other, ratio) in cpu.ratios(&measured)? {
+    report.tables.push(Table::compare(title, &[CPU], &measured)?);
+    for (other, ratio) in CPU.ratios(&measured)? {
         report.key(format!("tcp_vs_{other}"), ratio);
     }
     Ok(report)
