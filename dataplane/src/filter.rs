@@ -2,8 +2,7 @@
 //! pure function, and both ways through the proxy ask the same [`Chain`]. What a listener says of a filter and what routes say of
 //! it instead meet here, once for each update, so that a request finds its chain by an index.
 
-use std::cell::LazyCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,6 +20,7 @@ use crate::recode::Recoding;
 
 mod body_limit;
 mod by;
+mod chain;
 mod changes;
 mod compressor;
 mod cors;
@@ -38,7 +38,7 @@ mod session;
 
 pub(crate) use body_limit::{BodyLimit, TOO_LARGE};
 pub(crate) use by::By;
-use changes::Changed;
+pub(crate) use chain::{Chain, Held, chains};
 pub(crate) use changes::Changes;
 pub(crate) use compressor::{Compress, Compressor, TYPES};
 pub(crate) use cors::Cors;
@@ -124,10 +124,6 @@ pub(crate) type Overrides = BTreeMap<Arc<str>, Override>;
 /// Those that concern one route, the most specific first.
 pub(crate) type Levels = Vec<Arc<Overrides>>;
 
-/// The filters that a route's requests are put to, in their order.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Chain(Arc<[Filter]>);
-
 /// What all of a chain says to one request.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Verdict {
@@ -169,61 +165,6 @@ pub(crate) struct Answer {
     pub(crate) code: Option<Code>,
     pub(crate) flag: Flag,
     pub(crate) body: Bytes,
-}
-
-impl Chain {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Asks each filter in turn, until one of them answers or has to ask somebody itself.
-    pub(crate) fn judge(
-        &self,
-        route: Option<&Route>,
-        subject: &Subject<'_, impl RequestView>,
-        now: impl Fn() -> Instant,
-        draw: &impl Draw,
-    ) -> Verdict {
-        self.judge_from(0, Facts::default(), route, subject, now, draw)
-    }
-
-    /// The same of those from `place` on, where those before it have found out `facts`.
-    pub(crate) fn judge_from(
-        &self,
-        place: usize,
-        mut facts: Facts,
-        route: Option<&Route>,
-        subject: &Subject<'_, impl RequestView>,
-        now: impl Fn() -> Instant,
-        draw: &impl Draw,
-    ) -> Verdict {
-        let mut verdict = Verdict::default();
-        for (place, filter) in self.0.iter().enumerate().skip(place) {
-            let asks = if verdict.request.is_empty() {
-                filter.judge(route, subject, &mut facts, &mut verdict, &now, draw)
-            } else {
-                let mut said = std::mem::take(&mut verdict.request);
-                let changed = subject.with(Changed::new(&subject.request, &said));
-                let asks = filter.judge(route, &changed, &mut facts, &mut verdict, &now, draw);
-                said.extend(std::mem::take(&mut verdict.request));
-                verdict.request = said;
-                asks
-            };
-            if asks {
-                verdict.asks = Some(Box::new(Stop { place, facts }));
-                break;
-            }
-            if verdict.answer.is_some() {
-                verdict.by.filter = Some(place);
-                break;
-            }
-        }
-        verdict
-    }
-
-    pub(crate) fn filter(&self, place: usize) -> Option<&Filter> {
-        self.0.get(place)
-    }
 }
 
 impl Verdict {
@@ -362,74 +303,6 @@ fn web_call(request: &impl RequestView, verdict: &mut Verdict) {
     }
 }
 
-/// Chains that ran until now, with what they were made of.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Held<'a> {
-    pub(crate) chains: &'a [Chain],
-    /// Of the routes, if the filters were the same.
-    pub(crate) routes: &'a [Levels],
-}
-
-/// A chain for each of `routes`; none at all where the listener has no filters, so that no request looks for one. Those that would
-/// be the same are those of before, and limits that are in others of them go on with what is left.
-pub(crate) fn chains(filters: &[ListenerFilter], routes: &[Levels], held: Held<'_>) -> Arc<[Chain]> {
-    if filters.is_empty() {
-        return Arc::default();
-    }
-    let limits = LazyCell::new(|| {
-        let filters = held.chains.iter().flat_map(|chain| chain.0.iter());
-        let limits = filters.filter_map(Filter::limit);
-        limits
-            .map(|limit| (limit.place(), limit))
-            .collect::<HashMap<_, _>>()
-    });
-    let kept = |filter| match filter {
-        Filter::LocalRateLimit(Some(limit)) => {
-            let held = limits.get(limit.place()).filter(|held| ***held == limit);
-            Filter::LocalRateLimit(Some(held.map_or(limit, |held| LocalRateLimit::clone(held))))
-        }
-        other => other,
-    };
-    let chain = |(place, levels): (usize, &Levels)| {
-        let before = held.routes.get(place).filter(|before| is_same(before, levels));
-        if let Some(chain) = before.and_then(|_| held.chains.get(place)) {
-            return chain.clone();
-        }
-        let joined = filters.iter().filter_map(|filter| joined(filter, levels));
-        Chain(joined.filter(|filter| !filter.is_idle()).map(kept).collect())
-    };
-    routes.iter().enumerate().map(chain).collect()
-}
-
-fn is_same(one: &Levels, other: &Levels) -> bool {
-    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| Arc::ptr_eq(one, other))
-}
-
-/// A listener's filter as a route has it, if it has. The most specific configuration counts as a whole. One that is meant for
-/// another kind of filter is none: the listener and the routes came apart, and neither is to blame for the other.
-fn joined(base: &ListenerFilter, levels: &Levels) -> Option<Filter> {
-    let said = || levels.iter().filter_map(|level| level.get(&base.name));
-    let is_on = match said().next() {
-        Some(Override::Off) => false,
-        Some(Override::On | Override::Replaced(_) | Override::Adjusted(_)) => true,
-        None => base.is_on,
-    };
-    let replaced = said().find_map(|said| match said {
-        Override::Replaced(filter) => Some(filter),
-        Override::Off | Override::On | Override::Adjusted(_) => None,
-    });
-    let adjusted = said().find_map(|said| match said {
-        Override::Adjusted(by) => Some(by),
-        Override::Off | Override::On | Override::Replaced(_) => None,
-    });
-    if !is_on {
-        return base.filter.off();
-    }
-    let filter = replaced.filter(|filter| filter.is_of_the_kind(&base.filter));
-    let filter = filter.unwrap_or(&base.filter).clone().within(&base.filter);
-    Some(adjusted.into_iter().fold(filter, Filter::adjusted))
-}
-
 /// Since 1970.
 fn unix_seconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -437,167 +310,4 @@ fn unix_seconds() -> u64 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::balance::Always;
-    use crate::config::MILLION;
-
-    fn abort(status: u16) -> Filter {
-        Filter::Fault(Fault {
-            delay: None,
-            abort: Some((StatusCode::from_u16(status).unwrap_or_default(), MILLION)),
-        })
-    }
-
-    fn answered(chain: &Chain) -> Option<u16> {
-        let subject = Subject {
-            authority: "a",
-            path: "/",
-            client: [10, 0, 0, 1].into(),
-            direct: [10, 0, 0, 9].into(),
-            request: &http::Request::new(()).into_parts().0,
-        };
-        let verdict = chain.judge(None, &subject, Instant::now, &Always(0));
-        verdict.answer.map(|answer| answer.status.as_u16())
-    }
-
-    #[test]
-    fn the_most_specific_override_counts() {
-        use Override::{Off, On, Replaced};
-        let of = |status| Some(Replaced(abort(status)));
-        // What the listener has, what the route, its host and its table say, and what a request is answered.
-        let cases = [
-            ((true, Some(500)), [None, None, None], Some(500)),
-            ((true, None), [None, None, None], None),
-            ((false, Some(500)), [None, None, None], None),
-            ((true, Some(500)), [of(501), of(502), of(503)], Some(501)),
-            ((true, Some(500)), [None, of(502), of(503)], Some(502)),
-            ((true, Some(500)), [None, None, of(503)], Some(503)),
-            ((true, Some(500)), [Some(Off), of(502), None], None),
-            ((true, Some(500)), [of(501), Some(Off), None], Some(501)),
-            ((false, None), [of(501), None, None], Some(501)),
-            ((false, Some(500)), [Some(On), None, None], Some(500)),
-            ((false, Some(500)), [Some(On), of(502), None], Some(502)),
-            ((true, Some(500)), [Some(On), Some(Off), of(503)], Some(503)),
-        ];
-        for ((is_on, status), said, expected) in cases {
-            let filter = ListenerFilter {
-                name: "f".into(),
-                is_on,
-                filter: status.map_or(Filter::Fault(Fault::default()), abort),
-            };
-            let level = |said: &Option<Override>| {
-                let said = said.iter().map(|said| ("f".into(), said.clone()));
-                Arc::new(said.collect::<Overrides>())
-            };
-            let levels = said.iter().map(level).collect();
-            let chains = chains(&[filter], &[levels], Held::default());
-            assert_eq!(answered(&chains[0]), expected, "{is_on} {status:?} {said:?}");
-        }
-    }
-
-    #[test]
-    fn an_override_of_another_name_is_nobodys() {
-        let filter = ListenerFilter {
-            name: "f".into(),
-            is_on: true,
-            filter: Filter::Fault(Fault::default()),
-        };
-        let other = Arc::new(Overrides::from([("g".into(), Override::Replaced(abort(501)))]));
-        let levels = vec![vec![], vec![other]];
-        assert_eq!(
-            chains(&[filter], &levels, Held::default())[..],
-            [Chain::default(), Chain::default()]
-        );
-        assert!(
-            chains(&[], &levels, Held::default()).is_empty(),
-            "nothing to look for"
-        );
-    }
-
-    #[test]
-    fn the_first_that_answers_ends_the_chain() {
-        let filters = [500, 501].map(|status| ListenerFilter {
-            name: status.to_string().into(),
-            is_on: true,
-            filter: abort(status),
-        });
-        let levels = vec![
-            vec![],
-            vec![Arc::new(Overrides::from([("500".into(), Override::Off)]))],
-        ];
-        let found: Vec<Option<u16>> = chains(&filters, &levels, Held::default())
-            .iter()
-            .map(answered)
-            .collect();
-        assert_eq!(found, [Some(500), Some(501)]);
-    }
-
-    #[test]
-    fn a_limit_that_stays_keeps_what_is_left_of_it() {
-        let filter = ListenerFilter {
-            name: "f".into(),
-            is_on: true,
-            filter: Filter::LocalRateLimit(None),
-        };
-        let limited = |place: &str, tokens| {
-            let limit = LocalRateLimit::new(Limit {
-                place: place.into(),
-                rate: Rate::new(tokens, 1, Duration::from_secs(3600)),
-                asked: MILLION,
-                enforced: MILLION,
-                status: StatusCode::TOO_MANY_REQUESTS,
-                code: None,
-            });
-            let limit = Override::Replaced(Filter::LocalRateLimit(Some(limit)));
-            vec![Arc::new(Overrides::from([("f".into(), limit)]))]
-        };
-        let filters = [filter];
-        let before = chains(&filters, &[limited("a", 1)], Held::default());
-        let held = Held {
-            chains: &before,
-            routes: &[],
-        };
-        assert_eq!(answered(&before[0]), None);
-        for (place, tokens, expected) in [("a", 1, Some(429)), ("a", 2, None), ("b", 1, None)] {
-            let after = chains(&filters, &[vec![], limited(place, tokens)], held);
-            assert_eq!(answered(&after[1]), expected, "{place} {tokens}");
-        }
-    }
-
-    #[test]
-    fn a_chain_that_stays_is_made_once() {
-        let filters = [ListenerFilter {
-            name: "f".into(),
-            is_on: true,
-            filter: abort(500),
-        }];
-        let says = |status| {
-            vec![Arc::new(Overrides::from([(
-                "f".into(),
-                Override::Replaced(abort(status)),
-            )]))]
-        };
-        let levels = vec![vec![], says(501), says(502)];
-        let before = chains(&filters, &levels, Held::default());
-        let mut changed = levels.clone();
-        changed[1] = says(503);
-        let held = Held {
-            chains: &before,
-            routes: &levels,
-        };
-        let after = chains(&filters, &changed, held);
-        let answers: Vec<_> = after.iter().map(answered).collect();
-        assert_eq!(answers, [Some(500), Some(503), Some(502)]);
-        let is_held = |place: usize| Arc::ptr_eq(&before[place].0, &after[place].0);
-        assert_eq!([0, 1, 2].map(is_held), [true, false, true]);
-        // Other filters make other chains, whatever routes say.
-        let others = Held {
-            chains: &before,
-            routes: &[],
-        };
-        let after = chains(&filters, &levels, others);
-        assert!(!Arc::ptr_eq(&before[0].0, &after[0].0));
-    }
-}
+mod tests;
