@@ -16,12 +16,12 @@ use envoy_types::pb::envoy::config::route::v3::route_action::upgrade_config::Con
 use envoy_types::pb::envoy::config::route::v3::route_match::{ConnectMatcher, PathSpecifier};
 use envoy_types::pb::envoy::config::route::v3::Route;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager::UpgradeConfig;
-use envoy_types::pb::google::protobuf::{BoolValue, Duration as PbDuration, UInt32Value};
+use envoy_types::pb::google::protobuf::{BoolValue, Duration as PbDuration};
 use h2::ext::Protocol;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tombolo_dataplane::AccessLog;
 
@@ -33,6 +33,8 @@ use crate::support::upstream::serving;
 use crate::support::{certs, mesh};
 
 mod asked;
+mod ends;
+mod streams;
 
 /// More than every buffer on the way together.
 const LONG: usize = 5_000_000;
@@ -430,84 +432,6 @@ async fn an_upgrade_is_tried_again_until_a_host_has_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_holds_its_place_until_it_ends() {
-    let limits = Thresholds {
-        max_requests: Some(UInt32Value { value: 1 }),
-        ..Default::default()
-    };
-    let stage = Stage::start_with(with_upgrades, limits).await;
-    let request = format!("GET /ws HTTP/1.1\r\n{ASKS}\r\n");
-    let mut stream = stage.connect().await;
-    stream.write_all(request.as_bytes()).await.unwrap();
-    until(&mut stream, "hello").await;
-    let answer = stage.talk(&request).await;
-    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(answer.contains("x-envoy-overloaded: true"), "{answer}");
-    drop(stream);
-    eventually("the place is free again", || async {
-        let mut stream = stage.connect().await;
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = [0; 12];
-        stream.read_exact(&mut answer).await.unwrap();
-        &answer == b"HTTP/1.1 101"
-    })
-    .await;
-    let flags: Vec<_> = stage
-        .log(3)
-        .await
-        .iter()
-        .map(|line| line["flags"].clone())
-        .collect();
-    assert!(flags.iter().any(|flags| flags == "UO"), "{flags:?}");
-    stage.proxy.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_that_is_declared_dead_breaks_it_off() {
-    let stage = Stage::start().await;
-    stage
-        .edge
-        .put("a", &mesh::with_checks(mesh::cluster("a"), 50, 200));
-    let request = format!("GET /ws HTTP/1.1\r\n{ASKS}\r\n");
-    eventually("it is checked", || async { stage.has_seen("GET /healthz ") }).await;
-    let mut stream = stage.connect().await;
-    stream.write_all(request.as_bytes()).await.unwrap();
-    until(&mut stream, "hello").await;
-    let (answer, _sending) = ask_http2(&stage, Some("websocket"), "http://h/ws").await;
-    let mut body = answer.into_body();
-    receive(&mut body, 5).await.unwrap();
-    stage.seen.lock().unwrap().extend_from_slice(DEAD.as_bytes());
-    let end = tokio::time::timeout(DEADLINE, stream.read(&mut [0]))
-        .await
-        .expect("it ends");
-    assert!(end.is_err(), "{end:?} is no end");
-    let end = receive(&mut body, 1).await;
-    assert!(end.is_err(), "{end:?} is no end");
-    for line in stage.log(2).await {
-        assert_eq!(line["flags"], "UR", "{line}");
-    }
-    stage.proxy.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_proxy_that_stops_breaks_it_off() {
-    let mut stage = Stage::start().await;
-    let mut stream = stage.connect().await;
-    stream
-        .write_all(format!("GET /ws HTTP/1.1\r\n{ASKS}\r\n").as_bytes())
-        .await
-        .unwrap();
-    until(&mut stream, "hello").await;
-    stage.proxy.begin_stop();
-    stream.write_all(b"still").await.unwrap();
-    until(&mut stream, "still").await;
-    let mut left = Vec::new();
-    let read = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut left)).await;
-    assert!(read.is_ok(), "it ends with the drain");
-    stage.proxy.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connect_is_a_connection_with_a_host() {
     let stage = Stage::start().await;
     let mut stream = stage.connect().await;
@@ -593,98 +517,6 @@ pub(crate) async fn send(sending: &mut h2::SendStream<Bytes>, mut bytes: Bytes) 
         let piece = bytes.split_to(room.min(bytes.len()));
         sending.send_data(piece, false).unwrap();
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_of_http2_may_be_a_connection() {
-    let stage = Stage::start().await;
-    for (protocol, uri, first) in [(Some("websocket"), "http://h/ws", "hello"), (None, "h:80", "")] {
-        let (answer, mut sending) = ask_http2(&stage, protocol, uri).await;
-        assert_eq!(answer.status(), StatusCode::OK, "{uri}");
-        assert!(!answer.headers().contains_key("sec-websocket-accept"), "{uri}");
-        let mut body = answer.into_body();
-        let got = receive(&mut body, first.len()).await.unwrap();
-        assert_eq!(got, first.as_bytes(), "{uri}");
-        let sender = tokio::spawn(async move {
-            send(&mut sending, long().into()).await;
-            sending.send_data(Bytes::new(), true).unwrap();
-        });
-        let back = receive(&mut body, usize::MAX).await.unwrap();
-        sender.await.unwrap();
-        assert_eq!(back.len(), LONG + 3, "{uri}");
-        assert!(
-            back[..LONG] == long()[..],
-            "{uri}: what comes back is what was sent"
-        );
-    }
-    assert!(stage.has_seen("GET /ws HTTP/1.1\r\nhost: h\r\n"));
-    assert!(
-        stage.has_seen("sec-websocket-key: "),
-        "hosts of HTTP/1.1 ask for one"
-    );
-    let logged = stage.log(2).await;
-    assert_eq!(logged[0]["bytes_sent"], LONG + 8);
-    assert_eq!(logged[0]["flags"], "");
-    stage.proxy.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_is_no_connection_is_answered() {
-    let stage = Stage::start().await;
-    for (protocol, uri, status) in [
-        (Some("websocket"), "http://h/no", 401),
-        (Some("websocket"), "http://h/empty", 503),
-        (Some("websocket"), "http://h/other", 503),
-        (Some("websocket"), "http://h/off/ws", 403),
-        (Some("other"), "http://h/ws", 403),
-        (Some("h2c"), "http://h/ws", 403),
-        (Some("connect"), "http://h/ws", 403),
-        (None, "h", 400),
-    ] {
-        let (answer, _sending) = ask_http2(&stage, protocol, uri).await;
-        assert_eq!(answer.status(), status, "{protocol:?} {uri}");
-    }
-    stage.proxy.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_breaks_off_is_reset() {
-    let stage = Stage::start().await;
-    // The client takes its stream back: the host sees the end of its connection, and the request is logged.
-    let (answer, mut sending) = ask_http2(&stage, Some("websocket"), "http://h/ws").await;
-    let mut body = answer.into_body();
-    receive(&mut body, 5).await.unwrap();
-    sending.send_reset(h2::Reason::CANCEL);
-    assert_eq!(stage.log(1).await[0]["flags"], "DC");
-    // The host breaks off: what has come is not taken for all.
-    let breaking = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = breaking.local_addr().unwrap();
-    stage.edge.put("a", &mesh::endpoints("a", &[(address, 0)]));
-    tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = breaking.accept().await.unwrap();
-            let mut head = [0; 1024];
-            if stream.read(&mut head).await.unwrap_or_default() > 0 {
-                let _ = stream.write_all(b"part").await;
-                stream.set_zero_linger().unwrap();
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
-    });
-    eventually("the new host is asked", || async {
-        let (answer, mut sending) = ask_http2(&stage, None, "h:80").await;
-        send(&mut sending, Bytes::from_static(b"hello")).await;
-        let mut body = answer.into_body();
-        let got = receive(&mut body, 4).await.unwrap_or_default();
-        if got != b"part" {
-            return false;
-        }
-        let end = receive(&mut body, 1).await;
-        assert!(end.is_err(), "{end:?} is no end");
-        true
-    })
-    .await;
-    stage.proxy.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
