@@ -221,7 +221,7 @@ impl Writer<'_> {
 pub(crate) fn poll_write_slices(
     to: Pin<&mut impl AsyncWrite>,
     cx: &mut Context<'_>,
-    bufs: &[IoSlice<'_>],
+    bufs: &[io::IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {
     let mut filled = bufs.iter().filter(|buf| !buf.is_empty());
     match (filled.next(), filled.next()) {
