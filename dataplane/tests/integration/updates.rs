@@ -136,14 +136,7 @@ async fn nonsense_is_refused_and_changes_nothing() {
         ),
         (
             ads::CLUSTER,
-            vec![
-                resource(
-                    "a",
-                    ads::CLUSTER,
-                    mesh::with_http2(mesh::cluster("a")).encode_to_vec(),
-                ),
-                resource("b", ads::CLUSTER, mesh::cluster("c").encode_to_vec()),
-            ],
+            vec![resource("b", ads::CLUSTER, mesh::cluster("c").encode_to_vec())],
             "b: name: is \"c\", but the resource is named \"b\"",
         ),
     ];
@@ -168,6 +161,27 @@ async fn nonsense_is_refused_and_changes_nothing() {
     let dump = mesh.proxy.admin("/config_dump").await.unwrap().body;
     assert!(!dump.contains("\"nonsense\""), "{dump}");
     assert!(dump.contains("but the resource is named"), "{dump}");
+    let before = mesh.edge.nacks().len();
+    mesh.edge.send_nonsense(DeltaDiscoveryResponse {
+        type_url: ads::CLUSTER.to_owned(),
+        resources: vec![
+            resource("b", ads::CLUSTER, mesh::cluster("c").encode_to_vec()),
+            resource("d", ads::CLUSTER, mesh::cluster("d").encode_to_vec()),
+        ],
+        ..Default::default()
+    });
+    eventually("the nonsense is refused", || async {
+        mesh.edge.nacks().len() > before
+    })
+    .await;
+    let nack = mesh.edge.nacks().pop().unwrap();
+    assert!(nack.starts_with("b: ") && !nack.contains("d: "), "{nack}");
+    let dump = mesh.proxy.admin("/config_dump").await.unwrap().body;
+    assert!(
+        dump.contains("\"name\":\"d\",\"version\":\"nonsense\",\"acknowledged\":true"),
+        "{dump}"
+    );
+    assert!(!dump.contains("\"name\":\"b\""), "{dump}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
