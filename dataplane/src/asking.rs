@@ -16,7 +16,7 @@ use crate::body::{ClientBody, ClientError};
 use crate::config::Route;
 use crate::exchange::{Exchange, Flag};
 use crate::filter::{
-    Answer, Begin, By, CHECK, Case, Chain, ExtAuthz, Facts, Filter, RateLimit, SHOULD_RATE_LIMIT, Said,
+    ActiveFault, Answer, Begin, By, CHECK, Case, Chain, ExtAuthz, Facts, Filter, RateLimit, SHOULD_RATE_LIMIT, Said,
     Session, Shown, Stop, unfit,
 };
 use crate::forward::subject;
@@ -47,6 +47,10 @@ pub(crate) struct Waiting {
     pub(crate) by: By,
     /// Whether a rule that only watches would have turned it away.
     pub(crate) is_shadowed: bool,
+    /// What logs are to make of it.
+    pub(crate) log_hint: Option<bool>,
+    /// What goes wrong with it on purpose.
+    pub(crate) faults: Vec<ActiveFault>,
     /// What is done to the answer's head.
     pub(crate) response: HeaderChanges,
     /// Which of the hosts it is for.
@@ -103,7 +107,12 @@ impl Asking<'_> {
                 Some(Filter::RateLimit(limit)) => self.count(limit, request).await?,
                 _ => return Err(lost()),
             };
-            request.heed(said)?;
+            if let Err(end) = said.and_then(|said| request.heed(said)) {
+                let mut behind = HeaderChanges::default();
+                chain.change_behind(place, &mut behind);
+                request.response.extend(behind);
+                return Err(end);
+            }
             next = self.judge(chain, place + 1, facts, request).await?;
         }
         Ok(())
@@ -123,6 +132,7 @@ impl Asking<'_> {
         request.is_shadowed |= verdict.is_shadowed;
         request.by = verdict.by;
         request.unfit.extend(verdict.request.edits.names().cloned());
+        request.faults.extend(verdict.faults);
         verdict.request.edits.apply(&mut request.parts.headers);
         request.lead(|target| verdict.request.target(target));
         request.response.extend(verdict.response.into());

@@ -129,7 +129,7 @@ pub(crate) type Levels = Vec<Arc<Overrides>>;
 pub(crate) struct Chain(Arc<[Filter]>);
 
 /// What all of a chain says to one request.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Verdict {
     /// To be waited before anything else is done.
     pub(crate) delay: Duration,
@@ -139,6 +139,8 @@ pub(crate) struct Verdict {
     pub(crate) by: By,
     /// Whether rules that are only tried would have refused it.
     pub(crate) is_shadowed: bool,
+    /// Of those that are counted, until it is answered.
+    pub(crate) faults: Vec<ActiveFault>,
     /// What the request says otherwise when it goes on.
     pub(crate) request: Changes,
     /// What the answer says besides, whoever gives it.
@@ -250,7 +252,7 @@ impl Filter {
             Self::Compressor(Some(compressor)) => compressor.judge(&subject.request, verdict),
             Self::Cors(Some(cors)) if is_forwarded() => cors.judge(&subject.request, verdict),
             Self::Decompressor(Some(decompressor)) => decompressor.judge(verdict),
-            Self::Fault(fault) => fault.judge(draw, verdict),
+            Self::Fault(fault) => fault.judge(subject, draw, verdict),
             Self::GrpcWeb => web_call(&subject.request, verdict),
             Self::Jwt(jwt) => jwt.judge(subject, unix_seconds(), facts, verdict),
             Self::LocalRateLimit(Some(limit)) => limit.judge(now(), draw, verdict),
@@ -369,6 +371,7 @@ pub(crate) struct Held<'a> {
     /// Of the routes, if the filters were the same.
     pub(crate) routes: &'a [Levels],
 }
+            (Self::Fault(said), Self::Fault(base)) => Self::Fault(said.within(base)),
 
 /// A chain for each of `routes`; none at all where the listener has no filters, so that no request looks for one. Those that would
 /// be the same are those of before, and limits that are in others of them go on with what is left.
@@ -445,8 +448,8 @@ mod tests {
 
     fn abort(status: u16) -> Filter {
         Filter::Fault(Fault {
-            delay: None,
-            abort: Some((StatusCode::from_u16(status).unwrap_or_default(), MILLION)),
+            abort: Some((Abort::Status(StatusCode::from_u16(status).unwrap_or_default()), MILLION)),
+            ..Fault::default()
         })
     }
 
@@ -580,6 +583,10 @@ mod tests {
             )]))]
         };
         let levels = vec![vec![], says(501), says(502)];
+                descriptors: None,
+                tells: false,
+                told: HeaderEdits::default(),
+                unenforced: HeaderEdits::default(),
         let before = chains(&filters, &levels, Held::default());
         let mut changed = levels.clone();
         changed[1] = says(503);

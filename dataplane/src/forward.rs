@@ -169,6 +169,8 @@ pub(crate) async fn serve(
             is_shadowed: false,
             response: HeaderChanges::default(),
             session: verdict.session.take(),
+            log_hint: None,
+            faults: Vec::new(),
             recoding: std::mem::take(&mut verdict.recoding),
             fields_max: live.config.limits.fields,
             added: Added::default(),
@@ -217,6 +219,7 @@ pub(crate) async fn serve(
         verdict.recoding = waiting.recoding;
         listed = Some(waiting.unfit);
         // It may be another request by now, and its route's time begins only now.
+        verdict.faults.extend(waiting.faults);
         hashed = hash(&self::subject(&connection, shown, &target, &parts));
         started = Instant::now();
     }

@@ -240,7 +240,7 @@ mod tests {
         };
         let of_listeners = pack_any(Cors::default());
         let fault = HttpFault {
-            max_active_faults: Some(UInt32Value { value: 1 }),
+            upstream_cluster: "a".to_owned(),
             ..HttpFault::default()
         };
         let body_limit = |limit: Option<PerRoute>| BufferPerRoute { r#override: limit };
@@ -293,7 +293,7 @@ mod tests {
             ),
             (
                 pack_any(fault),
-                refused("max_active_faults: is not supported by this proxy"),
+                refused("upstream_cluster: is not supported by this proxy"),
             ),
         ] {
             let found = overrides([("a.b".to_owned(), config.clone())].into(), format_args!(""));
