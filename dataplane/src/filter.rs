@@ -55,7 +55,7 @@ pub(crate) use jwt::{
     Asks, Audiences, Authentication, ClaimHeader, Expiration, Jwt, Keys, PayloadHeader, Place, Provider,
     Requirement,
 };
-pub(crate) use local_ratelimit::{Limit, LocalRateLimit, Rate};
+pub(crate) use local_ratelimit::{DescribedLimit, Descriptors, Limit, LocalRateLimit, Rate};
 pub(crate) use quota::{IdParts, IdValue, QuotaLimit, QuotaService, QuotaSettings, RateLimitQuota};
 pub(crate) use rate_limit::{LimitSettings, Limiter, PATH as SHOULD_RATE_LIMIT, RateLimit};
 pub(crate) use rbac::{Action, AddressBlock, Policy, Rbac, Rule, Rules};
@@ -255,7 +255,7 @@ impl Filter {
             Self::Fault(fault) => fault.judge(subject, draw, verdict),
             Self::GrpcWeb => web_call(&subject.request, verdict),
             Self::Jwt(jwt) => jwt.judge(subject, unix_seconds(), facts, verdict),
-            Self::LocalRateLimit(Some(limit)) => limit.judge(now(), draw, verdict),
+            Self::LocalRateLimit(Some(limit)) => limit.judge(route, subject, now(), draw, verdict),
             Self::Quota(quota) => quota.judge(subject, now, draw, verdict),
             Self::Rbac(Some(rbac)) => rbac.judge(subject, facts, verdict),
             Self::Session(Some(session)) if is_forwarded() => session.judge(subject, verdict),
