@@ -130,6 +130,7 @@ impl Asking<'_> {
         let subject = self.subject(request);
         let verdict = chain.judge_from(place, facts, self.route, &subject, Instant::now, random);
         request.is_shadowed |= verdict.is_shadowed;
+        request.log_hint = verdict.log_hint.or(request.log_hint);
         request.by = verdict.by;
         request.unfit.extend(verdict.request.edits.names().cloned());
         request.faults.extend(verdict.faults);

@@ -139,8 +139,8 @@ pub(crate) struct Verdict {
     pub(crate) by: By,
     /// Whether rules that are only tried would have refused it.
     pub(crate) is_shadowed: bool,
-    /// Of those that are counted, until it is answered.
-    pub(crate) faults: Vec<ActiveFault>,
+    /// What logs are to make of it, where rules say something of that.
+    pub(crate) log_hint: Option<bool>,
     /// What the request says otherwise when it goes on.
     pub(crate) request: Changes,
     /// What the answer says besides, whoever gives it.

@@ -127,6 +127,7 @@ pub(crate) async fn serve(
         exchange.shadowed();
     }
     // Before it is read otherwise: what the client sends counts.
+    exchange.hint(verdict.log_hint);
     body = body.at_most(verdict.body_max);
     body = verdict.recoding.read(&mut parts.headers, body);
     if let Some(web) = verdict.recoding.web {
@@ -209,6 +210,7 @@ pub(crate) async fn serve(
             exchange.shadowed();
         }
         match ended {
+        exchange.hint(waiting.log_hint);
             Ok(()) => {}
             Err(End::Answer(answer)) => (verdict.answer, verdict.by) = (Some(answer), waiting.by),
             Err(End::Refused(refusal)) => return refuse(exchange, refusal),
