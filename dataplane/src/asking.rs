@@ -103,8 +103,8 @@ impl Asking<'_> {
         while let Some(Stop { place, facts }) = next {
             request.by.filter = Some(place);
             let said = match chain.filter(place) {
-                Some(Filter::ExtAuthz(authz)) => self.authorize(authz, request).await?,
-                Some(Filter::RateLimit(limit)) => self.count(limit, request).await?,
+                Some(Filter::ExtAuthz(authz)) => self.authorize(authz, request).await,
+                Some(Filter::RateLimit(limit)) => self.count(limit, request).await,
                 _ => return Err(lost()),
             };
             if let Err(end) = said.and_then(|said| request.heed(said)) {
@@ -132,11 +132,12 @@ impl Asking<'_> {
         request.is_shadowed |= verdict.is_shadowed;
         request.log_hint = verdict.log_hint.or(request.log_hint);
         request.by = verdict.by;
-        request.unfit.extend(verdict.request.edits.names().cloned());
         request.faults.extend(verdict.faults);
+        request.unfit.extend(verdict.request.edits.names().cloned());
         verdict.request.edits.apply(&mut request.parts.headers);
         request.lead(|target| verdict.request.target(target));
         request.response.extend(verdict.response.into());
+        request.response.extend(verdict.mutations);
         request.session = verdict.session.or(request.session.take());
         let body = std::mem::replace(&mut request.body, ClientBody::Nothing);
         let body = body.at_most(verdict.body_max);

@@ -15,6 +15,7 @@ use crate::config::{self, HeaderEdits, Route};
 use crate::exchange::Flag;
 use crate::grpc::Code;
 use crate::grpc_web::{KNOWN_BY, WebCall};
+use crate::header_changes::HeaderChanges;
 use crate::jwks::RemoteKeys;
 use crate::matcher::{RequestView, Subject};
 use crate::recode::Recoding;
@@ -29,6 +30,7 @@ mod descriptor;
 mod ext_authz;
 mod facts;
 mod fault;
+mod header_mutation;
 mod jwt;
 mod local_ratelimit;
 mod quota;
@@ -48,7 +50,8 @@ pub(crate) use ext_authz::{
     Authorizer, Begin, Case, CheckSettings, ExtAuthz, OnError, PATH as CHECK, RouteBody, Said, Shown, unfit,
 };
 pub(crate) use facts::{ClaimMatcher, Facts, JWT_NAMESPACE, NumberMatcher, ValueMatcher};
-pub(crate) use fault::Fault;
+pub(crate) use fault::{Abort, ActiveFault, ActiveFaults, Delay, Fault};
+pub(crate) use header_mutation::{HeaderMutation, Mutations};
 #[cfg(test)]
 pub(crate) use jwt::Unproven;
 pub(crate) use jwt::{
@@ -76,6 +79,7 @@ pub(crate) enum Filter {
     ExtAuthz(ExtAuthz),
     Fault(Fault),
     GrpcWeb,
+    HeaderMutation(HeaderMutation),
     Jwt(Jwt),
     /// Without a limit where only routes have some.
     LocalRateLimit(Option<LocalRateLimit>),
@@ -114,6 +118,8 @@ pub(crate) enum Override {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Adjustment {
     ExtAuthz(Arc<CheckSettings>),
+    /// Beside what less specific places say.
+    HeaderMutation(Arc<Mutations>),
     Quota(Arc<QuotaSettings>),
     RateLimit(Arc<LimitSettings>),
 }
@@ -133,6 +139,8 @@ pub(crate) struct Chain(Arc<[Filter]>);
 pub(crate) struct Verdict {
     /// To be waited before anything else is done.
     pub(crate) delay: Duration,
+    /// Of those that are counted, until it is answered.
+    pub(crate) faults: Vec<ActiveFault>,
     /// In place of what the route says.
     pub(crate) answer: Option<Answer>,
     /// Whose that is.
@@ -145,6 +153,8 @@ pub(crate) struct Verdict {
     pub(crate) request: Changes,
     /// What the answer says besides, whoever gives it.
     pub(crate) response: HeaderEdits,
+    /// Behind that.
+    pub(crate) mutations: HeaderChanges,
     /// Of a body whose length nobody has said.
     pub(crate) body_max: Option<u64>,
     /// Which of the hosts it is for.
@@ -217,10 +227,20 @@ impl Chain {
             }
             if verdict.answer.is_some() {
                 verdict.by.filter = Some(place);
+                self.change_behind(place, &mut verdict.mutations);
                 break;
             }
         }
         verdict
+    }
+
+    /// What filters behind the one that has answered do to the answer.
+    pub(crate) fn change_behind(&self, place: usize, answer: &mut HeaderChanges) {
+        for filter in self.0.iter().skip(place + 1) {
+            if let Filter::HeaderMutation(mutation) = filter {
+                mutation.change(answer);
+            }
+        }
     }
 
     pub(crate) fn filter(&self, place: usize) -> Option<&Filter> {
@@ -254,6 +274,7 @@ impl Filter {
             Self::Decompressor(Some(decompressor)) => decompressor.judge(verdict),
             Self::Fault(fault) => fault.judge(subject, draw, verdict),
             Self::GrpcWeb => web_call(&subject.request, verdict),
+            Self::HeaderMutation(mutation) => mutation.judge(&subject.request, verdict),
             Self::Jwt(jwt) => jwt.judge(subject, unix_seconds(), facts, verdict),
             Self::LocalRateLimit(Some(limit)) => limit.judge(route, subject, now(), draw, verdict),
             Self::Quota(quota) => quota.judge(subject, now, draw, verdict),
@@ -292,6 +313,7 @@ impl Filter {
             Self::Decompressor(decompressor) => decompressor.is_none(),
             Self::ExtAuthz(_) | Self::GrpcWeb | Self::RateLimit(_) => false,
             Self::Fault(fault) => fault.is_idle(),
+            Self::HeaderMutation(mutation) => mutation.is_idle(),
             Self::Jwt(jwt) => jwt.is_idle(),
             Self::LocalRateLimit(limit) => limit.as_ref().is_none_or(LocalRateLimit::is_idle),
             Self::Quota(quota) => quota.is_idle(),
@@ -310,6 +332,7 @@ impl Filter {
             | Self::ExtAuthz(_)
             | Self::Fault(_)
             | Self::GrpcWeb
+            | Self::HeaderMutation(_)
             | Self::Jwt(_)
             | Self::Quota(_)
             | Self::RateLimit(_)
@@ -333,6 +356,9 @@ impl Filter {
                 settings: Some(Arc::clone(settings)),
                 ..asked
             }),
+            (Self::HeaderMutation(mutation), Adjustment::HeaderMutation(more)) => {
+                Self::HeaderMutation(mutation.with(more))
+            }
             (Self::Quota(quota), Adjustment::Quota(settings)) => Self::Quota(quota.adjusted(settings)),
             (Self::RateLimit(counted), Adjustment::RateLimit(settings)) => Self::RateLimit(RateLimit {
                 settings: Some(Arc::clone(settings)),
@@ -345,6 +371,7 @@ impl Filter {
     /// What routes say of it, where the rest of it is the listener's.
     fn within(self, base: &Self) -> Self {
         match (self, base) {
+            (Self::Fault(said), Self::Fault(base)) => Self::Fault(said.within(base)),
             (Self::Jwt(said), Self::Jwt(base)) => Self::Jwt(said.within(base)),
             (said, _) => said,
         }
@@ -371,7 +398,6 @@ pub(crate) struct Held<'a> {
     /// Of the routes, if the filters were the same.
     pub(crate) routes: &'a [Levels],
 }
-            (Self::Fault(said), Self::Fault(base)) => Self::Fault(said.within(base)),
 
 /// A chain for each of `routes`; none at all where the listener has no filters, so that no request looks for one. Those that would
 /// be the same are those of before, and limits that are in others of them go on with what is left.
@@ -421,7 +447,7 @@ fn joined(base: &ListenerFilter, levels: &Levels) -> Option<Filter> {
         Override::Replaced(filter) => Some(filter),
         Override::Off | Override::On | Override::Adjusted(_) => None,
     });
-    let adjusted = said().find_map(|said| match said {
+    let adjusted = said().filter_map(|said| match said {
         Override::Adjusted(by) => Some(by),
         Override::Off | Override::On | Override::Replaced(_) => None,
     });
@@ -430,7 +456,12 @@ fn joined(base: &ListenerFilter, levels: &Levels) -> Option<Filter> {
     }
     let filter = replaced.filter(|filter| filter.is_of_the_kind(&base.filter));
     let filter = filter.unwrap_or(&base.filter).clone().within(&base.filter);
-    Some(adjusted.into_iter().fold(filter, Filter::adjusted))
+    let heard = match filter {
+        // Of all places, as in Envoy.
+        Filter::HeaderMutation(_) => usize::MAX,
+        _ => 1,
+    };
+    Some(adjusted.take(heard).fold(filter, Filter::adjusted))
 }
 
 /// Since 1970.
@@ -552,6 +583,10 @@ mod tests {
                 enforced: MILLION,
                 status: StatusCode::TOO_MANY_REQUESTS,
                 code: None,
+                descriptors: None,
+                tells: false,
+                told: HeaderEdits::default(),
+                unenforced: HeaderEdits::default(),
             });
             let limit = Override::Replaced(Filter::LocalRateLimit(Some(limit)));
             vec![Arc::new(Overrides::from([("f".into(), limit)]))]
@@ -583,10 +618,6 @@ mod tests {
             )]))]
         };
         let levels = vec![vec![], says(501), says(502)];
-                descriptors: None,
-                tells: false,
-                told: HeaderEdits::default(),
-                unenforced: HeaderEdits::default(),
         let before = chains(&filters, &levels, Held::default());
         let mut changed = levels.clone();
         changed[1] = says(503);

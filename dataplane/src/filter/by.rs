@@ -39,9 +39,11 @@ impl Chain {
                     None => "rbac: no policy allows it".to_owned(),
                 }
             }
-            Filter::Compressor(_) | Filter::Decompressor(_) | Filter::GrpcWeb | Filter::Session(_) => {
-                return None;
-            }
+            Filter::Compressor(_)
+            | Filter::Decompressor(_)
+            | Filter::GrpcWeb
+            | Filter::HeaderMutation(_)
+            | Filter::Session(_) => return None,
         })
     }
 }

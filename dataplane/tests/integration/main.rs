@@ -18,6 +18,7 @@ mod limits;
 mod logs;
 mod outliers;
 mod overload;
+mod policies;
 mod proxy;
 mod proxy_protocol;
 mod quotas;

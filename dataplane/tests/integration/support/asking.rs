@@ -95,7 +95,7 @@ impl Stage {
     }
 }
 
-fn with_filters(mut listener: Listener, filters: Vec<(&str, Any)>, log: &Path) -> Listener {
+pub(crate) fn with_filters(mut listener: Listener, filters: Vec<(&str, Any)>, log: &Path) -> Listener {
     if let Some(filter::ConfigType::TypedConfig(config)) =
         &mut listener.filter_chains[0].filters[0].config_type
     {
