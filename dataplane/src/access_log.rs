@@ -177,7 +177,11 @@ impl Logs {
         if let Some(live) = note.live.take() {
             let (mut asked, mut answered) = (note.asked.cursor(), note.answered.cursor());
             for log in self.of(&live) {
-                if log.filter.as_ref().is_some_and(|filter| !filter.takes(ended, note.hint)) {
+                if log
+                    .filter
+                    .as_ref()
+                    .is_some_and(|filter| !filter.takes(ended, note.hint))
+                {
                     asked.skip(log.format.asks());
                     answered.skip(log.format.answers());
                     continue;
@@ -292,10 +296,7 @@ impl Filter {
                 .flags
                 .words()
                 .any(|word| one.iter().any(|one| **one == *word)),
-            Self::Hint {
-                wanted,
-                takes_unsaid,
-            } => hint.map_or(*takes_unsaid, |hint| hint == *wanted),
+            Self::Hint { wanted, takes_unsaid } => hint.map_or(*takes_unsaid, |hint| hint == *wanted),
         }
     }
 }
@@ -411,10 +412,7 @@ mod tests {
             (true, true, Some(false), false),
             (false, false, Some(false), true),
         ] {
-            let filter = Filter::Hint {
-                wanted,
-                takes_unsaid,
-            };
+            let filter = Filter::Hint { wanted, takes_unsaid };
             let taken = filter.takes(&ended(200, 0, Flag::None), hint);
             assert_eq!(taken, expected, "{filter:?} {hint:?}");
         }

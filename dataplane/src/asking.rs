@@ -16,8 +16,8 @@ use crate::body::{ClientBody, ClientError};
 use crate::config::Route;
 use crate::exchange::{Exchange, Flag};
 use crate::filter::{
-    ActiveFault, Answer, Begin, By, CHECK, Case, Chain, ExtAuthz, Facts, Filter, RateLimit, SHOULD_RATE_LIMIT, Said,
-    Session, Shown, Stop, unfit,
+    ActiveFault, Answer, Begin, By, CHECK, Case, Chain, ExtAuthz, Facts, Filter, RateLimit,
+    SHOULD_RATE_LIMIT, Said, Session, Shown, Stop, unfit,
 };
 use crate::forward::subject;
 use crate::grpc_call::{CallError, call};

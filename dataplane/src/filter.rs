@@ -479,7 +479,10 @@ mod tests {
 
     fn abort(status: u16) -> Filter {
         Filter::Fault(Fault {
-            abort: Some((Abort::Status(StatusCode::from_u16(status).unwrap_or_default()), MILLION)),
+            abort: Some((
+                Abort::Status(StatusCode::from_u16(status).unwrap_or_default()),
+                MILLION,
+            )),
             ..Fault::default()
         })
     }

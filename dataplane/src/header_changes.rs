@@ -143,7 +143,11 @@ impl HeaderChanges {
             let line = line(given, of)?;
             added.extend(line.map(|(name, value)| Change::Add(name, value)));
         }
-        if of == Of::Refusal && added.iter().any(|change| change.name() == Some(&header::CONTENT_TYPE)) {
+        if of == Of::Refusal
+            && added
+                .iter()
+                .any(|change| change.name() == Some(&header::CONTENT_TYPE))
+        {
             // What we say it is would stand beside.
             self.0.push(Change::Remove(header::CONTENT_TYPE));
         }

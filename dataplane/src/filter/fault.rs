@@ -87,11 +87,15 @@ impl Fault {
             active = active.take().or_else(|| self.active.begin(self.active_max));
             active.is_some()
         };
-        let delay = self.delay.and_then(|(delay, share)| delay.of(&subject.request, share));
+        let delay = self
+            .delay
+            .and_then(|(delay, share)| delay.of(&subject.request, share));
         if let Some((delay, _)) = delay.filter(|(_, share)| happens(*share) && may()) {
             verdict.delay += delay;
         }
-        let abort = self.abort.and_then(|(abort, share)| abort.of(&subject.request, share));
+        let abort = self
+            .abort
+            .and_then(|(abort, share)| abort.of(&subject.request, share));
         if let Some((status, code, _)) = abort.filter(|(_, _, share)| happens(*share) && may()) {
             verdict.answer = Some(Answer {
                 status,
@@ -211,9 +215,9 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn judged(fault: &Fault, lines: &[(&str, &str)], drawn: u32) -> Verdict {
-        let request = lines
-            .iter()
-            .fold(Request::get("/"), |request, (name, value)| request.header(*name, *value));
+        let request = lines.iter().fold(Request::get("/"), |request, (name, value)| {
+            request.header(*name, *value)
+        });
         let subject = Subject {
             authority: "a",
             path: "/",
@@ -254,7 +258,10 @@ mod tests {
 
     #[test]
     fn a_request_asks_for_its_delay() {
-        let (delay, share) = ("x-envoy-fault-delay-request", "x-envoy-fault-delay-request-percentage");
+        let (delay, share) = (
+            "x-envoy-fault-delay-request",
+            "x-envoy-fault-delay-request-percentage",
+        );
         // Half of all at most, counted in hundredths.
         let fault = Fault {
             delay: Some((Delay::Asked { unit: 10_000 }, 500_000)),
@@ -279,7 +286,11 @@ mod tests {
             (&[(delay, "20"), (share, "all")], 499_999, 20),
         ] {
             let verdict = judged(&fault, lines, drawn);
-            assert_eq!(verdict.delay, Duration::from_millis(expected_ms), "{lines:?} {drawn}");
+            assert_eq!(
+                verdict.delay,
+                Duration::from_millis(expected_ms),
+                "{lines:?} {drawn}"
+            );
             assert_eq!(verdict.is_silent(), expected_ms == 0, "{lines:?} {drawn}");
         }
     }
@@ -361,7 +372,10 @@ mod tests {
         let first = judged(&both, &[], 0);
         assert!(first.answer.is_some() && first.delay == SECOND, "it counts once");
         let second = judged(&unbounded.within(&base), &[], 0);
-        assert!(judged(&both, &[], 0).is_silent(), "what other routes do counts too");
+        assert!(
+            judged(&both, &[], 0).is_silent(),
+            "what other routes do counts too"
+        );
         drop(first);
         let third = judged(&both, &[], 0);
         assert!(!third.is_silent(), "one is over");

@@ -141,7 +141,10 @@ mod tests {
                 vec![set("c", "3"), SetIfThere(name("c"), value("4"))],
                 "a=1 b=2 c=4 host=h",
             ),
-            (vec![add("c", "3"), set("c", "4"), add("c", "5")], "a=1 b=2 c=4 c=5 host=h"),
+            (
+                vec![add("c", "3"), set("c", "4"), add("c", "5")],
+                "a=1 b=2 c=4 c=5 host=h",
+            ),
             (vec![add("c", "3"), Remove(name("c"))], "a=1 b=2 host=h"),
             (vec![like("b")], "a=1 host=h"),
             (vec![add("bb", "3"), like("b"), add("b", "4")], "a=1 b=4 host=h"),
@@ -190,7 +193,9 @@ mod tests {
             mutation.judge(&request, &mut verdict);
             verdict.request.edits.apply(&mut request.headers);
             let lines = request.headers.get_all("x").iter();
-            let lines: Vec<_> = lines.map(|line| format!("x={}", line.to_str().unwrap())).collect();
+            let lines: Vec<_> = lines
+                .map(|line| format!("x={}", line.to_str().unwrap()))
+                .collect();
             assert_eq!(lines.join(" "), expected);
         }
     }

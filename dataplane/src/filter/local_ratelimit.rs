@@ -127,9 +127,7 @@ impl Bucket {
     fn take(&self, rate: Rate, now: Instant) -> Taken {
         let now = nanoseconds(self.made, now);
         let take = |full| rate.take(full, now);
-        let taken = self
-            .full
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        let taken = self.full.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
         match taken {
             Ok(before) => Taken::of(rate, take(before), before, now),
             Err(before) => Taken::of(rate, None, before, now),
@@ -212,12 +210,7 @@ impl LocalRateLimit {
         });
     }
 
-    fn take(
-        &self,
-        route: Option<&Route>,
-        subject: &Subject<'_, impl RequestView>,
-        now: Instant,
-    ) -> Taken {
+    fn take(&self, route: Option<&Route>, subject: &Subject<'_, impl RequestView>, now: Instant) -> Taken {
         let of_all = || self.bucket.take(self.limit.rate, now);
         let Some(descriptors) = self.limit.descriptors.as_deref() else {
             return of_all();

@@ -113,7 +113,11 @@ async fn requests_ask_for_faults() {
             let answer = stage.ask(&client, "/", lines, b"").await;
             assert_eq!(answer.status, status, "{lines:?}");
             assert!(began.elapsed() >= Duration::from_millis(waited_ms), "{lines:?}");
-            let body = if status == 200 { "a / " } else { "fault filter abort" };
+            let body = if status == 200 {
+                "a / "
+            } else {
+                "fault filter abort"
+            };
             assert_eq!(answer.body, body, "{lines:?}");
         }
         let call = [
@@ -122,7 +126,13 @@ async fn requests_ask_for_faults() {
             ("content-type", "application/grpc"),
         ];
         let answer = stage.ask(&client, "/", &call, b"").await;
-        assert_eq!((answer.status.as_u16(), answer.headers["grpc-status"].to_str().unwrap()), (200, "5"));
+        assert_eq!(
+            (
+                answer.status.as_u16(),
+                answer.headers["grpc-status"].to_str().unwrap()
+            ),
+            (200, "5")
+        );
     }
     // One waits, and the other does not as long as it does.
     let waits = async {
@@ -132,7 +142,9 @@ async fn requests_ask_for_faults() {
     };
     let others = async {
         tokio::time::sleep(Duration::from_millis(300)).await;
-        stage.ask(&client(), "/", &[test, (abort, "418"), (delay, "1500")], b"").await
+        stage
+            .ask(&client(), "/", &[test, (abort, "418"), (delay, "1500")], b"")
+            .await
     };
     let (waited, other) = tokio::join!(waits, others);
     assert!(waited >= Duration::from_millis(1500));
@@ -145,7 +157,10 @@ fn bucket(tokens: u32) -> Option<TokenBucket> {
     Some(TokenBucket {
         max_tokens: tokens,
         tokens_per_fill: None,
-        fill_interval: Some(PbDuration { seconds: 3600, nanos: 0 }),
+        fill_interval: Some(PbDuration {
+            seconds: 3600,
+            nanos: 0,
+        }),
     })
 }
 
@@ -221,7 +236,11 @@ async fn limits_count_some_requests_apart() {
             let answer = stage.ask(&client, path, &[(name, user)], b"").await;
             let of = |name: &str| answer.headers[name].to_str().unwrap().to_owned();
             let told = ["limit", "remaining", "reset"].map(|what| of(&format!("x-ratelimit-{what}")));
-            assert_eq!((answer.status.as_u16(), &*told.join(" ")), (status, left), "{path} {user}");
+            assert_eq!(
+                (answer.status.as_u16(), &*told.join(" ")),
+                (status, left),
+                "{path} {user}"
+            );
             let is_limited = answer.headers.contains_key("x-limited");
             assert_eq!(is_limited, status == 429, "{path} {user}");
         }
@@ -326,7 +345,10 @@ async fn heads_are_changed_by_all_who_say_so() {
         assert!(!seen.contains_key("x-gone"));
         let trail: Vec<_> = seen.get_all("x-trail").iter().collect();
         assert_eq!(trail, ["client", "listener", "route"]);
-        assert_eq!((&seen["x-there"], &seen["x-absent"]), (&"new".parse().unwrap(), &"new".parse().unwrap()));
+        assert_eq!(
+            (&seen["x-there"], &seen["x-absent"]),
+            (&"new".parse().unwrap(), &"new".parse().unwrap())
+        );
         stage.ask(&client, "/", &[("x-absent", "old")], b"").await;
         let seen = stage.upstream.last_headers();
         assert_eq!(seen["x-absent"], "old");
@@ -396,6 +418,9 @@ async fn rules_say_what_is_logged() {
             assert_eq!(stage.ask(&client, path, lines, b"").await.status, 200);
         }
     }
-    eventually("the last are logged", || async { logged().matches("/last").count() == 2 }).await;
+    eventually("the last are logged", || async {
+        logged().matches("/last").count() == 2
+    })
+    .await;
     assert!(!logged().contains("/unsaid"));
 }

@@ -33,6 +33,7 @@ use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
 use crate::support::{certs, mesh};
 
 mod asked;
+mod http2_hosts;
 
 /// More than every buffer on the way together.
 const LONG: usize = 5_000_000;

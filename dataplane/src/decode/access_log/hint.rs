@@ -72,12 +72,7 @@ mod tests {
             match_if_key_not_found: Some(BoolValue { value: false }),
             ..asked(NAMESPACE, KEY, is(false))
         };
-        let taken = |wanted, takes_unsaid| {
-            Ok(Filter::Hint {
-                wanted,
-                takes_unsaid,
-            })
-        };
+        let taken = |wanted, takes_unsaid| Ok(Filter::Hint { wanted, takes_unsaid });
         let refused = |reason: &str| Err(reason.to_owned());
         for (pb, expected) in [
             (asked(NAMESPACE, KEY, is(true)), taken(true, true)),

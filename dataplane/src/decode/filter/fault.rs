@@ -121,10 +121,7 @@ mod tests {
 
     #[test]
     fn faults_are_what_is_said_or_asked_for() {
-        let second = PbDuration {
-            seconds: 1,
-            nanos: 0,
-        };
+        let second = PbDuration { seconds: 1, nanos: 0 };
         let asked_delay = FaultDelaySecifier::HeaderDelay(HeaderDelay {});
         let asked_abort = ErrorType::HeaderAbort(HeaderAbort {});
         for (pb, delay, abort) in [

@@ -121,7 +121,9 @@ mod tests {
 
     #[test]
     fn changes_are_what_is_said_or_refused() {
-        use HeaderAppendAction::{AddIfAbsent, AppendIfExistsOrAdd, OverwriteIfExists, OverwriteIfExistsOrAdd};
+        use HeaderAppendAction::{
+            AddIfAbsent, AppendIfExistsOrAdd, OverwriteIfExists, OverwriteIfExistsOrAdd,
+        };
         let (name, value) = ("x-a".parse().unwrap(), "1".parse().unwrap());
         let append = |key: &str, value: &str, action| Some(Action::Append(option(key, value, action)));
         let empty = HeaderValueOption {
@@ -199,9 +201,7 @@ mod tests {
             query_parameter_mutations: vec![KeyValueMutation::default()],
             ..PbMutations::default()
         };
-        let pb = HeaderMutationPerRoute {
-            mutations: Some(pb),
-        };
+        let pb = HeaderMutationPerRoute { mutations: Some(pb) };
         assert_eq!(
             of_route(&pack_any(pb)),
             Err("mutations.query_parameter_mutations: is not supported by this proxy".to_owned())

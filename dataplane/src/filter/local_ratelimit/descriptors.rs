@@ -215,7 +215,10 @@ mod tests {
 
     fn limit(entries: &[(&str, &str)], tokens: u32, interval: Duration) -> DescribedLimit {
         DescribedLimit {
-            entries: entries.iter().map(|(key, value)| Entry::new(key, value)).collect(),
+            entries: entries
+                .iter()
+                .map(|(key, value)| Entry::new(key, value))
+                .collect(),
             rate: Rate::new(tokens, 1, interval),
         }
     }
@@ -275,7 +278,11 @@ mod tests {
                 &[("1", "1"), ("1", "2"), ("1", "2")],
                 &[none, yes, no],
             ),
-            (vec![limit(&[("b", "2"), ("a", "1")], 1, HOUR)], &[("1", "2")], &[none]),
+            (
+                vec![limit(&[("b", "2"), ("a", "1")], 1, HOUR)],
+                &[("1", "2")],
+                &[none],
+            ),
             // The slowest ends it before the other is asked.
             (
                 vec![limit(&[("a", "1")], 2, HOUR), limit(&[("b", "2")], 1, 2 * HOUR)],

@@ -171,7 +171,11 @@ fn limits() -> Site {
         rate_limits,
         always_consume_default_token_bucket: Some(BoolValue { value: false }),
         enable_x_ratelimit_headers: XRateLimitHeadersRfcVersion::DraftVersion03 as i32,
-        response_headers_to_add: vec![line("x-limited", "yes", HeaderAppendAction::OverwriteIfExistsOrAdd)],
+        response_headers_to_add: vec![line(
+            "x-limited",
+            "yes",
+            HeaderAppendAction::OverwriteIfExistsOrAdd,
+        )],
         ..LocalRateLimit::default()
     };
     let of_route = RouteAction {
@@ -240,9 +244,7 @@ fn line(name: &str, value: &str, action: HeaderAppendAction) -> HeaderValueOptio
 /// With rules that log, which change nothing.
 fn mutations() -> Site {
     use HeaderAppendAction::{AddIfAbsent, AppendIfExistsOrAdd, OverwriteIfExists, OverwriteIfExistsOrAdd};
-    let change = |action| Mutation {
-        action: Some(action),
-    };
+    let change = |action| Mutation { action: Some(action) };
     let append = |name, value, action| change(Action::Append(line(name, value, action)));
     let remove = |name: &str| change(Action::Remove(name.to_owned()));
     let like = change(Action::RemoveOnMatch(RemoveOnMatch {
