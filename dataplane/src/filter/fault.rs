@@ -23,8 +23,6 @@ const DELAY_SHARE: HeaderName = HeaderName::from_static("x-envoy-fault-delay-req
 const ABORT: HeaderName = HeaderName::from_static("x-envoy-fault-abort-request");
 const ABORT_CALL: HeaderName = HeaderName::from_static("x-envoy-fault-abort-grpc-request");
 const ABORT_SHARE: HeaderName = HeaderName::from_static("x-envoy-fault-abort-request-percentage");
-/// Whose a request is.
-const NODE: HeaderName = HeaderName::from_static("x-envoy-downstream-service-node");
 
 /// What a request may ask to be made to wait. Nobody waits that long, and every clock can tell the moment.
 const ASKED_DELAY_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -36,8 +34,6 @@ pub(crate) struct Fault {
     pub(crate) abort: Option<(Abort, u32)>,
     /// What must be said in a request's head.
     pub(crate) headers: Vec<HeaderMatcher>,
-    /// Whose requests; everybody's where there is none.
-    pub(crate) nodes: Vec<Box<str>>,
     /// How many requests may suffer at a time.
     pub(crate) active_max: Option<u64>,
     pub(crate) active: ActiveFaults,
@@ -77,7 +73,7 @@ impl Fault {
         draw: &impl Draw,
         verdict: &mut Verdict,
     ) {
-        if !self.concerns(subject) {
+        if !self.headers.iter().all(|header| header.matches(subject)) {
             return;
         }
         let happens = |millionths: u32| draw.below(MILLION) < millionths;
@@ -105,12 +101,6 @@ impl Fault {
             });
         }
         verdict.faults.extend(active);
-    }
-
-    fn concerns(&self, subject: &Subject<'_, impl RequestView>) -> bool {
-        let is_of = |node: &[u8]| self.nodes.iter().any(|one| one.as_bytes() == node);
-        let is_theirs = || subject.request.lines(&NODE).next().is_some_and(is_of);
-        (self.nodes.is_empty() || is_theirs()) && self.headers.iter().all(|header| header.matches(subject))
     }
 
     /// As a route says, where the rest of it is the listener's.
@@ -331,7 +321,6 @@ mod tests {
 
     #[test]
     fn some_requests_suffer() {
-        let node = "x-envoy-downstream-service-node";
         let fault = Fault {
             delay: Some((Delay::Fixed(SECOND), MILLION)),
             headers: vec![HeaderMatcher {
@@ -340,16 +329,12 @@ mod tests {
                 inverted: false,
                 missing_is_empty: false,
             }],
-            nodes: vec!["a".into(), "b".into()],
             ..Fault::default()
         };
         for (lines, expected) in [
             (&[][..], false),
-            (&[("x-user", "me")], false),
-            (&[(node, "a")], false),
-            (&[("x-user", "me"), (node, "b")], true),
-            (&[("x-user", "me"), (node, "c")], false),
-            (&[("x-user", "you"), (node, "b")], false),
+            (&[("x-user", "me")], true),
+            (&[("x-user", "you")], false),
         ] {
             assert_eq!(!judged(&fault, lines, 0).is_silent(), expected, "{lines:?}");
         }

@@ -24,8 +24,6 @@ pub(super) fn decode(config: &Any) -> Result<Fault, Reason> {
     for (index, given) in take(&mut pb.headers).into_iter().enumerate() {
         headers.push(header(given).at_index("headers", index)?);
     }
-    let nodes = take(&mut pb.downstream_nodes).into_iter();
-    let nodes = nodes.map(String::into_boxed_str).collect();
     let active_max = pb.max_active_faults.take().map(|max| max.value.into());
     // Nothing here counts by clusters of clients.
     pb.disable_downstream_cluster_stats = false;
@@ -34,7 +32,6 @@ pub(super) fn decode(config: &Any) -> Result<Fault, Reason> {
         delay: delay.transpose()?,
         abort: abort.transpose()?,
         headers,
-        nodes,
         active_max,
         active: ActiveFaults::default(),
     })
@@ -199,6 +196,13 @@ mod tests {
             ),
             (
                 HttpFault {
+                    downstream_nodes: vec!["a".to_owned()],
+                    ..HttpFault::default()
+                },
+                "downstream_nodes: is not supported by this proxy",
+            ),
+            (
+                HttpFault {
                     response_rate_limit: Some(FaultRateLimit::default()),
                     ..HttpFault::default()
                 },
@@ -209,11 +213,9 @@ mod tests {
         }
         let bounded = HttpFault {
             max_active_faults: Some(UInt32Value { value: 3 }),
-            downstream_nodes: vec!["a".to_owned()],
             ..HttpFault::default()
         };
         let bounded = decode(&pack_any(bounded));
-        let found = bounded.map(|fault| (fault.active_max, fault.nodes));
-        assert_eq!(found, Ok((Some(3), vec!["a".into()])));
+        assert_eq!(bounded.map(|fault| fault.active_max), Ok(Some(3)));
     }
 }

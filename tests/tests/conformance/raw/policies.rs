@@ -70,7 +70,6 @@ fn faults() -> Site {
             header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
             ..HeaderMatcher::default()
         }],
-        downstream_nodes: vec!["a".to_owned()],
         ..asked()
     };
     let call = HttpFault {
@@ -93,7 +92,6 @@ fn faults() -> Site {
     };
     const TEAPOT: (&str, &str) = ("x-envoy-fault-abort-request", "418");
     const CALL: (&str, &str) = ("content-type", "application/grpc");
-    const NODE: (&str, &str) = ("x-envoy-downstream-service-node", "a");
     site(
         "faults that are asked for",
         "asked-faults.test",
@@ -113,9 +111,8 @@ fn faults() -> Site {
                 calls("/asked", &[CALL, ("x-envoy-fault-abort-grpc-request", "5")]),
                 &[Expect::Status(200), Expect::Header("grpc-status", "5")],
             ),
-            (ask("/some", &[TEAPOT, ("x-test", "1")]), by),
-            (ask("/some", &[TEAPOT, NODE]), by),
-            (ask("/some", &[TEAPOT, NODE, ("x-test", "1")]), teapot),
+            (ask("/some", &[TEAPOT]), by),
+            (ask("/some", &[TEAPOT, ("x-test", "1")]), teapot),
             (calls("/call", &[CALL]), &[Expect::Header("grpc-status", "10")]),
             (
                 ask("/call", &[]),
