@@ -65,6 +65,11 @@ pub(crate) enum Filter {
     DurationMs(Comparison),
     /// One of them, or any at all.
     Flags(Box<[Box<str>]>),
+    /// Those of which rules have said so, and maybe those of which none has said anything.
+    Hint {
+        wanted: bool,
+        takes_unsaid: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +109,8 @@ pub(crate) struct Note {
     asked: Captured,
     answered: Captured,
     cluster: Vec<u8>,
+    /// Whether rules want it logged.
+    hint: Option<bool>,
 }
 
 /// A request's head, as logs see it.
@@ -170,7 +177,11 @@ impl Logs {
         if let Some(live) = note.live.take() {
             let (mut asked, mut answered) = (note.asked.cursor(), note.answered.cursor());
             for log in self.of(&live) {
-                if log.filter.as_ref().is_some_and(|filter| !filter.takes(ended)) {
+                if log
+                    .filter
+                    .as_ref()
+                    .is_some_and(|filter| !filter.takes(ended, note.hint))
+                {
                     asked.skip(log.format.asks());
                     answered.skip(log.format.answers());
                     continue;
@@ -243,7 +254,13 @@ impl Note {
             asked: Captured::default(),
             answered: Captured::default(),
             cluster: Vec::new(),
+            hint: None,
         }
+    }
+
+    /// What was said later is said instead.
+    pub(crate) fn hint(&mut self, hint: bool) {
+        self.hint = Some(hint);
     }
 
     pub(crate) fn cluster(&mut self, name: &str) {
@@ -262,6 +279,7 @@ impl Note {
     fn clear(&mut self) {
         self.protocol = None;
         self.host = None;
+        self.hint = None;
         self.asked.clear();
         self.answered.clear();
         self.cluster.clear();
@@ -269,7 +287,7 @@ impl Note {
 }
 
 impl Filter {
-    fn takes(&self, ended: &Ended) -> bool {
+    fn takes(&self, ended: &Ended, hint: Option<bool>) -> bool {
         match self {
             Self::Status(comparison) => comparison.holds(ended.status.into()),
             Self::DurationMs(comparison) => comparison.holds(ended.took.as_millis()),
@@ -278,6 +296,7 @@ impl Filter {
                 .flags
                 .words()
                 .any(|word| one.iter().any(|one| **one == *word)),
+            Self::Hint { wanted, takes_unsaid } => hint.map_or(*takes_unsaid, |hint| hint == *wanted),
         }
     }
 }
@@ -374,14 +393,29 @@ mod tests {
             (Filter::Flags(["NR".into()].into()), false),
         ];
         for (filter, expected) in cases {
-            let taken = filter.takes(&ended(503, 20, Flag::ConnectFailure));
+            let taken = filter.takes(&ended(503, 20, Flag::ConnectFailure), None);
             assert_eq!(taken, expected, "{filter:?}");
         }
         let silent = Ended {
             flags: Flags::of(Flag::None, Flag::None),
             ..ended(200, 0, Flag::None)
         };
-        assert!(!Filter::Flags(Box::default()).takes(&silent));
+        assert!(!Filter::Flags(Box::default()).takes(&silent, None));
+    }
+
+    #[test]
+    fn rules_say_what_is_logged() {
+        for (wanted, takes_unsaid, hint, expected) in [
+            (true, true, None, true),
+            (true, false, None, false),
+            (true, false, Some(true), true),
+            (true, true, Some(false), false),
+            (false, false, Some(false), true),
+        ] {
+            let filter = Filter::Hint { wanted, takes_unsaid };
+            let taken = filter.takes(&ended(200, 0, Flag::None), hint);
+            assert_eq!(taken, expected, "{filter:?} {hint:?}");
+        }
     }
 
     #[test]

@@ -16,8 +16,8 @@ use crate::body::{ClientBody, ClientError};
 use crate::config::Route;
 use crate::exchange::{Exchange, Flag};
 use crate::filter::{
-    Answer, Begin, By, CHECK, Case, Chain, ExtAuthz, Facts, Filter, RateLimit, SHOULD_RATE_LIMIT, Said,
-    Session, Shown, Stop, unfit,
+    ActiveFault, Answer, Begin, By, CHECK, Case, Chain, ExtAuthz, Facts, Filter, RateLimit,
+    SHOULD_RATE_LIMIT, Said, Session, Shown, Stop, unfit,
 };
 use crate::forward::subject;
 use crate::grpc_call::{CallError, call};
@@ -47,6 +47,10 @@ pub(crate) struct Waiting {
     pub(crate) by: By,
     /// Whether a rule that only watches would have turned it away.
     pub(crate) is_shadowed: bool,
+    /// What logs are to make of it.
+    pub(crate) log_hint: Option<bool>,
+    /// What goes wrong with it on purpose.
+    pub(crate) faults: Vec<ActiveFault>,
     /// What is done to the answer's head.
     pub(crate) response: HeaderChanges,
     /// Which of the hosts it is for.
@@ -99,11 +103,16 @@ impl Asking<'_> {
         while let Some(Stop { place, facts }) = next {
             request.by.filter = Some(place);
             let said = match chain.filter(place) {
-                Some(Filter::ExtAuthz(authz)) => self.authorize(authz, request).await?,
-                Some(Filter::RateLimit(limit)) => self.count(limit, request).await?,
+                Some(Filter::ExtAuthz(authz)) => self.authorize(authz, request).await,
+                Some(Filter::RateLimit(limit)) => self.count(limit, request).await,
                 _ => return Err(lost()),
             };
-            request.heed(said)?;
+            if let Err(end) = said.and_then(|said| request.heed(said)) {
+                let mut behind = HeaderChanges::default();
+                chain.change_behind(place, &mut behind);
+                request.response.extend(behind);
+                return Err(end);
+            }
             next = self.judge(chain, place + 1, facts, request).await?;
         }
         Ok(())
@@ -121,11 +130,14 @@ impl Asking<'_> {
         let subject = self.subject(request);
         let verdict = chain.judge_from(place, facts, self.route, &subject, Instant::now, random);
         request.is_shadowed |= verdict.is_shadowed;
+        request.log_hint = verdict.log_hint.or(request.log_hint);
         request.by = verdict.by;
+        request.faults.extend(verdict.faults);
         request.unfit.extend(verdict.request.edits.names().cloned());
         verdict.request.edits.apply(&mut request.parts.headers);
         request.lead(|target| verdict.request.target(target));
         request.response.extend(verdict.response.into());
+        request.response.extend(verdict.mutations);
         request.session = verdict.session.or(request.session.take());
         let body = std::mem::replace(&mut request.body, ClientBody::Nothing);
         let body = body.at_most(verdict.body_max);

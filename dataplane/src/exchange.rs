@@ -236,6 +236,13 @@ impl Exchange {
         self.is_shadowed = true;
     }
 
+    /// What logs are to make of it, if that is said.
+    pub(crate) fn hint(&mut self, hint: Option<bool>) {
+        if let (Some(note), Some(hint)) = (&mut self.note, hint) {
+            note.hint(hint);
+        }
+    }
+
     /// Does it.
     pub(crate) fn edit(&mut self, headers: &mut HeaderMap) {
         if let Some(edits) = self.edits.take() {

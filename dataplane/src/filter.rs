@@ -14,6 +14,7 @@ use crate::config::{self, HeaderEdits, Route};
 use crate::exchange::Flag;
 use crate::grpc::Code;
 use crate::grpc_web::{KNOWN_BY, WebCall};
+use crate::header_changes::HeaderChanges;
 use crate::jwks::RemoteKeys;
 use crate::matcher::{RequestView, Subject};
 use crate::recode::Recoding;
@@ -29,6 +30,7 @@ mod descriptor;
 mod ext_authz;
 mod facts;
 mod fault;
+mod header_mutation;
 mod jwt;
 mod local_ratelimit;
 mod quota;
@@ -48,14 +50,15 @@ pub(crate) use ext_authz::{
     Authorizer, Begin, Case, CheckSettings, ExtAuthz, OnError, PATH as CHECK, RouteBody, Said, Shown, unfit,
 };
 pub(crate) use facts::{ClaimMatcher, Facts, JWT_NAMESPACE, NumberMatcher, ValueMatcher};
-pub(crate) use fault::Fault;
+pub(crate) use fault::{Abort, ActiveFault, ActiveFaults, Delay, Fault};
+pub(crate) use header_mutation::{HeaderMutation, Mutations};
 #[cfg(test)]
 pub(crate) use jwt::Unproven;
 pub(crate) use jwt::{
     Asks, Audiences, Authentication, ClaimHeader, Expiration, Jwt, Keys, PayloadHeader, Place, Provider,
     Requirement,
 };
-pub(crate) use local_ratelimit::{Limit, LocalRateLimit, Rate};
+pub(crate) use local_ratelimit::{DescribedLimit, Descriptors, Limit, LocalRateLimit, Rate};
 pub(crate) use quota::{IdParts, IdValue, QuotaLimit, QuotaService, QuotaSettings, RateLimitQuota};
 pub(crate) use rate_limit::{LimitSettings, Limiter, PATH as SHOULD_RATE_LIMIT, RateLimit};
 pub(crate) use rbac::{Action, AddressBlock, Policy, Rbac, Rule, Rules};
@@ -76,6 +79,7 @@ pub(crate) enum Filter {
     ExtAuthz(ExtAuthz),
     Fault(Fault),
     GrpcWeb,
+    HeaderMutation(HeaderMutation),
     Jwt(Jwt),
     /// Without a limit where only routes have some.
     LocalRateLimit(Option<LocalRateLimit>),
@@ -114,6 +118,8 @@ pub(crate) enum Override {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Adjustment {
     ExtAuthz(Arc<CheckSettings>),
+    /// Beside what less specific places say.
+    HeaderMutation(Arc<Mutations>),
     Quota(Arc<QuotaSettings>),
     RateLimit(Arc<LimitSettings>),
 }
@@ -125,20 +131,26 @@ pub(crate) type Overrides = BTreeMap<Arc<str>, Override>;
 pub(crate) type Levels = Vec<Arc<Overrides>>;
 
 /// What all of a chain says to one request.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Verdict {
     /// To be waited before anything else is done.
     pub(crate) delay: Duration,
+    /// Of those that are counted, until it is answered.
+    pub(crate) faults: Vec<ActiveFault>,
     /// In place of what the route says.
     pub(crate) answer: Option<Answer>,
     /// Whose that is.
     pub(crate) by: By,
     /// Whether rules that are only tried would have refused it.
     pub(crate) is_shadowed: bool,
+    /// What logs are to make of it, where rules say something of that.
+    pub(crate) log_hint: Option<bool>,
     /// What the request says otherwise when it goes on.
     pub(crate) request: Changes,
     /// What the answer says besides, whoever gives it.
     pub(crate) response: HeaderEdits,
+    /// Behind that.
+    pub(crate) mutations: HeaderChanges,
     /// Of a body whose length nobody has said.
     pub(crate) body_max: Option<u64>,
     /// Which of the hosts it is for.
@@ -191,10 +203,11 @@ impl Filter {
             Self::Compressor(Some(compressor)) => compressor.judge(&subject.request, verdict),
             Self::Cors(Some(cors)) if is_forwarded() => cors.judge(&subject.request, verdict),
             Self::Decompressor(Some(decompressor)) => decompressor.judge(verdict),
-            Self::Fault(fault) => fault.judge(draw, verdict),
+            Self::Fault(fault) => fault.judge(subject, draw, verdict),
             Self::GrpcWeb => web_call(&subject.request, verdict),
+            Self::HeaderMutation(mutation) => mutation.judge(&subject.request, verdict),
             Self::Jwt(jwt) => jwt.judge(subject, unix_seconds(), facts, verdict),
-            Self::LocalRateLimit(Some(limit)) => limit.judge(now(), draw, verdict),
+            Self::LocalRateLimit(Some(limit)) => limit.judge(route, subject, now(), draw, verdict),
             Self::Quota(quota) => quota.judge(subject, now, draw, verdict),
             Self::Rbac(Some(rbac)) => rbac.judge(subject, facts, verdict),
             Self::Session(Some(session)) if is_forwarded() => session.judge(subject, verdict),
@@ -231,6 +244,7 @@ impl Filter {
             Self::Decompressor(decompressor) => decompressor.is_none(),
             Self::ExtAuthz(_) | Self::GrpcWeb | Self::RateLimit(_) => false,
             Self::Fault(fault) => fault.is_idle(),
+            Self::HeaderMutation(mutation) => mutation.is_idle(),
             Self::Jwt(jwt) => jwt.is_idle(),
             Self::LocalRateLimit(limit) => limit.as_ref().is_none_or(LocalRateLimit::is_idle),
             Self::Quota(quota) => quota.is_idle(),
@@ -249,6 +263,7 @@ impl Filter {
             | Self::ExtAuthz(_)
             | Self::Fault(_)
             | Self::GrpcWeb
+            | Self::HeaderMutation(_)
             | Self::Jwt(_)
             | Self::Quota(_)
             | Self::RateLimit(_)
@@ -272,6 +287,9 @@ impl Filter {
                 settings: Some(Arc::clone(settings)),
                 ..asked
             }),
+            (Self::HeaderMutation(mutation), Adjustment::HeaderMutation(more)) => {
+                Self::HeaderMutation(mutation.with(more))
+            }
             (Self::Quota(quota), Adjustment::Quota(settings)) => Self::Quota(quota.adjusted(settings)),
             (Self::RateLimit(counted), Adjustment::RateLimit(settings)) => Self::RateLimit(RateLimit {
                 settings: Some(Arc::clone(settings)),
@@ -284,6 +302,7 @@ impl Filter {
     /// What routes say of it, where the rest of it is the listener's.
     fn within(self, base: &Self) -> Self {
         match (self, base) {
+            (Self::Fault(said), Self::Fault(base)) => Self::Fault(said.within(base)),
             (Self::Jwt(said), Self::Jwt(base)) => Self::Jwt(said.within(base)),
             (said, _) => said,
         }

@@ -123,9 +123,11 @@ pub(crate) async fn serve(
         return refuse(exchange, Refusal::bad_request("an upgrade has no body"));
     }
     exchange.edits(verdict.response);
+    exchange.changes(std::mem::take(&mut verdict.mutations));
     if verdict.is_shadowed {
         exchange.shadowed();
     }
+    exchange.hint(verdict.log_hint);
     // Before it is read otherwise: what the client sends counts.
     body = body.at_most(verdict.body_max);
     body = verdict.recoding.read(&mut parts.headers, body);
@@ -167,6 +169,8 @@ pub(crate) async fn serve(
             unfit,
             by: By::default(),
             is_shadowed: false,
+            log_hint: None,
+            faults: Vec::new(),
             response: HeaderChanges::default(),
             session: verdict.session.take(),
             recoding: std::mem::take(&mut verdict.recoding),
@@ -206,6 +210,7 @@ pub(crate) async fn serve(
         if waiting.is_shadowed {
             exchange.shadowed();
         }
+        exchange.hint(waiting.log_hint);
         match ended {
             Ok(()) => {}
             Err(End::Answer(answer)) => (verdict.answer, verdict.by) = (Some(answer), waiting.by),
@@ -214,6 +219,7 @@ pub(crate) async fn serve(
         }
         (parts, target, body) = (waiting.parts, waiting.target, waiting.body);
         verdict.session = waiting.session;
+        verdict.faults.extend(waiting.faults);
         verdict.recoding = waiting.recoding;
         listed = Some(waiting.unfit);
         // It may be another request by now, and its route's time begins only now.

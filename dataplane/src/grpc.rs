@@ -54,6 +54,14 @@ impl Code {
     }
 }
 
+impl TryFrom<u64> for Code {
+    type Error = std::num::TryFromIntError;
+
+    fn try_from(code: u64) -> Result<Self, Self::Error> {
+        u8::try_from(code).map(Self)
+    }
+}
+
 /// Whether a request with that content type is a call.
 pub(crate) fn is_call(content_type: &[u8]) -> bool {
     let rest = content_type

@@ -7,6 +7,7 @@ use envoy_types::pb::envoy::config::core::v3::{HeaderValue as PbHeaderValue, Hea
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::HeaderEdits;
+use crate::matcher::StringMatcher;
 
 /// What concerns one connection or frames the body.
 const FRAMING: [HeaderName; 9] = [
@@ -26,8 +27,10 @@ const FRAMING: [HeaderName; 9] = [
 pub(crate) struct HeaderChanges(Vec<Change>);
 
 #[derive(Clone, Debug, PartialEq)]
-enum Change {
+pub(crate) enum Change {
     Remove(HeaderName),
+    /// All whose names are like that, in lower case, but for those that nobody changes.
+    RemoveLike(StringMatcher),
     /// In place of all lines of that name.
     Set(HeaderName, HeaderValue),
     SetIfThere(HeaderName, HeaderValue),
@@ -83,7 +86,7 @@ impl HeaderChanges {
 
     /// Of the lines that they are about.
     pub(crate) fn names(&self) -> impl Iterator<Item = &HeaderName> {
-        self.0.iter().map(Change::name)
+        self.0.iter().filter_map(Change::name)
     }
 
     pub(crate) fn lines(&self) -> usize {
@@ -140,12 +143,20 @@ impl HeaderChanges {
             let line = line(given, of)?;
             added.extend(line.map(|(name, value)| Change::Add(name, value)));
         }
-        if of == Of::Refusal && added.iter().any(|change| *change.name() == header::CONTENT_TYPE) {
+        if of == Of::Refusal
+            && added
+                .iter()
+                .any(|change| change.name() == Some(&header::CONTENT_TYPE))
+        {
             // What we say it is would stand beside.
             self.0.push(Change::Remove(header::CONTENT_TYPE));
         }
         self.0.extend(added);
         Ok(())
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Change> {
+        self.0.iter()
     }
 
     pub(crate) fn set(&mut self, name: HeaderName, value: HeaderValue) {
@@ -157,6 +168,12 @@ impl HeaderChanges {
         let names = names.iter().filter_map(|name| name.parse::<HeaderName>().ok());
         let names = names.filter(|name| *name != header::HOST && !FRAMING.contains(name));
         self.0.extend(names.map(Change::Remove));
+    }
+}
+
+impl FromIterator<Change> for HeaderChanges {
+    fn from_iter<I: IntoIterator<Item = Change>>(changes: I) -> Self {
+        Self(changes.into_iter().collect())
     }
 }
 
@@ -181,6 +198,13 @@ impl Change {
             Self::Remove(name) => {
                 headers.remove(name);
             }
+            Self::RemoveLike(like) => {
+                let names = headers.keys().filter(|name| is_like(name, like));
+                let names: Vec<HeaderName> = names.cloned().collect();
+                for name in names {
+                    headers.remove(name);
+                }
+            }
             Self::Set(name, value) => {
                 headers.insert(name.clone(), value.clone());
             }
@@ -203,20 +227,22 @@ impl Change {
         }
     }
 
-    fn name(&self) -> &HeaderName {
+    /// If it is about one.
+    fn name(&self) -> Option<&HeaderName> {
         match self {
+            Self::RemoveLike(_) => None,
             Self::Remove(name)
             | Self::Set(name, _)
             | Self::SetIfThere(name, _)
             | Self::Add(name, _)
             | Self::AddIfAbsent(name, _)
-            | Self::Append(name, _) => name,
+            | Self::Append(name, _) => Some(name),
         }
     }
 
     fn bytes(&self) -> usize {
         match self {
-            Self::Remove(_) => 0,
+            Self::Remove(_) | Self::RemoveLike(_) => 0,
             Self::Set(name, value)
             | Self::SetIfThere(name, value)
             | Self::Add(name, value)
@@ -224,6 +250,11 @@ impl Change {
             | Self::Append(name, value) => name.as_str().len() + value.len(),
         }
     }
+}
+
+/// Whether lines of that name go with all that are like that.
+pub(crate) fn is_like(name: &HeaderName, like: &StringMatcher) -> bool {
+    like.matches(name.as_str().as_bytes()) && *name != header::HOST && !is_framing(name)
 }
 
 fn appended(held: &HeaderValue, value: &HeaderValue) -> HeaderValue {

@@ -23,8 +23,11 @@ use crate::stream::{Reader, Writer};
 use crate::tcp::{self, End, Way};
 use crate::worker::Random;
 
+mod extended;
+mod host_end;
 mod open;
 
+use host_end::HostEnd;
 pub(crate) use open::{Opening, Switched, open};
 
 /// The kind by which CONNECT is let through, as Envoy has it.
@@ -139,9 +142,9 @@ impl Tunnel {
     pub(crate) async fn pass(&mut self, client: (Reader<'_>, Writer<'_>), first: Buffer) -> End {
         let connection = Rc::clone(self.exchange.connection());
         let worker = &connection.worker;
-        let breaker = Rc::clone(self.host.io.breaker());
+        let breaker = self.host.end.breaker();
         let input = std::mem::replace(&mut self.host.input, Buffer::new(&worker.buffers));
-        let (host_reader, host_writer) = self.host.io.split();
+        let (host_reader, host_writer) = self.host.end.split();
         let up = Way::new(client.0, host_writer, first, &worker.pipes);
         let down = Way::new(host_reader, client.1, input, &worker.pipes);
         let exchange = &mut self.exchange;
@@ -170,8 +173,8 @@ impl Tunnel {
             () = over => (End::Idle, Flag::None),
         };
         if end != End::Whole {
-            // Nobody must take what broke off for an end. There may be no connection any more.
-            let _ = self.host.io.set_zero_linger();
+            // Nobody must take what broke off for an end.
+            self.host.end.break_off();
         }
         self.exchange.end(flag);
         end

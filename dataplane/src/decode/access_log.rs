@@ -28,6 +28,7 @@ use crate::access_log::{
     escape,
 };
 
+mod hint;
 mod records;
 
 /// What Envoy writes where no format is given.
@@ -379,9 +380,11 @@ fn filter(mut pb: AccessLogFilter) -> Result<Filter, Reason> {
             }
             Filter::Flags(filter.flags.into_iter().map(String::into_boxed_str).collect())
         }
+        FilterSpecifier::MetadataFilter(filter) => hint::hint(filter).at("metadata_filter")?,
         _ => {
             return Err(
-                "only status_code_filter, duration_filter and response_flag_filter are supported".to_owned(),
+                "only status_code_filter, duration_filter, response_flag_filter and metadata_filter are supported"
+                    .to_owned(),
             );
         }
     };

@@ -14,6 +14,9 @@ use envoy_types::pb::envoy::extensions::filters::http::decompressor::v3::Decompr
 use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::{ExtAuthz, ExtAuthzPerRoute};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
+use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3::{
+    HeaderMutation, HeaderMutationPerRoute,
+};
 use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::{JwtAuthentication, PerRouteConfig};
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::rate_limit_quota::v3::{
@@ -39,6 +42,7 @@ mod cors;
 mod decompressor;
 mod ext_authz;
 mod fault;
+mod header_mutation;
 mod jwt;
 mod local_ratelimit;
 mod quota;
@@ -140,6 +144,9 @@ fn adjusted(config: &Any) -> Option<Result<Override, Reason>> {
     if config.type_url == RateLimitQuotaOverride::type_url() {
         return Some(quota::of_route(config));
     }
+    if config.type_url == HeaderMutationPerRoute::type_url() {
+        return Some(header_mutation::of_route(config));
+    }
     (config.type_url == ExtAuthzPerRoute::type_url()).then(|| ext_authz::of_route(config))
 }
 
@@ -180,6 +187,9 @@ fn configured(name: &str, config: &Any, place: Place<'_>) -> Result<Filter, Reas
     }
     if config.type_url == HttpFault::type_url() {
         return fault::decode(config).map(Filter::Fault);
+    }
+    if config.type_url == HeaderMutation::type_url() && !is_of_routes {
+        return header_mutation::of_listener(config).map(Filter::HeaderMutation);
     }
     if config.type_url == LocalRateLimit::type_url() {
         return local_ratelimit::decode(name, config, place).map(Filter::LocalRateLimit);
@@ -240,7 +250,7 @@ mod tests {
         };
         let of_listeners = pack_any(Cors::default());
         let fault = HttpFault {
-            max_active_faults: Some(UInt32Value { value: 1 }),
+            upstream_cluster: "a".to_owned(),
             ..HttpFault::default()
         };
         let body_limit = |limit: Option<PerRoute>| BufferPerRoute { r#override: limit };
@@ -293,7 +303,7 @@ mod tests {
             ),
             (
                 pack_any(fault),
-                refused("max_active_faults: is not supported by this proxy"),
+                refused("upstream_cluster: is not supported by this proxy"),
             ),
         ] {
             let found = overrides([("a.b".to_owned(), config.clone())].into(), format_args!(""));

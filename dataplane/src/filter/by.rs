@@ -39,9 +39,11 @@ impl Chain {
                     None => "rbac: no policy allows it".to_owned(),
                 }
             }
-            Filter::Compressor(_) | Filter::Decompressor(_) | Filter::GrpcWeb | Filter::Session(_) => {
-                return None;
-            }
+            Filter::Compressor(_)
+            | Filter::Decompressor(_)
+            | Filter::GrpcWeb
+            | Filter::HeaderMutation(_)
+            | Filter::Session(_) => return None,
         })
     }
 }
@@ -57,7 +59,7 @@ mod tests {
     use super::*;
     use crate::balance::Always;
     use crate::config::MILLION;
-    use crate::filter::{Action, Fault, Policy, Rbac, Rule, Rules};
+    use crate::filter::{Abort, Action, Fault, Policy, Rbac, Rule, Rules};
     use crate::matcher::{StringMatcher, Subject};
 
     fn rbac(action: Action, paths: &[&str]) -> Filter {
@@ -78,8 +80,8 @@ mod tests {
     #[test]
     fn who_looks_is_told_which_filter_has_answered_and_why() {
         let abort = Filter::Fault(Fault {
-            delay: None,
-            abort: Some((StatusCode::IM_A_TEAPOT, MILLION)),
+            abort: Some((Abort::Status(StatusCode::IM_A_TEAPOT), MILLION)),
+            ..Fault::default()
         });
         let chain = Chain(
             [

@@ -10,6 +10,7 @@ use super::changes::Changed;
 use super::{Facts, Filter, Levels, ListenerFilter, LocalRateLimit, Override, Stop, Verdict};
 use crate::balance::Draw;
 use crate::config::Route;
+use crate::header_changes::HeaderChanges;
 use crate::matcher::{RequestView, Subject};
 
 /// The filters that a route's requests are put to, in their order.
@@ -60,10 +61,20 @@ impl Chain {
             }
             if verdict.answer.is_some() {
                 verdict.by.filter = Some(place);
+                self.change_behind(place, &mut verdict.mutations);
                 break;
             }
         }
         verdict
+    }
+
+    /// What filters behind the one that has answered do to the answer.
+    pub(crate) fn change_behind(&self, place: usize, answer: &mut HeaderChanges) {
+        for filter in self.0.iter().skip(place + 1) {
+            if let Filter::HeaderMutation(mutation) = filter {
+                mutation.change(answer);
+            }
+        }
     }
 
     pub(crate) fn filter(&self, place: usize) -> Option<&Filter> {
@@ -127,7 +138,7 @@ fn joined(base: &ListenerFilter, levels: &Levels) -> Option<Filter> {
         Override::Replaced(filter) => Some(filter),
         Override::Off | Override::On | Override::Adjusted(_) => None,
     });
-    let adjusted = said().find_map(|said| match said {
+    let adjusted = said().filter_map(|said| match said {
         Override::Adjusted(by) => Some(by),
         Override::Off | Override::On | Override::Replaced(_) => None,
     });
@@ -136,5 +147,10 @@ fn joined(base: &ListenerFilter, levels: &Levels) -> Option<Filter> {
     }
     let filter = replaced.filter(|filter| filter.is_of_the_kind(&base.filter));
     let filter = filter.unwrap_or(&base.filter).clone().within(&base.filter);
-    Some(adjusted.into_iter().fold(filter, Filter::adjusted))
+    let heard = match filter {
+        // Of all places, as in Envoy.
+        Filter::HeaderMutation(_) => usize::MAX,
+        _ => 1,
+    };
+    Some(adjusted.take(heard).fold(filter, Filter::adjusted))
 }

@@ -49,7 +49,7 @@ pub(crate) enum Action {
     },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Entry {
     pub(crate) key: Box<str>,
     pub(crate) value: Box<str>,
@@ -95,7 +95,7 @@ impl Described {
     pub(crate) fn entries(
         &self,
         subject: &Subject<'_, impl RequestView>,
-        forward: &Forward,
+        forward: Option<&Forward>,
     ) -> Option<Vec<Entry>> {
         let mut entries = Vec::with_capacity(self.actions.len());
         for action in &self.actions {
@@ -107,10 +107,14 @@ impl Described {
 
 impl Action {
     /// Its entry, if it has one; `None` where the request has no descriptor for it.
-    fn entry(&self, subject: &Subject<'_, impl RequestView>, forward: &Forward) -> Option<Option<Entry>> {
+    fn entry(
+        &self,
+        subject: &Subject<'_, impl RequestView>,
+        forward: Option<&Forward>,
+    ) -> Option<Option<Entry>> {
         let entry = match self {
             Self::Key(entry) => entry.clone(),
-            Self::Destination => match forward.targets.as_slice() {
+            Self::Destination => match forward?.targets.as_slice() {
                 [only] => Entry::new("destination_cluster", &only.cluster),
                 _ => return None,
             },
@@ -261,7 +265,7 @@ mod tests {
             direct: [10, 0, 0, 9].into(),
             request: &parts,
         };
-        let entries = Described { stage: 0, actions }.entries(&subject, &forward(clusters))?;
+        let entries = Described { stage: 0, actions }.entries(&subject, Some(&forward(clusters)))?;
         let shown = entries
             .iter()
             .map(|entry| format!("{}={}", entry.key, entry.value));

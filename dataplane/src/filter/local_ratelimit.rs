@@ -8,12 +8,27 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::StatusCode;
+use http::header::{HeaderName, HeaderValue};
 
+use super::quota::add;
 use super::{Answer, Verdict};
 use crate::balance::Draw;
-use crate::config::MILLION;
+use crate::config::{HeaderEdits, MILLION, Route};
 use crate::exchange::Flag;
 use crate::grpc::Code;
+use crate::matcher::{RequestView, Subject};
+
+mod descriptors;
+
+use descriptors::Buckets;
+pub(crate) use descriptors::{DescribedLimit, Descriptors};
+
+/// What a client is told of the bucket that counts for it, in this order.
+const TOLD: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit"),
+    HeaderName::from_static("x-ratelimit-remaining"),
+    HeaderName::from_static("x-ratelimit-reset"),
+];
 
 /// What Envoy says as well.
 const BODY: &[u8] = b"local_rate_limited";
@@ -23,9 +38,11 @@ const BODY: &[u8] = b"local_rate_limited";
 pub(crate) struct LocalRateLimit {
     limit: Limit,
     bucket: Arc<Bucket>,
+    /// Of its descriptors.
+    described: Arc<Buckets>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Limit {
     /// Where it was said: the same limit in the same place goes on with the same bucket.
     pub(crate) place: Box<str>,
@@ -37,6 +54,14 @@ pub(crate) struct Limit {
     pub(crate) status: StatusCode,
     /// For calls of gRPC, where it is not what the status means.
     pub(crate) code: Option<Code>,
+    /// Of requests that count apart, if there are some.
+    pub(crate) descriptors: Option<Arc<Descriptors>>,
+    /// Whether clients are told what they have left.
+    pub(crate) tells: bool,
+    /// What one too many is told besides.
+    pub(crate) told: HeaderEdits,
+    /// What is said of one too many that goes on.
+    pub(crate) unenforced: HeaderEdits,
 }
 
 /// How a bucket fills. Tokens come one by one, as in Envoy, not all of an interval at once.
@@ -53,6 +78,16 @@ struct Bucket {
     made: Instant,
     /// When it will be full, in nanoseconds since it was made.
     full: AtomicU64,
+}
+
+/// What became of a wish for a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Taken {
+    is_taken: bool,
+    rate: Rate,
+    /// When the bucket will be full, now that this is done.
+    full: u64,
+    now: u64,
 }
 
 impl Rate {
@@ -89,22 +124,51 @@ impl Bucket {
         }
     }
 
-    fn take(&self, rate: Rate, now: Instant) -> bool {
-        let now = now.saturating_duration_since(self.made).as_nanos();
-        let now = u64::try_from(now).unwrap_or(u64::MAX);
+    fn take(&self, rate: Rate, now: Instant) -> Taken {
+        let now = nanoseconds(self.made, now);
         let take = |full| rate.take(full, now);
-        self.full
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, take)
-            .is_ok()
+        let taken = self.full.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        match taken {
+            Ok(before) => Taken::of(rate, take(before), before, now),
+            Err(before) => Taken::of(rate, None, before, now),
+        }
     }
 }
 
+impl Taken {
+    /// Of a bucket that would have been full at `before`, and will be at `after` if a token was taken from it.
+    fn of(rate: Rate, after: Option<u64>, before: u64, now: u64) -> Self {
+        Self {
+            is_taken: after.is_some(),
+            rate,
+            full: after.unwrap_or(before),
+            now,
+        }
+    }
+
+    /// How many tokens there may be, how many there are, and in how many seconds, begun ones too, there will be one.
+    fn told(self) -> [u64; 3] {
+        const SECOND_NS: u64 = 1_000_000_000;
+        let Rate { each, all } = self.rate;
+        let held = all.saturating_sub(self.full.saturating_sub(self.now));
+        let missing = each.saturating_sub(held);
+        [all / each, held / each, missing.div_ceil(SECOND_NS)]
+    }
+}
+
+fn nanoseconds(since: Instant, now: Instant) -> u64 {
+    let passed = now.saturating_duration_since(since).as_nanos();
+    u64::try_from(passed).unwrap_or(u64::MAX)
+}
+
 impl LocalRateLimit {
-    /// With a full bucket.
+    /// With full buckets.
     pub(crate) fn new(limit: Limit) -> Self {
+        let described = limit.descriptors.as_deref().map(Buckets::new);
         Self {
             limit,
             bucket: Arc::new(Bucket::new()),
+            described: Arc::new(described.unwrap_or_default()),
         }
     }
 
@@ -112,29 +176,63 @@ impl LocalRateLimit {
         &self.limit.place
     }
 
-    pub(super) fn judge(&self, now: Instant, draw: &impl Draw, verdict: &mut Verdict) {
+    pub(super) fn judge(
+        &self,
+        route: Option<&Route>,
+        subject: &Subject<'_, impl RequestView>,
+        now: Instant,
+        draw: &impl Draw,
+        verdict: &mut Verdict,
+    ) {
         let happens = |millionths: u32| millionths == MILLION || draw.below(MILLION) < millionths;
-        let Limit {
-            rate,
-            asked,
-            enforced,
-            status,
-            code,
-            ..
-        } = self.limit;
-        if happens(asked) && !self.bucket.take(rate, now) && happens(enforced) {
-            verdict.answer = Some(Answer {
-                status,
-                code,
-                flag: Flag::RateLimited,
-                body: Bytes::from_static(BODY),
-            });
+        let limit = &self.limit;
+        if !happens(limit.asked) {
+            return;
+        }
+        let taken = self.take(route, subject, now);
+        if limit.tells {
+            let told = TOLD.into_iter().zip(taken.told().map(HeaderValue::from));
+            verdict.response.add.extend(told);
+        }
+        if taken.is_taken {
+            return;
+        }
+        if !happens(limit.enforced) {
+            add(&mut verdict.request.edits, &limit.unenforced);
+            return;
+        }
+        add(&mut verdict.response, &limit.told);
+        verdict.answer = Some(Answer {
+            status: limit.status,
+            code: limit.code,
+            flag: Flag::RateLimited,
+            body: Bytes::from_static(BODY),
+        });
+    }
+
+    fn take(&self, route: Option<&Route>, subject: &Subject<'_, impl RequestView>, now: Instant) -> Taken {
+        let of_all = || self.bucket.take(self.limit.rate, now);
+        let Some(descriptors) = self.limit.descriptors.as_deref() else {
+            return of_all();
+        };
+        match self.described.take(descriptors, route, subject, now) {
+            None => of_all(),
+            Some(taken) if !taken.is_taken || !descriptors.counts_to_all => taken,
+            // What is told is what has been said of such requests, unless it is the other that has ended.
+            Some(taken) => Some(of_all()).filter(|of_all| !of_all.is_taken).unwrap_or(taken),
         }
     }
 
-    /// Whether nobody would be answered for it.
+    /// Whether nothing would come of it for anybody.
     pub(super) fn is_idle(&self) -> bool {
-        self.limit.asked == 0 || self.limit.enforced == 0
+        let Limit {
+            asked,
+            enforced,
+            tells,
+            unenforced,
+            ..
+        } = &self.limit;
+        *asked == 0 || (*enforced == 0 && !tells && *unenforced == HeaderEdits::default())
     }
 }
 
@@ -145,8 +243,10 @@ impl PartialEq for LocalRateLimit {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use crate::filter::{Described, DescribingAction, Entry, Outer};
     use crate::worker::Random;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -267,43 +367,139 @@ mod tests {
         );
     }
 
+    fn limit(rate: Rate) -> Limit {
+        Limit {
+            place: "here".into(),
+            rate,
+            asked: MILLION,
+            enforced: MILLION,
+            status: StatusCode::TOO_MANY_REQUESTS,
+            code: None,
+            descriptors: None,
+            tells: false,
+            told: HeaderEdits::default(),
+            unenforced: HeaderEdits::default(),
+        }
+    }
+
+    fn judged(limit: &LocalRateLimit, now: Instant) -> Verdict {
+        let subject = Subject {
+            authority: "a",
+            path: "/",
+            client: "10.0.0.1".parse().unwrap(),
+            direct: "10.0.0.9".parse().unwrap(),
+            request: &http::Request::new(()).into_parts().0,
+        };
+        let mut verdict = Verdict::default();
+        limit.judge(None, &subject, now, &Random::new(), &mut verdict);
+        verdict
+    }
+
     #[test]
     fn a_limit_says_what_it_is_to_a_call() {
         for code in [None, Some(Code::RESOURCE_EXHAUSTED)] {
             let limit = LocalRateLimit::new(Limit {
-                place: "here".into(),
-                rate: Rate::new(1, 1, SECOND),
-                asked: MILLION,
-                enforced: MILLION,
                 code,
-                status: StatusCode::TOO_MANY_REQUESTS,
+                ..limit(Rate::new(1, 1, SECOND))
             });
-            let mut verdict = Verdict::default();
-            for _ in 0..2 {
-                limit.judge(Instant::now(), &Random::new(), &mut verdict);
+            let now = Instant::now();
+            assert!(judged(&limit, now).is_silent());
+            assert_eq!(judged(&limit, now).answer.map(|answer| answer.code), Some(code));
+        }
+    }
+
+    fn edits(name: &'static str) -> HeaderEdits {
+        HeaderEdits {
+            set: vec![(HeaderName::from_static(name), HeaderValue::from_static("1"))],
+            ..HeaderEdits::default()
+        }
+    }
+
+    #[test]
+    fn one_too_many_is_told_so_or_its_host_is() {
+        let told = |enforced| {
+            let limit = LocalRateLimit::new(Limit {
+                enforced,
+                told: edits("x-told"),
+                unenforced: edits("x-over"),
+                ..limit(Rate::new(1, 1, SECOND))
+            });
+            assert!(!limit.is_idle());
+            let now = Instant::now();
+            assert!(judged(&limit, now).is_silent());
+            let verdict = judged(&limit, now);
+            (verdict.answer.is_some(), verdict.response, verdict.request.edits)
+        };
+        assert_eq!(told(MILLION), (true, edits("x-told"), HeaderEdits::default()));
+        assert_eq!(told(0), (false, HeaderEdits::default(), edits("x-over")));
+    }
+
+    #[test]
+    fn a_client_is_told_what_it_has_left() {
+        for (rate, taken, passed_ms, expected) in [
+            (Rate::new(3, 1, 10 * SECOND), 1, 0, "3 2 0"),
+            (Rate::new(3, 1, 10 * SECOND), 3, 0, "3 0 10"),
+            (Rate::new(3, 1, 10 * SECOND), 4, 0, "3 0 10"),
+            (Rate::new(3, 1, 10 * SECOND), 4, 3500, "3 0 7"),
+            (Rate::new(5, 5, SECOND), 5, 0, "5 0 1"),
+        ] {
+            let limit = LocalRateLimit::new(Limit {
+                tells: true,
+                ..limit(rate)
+            });
+            let now = Instant::now();
+            for _ in 1..taken {
+                judged(&limit, now);
             }
-            assert_eq!(verdict.answer.map(|answer| answer.code), Some(code));
+            let verdict = judged(&limit, now + Duration::from_millis(passed_ms));
+            let lines = verdict.response.add.iter();
+            let told: Vec<_> = lines.map(|(_, value)| value.to_str().unwrap()).collect();
+            assert_eq!(told.join(" "), expected, "{rate:?} {taken} {passed_ms}");
+        }
+    }
+
+    /// What is told of is the one that has ended, and else that of the descriptor.
+    #[test]
+    fn what_counts_apart_may_count_to_all() {
+        let descriptors = |counts_to_all| Descriptors {
+            own: vec![Described {
+                stage: 0,
+                actions: vec![DescribingAction::Key(Entry::new("k", "v"))],
+            }],
+            stage: 0,
+            outer: Outer::Default,
+            limits: vec![DescribedLimit {
+                entries: vec![Entry::new("k", "v")],
+                rate: Rate::new(3, 1, 3600 * SECOND),
+            }],
+            values_max: 1,
+            counts_to_all,
+        };
+        for (counts_to_all, expected) in [(true, "3 3 2"), (false, "3 3 3 3")] {
+            let limit = LocalRateLimit::new(Limit {
+                tells: true,
+                descriptors: Some(Arc::new(descriptors(counts_to_all))),
+                ..limit(Rate::new(2, 1, 3600 * SECOND))
+            });
+            let now = Instant::now();
+            let mut told = Vec::new();
+            loop {
+                let verdict = judged(&limit, now);
+                told.push(verdict.response.add[0].1.to_str().unwrap().to_owned());
+                if verdict.answer.is_some() {
+                    break;
+                }
+            }
+            assert_eq!(told.join(" "), expected, "{counts_to_all}");
         }
     }
 
     #[test]
     fn workers_share_a_bucket() {
-        let limit = LocalRateLimit::new(Limit {
-            place: "here".into(),
-            rate: Rate::new(1000, 1, 1000 * SECOND),
-            asked: MILLION,
-            enforced: MILLION,
-            code: None,
-            status: StatusCode::TOO_MANY_REQUESTS,
-        });
+        let limit = LocalRateLimit::new(limit(Rate::new(1000, 1, 1000 * SECOND)));
         let now = Instant::now();
         let passed = move |limit: &LocalRateLimit| {
-            let random = Random::new();
-            let judged = (0..1000).map(|_| {
-                let mut verdict = Verdict::default();
-                limit.judge(now, &random, &mut verdict);
-                verdict
-            });
+            let judged = (0..1000).map(|_| judged(limit, now));
             judged.filter(Verdict::is_silent).count()
         };
         let workers: Vec<_> = (0..4)

@@ -251,7 +251,7 @@ impl IdValue {
 }
 
 /// Nothing is removed by them.
-fn add(edits: &mut HeaderEdits, more: &HeaderEdits) {
+pub(super) fn add(edits: &mut HeaderEdits, more: &HeaderEdits) {
     edits.set.extend(more.set.iter().cloned());
     edits.add.extend(more.add.iter().cloned());
 }

@@ -90,7 +90,7 @@ impl RateLimit {
     ) -> Option<RateLimitRequest> {
         let forward = forward(route)?;
         let described = self.descriptors(forward);
-        let described = described.filter_map(|described| described.entries(subject, forward));
+        let described = described.filter_map(|described| described.entries(subject, Some(forward)));
         let descriptors: Vec<RateLimitDescriptor> = described.map(descriptor).collect();
         let own = self
             .settings

@@ -32,6 +32,8 @@ pub(crate) struct Rules {
 pub(crate) enum Action {
     Allow,
     Deny,
+    /// Lets all through, and says to logs which of them its policies are about.
+    Log,
 }
 
 /// One of each must hold.
@@ -83,6 +85,9 @@ impl Rbac {
         verdict.is_shadowed |= shadow.is_some_and(|rules| !rules.allow(matching(rules)));
         let Some(rules) = &self.rules else { return };
         let matching = matching(rules);
+        if rules.action == Action::Log {
+            verdict.log_hint = Some(matching.is_some());
+        }
         if !rules.allow(matching) {
             verdict.by.policy = matching;
             verdict.answer = Some(Answer {
@@ -107,6 +112,7 @@ impl Rules {
         match self.action {
             Action::Allow => matching.is_some(),
             Action::Deny => matching.is_none(),
+            Action::Log => true,
         }
     }
 }
@@ -268,6 +274,40 @@ mod tests {
             rbac.judge(&subject, &Facts::default(), &mut verdict);
             let found = (verdict.answer.is_some(), verdict.is_shadowed);
             assert_eq!(found, (is_refused, is_shadowed), "{rbac:?}");
+        }
+    }
+
+    #[test]
+    fn rules_that_log_refuse_nobody() {
+        let log = |path| {
+            Some(Rules {
+                action: Action::Log,
+                policies: vec![Policy {
+                    name: "p".into(),
+                    permissions: vec![Rule::Path(StringMatcher::exact(path))],
+                    principals: vec![Rule::Always],
+                }],
+            })
+        };
+        for (rules, shadow, expected) in [
+            (log("/"), None, Some(true)),
+            (log("/a"), None, Some(false)),
+            // What is only tried says nothing.
+            (None, log("/"), None),
+            (None, log("/a"), None),
+        ] {
+            let rbac = Rbac { rules, shadow };
+            let subject = Subject {
+                authority: "a",
+                path: "/",
+                client: "10.0.0.1".parse().unwrap(),
+                direct: "10.0.0.9".parse().unwrap(),
+                request: &Request::new(()).into_parts().0,
+            };
+            let mut verdict = Verdict::default();
+            rbac.judge(&subject, &Facts::default(), &mut verdict);
+            let found = (verdict.answer, verdict.is_shadowed, verdict.log_hint);
+            assert_eq!(found, (None, false, expected), "{rbac:?}");
         }
     }
 

@@ -6,8 +6,11 @@ use crate::config::MILLION;
 
 fn abort(status: u16) -> Filter {
     Filter::Fault(Fault {
-        delay: None,
-        abort: Some((StatusCode::from_u16(status).unwrap_or_default(), MILLION)),
+        abort: Some((
+            Abort::Status(StatusCode::from_u16(status).unwrap_or_default()),
+            MILLION,
+        )),
+        ..Fault::default()
     })
 }
 
@@ -110,6 +113,10 @@ fn a_limit_that_stays_keeps_what_is_left_of_it() {
             enforced: MILLION,
             status: StatusCode::TOO_MANY_REQUESTS,
             code: None,
+            descriptors: None,
+            tells: false,
+            told: HeaderEdits::default(),
+            unenforced: HeaderEdits::default(),
         });
         let limit = Override::Replaced(Filter::LocalRateLimit(Some(limit)));
         vec![Arc::new(Overrides::from([("f".into(), limit)]))]

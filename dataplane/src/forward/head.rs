@@ -6,6 +6,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Uri};
 use hyper::body::Body;
 
+use crate::config::HeaderEdits;
 use crate::exchange::REQUEST_ID;
 use crate::filter::Changes;
 use crate::h1::{self, Lines, Malformed, Outgoing, content_length};
@@ -120,16 +121,28 @@ pub(crate) fn only_http2(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes out of a head what concerns one connection only, does once more what filters say, so that a client's `connection` takes
-/// none of it out, and adds who is connected; returns what may not
+/// Takes out of a head what concerns one connection only, says again what filters say of it, so that a client's `connection` takes
+/// none of that out, and adds who is connected; returns what may not
 /// stand behind the body, since a host may read that as if it stood before it.
 pub(super) fn tidy(headers: &mut HeaderMap, said: &Changes, connection: &Connection) -> Vec<HeaderName> {
     let mut listed = strip_hop_by_hop(headers);
+    say_again(headers, &said.edits, &listed);
     listed.extend(said.edits.names().cloned());
-    said.edits.apply(headers);
     add_forwarded(headers, connection);
     join_cookies(headers);
     listed
+}
+
+/// What was said of lines that `listed` has taken out; all else is there.
+fn say_again(headers: &mut HeaderMap, said: &HeaderEdits, listed: &[HeaderName]) {
+    let is_lost =
+        |line: &&(HeaderName, HeaderValue)| listed.contains(&line.0) && !END_TO_END.contains(&line.0);
+    for (name, value) in said.set.iter().filter(is_lost) {
+        headers.insert(name.clone(), value.clone());
+    }
+    for (name, value) in said.add.iter().filter(is_lost) {
+        headers.append(name.clone(), value.clone());
+    }
 }
 
 /// Refuses what HTTP/2's codec lets through and HTTP/1.1's does not. Cookies count once, however many lines they are in.
@@ -514,6 +527,34 @@ mod tests {
         let cookies: Vec<&HeaderValue> = headers.get_all("cookie").iter().collect();
         assert_eq!(cookies, ["a=1; b=2"]);
         assert_eq!(joined(&headers, &FORWARDED_FOR, b","), None);
+    }
+
+    #[test]
+    fn what_filters_say_is_said_once_and_no_client_takes_it_out() {
+        for (listed, expected) in [
+            ("", ["1", "client 2", "3 4"]),
+            ("x-set, x-added, x-both", ["1", "2", "3 4"]),
+            ("x-added", ["1", "2", "3 4"]),
+        ] {
+            let line = |name, value| (HeaderName::from_static(name), HeaderValue::from_static(value));
+            let said = HeaderEdits {
+                set: vec![line("x-set", "1"), line("x-both", "3")],
+                add: vec![line("x-added", "2"), line("x-both", "4")],
+                ..HeaderEdits::default()
+            };
+            let mut headers = HeaderMap::new();
+            headers.insert("connection", HeaderValue::from_str(listed).unwrap());
+            headers.insert("x-added", HeaderValue::from_static("client"));
+            said.apply(&mut headers);
+            let stripped = strip_hop_by_hop(&mut headers);
+            say_again(&mut headers, &said, &stripped);
+            let found = ["x-set", "x-added", "x-both"].map(|name| {
+                let lines = headers.get_all(name).iter();
+                let lines: Vec<_> = lines.map(|line| line.to_str().unwrap()).collect();
+                lines.join(" ")
+            });
+            assert_eq!(found, expected, "{listed:?}");
+        }
     }
 
     #[test]

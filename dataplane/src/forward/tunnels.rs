@@ -5,7 +5,7 @@ use http::{Response, Version};
 use super::attempts::{Sent, aimed};
 use crate::attempt::Refusal;
 use crate::body::HostBody;
-use crate::config::{Forward, HeaderEdits, Protocol};
+use crate::config::{Forward, HeaderEdits};
 use crate::deadline::{Deadline, RequestEnd};
 use crate::exchange::Exchange;
 use crate::pool::Lease;
@@ -23,12 +23,6 @@ pub(super) async fn connect(
     let (target, cluster) = aimed(exchange, forward, edits, &mut sent.head)?;
     if let Some(trace) = &sent.trace {
         trace.apply(&mut sent.head.headers);
-    }
-    if matches!(asked, Becoming::Upgrade(_)) && cluster.live.config.protocol == Protocol::Http2 {
-        return Err(Refusal::failed(
-            Outcome::Reset,
-            "an upgrade needs hosts of HTTP/1.1",
-        ));
     }
     let opening = Opening {
         asked,

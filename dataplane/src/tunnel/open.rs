@@ -9,11 +9,11 @@ use http::header::{self, HeaderValue};
 use http::response::Parts;
 use http::{HeaderMap, Response, StatusCode, Version};
 
-use super::Becoming;
+use super::{Becoming, HostEnd, extended};
 use crate::attempt::{Attempts, Failure, Refusal, until_answered};
 use crate::balance::Labels;
 use crate::body::HostBody;
-use crate::config::{Forward, Target};
+use crate::config::{Forward, Protocol, Target};
 use crate::deadline::Deadline;
 use crate::exchange::Exchange;
 use crate::filter::Session;
@@ -40,7 +40,7 @@ pub(crate) struct Opening {
 
 /// A connection to a host that has switched, or was not asked.
 pub(crate) struct Switched {
-    pub(crate) io: BreakableIo,
+    pub(super) end: HostEnd,
     /// What the host has sent already.
     pub(crate) input: Buffer,
     /// In the host's letters.
@@ -92,6 +92,10 @@ impl Attempts for Sending<'_> {
                 .map_err(|error| Failure::unconnected(&error))?;
             connected.set(true);
             let answer = match &self.opening.asked {
+                Becoming::Upgrade(protocol) if config.protocol == Protocol::Http2 => {
+                    let request = extended::request(&self.opening.head, self.headers(), protocol);
+                    extended::ask(io, request, protocol, &self.buffers).await
+                }
                 Becoming::Upgrade(protocol) => {
                     let head = self.written(protocol);
                     let method = &self.opening.head.method;
@@ -100,7 +104,7 @@ impl Attempts for Sending<'_> {
                 }
                 Becoming::Connect => {
                     let host = Switched {
-                        io,
+                        end: HostEnd::Connection(io),
                         input: Buffer::new(&self.buffers),
                         protocol: None,
                     };
@@ -160,17 +164,18 @@ impl Attempts for Sending<'_> {
 }
 
 impl Sending<'_> {
+    /// Of the head, as it is sent to the host of the present attempt.
+    fn headers(&self) -> HeaderMap {
+        let mut headers = self.opening.head.headers.clone();
+        if let Some(traced) = &self.traced {
+            traced.told().apply(&mut headers);
+        }
+        headers
+    }
+
     /// The head, as it is sent to the host of the present attempt.
     fn written(&self, protocol: &HeaderValue) -> Vec<u8> {
-        let head = &self.opening.head;
-        match &self.traced {
-            None => written(head, &head.headers, protocol),
-            Some(traced) => {
-                let mut headers = head.headers.clone();
-                traced.told().apply(&mut headers);
-                written(head, &headers, protocol)
-            }
-        }
+        written(&self.opening.head, &self.headers(), protocol)
     }
 }
 
@@ -222,7 +227,7 @@ async fn ask(
         return Err("the host switches to what nobody has asked for".to_owned());
     };
     let host = Switched {
-        io,
+        end: HostEnd::Connection(io),
         input,
         protocol: head.headers.get(header::UPGRADE).cloned(),
     };

@@ -20,6 +20,7 @@ mod limits;
 mod logs;
 mod outliers;
 mod overload;
+mod policies;
 mod proxy_protocol;
 mod quotas;
 mod rate_limit;

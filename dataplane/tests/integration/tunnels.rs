@@ -34,6 +34,7 @@ use crate::support::{certs, mesh};
 
 mod asked;
 mod ends;
+mod http2_hosts;
 mod streams;
 
 /// More than every buffer on the way together.

@@ -33,6 +33,7 @@ mod hops;
 mod matching;
 mod pages;
 mod places;
+mod policies;
 mod redirects;
 mod refusals;
 mod subsets;
@@ -84,6 +85,7 @@ async fn envoy_and_our_proxy_read_resources_alike() {
         hops::sites(),
         pages::sites(),
         places::sites(),
+        policies::sites(),
         tokens::sites(),
         trouble::sites(),
         upgrades::sites(),

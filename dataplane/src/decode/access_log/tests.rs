@@ -227,7 +227,7 @@ fn logs_are_taken_or_refused_by_name() {
         ),
         (
             filtered(FilterSpecifier::AndFilter(AndFilter::default())),
-            "filter: only status_code_filter, duration_filter and response_flag_filter are supported",
+            "filter: only status_code_filter, duration_filter, response_flag_filter and metadata_filter are supported",
         ),
     ];
     for (wrong, expected) in cases {

@@ -124,7 +124,7 @@ fn share(fraction: Option<RuntimeFractionalPercent>) -> Result<u32, Reason> {
     fraction.map_or(Ok(MILLION), runtime_fraction)
 }
 
-fn edits(lines: Vec<HeaderValueOption>, field: &'static str) -> Result<HeaderEdits, Reason> {
+pub(super) fn edits(lines: Vec<HeaderValueOption>, field: &'static str) -> Result<HeaderEdits, Reason> {
     if lines.len() > HEADERS_MAX {
         return Err(format!("{field}: has more than {HEADERS_MAX}"));
     }

@@ -46,6 +46,8 @@ pub(super) fn of_route(config: &Any) -> Result<Option<Rbac>, Reason> {
 fn rbac(mut pb: PbRbac) -> Result<Option<Rbac>, Reason> {
     take(&mut pb.rules_stat_prefix);
     take(&mut pb.shadow_rules_stat_prefix);
+    // Nothing is counted by policies.
+    pb.track_per_rule_stats = false;
     let enforced = pb.rules.take().map(|given| rules(given).at("rules"));
     let shadow = pb
         .shadow_rules
@@ -63,7 +65,8 @@ fn rules(mut pb: PbRules) -> Result<Rules, Reason> {
     let action = match PbAction::try_from(take(&mut pb.action)) {
         Ok(PbAction::Allow) => Action::Allow,
         Ok(PbAction::Deny) => Action::Deny,
-        Ok(PbAction::Log) | Err(_) => return Err("action: only ALLOW and DENY are supported".to_owned()),
+        Ok(PbAction::Log) => Action::Log,
+        Err(_) => return Err("action: is unknown".to_owned()),
     };
     // In the order of their names, so that equal ones are equal.
     let named: BTreeMap<String, PbPolicy> = take(&mut pb.policies).into_iter().collect();
@@ -128,8 +131,12 @@ fn permission(pb: Permission) -> Result<Rule, Reason> {
         PbPermission::RequestedServerName(name) => {
             string(name).map(Rule::ServerName).at("requested_server_name")
         }
+        // Deprecated for one that says where from.
+        #[allow(deprecated)]
+        PbPermission::Metadata(given) => claim(given).map(Rule::Claim).at("metadata"),
+        PbPermission::SourcedMetadata(given) => sourced(given).map(Rule::Claim).at("sourced_metadata"),
         _ => Err(
-            "rule: only any, and_rules, or_rules, not_rule, header, url_path, destination_ip, destination_port, destination_port_range and requested_server_name are supported"
+            "rule: only any, and_rules, or_rules, not_rule, header, url_path, destination_ip, destination_port, destination_port_range, requested_server_name, metadata and sourced_metadata are supported"
                 .to_owned(),
         ),
     }
@@ -149,6 +156,8 @@ fn principal(pb: Principal) -> Result<Rule, Reason> {
         // No header is trusted: the client is whose the connection is, which only a listener's own filters may say.
         PbPrincipal::DirectRemoteIp(range) => block(range).map(Rule::Direct).at("direct_remote_ip"),
         PbPrincipal::RemoteIp(range) => block(range).map(Rule::Client).at("remote_ip"),
+        #[allow(deprecated, reason = "no header says it, but what a connection begins with")]
+        PbPrincipal::SourceIp(range) => block(range).map(Rule::Client).at("source_ip"),
         #[allow(deprecated, reason = "its successor says where from, and many do not yet")]
         PbPrincipal::Metadata(given) => claim(given).map(Rule::Claim).at("metadata"),
         PbPrincipal::SourcedMetadata(given) => sourced(given).map(Rule::Claim).at("sourced_metadata"),
@@ -159,7 +168,7 @@ fn principal(pb: Principal) -> Result<Rule, Reason> {
             Ok(Rule::Authenticated(name))
         }
         _ => Err(
-            "identifier: only any, and_ids, or_ids, not_id, authenticated, header, url_path, direct_remote_ip, remote_ip, metadata and sourced_metadata are supported"
+            "identifier: only any, and_ids, or_ids, not_id, authenticated, header, url_path, direct_remote_ip, remote_ip, source_ip, metadata and sourced_metadata are supported"
                 .to_owned(),
         ),
     }

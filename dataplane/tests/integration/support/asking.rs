@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format
 use envoy_types::pb::envoy::config::core::v3::{
     DataSource, GrpcService, SubstitutionFormatString, data_source,
 };
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::FileAccessLog;
 use envoy_types::pb::envoy::extensions::access_loggers::file::v3::file_access_log::AccessLogFormat;
@@ -45,6 +46,16 @@ impl Stage {
         routes: RouteConfiguration,
         service: SocketAddr,
     ) -> Self {
+        let edge = AdsServer::start_at(free_address()).await;
+        Self::start_under(edge, filters, routes, service).await
+    }
+
+    pub(crate) async fn start_under(
+        edge: AdsServer,
+        filters: Vec<(&str, Any)>,
+        routes: RouteConfiguration,
+        service: SocketAddr,
+    ) -> Self {
         let upstream = Upstream::start("a").await;
         let clusters = vec![
             at(mesh::cluster("a"), upstream.address),
@@ -52,13 +63,9 @@ impl Stage {
             at(mesh::with_http2(mesh::cluster("dead")), free_address()),
         ];
         let logs = tempfile::tempdir().unwrap();
-        let log = log(&logs.path().join(LOG));
-        let made = |plain| {
-            mesh::with_manager(mesh::with_filters(plain, filters), |manager| {
-                manager.access_log = vec![log];
-            })
-        };
-        let site = Site::start_with(clusters, made, routes, Proxy::start).await;
+        let log = logs.path().join(LOG);
+        let made = |plain| with_filters(plain, filters, &log);
+        let site = Site::start_under(edge, clusters, made, routes, Proxy::start).await;
         Self {
             listener: site.listener,
             proxy: site.proxy,
@@ -89,6 +96,12 @@ impl Stage {
         let body = Full::from(Bytes::copy_from_slice(body));
         send(client, request.body(body).unwrap()).await.unwrap()
     }
+}
+
+pub(crate) fn with_filters(listener: Listener, filters: Vec<(&str, Any)>, log: &Path) -> Listener {
+    mesh::with_manager(mesh::with_filters(listener, filters), |manager| {
+        manager.access_log = vec![self::log(log)];
+    })
 }
 
 fn log(path: &Path) -> AccessLog {

@@ -8,6 +8,7 @@ use envoy_types::pb::envoy::extensions::filters::http::compressor::v3::Compresso
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::grpc_web::v3::GrpcWeb;
+use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3::HeaderMutation;
 use envoy_types::pb::envoy::extensions::filters::http::local_ratelimit::v3::LocalRateLimit;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3::{
@@ -26,6 +27,7 @@ pub(super) const ACCESS: &str = "envoy.filters.http.rbac";
 pub(super) const LIMIT: &str = "envoy.filters.http.local_ratelimit";
 pub(super) const BODIES: &str = "envoy.filters.http.buffer";
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
+pub(super) const MUTATION: &str = "envoy.filters.http.header_mutation";
 
 pub(super) fn of_listener() -> Vec<HttpFilter> {
     let filter = |name: &str, config| HttpFilter {
@@ -60,6 +62,7 @@ pub(super) fn of_listener() -> Vec<HttpFilter> {
         filter(LIMIT, pack_any(limit)),
         off(filter(BODIES, pack_any(bodies))),
         filter(FAULT, pack_any(HttpFault::default())),
+        filter(MUTATION, pack_any(HeaderMutation::default())),
     ]
 }
 

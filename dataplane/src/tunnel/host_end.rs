@@ -1,0 +1,40 @@
+//! The host's end of a tunnel: a connection, or a stream of HTTP/2 on one.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use crate::http2::Duplex;
+use crate::io::{BreakableIo, Breaker};
+use crate::stream::{Reader, Writer};
+
+pub(super) enum HostEnd {
+    Connection(BreakableIo),
+    Stream(RefCell<Duplex>),
+}
+
+impl HostEnd {
+    /// Of a host that is declared dead. A stream is told of that by its connection.
+    pub(super) fn breaker(&self) -> Rc<Breaker> {
+        match self {
+            Self::Connection(io) => Rc::clone(io.breaker()),
+            Self::Stream(_) => Rc::default(),
+        }
+    }
+
+    pub(super) fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
+        match self {
+            Self::Connection(io) => io.split(),
+            Self::Stream(stream) => (Reader::Stream(stream), Writer::Stream(stream)),
+        }
+    }
+
+    /// Makes its end a reset. There may be nothing any more that could end so.
+    pub(super) fn break_off(&mut self) {
+        match self {
+            Self::Connection(io) => {
+                let _ = io.set_zero_linger();
+            }
+            Self::Stream(stream) => stream.get_mut().reset(),
+        }
+    }
+}
