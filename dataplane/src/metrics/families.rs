@@ -112,8 +112,18 @@ impl Metrics {
             ),
             (
                 "tombolo_memory_limit_bytes",
-                "What there may be of it; 0 without a limit",
+                "What there may be of it (--memory-limit); 0 without a limit",
                 figures.memory_limit_bytes,
+            ),
+            (
+                "tombolo_cgroup_memory_bytes",
+                "Memory of all that is in the process's cgroup, without cache of files; 0 without a limit",
+                figures.group_memory_bytes,
+            ),
+            (
+                "tombolo_cgroup_memory_limit_bytes",
+                "What that may become before the limit of the cgroup, or of one above it, is reached; 0 without a limit",
+                figures.group_memory_limit_bytes,
             ),
         ] {
             out.family(name, Kind::Gauge, help);
