@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::{
-    Kind, LATENCY_BOUNDS_US, LOAD_RESULTS, ListenerCounters, Metrics, RouteCounters, Sink, TcpCounters,
+    Kind, LATENCY_BOUNDS_US, LOAD_RESULTS, ListenerCounters, Metrics, RouteCounters, Sink, TcpCounters, quotas,
 };
 use crate::exchange::Flag;
 use crate::snapshot::{Health, Snapshot};
@@ -79,6 +79,7 @@ impl Metrics {
         self.render_tcp(out);
         self.render_listeners(out);
         self.render_hosts(out, snapshot);
+        quotas::render(out, snapshot);
         self.render_overload(out);
         self.render_process(out);
     }
