@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tombolo_runtime::shutdown::run_to_end;
 
 mod apply;
 mod audit;
@@ -149,7 +150,7 @@ fn start(command: Command) -> anyhow::Result<Verdict> {
     {
         runtime.worker_threads(workers);
     }
-    runtime.enable_all().build()?.block_on(run(command))
+    run_to_end(runtime.enable_all().build()?, run(command))
 }
 
 async fn run(command: Command) -> anyhow::Result<Verdict> {

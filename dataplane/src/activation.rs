@@ -142,7 +142,8 @@ impl Activation {
         for name in changed_clusters(config, &self.running) {
             match config.clusters.get(&name) {
                 Some(cluster) => {
-                    let live = self.live_cluster(&name, cluster, config.endpoints.get(&name));
+                    let held = before.clusters.get(&name);
+                    let live = self.live_cluster(&name, cluster, config.endpoints.get(&name), held);
                     clusters.insert(name, live);
                 }
                 None => clusters.remove(&name),
@@ -295,6 +296,7 @@ impl Activation {
         name: &Arc<str>,
         config: &Arc<Cluster>,
         endpoints: Option<&Arc<Endpoints>>,
+        before: Option<&Arc<LiveCluster>>,
     ) -> Arc<LiveCluster> {
         let traffic = Arc::clone(self.traffic.entry(Arc::clone(name)).or_default());
         let workers = self.workers.len();
@@ -321,6 +323,7 @@ impl Activation {
             traffic,
             load,
             watched.map(|watched| watched.ejections),
+            before.map(|before| &**before),
         ))
     }
 

@@ -188,7 +188,7 @@ impl Selection {
         }
     }
 
-    /// Of hosts that are told apart as `layout` has it; `before` it was another one of the same hosts.
+    /// Of hosts that are told apart as `layout` has it; `before` it was another one, of which is kept what is the same.
     pub(crate) fn of_subsets(
         candidates: &[Candidate],
         rules: Rules,
@@ -226,8 +226,17 @@ impl Selection {
         asked: Asked<'_>,
     ) -> Option<(usize, usize)> {
         match &self.choice {
-            Choice::All(spread) => spread.choose(draw, &active, turns, tried, asked),
+            Choice::All(spread) => spread.choose(draw, &active, turns, tried, asked, |host| host),
             Choice::Subsets(subsets) => subsets.choose(draw, &active, turns, tried, asked),
+        }
+    }
+
+    /// Those of the sets, in their order.
+    #[cfg(test)]
+    fn spreads(&self) -> Vec<*const Spread> {
+        match &self.choice {
+            Choice::All(_) => unreachable!("there are no sets"),
+            Choice::Subsets(subsets) => subsets.spreads().collect(),
         }
     }
 

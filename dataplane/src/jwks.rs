@@ -10,7 +10,7 @@ use crate::json::{Json, Object};
 
 mod remote;
 
-pub(crate) use remote::{Fetchers, Remote, RemoteKeys, known};
+pub(crate) use remote::{Fetchers, Place, Remote, RemoteKeys, known};
 
 /// Of one set; issuers have a handful.
 const KEYS_MAX: usize = 64;

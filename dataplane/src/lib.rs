@@ -27,11 +27,11 @@ use ads::Ads;
 use decode::{Resources, describe};
 use file::Watched;
 use follow::Follow;
-use last_good::Loaded;
+use last_good::{Keeper, Loaded, Rest};
 use listener::{DRAIN_LINGER, Leaving};
 use metrics::Metrics;
 use otlp::Exporter;
-use restart::{Estate, Lock, Offer, Predecessor, Successor};
+use restart::{Estate, Lock, Offer, Predecessor};
 use running::Running;
 use snapshot::Snapshot;
 use statsd::Statsd;
@@ -281,7 +281,8 @@ pub async fn run(
 
     let path = config.data_dir.join(last_good::FILE_NAME);
     let (keep, kept) = watch::channel(Arc::new(Resources::default()));
-    let keeper = tokio::spawn(last_good::keep(path.clone(), kept, Arc::clone(&metrics)));
+    let lock = Arc::new(lock);
+    let keeper = Keeper::start(path.clone(), kept, Arc::clone(&lock), Arc::clone(&metrics));
     let mut running = Running {
         activation: Activation::new(workers.clone(), current),
         resources: Arc::default(),
@@ -289,7 +290,7 @@ pub async fn run(
     };
     let (serving_workers, serving_status) = (workers.clone(), Arc::clone(&status));
     let data_dir = config.data_dir.clone();
-    let locked = lock.as_fd();
+    let (locked, keeps) = (&lock, &keeper);
     let mut serving = Box::pin(async move {
         let relieved = match predecessor {
             Some(predecessor) => predecessor.relieve(&mut running.activation).await,
@@ -297,6 +298,7 @@ pub async fn run(
         };
         let inherited = relieved.map_err(ProxyError::TakeOver)?;
         let took_over = inherited.is_some();
+        locked.claim();
         if let Some(resources) = inherited {
             run_from_now_on(&mut running, resources);
         }
@@ -304,7 +306,10 @@ pub async fn run(
             Start::Edge(given) => {
                 let (edge, node) = *given;
                 let _ = open_admin.send(());
-                if !took_over {
+                if took_over {
+                    // Its predecessor may not have got so far.
+                    keep.send_replace(Arc::clone(&running.resources));
+                } else {
                     let loaded = load(&path, &serving_status.metrics);
                     resume(&mut running, loaded, &serving_status.metrics).await;
                 }
@@ -325,43 +330,42 @@ pub async fn run(
         let estate = Estate {
             workers: &serving_workers,
             admin: admin_shared.as_fd(),
-            lock: locked,
+            lock: locked.as_fd(),
             status: &serving_status,
+            keeper: keeps,
         };
-        let successor = serve(&mut follow, &mut running, &data_dir, estate).await;
+        let rest = serve(&mut follow, &mut running, &data_dir, estate).await;
         // What is under way still chooses among hosts.
-        Ok::<_, ProxyError>((successor, running.activation))
+        Ok::<_, ProxyError>((rest, running.activation))
     });
     let mut shutdown = pin!(shutdown);
-    let mut successor = tokio::select! {
-        relieved = serving.as_mut() => Some(relieved?),
+    let mut relieved = tokio::select! {
+        served = serving.as_mut() => Some(served?),
         () = shutdown.as_mut() => None,
         () = drain.notified() => None,
     };
     let was_ready = status.is_ready();
-    let was_told = successor.is_none();
+    let was_told = relieved.is_none();
     if was_told {
         status.drain();
     }
     if was_told && was_ready {
         // What the edge says meanwhile counts, and so does who was taking over.
-        if let Ok(relieved) = timeout(config.drain_grace, serving.as_mut()).await {
-            successor = Some(relieved?);
+        if let Ok(served) = timeout(config.drain_grace, serving.as_mut()).await {
+            relieved = Some(served?);
         }
     }
-    // What was accepted last is on disk before the process ends.
     drop(serving);
-    if let Err(error) = keeper.await {
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "the last good configuration was not written"
-        );
+    if relieved.is_some() {
+        drop(keeper);
+    } else {
+        // What was accepted last is on disk before the process ends.
+        keeper.finish().await;
     }
     drop(lock);
-    if let Some((successor, _activation)) = successor {
+    if let Some((_rest, _activation)) = relieved {
         // Who asks on a connection of before is told what holds of the other one, and asks that next.
         status.relieve();
-        successor.give_way().await;
         let shutdown = async {
             if !was_told {
                 shutdown.await;
@@ -474,8 +478,8 @@ fn load(path: &Path, metrics: &Metrics) -> Resources {
     loaded.resources
 }
 
-/// Follows the edge, or the file, until another process serves in its place.
-async fn serve(follow: &mut Follow, running: &mut Running, data_dir: &Path, estate: Estate<'_>) -> Successor {
+/// Follows the edge, or the file, until another process serves in its place; nothing of what that has is touched from then on.
+async fn serve(follow: &mut Follow, running: &mut Running, data_dir: &Path, estate: Estate<'_>) -> Rest {
     let offer = Offer::open(data_dir);
     let mut following = pin!(follow.run(running));
     loop {
@@ -484,8 +488,8 @@ async fn serve(follow: &mut Follow, running: &mut Running, data_dir: &Path, esta
             successor = offer.next() => successor,
         };
         // The configuration stands still meanwhile.
-        if offer.hand_over(&successor, &estate).await {
-            return successor;
+        if let Some(rest) = offer.hand_over(&successor, &estate).await {
+            return rest;
         }
     }
 }

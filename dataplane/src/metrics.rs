@@ -15,6 +15,7 @@ use crate::tcp::End;
 
 mod exposition;
 mod families;
+mod quotas;
 mod registry;
 
 use exposition::Exposition;

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::fs::File;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -61,7 +62,7 @@ impl Level {
     }
 }
 
-/// What all workers know: how many connections each has, and how many there may be.
+/// What all workers know: how many descriptors each has for its clients, and how many there may be, which is as many connections.
 #[derive(Debug)]
 pub(crate) struct Shared {
     connections_max: usize,
@@ -73,7 +74,7 @@ pub(crate) struct Shared {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Open {
-    connections: AtomicUsize,
+    descriptors: AtomicUsize,
     turned_away: AtomicU64,
 }
 
@@ -83,6 +84,9 @@ struct Gauges {
     memory_bytes: AtomicU64,
     /// 0 where there is none.
     memory_limit_bytes: AtomicU64,
+    /// Of all that is in this process's group, and as much as it may become; 0 where no group has a limit.
+    group_memory_bytes: AtomicU64,
+    group_memory_limit_bytes: AtomicU64,
     level: AtomicU64,
 }
 
@@ -92,6 +96,8 @@ pub(crate) struct Figures {
     pub(crate) connections_max: u64,
     pub(crate) memory_bytes: u64,
     pub(crate) memory_limit_bytes: u64,
+    pub(crate) group_memory_bytes: u64,
+    pub(crate) group_memory_limit_bytes: u64,
     pub(crate) sheds_requests: bool,
     pub(crate) accepts_nobody: bool,
 }
@@ -101,9 +107,17 @@ pub(crate) struct Pressure {
     shared: Arc<Shared>,
     worker: usize,
     level: Cell<Level>,
+    /// Clients' connections, and what is held for them besides.
+    descriptors: Cell<usize>,
     changed: Notify,
     /// Stands for a descriptor when there is no other one left.
     spare: RefCell<Option<File>>,
+}
+
+/// Descriptors that count as clients' for as long as it lives.
+pub(crate) struct Held {
+    pressure: Rc<Pressure>,
+    descriptors: usize,
 }
 
 /// Raises the number of descriptors that this process may have as far as it may, and returns it.
@@ -145,14 +159,16 @@ impl Shared {
             connections_max: self.connections_max as u64,
             memory_bytes: self.gauges.memory_bytes.load(Ordering::Relaxed),
             memory_limit_bytes: self.gauges.memory_limit_bytes.load(Ordering::Relaxed),
+            group_memory_bytes: self.gauges.group_memory_bytes.load(Ordering::Relaxed),
+            group_memory_limit_bytes: self.gauges.group_memory_limit_bytes.load(Ordering::Relaxed),
             sheds_requests: level >= Level::Shedding as u64,
             accepts_nobody: level >= Level::Closed as u64,
         }
     }
 
-    fn connections(&self) -> usize {
+    fn descriptors(&self) -> usize {
         let open = self.open.iter();
-        open.map(|open| open.connections.load(Ordering::Relaxed)).sum()
+        open.map(|open| open.descriptors.load(Ordering::Relaxed)).sum()
     }
 
     fn turned_away(&self) -> u64 {
@@ -167,6 +183,7 @@ impl Pressure {
             shared,
             worker,
             level: Cell::default(),
+            descriptors: Cell::default(),
             changed: Notify::new(),
             spare: RefCell::new(spare()),
         }
@@ -206,14 +223,39 @@ impl Pressure {
         }
     }
 
-    /// This worker has so many connections.
-    pub(crate) fn has(&self, connections: usize) {
-        let open = &self.shared.open[self.worker].connections;
-        open.store(connections, Ordering::Relaxed);
+    /// A connection of a client has begun.
+    pub(crate) fn has_begun(&self) {
+        self.has(self.descriptors.get() + 1);
+    }
+
+    /// What a client's connection costs besides its own descriptor: that of a host's, where each has one of its own, or a pipe's.
+    pub(crate) fn hold(self: &Rc<Self>, descriptors: usize) -> Held {
+        self.has(self.descriptors.get() + descriptors);
+        Held {
+            pressure: Rc::clone(self),
+            descriptors,
+        }
+    }
+
+    fn has(&self, descriptors: usize) {
+        self.descriptors.set(descriptors);
+        let open = &self.shared.open[self.worker].descriptors;
+        open.store(descriptors, Ordering::Relaxed);
+    }
+
+    /// Whether so many more may be held.
+    pub(crate) fn fits(&self, descriptors: usize) -> bool {
+        self.shared.descriptors() + descriptors <= self.shared.connections_max
+    }
+
+    /// Of what there may be, this worker's part.
+    pub(crate) fn part(&self) -> usize {
+        self.shared.connections_max / self.shared.open.len()
     }
 
     /// A connection has ended, and may have left a descriptor for the next who is to be turned away.
     pub(crate) fn has_ended(&self) {
+        self.has(self.descriptors.get() - 1);
         let mut held = self.spare.borrow_mut();
         if held.is_none() {
             *held = spare();
@@ -222,7 +264,7 @@ impl Pressure {
 
     /// Whether there may be one more.
     pub(crate) fn has_room(&self) -> bool {
-        let has_room = self.shared.connections() < self.shared.connections_max;
+        let has_room = self.fits(1);
         if !has_room {
             self.turned_away();
         }
@@ -251,6 +293,13 @@ impl Pressure {
     fn turned_away(&self) {
         let count = &self.shared.open[self.worker].turned_away;
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let pressure = &self.pressure;
+        pressure.has(pressure.descriptors.get() - self.descriptors);
     }
 }
 
@@ -327,20 +376,24 @@ mod tests {
     #[test]
     fn workers_share_what_there_may_be() {
         let shared = Shared::new(2, 131);
-        let [one, other] = [0, 1].map(|worker| Pressure::new(Arc::clone(&shared), worker));
-        one.has(2);
-        assert!(other.has_room());
-        other.has(1);
+        let [one, other] = [0, 1].map(|worker| Rc::new(Pressure::new(Arc::clone(&shared), worker)));
+        one.has_begun();
+        let host = one.hold(1);
+        assert!(other.has_room() && other.fits(1) && !other.fits(2));
+        other.has_begun();
         assert!(!one.has_room() && !other.has_room());
         assert_eq!(shared.turned_away(), 2);
-        one.has(1);
-        assert!(one.has_room());
+        drop(host);
+        assert!(one.has_room() && other.has_room());
+        one.has_ended();
+        assert!(one.fits(2) && !one.fits(3));
     }
 
     #[test]
     fn a_spare_descriptor_that_was_lost_is_had_again_once_a_connection_ends() {
         let pressure = Pressure::new(Shared::new(1, 1024), 0);
         drop(pressure.spare.take());
+        pressure.has_begun();
         pressure.has_ended();
         assert!(pressure.spare.borrow().is_some());
     }

@@ -3,6 +3,7 @@
 //! What a filter says of them is `filter::RateLimitQuota`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -64,6 +65,24 @@ pub(crate) enum Action {
     Abandon,
 }
 
+/// How the stream of some buckets fares; its task writes it.
+#[derive(Debug, Default)]
+pub(crate) struct Fares {
+    state: AtomicU8,
+    failures: AtomicU64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum StreamState {
+    /// Nobody has wanted it, or it has not been answered yet.
+    #[default]
+    Unknown,
+    /// The service has said something on it.
+    Up,
+    /// It has ended, or could not be opened, and there is no other yet.
+    Down,
+}
+
 /// Those that the listeners have, one task for each terms.
 pub(crate) struct Quotas {
     current: Arc<ArcSwap<Snapshot>>,
@@ -111,6 +130,27 @@ impl Quotas {
         // Ours, and the task's.
         self.running
             .retain(|running| Arc::strong_count(&running.buckets) > 2);
+    }
+}
+
+impl Fares {
+    fn is(&self, state: StreamState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    fn failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+        self.is(StreamState::Down);
+    }
+
+    pub(crate) fn state(&self) -> StreamState {
+        let states = [StreamState::Unknown, StreamState::Up, StreamState::Down];
+        states[usize::from(self.state.load(Ordering::Relaxed))]
+    }
+
+    /// How often it has ended, or could not be opened.
+    pub(crate) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Relaxed)
     }
 }
 

@@ -2,12 +2,12 @@
 //! that no connection is refused and no request lost. Who runs offers them in its data folder to processes of its own user,
 //! and goes on as if nothing had happened until another one says that it serves; from then on it only finishes what it has.
 //!
-//! What is said, each in a message of its own: `tombolo take-over 1` by the new one, which every version understands; `state N K`
-//! with the configuration, the admin port and the lock of the folder, and `sockets` with some of the N sockets each, where it has the
-//! keys of K issuers, or `no` and the reason; `ready` by the new one, or `no`; `yours`.
+//! What is said, each in a message of its own: `tombolo take-over 1` by the new one, which every version understands; `state N`
+//! with the configuration, the places of the keys that it has, the admin port and the lock of the folder, and `sockets` with some of
+//! the N sockets each, or `no` and the reason; `ready` by the new one, or `no`; `yours`; and `mine`. Before it has heard that, who runs
+//! is not relieved: the new one may have ended since it said that it serves.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::future::pending;
 use std::io::{self, Read, Seek, Write};
@@ -22,13 +22,17 @@ use tokio::time::timeout;
 
 use crate::activation::Activation;
 use crate::decode::{Resources, describe};
+use crate::jwks::{self, Place};
+use crate::last_good;
+use crate::last_good::{Keeper, Rest};
 use crate::orders::{Command, Remote};
 use crate::status::Status;
-use crate::{jwks, last_good};
-use link::{DESCRIPTORS_MAX, Door, Link, Message, TEXT_BYTES_MAX};
+use link::{DESCRIPTORS_MAX, Door, Link, Message};
+use word::Word;
 
 mod link;
 mod lock;
+mod word;
 
 pub(crate) use lock::Lock;
 
@@ -40,7 +44,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// How long who runs waits for the new one to serve, with its configuration standing still: longer than the new one takes for the
 /// first checks of its hosts.
 const READY_MAX: Duration = Duration::from_secs(60);
-/// How long the new one waits for the last word of the other, which may have to write its configuration.
+/// How long each waits for the last word of the other, which may have to write its configuration.
 const RELIEVED_MAX: Duration = Duration::from_secs(10);
 /// Between two tries to hear somebody.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -79,8 +83,8 @@ pub(crate) struct Predecessor {
     /// As it is kept on disk.
     pub(crate) state: Vec<u8>,
     pub(crate) sockets: Sockets,
-    /// Of how many issuers it has keys.
-    keys: usize,
+    /// Where the keys are from that it has.
+    keys: BTreeSet<Place>,
     admin: Option<TcpListener>,
 }
 
@@ -99,16 +103,7 @@ pub(crate) struct Estate<'a> {
     pub(crate) admin: BorrowedFd<'a>,
     pub(crate) lock: BorrowedFd<'a>,
     pub(crate) status: &'a Status,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Word {
-    TakeOver { version: u32 },
-    No { reason: String },
-    State { sockets: usize, keys: usize },
-    Sockets,
-    Ready,
-    Yours,
+    pub(crate) keeper: &'a Keeper,
 }
 
 fn path(data_dir: &Path) -> PathBuf {
@@ -135,17 +130,17 @@ impl Predecessor {
         let pid = link.of_own_user()?;
         link.say(&Word::TakeOver { version: VERSION }, &[]).await?;
         let (word, descriptors) = link.hear(ANSWER_MAX).await?;
-        let (count, keys) = match word {
-            Word::State { sockets, keys } => (sockets, keys),
+        let count = match word {
+            Word::State { sockets } => sockets,
             Word::No { reason } => return Err(RestartError::Refused { reason }),
             other => return Err(RestartError::garbled(&other)),
         };
-        let mut descriptors = descriptors.into_iter();
-        let state = descriptors.next().ok_or_else(|| RestartError::garbled(&word))?;
+        let given: Result<[OwnedFd; 4], _> = descriptors.try_into();
+        let [state, keys, admin, lock] = given.map_err(|_| RestartError::garbled(&word))?;
         let state = read(state).map_err(RestartError::Link)?;
-        let admin = descriptors.next().map(TcpListener::from);
-        let lock = descriptors.next().map(Lock::from);
-        let lock = lock.ok_or_else(|| RestartError::garbled(&word))?;
+        let keys = read(keys).map_err(RestartError::Link)?;
+        let keys = serde_json::from_slice(&keys).map_err(|_| RestartError::garbled(&word))?;
+        let (admin, lock) = (Some(admin.into()), Lock::from(lock));
         let mut sockets = Sockets::new();
         let mut come = 0;
         while come < count {
@@ -183,6 +178,10 @@ impl Predecessor {
         mut self,
         activation: &mut Activation,
     ) -> Result<Option<Resources>, RestartError> {
+        tracing::info!(
+            pid = self.pid,
+            "has what another process runs, and gets ready to serve it"
+        );
         let resources = match self.succeed(activation).await {
             Ok(resources) => resources,
             Err(error) if timeout(Duration::ZERO, self.link.ended()).await.is_ok() => {
@@ -202,26 +201,63 @@ impl Predecessor {
         };
         // It may have given up waiting, which is to be heard all the same.
         let _ = self.link.say(&Word::Ready, &[]).await;
-        match self.link.hear(RELIEVED_MAX).await {
-            Ok((Word::Yours, _)) => tracing::info!(pid = self.pid, "took over"),
+        tracing::info!(
+            pid = self.pid,
+            "serves, and waits for the other process to give way"
+        );
+        self.take_its_place().await?;
+        Ok(Some(resources))
+    }
+
+    /// The last words, from which on one of both serves and the other does not. That is settled by whether `mine` can be said: who has
+    /// given up waiting for it hears nothing more, and goes on.
+    async fn take_its_place(&self) -> Result<(), RestartError> {
+        let silent = match self.link.hear(RELIEVED_MAX).await {
+            Ok((Word::Yours, _)) => None,
             Ok((Word::No { reason }, _)) => return Err(RestartError::Refused { reason }),
             Ok((other, _)) => return Err(RestartError::garbled(&other)),
-            Err(error @ RestartError::Silent { .. }) => {
-                tracing::error!(
-                    pid = self.pid,
-                    error = &error as &dyn std::error::Error,
-                    "took over from a process that may not have noticed: stop it"
-                );
-            }
+            Err(error @ RestartError::Silent { .. }) => Some(error),
             Err(error) => {
-                tracing::warn!(
-                    pid = self.pid,
-                    error = &error as &dyn std::error::Error,
-                    "took over from a process that has ended meanwhile"
-                );
+                self.has_ended(&error);
+                return Ok(());
+            }
+        };
+        if self.link.say(&Word::Mine, &[]).await.is_err() {
+            return self.why_deaf().await;
+        }
+        match silent {
+            None => tracing::info!(pid = self.pid, "took over"),
+            Some(error) => tracing::error!(
+                pid = self.pid,
+                error = &error as &dyn std::error::Error,
+                "took over from a process that may not have noticed: stop it"
+            ),
+        }
+        Ok(())
+    }
+
+    /// It goes on, as it says then, or it has ended.
+    async fn why_deaf(&self) -> Result<(), RestartError> {
+        loop {
+            match self.link.hear(ANSWER_MAX).await {
+                Ok((Word::No { reason }, _)) => return Err(RestartError::Refused { reason }),
+                // What it had said before.
+                Ok(_) => {}
+                Err(RestartError::Link(error)) => {
+                    self.has_ended(&error);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
             }
         }
-        Ok(Some(resources))
+    }
+
+    fn has_ended(&self, error: &(dyn std::error::Error + 'static)) {
+        tracing::warn!(
+            pid = self.pid,
+            error,
+            "took over from a process that has ended meanwhile"
+        );
     }
 
     async fn succeed(&mut self, activation: &mut Activation) -> Result<Resources, RestartError> {
@@ -237,7 +273,7 @@ impl Predecessor {
         let sockets = std::mem::take(&mut self.sockets);
         let link = &self.link;
         let taken = activation
-            .take_over(loaded.resources.config(), sockets, self.keys, || link.ended())
+            .take_over(loaded.resources.config(), sockets, &self.keys, || link.ended())
             .await;
         taken.map_err(|rejections| unfit(&rejections))?;
         Ok(loaded.resources)
@@ -280,12 +316,13 @@ impl Offer {
         }
     }
 
-    /// Whether the other serves now. Whoever asks meanwhile is sent away, and so is everybody when this process stops anyway.
-    pub(crate) async fn hand_over(&self, successor: &Successor, estate: &Estate<'_>) -> bool {
+    /// Whether the other serves now, in which case nothing of what it was given is touched any more. Whoever asks meanwhile is sent
+    /// away, and so is everybody when this process stops anyway.
+    pub(crate) async fn hand_over(&self, successor: &Successor, estate: &Estate<'_>) -> Option<Rest> {
         let pid = successor.pid;
         if !estate.status.is_ready() {
             successor.refuse("it is not ready, or stops").await;
-            return false;
+            return None;
         }
         if let Some(listener) = estate.status.unrepeatable() {
             let reason = format!(
@@ -293,17 +330,17 @@ impl Offer {
             );
             tracing::warn!(pid, %listener, "nobody takes over while a listener waits for its routes or secrets");
             successor.refuse(&reason).await;
-            return false;
+            return None;
         }
         tracing::info!(pid, "handing the ports over");
         let handed_over = tokio::select! {
             handed_over = successor.hand_over(estate) => handed_over,
-            () = self.refuse_all("another process is taking over") => return false,
+            () = self.refuse_all("another process is taking over") => return None,
         };
         match handed_over {
-            Ok(()) => {
+            Ok(rest) => {
                 tracing::info!(pid, "another process has taken over: ending what is under way");
-                true
+                Some(rest)
             }
             Err(error) => {
                 tracing::warn!(
@@ -311,7 +348,7 @@ impl Offer {
                     error = &error as &dyn std::error::Error,
                     "nobody has taken over; this process goes on"
                 );
-                false
+                None
             }
         }
     }
@@ -345,51 +382,67 @@ impl Successor {
         let _ = self.link.say(&Word::No { reason }, &[]).await;
     }
 
-    /// Gives it all, and waits until it serves. Nothing has changed here when it does not.
-    async fn hand_over(&self, estate: &Estate<'_>) -> Result<(), RestartError> {
-        match self.try_hand_over(estate).await {
-            Err(error @ RestartError::GivenUp { .. }) => Err(error),
-            Err(error) => {
-                // It must not think that there is nobody.
-                self.refuse(&error.to_string()).await;
-                Err(error)
+    /// Gives it all, and waits until it serves and knows that it alone does. Nothing has changed here when it does not.
+    async fn hand_over(&self, estate: &Estate<'_>) -> Result<Rest, RestartError> {
+        let error = match self.try_hand_over(estate).await {
+            Ok(rest) => return Ok(rest),
+            Err(error) => error,
+        };
+        if !matches!(error, RestartError::GivenUp { .. }) {
+            // It may have said in this moment that it has all, which it cannot any more from now on.
+            if self.link.close_ear().is_ok() && self.has_said(&Word::Mine).await {
+                return Ok(estate.keeper.rest().await);
             }
-            Ok(()) => Ok(()),
+            // It must not think that there is nobody.
+            self.refuse(&error.to_string()).await;
         }
+        Err(error)
     }
 
-    async fn try_hand_over(&self, estate: &Estate<'_>) -> Result<(), RestartError> {
+    async fn has_said(&self, wanted: &Word) -> bool {
+        while let Ok((word, _)) = self.link.hear(ANSWER_MAX).await {
+            if word == *wanted {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn try_hand_over(&self, estate: &Estate<'_>) -> Result<Rest, RestartError> {
         let sockets = sockets(estate.workers).await?;
         let resources = estate.status.resources();
         let state = memory(&last_good::encode(&resources)).map_err(RestartError::Link)?;
+        let keys = serde_json::to_vec(&jwks::known(resources.config()));
+        let keys = keys.expect("invariant: texts are written as JSON");
+        let keys = memory(&keys).map_err(RestartError::Link)?;
         let word = Word::State {
             sockets: sockets.len(),
-            keys: jwks::known(resources.config()),
         };
-        let given = [state.as_fd(), estate.admin, estate.lock];
+        let given = [state.as_fd(), keys.as_fd(), estate.admin, estate.lock];
         self.link.say(&word, &given).await?;
         for some in sockets.chunks(DESCRIPTORS_MAX) {
             let some: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
             self.link.say(&Word::Sockets, &some).await?;
         }
         drop(sockets);
-        match self.link.hear(READY_MAX).await {
-            Ok((Word::Ready, _)) => Ok(()),
-            Ok((Word::No { reason }, _)) => Err(RestartError::GivenUp { reason }),
-            Ok((other, _)) => Err(RestartError::garbled(&other)),
-            Err(RestartError::Link(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(RestartError::GivenUp {
-                    reason: "it ended".to_owned(),
-                })
-            }
-            Err(error) => Err(error),
-        }
+        self.expect(&Word::Ready, READY_MAX).await?;
+        let rest = estate.keeper.rest().await;
+        // One that has not waited for it has said the next word by itself.
+        let _ = self.link.say(&Word::Yours, &[]).await;
+        self.expect(&Word::Mine, RELIEVED_MAX).await?;
+        Ok(rest)
     }
 
-    /// The last word: nothing of what was handed over is touched any more.
-    pub(crate) async fn give_way(&self) {
-        // It goes on without it as well.
-        let _ = self.link.say(&Word::Yours, &[]).await;
+    async fn expect(&self, wanted: &Word, waited: Duration) -> Result<(), RestartError> {
+        match self.link.hear(waited).await {
+            Ok((word, _)) if word == *wanted => Ok(()),
+            Ok((Word::No { reason }, _)) => Err(RestartError::GivenUp { reason }),
+            Ok((other, _)) => Err(RestartError::garbled(&other)),
+            Err(RestartError::Link(error)) if is_end(&error) => Err(RestartError::GivenUp {
+                reason: "it ended".to_owned(),
+            }),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -434,50 +487,6 @@ impl Link {
         match Word::parse(&text) {
             Some(word) => Ok((word, descriptors)),
             None => Err(RestartError::Garbled { text }),
-        }
-    }
-}
-
-impl Word {
-    fn parse(text: &str) -> Option<Self> {
-        let (first, rest) = text.split_once(' ').unwrap_or((text, ""));
-        match (first, rest) {
-            ("tombolo", rest) => {
-                let version = rest.strip_prefix("take-over ")?.parse().ok()?;
-                Some(Self::TakeOver { version })
-            }
-            ("no", reason) => Some(Self::No {
-                reason: reason.to_owned(),
-            }),
-            ("state", counts) => {
-                let (sockets, keys) = counts.split_once(' ')?;
-                Some(Self::State {
-                    sockets: sockets.parse().ok()?,
-                    keys: keys.parse().ok()?,
-                })
-            }
-            ("sockets", "") => Some(Self::Sockets),
-            ("ready", "") => Some(Self::Ready),
-            ("yours", "") => Some(Self::Yours),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Word {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TakeOver { version } => write!(f, "tombolo take-over {version}"),
-            // A message has so much room.
-            Self::No { reason } => write!(
-                f,
-                "no {}",
-                &reason[..reason.floor_char_boundary(TEXT_BYTES_MAX - 3)]
-            ),
-            Self::State { sockets, keys } => write!(f, "state {sockets} {keys}"),
-            Self::Sockets => f.write_str("sockets"),
-            Self::Ready => f.write_str("ready"),
-            Self::Yours => f.write_str("yours"),
         }
     }
 }

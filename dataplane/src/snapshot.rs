@@ -338,6 +338,8 @@ impl LiveHttp {
 }
 
 impl LiveCluster {
+    /// `before` is the one of the same name that it is instead of, of whose sets those stay that are the same.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn new(
         name: Arc<str>,
         config: Arc<Cluster>,
@@ -346,6 +348,7 @@ impl LiveCluster {
         traffic: Arc<AtomicBool>,
         load: Arc<Load>,
         ejections: Option<Arc<Ejections>>,
+        before: Option<&Self>,
     ) -> Self {
         let rules = Rules {
             panic_threshold_percent: config.panic_threshold_percent,
@@ -353,7 +356,9 @@ impl LiveCluster {
         };
         let candidates = candidates(&config, &hosts, Instant::now());
         let subsets = layout(&config, &hosts);
-        let selection = selection(&config, &candidates, rules, subsets.as_ref(), None);
+        let before = before.map(|before| before.selection.load());
+        let before = before.as_deref().map(|before| &**before);
+        let selection = selection(&config, &candidates, rules, subsets.as_ref(), before);
         Self {
             name,
             config,

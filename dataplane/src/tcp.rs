@@ -117,6 +117,8 @@ pub(crate) async fn serve(
         .as_ref()
         .map_or_else(|| NO_CLUSTER.into(), |cluster| Arc::clone(&cluster.live.name));
     let counters = worker.tcp_counters(&listener.name, &name);
+    // It has a host's connection to itself.
+    let _host = worker.pressure.hold(1);
     let connected = match cluster {
         None => Err(End::NoCluster),
         Some(cluster) => connect(&worker, &cluster, &proxy, &ends, &counters).await,

@@ -143,6 +143,7 @@ impl Tunnel {
         let connection = Rc::clone(self.exchange.connection());
         let worker = &connection.worker;
         let breaker = self.host.end.breaker();
+        let _host = worker.pressure.hold(1);
         let input = std::mem::replace(&mut self.host.input, Buffer::new(&worker.buffers));
         let (host_reader, host_writer) = self.host.end.split();
         let up = Way::new(client.0, host_writer, first, &worker.pipes);

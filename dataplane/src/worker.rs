@@ -57,7 +57,7 @@ pub(crate) struct Worker {
     listener_counters: RefCell<HashMap<Arc<str>, Arc<ListenerCounters>>>,
     left_out: OnceCell<LeftOut>,
     connections: Cell<usize>,
-    pub(crate) pressure: Pressure,
+    pub(crate) pressure: Rc<Pressure>,
     copies: Cell<usize>,
     disconnected: Notify,
     drains: Cell<Option<Leaving>>,
@@ -113,6 +113,7 @@ pub(crate) fn run(
             return;
         }
     };
+    let pressure = Rc::new(pressure);
     let worker = Rc::new(Worker {
         metrics,
         logs: Logs::new(logs),
@@ -120,7 +121,7 @@ pub(crate) fn run(
         taps,
         random: Random::new(),
         buffers: Rc::default(),
-        pipes: Rc::default(),
+        pipes: Rc::new(Pipes::new(&pressure)),
         view: View::new(index),
         listeners: RefCell::default(),
         counters: RefCell::default(),
@@ -287,13 +288,9 @@ impl Worker {
     }
 
     pub(crate) fn connected(self: &Rc<Self>) -> ConnectionCount {
-        self.count(self.connections.get() + 1);
+        self.connections.set(self.connections.get() + 1);
+        self.pressure.has_begun();
         ConnectionCount(Rc::clone(self))
-    }
-
-    fn count(&self, connections: usize) {
-        self.connections.set(connections);
-        self.pressure.has(connections);
     }
 
     /// A place for one more copy of a request, unless there are so many.
@@ -357,7 +354,7 @@ impl Worker {
 
 impl Drop for ConnectionCount {
     fn drop(&mut self) {
-        self.0.count(self.0.connections.get() - 1);
+        self.0.connections.set(self.0.connections.get() - 1);
         self.0.pressure.has_ended();
         self.0.disconnected.notify_waiters();
     }

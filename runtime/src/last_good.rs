@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::replace::{replace_file, sync_parent, with_suffix};
+use crate::replace::{replace_file_if, sync_parent, with_suffix};
 
 /// File layout: magic, payload length (u64, big endian), SHA-256 of the payload, payload.
 const MAGIC: &[u8; 8] = b"tmblo-g1";
@@ -60,7 +60,13 @@ pub enum Fault {
 /// Replaces the file at `path` and returns when the bytes are on the disk. Blocking: from async code call it
 /// in `spawn_blocking`.
 pub fn save(path: &Path, bytes: &[u8]) -> Result<(), LastGoodError> {
-    replace_file(path, 0o600, &[&header(bytes), bytes]).map_err(|source| LastGoodError::Write {
+    save_if(path, bytes, || true).map(|_| ())
+}
+
+/// The same, and whether it was done: `may` is asked when the bytes are on the disk and before they replace what is there, for a disk
+/// may take so long that the file is another process's by then.
+pub fn save_if(path: &Path, bytes: &[u8], may: impl FnOnce() -> bool) -> Result<bool, LastGoodError> {
+    replace_file_if(path, 0o600, &[&header(bytes), bytes], may).map_err(|source| LastGoodError::Write {
         path: path.to_owned(),
         source,
     })
@@ -150,7 +156,9 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    use super::{Fault, HEADER_BYTES, LastGoodError, check, header, load, save, set_aside_unreadable};
+    use super::{
+        Fault, HEADER_BYTES, LastGoodError, check, header, load, save, save_if, set_aside_unreadable,
+    };
 
     fn file_of(payload: &[u8]) -> Vec<u8> {
         [&header(payload), payload].concat()
@@ -167,6 +175,21 @@ mod tests {
         }
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn who_may_no_more_replaces_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("intent");
+        save(&path, b"first").unwrap();
+        assert!(!save_if(&path, b"late", || false).unwrap());
+        assert_eq!(load(&path).unwrap().unwrap(), b"first");
+        // While it took its time, the other one has written.
+        let overtaken = save_if(&path, b"late", || save(&path, b"second").is_err());
+        assert!(!overtaken.unwrap());
+        assert_eq!(load(&path).unwrap().unwrap(), b"second");
+        assert!(save_if(&path, b"third", || true).unwrap());
+        assert_eq!(load(&path).unwrap().unwrap(), b"third");
     }
 
     #[test]

@@ -8,6 +8,17 @@ use std::path::{Path, PathBuf};
 /// Writes `<path>.tmp`, flushes it to the disk, renames it over `path` and flushes the folder.
 /// `mode` is the file's permission bits. One writer per path at a time.
 pub(crate) fn replace_file(path: &Path, mode: u32, parts: &[&[u8]]) -> io::Result<()> {
+    replace_file_if(path, mode, parts, || true).map(|_| ())
+}
+
+/// The same, and whether it was done: `may` is asked last, when all the slow work is done. Where it says no, what was written may be
+/// another writer's by now, and is left alone.
+pub(crate) fn replace_file_if(
+    path: &Path,
+    mode: u32,
+    parts: &[&[u8]],
+    may: impl FnOnce() -> bool,
+) -> io::Result<bool> {
     let temporary = with_suffix(path, ".tmp");
     match std::fs::remove_file(&temporary) {
         // A leftover of a crash may have other permissions.
@@ -23,8 +34,11 @@ pub(crate) fn replace_file(path: &Path, mode: u32, parts: &[&[u8]]) -> io::Resul
         file.write_all(part)?;
     }
     file.sync_all()?;
+    if !may() {
+        return Ok(false);
+    }
     std::fs::rename(&temporary, path)?;
-    sync_parent(path)
+    sync_parent(path).map(|()| true)
 }
 
 /// Flushes the folder of `path`, which is what makes a rename last.

@@ -8,10 +8,22 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
+
+/// How long the end of a process waits for what still blocks a thread, as a disk that takes no writes does.
+const BLOCKED_MAX: Duration = Duration::from_secs(2);
+
+/// Runs `main` on `runtime`, and ends both: what blocks a thread of it then is waited for no longer than a moment, where dropping the
+/// runtime would wait for ever.
+pub fn run_to_end<T>(runtime: Runtime, main: impl Future<Output = T>) -> T {
+    let result = runtime.block_on(main);
+    runtime.shutdown_timeout(BLOCKED_MAX);
+    result
+}
 
 /// Fires once; everybody who holds the matching [`Shutdown`] sees it. When every clone is dropped, that
 /// counts as fired: nobody would be left to do it.

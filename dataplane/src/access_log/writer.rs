@@ -8,10 +8,10 @@ use std::io::{self, Write};
 use std::mem::take;
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::metrics::Metrics;
 
@@ -23,7 +23,7 @@ const QUEUE_BATCHES: usize = 64;
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// A destination that got nothing for so many intervals is let go, with its thread and its file: configurations come and go.
 const IDLE_INTERVALS_MAX: u32 = 60;
-/// How long the end of a process waits for a writer.
+/// How long the end of a process waits for all writers.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +60,17 @@ struct Writer {
     /// Memory of buffers that were written.
     spare: Arc<Mutex<Vec<Vec<u8>>>>,
     is_writing: Arc<AtomicBool>,
+    /// Lines that were handed on and are neither written nor dropped.
+    waiting: Arc<AtomicU64>,
+    metrics: Arc<Metrics>,
+}
+
+/// A writer's thread, as it sees it.
+struct Thread {
+    destination: Destination,
+    spare: Arc<Mutex<Vec<Vec<u8>>>>,
+    is_writing: Arc<AtomicBool>,
+    waiting: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
 }
 
@@ -121,14 +132,27 @@ impl Process {
             .retain(|_, writer| Arc::strong_count(writer) > 1 || writer.is_writing.load(Ordering::Relaxed));
     }
 
-    /// Waits until what was handed on is written, for a moment.
+    /// Waits until what was handed on is written, for a moment, and says what is not by then: its thread may stand still for ever.
     pub(crate) fn finish(&self) {
         let writers = take(&mut *self.writers.lock().unwrap_or_else(PoisonError::into_inner));
-        for writer in writers.values() {
-            let (written, is_written) = sync_channel(1);
-            if writer.orders.try_send(Order::Finish(written)).is_ok() {
-                // A writer that is that far behind is not waited for.
-                let _ = is_written.recv_timeout(FINISH_TIMEOUT);
+        let until = Instant::now() + FINISH_TIMEOUT;
+        let asked: Vec<_> = writers
+            .iter()
+            .map(|(to, writer)| (to, writer, writer.ask()))
+            .collect();
+        for (destination, writer, is_written) in asked {
+            let left = until.saturating_duration_since(Instant::now());
+            let is_written = is_written.is_some_and(|is_written| is_written.recv_timeout(left).is_ok());
+            let lines = writer.waiting.load(Ordering::Relaxed);
+            if !is_written && lines > 0 {
+                self.metrics
+                    .access_log_dropped
+                    .fetch_add(lines, Ordering::Relaxed);
+                tracing::error!(
+                    ?destination,
+                    lines,
+                    "lines of the access log are lost: what they are written to takes none; check its disk, or who reads it"
+                );
             }
         }
     }
@@ -141,13 +165,19 @@ impl Writer {
             orders,
             spare: Arc::default(),
             is_writing: Arc::default(),
+            waiting: Arc::default(),
             metrics: Arc::clone(metrics),
         });
-        let (spare, metrics) = (Arc::clone(&writer.spare), Arc::clone(metrics));
-        let is_writing = Arc::clone(&writer.is_writing);
+        let thread = Thread {
+            destination,
+            spare: Arc::clone(&writer.spare),
+            is_writing: Arc::clone(&writer.is_writing),
+            waiting: Arc::clone(&writer.waiting),
+            metrics: Arc::clone(metrics),
+        };
         let started = std::thread::Builder::new()
             .name("access-log".to_owned())
-            .spawn(move || write(&queue, &destination, &spare, &is_writing, &metrics));
+            .spawn(move || thread.write(&queue));
         if let Err(error) = started {
             // Without it the queue is closed, and what is sent to it is counted.
             tracing::warn!(
@@ -165,13 +195,22 @@ impl Writer {
             return;
         }
         let lines = full.lines;
+        self.waiting.fetch_add(lines, Ordering::Relaxed);
         if self.orders.try_send(Order::Write(full)).is_err() {
+            self.waiting.fetch_sub(lines, Ordering::Relaxed);
             self.metrics
                 .access_log_dropped
                 .fetch_add(lines, Ordering::Relaxed);
         }
         let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
         batch.bytes = spare.pop().unwrap_or_default();
+    }
+
+    /// Is answered when all that was handed on is written; `None` where there is no place to ask.
+    fn ask(&self) -> Option<Receiver<()>> {
+        let (written, is_written) = sync_channel(1);
+        let asked = self.orders.try_send(Order::Finish(written));
+        asked.is_ok().then_some(is_written)
     }
 }
 
@@ -238,51 +277,48 @@ async fn flush(sink: Rc<Sink>, all: Rc<RefCell<Vec<Rc<Sink>>>>, process: Arc<Pro
     process.tidy();
 }
 
-/// Writes what is queued, until every worker has let go of it. A destination that cannot be had is tried again with each
-/// batch.
-fn write(
-    queue: &Receiver<Order>,
-    destination: &Destination,
-    spare: &Mutex<Vec<Vec<u8>>>,
-    is_writing: &AtomicBool,
-    metrics: &Metrics,
-) {
-    let mut outlet = Outlet::default();
-    let mut failing = false;
-    while let Ok(order) = queue.recv() {
-        let mut batch = match order {
-            Order::Write(batch) => batch,
-            Order::Finish(written) => {
-                // Who asked may have gone.
-                let _ = written.try_send(());
-                continue;
-            }
-        };
-        is_writing.store(true, Ordering::Relaxed);
-        let written = outlet.put(destination, &batch.bytes);
-        is_writing.store(false, Ordering::Relaxed);
-        match written {
-            Ok(()) => failing = false,
-            Err(Failed { written, error }) => {
-                outlet.file = None;
-                metrics
-                    .access_log_dropped
-                    .fetch_add(lost(&batch, written), Ordering::Relaxed);
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(
-                        ?destination,
-                        error = &error as &dyn std::error::Error,
-                        "cannot write the access log: check its folder, permissions and space"
-                    );
+impl Thread {
+    /// Writes what is queued, until every worker has let go of it. A destination that cannot be had is tried again with each
+    /// batch.
+    fn write(&self, queue: &Receiver<Order>) {
+        let mut outlet = Outlet::default();
+        let mut failing = false;
+        while let Ok(order) = queue.recv() {
+            let mut batch = match order {
+                Order::Write(batch) => batch,
+                Order::Finish(written) => {
+                    // Who asked may have gone.
+                    let _ = written.try_send(());
+                    continue;
+                }
+            };
+            self.is_writing.store(true, Ordering::Relaxed);
+            let written = outlet.put(&self.destination, &batch.bytes);
+            self.is_writing.store(false, Ordering::Relaxed);
+            self.waiting.fetch_sub(batch.lines, Ordering::Relaxed);
+            match written {
+                Ok(()) => failing = false,
+                Err(Failed { written, error }) => {
+                    outlet.file = None;
+                    self.metrics
+                        .access_log_dropped
+                        .fetch_add(lost(&batch, written), Ordering::Relaxed);
+                    if !std::mem::replace(&mut failing, true) {
+                        tracing::warn!(
+                            destination = ?self.destination,
+                            error = &error as &dyn std::error::Error,
+                            "cannot write the access log: check its folder, permissions and space"
+                        );
+                    }
                 }
             }
-        }
-        batch.bytes.clear();
-        // One that grew for a long line is not kept.
-        if batch.bytes.capacity() <= 2 * BATCH_BYTES {
-            let mut spare = spare.lock().unwrap_or_else(PoisonError::into_inner);
-            if spare.len() < QUEUE_BATCHES {
-                spare.push(batch.bytes);
+            batch.bytes.clear();
+            // One that grew for a long line is not kept.
+            if batch.bytes.capacity() <= 2 * BATCH_BYTES {
+                let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+                if spare.len() < QUEUE_BATCHES {
+                    spare.push(batch.bytes);
+                }
             }
         }
     }
@@ -380,7 +416,7 @@ mod tests {
         let path = folder.path().join("log");
         let read = || std::fs::read(&path).unwrap_or_default().len();
         let written = async |bytes: usize| {
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             while read() != bytes {
                 assert!(began.elapsed() < Duration::from_secs(10), "{} of {bytes}", read());
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -416,13 +452,18 @@ mod tests {
             // Nobody reads: the writer stands still with its first batch in hand.
             let (sinks, destination, process) = sinks(&path);
             let batches = u64::try_from(QUEUE_BATCHES).unwrap() + 10;
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             for _ in 0..batches {
                 sinks.write(&destination, |out| out.extend_from_slice(&[b'x'; BATCH_BYTES]));
             }
             assert!(began.elapsed() < Duration::from_secs(5), "nobody waits");
             // One may have left the queue.
             assert!(matches!(dropped(&process), 9 | 10), "{}", dropped(&process));
+            // All of the queue, and what is in hand, is lost, and the end of the process does not wait for it.
+            let began = Instant::now();
+            process.finish();
+            assert!(began.elapsed() < 2 * FINISH_TIMEOUT);
+            assert_eq!(dropped(&process), batches);
             // Lets the writer go on to its end.
             File::open(path).unwrap();
         })
@@ -531,7 +572,7 @@ mod tests {
             std::fs::create_dir(path.parent().unwrap()).unwrap();
             sinks.write(&destination, line);
             sinks.flush();
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             while std::fs::read(&path).unwrap_or_default() != b"line\n" {
                 assert!(began.elapsed() < Duration::from_secs(10));
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,5 +1,6 @@
 //! The first configuration of a process that takes over from another one.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,14 +9,14 @@ use super::{Activation, live_listeners};
 use crate::by_name::ByName;
 use crate::config::Config;
 use crate::decode::Rejection;
-use crate::jwks::Remote;
+use crate::jwks::{Place, Remote};
 use crate::restart::Sockets;
 
 /// How long the first checks of all hosts are waited for: those of a host that does not answer take their timeout, which is
 /// rarely longer.
 const CHECKS_MAX: Duration = Duration::from_secs(10);
-/// How long the keys of issuers are waited for, of as many as the other process has keys of: whose tokens are good to that one
-/// would be turned away by this one.
+/// How long the keys of issuers are waited for that the other process has: whose tokens are good to that one would be turned away by
+/// this one.
 const KEYS_MAX: Duration = Duration::from_secs(10);
 
 impl Activation {
@@ -26,7 +27,7 @@ impl Activation {
         &mut self,
         config: &Config,
         sockets: Sockets,
-        keys: usize,
+        keys: &BTreeSet<Place>,
         alone: impl Fn() -> A,
     ) -> Result<(), Vec<Rejection>> {
         let without_listeners = Config {
@@ -86,12 +87,12 @@ impl Activation {
         }
     }
 
-    async fn first_keys(&self, keys: usize) -> Result<(), Vec<Rejection>> {
+    async fn first_keys(&self, keys: &BTreeSet<Place>) -> Result<(), Vec<Rejection>> {
         let come = tokio::time::timeout(KEYS_MAX, self.fetchers.come(keys)).await;
         let missing = |at: Arc<Remote>| Rejection {
             name: at.cluster.to_string(),
             reason: format!("its keys of {}{} have not come in time", at.authority, at.path),
         };
-        come.map_err(|_| self.fetchers.missing().map(missing).collect())
+        come.map_err(|_| self.fetchers.missing(keys).map(missing).collect())
     }
 }

@@ -39,7 +39,7 @@ impl Spread {
         }
     }
 
-    /// [`Selection::choose`](super::Selection::choose) among these.
+    /// [`Selection::choose`](super::Selection::choose) among these, of which each has its `place` among all candidates.
     pub(super) fn choose(
         &self,
         draw: &impl Draw,
@@ -47,6 +47,7 @@ impl Spread {
         turns: &[Cell<u64>],
         tried: &mut Tried,
         asked: Asked<'_>,
+        place: impl Fn(usize) -> usize,
     ) -> Option<(usize, usize)> {
         let adjusted = match asked.priorities {
             RetryPriorities::Other if !tried.priorities.is_empty() => self.loads_without(tried),
@@ -59,11 +60,12 @@ impl Spread {
         let load = adjusted.as_deref().unwrap_or(&self.loads.load);
         let hashes = self.pools.first().is_some_and(Pool::hashes);
         let key = hashes.then(|| asked.key.unwrap_or_else(|| draw.key()));
+        let active = |host: usize| active(place(host));
         let mut chosen = None;
         for attempt in 0..=draws_max as usize {
             let point = key.map_or_else(|| draw.below(100), |key| (key % 100) as u32);
             let priority = pick_priority(load, point)?;
-            let host = self.pools[priority].choose(draw, active, turns, priority, (key, attempt))?;
+            let host = place(self.pools[priority].choose(draw, &active, turns, priority, (key, attempt))?);
             chosen = Some((host, priority));
             if !tried.hosts.contains(&host) {
                 break;

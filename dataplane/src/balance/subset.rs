@@ -107,7 +107,8 @@ struct Set {
 #[derive(Clone, Debug)]
 pub(super) struct Subsets {
     layout: Arc<Layout>,
-    /// In the order of the layout's sets.
+    rules: Rules,
+    /// In the order of the layout's sets, of hosts by their places in the set.
     spreads: Box<[Arc<Spread>]>,
 }
 
@@ -233,6 +234,20 @@ impl Layout {
         self.sets.iter().map(|set| set.balancer)
     }
 
+    /// The set that stands for the same as the `nth` of another layout.
+    fn counterpart(&self, other: &Self, nth: usize) -> Option<usize> {
+        if other.any == Some(nth) {
+            return self.any;
+        }
+        if other.default == Some(nth) {
+            return self.default;
+        }
+        self.find(Wanted {
+            labels: &other.sets[nth].labels,
+            keys: None,
+        })
+    }
+
     fn find(&self, wanted: Wanted<'_>) -> Option<usize> {
         let mut found = self.by_hash.get(&wanted.hash())?.iter().copied();
         found.find(|nth| self.sets[*nth].labels.labels.iter().eq(wanted.labels()))
@@ -325,8 +340,14 @@ impl Building<'_> {
 
 impl Set {
     fn spread(&self, candidates: &[Candidate], rules: Rules, is_by_locality: bool) -> Spread {
-        let candidate = |(place, nth): &(usize, usize)| {
-            let candidate = candidates[*place];
+        let own: Vec<_> = self.candidates(candidates, is_by_locality).collect();
+        Spread::new(&own.iter().enumerate().collect::<Vec<_>>(), rules, self.balancer)
+    }
+
+    /// Its own of `all`.
+    fn candidates(&self, all: &[Candidate], is_by_locality: bool) -> impl Iterator<Item = Candidate> {
+        self.members.iter().map(move |(place, nth)| {
+            let candidate = all[*place];
             let locality = candidate.locality.filter(|_| is_by_locality);
             let locality = locality.map(|locality| Locality {
                 nth: *nth,
@@ -336,35 +357,53 @@ impl Set {
                 locality,
                 ..candidate
             }
-        };
-        let own: Vec<_> = self.members.iter().map(candidate).collect();
-        let places = self.members.iter().map(|(place, _)| *place);
-        Spread::new(&places.zip(&own).collect::<Vec<_>>(), rules, self.balancer)
+        })
     }
 }
 
 impl Subsets {
-    /// `before` is what they were made of before; sets of which no host has changed stay as they are.
+    /// `before` is what they were made of before, of whatever hosts: sets that have the same as they had stay as they are, for a table
+    /// takes its time, and a cluster may have some hundreds.
     pub(super) fn new(
         layout: &Arc<Layout>,
         candidates: &[Candidate],
         rules: Rules,
         before: Option<(&Self, &[Candidate])>,
     ) -> Self {
+        let before = before.filter(|(held, _)| held.rules == rules);
+        let is_by_locality = layout.rules.is_by_locality;
         let spread = |(nth, set): (usize, &Set)| {
-            let held = before.filter(|(_, given)| {
-                let mut members = set.members.iter();
-                members.all(|(place, _)| given.get(*place) == candidates.get(*place))
+            let held = before.and_then(|(held, given)| {
+                let own = set.candidates(candidates, is_by_locality);
+                held.same(given, layout, nth, own)
             });
-            held.map_or_else(
-                || Arc::new(set.spread(candidates, rules, layout.rules.is_by_locality)),
-                |(held, _)| Arc::clone(&held.spreads[nth]),
-            )
+            held.unwrap_or_else(|| Arc::new(set.spread(candidates, rules, is_by_locality)))
         };
         Self {
             layout: Arc::clone(layout),
+            rules,
             spreads: layout.sets.iter().enumerate().map(spread).collect(),
         }
+    }
+
+    /// What the `nth` set of `layout` comes to, if it came to that before, when these were made of `given`.
+    fn same(
+        &self,
+        given: &[Candidate],
+        layout: &Layout,
+        nth: usize,
+        own: impl Iterator<Item = Candidate>,
+    ) -> Option<Arc<Spread>> {
+        let place = self.layout.counterpart(layout, nth)?;
+        let set = &self.layout.sets[place];
+        let before = set.candidates(given, self.layout.rules.is_by_locality);
+        let is_same = set.balancer == layout.sets[nth].balancer && before.eq(own);
+        is_same.then(|| Arc::clone(&self.spreads[place]))
+    }
+
+    #[cfg(test)]
+    pub(super) fn spreads(&self) -> impl Iterator<Item = *const Spread> {
+        self.spreads.iter().map(Arc::as_ptr)
     }
 
     /// As Envoy's `SubsetLoadBalancer`: those that the request wants, if there are some, healthy or not; else those of the fallback.
@@ -377,9 +416,10 @@ impl Subsets {
         asked: Asked<'_>,
     ) -> Option<(usize, usize)> {
         let mut of = |set: Option<usize>| {
-            let set = set?;
-            let turns = turns.get(self.layout.sets[set].turns_at..)?;
-            self.spreads[set].choose(draw, active, turns, tried, asked)
+            let (of_layout, spread) = set.map(|set| (&self.layout.sets[set], &self.spreads[set]))?;
+            let turns = turns.get(of_layout.turns_at..)?;
+            let place = |member: usize| of_layout.members[member].0;
+            spread.choose(draw, active, turns, tried, asked, place)
         };
         let mut wanted = asked.labels.map(|labels| Wanted { labels, keys: None });
         while let Some(now) = wanted {

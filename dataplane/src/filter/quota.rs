@@ -118,6 +118,11 @@ impl RateLimitQuota {
         }
     }
 
+    /// Those that it has, once the configuration runs.
+    pub(crate) fn buckets(&self) -> Option<&Arc<Buckets>> {
+        self.live.get().map(|live| &live.buckets)
+    }
+
     /// Has it know its bucket.
     pub(crate) fn attach(&self, buckets: impl FnOnce(Terms) -> Arc<Buckets>) {
         let Some(limit) = &self.limit else { return };

@@ -2,18 +2,18 @@
 //! nobody answers. Requests read what is there, and wait for nothing.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
+use futures::future::join_all;
 use http::header::{HOST, HeaderValue};
 use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Request, StatusCode, Uri};
 use http_body_util::Full;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -52,6 +52,14 @@ struct Source {
     cluster: Arc<str>,
     authority: Authority,
     path: PathAndQuery,
+}
+
+/// The same, as one process names it to another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct Place {
+    cluster: String,
+    authority: String,
+    path: String,
 }
 
 /// What a filter knows of them. Two are equal when they are in the same place, and are asked for in the same way.
@@ -146,6 +154,16 @@ impl Remote {
     }
 }
 
+impl From<&Source> for Place {
+    fn from(source: &Source) -> Self {
+        Self {
+            cluster: source.cluster.to_string(),
+            authority: source.authority.to_string(),
+            path: source.path.to_string(),
+        }
+    }
+}
+
 impl Fetched {
     fn new(at: &Remote) -> Self {
         Self {
@@ -204,19 +222,21 @@ impl Fetchers {
         keys.fetched.get_or_init(|| fetched);
     }
 
-    /// Ready once there are keys of so many places, or of all.
-    pub(crate) async fn come(&self, places: usize) {
-        let fetchers = self.running.values();
-        let coming: FuturesUnordered<_> = fetchers.map(|fetcher| fetcher.fetched.come()).collect();
-        coming.take(places).collect::<()>().await;
+    /// Ready once there are keys of all of these places of which any are wanted.
+    pub(crate) async fn come(&self, places: &BTreeSet<Place>) {
+        join_all(self.of(places).map(Fetched::come)).await;
     }
 
-    /// Places of which there are no keys.
-    pub(crate) fn missing(&self) -> impl Iterator<Item = Arc<Remote>> {
-        let fetched = self.running.values().map(|fetcher| &fetcher.fetched);
-        fetched
-            .filter(|fetched| fetched.keys.load().is_none())
-            .map(|fetched| fetched.at.load_full())
+    /// Those of these places of which there are no keys.
+    pub(crate) fn missing(&self, places: &BTreeSet<Place>) -> impl Iterator<Item = Arc<Remote>> {
+        let missing = self.of(places).filter(|fetched| fetched.keys.load().is_none());
+        missing.map(|fetched| fetched.at.load_full())
+    }
+
+    fn of(&self, places: &BTreeSet<Place>) -> impl Iterator<Item = &Fetched> {
+        let fetchers = self.running.iter();
+        let of = fetchers.filter(|(source, _)| places.contains(&Place::from(*source)));
+        of.map(|(_, fetcher)| &*fetcher.fetched)
     }
 
     /// Ends what no listener wants any more.
@@ -251,11 +271,11 @@ impl Drop for Fetcher {
     }
 }
 
-/// Of how many places `config` has keys that have come.
-pub(crate) fn known(config: &Config) -> usize {
+/// The places of which `config` has keys that have come.
+pub(crate) fn known(config: &Config) -> BTreeSet<Place> {
     let all = config.listeners.values().flat_map(wanted);
     let known = all.filter(|keys| keys.keys().is_some());
-    known.map(|keys| keys.at.source()).collect::<HashSet<_>>().len()
+    known.map(|keys| Place::from(&keys.at.source())).collect()
 }
 
 fn wanted(listener: &Arc<Listener>) -> impl Iterator<Item = &RemoteKeys> {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::{
-    Kind, LATENCY_BOUNDS_US, LOAD_RESULTS, ListenerCounters, Metrics, RouteCounters, Sink, TcpCounters,
+    Kind, LATENCY_BOUNDS_US, LOAD_RESULTS, ListenerCounters, Metrics, RouteCounters, Sink, TcpCounters, quotas,
 };
 use crate::exchange::Flag;
 use crate::snapshot::{Health, Snapshot};
@@ -79,6 +79,7 @@ impl Metrics {
         self.render_tcp(out);
         self.render_listeners(out);
         self.render_hosts(out, snapshot);
+        quotas::render(out, snapshot);
         self.render_overload(out);
         self.render_process(out);
     }
@@ -112,8 +113,18 @@ impl Metrics {
             ),
             (
                 "tombolo_memory_limit_bytes",
-                "What there may be of it; 0 without a limit",
+                "What there may be of it (--memory-limit); 0 without a limit",
                 figures.memory_limit_bytes,
+            ),
+            (
+                "tombolo_cgroup_memory_bytes",
+                "Memory of all that is in the process's cgroup, without cache of files; 0 without a limit",
+                figures.group_memory_bytes,
+            ),
+            (
+                "tombolo_cgroup_memory_limit_bytes",
+                "What that may become before the limit of the cgroup, or of one above it, is reached; 0 without a limit",
+                figures.group_memory_limit_bytes,
             ),
         ] {
             out.family(name, Kind::Gauge, help);

@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{LOOK_INTERVAL, Level, Shared, memory, tell};
+use super::memory::{self, Share};
+use super::{LOOK_INTERVAL, Level, Shared, tell};
 use crate::orders::Remote;
 
 /// So many looks without anybody turned away, and it is over.
@@ -17,7 +18,7 @@ const QUIET_LOOKS: u32 = 5;
 #[derive(Clone, Copy, Debug, Default)]
 struct Sight {
     used: Option<u64>,
-    of_groups: Option<u64>,
+    of_groups: Option<Share>,
 }
 
 /// Who was turned away for want of descriptors, from look to look.
@@ -36,14 +37,16 @@ enum News {
     Over(u64),
 }
 
-/// Looks until dropped; `limit` is what the process may have, where its groups do not say less.
+/// Looks until dropped; `limit` is what the process may have by itself.
 pub(crate) async fn watch(shared: Arc<Shared>, workers: Vec<Remote>, limit: Option<u64>) -> Infallible {
     let mut look = interval(LOOK_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut level, mut sight, mut crowd) = (Level::Calm, Sight::default(), Crowd::default());
     loop {
         look.tick().await;
-        sight = sight.after(memory::used(), memory::of_groups());
+        let used = memory::used();
+        let of_groups = memory::of_groups(used.as_ref().map_or(0, |used| *used));
+        sight = sight.after(used, of_groups);
         let next = judge(&shared, level, sight, limit);
         if next != level {
             level = next;
@@ -52,7 +55,7 @@ pub(crate) async fn watch(shared: Arc<Shared>, workers: Vec<Remote>, limit: Opti
         match crowd.look(shared.turned_away()) {
             News::None => {}
             News::Begun => tracing::warn!(
-                connections = shared.connections(),
+                descriptors = shared.descriptors(),
                 connections_max = shared.connections_max,
                 "connections are turned away: raise the limit of file descriptors, or run more proxies"
             ),
@@ -66,12 +69,25 @@ pub(crate) async fn watch(shared: Arc<Shared>, workers: Vec<Remote>, limit: Opti
 fn judge(shared: &Shared, before: Level, sight: Sight, limit: Option<u64>) -> Level {
     let gauges = &shared.gauges;
     let Sight { used, of_groups } = sight;
-    let limit = limit.into_iter().chain(of_groups).min();
-    gauges.memory_bytes.store(used.unwrap_or(0), Ordering::Relaxed);
-    gauges
-        .memory_limit_bytes
-        .store(limit.unwrap_or(0), Ordering::Relaxed);
-    let (Some(used_bytes), Some(limit_bytes)) = (used, limit) else {
+    for (gauge, value) in [
+        (&gauges.memory_bytes, used),
+        (&gauges.memory_limit_bytes, limit),
+        (&gauges.group_memory_bytes, of_groups.map(|share| share.used)),
+        (
+            &gauges.group_memory_limit_bytes,
+            of_groups.map(|share| share.limit),
+        ),
+    ] {
+        gauge.store(value.unwrap_or(0), Ordering::Relaxed);
+    }
+    let own = used.zip(limit).map(|(used, limit)| Share { used, limit });
+    let shares = own.into_iter().chain(of_groups);
+    let nearest = shares.reduce(|one, other| if other.is_nearer(one) { other } else { one });
+    let Some(Share {
+        used: used_bytes,
+        limit: limit_bytes,
+    }) = nearest
+    else {
         gauges.level.store(Level::Calm as u64, Ordering::Relaxed);
         return Level::Calm;
     };
@@ -108,7 +124,7 @@ fn judge(shared: &Shared, before: Level, sight: Sight, limit: Option<u64>) -> Le
 }
 
 impl Sight {
-    fn after(self, used: io::Result<u64>, of_groups: io::Result<Option<u64>>) -> Self {
+    fn after(self, used: io::Result<u64>, of_groups: io::Result<Option<Share>>) -> Self {
         Self {
             used: used.ok().or(self.used),
             of_groups: of_groups.unwrap_or(self.of_groups),
@@ -153,25 +169,37 @@ mod tests {
         let shared = Shared::new(1, 1024);
         let failed = || io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
         let (mut level, mut sight) = (Calm, Sight::default());
-        // What is used and what groups may have, where they can be read.
+        let share = |used| Some(Share { used, limit: 1000 });
+        // What is used of the own limit of 100, and of the groups', where they can be read.
         for (used, of_groups, expected) in [
             (None, None, Calm),
-            (Some(92), None, Calm),
-            (Some(92), Some(Some(100)), Shedding),
-            (None, Some(Some(100)), Shedding),
+            (Some(80), None, Calm),
             (Some(92), None, Shedding),
+            (None, Some(share(10)), Shedding),
             (None, None, Shedding),
             (Some(97), None, Closed),
             (None, None, Closed),
-            (None, Some(None), Calm),
-            (Some(97), Some(Some(100)), Closed),
+            (None, Some(None), Closed),
             (Some(10), None, Calm),
+            // What shares the group has nearly all of it.
+            (None, Some(share(920)), Shedding),
+            (None, None, Shedding),
+            (Some(20), Some(share(960)), Closed),
+            (Some(20), Some(share(100)), Calm),
         ] {
             sight = sight.after(used.ok_or_else(failed), of_groups.ok_or_else(failed));
-            level = judge(&shared, level, sight, None);
+            level = judge(&shared, level, sight, Some(100));
             assert_eq!(level, expected, "{used:?} of {of_groups:?}");
             assert_eq!(shared.figures().sheds_requests, level >= Shedding);
         }
+    }
+
+    #[test]
+    fn without_a_limit_nothing_is_shed() {
+        let shared = Shared::new(1, 1024);
+        let sight = Sight::default().after(Ok(1 << 40), Ok(None));
+        assert_eq!(judge(&shared, Level::Calm, sight, None), Level::Calm);
+        assert_eq!(shared.figures().memory_bytes, 1 << 40);
     }
 
     #[test]

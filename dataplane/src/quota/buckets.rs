@@ -8,7 +8,7 @@ use foldhash::HashMap;
 use tokio::sync::Notify;
 
 use super::bucket::{Bucket, BucketId};
-use super::{Action, Terms};
+use super::{Action, Fares, Terms};
 
 /// Buckets of what clients say: a few megabytes.
 const BUCKETS_MAX: usize = 4096;
@@ -28,6 +28,7 @@ pub(crate) struct Buckets {
     pub(super) begun: Notify,
     /// The service has said something.
     pub(super) changed: Notify,
+    pub(crate) fares: Fares,
 }
 
 /// A bucket's id as it is looked for, in a space that the caller has.
@@ -83,6 +84,7 @@ impl Buckets {
             known: RwLock::default(),
             begun: Notify::new(),
             changed: Notify::new(),
+            fares: Fares::default(),
         }
     }
 

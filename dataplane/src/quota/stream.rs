@@ -29,6 +29,7 @@ use tonic::body::Body;
 use tonic::codegen::Service;
 use tonic::metadata::MetadataMap;
 
+use super::StreamState;
 use super::bucket::Bucket;
 use super::buckets::Buckets;
 use crate::config::Protocol;
@@ -112,6 +113,7 @@ async fn follow(buckets: &Buckets, current: &ArcSwap<Snapshot>) {
         }
         let mut was_heard = false;
         let Err(error) = stream(buckets, current, &name, &mut was_heard).await;
+        buckets.fares.failed();
         if was_heard {
             back_off.reset();
         }
@@ -173,6 +175,7 @@ async fn hear(
         let response = said.message().await.map_err(ended)?;
         take(buckets, response.ok_or(StreamError::Ended(None))?);
         *was_heard = true;
+        buckets.fares.is(StreamState::Up);
     }
 }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use rustix::cmsg_space;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recv, recvmsg, sendmsg,
+    SendAncillaryMessage, SendFlags, Shutdown, recv, recvmsg, sendmsg, shutdown,
 };
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::Interest;
@@ -79,8 +79,21 @@ impl Link {
         }
     }
 
+    /// What the other end says from now on fails there; what it has said can still be heard.
+    pub(super) fn close_ear(&self) -> io::Result<()> {
+        Ok(shutdown(self.0.as_fd(), Shutdown::Read)?)
+    }
+
     /// `UnexpectedEof` when the other end is gone.
     pub(super) async fn receive(&self) -> io::Result<Message> {
+        match self.try_receive().await {
+            // It has gone without having heard all; what it has said itself is still there.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => self.try_receive().await,
+            received => received,
+        }
+    }
+
+    async fn try_receive(&self) -> io::Result<Message> {
         let receive = || {
             let mut bytes = vec![0; TEXT_BYTES_MAX];
             let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_MAX))];

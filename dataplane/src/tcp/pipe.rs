@@ -8,22 +8,31 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, pipe_with, splice};
 use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
 use crate::h1::Buffer;
+use crate::overload::{Held, Pressure};
 use crate::stream::{Reader, Writer};
 
 /// What is asked of the kernel at once. A pipe has sixteen places of a page by default, and a page of a socket may be 32 KiB.
 const SPLICE_BYTES_MAX: usize = 512 * 1024;
 /// Pipes that are kept for the next connections of a worker: a quarter of what a user may have before the kernel makes
-/// smaller ones, with four workers.
+/// smaller ones, with four workers...
 const SPARE_MAX: usize = 64;
+/// ...and one in so many of the descriptors that clients may have, since those of spare pipes are theirs as well.
+const SPARE_SHARE: usize = 8;
+/// Both ends of a pipe.
+const PIPE_DESCRIPTORS: usize = 2;
 
 /// A worker's spare pipes, all empty.
-#[derive(Debug, Default)]
-pub(crate) struct Pipes(RefCell<Vec<Pipe>>);
+pub(crate) struct Pipes {
+    spare: RefCell<Vec<Pipe>>,
+    spare_max: usize,
+    pressure: Rc<Pressure>,
+}
 
 /// Which side has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,24 +62,40 @@ enum State {
     Ended,
 }
 
-#[derive(Debug)]
 struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
+    _held: Held,
 }
 
 impl Pipes {
+    pub(crate) fn new(pressure: &Rc<Pressure>) -> Self {
+        Self {
+            spare: RefCell::default(),
+            spare_max: SPARE_MAX.min(pressure.part() / SPARE_SHARE / PIPE_DESCRIPTORS),
+            pressure: Rc::clone(pressure),
+        }
+    }
+
+    /// None where descriptors are short: who is there can do without, and who comes cannot.
     fn take(&self) -> io::Result<Pipe> {
-        if let Some(pipe) = self.0.borrow_mut().pop() {
+        if let Some(pipe) = self.spare.borrow_mut().pop() {
             return Ok(pipe);
         }
+        if !self.pressure.fits(PIPE_DESCRIPTORS) {
+            return Err(Errno::MFILE.into());
+        }
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-        Ok(Pipe { reader, writer })
+        Ok(Pipe {
+            reader,
+            writer,
+            _held: self.pressure.hold(PIPE_DESCRIPTORS),
+        })
     }
 
     fn give(&self, pipe: Pipe) {
-        let mut spare = self.0.borrow_mut();
-        if spare.len() < SPARE_MAX {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < self.spare_max {
             spare.push(pipe);
         }
     }
@@ -217,4 +242,37 @@ fn poll_end(to: &mut Writer<'_>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         io::ErrorKind::NotConnected => Ok(()),
         _ => Err(error),
     }))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::overload::Shared;
+
+    #[test]
+    fn pipes_are_had_while_there_is_room_and_some_are_kept() {
+        // A quarter is spared.
+        let shared = Shared::new(2, 1024);
+        let [one, other] = [0, 1].map(|worker| Rc::new(Pressure::new(Arc::clone(&shared), worker)));
+        let pipes = Pipes::new(&one);
+        let taken: Vec<Pipe> = std::iter::from_fn(|| pipes.take().ok()).collect();
+        assert_eq!(taken.len(), 768 / PIPE_DESCRIPTORS);
+        assert!(!other.has_room() && Pipes::new(&other).take().is_err());
+        taken.into_iter().for_each(|pipe| pipes.give(pipe));
+        // An eighth of this worker's half.
+        assert_eq!(pipes.spare.borrow().len(), 768 / 2 / 8 / PIPE_DESCRIPTORS);
+        assert!(other.fits(768 - 768 / 2 / 8) && !other.fits(768 - 768 / 2 / 8 + 1));
+        assert!(pipes.take().is_ok());
+        drop(pipes);
+        assert!(other.fits(768));
+    }
+
+    #[test]
+    fn where_there_are_many_descriptors_a_quarter_of_what_the_kernel_gives_is_kept() {
+        let pressure = Rc::new(Pressure::new(Shared::new(4, 1 << 20), 0));
+        assert_eq!(Pipes::new(&pressure).spare_max, SPARE_MAX);
+    }
 }

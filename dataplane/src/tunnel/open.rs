@@ -63,6 +63,9 @@ pub(crate) async fn open(
     (forward, target): (&Forward, &Target),
     opening: &Opening,
 ) -> Result<(Response<HostBody>, Lease), Refusal> {
+    if !exchange.connection().worker.pressure.fits(1) {
+        return Err(Refusal::overloaded());
+    }
     let policy = forward.retry.as_ref();
     let mut sending = Sending {
         opening,

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use envoy_types::pb::envoy::config::listener::v3::Listener;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +16,7 @@ use crate::support::ads::AdsServer;
 use crate::support::mesh;
 use crate::support::proxy::{DEADLINE, client, eventually, free_address, get, http2_client};
 use crate::support::upstream::Upstream;
+use crate::tcp::{chain, passing, to};
 
 /// Long enough for an answer that comes, on a machine that does other things as well.
 const A_WHILE: Duration = Duration::from_millis(1500);
@@ -27,7 +29,7 @@ struct Stage {
     listener: SocketAddr,
     admin: SocketAddr,
     data: tempfile::TempDir,
-    _edge: AdsServer,
+    edge: AdsServer,
     _host: Upstream,
 }
 
@@ -58,7 +60,7 @@ impl Stage {
             listener,
             admin,
             data,
-            _edge: edge,
+            edge,
             _host: host,
         };
         eventually("the proxy is ready", || stage.is_ready()).await;
@@ -197,6 +199,52 @@ async fn a_flood_of_connections_is_turned_away_and_who_is_there_is_served() {
     for stream in &mut kept {
         assert!(is_good(&ask(stream).await));
     }
+    stage.ends().await;
+}
+
+/// A host's connection for each of the clients', and pipes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_passed_on_counts_all_that_it_costs() {
+    let stage = Stage::start(|_| json!({ "files": 300 })).await;
+    let tcp = free_address();
+    let listener = Listener {
+        name: "tcp".to_owned(),
+        ..passing(tcp, vec![chain(&to("a"))])
+    };
+    stage.edge.put("tcp", &listener);
+    let connect = async || {
+        let connected = timeout(DEADLINE, TcpStream::connect(tcp)).await;
+        connected.unwrap()
+    };
+    eventually("it listens", || async { connect().await.is_ok() }).await;
+    let active = "tombolo_connections_active{listener=\"tcp\"} ";
+    eventually("the first is gone", || async { stage.metric(active).await == 0 }).await;
+    let mut flood = Vec::new();
+    for nth in 0..172 {
+        let mut stream = connect().await.unwrap();
+        // Each has its host before the next comes.
+        if nth < 80 {
+            assert!(is_good(&ask(&mut stream).await), "{nth}");
+        }
+        flood.push(stream);
+    }
+    let refused = "tombolo_connections_refused_total{listener=\"tcp\",why=\"overload\"} ";
+    // Half of them, less what spare pipes have; of those that came at once, some were let in before they had their hosts.
+    eventually("the rest is turned away", || async {
+        stage.metric(refused).await >= 60
+    })
+    .await;
+    assert!(stage.metric(active).await <= 100);
+    // There is something left for hosts and files, so that who is there is served.
+    assert!(stage.process.files() < 300 - 40, "{}", stage.process.files());
+    for stream in &mut flood[..80] {
+        assert!(is_good(&ask(stream).await), "{}", stage.process.log());
+    }
+    drop(flood);
+    eventually("others are served again", || async {
+        is_good(&stage.ask().await)
+    })
+    .await;
     stage.ends().await;
 }
 

@@ -121,6 +121,24 @@ async fn start(filter: RateLimitQuotaFilterConfig, routes: Vec<Route>) -> (Stage
     (stage, quotas)
 }
 
+/// Streams that are up, those that are down, and how often one has failed.
+async fn streams(stage: &Stage, cluster: &str) -> [u64; 3] {
+    let metrics = stage.proxy.admin("/metrics").await.unwrap().body;
+    let of = format!("cluster=\"{cluster}\",domain=\"shop\"");
+    [
+        format!("tombolo_quota_streams{{{of},state=\"up\"}} "),
+        format!("tombolo_quota_streams{{{of},state=\"down\"}} "),
+        format!("tombolo_quota_stream_failures_total{{{of}}} "),
+    ]
+    .map(|line| {
+        let value = metrics.lines().find_map(|found| found.strip_prefix(&*line));
+        value
+            .unwrap_or_else(|| panic!("{line} is missing in\n{metrics}"))
+            .parse()
+            .unwrap()
+    })
+}
+
 async fn status(stage: &Stage, path: &str, lines: &[(&str, &str)]) -> u16 {
     stage.ask(&client(), path, lines, b"").await.status.as_u16()
 }
@@ -235,6 +253,7 @@ async fn what_is_assigned_outlives_its_service_for_a_while() {
     let (stage, quotas) = start(filter, vec![mesh::to_cluster("/", "a")]).await;
     quotas.say(assign(DENY, 1000));
     until(&stage, "it is assigned", "/", &[], 429).await;
+    assert_eq!(streams(&stage, "service").await[..2], [1, 0]);
     let stopped = std::time::Instant::now();
     quotas.stop();
     // It goes on for its time and once more, and no longer; what was said last may be some intervals old.
@@ -245,8 +264,14 @@ async fn what_is_assigned_outlives_its_service_for_a_while() {
     for _ in 0..4 {
         assert_eq!(status(&stage, "/", &[]).await, 200);
     }
+    let [up, down, failures] = streams(&stage, "service").await;
+    assert_eq!((up, down), (0, 1));
+    assert!(failures >= 2, "it has ended, and is tried again: {failures}");
     quotas.again().await;
     until(&stage, "it is assigned again", "/", &[], 429).await;
+    let [up, down, again] = streams(&stage, "service").await;
+    assert_eq!((up, down), (1, 0));
+    assert!(again >= failures);
     eventually("it is told what was used meanwhile", || async {
         quotas.told("name=n").allowed >= before.allowed + 4
     })
@@ -303,4 +328,9 @@ async fn nobody_waits_for_a_service_that_is_not_there() {
         assert!(began.elapsed() < Duration::from_secs(1));
     }
     assert!(quotas.buckets().is_empty());
+    eventually("it is told that it fails", || async {
+        let [up, down, failures] = streams(&stage, "dead").await;
+        (up, down) == (0, 1) && failures > 0
+    })
+    .await;
 }

@@ -1,5 +1,6 @@
 //! How a proxy ends, and another one takes its place, between processes: each proxy here is a process of its own, so that it can crash, and everything else the test's.
 
+mod last_words;
 mod load;
 mod successors;
 mod tunnels;
@@ -16,7 +17,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tombolo_dataplane::{AccessLog, ProxyConfig, Source};
-use tombolo_runtime::shutdown::Shutdown;
+use tombolo_runtime::shutdown::{Shutdown, run_to_end};
 use tombolo_runtime::telemetry::{self, LogFormat};
 
 use crate::overload;
@@ -44,7 +45,10 @@ fn proxy() {
         admin: text("admin").parse().unwrap(),
         data_dir: text("data").into(),
         workers: usize::try_from(told["workers"].as_u64().unwrap()).unwrap(),
-        access_log: AccessLog::Off,
+        access_log: match told["access_log"].as_str() {
+            Some(log) => AccessLog::File(log.into()),
+            None => AccessLog::Off,
+        },
         statsd: None,
         drain_grace: Duration::from_millis(told["grace_ms"].as_u64().unwrap()),
         drain_timeout: Duration::from_secs(5),
@@ -64,7 +68,7 @@ fn proxy() {
         .enable_all()
         .build()
         .unwrap();
-    let ran = runtime.block_on(async {
+    let ran = run_to_end(runtime, async {
         telemetry::init(LogFormat::Text, "info").unwrap();
         let mut shutdown = Shutdown::from_signals().unwrap();
         if let Some((limit, share)) = filled {
@@ -85,6 +89,7 @@ struct Mesh {
     listener: SocketAddr,
     admin: SocketAddr,
     grace_ms: u64,
+    access_log: Option<PathBuf>,
 }
 
 /// A proxy; killed on drop.
@@ -102,6 +107,7 @@ impl Mesh {
             listener: free_address(),
             admin: free_address(),
             grace_ms: 0,
+            access_log: None,
         };
         // A check that a frozen host neither passes nor fails for the length of a test.
         let cluster = mesh::with_checks(mesh::cluster("a"), 100, 60_000);
@@ -130,6 +136,7 @@ impl Mesh {
             "workers": workers,
             "take_over": take_over,
             "grace_ms": self.grace_ms,
+            "access_log": self.access_log,
         });
         Process::start(&told, self.data.path())
     }
@@ -403,6 +410,37 @@ async fn serves_on(way: Stopped) {
     running.ended_well().await;
     assert!(stopped.elapsed() >= Duration::from_secs(8));
     assert!(TcpStream::connect(mesh.listener).await.is_err());
+}
+
+/// A pipe that nobody reads, as a disk that takes no writes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_takes_nothing_holds_no_end_and_what_is_lost_is_said() {
+    let mut mesh = Mesh::start().await;
+    let log = mesh.data.path().join("access.log");
+    let fifo = Command::new("mkfifo").arg(&log).status().unwrap();
+    assert!(fifo.success());
+    let pipe = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&log)
+        .unwrap();
+    mesh.access_log = Some(log);
+    let mut running = mesh.ready_proxy(1).await;
+    let load = Load::start(mesh.listener);
+    // More lines than a pipe has room for.
+    load.answers(1000).await;
+    assert_eq!(load.stop().await, Vec::<String>::new(), "{}", running.log());
+    let stopped = std::time::Instant::now();
+    running.signal(Signal::TERM);
+    running.ended_well().await;
+    assert!(stopped.elapsed() < Duration::from_secs(10), "{}", running.log());
+    assert_eq!(
+        running.said("lines of the access log are lost"),
+        1,
+        "{}",
+        running.log()
+    );
+    drop(pipe);
 }
 
 /// One request on a connection that may have had others, and its answer.

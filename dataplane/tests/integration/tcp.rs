@@ -32,7 +32,7 @@ struct Stage {
     _data: tempfile::TempDir,
 }
 
-fn to(cluster: &str) -> TcpProxy {
+pub(crate) fn to(cluster: &str) -> TcpProxy {
     TcpProxy {
         stat_prefix: "tcp".to_owned(),
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
@@ -40,7 +40,7 @@ fn to(cluster: &str) -> TcpProxy {
     }
 }
 
-fn chain(proxy: &TcpProxy) -> FilterChain {
+pub(crate) fn chain(proxy: &TcpProxy) -> FilterChain {
     FilterChain {
         filters: vec![Filter {
             name: "envoy.filters.network.tcp_proxy".to_owned(),
@@ -50,7 +50,7 @@ fn chain(proxy: &TcpProxy) -> FilterChain {
     }
 }
 
-fn passing(address: SocketAddr, chains: Vec<FilterChain>) -> Listener {
+pub(crate) fn passing(address: SocketAddr, chains: Vec<FilterChain>) -> Listener {
     Listener {
         filter_chains: chains,
         ..mesh::listener("in", address, "unused")

@@ -378,3 +378,88 @@ fn keys_and_values_are_not_taken_for_each_other() {
     }
     assert_eq!(labels(&[("c", "d"), ("a", "b")]).hash(), same.hash());
 }
+
+/// Of sets of ten hosts each, one of which comes, goes or weighs more: the others' tables stay as they are.
+#[test]
+fn a_change_of_hosts_makes_only_the_sets_anew_that_it_concerns() {
+    let said: Vec<Labels> = (0..100).map(|set| labels(&[("v", &set.to_string())])).collect();
+    let rules_of_sets = SubsetRules {
+        selectors: [Selector {
+            keys: keys(&["v"]),
+            otherwise: None,
+        }]
+        .into(),
+        ..subsets(Fallback::Nobody, None)
+    };
+    let made = |hosts: &[(Candidate, usize)], balancer, before: Option<&Selection>| {
+        let labelled = hosts.iter().map(|(candidate, set)| Labelled {
+            priority: candidate.priority,
+            locality: 0,
+            labels: &said[*set],
+        });
+        let labelled: Vec<_> = labelled.collect();
+        let layout = Arc::new(Layout::new(&rules_of_sets, balancer, false, &labelled));
+        let candidates: Vec<_> = hosts.iter().map(|(candidate, _)| *candidate).collect();
+        let selection = Selection::of_subsets(&candidates, rules(50.0), &layout, before);
+        (layout, selection)
+    };
+    let hosts: Vec<_> = given(&[1; 1000])
+        .into_iter()
+        .enumerate()
+        .map(|(nth, candidate)| (candidate, nth % 100))
+        .collect();
+    let other = Candidate {
+        address: ([10, 9, 9, 9], 80).into(),
+        ..hosts[0].0
+    };
+    let maglev = Balancer::Maglev(1021);
+    let (layout, before) = made(&hosts, maglev, None);
+    type Hosts = Vec<(Candidate, usize)>;
+    let change = |act: &dyn Fn(&mut Hosts)| {
+        let mut changed = hosts.clone();
+        act(&mut changed);
+        changed
+    };
+    for (changed, balancer, expected) in [
+        (hosts.clone(), maglev, 0),
+        // All others have another place among all then.
+        (change(&|hosts| hosts.insert(0, (other, 7))), maglev, 1),
+        (change(&|hosts| hosts.truncate(999)), maglev, 1),
+        (change(&|hosts| hosts.rotate_left(1)), maglev, 1),
+        (change(&|hosts| hosts[0].0.weight = 3), maglev, 1),
+        (change(&|hosts| hosts[0].0.healthy = false), maglev, 1),
+        (change(&|hosts| hosts[0].1 = 1), maglev, 2),
+        (change(&|hosts| hosts.swap(0, 100)), maglev, 1),
+        (change(&|hosts| hosts.swap(0, 1)), maglev, 0),
+        (hosts.clone(), Balancer::Maglev(1031), 100),
+        (hosts.clone(), Balancer::RoundRobin, 100),
+    ] {
+        let (layout_after, after) = made(&changed, balancer, Some(&before));
+        let (_, afresh) = made(&changed, balancer, None);
+        let had = before.spreads();
+        let new = after
+            .spreads()
+            .iter()
+            .filter(|spread| !had.contains(spread))
+            .count();
+        assert_eq!(new, expected, "{balancer:?}");
+        // What has stayed chooses as what would have been made of the same.
+        for (set, said) in said.iter().enumerate() {
+            for key in 0..20 {
+                let chosen = |selection: &Selection| {
+                    let (draw, turns) = (Counter(Cell::new(key)), turns(&layout_after));
+                    let asked = wanting(Some(said), u64::from(key) * 7919);
+                    selection.choose(&draw, |_| 0, &turns, &mut Tried::default(), asked)
+                };
+                let (kept, anew) = (chosen(&after), chosen(&afresh));
+                assert_eq!(kept, anew, "{set} {key}");
+                assert!(kept.is_some_and(|(host, _)| changed[host].1 == set));
+            }
+        }
+    }
+    // Other rules are for all of them.
+    let candidates: Vec<_> = hosts.iter().map(|(candidate, _)| *candidate).collect();
+    let after = Selection::of_subsets(&candidates, rules(0.0), &layout, Some(&before));
+    let had = before.spreads();
+    assert!(after.spreads().iter().all(|spread| !had.contains(spread)));
+}

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use envoy_types::pb::envoy::config::core::v3::http_uri::HttpUpstreamType;
 use envoy_types::pb::envoy::config::listener::v3::FilterChainMatch;
+use envoy_types::pb::envoy::extensions::filters::http::jwt_authn::v3::jwt_provider::JwksSourceSpecifier;
 use envoy_types::pb::google::protobuf::UInt32Value;
 use http::Request;
 use http_body_util::Full;
@@ -182,6 +184,55 @@ async fn a_successor_knows_the_keys_of_issuers_before_it_serves() {
             successor.log()
         );
     }
+}
+
+/// Not for as many, of whomever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_successor_waits_for_the_keys_that_the_other_one_has() {
+    let mesh = Mesh::start().await;
+    let issuers = [Issuer::start().await, Issuer::start().await];
+    let [one, other] = &issuers;
+    for (name, issuer) in ["issuer", "other"].iter().zip(&issuers) {
+        mesh.edge.put(name, &mesh::cluster(name));
+        mesh.edge
+            .put(name, &mesh::endpoints(name, &[(issuer.address, 0)]));
+    }
+    let of_the_other = match remote(600) {
+        JwksSourceSpecifier::RemoteJwks(mut keys) => {
+            let uri = keys.http_uri.as_mut().unwrap();
+            uri.http_upstream_type = Some(HttpUpstreamType::Cluster("other".to_owned()));
+            JwksSourceSpecifier::RemoteJwks(keys)
+        }
+        local => local,
+    };
+    for (name, address, keys) in [
+        ("in", mesh.listener, remote(600)),
+        ("other", free_address(), of_the_other),
+    ] {
+        let listener = mesh::listener(name, address, "in");
+        let filters = vec![("jwt", authentication(keys))];
+        mesh.edge.put(name, &with_filters(listener, filters));
+    }
+    other.goes_down(true);
+    let _running = mesh.ready_proxy(1).await;
+    let token = one.token(&json!({}));
+    let ask = || async {
+        let request = Request::get(format!("http://{}/", mesh.listener)).header("authorization", &token);
+        let answer = send(&client(), request.body(Full::default()).unwrap()).await;
+        answer.is_some_and(|answer| answer.status == 200)
+    };
+    eventually("the keys of one have come", ask).await;
+    mesh.host.mood.send_replace(Mood::Frozen);
+    let mut successor = mesh.successor(1);
+    successor.says("gets ready to serve it").await;
+    // From now on there are keys of as many, and not those that are in use.
+    one.goes_down(true);
+    other.goes_down(false);
+    mesh.host.mood.send_replace(Mood::Well);
+    successor
+        .failed("issuer: its keys of issuer.example:8443/keys?v=1 have not come in time")
+        .await;
+    assert!(ask().await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
