@@ -419,4 +419,7 @@ fn listed(problems: &[Problem]) -> String {
 }
 
 #[cfg(test)]
+pub(crate) use tests::{encoded, parsed};
+
+#[cfg(test)]
 mod tests;

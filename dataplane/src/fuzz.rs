@@ -1,5 +1,5 @@
 //! Fuzzing, as a part of the tests: what strangers send and what the edge says, changed at random for a bounded time, starting
-//! from inputs that are kept in `dataplane/fuzz/TARGET/`. Each target says what holds for any input. An input that breaks it is
+//! from inputs that are kept in `dataplane/fuzz/TARGET/`, and for what the edge says from `dataplane/fuzz/decoding.yaml`. Each target says what holds for any input. An input that breaks it is
 //! written beside the others and stays there as a test.
 #![allow(clippy::unwrap_used)]
 
@@ -16,6 +16,7 @@ use crate::worker::Random;
 
 mod http1;
 mod resources;
+mod seeds;
 mod tokens;
 mod wire;
 
@@ -57,7 +58,7 @@ fn route_tables() {
 
 #[test]
 fn decoding() {
-    fuzz(&resources::DECODING);
+    fuzz_from(&resources::DECODING, seeds::inputs());
 }
 
 #[test]
@@ -66,6 +67,11 @@ fn tokens() {
 }
 
 fn fuzz(target: &Target) {
+    fuzz_from(target, Vec::new());
+}
+
+/// Begins with these inputs too.
+fn fuzz_from(target: &Target, seeds: Vec<Vec<u8>>) {
     let seconds = env::var(SECONDS_ENV).map_or(SECONDS, |text| text.parse().expect(SECONDS_ENV));
     let end = Instant::now() + Duration::from_secs(seconds);
     let corpus = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -77,6 +83,7 @@ fn fuzz(target: &Target) {
         "{} holds nothing to begin with",
         corpus.display()
     );
+    pool.extend(seeds);
     let mut seen: HashSet<String> = pool.iter().map(|input| (target.check)(input)).collect();
     // The same inputs each time as far as the time goes: a test that fails for one change fails for it again.
     let random = Random::seeded(1);

@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
+use envoy_types::pb::envoy::config::route::v3::RouteConfiguration;
+use prost::Message;
+
 use super::*;
 
 const HTTP: &str = r#"
@@ -45,6 +48,27 @@ fn resolved(text: &str, held: &Resources) -> Result<Resources, Vec<String>> {
         Err(FileError::Refused { problems, .. }) => Err(problems.iter().map(ToString::to_string).collect()),
         Err(other) => Err(vec![other.to_string()]),
     }
+}
+
+pub(crate) fn parsed(text: &str) -> Value {
+    parse(text).unwrap()
+}
+
+/// All that a file says, each under this name.
+pub(crate) fn encoded(file: &Value, name: &str) -> Vec<(ResourceKind, Vec<u8>)> {
+    let said = said(file);
+    assert_eq!(said.problems, vec![], "{file}");
+    let all = said.resources.into_iter().flat_map(|(kind, resources)| {
+        resources.into_iter().map(move |(_, raw)| match kind {
+            ResourceKind::Routes => {
+                let mut table = RouteConfiguration::decode(raw.body.as_slice()).unwrap();
+                table.name = name.to_owned();
+                (kind, table.encode_to_vec())
+            }
+            _ => (kind, raw.body),
+        })
+    });
+    all.collect()
 }
 
 #[test]

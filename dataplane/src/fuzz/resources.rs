@@ -36,7 +36,7 @@ pub(super) const ROUTES: Target = Target {
 };
 
 /// What the resources of the corpus are called.
-const NAME: &str = "x";
+pub(super) const NAME: &str = "x";
 
 /// A cluster and a listener that mention what is taken: nobody would keep it otherwise.
 static MENTIONING: LazyLock<Resources> = LazyLock::new(|| {
@@ -50,7 +50,7 @@ static MENTIONING: LazyLock<Resources> = LazyLock::new(|| {
     resources.with(&listener).unwrap()
 });
 
-fn taken(kind: ResourceKind, body: &[u8]) -> Result<Resources, String> {
+pub(super) fn taken(kind: ResourceKind, body: &[u8]) -> Result<Resources, String> {
     let raw = RawResource {
         version: "1".to_owned(),
         body: body.to_vec(),

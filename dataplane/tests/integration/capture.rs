@@ -22,9 +22,10 @@ use crate::support::ads::{self, AdsServer};
 use crate::support::mesh;
 use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
 
+mod elsewhere;
 mod netfilter;
 
-use netfilter::{Redirect, redirect};
+use netfilter::{Hook, Redirect, redirect};
 
 /// Set where a test runs within its namespace.
 const INSIDE: &str = "TOMBOLO_TEST_NAMESPACE";
@@ -36,6 +37,7 @@ fn rules() -> [Redirect; 3] {
         to,
         ports,
         redirected,
+        at: None,
     };
     [
         rule("10.77.0.9", &[10, 77, 0], 80..=89, 15001),
@@ -64,7 +66,31 @@ impl Namespace {
         ] {
             run(&["ip", "-n", name, "address", "add", address, "dev", "lo"])?;
         }
+        // Others are in one beside it, which the link goes with.
+        let outside = namespace.outside();
+        run(&["ip", "netns", "add", &outside])?;
+        for command in [
+            [
+                "link", "add", "across", "type", "veth", "peer", "across", "netns", &outside,
+            ]
+            .as_slice(),
+            &["link", "set", "across", "up"],
+            &["address", "add", "10.78.0.1/24", "dev", "across"],
+            &["address", "add", "10.78.0.2/24", "dev", "across"],
+        ] {
+            run(&[&["ip", "-n", name], command].concat())?;
+        }
+        for command in [
+            ["link", "set", "across", "up"].as_slice(),
+            &["address", "add", "10.78.0.9/24", "dev", "across"],
+        ] {
+            run(&[&["ip", "-n", &outside], command].concat())?;
+        }
         Ok(namespace)
+    }
+
+    fn outside(&self) -> String {
+        outside(&self.0)
     }
 
     /// Runs this program's test of that path within.
@@ -81,10 +107,16 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        if let Err(error) = run(&["ip", "netns", "delete", &self.0]) {
-            eprintln!("{error}");
+        for name in [&self.0, &self.outside()] {
+            if let Err(error) = run(&["ip", "netns", "delete", name]) {
+                eprintln!("{error}");
+            }
         }
     }
+}
+
+fn outside(namespace: &str) -> String {
+    format!("{namespace}-outside")
 }
 
 fn run(command: &[&str]) -> Result<(), String> {
@@ -101,9 +133,9 @@ fn run(command: &[&str]) -> Result<(), String> {
 }
 
 /// Runs `test` in a namespace, if there can be one.
-fn within(name: &str, test: impl Future<Output = ()>) {
+fn within(name: &str, hook: Hook, rules: &[Redirect], test: impl Future<Output = ()>) {
     if std::env::var_os(INSIDE).is_some() {
-        redirect(&rules()).unwrap();
+        redirect(hook, rules).unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -198,7 +230,8 @@ async fn asked(to: &str) -> String {
 
 #[test]
 fn who_is_redirected_gets_where_it_was_to_go() {
-    within("who_is_redirected_gets_where_it_was_to_go", async {
+    let name = "who_is_redirected_gets_where_it_was_to_go";
+    within(name, Hook::Output, &rules(), async {
         for (address, name) in [
             ("10.77.0.1:80", "one"),
             ("10.77.0.2:80", "two"),

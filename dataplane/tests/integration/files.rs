@@ -19,14 +19,14 @@ use crate::support::upstream::Upstream;
 /// What it says when it runs what a file says now.
 const READ_AGAIN: &str = "the configuration was read again";
 
-struct Stage {
-    dir: tempfile::TempDir,
-    listener: SocketAddr,
+pub(crate) struct Stage {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) listener: SocketAddr,
     host: Upstream,
 }
 
 impl Stage {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
             listener: free_address(),
@@ -34,12 +34,12 @@ impl Stage {
         }
     }
 
-    fn file(&self) -> PathBuf {
+    pub(crate) fn file(&self) -> PathBuf {
         self.dir.path().join("proxy.yaml")
     }
 
     /// One listener whose `/word` is answered with a word; all else goes to the host.
-    fn saying(&self, word: &str) -> Value {
+    pub(crate) fn saying(&self, word: &str) -> Value {
         let manager = json!({
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
             "stat_prefix": "in",
@@ -65,7 +65,7 @@ impl Stage {
     }
 
     /// As editors and platforms do it: by another file in its place.
-    fn replace(&self, text: &str) {
+    pub(crate) fn replace(&self, text: &str) {
         let next = self.dir.path().join("next");
         std::fs::write(&next, text).unwrap();
         std::fs::rename(next, self.file()).unwrap();

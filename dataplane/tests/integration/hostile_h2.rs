@@ -6,6 +6,7 @@ use wire::{
     Wire, block, frame, request, status,
 };
 
+mod answers;
 mod frames;
 mod heads;
 mod hosts;

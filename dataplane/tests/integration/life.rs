@@ -7,6 +7,7 @@ use http_body_util::Full;
 use prost::Message;
 use tombolo_runtime::last_good;
 
+use crate::restart::Load;
 use crate::support::ads::AdsServer;
 use crate::support::proxy::{DEADLINE, Proxy, client, eventually, free_address, get, send};
 use crate::support::site::Site;
@@ -179,17 +180,14 @@ async fn the_admin_port_says_what_runs_and_when_nothing_does() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_proxy_finishes_what_it_has_and_ends() {
-    let host = Upstream::start("a").await;
+    let host = Upstream::start("host").await;
     let mesh = Site::start(
         vec![(mesh::cluster("a"), vec![(host.address, 0)])],
         vec![mesh::to_cluster("/", "a")],
     )
     .await;
-    let slow = tokio::spawn({
-        let url = mesh.url("/slow");
-        async move { get(&client(), &url).await }
-    });
-    eventually("the request is in flight", || async { host.requests() == 1 }).await;
+    let load = Load::start_until_left(mesh.listener);
+    load.answers(50).await;
     assert!(mesh.proxy.is_ready().await);
     let request = Request::post(format!("http://{}/drain", mesh.proxy.admin))
         .body(Full::default())
@@ -201,7 +199,7 @@ async fn a_drained_proxy_finishes_what_it_has_and_ends() {
     let ready = mesh.proxy.admin("/ready").await.unwrap();
     assert_eq!(ready.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(ready.body.contains("the proxy drains"), "{}", ready.body);
-    assert_eq!(slow.await.unwrap().unwrap().body, "a /slow ");
+    assert_eq!(load.left().await, Vec::<String>::new());
     tokio::time::timeout(DEADLINE, mesh.proxy.task)
         .await
         .expect("the proxy ends")

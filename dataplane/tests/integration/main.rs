@@ -1,6 +1,7 @@
 //! The proxy over real sockets: one program, since each would link all of it.
 #![allow(clippy::unwrap_used)]
 
+mod allocations;
 mod balancers;
 mod bodies;
 mod breakers;

@@ -1,5 +1,6 @@
 //! How a proxy ends, and another one takes its place, between processes: each proxy here is a process of its own, so that it can crash, and everything else the test's.
 
+mod hosts;
 mod last_words;
 mod load;
 mod successors;
@@ -205,6 +206,14 @@ impl Process {
         (0..).find(|number| !taken.contains(number)).unwrap()
     }
 
+    /// The most that it has held in memory at once.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = peak.unwrap().trim().trim_end_matches(" kB");
+        kilobytes.parse::<u64>().unwrap() * 1024
+    }
+
     /// It may have so many from now on.
     pub(crate) fn limit_files(&self, files: u64) {
         let limit = Rlimit {
@@ -382,6 +391,8 @@ async fn serves_on(way: Stopped) {
     let mut running = mesh.ready_proxy(1).await;
     let mut kept = TcpStream::connect(mesh.listener).await.unwrap();
     assert!(talk(&mut kept, "/kept").await.contains("host /kept"));
+    let staying = Load::start_until_left(mesh.listener);
+    staying.answers(10).await;
     let stopped = std::time::Instant::now();
     match way {
         Stopped::BySignal => running.signal(Signal::TERM),
@@ -407,8 +418,13 @@ async fn serves_on(way: Stopped) {
         load.answers(1).await;
     }
     assert_eq!(load.stop().await, Vec::<String>::new(), "{}", running.log());
+    // Nobody comes any more; who is there is answered to the end.
+    assert_eq!(staying.left().await, Vec::<String>::new(), "{}", running.log());
+    assert!(
+        stopped.elapsed() >= Duration::from_secs(8),
+        "it left before its time"
+    );
     running.ended_well().await;
-    assert!(stopped.elapsed() >= Duration::from_secs(8));
     assert!(TcpStream::connect(mesh.listener).await.is_err());
 }
 

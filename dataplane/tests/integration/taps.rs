@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full};
 use tokio::net::UdpSocket;
 
 use crate::support::mesh;
-use crate::support::proxy::{DEADLINE, Proxy, client, eventually, get, send};
+use crate::support::proxy::{DEADLINE, Proxy, client, eventually, send};
 use crate::support::site::Site;
 use crate::support::upstream::{Mood, Upstream};
 
@@ -181,26 +181,34 @@ async fn a_tap_sees_what_it_wants_for_as_long_as_it_wants() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metrics_are_sent_to_statsd_at_the_latest_at_the_end() {
+async fn metrics_are_sent_to_statsd_again_and_again_and_at_the_end() {
     let agent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let stage = Stage::start(Some(agent.local_addr().unwrap().to_string())).await;
-    for _ in 0..3 {
-        get(&client(), &stage.site.url("/said")).await.unwrap();
+    let counted =
+        |requests: u64| format!("tombolo_requests_total:{requests}|c|#listener:in,cluster:-,code_class:4xx");
+    let ask = async |times: usize| {
+        for _ in 0..times {
+            assert_eq!(stage.ask("/said").await, 403);
+        }
+    };
+    let mut text = String::new();
+    // Each time what came since the last, while the proxy runs on.
+    for requests in [3, 2] {
+        ask(requests).await;
+        let line = counted(requests as u64);
+        text.clear();
+        while !has_line(&text, &line) {
+            text += &datagram(&agent, DEADLINE).await.expect("it is flushed");
+        }
     }
+    ask(1).await;
     stage.site.proxy.stop().await;
-    let (mut text, mut datagram) = (String::new(), [0; 2048]);
-    while let Ok(read) = tokio::time::timeout(Duration::from_millis(200), agent.recv(&mut datagram)).await {
-        text += std::str::from_utf8(&datagram[..read.unwrap()]).unwrap();
-        text.push('\n');
+    text.clear();
+    while let Some(more) = datagram(&agent, Duration::from_millis(200)).await {
+        text += &more;
     }
-    for line in [
-        "tombolo_requests_total:3|c|#listener:in,cluster:-,code_class:4xx",
-        "tombolo_connections_active:0|g|#listener:in",
-    ] {
-        assert!(
-            text.lines().any(|sent| sent == line),
-            "{line} is missing in\n{text}"
-        );
+    for line in [&*counted(1), "tombolo_connections_active:0|g|#listener:in"] {
+        assert!(has_line(&text, line), "{line} is missing in\n{text}");
     }
     let timers = text
         .lines()
@@ -209,4 +217,18 @@ async fn metrics_are_sent_to_statsd_at_the_latest_at_the_end() {
         timers.clone().count() > 0 && timers.clone().all(|line| line.contains("|ms")),
         "{text}"
     );
+}
+
+fn has_line(text: &str, line: &str) -> bool {
+    text.lines().any(|sent| sent == line)
+}
+
+/// The next one, as lines, if it comes within that time.
+async fn datagram(agent: &UdpSocket, within: Duration) -> Option<String> {
+    let mut datagram = [0; 2048];
+    let read = tokio::time::timeout(within, agent.recv(&mut datagram))
+        .await
+        .ok()?
+        .unwrap();
+    Some(format!("{}\n", std::str::from_utf8(&datagram[..read]).unwrap()))
 }

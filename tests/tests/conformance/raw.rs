@@ -43,6 +43,8 @@ mod upgrades;
 
 /// Where everything is forwarded that goes to no [place](places).
 const APPLICATION: &str = "127.0.29.71:8080";
+/// Each in one version of HTTP and sent to both proxies: what the contract is known by.
+const CASES_MIN: usize = 300;
 const BOTH: &[Version] = &[Version::HTTP_11, Version::HTTP_2];
 
 /// Routes of a virtual host, and what is asked of it.
@@ -145,6 +147,8 @@ async fn envoy_and_our_proxy_read_resources_alike() {
         }
     }
     println!("{played} requests");
+    let cases = played / Software::BOTH.len();
+    assert!(cases >= CASES_MIN, "{cases} cases were played");
     assert!(
         failures.is_empty(),
         "{} of {played} failed:\n{}",

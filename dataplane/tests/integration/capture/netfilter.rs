@@ -2,7 +2,7 @@
 //! tests. Numbers are those of the kernel's headers `linux/netfilter/nf_tables.h` and `nfnetlink.h`.
 
 use std::io::{Read as _, Write as _};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -27,35 +27,45 @@ const NEW_RULE: u16 = NEW_TABLE | 6;
 const FAMILY_INET: u8 = 1;
 
 const TABLE: &str = "capture";
-const CHAIN: &str = "output";
-const HOOK_OUTPUT: i32 = 3;
 /// Where destinations are changed.
 const PRIORITY: i32 = -100;
 const REGISTER: i32 = 1;
 
+/// Whose connections: those of others that come here, or those that begin here.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hook {
+    Prerouting,
+    Output,
+}
+
 /// Connections of TCP that `from` opens to one of these `ports`, wherever, or where `to` begins the address, go to the port
-/// `redirected` of this machine.
+/// `redirected` of this machine, at the address where they come in, or at `at`.
 pub(super) struct Redirect {
     pub(super) from: IpAddr,
     pub(super) to: &'static [u8],
     pub(super) ports: RangeInclusive<u16>,
     pub(super) redirected: u16,
+    pub(super) at: Option<Ipv4Addr>,
 }
 
 /// Adds the rules, of this process's network namespace.
-pub(super) fn redirect(rules: &[Redirect]) -> Result<(), String> {
+pub(super) fn redirect(hook: Hook, rules: &[Redirect]) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("netlink: {error}");
     let (family, kind) = (Domain::from(AF_NETLINK), Type::from(SOCK_RAW));
     let mut socket = Socket::new(family, kind, Some(Protocol::from(NETLINK_NETFILTER))).map_err(failed)?;
-    let hook = [number(1, HOOK_OUTPUT), number(2, PRIORITY)].concat();
-    let chain = [text(1, TABLE), text(3, CHAIN), nested(4, &hook), text(7, "nat")].concat();
+    let (name, hook) = match hook {
+        Hook::Prerouting => ("prerouting", 0),
+        Hook::Output => ("output", 3),
+    };
+    let hook = [number(1, hook), number(2, PRIORITY)].concat();
+    let chain = [text(1, TABLE), text(3, name), nested(4, &hook), text(7, "nat")].concat();
     let mut messages = vec![
         message(BATCH_BEGIN, REQUEST, 0, NFTABLES, &[]),
         message(NEW_TABLE, REQUEST | ACK | CREATE, FAMILY_INET, 0, &text(1, TABLE)),
         message(NEW_CHAIN, REQUEST | ACK | CREATE, FAMILY_INET, 0, &chain),
     ];
     for rule in rules {
-        let body = [text(1, TABLE), text(2, CHAIN), nested(4, &rule.expressions())].concat();
+        let body = [text(1, TABLE), text(2, name), nested(4, &rule.expressions())].concat();
         messages.push(message(
             NEW_RULE,
             REQUEST | ACK | CREATE | APPEND,
@@ -114,11 +124,29 @@ impl Redirect {
             compare(AT_LEAST, &self.ports.start().to_be_bytes()),
             compare(AT_MOST, &self.ports.end().to_be_bytes()),
         ]);
-        let port = nested(2, &attribute(1, &self.redirected.to_be_bytes()));
-        all.push(expression("immediate", &[number(1, REGISTER), port].concat()));
-        all.push(expression("redir", &number(1, REGISTER)));
+        all.push(immediate(REGISTER, &self.redirected.to_be_bytes()));
+        all.push(match self.at {
+            None => expression("redir", &number(1, REGISTER)),
+            Some(at) => {
+                const OTHER: i32 = REGISTER + 1;
+                const DNAT: i32 = 1;
+                const IPV4: i32 = 2;
+                let nat = [
+                    number(1, DNAT),
+                    number(2, IPV4),
+                    number(3, OTHER),
+                    number(5, REGISTER),
+                ];
+                [immediate(OTHER, &at.octets()), expression("nat", &nat.concat())].concat()
+            }
+        });
         all.concat()
     }
+}
+
+fn immediate(register: i32, value: &[u8]) -> Vec<u8> {
+    let value = nested(2, &attribute(1, value));
+    expression("immediate", &[number(1, register), value].concat())
 }
 
 fn meta(key: i32) -> Vec<u8> {

@@ -1,6 +1,8 @@
 //! Clients that ask all the time: over connections that they keep, over a new one for each request, over HTTP/2, and for what
-//! takes a while. Each notes what went wrong for it.
+//! takes a while. Each notes what went wrong for it, and goes on until it is stopped, or until the proxy has taken leave of it.
 
+use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -34,19 +36,44 @@ enum Client {
     Http2,
 }
 
+/// When clients end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    WhenStopped,
+    /// An answer closed the connection, or a new one is refused.
+    WhenLeft,
+}
+
+enum Failure {
+    /// Nobody listens: there was no request.
+    Refused,
+    Lost(String),
+}
+
 impl Load {
     pub(crate) fn start(listener: SocketAddr) -> Self {
-        let shared = Arc::<Shared>::default();
-        let mut clients = JoinSet::new();
         // So many new connections that there are always some that nobody has accepted yet.
-        for (client, times) in [
+        let clients = [
             (Client::Kept, 3),
             (Client::New, 24),
             (Client::Slow, 2),
             (Client::Http2, 1),
-        ] {
+        ];
+        Self::of(&clients, listener, Ends::WhenStopped)
+    }
+
+    /// Those with connections that they keep, until the proxy takes leave of them.
+    pub(crate) fn start_until_left(listener: SocketAddr) -> Self {
+        let clients = [(Client::Kept, 6), (Client::Slow, 4), (Client::Http2, 1)];
+        Self::of(&clients, listener, Ends::WhenLeft)
+    }
+
+    fn of(kinds: &[(Client, usize)], listener: SocketAddr, ends: Ends) -> Self {
+        let shared = Arc::<Shared>::default();
+        let mut clients = JoinSet::new();
+        for (client, times) in kinds.iter().copied() {
             for _ in 0..times {
-                let run = run(client, listener, Arc::clone(&shared));
+                let run = run(client, listener, ends, Arc::clone(&shared));
                 match client {
                     // On a thread of its own: hyper's client may begin a request on a connection while another thread reads there
                     // that it is to begin none, and fail it unsent.
@@ -69,6 +96,22 @@ impl Load {
     pub(crate) async fn stop(mut self) -> Vec<String> {
         self.shared.ends.store(true, Ordering::Relaxed);
         std::mem::take(&mut self.clients).join_all().await;
+        self.failures()
+    }
+
+    /// What went wrong until the proxy had taken leave of each of them.
+    pub(crate) async fn left(mut self) -> Vec<String> {
+        let left = std::mem::take(&mut self.clients).join_all();
+        let left = tokio::time::timeout(DEADLINE, left).await;
+        assert!(
+            left.is_ok(),
+            "the proxy does not take leave: {:?}",
+            self.failures()
+        );
+        self.failures()
+    }
+
+    fn failures(&self) -> Vec<String> {
         std::mem::take(
             &mut *self
                 .shared
@@ -85,7 +128,7 @@ fn block_on(run: impl Future<Output = ()>) {
     runtime.block_on(run);
 }
 
-async fn run(client: Client, listener: SocketAddr, shared: Arc<Shared>) {
+async fn run(client: Client, listener: SocketAddr, ends: Ends, shared: Arc<Shared>) {
     let (mut kept, http2) = (None, http2_client());
     while !shared.ends.load(Ordering::Relaxed) {
         let asked = async {
@@ -97,13 +140,21 @@ async fn run(client: Client, listener: SocketAddr, shared: Arc<Shared>) {
             }
         };
         let asked = tokio::time::timeout(DEADLINE, asked).await;
-        match asked.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
+        match asked.unwrap_or_else(|_| Err(Failure::Lost("no answer in time".to_owned()))) {
             Ok(()) => {
                 shared.answers.fetch_add(1, Ordering::Relaxed);
+                if ends == Ends::WhenLeft && kept.is_none() && !matches!(client, Client::Http2) {
+                    return;
+                }
             }
+            Err(Failure::Refused) if ends == Ends::WhenLeft => return,
             Err(failure) => {
+                let why = match failure {
+                    Failure::Refused => "nobody listens".to_owned(),
+                    Failure::Lost(why) => why,
+                };
                 let mut failures = shared.failures.lock().unwrap_or_else(PoisonError::into_inner);
-                failures.push(format!("{client:?}: {failure}"));
+                failures.push(format!("{client:?}: {why}"));
             }
         }
         if !matches!(client, Client::New) {
@@ -119,43 +170,65 @@ impl Drop for Load {
     }
 }
 
-async fn ask_http2(client: &HttpClient, listener: SocketAddr) -> Result<(), String> {
+async fn ask_http2(client: &HttpClient, listener: SocketAddr) -> Result<(), Failure> {
     let url = format!("http://{listener}/http2").parse().unwrap();
-    let answer = client.get(url).await.map_err(|error| format!("{error:?}"))?;
+    let answer = client.get(url).await.map_err(|error| {
+        if is_refused(&error) {
+            Failure::Refused
+        } else {
+            Failure::Lost(format!("{error:?}"))
+        }
+    })?;
     let status = answer.status();
     let body = answer.into_body().collect().await;
-    let body = body.map_err(|error| format!("{error:?}"))?.to_bytes();
+    let body = body
+        .map_err(|error| Failure::Lost(format!("{error:?}")))?
+        .to_bytes();
     if body == "host /http2 " {
         Ok(())
     } else {
-        Err(format!("{status} {}", String::from_utf8_lossy(&body)))
+        let body = String::from_utf8_lossy(&body);
+        Err(Failure::Lost(format!("{status} {body}")))
     }
 }
 
+fn is_refused(error: &(dyn Error + 'static)) -> bool {
+    let cause = error.downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
+        || error.source().is_some_and(is_refused)
+}
+
 /// One request and its whole answer; the connection stays in `kept` unless the answer takes leave of it.
-async fn ask(kept: &mut Option<TcpStream>, listener: SocketAddr, path: &str) -> Result<(), String> {
+async fn ask(kept: &mut Option<TcpStream>, listener: SocketAddr, path: &str) -> Result<(), Failure> {
+    let lost = |how: &str, error: io::Error| Failure::Lost(format!("{how}: {error}"));
     let mut stream = match kept.take() {
         Some(stream) => stream,
-        None => TcpStream::connect(listener)
-            .await
-            .map_err(|error| format!("cannot connect: {error}"))?,
+        None => TcpStream::connect(listener).await.map_err(|error| {
+            if is_refused(&error) {
+                Failure::Refused
+            } else {
+                lost("cannot connect", error)
+            }
+        })?,
     };
     let request = format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n");
     let written = stream.write_all(request.as_bytes()).await;
-    written.map_err(|error| format!("cannot write: {error}"))?;
+    written.map_err(|error| lost("cannot write", error))?;
     let (mut answer, end) = (Vec::new(), format!("host {path} "));
     while !answer.ends_with(end.as_bytes()) {
+        if !answer.is_empty() && !answer.starts_with(&b"HTTP/1.1 200 "[..answer.len().min(13)]) {
+            return Err(Failure::Lost(String::from_utf8_lossy(&answer).into_owned()));
+        }
         match stream.read_buf(&mut answer).await {
-            Ok(0) => return Err(format!("ended after {:?}", String::from_utf8_lossy(&answer))),
-            Err(error) => return Err(format!("broke: {error}")),
+            Ok(0) => {
+                let answer = String::from_utf8_lossy(&answer);
+                return Err(Failure::Lost(format!("ended after {answer:?}")));
+            }
+            Err(error) => return Err(lost("broke", error)),
             Ok(_) => {}
         }
     }
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    if !answer.starts_with("HTTP/1.1 200 ") {
-        return Err(answer);
-    }
-    if !answer.contains("connection: close") {
+    if !String::from_utf8_lossy(&answer).contains("connection: close") {
         *kept = Some(stream);
     }
     Ok(())

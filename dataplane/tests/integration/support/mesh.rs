@@ -233,7 +233,7 @@ fn retried(route: Route, retries: u32, on: &str) -> Route {
                     PreviousHostsPredicate::default(),
                 ))),
             }],
-            host_selection_retry_max_attempts: 5,
+            host_selection_retry_max_attempts: 20,
             retry_priority: Some(RetryPriority {
                 name: "envoy.retry_priorities.previous_priorities".to_owned(),
                 config_type: Some(retry_priority::ConfigType::TypedConfig(pack_any(

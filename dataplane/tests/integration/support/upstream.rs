@@ -26,6 +26,13 @@ pub(crate) enum Mood {
     Refusing,
 }
 
+/// How the connections of a host end with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Parting {
+    Closes,
+    Resets,
+}
+
 /// A host; drop it and its connections break.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
@@ -60,7 +67,11 @@ where
 
 impl Upstream {
     pub(crate) async fn start(name: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_at("127.0.0.1:0".parse().unwrap(), name, Parting::Closes).await
+    }
+
+    pub(crate) async fn start_at(address: SocketAddr, name: &'static str, parting: Parting) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let mood = watch::channel(Mood::Well).0;
@@ -73,6 +84,10 @@ impl Upstream {
                     continue;
                 };
                 state.connections.fetch_add(1, Ordering::Relaxed);
+                if parting == Parting::Resets {
+                    let linger = Some(Duration::ZERO);
+                    socket2::SockRef::from(&stream).set_linger(linger).unwrap();
+                }
                 let (state, moods) = (Arc::clone(&state), moods.clone());
                 connections.spawn(async move {
                     let service = service_fn(move |request: Request<Incoming>| {
