@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::{
-    Kind, LATENCY_BOUNDS_US, LOAD_RESULTS, ListenerCounters, Metrics, RouteCounters, Sink, TcpCounters, quotas,
+    Kind, LATENCY_BOUNDS_US, LOAD_RESULTS, ListenerCounters, Metrics, RouteCounters, Sink, TcpCounters,
+    quotas,
 };
 use crate::exchange::Flag;
 use crate::snapshot::{Health, Snapshot};

@@ -211,7 +211,7 @@ async fn a_successor_waits_for_the_keys_that_the_other_one_has() {
     ] {
         let listener = mesh::listener(name, address, "in");
         let filters = vec![("jwt", authentication(keys))];
-        mesh.edge.put(name, &with_filters(listener, filters));
+        mesh.edge.put(name, &mesh::with_filters(listener, filters));
     }
     other.goes_down(true);
     let _running = mesh.ready_proxy(1).await;
