@@ -283,7 +283,7 @@ pub async fn run(
     let (keep, kept) = watch::channel(Arc::new(Resources::default()));
     let keeper = tokio::spawn(last_good::keep(path.clone(), kept, Arc::clone(&metrics)));
     let mut running = Running {
-        activation: Activation::new(workers.clone(), current),
+        activation: Activation::new(workers.clone(), current, start.edge()),
         resources: Arc::default(),
         status: Arc::clone(&status),
     };
@@ -410,6 +410,13 @@ impl Start {
                 let (file, resources) = file::from_file(path)?;
                 Ok(Self::File { file, resources })
             }
+        }
+    }
+
+    fn edge(&self) -> Option<Endpoint> {
+        match self {
+            Self::Edge(given) => Some(given.0.clone()),
+            Self::File { .. } => None,
         }
     }
 }

@@ -45,6 +45,16 @@ impl Stage {
         routes: RouteConfiguration,
         service: SocketAddr,
     ) -> Self {
+        let edge = AdsServer::start_at(free_address()).await;
+        Self::start_under(edge, filters, routes, service).await
+    }
+
+    pub(crate) async fn start_under(
+        edge: AdsServer,
+        filters: Vec<(&str, Any)>,
+        routes: RouteConfiguration,
+        service: SocketAddr,
+    ) -> Self {
         let upstream = Upstream::start("a").await;
         let clusters = vec![
             at(mesh::cluster("a"), upstream.address),
@@ -58,7 +68,7 @@ impl Stage {
                 manager.access_log = vec![log];
             })
         };
-        let site = Site::start_with(clusters, made, routes, Proxy::start).await;
+        let site = Site::start_under(edge, clusters, made, routes, Proxy::start).await;
         Self {
             listener: site.listener,
             proxy: site.proxy,

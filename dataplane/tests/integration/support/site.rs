@@ -52,6 +52,16 @@ impl Site {
         start: impl FnOnce(&str, &Path) -> Proxy,
     ) -> Self {
         let edge = AdsServer::start_at(free_address()).await;
+        Self::start_under(edge, clusters, made, routes, start).await
+    }
+
+    pub(crate) async fn start_under(
+        edge: AdsServer,
+        clusters: Vec<Served>,
+        made: impl FnOnce(Listener) -> Listener,
+        routes: RouteConfiguration,
+        start: impl FnOnce(&str, &Path) -> Proxy,
+    ) -> Self {
         let data = tempfile::tempdir().unwrap();
         let listener = free_address();
         for (cluster, hosts) in &clusters {
