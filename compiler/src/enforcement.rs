@@ -34,8 +34,8 @@ pub enum Enforcement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Row {
     pub kind: Kind,
-    /// Below the spec, by `/`; `*` stands for every item of a list or map, `field=value` for one value of a field.
-    /// Empty for the whole kind.
+    /// Below the spec, by `/`; `*` stands for every item of a list or map, `field=value` for one value of a field, and
+    /// `field!=value` before others for where that is not its value. Empty for the whole kind.
     pub field: &'static str,
     pub enforcement: Enforcement,
 }
@@ -101,12 +101,13 @@ pub const TABLE: &[Row] = &[
     by(Kind::Gateway, "jwt", Plane::Proxy),
     by(Kind::Gateway, "authorization", Plane::Proxy),
     by(Kind::Gateway, "cors", Plane::Proxy),
+    // Whoever guesses passwords or floods a service is who a limit keeps out.
+    nowhere(Kind::Gateway, "rateLimit/by=client", Concern::Security, BY_CLIENT),
     nowhere(
         Kind::Gateway,
-        "rateLimit/by",
-        // Whoever guesses passwords or floods a service is who a limit keeps out.
+        "rateLimit/over!=Gateway/by/header",
         Concern::Security,
-        "no gateway counts requests apart yet, so with this nothing is limited",
+        BY_HEADER,
     ),
     by(Kind::Gateway, "rateLimit", Plane::Proxy),
     by(Kind::Gateway, "redirect", Plane::Proxy),
@@ -230,6 +231,9 @@ pub const TABLE: &[Row] = &[
 
 const NETWORKS: &str = "every cluster sends to every gateway that is reported, whatever its network";
 const REACH: &str = "a sidecar reaches the services of its own workspace, whatever a setting says";
+const BY_CLIENT: &str = "no gateway counts clients by their addresses yet, so with this nothing is limited";
+const BY_HEADER: &str = "a proxy by itself counts all requests together, so with this nothing is limited; with over: Gateway those of \
+     each value of a header count apart";
 const EGRESS: &str = "no proxy knows hosts outside of the mesh yet, so none is kept from them";
 const OF_ROUTES: &str = "a proxy knows the timeouts and retries of routes only";
 const OF_SESSIONS: &str =
@@ -288,6 +292,9 @@ fn asks(value: &Value, field: &str) -> bool {
         return true;
     }
     let (first, rest) = field.split_once('/').unwrap_or((field, ""));
+    if let Some((name, other)) = first.split_once("!=") {
+        return value.get(name).and_then(Value::as_str) != Some(other) && asks(value, rest);
+    }
     if first == "*" {
         return match value {
             Value::Array(items) => items.iter().any(|item| asks_here(item, rest)),
@@ -317,6 +324,7 @@ fn written(field: &str) -> String {
     for segment in field.split('/').filter(|segment| !segment.is_empty()) {
         match segment {
             "*" => path.push_str("[*]"),
+            condition if condition.contains("!=") => {}
             segment => {
                 path.push('.');
                 path.push_str(segment.split('=').next().unwrap_or(segment));
@@ -356,6 +364,27 @@ mod tests {
                 json!({"rateLimit": {"requests": 1, "by": "client"}}),
                 vec!["spec.rateLimit.by"],
             ),
+            (
+                Kind::Gateway,
+                json!({"rateLimit": {"over": "Gateway", "by": "client"}}),
+                vec!["spec.rateLimit.by"],
+            ),
+            (
+                Kind::Gateway,
+                json!({"rateLimit": {"by": {"header": "x-user"}}}),
+                vec!["spec.rateLimit.by.header"],
+            ),
+            (
+                Kind::Gateway,
+                json!({"rateLimit": {"over": "Proxy", "by": {"header": "x-user"}}}),
+                vec!["spec.rateLimit.by.header"],
+            ),
+            (
+                Kind::Gateway,
+                json!({"rateLimit": {"over": "Gateway", "by": {"header": "x-user"}}}),
+                vec![],
+            ),
+            (Kind::Gateway, json!({"rateLimit": {"over": "Gateway"}}), vec![]),
             (Kind::Gateway, json!({"authorization": {"allow": []}}), vec![]),
             (
                 Kind::Gateway,

@@ -49,7 +49,7 @@ pub use self::gateway::{BadGateway, Connections, Egress, Gateway, GatewayMode, I
 pub use self::group::Group;
 pub use self::host_policy::{
     AccessRule, AddressBlock, Authorization, BadAddressBlock, Cors, HostPolicy, HostRedirect, Jwt, JwtIssuer,
-    RateLimit, RateLimitKey,
+    RateLimit, RateLimitKey, RateLimitScope,
 };
 pub use self::invariant::{Invariant, NoFailover, OnlyServedBy, Place};
 pub use self::network_reachability::NetworkReachability;

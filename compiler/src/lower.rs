@@ -108,12 +108,13 @@ impl Lowered {
         table: Traced<RouteTable>,
     ) {
         let needed = table.value.filters();
-        let issuers = table.value.issuers();
+        let (issuers, quotas) = (table.value.issuers(), table.value.quotas());
         let listener = crate::proxy::Listener {
             bind,
             route_table: name.to_owned(),
             filters: needed.into_iter().chain(always.iter().copied()).collect(),
             issuers,
+            quotas,
         };
         let origin = table.origin.clone();
         let listener = Traced {

@@ -9,7 +9,7 @@ use crate::finding::Traced;
 use crate::http::{Affinity, Edits, Fault, HttpMatch, Path, RedirectTo, Share, Span};
 use crate::intent::JwtIssuer;
 use crate::name::{ClusterName, HostPort, Label, WorkloadId};
-use crate::routes::HostConduct;
+use crate::routes::{HostConduct, RateLimit};
 use crate::setting::{Issuers, Outliers};
 
 /// Which service and subset a request is for; read by the destination's east-west gateway (ADR 0002).
@@ -53,6 +53,9 @@ pub struct Listener {
     /// Whose tokens count, by the name of the virtual host.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub issuers: BTreeMap<String, Issuers>,
+    /// Limits over all proxies that have them, by the name of the virtual host.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub quotas: BTreeMap<String, RateLimit>,
 }
 
 /// Asked by TLS for the keys by which tokens are verified.
@@ -73,6 +76,7 @@ pub enum Filter {
     Deny,
     Allow,
     RateLimit,
+    Quota,
     Fault,
 }
 
@@ -101,6 +105,13 @@ impl RouteTable {
             .collect()
     }
 
+    /// Limits of which a proxy has a part, by the name of the host.
+    pub(crate) fn quotas(&self) -> BTreeMap<String, RateLimit> {
+        let hosts = self.hosts.iter().map(|host| &host.value);
+        let limits = hosts.filter_map(|host| Some((host.name.clone(), host.conduct.rate_limit.clone()?)));
+        limits.filter(|(_, limit)| !limit.over.is_proxy()).collect()
+    }
+
     /// Those that its routes need.
     pub(crate) fn filters(&self) -> BTreeSet<Filter> {
         let of_hosts = self.hosts.iter().flat_map(|host| {
@@ -111,12 +122,14 @@ impl RouteTable {
                 rate_limit,
             } = &host.value.conduct;
             let denies = access.as_ref().is_some_and(|access| !access.deny.is_empty());
+            let is_local = rate_limit.as_ref().map(|limit| limit.over.is_proxy());
             let filters = [
                 (cors.is_some(), Filter::Cors),
                 (jwt.is_some(), Filter::Jwt),
                 (denies, Filter::Deny),
                 (access.is_some(), Filter::Allow),
-                (rate_limit.is_some(), Filter::RateLimit),
+                (is_local == Some(true), Filter::RateLimit),
+                (is_local == Some(false), Filter::Quota),
             ];
             let needed = filters.into_iter().filter(|(needed, _)| *needed);
             needed.map(|(_, filter)| filter)

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::finding::Traced;
 use crate::http::{
-    Affinity, CookieName, Edits, Fault, HttpMatch, Method, PlainPath, RedirectTo, Retry, Share, Span,
+    Affinity, CookieName, Edits, Fault, HeaderName, HttpMatch, Method, PlainPath, RedirectTo, Retry, Share,
+    Span,
 };
 use crate::intent::{AddressBlock, Cors, Subset};
 use crate::name::{BadName, ClusterName, Fqn, HostPort, Hostname, Label, ServiceId, WorkloadId};
@@ -238,12 +239,30 @@ pub struct AccessRule {
     pub paths: Vec<PlainPath>,
 }
 
-/// So many requests, in each proxy by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// So many requests in a time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RateLimit {
     pub requests: NonZeroU32,
     pub per: Span,
+    /// An edge that does not know of others than proxies by themselves refuses what says one, and holds what it has.
+    #[serde(default, skip_serializing_if = "Over::is_proxy")]
+    pub over: Over,
+}
+
+/// Whose requests count together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Over {
+    /// Those of each by itself.
+    #[default]
+    Proxy,
+    /// Those of all proxies of the workload in the cluster; in whole seconds.
+    Gateway {
+        /// Apart by the value of that header; those without it are not counted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<HeaderName>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -314,6 +333,12 @@ impl Access {
     pub fn names_paths(&self) -> bool {
         let mut rules = self.allow.iter().chain(&self.deny);
         rules.any(|rule| !rule.paths.is_empty())
+    }
+}
+
+impl Over {
+    pub fn is_proxy(&self) -> bool {
+        *self == Over::Proxy
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{oneshot, watch};
 use tokio::task::AbortHandle;
+use tonic::transport::Endpoint as EdgeEndpoint;
 
 use crate::breaker::Load;
 use crate::config::{Cluster, Config, Endpoint, Endpoints, HealthCheck, Listener, ResourceKind};
@@ -89,7 +90,12 @@ struct Balancers {
 type Sockets = Vec<(Arc<str>, Vec<TcpListener>)>;
 
 impl Activation {
-    pub(crate) fn new(workers: Vec<Remote>, current: Arc<ArcSwap<Snapshot>>) -> Self {
+    /// `edge` is where what it runs comes from, if that is no file.
+    pub(crate) fn new(
+        workers: Vec<Remote>,
+        current: Arc<ArcSwap<Snapshot>>,
+        edge: Option<EdgeEndpoint>,
+    ) -> Self {
         let balancers = Arc::new(Balancers {
             current: Arc::clone(&current),
             starts: Arc::default(),
@@ -99,7 +105,7 @@ impl Activation {
         Self {
             workers,
             fetchers: Fetchers::new(Arc::clone(&current)),
-            quotas: Quotas::new(Arc::clone(&current)),
+            quotas: Quotas::new(Arc::clone(&current), edge),
             current,
             running: Config::default(),
             replaced: Vec::new(),

@@ -284,7 +284,7 @@ pub async fn run(
     let lock = Arc::new(lock);
     let keeper = Keeper::start(path.clone(), kept, Arc::clone(&lock), Arc::clone(&metrics));
     let mut running = Running {
-        activation: Activation::new(workers.clone(), current),
+        activation: Activation::new(workers.clone(), current, start.edge()),
         resources: Arc::default(),
         status: Arc::clone(&status),
     };
@@ -414,6 +414,13 @@ impl Start {
                 let (file, resources) = file::from_file(path)?;
                 Ok(Self::File { file, resources })
             }
+        }
+    }
+
+    fn edge(&self) -> Option<Endpoint> {
+        match self {
+            Self::Edge(given) => Some(given.0.clone()),
+            Self::File { .. } => None,
         }
     }
 }

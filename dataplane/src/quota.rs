@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::task::AbortHandle;
+use tonic::transport::Endpoint;
 
 use crate::filter::Rate;
 use crate::grpc_call::Callee;
@@ -20,6 +21,9 @@ mod stream;
 
 pub(crate) use bucket::{Bucket, BucketId};
 pub(crate) use buckets::{Buckets, KEY_BYTES_MAX, Key};
+
+/// The cluster by which a filter means the edge that its configuration comes from, as the bootstrap of an Envoy calls it.
+const EDGE: &str = "xds";
 
 /// What requests of a bucket are held to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,6 +90,7 @@ pub(crate) enum StreamState {
 /// Those that the listeners have, one task for each terms.
 pub(crate) struct Quotas {
     current: Arc<ArcSwap<Snapshot>>,
+    edge: Option<Endpoint>,
     /// There are few.
     running: Vec<Running>,
 }
@@ -95,10 +100,20 @@ struct Running {
     task: AbortHandle,
 }
 
+/// Where the service is.
+enum Service {
+    /// At a host of the cluster that the terms name.
+    Cluster(Arc<ArcSwap<Snapshot>>),
+    /// Beside what says the configuration.
+    Edge(Box<Endpoint>),
+}
+
 impl Quotas {
-    pub(crate) fn new(current: Arc<ArcSwap<Snapshot>>) -> Self {
+    /// Without an edge where a file says what runs.
+    pub(crate) fn new(current: Arc<ArcSwap<Snapshot>>, edge: Option<Endpoint>) -> Self {
         Self {
             current,
+            edge,
             running: Vec::new(),
         }
     }
@@ -115,8 +130,13 @@ impl Quotas {
         if let Some(held) = held.find(|held| *held.terms() == terms) {
             return Arc::clone(held);
         }
+        let edge = self.edge.clone().filter(|_| *terms.callee.cluster == *EDGE);
+        let service = match edge {
+            Some(edge) => Service::Edge(Box::new(edge)),
+            None => Service::Cluster(Arc::clone(&self.current)),
+        };
         let buckets = Arc::new(Buckets::new(terms));
-        let run = stream::run(Arc::clone(&buckets), Arc::clone(&self.current));
+        let run = stream::run(Arc::clone(&buckets), service);
         let task = tokio::spawn(run).abort_handle();
         self.running.push(Running {
             buckets: Arc::clone(&buckets),

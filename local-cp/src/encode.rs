@@ -30,6 +30,7 @@ mod filter;
 mod key_host;
 mod listener;
 mod proxyless;
+mod quota;
 mod route;
 mod token;
 
@@ -103,6 +104,20 @@ impl Resources {
 /// Two resources of one name are the same when their bodies are; where they came from moves no proxy.
 impl Eq for Encoded {}
 
+impl Encoded {
+    /// As it was said before, if that means the same: what is in a map of Envoy's has another order each time, and would be news.
+    fn or_as(self, before: Option<&Arc<Encoded>>) -> Encoded {
+        match before {
+            Some(before) => Encoded {
+                version: before.version.clone(),
+                body: before.body.clone(),
+                ..self
+            },
+            None => self,
+        }
+    }
+}
+
 impl Origins {
     /// The resources to show `reason` on: the piece that it names, else the whole, else everything in it, since all of
     /// it was refused.
@@ -166,14 +181,17 @@ pub(crate) fn encode_since(
     // value is the same.
     let tables = encode_all(&config.route_tables, |name, table| {
         let (body, pieces) = route::encode(name, &table.value);
-        sealed(
+        let before = old.route_tables.get(name).filter(|old| old.value == table.value);
+        let before = before.and_then(|_| held.get(Kind::Routes, name));
+        let made = sealed(
             body,
             route::clusters(&table.value),
             Origins {
                 pieces,
                 ..whole(table)
             },
-        )
+        );
+        made.or_as(before)
     });
     let listeners = encode_all(&config.listeners, |name, listener| {
         // A listener opens when the routes that it starts with work. It does not wait for keys: tokens are refused until they
@@ -187,10 +205,13 @@ pub(crate) fn encode_since(
             pieces: table.map(|table| route::hosts(&table.value)).unwrap_or_default(),
             ..whole(listener)
         };
-        Encoded {
+        let before = old.listeners.get(name).filter(|old| old.value == listener.value);
+        let before = before.and_then(|_| held.get(Kind::Listener, name));
+        let made = Encoded {
             table: Some(listener.value.route_table.clone()),
             ..sealed(listener::encode(name, &listener.value), needs, origins)
-        }
+        };
+        made.or_as(before)
     });
     Resources {
         by_kind: [

@@ -6,3 +6,11 @@ mod divide;
 mod ledger;
 mod limit;
 pub(crate) mod server;
+
+pub(crate) use limit::NAME as LIMIT;
+
+/// Whether it is what a bucket may say as its limit.
+#[cfg(test)]
+pub(crate) fn is_limit(said: &str) -> bool {
+    limit::Limit::parse(said).is_some()
+}

@@ -104,6 +104,7 @@ pub(crate) fn config(clusters: &[&str]) -> ProxyConfig {
         route_table: "in".to_owned(),
         filters: BTreeSet::new(),
         issuers: BTreeMap::new(),
+        quotas: BTreeMap::new(),
     };
     ProxyConfig {
         listeners: [("in".to_owned(), Traced::untraced(listener))].into(),

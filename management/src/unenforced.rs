@@ -91,8 +91,8 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "organizations/acme/tenants/pay/workspaces/w/gatewaygroups/g/gateways/apart: \
-             spec.rateLimit.by would protect nothing: no gateway counts requests apart yet, so with this nothing is \
-             limited; remove it, or write with allowUnenforced=true to keep it until it is enforced"
+             spec.rateLimit.by would protect nothing: no gateway counts clients by their addresses yet, so with this \
+             nothing is limited; remove it, or write with allowUnenforced=true to keep it until it is enforced"
         );
     }
 }

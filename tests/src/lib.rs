@@ -25,6 +25,7 @@ pub mod oidc;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod relay;
 pub mod upstream;
 
 mod watchdog;

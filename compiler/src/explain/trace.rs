@@ -15,8 +15,8 @@ use crate::name::{ClusterName, Fqn, Label, ServiceId, WorkloadId};
 use crate::proxy::{ProxyConfig, ProxyNode, Route, RouteAction};
 use crate::resolve::listed;
 use crate::routes::{
-    Conduct, GatewayAction, HostConduct, MirrorTarget, RoutedGateway, RoutedService, ServiceAction, Slice,
-    SliceItem, SliceKey,
+    Conduct, GatewayAction, HostConduct, MirrorTarget, Over, RateLimit, RoutedGateway, RoutedService,
+    ServiceAction, Slice, SliceItem, SliceKey,
 };
 use crate::view::View;
 
@@ -186,11 +186,7 @@ impl<'a> Tracer<'a> {
             }
         }
         if let Some(limit) = rate_limit {
-            let told = format!(
-                "each proxy answers 429 beyond {} requests in {} for its hosts",
-                limit.requests, limit.per
-            );
-            self.step(Stage::Host, told, at("spec.rateLimit"));
+            self.step(Stage::Host, limited(limit), at("spec.rateLimit"));
         }
         None
     }
@@ -415,6 +411,23 @@ fn first<'a, R>(
         });
     }
     (tried, None)
+}
+
+fn limited(limit: &RateLimit) -> String {
+    let RateLimit { requests, per, over } = limit;
+    match over {
+        Over::Proxy => format!("each proxy answers 429 beyond {requests} requests in {per} for its hosts"),
+        Over::Gateway { by } => {
+            let apart = by.as_ref().map(|header| {
+                let header = header.as_str();
+                format!(" of one {header}; those without {header} are not counted")
+            });
+            let apart = apart.unwrap_or_default();
+            format!(
+                "its proxies in this cluster answer 429 beyond {requests} requests in {per} for its hosts, all of them together{apart}"
+            )
+        }
+    }
 }
 
 /// What a rule does with a request beside sending it somewhere.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Deserialize;
 
-use super::host_policy::{Authorization, Cors, HostPolicy, HostRedirect, Jwt, RateLimit};
+use super::host_policy::{Authorization, Cors, HostPolicy, HostRedirect, Jwt, RateLimit, RateLimitScope};
 use crate::http::{HttpRule, PlainPath, ServiceBackend};
 use crate::name::{Fqn, Hostname, Kind, WorkloadId};
 use crate::url::WebOrigin;
@@ -137,6 +137,10 @@ pub enum BadGateway {
     Spelling(String),
     #[error("a rateLimit of no time limits nothing; give it a per, such as 1s")]
     NoTime,
+    #[error(
+        "a rateLimit over Gateway is divided in whole seconds; give it a per such as 1s, or let each proxy count by itself"
+    )]
+    PartOfSecond,
 }
 
 /// Where the hosts of a gateway or of an API stand.
@@ -301,6 +305,9 @@ fn check(policy: &HostPolicy) -> Result<(), BadGateway> {
     }
     match &policy.rate_limit {
         Some(limit) if limit.per.as_ms() == 0 => Err(BadGateway::NoTime),
+        Some(limit) if limit.over == RateLimitScope::Gateway && !limit.per.as_ms().is_multiple_of(1000) => {
+            Err(BadGateway::PartOfSecond)
+        }
         _ => Ok(()),
     }
 }
@@ -370,6 +377,9 @@ mod tests {
         let limit = |per: &str| json!({"requests": 1, "per": per});
         assert_eq!(gateway("rateLimit", limit("1ms")), None);
         assert!(gateway("rateLimit", limit("0s")).is_some_and(|error| error.contains("no time")));
+        let over = |per: &str| json!({"requests": 1, "per": per, "over": "Gateway"});
+        assert_eq!(gateway("rateLimit", over("60000ms")), None);
+        assert!(gateway("rateLimit", over("1500ms")).is_some_and(|error| error.contains("whole seconds")));
     }
 
     #[test]

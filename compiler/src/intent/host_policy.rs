@@ -110,8 +110,20 @@ pub struct Cors {
 pub struct RateLimit {
     pub requests: std::num::NonZeroU32,
     pub per: Span,
+    #[serde(default)]
+    pub over: RateLimitScope,
     /// What is counted apart; all requests together when left out.
     pub by: Option<RateLimitKey>,
+}
+
+/// Whose requests a limit counts together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+pub enum RateLimitScope {
+    /// Those of each proxy by itself.
+    #[default]
+    Proxy,
+    /// Those of all proxies of the gateway's workload in a cluster.
+    Gateway,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -10,10 +10,13 @@ use super::rules::Mirrored;
 use super::{Loans, ResolvedWorkspace, application, grant, listed, rules, same_gateway, token};
 use crate::finding::{Claim, Code, Finding, Origin, Traced};
 use crate::http::{Edits, Effect, ServiceBackend, shares};
-use crate::intent::{self, Authorization, Connections, GatewayMode, HostPolicy, Ingress, Spec, hosts_field};
+use crate::intent::{
+    self, Authorization, Connections, GatewayMode, HostPolicy, Ingress, RateLimitKey, RateLimitScope, Spec,
+    hosts_field,
+};
 use crate::name::{Fqn, Hostname, Kind, Label, ServiceId, WorkloadId};
 use crate::routes::{
-    Access, AccessRule, Conduct, GatewayAction, GatewayRule, HostConduct, RateLimit, RoutedGateway,
+    Access, AccessRule, Conduct, GatewayAction, GatewayRule, HostConduct, Over, RateLimit, RoutedGateway,
     RoutedGatewayMode,
 };
 use crate::setting::Issuers;
@@ -452,10 +455,8 @@ fn routed(
     })
 }
 
-/// What is enforced of a policy. A limit that counts some requests apart is not the same as one for all of them together, which
-/// would keep out those who stay within it: there is none instead.
+/// What is enforced of a policy.
 fn conduct(policy: &HostPolicy) -> HostConduct {
-    let together = policy.rate_limit.as_ref().filter(|limit| limit.by.is_none());
     let jwt = policy.jwt.as_ref().map(token::issuers);
     // Without anybody whose tokens count, or where nobody can tell who is to be kept out, nobody gets in.
     let shuts = jwt.as_ref().is_some_and(Issuers::is_empty)
@@ -473,11 +474,28 @@ fn conduct(policy: &HostPolicy) -> HostConduct {
         cors: policy.cors.clone(),
         jwt,
         access,
-        rate_limit: together.map(|limit| RateLimit {
-            requests: limit.requests,
-            per: limit.per,
-        }),
+        rate_limit: policy.rate_limit.as_ref().and_then(rate_limit),
     }
+}
+
+/// A limit that counts some requests apart is not the same as one for all of them together, which would keep out those who stay
+/// within it: where nobody can count them apart there is none instead.
+fn rate_limit(wanted: &intent::RateLimit) -> Option<RateLimit> {
+    let over = match (wanted.over, &wanted.by) {
+        (RateLimitScope::Proxy, None) => Over::Proxy,
+        (RateLimitScope::Gateway, None) => Over::Gateway { by: None },
+        (RateLimitScope::Gateway, Some(RateLimitKey::Header(name))) => Over::Gateway {
+            by: Some(name.clone()),
+        },
+        (RateLimitScope::Gateway, Some(RateLimitKey::Client)) | (RateLimitScope::Proxy, Some(_)) => {
+            return None;
+        }
+    };
+    Some(RateLimit {
+        requests: wanted.requests,
+        per: wanted.per,
+        over,
+    })
 }
 
 fn access(wanted: &Authorization) -> Access {
@@ -734,6 +752,33 @@ mod tests {
             };
             let access = conduct(&policy).access;
             assert_eq!(access == Some(Access::nobody()), shut, "{jwt:?} {deny}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_counted_as_it_says_or_not_at_all() {
+        let by_user = json!({"header": "X-User"});
+        let over = |by: Option<&str>| Over::Gateway {
+            by: by.map(|by| by.to_owned().try_into().unwrap()),
+        };
+        for (scope, by, expected) in [
+            (None, None, Some(Over::Proxy)),
+            (Some("Proxy"), None, Some(Over::Proxy)),
+            (None, Some(&by_user), None),
+            (Some("Proxy"), Some(&json!("client")), None),
+            (Some("Gateway"), None, Some(over(None))),
+            (Some("Gateway"), Some(&by_user), Some(over(Some("x-user")))),
+            (Some("Gateway"), Some(&json!("client")), None),
+        ] {
+            let mut wanted = json!({"requests": 1, "per": "1s"});
+            if let Some(scope) = scope {
+                wanted["over"] = scope.into();
+            }
+            if let Some(by) = by {
+                wanted["by"] = by.clone();
+            }
+            let limit = rate_limit(&serde_json::from_value(wanted.clone()).unwrap());
+            assert_eq!(limit.map(|limit| limit.over), expected, "{wanted}");
         }
     }
 }

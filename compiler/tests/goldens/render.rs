@@ -55,6 +55,7 @@ fn listener(listener: &Listener) -> String {
         route_table,
         filters,
         issuers,
+        quotas,
     } = listener;
     let filters: String = filters
         .iter()
@@ -67,7 +68,11 @@ fn listener(listener: &Listener) -> String {
             format!(", {host} with tokens of {}", names.join(" and "))
         })
         .collect();
-    format!("{bind} uses {route_table}{filters}{tokens}")
+    let limits: String = quotas
+        .iter()
+        .map(|(host, limit)| format!(", {host} with a part of {} in {}", limit.requests, limit.per))
+        .collect();
+    format!("{bind} uses {route_table}{filters}{tokens}{limits}")
 }
 
 fn route_table(table: &RouteTable) -> Value {

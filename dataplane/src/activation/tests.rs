@@ -37,7 +37,7 @@ fn started() -> (Activation, IdleWorker) {
     let (remote, orders) = orders();
     let view = View::new(0);
     (
-        Activation::new(vec![remote], Arc::default()),
+        Activation::new(vec![remote], Arc::default(), None),
         IdleWorker { orders, view },
     )
 }

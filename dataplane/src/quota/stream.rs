@@ -7,18 +7,16 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use envoy_types::pb::envoy::service::rate_limit_quota::v3::rate_limit_quota_service_client::RateLimitQuotaServiceClient;
 use envoy_types::pb::envoy::service::rate_limit_quota::v3::rate_limit_quota_usage_reports::BucketQuotaUsage;
 use envoy_types::pb::envoy::service::rate_limit_quota::v3::{
     BucketId as PbBucketId, RateLimitQuotaResponse, RateLimitQuotaUsageReports,
 };
 use envoy_types::pb::google::protobuf::Duration as PbDuration;
-use futures::FutureExt;
 use futures::future::BoxFuture;
+use futures::{FutureExt, TryFutureExt};
 use http::header::{HeaderName, HeaderValue};
 use http::{Request, Response, Uri};
-use hyper::body::Incoming;
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::mpsc;
@@ -26,14 +24,16 @@ use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
 use tombolo_runtime::backoff::{Backoff, jitter};
 use tonic::body::Body;
-use tonic::codegen::Service;
+use tonic::codegen::{Service as GrpcService, StdError};
 use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
 
-use super::StreamState;
+use super::{Service, StreamState};
 use super::bucket::Bucket;
 use super::buckets::Buckets;
 use crate::config::Protocol;
 use crate::decode::quota_actions;
+use crate::grpc_call::Callee;
 use crate::health;
 use crate::snapshot::{Host, Snapshot};
 
@@ -56,7 +56,18 @@ const NEW_WAIT: Duration = Duration::from_millis(5);
 
 /// What `tonic` speaks over.
 #[derive(Clone)]
-struct Over(http2::SendRequest<Body>);
+enum Over {
+    Host(http2::SendRequest<Body>),
+    Edge(Channel),
+}
+
+/// A stream's connection, and what it is to.
+struct Opened {
+    over: Over,
+    origin: Uri,
+    /// None of the edge, of which no configuration says that it is gone.
+    host: Option<Arc<Host>>,
+}
 
 #[derive(Debug, thiserror::Error)]
 enum StreamError {
@@ -68,6 +79,8 @@ enum StreamError {
     Late,
     #[error("cannot connect")]
     Connect(#[source] std::io::Error),
+    #[error("cannot reach the edge")]
+    Edge(#[source] tonic::transport::Error),
     #[error("the connection broke")]
     Http(#[source] hyper::Error),
     #[error("the service has ended the stream")]
@@ -79,8 +92,8 @@ enum StreamError {
 }
 
 /// Until the task is aborted.
-pub(super) async fn run(buckets: Arc<Buckets>, current: Arc<ArcSwap<Snapshot>>) {
-    tokio::join!(follow(&buckets, &current), age(&buckets));
+pub(super) async fn run(buckets: Arc<Buckets>, service: Service) {
+    tokio::join!(follow(&buckets, &service), age(&buckets));
 }
 
 /// Ends what has lasted as long as it may, and forgets what nobody wants.
@@ -103,7 +116,7 @@ async fn age(buckets: &Buckets) {
     }
 }
 
-async fn follow(buckets: &Buckets, current: &ArcSwap<Snapshot>) {
+async fn follow(buckets: &Buckets, service: &Service) {
     let mut back_off = Backoff::new(BACK_OFF_MIN, BACK_OFF_MAX);
     let mut is_down = false;
     let name = name();
@@ -112,7 +125,7 @@ async fn follow(buckets: &Buckets, current: &ArcSwap<Snapshot>) {
             buckets.begun.notified().await;
         }
         let mut was_heard = false;
-        let Err(error) = stream(buckets, current, &name, &mut was_heard).await;
+        let Err(error) = stream(buckets, service, &name, &mut was_heard).await;
         buckets.fares.failed();
         if was_heard {
             back_off.reset();
@@ -134,27 +147,20 @@ async fn follow(buckets: &Buckets, current: &ArcSwap<Snapshot>) {
 /// One stream, as long as it goes.
 async fn stream(
     buckets: &Buckets,
-    current: &ArcSwap<Snapshot>,
+    service: &Service,
     name: &HeaderValue,
     was_heard: &mut bool,
 ) -> Result<std::convert::Infallible, StreamError> {
     let callee = &buckets.terms().callee;
-    let host = host(&current.load(), &callee.cluster)?;
-    let opening = tokio::time::timeout(callee.timeout, open(&host)).await;
-    let sender = opening.unwrap_or(Err(StreamError::Late))?;
-    let origin = Uri::builder()
-        .scheme(host.scheme())
-        .authority(callee.authority.clone())
-        .path_and_query("/")
-        .build()
-        .expect("invariant: scheme, authority and path are a URI");
-    let client = RateLimitQuotaServiceClient::with_origin(Over(sender), origin);
+    let opening = tokio::time::timeout(callee.timeout, service.open(callee)).await;
+    let Opened { over, origin, host } = opening.unwrap_or(Err(StreamError::Late))?;
+    let client = RateLimitQuotaServiceClient::with_origin(over, origin);
     let (reports, queue) = mpsc::channel(QUEUE_MAX);
     let mut request = tonic::Request::new(ReceiverStream::new(queue));
     let named = (NAME_HEADER, name.clone());
     let headers = std::iter::once(named).chain(callee.headers.iter().cloned());
     *request.metadata_mut() = MetadataMap::from_headers(headers.collect());
-    let is_there = || is_there(&current.load(), &host);
+    let is_there = || host.as_deref().is_none_or(|host| service.has(host));
     tokio::select! {
         ended = hear(client, request, buckets, was_heard) => ended,
         ended = tell(buckets, &reports, is_there) => ended,
@@ -256,6 +262,40 @@ fn usage(bucket: &Bucket, now: Instant, interval: Duration, open: Instant) -> Op
     })
 }
 
+impl Service {
+    async fn open(&self, callee: &Callee) -> Result<Opened, StreamError> {
+        match self {
+            Self::Edge(edge) => Ok(Opened {
+                over: Over::Edge(edge.connect().await.map_err(StreamError::Edge)?),
+                origin: edge.uri().clone(),
+                host: None,
+            }),
+            Self::Cluster(current) => {
+                let host = host(&current.load(), &callee.cluster)?;
+                let over = Over::Host(open(&host).await?);
+                let origin = Uri::builder()
+                    .scheme(host.scheme())
+                    .authority(callee.authority.clone())
+                    .path_and_query("/")
+                    .build()
+                    .expect("invariant: scheme, authority and path are a URI");
+                Ok(Opened {
+                    over,
+                    origin,
+                    host: Some(host),
+                })
+            }
+        }
+    }
+
+    fn has(&self, host: &Host) -> bool {
+        match self {
+            Self::Edge(_) => true,
+            Self::Cluster(current) => is_there(&current.load(), host),
+        }
+    }
+}
+
 async fn open(host: &Host) -> Result<http2::SendRequest<Body>, StreamError> {
     let stream = health::connect(host).await.map_err(StreamError::Connect)?;
     let opened = http2::Builder::new(TokioExecutor::new())
@@ -289,20 +329,29 @@ fn is_there(snapshot: &Snapshot, host: &Host) -> bool {
     cluster.is_some_and(|cluster| cluster.hosts.iter().any(|live| live.host.id == host.id))
 }
 
-impl Service<Request<Body>> for Over {
-    type Response = Response<Incoming>;
-    type Error = hyper::Error;
+impl GrpcService<Request<Body>> for Over {
+    type Response = Response<Body>;
+    type Error = StdError;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
+        match self {
+            Self::Host(sender) => sender.poll_ready(cx).map_err(Into::into),
+            Self::Edge(channel) => channel.poll_ready(cx).map_err(Into::into),
+        }
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         request
             .headers_mut()
             .insert(http::header::USER_AGENT, HeaderValue::from_static("tombolo"));
-        self.0.send_request(request).boxed()
+        match self {
+            Self::Host(sender) => {
+                let answered = sender.send_request(request);
+                answered.map(|answer| Ok(answer?.map(Body::new))).boxed()
+            }
+            Self::Edge(channel) => channel.call(request).err_into().boxed(),
+        }
     }
 }
 

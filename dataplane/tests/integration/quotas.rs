@@ -27,6 +27,7 @@ use envoy_types::pb::xds::r#type::matcher::v3::matcher::on_match::OnMatch as On;
 use envoy_types::util::pack_any;
 use prost::Message;
 
+use crate::support::ads::AdsServer;
 use crate::support::asking::{self, Stage};
 use crate::support::mesh;
 use crate::support::proxy::{client, eventually, http2_client};
@@ -234,6 +235,9 @@ async fn routes_and_clients_have_buckets_of_their_own() {
     let mut domains = quotas.domains();
     domains.sort_unstable();
     assert_eq!(domains, ["other", "shop"]);
+    // Who is told of one domain on a stream has had nothing of the other.
+    let names = quotas.names();
+    assert!(matches!(&names[..], [one, other] if one != other), "{names:?}");
     quotas.say(assign(DENY, 60_000));
     for (path, lines, expected) in [
         ("/user", &[("x-user", "ann")][..], 429),
@@ -276,6 +280,12 @@ async fn what_is_assigned_outlives_its_service_for_a_while() {
         quotas.told("name=n").allowed >= before.allowed + 4
     })
     .await;
+    // It knows that it is the same proxy's.
+    let names = quotas.names();
+    assert!(
+        names.len() > 1 && !names[0].is_empty() && names.iter().all(|name| *name == names[0]),
+        "{names:?}"
+    );
     // A configuration that says the same again goes on with what was assigned, whoever says nothing more.
     quotas.say(assign(DENY, 60_000));
     let before = quotas.told("name=n").reports;
@@ -316,6 +326,22 @@ async fn what_is_new_or_over_waits_for_no_interval() {
         until(&stage, round, "/", &[], 429).await;
         until(&stage, "it is over", "/", &[], 200).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_edge_itself_assigns_what_its_cluster_is_named_for() {
+    let quotas = Quotas::start().await;
+    let edge = AdsServer::start_beside(&quotas).await;
+    let filter = leasing("xds", bucket(vec![("name", text("n"))]));
+    let table = mesh::routes("in", vec![mesh::to_cluster("/", "a")]);
+    let filters = vec![(NAME, pack_any(filter))];
+    let stage = Stage::start_under(edge, filters, table, quotas.address).await;
+    assert_eq!(status(&stage, "/", &[]).await, 200);
+    eventually("it is told", || async { quotas.told("name=n").allowed == 1 }).await;
+    quotas.say(assign(DENY, 60_000));
+    until(&stage, "it is assigned", "/", &[], 429).await;
+    // Whoever is elsewhere is not asked.
+    assert_eq!(quotas.names().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -26,12 +26,12 @@ use envoy_types::util::pack_any;
 use tombolo_compiler::http::{Fault, HeaderName, PlainPath, Share, Span};
 use tombolo_compiler::intent::Cors;
 use tombolo_compiler::proxy::VirtualHost;
-use tombolo_compiler::routes::{Access, AccessRule, HostConduct, RateLimit, SPELLINGS};
+use tombolo_compiler::routes::{Access, AccessRule, HostConduct, Over, RateLimit, SPELLINGS};
 use tombolo_compiler::url::WebOrigin;
 
 use super::listener::{ALLOW, CORS, DENY, JWT, RATE_LIMIT, unlimited};
 use super::route::{header_matcher, regex, string_matcher};
-use super::{duration, header, number, share, token, yes};
+use super::{duration, header, number, quota, share, token, yes};
 
 /// Envoy refuses to fill a bucket more often.
 const FILL_INTERVAL_MIN_MS: u64 = 50;
@@ -64,15 +64,17 @@ pub(super) fn of_host(host: &VirtualHost) -> HashMap<String, Any> {
     let allowed = access
         .as_ref()
         .map(|access| (ALLOW, rbac(Action::Allow, policies(&access.allow))));
-    let limit = rate_limit
-        .as_ref()
-        .map(|limit| (RATE_LIMIT, pack_any(self::rate_limit(&host.name, limit))));
-    let configs = [cors, tokens, denied, allowed, limit];
-    configs
-        .into_iter()
-        .flatten()
-        .map(|(name, config)| (name.to_owned(), config))
-        .collect()
+    let limit = rate_limit.as_ref().map(|limit| match limit.over {
+        Over::Proxy => {
+            let config = pack_any(self::rate_limit(&host.name, limit));
+            (RATE_LIMIT.to_owned(), config)
+        }
+        Over::Gateway { .. } => (quota::filter_name(&host.name), quota::of_host()),
+    });
+    let configs = [cors, tokens, denied, allowed];
+    let configs = configs.into_iter().flatten();
+    let configs = configs.map(|(name, config)| (name.to_owned(), config));
+    configs.chain(limit).collect()
 }
 
 fn policies(rules: &[AccessRule]) -> HashMap<String, Policy> {
@@ -321,6 +323,7 @@ mod tests {
             let limit = RateLimit {
                 requests: std::num::NonZeroU32::new(requests).unwrap(),
                 per: per.to_owned().try_into().unwrap(),
+                over: Over::Proxy,
             };
             let bucket = token_bucket(&limit);
             let interval = bucket.fill_interval.unwrap();

@@ -18,7 +18,7 @@ use envoy_types::pb::google::protobuf::Any;
 use envoy_types::util::pack_any;
 use tombolo_compiler::proxy::{Filter as RouteFilter, Listener};
 
-use super::{address, ads, token, yes};
+use super::{address, ads, quota, token, yes};
 
 const CONNECTION_MANAGER: &str = "envoy.filters.network.http_connection_manager";
 const ROUTER: &str = "envoy.filters.http.router";
@@ -52,13 +52,22 @@ pub(super) fn encode(name: &str, listener: &Listener) -> PbListener {
 
 fn connection_manager(name: &str, listener: &Listener) -> HttpConnectionManager {
     // Each does nothing but where a host or a route says so; the router is last.
-    let filters = listener.filters.iter().map(|filter| match filter {
-        RouteFilter::Cors => http_filter(CORS, pack_any(Cors {})),
-        RouteFilter::Jwt => http_filter(JWT, pack_any(token::authentication(&listener.issuers))),
-        RouteFilter::Deny => http_filter(DENY, pack_any(Rbac::default())),
-        RouteFilter::Allow => http_filter(ALLOW, pack_any(Rbac::default())),
-        RouteFilter::RateLimit => http_filter(RATE_LIMIT, pack_any(unlimited(name))),
-        RouteFilter::Fault => http_filter(FAULT, pack_any(HttpFault::default())),
+    let filters = listener.filters.iter().flat_map(|filter| {
+        let one = |name, config| vec![http_filter(name, config)];
+        match filter {
+            RouteFilter::Cors => one(CORS, pack_any(Cors {})),
+            RouteFilter::Jwt => one(JWT, pack_any(token::authentication(&listener.issuers))),
+            RouteFilter::Deny => one(DENY, pack_any(Rbac::default())),
+            RouteFilter::Allow => one(ALLOW, pack_any(Rbac::default())),
+            RouteFilter::RateLimit => one(RATE_LIMIT, pack_any(unlimited(name))),
+            RouteFilter::Quota => {
+                let quotas = listener.quotas.iter();
+                quotas
+                    .map(|(host, limit)| quota::of_listener(host, limit))
+                    .collect()
+            }
+            RouteFilter::Fault => one(FAULT, pack_any(HttpFault::default())),
+        }
     });
     HttpConnectionManager {
         stat_prefix: name.to_owned(),
@@ -93,7 +102,7 @@ pub(super) fn router() -> HttpFilter {
     http_filter(ROUTER, pack_any(Router::default()))
 }
 
-fn http_filter(name: &str, config: Any) -> HttpFilter {
+pub(super) fn http_filter(name: &str, config: Any) -> HttpFilter {
     HttpFilter {
         name: name.to_owned(),
         config_type: Some(HttpFilterConfig::TypedConfig(config)),

@@ -19,6 +19,7 @@ use tombolo_compiler::setting::Outliers;
 use super::*;
 use crate::testing::{config, endpoints, forward, origin, path, target, upstream};
 
+mod quotas;
 mod tokens;
 
 fn decoded<T: Message + Default>(resources: &Resources, kind: Kind, name: &str) -> T {

@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::r#type::v3::{
 use envoy_types::pb::google::protobuf::{Duration as PbDuration, UInt32Value};
 
 /// The part of an id that says its limit.
-pub(super) const NAME: &str = "limit";
+pub(crate) const NAME: &str = "limit";
 /// Of a request: what is divided is finer than requests are.
 const PARTS: u64 = 1_000_000;
 /// More would be longer than a proxy's process.

@@ -22,8 +22,12 @@ fn examples() -> Value {
 }
 
 async fn apply(management: &Management, flags: &str) -> Answer {
+    apply_all(management, examples(), flags).await
+}
+
+async fn apply_all(management: &Management, documents: Value, flags: &str) -> Answer {
     let path = format!("changes?overwrite=true{flags}");
-    management.admin.post(&path, examples()).await
+    management.admin.post(&path, documents).await
 }
 
 #[tokio::test]
@@ -52,7 +56,12 @@ async fn every_example_is_taken_and_given_back_as_it_was_sent() {
 async fn what_protects_nothing_is_refused_unless_the_writer_insists() {
     let management = Management::start().await;
     let before = management.traces().await;
-    let refused = apply(&management, "").await;
+    let mut documents = examples();
+    let mut gateways = documents.as_array_mut().unwrap().iter_mut();
+    let gateway = gateways.find(|document| document["name"] == GATEWAY).unwrap();
+    // By itself a proxy counts no users apart.
+    gateway["spec"]["rateLimit"]["over"] = "Proxy".into();
+    let refused = apply_all(&management, documents.clone(), "").await;
     assert_eq!(refused.status, 422, "{}", refused.text);
     let problem = refused.json();
     assert_eq!(problem["type"], "urn:tombolo:problem:not-enforced");
@@ -65,7 +74,7 @@ async fn what_protects_nothing_is_refused_unless_the_writer_insists() {
     assert_eq!(
         fields,
         [
-            "/spec/rateLimit/by",
+            "/spec/rateLimit/by/header",
             "/spec/validateRequests",
             "/spec/defaults/reachability",
             "/spec/defaults/egress",
@@ -76,7 +85,8 @@ async fn what_protects_nothing_is_refused_unless_the_writer_insists() {
     );
     assert_eq!(management.traces().await, before);
 
-    assert_eq!(apply(&management, "&allowUnenforced=true").await.status, 200);
+    let kept = apply_all(&management, documents, "&allowUnenforced=true").await;
+    assert_eq!(kept.status, 200, "{}", kept.text);
     let status = management.admin.get(&format!("{GATEWAY}:status")).await.json();
     assert_ne!(status["status"]["outcome"], "running", "{status}");
     let findings = status["status"]["findings"].as_array().unwrap();
@@ -85,7 +95,7 @@ async fn what_protects_nothing_is_refused_unless_the_writer_insists() {
         .filter(|finding| finding["code"] == "NotEnforced")
         .map(|finding| &finding["field"])
         .collect();
-    assert_eq!(fields, ["spec.rateLimit.by"]);
+    assert_eq!(fields, ["spec.rateLimit.by.header"]);
 }
 
 #[tokio::test]

@@ -20,6 +20,9 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::proxy::free_address;
+use super::quotas::Quotas;
+
 pub(crate) const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 pub(crate) const ENDPOINTS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 pub(crate) const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
@@ -74,6 +77,15 @@ pub(crate) fn stored<M: Message + Name>(name: &str, message: &M) -> Resource {
 
 impl AdsServer {
     pub(crate) async fn start_at(address: SocketAddr) -> Self {
+        Self::serve(address, None).await
+    }
+
+    /// As an edge is, which assigns quotas as well.
+    pub(crate) async fn start_beside(quotas: &Quotas) -> Self {
+        Self::serve(free_address(), Some(quotas)).await
+    }
+
+    async fn serve(address: SocketAddr, quotas: Option<&Quotas>) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
@@ -83,10 +95,12 @@ impl AdsServer {
             nonsense: Mutex::default(),
         });
         let service = AggregatedDiscoveryServiceServer::new(Edge(Arc::clone(&shared)));
+        let quotas = quotas.map(Quotas::service);
         let task = tokio::spawn(async move {
             let incoming = TcpListenerStream::new(listener);
             tonic::transport::Server::builder()
                 .add_service(service)
+                .add_optional_service(quotas)
                 .serve_with_incoming(incoming)
                 .await
                 .unwrap();

@@ -35,6 +35,8 @@ pub(crate) struct Quotas {
     told: Arc<Mutex<BTreeMap<String, Told>>>,
     /// Of each stream, as its first message has it.
     domains: Arc<Mutex<Vec<String>>>,
+    /// What each stream says of whose it is.
+    names: Arc<Mutex<Vec<String>>>,
     /// For all buckets, with each report and whenever it changes.
     says: watch::Sender<Option<Action>>,
     serving: Arc<Mutex<Option<AbortHandle>>>,
@@ -49,10 +51,11 @@ impl Quotas {
             behind: behind.local_addr().unwrap(),
             told: Arc::default(),
             domains: Arc::default(),
+            names: Arc::default(),
             says: watch::Sender::new(None),
             serving: Arc::default(),
         };
-        let service = RateLimitQuotaServiceServer::new(quotas.clone());
+        let service = quotas.service();
         tokio::spawn(async move {
             let server = tonic::transport::Server::builder().add_service(service);
             server
@@ -62,6 +65,11 @@ impl Quotas {
         });
         quotas.serve(listener);
         quotas
+    }
+
+    /// To be served elsewhere too.
+    pub(crate) fn service(&self) -> RateLimitQuotaServiceServer<Self> {
+        RateLimitQuotaServiceServer::new(self.clone())
     }
 
     fn serve(&self, listener: TcpListener) {
@@ -106,6 +114,10 @@ impl Quotas {
         self.domains.lock().unwrap().clone()
     }
 
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.names.lock().unwrap().clone()
+    }
+
     fn note(&self, reports: &RateLimitQuotaUsageReports) -> Vec<BucketId> {
         if !reports.domain.is_empty() {
             self.domains.lock().unwrap().push(reports.domain.clone());
@@ -142,6 +154,9 @@ impl RateLimitQuotaService for Quotas {
         request: Request<Streaming<RateLimitQuotaUsageReports>>,
     ) -> Result<Response<Self::StreamRateLimitQuotasStream>, Status> {
         let quotas = self.clone();
+        let name = request.metadata().get("x-tombolo-quota-client").unwrap();
+        let name = name.to_str().unwrap().to_owned();
+        self.names.lock().unwrap().push(name);
         let mut reports = request.into_inner();
         let (answers, queue) = tokio::sync::mpsc::channel(1);
         tokio::spawn(async move {
