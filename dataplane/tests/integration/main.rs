@@ -9,6 +9,7 @@ mod decompressing;
 mod ext_authz;
 mod files;
 mod grpc;
+mod header_rules;
 mod health;
 mod hedges;
 mod hostile;
