@@ -19,10 +19,12 @@ use crate::otlp::Exporter;
 use crate::snapshot::LiveHttp;
 
 mod format;
+mod passed;
 mod records;
 mod writer;
 
 pub(crate) use format::{Field, Format, Operator, Piece, Request, Show, escape};
+pub(crate) use passed::Passed;
 pub(crate) use records::{Records, Shape, Shapes};
 pub(crate) use writer::{Destination, Process};
 
@@ -83,8 +85,9 @@ pub(crate) enum Relation {
 
 /// A worker's end of all logs.
 pub(crate) struct Logs {
-    /// The proxy's own, beside those of its listeners.
+    /// The proxy's own, beside those of its listeners: of requests, and of connections that are passed on.
     own: Option<Log>,
+    own_passed: Option<Log>,
     sinks: Sinks,
     #[allow(
         clippy::vec_box,
@@ -142,12 +145,16 @@ pub(crate) struct Edited<'a> {
 
 impl Logs {
     pub(crate) fn new(process: Arc<Process>) -> Self {
-        Self {
-            own: process.own().map(|destination| Log {
+        let own = |format: Format| {
+            process.own().map(|destination| Log {
                 medium: Medium::Lines(destination),
                 filter: None,
-                format: Format::own(),
-            }),
+                format,
+            })
+        };
+        Self {
+            own: own(Format::own()),
+            own_passed: own(Format::own_passed()),
             sinks: Sinks::new(process),
             notes: RefCell::default(),
         }
@@ -168,28 +175,38 @@ impl Logs {
     /// Writes the lines of a request that has ended.
     pub(crate) fn write(&self, mut note: Box<Note>, ended: &Ended, exporter: &Exporter) {
         if let Some(live) = note.live.take() {
-            let (mut asked, mut answered) = (note.asked.cursor(), note.answered.cursor());
-            for log in self.of(&live) {
-                if log.filter.as_ref().is_some_and(|filter| !filter.takes(ended)) {
-                    asked.skip(log.format.asks());
-                    answered.skip(log.format.answers());
-                    continue;
-                }
-                match &log.medium {
-                    Medium::Lines(destination) => self.sinks.write(destination, |out| {
-                        log.format.write(out, &note, ended, &mut asked, &mut answered);
-                    }),
-                    Medium::Records(records) => {
-                        let record = records.record(&note, ended, &mut asked, &mut answered);
-                        exporter.send(&records.stream, &record);
-                    }
-                }
-            }
+            self.write_to(self.of(&live), &note, ended, exporter);
         }
         let mut notes = self.notes.borrow_mut();
         if notes.len() < NOTES_KEPT_MAX && note.bytes() <= NOTE_BYTES_KEPT_MAX {
             note.clear();
             notes.push(note);
+        }
+    }
+
+    fn write_to<'a>(
+        &self,
+        logs: impl Iterator<Item = &'a Log>,
+        note: &Note,
+        ended: &Ended,
+        exporter: &Exporter,
+    ) {
+        let (mut asked, mut answered) = (note.asked.cursor(), note.answered.cursor());
+        for log in logs {
+            if log.filter.as_ref().is_some_and(|filter| !filter.takes(ended)) {
+                asked.skip(log.format.asks());
+                answered.skip(log.format.answers());
+                continue;
+            }
+            match &log.medium {
+                Medium::Lines(destination) => self.sinks.write(destination, |out| {
+                    log.format.write(out, note, ended, &mut asked, &mut answered);
+                }),
+                Medium::Records(records) => {
+                    let record = records.record(note, ended, &mut asked, &mut answered);
+                    exporter.send(&records.stream, &record);
+                }
+            }
         }
     }
 

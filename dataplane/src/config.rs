@@ -140,6 +140,8 @@ pub(crate) struct TcpProxy {
     pub(crate) idle_timeout: Option<Duration>,
     /// At least 1.
     pub(crate) connect_attempts_max: u32,
+    /// What is written of its connections, besides the proxy's own log.
+    pub(crate) logs: Box<[Log]>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

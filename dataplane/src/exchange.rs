@@ -493,6 +493,11 @@ impl Flag {
 }
 
 impl Flags {
+    /// `""` is none.
+    pub(crate) const fn said(words: [&'static str; 2]) -> Self {
+        Self(words)
+    }
+
     /// As Envoy lists them: what came first.
     pub(crate) fn of(flag: Flag, limit: Flag) -> Self {
         let (flag, limit) = (flag.word(), limit.word());

@@ -142,13 +142,32 @@ impl Format {
             ("bytes_sent", Operator::BytesSent),
             ("flags", Operator::Own(Own::Flags)),
         ];
+        Self::object(&fields)
+    }
+
+    /// The same of connections that are passed on, of which nothing is asked.
+    pub(super) fn own_passed() -> Self {
+        Self::object(&[
+            ("time_ms", Operator::Own(Own::TimeMs)),
+            ("client", Operator::RemoteAddress),
+            ("duration_ms", Operator::Own(Own::DurationMs)),
+            ("upstream_host", Operator::UpstreamHost),
+            ("cluster", Operator::UpstreamCluster),
+            ("retries", Operator::Own(Own::Retries)),
+            ("bytes_received", Operator::BytesReceived),
+            ("bytes_sent", Operator::BytesSent),
+            ("flags", Operator::Own(Own::Flags)),
+        ])
+    }
+
+    fn object(fields: &[(&str, Operator)]) -> Self {
         let mut pieces = Vec::new();
         let mut opening = "{";
         for (name, operator) in fields {
             pieces.push(Piece::Literal(
                 format!("{opening}\"{name}\":").into_bytes().into(),
             ));
-            pieces.push(Piece::Value(operator, Show::Json));
+            pieces.push(Piece::Value(operator.clone(), Show::Json));
             opening = ",";
         }
         pieces.push(Piece::Literal((*b"}\n").into()));

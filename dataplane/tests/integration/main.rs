@@ -33,6 +33,7 @@ mod subsets;
 mod support;
 mod taps;
 mod tcp;
+mod tcp_logs;
 mod tls;
 mod tls_hosts;
 mod traces;
