@@ -149,6 +149,7 @@ impl Asking<'_> {
         };
         let case = Case {
             source: connection.ends.client,
+            principal: connection.client().channel.principal(),
             destination: connection.ends.to,
             came: SystemTime::now() - self.exchange.started().elapsed(),
             head: &request.parts,

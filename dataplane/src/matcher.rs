@@ -169,7 +169,12 @@ impl HeaderMatcher {
         let Of::Header(name) = &self.of else {
             return false;
         };
-        let mut lines = headers.lines(name).peekable();
+        self.matches_lines(headers.lines(name))
+    }
+
+    /// Of one header.
+    pub(crate) fn matches_lines<'a>(&self, lines: impl Iterator<Item = &'a [u8]>) -> bool {
+        let mut lines = lines.peekable();
         let found = lines.peek().is_some();
         self.concludes(found.then(|| lines.any(|value| self.is_wanted(value))))
     }

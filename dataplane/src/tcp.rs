@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::access_log::Passed;
 use crate::arrival::Ends;
 use crate::balance::{Draw, Tried};
+use crate::channel::Channel;
 use crate::config::TcpProxy;
 use crate::exchange::Flags;
 use crate::h1::{Buffer, Timer};
@@ -114,6 +115,7 @@ pub(crate) async fn serve(
     mut client: Stream,
     first: Buffer,
     ends: Ends,
+    server_name: Option<Box<str>>,
 ) {
     let proxy = Arc::clone(&listener.live.borrow());
     let target = match &*proxy.targets {
@@ -125,7 +127,14 @@ pub(crate) async fn serve(
         .as_ref()
         .map_or_else(|| NO_CLUSTER.into(), |cluster| Arc::clone(&cluster.live.name));
     let counters = worker.tcp_counters(&listener.name, &name);
-    let mut passed = Passed::begin(&worker, &proxy, &ends);
+    let mut passed = Passed::begin(&worker, &proxy, &ends, || {
+        let channel = Channel::new(&mut client, ends.to);
+        Channel {
+            // Of TLS that is passed on it was looked at only.
+            server_name: channel.server_name.or(server_name),
+            ..channel
+        }
+    });
     if let (Some(passed), Some(cluster)) = (&mut passed, &cluster) {
         passed.cluster(&cluster.live.name);
     }

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use super::{Ended, Log, Logs, Note};
 use crate::arrival::Ends;
+use crate::channel::Channel;
 use crate::config::TcpProxy;
 use crate::otlp::Exporter;
 use crate::tcp::End;
@@ -18,12 +19,22 @@ pub(crate) struct Passed {
     proxy: Arc<TcpProxy>,
     note: Box<Note>,
     began: Instant,
-    ended: Ended,
+    client: SocketAddr,
+    channel: Channel,
+    end: End,
+    retries: u32,
+    /// Up and down.
+    bytes: (u64, u64),
 }
 
 impl Passed {
     /// Nothing where nobody logs it.
-    pub(crate) fn begin(worker: &Rc<Worker>, proxy: &Arc<TcpProxy>, ends: &Ends) -> Option<Self> {
+    pub(crate) fn begin(
+        worker: &Rc<Worker>,
+        proxy: &Arc<TcpProxy>,
+        ends: &Ends,
+        channel: impl FnOnce() -> Channel,
+    ) -> Option<Self> {
         if worker.logs.own_passed.is_none() && proxy.logs.is_empty() {
             return None;
         }
@@ -34,17 +45,12 @@ impl Passed {
             proxy: Arc::clone(proxy),
             note,
             began: Instant::now(),
-            ended: Ended {
-                status: 0,
-                // What nobody ends goes with the proxy.
-                flags: End::Drained.flags(),
-                took: Duration::ZERO,
-                retries: 0,
-                bytes_received: 0,
-                bytes_sent: 0,
-                client: ends.client,
-                trace: None,
-            },
+            client: ends.client,
+            channel: channel(),
+            // What nobody ends goes with the proxy.
+            end: End::Drained,
+            retries: 0,
+            bytes: (0, 0),
         })
     }
 
@@ -54,33 +60,44 @@ impl Passed {
 
     /// It is tried there.
     pub(crate) fn host(&mut self, host: SocketAddr) {
-        self.ended.retries += u32::from(self.note.host.is_some());
+        self.retries += u32::from(self.note.host.is_some());
         self.note.host(host);
     }
 
     /// So many bytes more, up and down.
     pub(crate) fn moved(&mut self, up: u64, down: u64) {
-        self.ended.bytes_received += up;
-        self.ended.bytes_sent += down;
+        self.bytes.0 += up;
+        self.bytes.1 += down;
     }
 
     pub(crate) fn end(mut self, end: End) {
-        self.ended.flags = end.flags();
+        self.end = end;
     }
 }
 
 impl Drop for Passed {
     fn drop(&mut self) {
-        self.ended.took = self.began.elapsed();
+        let ended = Ended {
+            status: 0,
+            flags: self.end.flags(),
+            took: self.began.elapsed(),
+            retries: self.retries,
+            bytes_received: self.bytes.0,
+            bytes_sent: self.bytes.1,
+            client: self.client,
+            channel: &self.channel,
+            code: None,
+            trace: None,
+        };
         let worker = &self.worker;
         worker
             .logs
-            .write_passed(&self.proxy.logs, &self.note, &self.ended, &worker.exporter);
+            .write_passed(&self.proxy.logs, &self.note, &ended, &worker.exporter);
     }
 }
 
 impl Logs {
-    fn write_passed(&self, logs: &[Log], note: &Note, ended: &Ended, exporter: &Exporter) {
+    fn write_passed(&self, logs: &[Log], note: &Note, ended: &Ended<'_>, exporter: &Exporter) {
         self.write_to(self.own_passed.iter().chain(logs), note, ended, exporter);
     }
 }

@@ -78,6 +78,7 @@ mod tests {
                 to: ([10, 0, 0, 2], 80).into(),
                 server_name: None,
                 peer: None,
+                cipher: None,
             };
             let address = [10, 0, 0, 1].into();
             let subject = Subject {

@@ -191,7 +191,7 @@ fn virtual_host(
     let said = overrides(take(&mut pb.typed_per_filter_config), format_args!("/{name}"))?;
     let (retry, hedging) = (pb.retry_policy.take(), pb.hedge_policy.take());
     // For what is to be refused of it, which is not a route's.
-    retry::decode(retry.clone(), hedging.clone())?;
+    retry::decode(retry.clone(), hedging)?;
     let outer = Outer {
         levels: levels_below(levels, outer, said),
         rules: rules.with(said!(pb))?,
@@ -381,7 +381,7 @@ fn forward(
         .at("idle_timeout")?;
     let retry = retry::decode(
         pb.retry_policy.take().or_else(|| outer.retry.clone()),
-        pb.hedge_policy.take().or_else(|| outer.hedging.clone()),
+        pb.hedge_policy.take().or(outer.hedging),
     )?;
     let host = match pb.host_rewrite_specifier.take() {
         None => None,

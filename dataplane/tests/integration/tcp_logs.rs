@@ -26,7 +26,7 @@ use crate::support::{ads, mesh};
 
 const FORMAT: &str = "%RESPONSE_FLAGS% %BYTES_RECEIVED% %BYTES_SENT% %UPSTREAM_HOST% %UPSTREAM_CLUSTER% \
                       %UPSTREAM_REQUEST_ATTEMPT_COUNT% %DOWNSTREAM_REMOTE_ADDRESS% %REQ(:METHOD)% \
-                      %RESPONSE_CODE% %PROTOCOL%\n";
+                      %RESPONSE_CODE% %PROTOCOL% %DOWNSTREAM_LOCAL_ADDRESS%\n";
 
 fn log(path: &Path, filter: Option<access_log_filter::FilterSpecifier>) -> PbAccessLog {
     let file = FileAccessLog {
@@ -128,7 +128,7 @@ async fn every_connection_is_a_line_when_it_has_ended() {
         "NC 0 0 - - 0".to_owned(),
     ]) {
         let from = talk(address).await;
-        expected.push(format!("{line} {from} - 0 -"));
+        expected.push(format!("{line} {from} - 0 - {address}"));
     }
     let read = |path: &Path| {
         let text = std::fs::read_to_string(path).unwrap_or_default();
