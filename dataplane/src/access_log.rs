@@ -10,19 +10,27 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, Method, Version};
 
+use crate::channel::Channel;
 use crate::config::HeaderEdits;
 use crate::exchange::Flags;
+use crate::grpc::{Code, GRPC_STATUS};
 use crate::h1::Head;
 use crate::matcher::Headers;
 use crate::metrics::Metrics;
 use crate::otlp::Exporter;
 use crate::snapshot::LiveHttp;
 
+mod channel;
+mod filter;
 mod format;
+mod passed;
 mod records;
 mod writer;
 
+pub(crate) use channel::{CodeStyle, OfChannel};
+pub(crate) use filter::{Comparison, Filter, Relation};
 pub(crate) use format::{Field, Format, Operator, Piece, Request, Show, escape};
+pub(crate) use passed::Passed;
 pub(crate) use records::{Records, Shape, Shapes};
 pub(crate) use writer::{Destination, Process};
 
@@ -58,38 +66,11 @@ pub(crate) enum Medium {
     Records(Arc<Records>),
 }
 
-/// Which requests a log is about.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Filter {
-    Status(Comparison),
-    DurationMs(Comparison),
-    /// One of them, or any at all.
-    Flags(Box<[Box<str>]>),
-    /// Those of which rules have said so, and maybe those of which none has said anything.
-    Hint {
-        wanted: bool,
-        takes_unsaid: bool,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Comparison {
-    pub(crate) relation: Relation,
-    pub(crate) to: u32,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Relation {
-    Equal,
-    AtLeast,
-    AtMost,
-    Differs,
-}
-
 /// A worker's end of all logs.
 pub(crate) struct Logs {
-    /// The proxy's own, beside those of its listeners.
+    /// The proxy's own, beside those of its listeners: of requests, and of connections that are passed on.
     own: Option<Log>,
+    own_passed: Option<Log>,
     sinks: Sinks,
     #[allow(
         clippy::vec_box,
@@ -111,6 +92,8 @@ pub(crate) struct Note {
     cluster: Vec<u8>,
     /// Whether rules want it logged.
     hint: Option<bool>,
+    /// What an answer or its trailers say of a call.
+    code: Option<Code>,
 }
 
 /// A request's head, as logs see it.
@@ -128,7 +111,7 @@ pub(crate) struct Requested<'a, H> {
 }
 
 /// How it ended.
-pub(crate) struct Ended {
+pub(crate) struct Ended<'a> {
     /// Of the answer; 0 when there was none.
     pub(crate) status: u16,
     pub(crate) flags: Flags,
@@ -137,6 +120,9 @@ pub(crate) struct Ended {
     pub(crate) bytes_received: u64,
     pub(crate) bytes_sent: u64,
     pub(crate) client: SocketAddr,
+    pub(crate) channel: &'a Channel,
+    /// What it was as a call of gRPC, if it was one.
+    pub(crate) code: Option<Code>,
     /// Its trace and its own span, if it is sampled.
     pub(crate) trace: Option<(u128, u64)>,
 }
@@ -149,12 +135,16 @@ pub(crate) struct Edited<'a> {
 
 impl Logs {
     pub(crate) fn new(process: Arc<Process>) -> Self {
-        Self {
-            own: process.own().map(|destination| Log {
+        let own = |format: Format| {
+            process.own().map(|destination| Log {
                 medium: Medium::Lines(destination),
                 filter: None,
-                format: Format::own(),
-            }),
+                format,
+            })
+        };
+        Self {
+            own: own(Format::own()),
+            own_passed: own(Format::own_passed()),
             sinks: Sinks::new(process),
             notes: RefCell::default(),
         }
@@ -173,34 +163,41 @@ impl Logs {
     }
 
     /// Writes the lines of a request that has ended.
-    pub(crate) fn write(&self, mut note: Box<Note>, ended: &Ended, exporter: &Exporter) {
+    pub(crate) fn write(&self, mut note: Box<Note>, ended: &Ended<'_>, exporter: &Exporter) {
         if let Some(live) = note.live.take() {
-            let (mut asked, mut answered) = (note.asked.cursor(), note.answered.cursor());
-            for log in self.of(&live) {
-                if log
-                    .filter
-                    .as_ref()
-                    .is_some_and(|filter| !filter.takes(ended, note.hint))
-                {
-                    asked.skip(log.format.asks());
-                    answered.skip(log.format.answers());
-                    continue;
-                }
-                match &log.medium {
-                    Medium::Lines(destination) => self.sinks.write(destination, |out| {
-                        log.format.write(out, &note, ended, &mut asked, &mut answered);
-                    }),
-                    Medium::Records(records) => {
-                        let record = records.record(&note, ended, &mut asked, &mut answered);
-                        exporter.send(&records.stream, &record);
-                    }
-                }
-            }
+            self.write_to(self.of(&live), &note, ended, exporter);
         }
         let mut notes = self.notes.borrow_mut();
         if notes.len() < NOTES_KEPT_MAX && note.bytes() <= NOTE_BYTES_KEPT_MAX {
             note.clear();
             notes.push(note);
+        }
+    }
+
+    fn write_to<'a>(
+        &self,
+        logs: impl Iterator<Item = &'a Log>,
+        note: &Note,
+        ended: &Ended<'_>,
+        exporter: &Exporter,
+    ) {
+        let (mut asked, mut answered) = (note.asked.cursor(), note.answered.cursor());
+        for log in logs {
+            let takes = |filter: &Filter| filter.takes(ended, note.hint, &mut asked);
+            if !log.filter.as_ref().is_none_or(takes) {
+                asked.skip(log.format.asks());
+                answered.skip(log.format.answers());
+                continue;
+            }
+            match &log.medium {
+                Medium::Lines(destination) => self.sinks.write(destination, |out| {
+                    log.format.write(out, note, ended, &mut asked, &mut answered);
+                }),
+                Medium::Records(records) => {
+                    let record = records.record(note, ended, &mut asked, &mut answered);
+                    exporter.send(&records.stream, &record);
+                }
+            }
         }
     }
 
@@ -217,8 +214,12 @@ impl Logs {
         };
         *protocol = Some(asked.protocol);
         captured.clear();
-        self.of(live)
-            .for_each(|log| log.format.capture_request(asked, captured));
+        self.of(live).for_each(|log| {
+            if let Some(filter) = &log.filter {
+                filter.capture(asked, captured);
+            }
+            log.format.capture_request(asked, captured);
+        });
     }
 
     pub(crate) fn answered(&self, note: &mut Note, headers: &impl Headers) {
@@ -255,6 +256,7 @@ impl Note {
             answered: Captured::default(),
             cluster: Vec::new(),
             hint: None,
+            code: None,
         }
     }
 
@@ -272,6 +274,16 @@ impl Note {
         self.host = Some(host);
     }
 
+    /// Of a call: what its answer's head or trailers say last.
+    pub(crate) fn said(&mut self, headers: &impl Headers) {
+        let said = headers.lines(&GRPC_STATUS).next().and_then(Code::read);
+        self.code = said.or(self.code);
+    }
+
+    pub(crate) fn code(&self) -> Option<Code> {
+        self.code
+    }
+
     fn bytes(&self) -> usize {
         self.asked.capacity() + self.answered.capacity() + self.cluster.capacity()
     }
@@ -280,36 +292,10 @@ impl Note {
         self.protocol = None;
         self.host = None;
         self.hint = None;
+        self.code = None;
         self.asked.clear();
         self.answered.clear();
         self.cluster.clear();
-    }
-}
-
-impl Filter {
-    fn takes(&self, ended: &Ended, hint: Option<bool>) -> bool {
-        match self {
-            Self::Status(comparison) => comparison.holds(ended.status.into()),
-            Self::DurationMs(comparison) => comparison.holds(ended.took.as_millis()),
-            Self::Flags(any) if any.is_empty() => ended.flags.words().next().is_some(),
-            Self::Flags(one) => ended
-                .flags
-                .words()
-                .any(|word| one.iter().any(|one| **one == *word)),
-            Self::Hint { wanted, takes_unsaid } => hint.map_or(*takes_unsaid, |hint| hint == *wanted),
-        }
-    }
-}
-
-impl Comparison {
-    fn holds(self, value: u128) -> bool {
-        let to = u128::from(self.to);
-        match self.relation {
-            Relation::Equal => value == to,
-            Relation::AtLeast => value >= to,
-            Relation::AtMost => value <= to,
-            Relation::Differs => value != to,
-        }
     }
 }
 
@@ -359,64 +345,7 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
-    use crate::exchange::Flag;
     use crate::h1::{Fields, read_response};
-
-    fn ended(status: u16, ms: u64, flag: Flag) -> Ended {
-        Ended {
-            status,
-            flags: Flags::of(flag, Flag::RetriesUsedUp),
-            took: Duration::from_millis(ms),
-            retries: 0,
-            bytes_received: 0,
-            bytes_sent: 0,
-            client: ([127, 0, 0, 1], 1).into(),
-            trace: None,
-        }
-    }
-
-    #[test]
-    fn filters_choose_requests() {
-        let than = |relation, to| Comparison { relation, to };
-        let cases = [
-            (Filter::Status(than(Relation::AtLeast, 500)), true),
-            (Filter::Status(than(Relation::AtLeast, 504)), false),
-            (Filter::Status(than(Relation::AtMost, 503)), true),
-            (Filter::Status(than(Relation::AtMost, 502)), false),
-            (Filter::Status(than(Relation::Equal, 503)), true),
-            (Filter::Status(than(Relation::Differs, 503)), false),
-            (Filter::DurationMs(than(Relation::AtLeast, 20)), true),
-            (Filter::DurationMs(than(Relation::AtLeast, 21)), false),
-            (Filter::Flags(Box::default()), true),
-            (Filter::Flags(["UF".into()].into()), true),
-            (Filter::Flags(["NR".into(), "URX".into()].into()), true),
-            (Filter::Flags(["NR".into()].into()), false),
-        ];
-        for (filter, expected) in cases {
-            let taken = filter.takes(&ended(503, 20, Flag::ConnectFailure), None);
-            assert_eq!(taken, expected, "{filter:?}");
-        }
-        let silent = Ended {
-            flags: Flags::of(Flag::None, Flag::None),
-            ..ended(200, 0, Flag::None)
-        };
-        assert!(!Filter::Flags(Box::default()).takes(&silent, None));
-    }
-
-    #[test]
-    fn rules_say_what_is_logged() {
-        for (wanted, takes_unsaid, hint, expected) in [
-            (true, true, None, true),
-            (true, false, None, false),
-            (true, false, Some(true), true),
-            (true, true, Some(false), false),
-            (false, false, Some(false), true),
-        ] {
-            let filter = Filter::Hint { wanted, takes_unsaid };
-            let taken = filter.takes(&ended(200, 0, Flag::None), hint);
-            assert_eq!(taken, expected, "{filter:?} {hint:?}");
-        }
-    }
 
     #[test]
     fn an_answer_is_logged_as_it_is_sent() {

@@ -161,6 +161,7 @@ impl Asking<'_> {
         };
         let case = Case {
             source: connection.ends.client,
+            principal: connection.client().channel.principal(),
             destination: connection.ends.to,
             came: SystemTime::now() - self.exchange.started().elapsed(),
             head: &request.parts,

@@ -273,6 +273,7 @@ impl UpstreamBody {
             let put = match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.watch.took();
+                    self.trailed(&frame);
                     recoder.put(match frame.into_trailers() {
                         Ok(trailers) => Frame::trailers(without(trailers, &self.unfit)),
                         Err(data) => data,
@@ -300,6 +301,13 @@ impl UpstreamBody {
         }
     }
 
+    /// Notes what came behind the body, if it is that.
+    fn trailed(&mut self, frame: &Frame<Bytes>) {
+        if let (Some(trailers), Some(exchange)) = (frame.trailers_ref(), &mut self.exchange) {
+            exchange.trailed(trailers);
+        }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, ResponseError>>> {
         if let Some(mut recoder) = self.recoder.take() {
             let polled = self.poll_recoded(&mut recoder, cx);
@@ -312,6 +320,7 @@ impl UpstreamBody {
                 if let (Some(data), Some(exchange)) = (frame.data_ref(), &mut self.exchange) {
                     exchange.sent(data.len() as u64);
                 }
+                self.trailed(&frame);
                 if self.incoming.is_end_stream() {
                     self.finish();
                 }

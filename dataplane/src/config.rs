@@ -140,6 +140,8 @@ pub(crate) struct TcpProxy {
     pub(crate) idle_timeout: Option<Duration>,
     /// At least 1.
     pub(crate) connect_attempts_max: u32,
+    /// What is written of its connections, besides the proxy's own log.
+    pub(crate) logs: Box<[Log]>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -241,7 +243,8 @@ pub(crate) struct Route {
     /// Which of its table's [`Levels`](crate::filter::Levels) say what filters do to its requests.
     pub(crate) levels: usize,
     pub(crate) matcher: RouteMatcher,
-    pub(crate) edits: HeaderEdits,
+    /// Its own with those of its host and its table.
+    pub(crate) edits: Arc<HeaderEdits>,
     pub(crate) action: Action,
 }
 
@@ -249,7 +252,11 @@ pub(crate) struct Route {
 pub(crate) enum Action {
     Forward(Box<Forward>),
     Redirect(Redirect),
-    Respond { status: StatusCode, body: Bytes },
+    Respond {
+        status: StatusCode,
+        body: Bytes,
+        edits: Arc<HeaderEdits>,
+    },
 }
 
 /// What is `None` stays as the client asked for it.
@@ -261,6 +268,7 @@ pub(crate) struct Redirect {
     pub(crate) path: Option<PathRewrite>,
     pub(crate) keeps_query: bool,
     pub(crate) status: StatusCode,
+    pub(crate) response_edits: Arc<HeaderEdits>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -280,7 +288,7 @@ pub(crate) struct Forward {
     pub(crate) path: Option<PathRewrite>,
     /// What sends requests to the same host, where the balancer listens to it.
     pub(crate) hash: Box<[HashPolicy]>,
-    pub(crate) response_edits: HeaderEdits,
+    pub(crate) response_edits: Arc<HeaderEdits>,
     pub(crate) mirrors: Vec<Mirror>,
     /// What its requests count as, where somebody counts.
     pub(crate) limits: Option<Box<RouteLimits>>,
@@ -467,6 +475,22 @@ impl StreamDuration {
 }
 
 impl HeaderEdits {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    /// Does as one what these and then `later` do.
+    pub(crate) fn extend(&mut self, later: Self) {
+        let Self { remove, set, add } = later;
+        let is_kept =
+            |name: &HeaderName| !remove.contains(name) && !set.iter().any(|(replaced, _)| replaced == name);
+        self.set.retain(|(name, _)| is_kept(name));
+        self.add.retain(|(name, _)| is_kept(name));
+        self.remove.extend(remove);
+        self.set.extend(set);
+        self.add.extend(add);
+    }
+
     /// Whether lines of that name do not stay as they are.
     pub(crate) fn replaces(&self, name: &[u8]) -> bool {
         let is_it = |replaced: &HeaderName| name.eq_ignore_ascii_case(replaced.as_str().as_bytes());

@@ -6,11 +6,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 
 use crate::access_log::{Ended, Note, Requested};
 use crate::config::HeaderEdits;
-use crate::grpc;
+use crate::grpc::{self, Code};
 use crate::grpc_web::WebCall;
 use crate::header_changes::HeaderChanges;
 use crate::listener::Connection;
@@ -257,6 +257,16 @@ impl Exchange {
         }
         if let Some(note) = &mut self.note {
             self.connection.worker.logs.answered(note, headers);
+            if self.is_call {
+                note.said(headers);
+            }
+        }
+    }
+
+    /// What came behind its answer's body.
+    pub(crate) fn trailed(&mut self, trailers: &HeaderMap) {
+        if let Some(note) = self.note.as_mut().filter(|_| self.is_call) {
+            note.said(trailers);
         }
     }
 
@@ -386,6 +396,13 @@ impl Exchange {
         self.bytes_received = bytes;
     }
 
+    /// How it ended as a call, as far as that was said, else by its status.
+    fn code(&self, note: Option<&Note>) -> Option<Code> {
+        let note = note.filter(|_| self.is_call)?;
+        let by_status = || StatusCode::from_u16(self.status).ok().map(Code::of);
+        note.code().or_else(by_status)
+    }
+
     /// The exchange ended by itself.
     pub(crate) fn end(&mut self, flag: Flag) {
         self.flag = flag;
@@ -432,6 +449,8 @@ impl Drop for Exchange {
                 bytes_received: self.bytes_received,
                 bytes_sent: self.bytes_sent,
                 client: self.connection.address(),
+                channel: self.connection.client().channel,
+                code: self.code(note.as_deref()),
                 trace: traced.as_ref().map(|traced| traced.ids()),
             };
             if let Some(note) = note {
@@ -500,6 +519,11 @@ impl Flag {
 }
 
 impl Flags {
+    /// `""` is none.
+    pub(crate) const fn said(words: [&'static str; 2]) -> Self {
+        Self(words)
+    }
+
     /// As Envoy lists them: what came first.
     pub(crate) fn of(flag: Flag, limit: Flag) -> Self {
         let (flag, limit) = (flag.word(), limit.word());

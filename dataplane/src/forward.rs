@@ -241,8 +241,9 @@ pub(crate) async fn serve(
     };
     let forward = match &route.action {
         Action::Forward(forward) => forward,
-        Action::Respond { status, body } => {
-            return Reply::new(*status, body.clone(), Flag::None).send(exchange);
+        Action::Respond { status, body, edits } => {
+            let reply = Reply::new(*status, body.clone(), Flag::None);
+            return reply.with_edits(edits).send(exchange);
         }
         Action::Redirect(redirect) => {
             let asked = Asked {
@@ -251,7 +252,7 @@ pub(crate) async fn serve(
                 path: target.path(),
                 query: target.query(),
             };
-            return lead(exchange, redirect.status, &redirect.location(asked));
+            return lead(exchange, redirect, &redirect.location(asked));
         }
     };
     let listed = listed.unwrap_or_else(|| tidy(&mut parts.headers, &verdict.request, exchange.connection()));

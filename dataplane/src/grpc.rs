@@ -49,6 +49,10 @@ impl Code {
         std::str::from_utf8(value).ok()?.parse().ok().map(Self)
     }
 
+    pub(crate) fn number(self) -> u8 {
+        self.0
+    }
+
     pub(crate) fn value(self) -> HeaderValue {
         HeaderValue::from(u16::from(self.0))
     }

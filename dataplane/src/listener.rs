@@ -333,13 +333,14 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, stream: TcpStream, 
             stream,
             input,
             ends,
+            server_name,
             counted,
         }) = begin(&worker, listener, stream, peer).await
         else {
             return;
         };
         match serving {
-            Serving::Tcp(tcp) => Box::pin(tcp::serve(worker, tcp, stream, input, ends)).await,
+            Serving::Tcp(tcp) => Box::pin(tcp::serve(worker, tcp, stream, input, ends, server_name)).await,
             Serving::Http(http) => match greet(worker, http, stream, input, ends).await {
                 Some((connection, stream, input)) if connection.protocol == Codec::Http1 => {
                     h1::serve(connection, stream, input).await;

@@ -64,6 +64,8 @@ pub(crate) enum Of {
     Authority,
     /// The path with its query.
     Target,
+    /// That of its client's connection, whatever its head says.
+    Scheme,
     Header(HeaderName),
 }
 
@@ -143,6 +145,7 @@ impl Of {
         match self {
             Self::Method => Some(Cow::Borrowed(subject.request.method().as_str().as_bytes())),
             Self::Authority => Some(Cow::Borrowed(subject.authority.as_bytes())),
+            Self::Scheme => Some(Cow::Borrowed(subject.client.channel.scheme.as_bytes())),
             Self::Target => Some(Cow::Owned(subject.target().into_owned().into_bytes())),
             Self::Header(name) => subject.request.lines(name).next().map(Cow::Borrowed),
         }
@@ -155,6 +158,7 @@ impl HeaderMatcher {
         self.concludes(match &self.of {
             Of::Method => Some(is_wanted(subject.request.method().as_str().as_bytes())),
             Of::Authority => Some(is_wanted(subject.authority.as_bytes())),
+            Of::Scheme => Some(is_wanted(subject.client.channel.scheme.as_bytes())),
             Of::Target => Some(is_wanted(subject.target().as_bytes())),
             Of::Header(name) => any_line(&subject.request, name, is_wanted),
         })
@@ -165,7 +169,12 @@ impl HeaderMatcher {
         let Of::Header(name) = &self.of else {
             return false;
         };
-        let mut lines = headers.lines(name).peekable();
+        self.matches_lines(headers.lines(name))
+    }
+
+    /// Of one header.
+    pub(crate) fn matches_lines<'a>(&self, lines: impl Iterator<Item = &'a [u8]>) -> bool {
+        let mut lines = lines.peekable();
         let found = lines.peek().is_some();
         self.concludes(found.then(|| lines.any(|value| self.is_wanted(value))))
     }

@@ -1,12 +1,15 @@
 //! Answers of the proxy's own, in the manners of who asked: a call of gRPC is answered with 200 and a status of its own, and
 //! says in a header what others find in the body.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::attempt::Refusal;
 use crate::body::ResponseBody;
+use crate::config::{HeaderEdits, Redirect};
 use crate::exchange::{Exchange, Flag};
 use crate::grpc::{self, Code, GRPC_MESSAGE, GRPC_STATUS};
 
@@ -26,6 +29,8 @@ pub(crate) struct Reply {
     /// To a call, where it is not what the status means.
     code: Option<Code>,
     header: Option<(HeaderName, HeaderValue)>,
+    /// What its route does to it.
+    edits: Option<Arc<HeaderEdits>>,
 }
 
 pub(crate) fn refuse(mut exchange: Exchange, refusal: Refusal) -> Response<ResponseBody> {
@@ -46,7 +51,7 @@ pub(crate) fn refuse(mut exchange: Exchange, refusal: Refusal) -> Response<Respo
 }
 
 /// Sends the client elsewhere.
-pub(crate) fn lead(exchange: Exchange, status: StatusCode, location: &str) -> Response<ResponseBody> {
+pub(crate) fn lead(exchange: Exchange, redirect: &Redirect, location: &str) -> Response<ResponseBody> {
     let Ok(location) = HeaderValue::from_str(location) else {
         return refuse(
             exchange,
@@ -55,8 +60,9 @@ pub(crate) fn lead(exchange: Exchange, status: StatusCode, location: &str) -> Re
     };
     Reply {
         header: Some((header::LOCATION, location)),
-        ..Reply::new(status, Bytes::new(), Flag::None)
+        ..Reply::new(redirect.status, Bytes::new(), Flag::None)
     }
+    .with_edits(&redirect.response_edits)
     .send(exchange)
 }
 
@@ -68,6 +74,7 @@ impl Reply {
             body,
             code: None,
             header: None,
+            edits: None,
         }
     }
 
@@ -75,10 +82,21 @@ impl Reply {
         Self { code, ..self }
     }
 
+    pub(crate) fn with_edits(self, edits: &Arc<HeaderEdits>) -> Self {
+        Self {
+            edits: Some(Arc::clone(edits)),
+            ..self
+        }
+    }
+
     pub(crate) fn send(self, mut exchange: Exchange) -> Response<ResponseBody> {
         let mut response = Response::new(ResponseBody::Full(None));
         let headers = response.headers_mut();
         headers.extend(self.header.map(|(name, value)| (Some(name), value)));
+        if let Some(edits) = self.edits {
+            // Not behind what frames it and says what it is.
+            edits.apply(headers);
+        }
         let is_call = exchange.is_call();
         let (status, body) = if is_call {
             let code = self.code.unwrap_or_else(|| Code::of(self.status));

@@ -134,6 +134,8 @@ fn has_default_port(asked: Asked<'_>) -> bool {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+
     use http::StatusCode;
 
     use super::*;
@@ -185,6 +187,7 @@ mod tests {
             path: None,
             keeps_query: true,
             status: StatusCode::FOUND,
+            response_edits: Arc::default(),
         };
         let secure = Redirect {
             scheme: Some("https".into()),

@@ -312,7 +312,7 @@ mod tests {
     use http::{Request, StatusCode};
 
     use super::*;
-    use crate::config::{Action, HeaderEdits};
+    use crate::config::Action;
     use crate::matcher::{Case, HeaderMatcher, Of, PathMatcher, RouteMatcher, StringMatcher, Text, Wanted};
 
     fn route(path: PathMatcher, headers: Vec<HeaderMatcher>, answer: &'static str) -> Route {
@@ -325,10 +325,11 @@ mod tests {
                 query: vec![],
                 cookies: vec![],
             },
-            edits: HeaderEdits::default(),
+            edits: Arc::default(),
             action: Action::Respond {
                 status: StatusCode::OK,
                 body: answer.into(),
+                edits: Arc::default(),
             },
         }
     }

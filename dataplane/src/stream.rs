@@ -15,7 +15,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsStream};
 use crate::h1::Buffer;
 use crate::http2::Duplex;
 use crate::io::RewoundIo;
-use crate::tls::{HostTls, LiveTls, Peer};
+use crate::tls::{Cipher, HostTls, LiveTls, Peer};
 
 pub(crate) enum Stream {
     Plain(TcpStream),
@@ -105,6 +105,17 @@ impl Stream {
                     let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                     Some(shown.map(|shown| Peer::of(shown)).unwrap_or_default())
                 }
+                TlsStream::Client(_) => None,
+            },
+        }
+    }
+
+    /// How what a client sends is encrypted.
+    pub(crate) fn cipher(&mut self) -> Option<Cipher> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls(tls) => match &tls.get_mut().0 {
+                TlsStream::Server(stream) => stream.get_ref().1.negotiated_cipher_suite().map(Cipher),
                 TlsStream::Client(_) => None,
             },
         }

@@ -289,7 +289,7 @@ impl Tapped {
     }
 
     /// Shows it to those who want to see how it ended.
-    pub(crate) fn end(mut self, ended: &Ended) {
+    pub(crate) fn end(mut self, ended: &Ended<'_>) {
         let shown = &mut self.shown;
         shown.client = ended.client.to_string();
         shown.status = ended.status;

@@ -9,9 +9,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use crate::access_log::Passed;
 use crate::arrival::Ends;
 use crate::balance::{Draw, Tried};
+use crate::channel::Channel;
 use crate::config::TcpProxy;
+use crate::exchange::Flags;
 use crate::h1::{Buffer, Timer};
 use crate::io::{BreakableIo, Breaker};
 use crate::listener::Drain;
@@ -97,6 +100,12 @@ impl End {
             Self::Drained => "LR",
         }
     }
+
+    /// The words of its record: as in Envoy, there were as many attempts as there may be.
+    pub(crate) fn flags(self) -> Flags {
+        let limit = if self == Self::ConnectFailure { "URX" } else { "" };
+        Flags::said([self.word(), limit])
+    }
 }
 
 /// Passes a client's connection on, of which `first` was read already.
@@ -106,6 +115,7 @@ pub(crate) async fn serve(
     mut client: Stream,
     first: Buffer,
     ends: Ends,
+    server_name: Option<Box<str>>,
 ) {
     let proxy = Arc::clone(&listener.live.borrow());
     let target = match &*proxy.targets {
@@ -119,9 +129,20 @@ pub(crate) async fn serve(
     let counters = worker.tcp_counters(&listener.name, &name);
     // It has a host's connection to itself.
     let _host = worker.pressure.hold(1);
+    let mut passed = Passed::begin(&worker, &proxy, &ends, || {
+        let channel = Channel::new(&mut client, ends.to);
+        Channel {
+            // Of TLS that is passed on it was looked at only.
+            server_name: channel.server_name.or(server_name),
+            ..channel
+        }
+    });
+    if let (Some(passed), Some(cluster)) = (&mut passed, &cluster) {
+        passed.cluster(&cluster.live.name);
+    }
     let connected = match cluster {
         None => Err(End::NoCluster),
-        Some(cluster) => connect(&worker, &cluster, &proxy, &ends, &counters).await,
+        Some(cluster) => connect(&worker, &cluster, &proxy, &ends, &counters, &mut passed).await,
     };
     let end = match connected {
         Err(end) => end,
@@ -139,6 +160,9 @@ pub(crate) async fn serve(
             let counted = |sent, received| {
                 counters.sent.add(sent);
                 counters.received.add(received);
+                if let Some(passed) = &mut passed {
+                    passed.moved(sent, received);
+                }
             };
             let end = pass(up, down, limits, pin!(listener.drain.begun()), counted).await;
             if end != End::Whole {
@@ -149,6 +173,9 @@ pub(crate) async fn serve(
             end
         }
     };
+    if let Some(passed) = passed {
+        passed.end(end);
+    }
     counters.ended(end);
 }
 
@@ -158,6 +185,7 @@ async fn connect(
     proxy: &TcpProxy,
     ends: &Ends,
     counters: &TcpCounters,
+    passed: &mut Option<Passed>,
 ) -> Result<Connected, End> {
     let mut tried = Tried::default();
     for _ in 0..proxy.connect_attempts_max {
@@ -168,6 +196,9 @@ async fn connect(
             return Err(End::Overflow);
         }
         let lease = pool.lease();
+        if let Some(passed) = passed {
+            passed.host(pool.host.address);
+        }
         match pool.connect_h1(&cluster.live.config, Freshness::New).await {
             Ok((io, _)) => {
                 // As Envoy counts it: a host that takes connections answers well.

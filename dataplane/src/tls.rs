@@ -14,11 +14,13 @@ use rustls::{CipherSuite, ServerConfig, SignatureScheme, SupportedCipherSuite};
 
 use crate::config::Config;
 
+pub(crate) use cipher::Cipher;
 pub(crate) use client::{ClientTls, HostTls};
 pub(crate) use peer::Peer;
 use trust::client_verifier;
 pub(crate) use trust::{NameKind, NameMatcher, Trust};
 
+mod cipher;
 mod client;
 mod peer;
 mod trust;

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use http::{HeaderName, Version};
 
-use super::{Ended, Note, Requested};
+use super::{CodeStyle, Ended, Note, OfChannel, Requested};
 use crate::matcher::Headers;
 
 /// What stands for nothing within a text.
@@ -58,6 +58,8 @@ pub(crate) enum Operator {
     RemoteAddress,
     RemoteAddressWithoutPort,
     Attempts,
+    Channel(OfChannel),
+    GrpcStatus(CodeStyle),
     Own(Own),
 }
 
@@ -99,6 +101,7 @@ pub(crate) enum Own {
 pub(super) struct Captured(Vec<u8>);
 
 /// Reads what was noted, in the order in which it was.
+#[derive(Default)]
 pub(super) struct Cursor<'a>(&'a [u8]);
 
 impl Format {
@@ -142,13 +145,32 @@ impl Format {
             ("bytes_sent", Operator::BytesSent),
             ("flags", Operator::Own(Own::Flags)),
         ];
+        Self::object(&fields)
+    }
+
+    /// The same of connections that are passed on, of which nothing is asked.
+    pub(super) fn own_passed() -> Self {
+        Self::object(&[
+            ("time_ms", Operator::Own(Own::TimeMs)),
+            ("client", Operator::RemoteAddress),
+            ("duration_ms", Operator::Own(Own::DurationMs)),
+            ("upstream_host", Operator::UpstreamHost),
+            ("cluster", Operator::UpstreamCluster),
+            ("retries", Operator::Own(Own::Retries)),
+            ("bytes_received", Operator::BytesReceived),
+            ("bytes_sent", Operator::BytesSent),
+            ("flags", Operator::Own(Own::Flags)),
+        ])
+    }
+
+    fn object(fields: &[(&str, Operator)]) -> Self {
         let mut pieces = Vec::new();
         let mut opening = "{";
         for (name, operator) in fields {
             pieces.push(Piece::Literal(
                 format!("{opening}\"{name}\":").into_bytes().into(),
             ));
-            pieces.push(Piece::Value(operator, Show::Json));
+            pieces.push(Piece::Value(operator.clone(), Show::Json));
             opening = ",";
         }
         pieces.push(Piece::Literal((*b"}\n").into()));
@@ -216,7 +238,7 @@ impl Format {
         &self,
         out: &mut Vec<u8>,
         note: &Note,
-        ended: &Ended,
+        ended: &Ended<'_>,
         asked: &mut Cursor<'_>,
         answered: &mut Cursor<'_>,
     ) {
@@ -259,6 +281,8 @@ impl Format {
                     let first = u64::from(note.host.is_some());
                     number(out, u64::from(ended.retries) + first);
                 }
+                Operator::Channel(of) => of.write(out, show, ended.channel),
+                Operator::GrpcStatus(style) => style.write(out, show, ended.code),
                 Operator::Own(own) => own.write(out, note, ended),
             }
         }
@@ -266,7 +290,7 @@ impl Format {
 }
 
 impl Own {
-    fn write(self, out: &mut Vec<u8>, note: &Note, ended: &Ended) {
+    fn write(self, out: &mut Vec<u8>, note: &Note, ended: &Ended<'_>) {
         match self {
             Self::TimeMs => number(out, since_1970_ms(note.started)),
             Self::Status if ended.status == 0 => number(out, crate::exchange::CLIENT_GONE.into()),
@@ -311,7 +335,11 @@ impl<H: Headers> Requested<'_, H> {
 
 impl Captured {
     /// Notes a value, of all its lines if there are several; whether there is any.
-    fn push<'a>(&mut self, lines: impl Iterator<Item = &'a [u8]>, bytes_max: Option<usize>) -> bool {
+    pub(super) fn push<'a>(
+        &mut self,
+        lines: impl Iterator<Item = &'a [u8]>,
+        bytes_max: Option<usize>,
+    ) -> bool {
         let Self(bytes) = self;
         let start = bytes.len();
         bytes.extend_from_slice(&ABSENT.to_le_bytes());
@@ -375,7 +403,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-fn text(out: &mut Vec<u8>, show: Show, value: Option<&[u8]>) {
+pub(super) fn text(out: &mut Vec<u8>, show: Show, value: Option<&[u8]>) {
     match (show, value) {
         (Show::Text, Some(value)) => out.extend_from_slice(value),
         (Show::JsonPart, Some(value)) => escape(out, value),
@@ -390,7 +418,7 @@ fn text(out: &mut Vec<u8>, show: Show, value: Option<&[u8]>) {
 }
 
 /// What needs no escapes.
-fn quoted(out: &mut Vec<u8>, show: Show, write: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn quoted(out: &mut Vec<u8>, show: Show, write: impl FnOnce(&mut Vec<u8>)) {
     let quote: &[u8] = if show == Show::Json { b"\"" } else { b"" };
     out.extend_from_slice(quote);
     write(out);
@@ -420,7 +448,7 @@ pub(crate) fn escape(out: &mut Vec<u8>, value: &[u8]) {
     }
 }
 
-fn number(out: &mut Vec<u8>, value: u64) {
+pub(super) fn number(out: &mut Vec<u8>, value: u64) {
     let width = value.checked_ilog10().map_or(1, |log| log + 1);
     digits(out, value, width);
 }
@@ -439,7 +467,7 @@ fn whole(value: u128) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
 }
 
-fn address(out: &mut Vec<u8>, address: SocketAddr) {
+pub(super) fn address(out: &mut Vec<u8>, address: SocketAddr) {
     match address {
         SocketAddr::V4(v4) => {
             ip(out, IpAddr::V4(*v4.ip()));
@@ -453,7 +481,7 @@ fn address(out: &mut Vec<u8>, address: SocketAddr) {
     }
 }
 
-fn ip(out: &mut Vec<u8>, ip: IpAddr) {
+pub(super) fn ip(out: &mut Vec<u8>, ip: IpAddr) {
     match ip {
         IpAddr::V4(v4) => {
             for (place, octet) in v4.octets().into_iter().enumerate() {

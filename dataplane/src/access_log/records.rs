@@ -26,7 +26,7 @@ pub(crate) enum Shape {
 /// What the texts of a record are filled from, in their order.
 struct Source<'a, 'b> {
     note: &'a Note,
-    ended: &'a Ended,
+    ended: &'a Ended<'a>,
     asked: &'a mut Cursor<'b>,
     answered: &'a mut Cursor<'b>,
 }
@@ -44,7 +44,7 @@ impl Records {
     pub(super) fn record<'b>(
         &self,
         note: &Note,
-        ended: &Ended,
+        ended: &Ended<'_>,
         asked: &mut Cursor<'b>,
         answered: &mut Cursor<'b>,
     ) -> LogRecord {

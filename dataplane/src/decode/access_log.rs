@@ -7,7 +7,7 @@ use envoy_types::pb::envoy::config::accesslog::v3::access_log::ConfigType;
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
 use envoy_types::pb::envoy::config::accesslog::v3::comparison_filter::Op;
 use envoy_types::pb::envoy::config::accesslog::v3::{
-    AccessLog as PbAccessLog, AccessLogFilter, ComparisonFilter,
+    AccessLog as PbAccessLog, AccessLogFilter, ComparisonFilter, NotHealthCheckFilter,
 };
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
 use envoy_types::pb::envoy::config::core::v3::substitution_format_string::Format as PbFormat;
@@ -23,9 +23,10 @@ use envoy_types::pb::google::protobuf::{Any, Struct, Value};
 use prost::Name;
 
 use super::fields::{At, Reason, any, done, required};
+use super::matcher::header;
 use crate::access_log::{
-    Comparison, Destination, Field, Filter, Format, Log, Medium, Operator, Piece, Relation, Request, Show,
-    escape,
+    CodeStyle, Comparison, Destination, Field, Filter, Format, Log, Medium, OfChannel, Operator, Piece,
+    Relation, Request, Show, escape,
 };
 
 mod hint;
@@ -307,6 +308,16 @@ fn operator(command: &Command<'_>) -> Result<Operator, Reason> {
                 Some(_) => Err(format!("%{name}({argument})%: one header is supported, not two")),
             };
         }
+        ("GRPC_STATUS", Some(style)) => {
+            let (_, style) = CODE_STYLES
+                .into_iter()
+                .find(|(known, _)| known.eq_ignore_ascii_case(style))
+                .ok_or_else(|| format!("%{name}({style})% is not supported"))?;
+            return match bytes_max {
+                None => Ok(Operator::GrpcStatus(style)),
+                Some(_) => Err(format!("%{name}% with a length is not supported")),
+            };
+        }
         _ => {}
     }
     let operator = match name {
@@ -323,6 +334,16 @@ fn operator(command: &Command<'_>) -> Result<Operator, Reason> {
         "START_TIME" => Operator::StartTime,
         "DOWNSTREAM_REMOTE_ADDRESS" => Operator::RemoteAddress,
         "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Operator::RemoteAddressWithoutPort,
+        "GRPC_STATUS" => Operator::GrpcStatus(CodeStyle::Camel),
+        "GRPC_STATUS_NUMBER" => Operator::GrpcStatus(CodeStyle::Number),
+        "DOWNSTREAM_LOCAL_ADDRESS" => Operator::Channel(OfChannel::LocalAddress),
+        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Operator::Channel(OfChannel::LocalAddressWithoutPort),
+        "REQUESTED_SERVER_NAME" => Operator::Channel(OfChannel::ServerName),
+        "DOWNSTREAM_TLS_VERSION" => Operator::Channel(OfChannel::TlsVersion),
+        "DOWNSTREAM_TLS_CIPHER" => Operator::Channel(OfChannel::TlsCipher),
+        "DOWNSTREAM_PEER_SUBJECT" => Operator::Channel(OfChannel::PeerSubject),
+        "DOWNSTREAM_PEER_URI_SAN" => Operator::Channel(OfChannel::PeerUris),
+        "DOWNSTREAM_PEER_DNS_SAN" => Operator::Channel(OfChannel::PeerDnsNames),
         _ => return Err(format!("%{name}% is not supported")),
     };
     match (argument, bytes_max) {
@@ -330,6 +351,12 @@ fn operator(command: &Command<'_>) -> Result<Operator, Reason> {
         _ => Err(format!("%{name}% with an argument or a length is not supported")),
     }
 }
+
+const CODE_STYLES: [(&str, CodeStyle); 3] = [
+    ("CAMEL_STRING", CodeStyle::Camel),
+    ("SNAKE_STRING", CodeStyle::Snake),
+    ("NUMBER", CodeStyle::Number),
+];
 
 const REQUEST_FIELDS: [(&str, Field); 4] = [
     (":method", Field::Method),
@@ -366,7 +393,28 @@ fn field(name: &str, pseudo: &[(&str, Field)]) -> Result<Field, Reason> {
         .map_err(|_| format!("{name:?} is not a header name"))
 }
 
-fn filter(mut pb: AccessLogFilter) -> Result<Filter, Reason> {
+/// As many as a filter may have within others: what is decoded by itself within itself has an end.
+const FILTER_DEPTH_MAX: usize = 16;
+
+fn filter(pb: AccessLogFilter) -> Result<Filter, Reason> {
+    filter_within(pb, FILTER_DEPTH_MAX)
+}
+
+fn filters(given: Vec<AccessLogFilter>, depth: usize) -> Result<Box<[Filter]>, Reason> {
+    // Envoy takes two at least.
+    if given.len() < 2 {
+        return Err("filters: at least two are required".to_owned());
+    }
+    let given = given.into_iter().enumerate();
+    given
+        .map(|(index, filter)| filter_within(filter, depth).at_index("filters", index))
+        .collect()
+}
+
+fn filter_within(mut pb: AccessLogFilter, depth: usize) -> Result<Filter, Reason> {
+    let Some(depth) = depth.checked_sub(1) else {
+        return Err("there are too many of them within each other".to_owned());
+    };
     let filter = match required(pb.filter_specifier.take())? {
         FilterSpecifier::StatusCodeFilter(filter) => {
             Filter::Status(comparison(filter.comparison).at("status_code_filter.comparison")?)
@@ -381,9 +429,18 @@ fn filter(mut pb: AccessLogFilter) -> Result<Filter, Reason> {
             Filter::Flags(filter.flags.into_iter().map(String::into_boxed_str).collect())
         }
         FilterSpecifier::MetadataFilter(filter) => hint::hint(filter).at("metadata_filter")?,
+        FilterSpecifier::NotHealthCheckFilter(NotHealthCheckFilter {}) => Filter::Everything,
+        FilterSpecifier::HeaderFilter(filter) => {
+            let matcher = required(filter.header)
+                .and_then(header)
+                .at("header_filter.header")?;
+            Filter::Header(matcher)
+        }
+        FilterSpecifier::AndFilter(and) => Filter::All(filters(and.filters, depth).at("and_filter")?),
+        FilterSpecifier::OrFilter(or) => Filter::Any(filters(or.filters, depth).at("or_filter")?),
         _ => {
             return Err(
-                "only status_code_filter, duration_filter, response_flag_filter and metadata_filter are supported"
+                "only status_code_filter, duration_filter, response_flag_filter, metadata_filter, header_filter, not_health_check_filter, and_filter and or_filter are supported"
                     .to_owned(),
             );
         }

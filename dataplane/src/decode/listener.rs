@@ -222,12 +222,14 @@ fn tcp_proxy(mut pb: PbTcpProxy) -> Result<TcpProxy, Reason> {
     if connect_attempts_max == 0 {
         return Err("max_connect_attempts: must be more than 0".to_owned());
     }
+    let logs = access_log::of_listener(take(&mut pb.access_log))?;
     done(&pb)?;
     Ok(TcpProxy {
         targets: targets.into(),
         total_weight,
         idle_timeout,
         connect_attempts_max,
+        logs,
     })
 }
 

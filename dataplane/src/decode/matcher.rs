@@ -67,7 +67,7 @@ pub(super) fn of_answer(pb: PbHeaderMatcher) -> Result<HeaderMatcher, Reason> {
     let matcher = header(pb)?;
     match matcher.of {
         Of::Header(_) => Ok(matcher),
-        Of::Method | Of::Authority | Of::Target => Err("name: is not of an answer".to_owned()),
+        Of::Method | Of::Authority | Of::Target | Of::Scheme => Err("name: is not of an answer".to_owned()),
     }
 }
 

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::DataSource;
 use envoy_types::pb::envoy::config::core::v3::data_source::Specifier;
-use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
-use envoy_types::pb::envoy::config::core::v3::{DataSource, HeaderValueOption};
 use envoy_types::pb::envoy::config::route::v3::redirect_action::{
     PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
 };
@@ -20,20 +19,21 @@ use envoy_types::pb::envoy::config::route::v3::route_action::{
 };
 use envoy_types::pb::envoy::config::route::v3::weighted_cluster::ClusterWeight;
 use envoy_types::pb::envoy::config::route::v3::{
-    DirectResponseAction, RedirectAction, Route as PbRoute, RouteAction, RouteConfiguration, VirtualHost,
+    DirectResponseAction, HedgePolicy, RedirectAction, RetryPolicy as PbRetryPolicy, Route as PbRoute,
+    RouteAction, RouteConfiguration, VirtualHost,
 };
 use envoy_types::pb::envoy::r#type::matcher::v3::RegexMatchAndSubstitute;
 use envoy_types::pb::google::protobuf::Duration as PbDuration;
 use http::StatusCode;
 
 use super::fields::{
-    At, Reason, answer_status, done, duration, edited_name, header_to_set, header_value, message, required,
-    runtime_fraction, same_name,
+    At, Reason, answer_status, done, duration, header_value, message, required, runtime_fraction, same_name,
 };
 use super::filter::overrides;
+use super::header_rules::{HeaderRules, Wins, request_edits, said};
 use super::matcher::of_route;
 use super::retry;
-use super::{descriptor, hash, subset, upgrade, wire};
+use super::{descriptor, hash, require_tls, subset, upgrade, wire};
 use crate::config::{
     Action, Forward, HeaderEdits, MILLION, Mirror, Redirect, Route, SaidDuration, StreamDuration, Target,
 };
@@ -56,6 +56,16 @@ pub(super) struct Held<'a> {
     /// Where the next host is if all stays in its order.
     next: usize,
     places: OnceCell<HashMap<&'a str, usize>>,
+}
+
+/// What routes have of their virtual host where they say nothing else.
+struct Outer {
+    /// The place of what is said of filters.
+    levels: usize,
+    rules: HeaderRules,
+    limits: Arc<[Described]>,
+    retry: Option<PbRetryPolicy>,
+    hedging: Option<HedgePolicy>,
 }
 
 /// A route configuration, its virtual hosts apart from all else.
@@ -81,6 +91,12 @@ pub(super) fn decode(name: &str, body: &[u8], held: Option<Held<'_>>) -> Result<
     let mut levels = vec![Levels::new()];
     let said = overrides(take(&mut pb.typed_per_filter_config), format_args!(""))?;
     let outer = levels_below(&mut levels, NO_LEVELS, said);
+    let wins = if take(&mut pb.most_specific_header_mutations_wins) {
+        Wins::MostSpecific
+    } else {
+        Wins::Outermost
+    };
+    let rules = HeaderRules::none(wins).with(said!(pb))?;
     done(&pb)?;
     let before = held.as_ref().map(|held| held.table);
     let mut held = held.filter(|held| held.is_beside(&encoded.rest));
@@ -92,7 +108,7 @@ pub(super) fn decode(name: &str, body: &[u8], held: Option<Held<'_>>) -> Result<
     for (index, bytes) in encoded.hosts.into_iter().enumerate() {
         let host = match held.as_mut().and_then(|held| held.host(bytes, &mut levels)) {
             Some(host) => Ok(host),
-            None => message(bytes).and_then(|host| virtual_host(host, outer, &mut levels)),
+            None => message(bytes).and_then(|host| virtual_host(host, outer, &rules, &mut levels)),
         };
         hosts.push(host.at_index("virtual_hosts", index)?);
     }
@@ -163,16 +179,29 @@ impl<'a> Held<'a> {
     }
 }
 
-fn virtual_host(mut pb: VirtualHost, outer: usize, levels: &mut Vec<Levels>) -> Result<Arc<Host>, Reason> {
+fn virtual_host(
+    mut pb: VirtualHost,
+    outer: usize,
+    rules: &HeaderRules,
+    levels: &mut Vec<Levels>,
+) -> Result<Arc<Host>, Reason> {
     let name = take(&mut pb.name);
     let domains = take(&mut pb.domains);
     let start = levels.len();
     let said = overrides(take(&mut pb.typed_per_filter_config), format_args!("/{name}"))?;
-    let outer = levels_below(levels, outer, said);
-    let limits = descriptor::decode(take(&mut pb.rate_limits), "rate_limits")?.into();
-    let mut routes = Vec::new();
+    let (retry, hedging) = (pb.retry_policy.take(), pb.hedge_policy.take());
+    // For what is to be refused of it, which is not a route's.
+    retry::decode(retry.clone(), hedging)?;
+    let outer = Outer {
+        levels: levels_below(levels, outer, said),
+        rules: rules.with(said!(pb))?,
+        limits: descriptor::decode(take(&mut pb.rate_limits), "rate_limits")?.into(),
+        retry,
+        hedging,
+    };
+    let mut routes = Vec::from_iter(require_tls::route(take(&mut pb.require_tls)).at("require_tls")?);
     for (index, given) in take(&mut pb.routes).into_iter().enumerate() {
-        let route = route(given, format_args!("/{name}/{index}"), outer, levels, &limits);
+        let route = route(given, format_args!("/{name}/{index}"), &outer, levels);
         routes.push(route.at_index("routes", index)?);
     }
     done(&pb)?;
@@ -182,51 +211,39 @@ fn virtual_host(mut pb: VirtualHost, outer: usize, levels: &mut Vec<Levels>) -> 
 fn route(
     mut pb: PbRoute,
     place: fmt::Arguments<'_>,
-    outer: usize,
+    outer: &Outer,
     levels: &mut Vec<Levels>,
-    limits: &Arc<[Described]>,
 ) -> Result<Route, Reason> {
     let name = take(&mut pb.name).into();
     let levels = levels_below(
         levels,
-        outer,
+        outer.levels,
         overrides(take(&mut pb.typed_per_filter_config), place)?,
     );
+    let rules = outer.rules.with(said!(pb))?;
     let matcher = of_route(required(pb.r#match.take()).at("match")?).at("match")?;
-    let mut action = match required(pb.action.take()).at("action")? {
+    let action = match required(pb.action.take()).at("action")? {
         PbAction::Route(action) => {
-            Action::Forward(Box::new(forward(action, &matcher.path, limits).at("route")?))
+            let forward = forward(action, &matcher.path, outer, rules.response).at("route")?;
+            Action::Forward(Box::new(forward))
         }
-        PbAction::DirectResponse(direct) => direct_response(direct).at("direct_response")?,
-        PbAction::Redirect(to) => Action::Redirect(redirect(to, &matcher.path).at("redirect")?),
+        PbAction::DirectResponse(direct) => direct_response(direct, rules.response).at("direct_response")?,
+        PbAction::Redirect(to) => {
+            Action::Redirect(redirect(to, &matcher.path, rules.response).at("redirect")?)
+        }
         _ => return Err("action: only route, redirect and direct_response are supported".to_owned()),
     };
-    let edits = request_edits(
-        take(&mut pb.request_headers_to_add),
-        &take(&mut pb.request_headers_to_remove),
-    )?;
-    // On what the proxy answers by itself they stay where they are, and `done` refuses them.
-    if let Action::Forward(forward) = &mut action {
-        let add = take(&mut pb.response_headers_to_add);
-        let remove = take(&mut pb.response_headers_to_remove);
-        forward.response_edits = header_edits(
-            add,
-            "response_headers_to_add",
-            &remove,
-            "response_headers_to_remove",
-        )?;
-    }
     done(&pb)?;
     Ok(Route {
         name,
         levels,
         matcher,
-        edits,
+        edits: rules.request,
         action,
     })
 }
 
-fn direct_response(mut pb: DirectResponseAction) -> Result<Action, Reason> {
+fn direct_response(mut pb: DirectResponseAction, edits: Arc<HeaderEdits>) -> Result<Action, Reason> {
     let status = answer_status(take(&mut pb.status)).at("status")?;
     let body = match pb.body.take() {
         None => Bytes::new(),
@@ -237,10 +254,14 @@ fn direct_response(mut pb: DirectResponseAction) -> Result<Action, Reason> {
         Some(_) => return Err("body: only inline_string is supported".to_owned()),
     };
     done(&pb)?;
-    Ok(Action::Respond { status, body })
+    Ok(Action::Respond { status, body, edits })
 }
 
-fn redirect(mut pb: RedirectAction, matcher: &PathMatcher) -> Result<Redirect, Reason> {
+fn redirect(
+    mut pb: RedirectAction,
+    matcher: &PathMatcher,
+    response_edits: Arc<HeaderEdits>,
+) -> Result<Redirect, Reason> {
     let scheme = match pb.scheme_rewrite_specifier.take() {
         None => None,
         Some(SchemeRewriteSpecifier::HttpsRedirect(https)) => https.then(|| "https".into()),
@@ -284,6 +305,7 @@ fn redirect(mut pb: RedirectAction, matcher: &PathMatcher) -> Result<Redirect, R
         path,
         keeps_query: !strips_query && !brings_query,
         status,
+        response_edits,
     })
 }
 
@@ -303,7 +325,12 @@ fn substitution(mut pb: RegexMatchAndSubstitute) -> Result<PathRewrite, Reason> 
     Substitution::new(&regex, &substitution).map(PathRewrite::Pattern)
 }
 
-fn forward(mut pb: RouteAction, matcher: &PathMatcher, limits: &Arc<[Described]>) -> Result<Forward, Reason> {
+fn forward(
+    mut pb: RouteAction,
+    matcher: &PathMatcher,
+    outer: &Outer,
+    response_edits: Arc<HeaderEdits>,
+) -> Result<Forward, Reason> {
     let mut targets = match required(pb.cluster_specifier.take()).at("cluster_specifier")? {
         ClusterSpecifier::Cluster(cluster) => {
             vec![Target {
@@ -352,7 +379,10 @@ fn forward(mut pb: RouteAction, matcher: &PathMatcher, limits: &Arc<[Described]>
         .map(duration)
         .transpose()
         .at("idle_timeout")?;
-    let retry = retry::decode(pb.retry_policy.take(), pb.hedge_policy.take())?;
+    let retry = retry::decode(
+        pb.retry_policy.take().or_else(|| outer.retry.clone()),
+        pb.hedge_policy.take().or(outer.hedging),
+    )?;
     let host = match pb.host_rewrite_specifier.take() {
         None => None,
         Some(HostRewriteSpecifier::HostRewriteLiteral(host)) => {
@@ -394,9 +424,9 @@ fn forward(mut pb: RouteAction, matcher: &PathMatcher, limits: &Arc<[Described]>
         retry,
         host,
         path,
-        response_edits: HeaderEdits::default(),
+        response_edits,
         mirrors,
-        limits: descriptor::of_route(own_limits, includes_outer, limits),
+        limits: descriptor::of_route(own_limits, includes_outer, &outer.limits),
         upgrades,
     })
 }
@@ -462,37 +492,4 @@ fn cluster_name(name: String) -> Result<Arc<str>, Reason> {
     } else {
         Ok(name.into())
     }
-}
-
-fn request_edits(add: Vec<HeaderValueOption>, remove: &[String]) -> Result<HeaderEdits, Reason> {
-    header_edits(add, "request_headers_to_add", remove, "request_headers_to_remove")
-}
-
-/// The fields' names are for what is refused.
-pub(super) fn header_edits(
-    add: Vec<HeaderValueOption>,
-    add_field: &'static str,
-    remove: &[String],
-    remove_field: &'static str,
-) -> Result<HeaderEdits, Reason> {
-    let mut edits = HeaderEdits::default();
-    let appends = HeaderAppendAction::AppendIfExistsOrAdd as i32;
-    for (index, header) in add.into_iter().enumerate() {
-        let lines = if header.append_action == appends {
-            &mut edits.add
-        } else {
-            &mut edits.set
-        };
-        let line = header_to_set(
-            header,
-            &[appends, HeaderAppendAction::OverwriteIfExistsOrAdd as i32],
-        );
-        lines.push(line.at_index(add_field, index)?);
-    }
-    for (index, name) in remove.iter().enumerate() {
-        edits
-            .remove
-            .push(edited_name(name).at_index(remove_field, index)?);
-    }
-    Ok(edits)
 }

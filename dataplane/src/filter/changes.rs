@@ -50,17 +50,8 @@ impl Changes {
 
     /// What was said later is said instead.
     pub(super) fn extend(&mut self, later: Self) {
-        let Self {
-            edits: HeaderEdits { remove, set, add },
-            parameters,
-        } = later;
-        let is_kept =
-            |name: &HeaderName| !remove.contains(name) && !set.iter().any(|(replaced, _)| replaced == name);
-        self.edits.set.retain(|(name, _)| is_kept(name));
-        self.edits.add.retain(|(name, _)| is_kept(name));
-        self.edits.remove.extend(remove);
-        self.edits.set.extend(set);
-        self.edits.add.extend(add);
+        let Self { edits, parameters } = later;
+        self.edits.extend(edits);
         self.parameters.extend(parameters);
     }
 }

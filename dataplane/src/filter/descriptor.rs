@@ -216,7 +216,7 @@ mod tests {
             host: None,
             path: None,
             hash: Box::default(),
-            response_edits: HeaderEdits::default(),
+            response_edits: Arc::default(),
             mirrors: Vec::new(),
             upgrades: Box::default(),
             limits: None,

@@ -84,6 +84,8 @@ pub(crate) enum RouteBody {
 /// What the service is told of a request.
 pub(crate) struct Case<'a> {
     pub(crate) source: SocketAddr,
+    /// Who the client is by its certificate, if it has shown one.
+    pub(crate) principal: &'a str,
     pub(crate) destination: SocketAddr,
     pub(crate) came: SystemTime,
     pub(crate) head: &'a http::request::Parts,
@@ -155,7 +157,10 @@ impl ExtAuthz {
         };
         let extensions = self.settings.iter().flat_map(|settings| &settings.extensions);
         let attributes = AttributeContext {
-            source: Some(peer(case.source)),
+            source: Some(Peer {
+                principal: case.principal.to_owned(),
+                ..peer(case.source)
+            }),
             destination: Some(peer(case.destination)),
             request: Some(PbRequest {
                 time: Some(timestamp(case.came)),

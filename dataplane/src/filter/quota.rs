@@ -250,7 +250,7 @@ impl IdValue {
     fn is_missing(&self, subject: &Subject<'_, impl RequestView>) -> bool {
         match self {
             Self::Request(Of::Header(name)) => subject.request.lines(name).next().is_none(),
-            Self::Request(Of::Method | Of::Authority | Of::Target) | Self::Text(_) => false,
+            Self::Request(Of::Method | Of::Authority | Of::Target | Of::Scheme) | Self::Text(_) => false,
         }
     }
 }

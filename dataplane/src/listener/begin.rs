@@ -24,6 +24,8 @@ pub(super) struct Begun {
     pub(super) stream: Stream,
     pub(super) input: Buffer,
     pub(super) ends: Ends,
+    /// What was asked for in TLS, where that was looked at.
+    pub(super) server_name: Option<Box<str>>,
     pub(super) counted: Counted,
 }
 
@@ -117,6 +119,7 @@ pub(super) async fn begin(
         stream,
         input,
         ends,
+        server_name: hello.and_then(|hello| hello.server_name),
         counted,
     })
 }

@@ -131,12 +131,7 @@ pub(super) async fn greet(
         listener,
         peer: HeaderValue::from_str(&ends.client.ip().to_string())
             .expect("invariant: an address is a header value"),
-        channel: Channel {
-            scheme: stream.scheme(),
-            to: ends.to,
-            server_name: stream.server_name().map(Box::from),
-            peer: stream.peer().map(Box::new),
-        },
+        channel: Channel::new(&mut stream, ends.to),
         ends,
         protocol,
         active: Cell::new(0),

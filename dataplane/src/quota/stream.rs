@@ -28,9 +28,9 @@ use tonic::codegen::{Service as GrpcService, StdError};
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
-use super::{Service, StreamState};
 use super::bucket::Bucket;
 use super::buckets::Buckets;
+use super::{Service, StreamState};
 use crate::config::Protocol;
 use crate::decode::quota_actions;
 use crate::grpc_call::Callee;

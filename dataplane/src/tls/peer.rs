@@ -13,6 +13,8 @@ use crate::matcher::StringMatcher;
 pub(crate) struct Peer {
     /// Of alternative names: URIs, then names of hosts.
     names: Vec<Box<str>>,
+    /// So many of them are URIs.
+    uris: usize,
     /// As RFC 2253 writes it.
     subject: Box<str>,
 }
@@ -33,14 +35,31 @@ impl Peer {
             GeneralName::DNSName(name) => Some(Box::from(*name)),
             _ => None,
         };
+        let mut names: Vec<Box<str>> = others.iter().filter_map(uri).collect();
+        let uris = names.len();
+        names.extend(others.iter().filter_map(host));
         Self {
-            names: others
-                .iter()
-                .filter_map(uri)
-                .chain(others.iter().filter_map(host))
-                .collect(),
+            names,
+            uris,
             subject: subject(certificate.subject()).into(),
         }
+    }
+
+    pub(crate) fn uris(&self) -> impl Iterator<Item = &str> {
+        self.names[..self.uris].iter().map(|name| &**name)
+    }
+
+    pub(crate) fn dns_names(&self) -> impl Iterator<Item = &str> {
+        self.names[self.uris..].iter().map(|name| &**name)
+    }
+
+    pub(crate) fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The one name that it goes by, as Envoy tells it: the first URI, else the first name of a host, else the subject.
+    pub(crate) fn principal(&self) -> &str {
+        self.names.first().unwrap_or(&self.subject)
     }
 
     pub(crate) fn is(&self, wanted: &StringMatcher) -> bool {
@@ -179,6 +198,24 @@ mod tests {
             assert_eq!(web.is(&StringMatcher::exact(wanted)), is, "{wanted:?}");
         }
         assert_eq!(Peer::of(b"no certificate"), Peer::default());
+    }
+
+    #[test]
+    fn it_goes_by_the_first_uri_else_by_a_host_else_by_its_subject() {
+        let uri = |name: &str| SanType::URI(name.try_into().unwrap());
+        let dns = |name: &str| SanType::DnsName(name.try_into().unwrap());
+        for (names, principal) in [
+            (
+                vec![dns("web.shop"), uri("spiffe://acme/web"), uri("urn:x")],
+                "spiffe://acme/web",
+            ),
+            (vec![dns("web.shop"), dns("web")], "web.shop"),
+            (vec![SanType::IpAddress([10, 0, 0, 1].into())], "CN=web"),
+        ] {
+            let peer = peer(names, &[(DnType::CommonName, "web")]);
+            assert_eq!(peer.principal(), principal);
+        }
+        assert_eq!(Peer::default().principal(), "");
     }
 
     #[test]

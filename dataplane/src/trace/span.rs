@@ -192,7 +192,7 @@ impl Traced {
     }
 
     /// Hands on the spans of a request that has ended.
-    pub(crate) fn end(&self, ended: &Ended, exporter: &Exporter) {
+    pub(crate) fn end(&self, ended: &Ended<'_>, exporter: &Exporter) {
         let mut said = self.said.take();
         let stream = &self.tracing().stream;
         let flags: Vec<&str> = ended.flags.words().collect();
@@ -254,7 +254,7 @@ impl Traced {
         );
     }
 
-    fn attempt_span(&self, said: &Said, place: usize, attempt: &Attempt, heard: Option<&Ended>) -> Span {
+    fn attempt_span(&self, said: &Said, place: usize, attempt: &Attempt, heard: Option<&Ended<'_>>) -> Span {
         let (answered, report) = attempt.ended.unwrap_or((self.began.elapsed(), None));
         // The one that the client hears of lasts as long as its answer does.
         let until = heard.map_or(answered, |ended| ended.took);
@@ -298,7 +298,7 @@ impl Traced {
 }
 
 /// How an answer that had begun did not come to its end, where that is its host's doing.
-fn broken_off(ended: &Ended) -> Option<&'static str> {
+fn broken_off(ended: &Ended<'_>) -> Option<&'static str> {
     let named = [(Flag::UpstreamReset, "reset"), (Flag::UpstreamTimeout, "timeout")];
     let mut words = ended.flags.words();
     words.find_map(|word| {

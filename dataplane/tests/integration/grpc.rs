@@ -28,6 +28,7 @@ use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::logs::{json_log, with_logs};
 use crate::support::mesh;
 use crate::support::proxy::{Answer, HttpClient, client, eventually, free_address, http2_client, send};
 use crate::support::site::{Served, Site, at};
@@ -407,4 +408,37 @@ async fn a_host_says_how_it_is_over_grpc() {
     assert!(host.checks.load(Ordering::Relaxed) > 2);
     drop(stage.site.edge);
     stage.site.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_say_how_a_call_ended() {
+    let (address, host) = start_host().await;
+    let clusters = vec![at(mesh::with_http2(mesh::cluster("a")), address)];
+    let stage = Stage::start(clusters, vec![mesh::to_cluster("/a", "a")]).await;
+    let logged = tempfile::tempdir().unwrap();
+    let path = logged.path().join("log");
+    let log = json_log(&path, &[("path", "%REQ(:PATH)%"), ("code", "%GRPC_STATUS%")]);
+    let listener = with_logs(mesh::listener("in", stage.site.listener, "in"), vec![log]);
+    stage.site.edge.put("in", &listener);
+    let read = || std::fs::read_to_string(&path).unwrap_or_default();
+    eventually("it is logged", || async {
+        stage.call(&http2_client(), "/a/first", "text/plain").await;
+        !read().is_empty()
+    })
+    .await;
+    stage.call(&http2_client(), "/a/well", "application/grpc").await;
+    host.failures.store(1, Ordering::Relaxed);
+    stage.call(&http2_client(), "/a/sick", "application/grpc").await;
+    stage.call(&client(), "/nowhere", "application/grpc").await;
+    stage.call(&client(), "/else", "text/plain").await;
+    stage.site.proxy.stop().await;
+    for (path, code) in [
+        ("/a/well", "\"OK\""),
+        ("/a/sick", "\"Unavailable\""),
+        ("/nowhere", "\"Unimplemented\""),
+        ("/else", "null"),
+    ] {
+        let line = format!("{{\"code\":{code},\"path\":\"{path}\"}}");
+        assert!(read().lines().any(|found| found == line), "{line}: {}", read());
+    }
 }

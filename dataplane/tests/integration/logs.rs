@@ -30,12 +30,12 @@ use crate::support::site::{Site, at};
 use crate::support::upstream::{Mood, Upstream};
 
 /// `listener`, which writes `logs`.
-fn with_logs(listener: Listener, logs: Vec<PbAccessLog>) -> Listener {
+pub(crate) fn with_logs(listener: Listener, logs: Vec<PbAccessLog>) -> Listener {
     mesh::with_manager(listener, |manager| manager.access_log = logs)
 }
 
 /// All requests, as JSON.
-fn json_log(path: &Path, fields: &[(&str, &str)]) -> PbAccessLog {
+pub(crate) fn json_log(path: &Path, fields: &[(&str, &str)]) -> PbAccessLog {
     let string = |text: &str| Value {
         kind: Some(Kind::StringValue(text.to_owned())),
     };

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::logs::{json_log, with_logs};
 use crate::support::ads::AdsServer;
 use crate::support::certs::{Authority, Pair};
 use crate::support::proxy::{DEADLINE, Proxy, eventually, free_address};
@@ -405,4 +406,37 @@ async fn a_large_answer_arrives_whole_though_its_client_is_slow() {
     assert_eq!(answer.len() - head, "a /x ".len() + body.len());
     assert_eq!(ask_on(&mut stream, "/y").await.unwrap(), "a /y ");
     stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_say_who_a_client_is_and_how_it_speaks() {
+    let authority = Authority::new();
+    let pair = authority.sign(&["a.example"]);
+    let context = certs::with_clients(certs::context(vec![certs::certificate(&pair)], &[]), &authority);
+    let logged = tempfile::tempdir().unwrap();
+    let path = logged.path().join("log");
+    let fields = [
+        ("name", "%REQUESTED_SERVER_NAME%"),
+        ("version", "%DOWNSTREAM_TLS_VERSION%"),
+        ("cipher", "%DOWNSTREAM_TLS_CIPHER%"),
+        ("who", "%DOWNSTREAM_PEER_DNS_SAN%"),
+        ("uri", "%DOWNSTREAM_PEER_URI_SAN%"),
+        ("local", "%DOWNSTREAM_LOCAL_ADDRESS%"),
+    ];
+    let log = json_log(&path, &fields);
+    let stage = Stage::start(|listener| with_logs(with_tls(listener, context), vec![log]))
+        .await
+        .ready()
+        .await;
+    let client = authority.client(&[], Some(&authority.sign(&["web.shop"])));
+    stage.ask("a.example", &client).await.unwrap();
+    let address = stage.listener.to_string();
+    // What is still to be written is when it stops.
+    stage.proxy.stop().await;
+    let line: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let expected = serde_json::json!({
+        "name": "a.example", "version": "TLSv1.3", "cipher": "TLS_AES_128_GCM_SHA256", "who": "web.shop", "uri": null,
+        "local": address,
+    });
+    assert_eq!(line, expected);
 }

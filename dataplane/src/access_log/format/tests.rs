@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Method};
+use rcgen::{CertificateParams, KeyPair, SanType};
 
 use super::*;
+use crate::channel::{Channel, PLAIN};
 use crate::exchange::{Flag, Flags};
+use crate::grpc::Code;
+use crate::tls::{Cipher, Peer};
 
 #[test]
 fn strings_are_escaped_as_json_asks() {
@@ -70,10 +74,44 @@ fn request(field: Field, or: Option<Field>, bytes_max: Option<usize>) -> Operato
     Operator::Request(Request::Field { field, or, bytes_max })
 }
 
+/// Who shows a certificate.
+fn web() -> Peer {
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = vec![
+        SanType::DnsName("web.shop".try_into().unwrap()),
+        SanType::URI("spiffe://acme/web".try_into().unwrap()),
+        SanType::URI("spiffe://acme/w".try_into().unwrap()),
+    ];
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(rcgen::DnType::CommonName, "web");
+    let key = KeyPair::generate().unwrap();
+    Peer::of(params.self_signed(&key).unwrap().der())
+}
+
+type Row = (Operator, &'static str, &'static str, &'static str, &'static str);
+
+/// Of a connection in TLS, and of one in plain text.
+fn of_channel(of: OfChannel, secure: &'static str, plain: &'static str) -> Row {
+    let json = |text: &'static str| match text {
+        "-" => "null",
+        text => format!("\"{text}\"").leak(),
+    };
+    (Operator::Channel(of), secure, json(secure), plain, json(plain))
+}
+
 /// One value of a request that was answered, or of one that was not even read.
 fn shown(operator: &Operator, show: Show, is_answered: bool) -> String {
     let format = Format::new(vec![Piece::Value(operator.clone(), show)]);
     let mut note = Note::new();
+    let secure = Channel {
+        scheme: "https",
+        to: "10.0.0.3:443".parse().unwrap(),
+        server_name: Some("shop.test".into()),
+        peer: Some(Box::new(web())),
+        cipher: Some(Cipher(
+            rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
+        )),
+    };
     note.started = SystemTime::UNIX_EPOCH;
     let mut ended = Ended {
         status: 0,
@@ -83,6 +121,8 @@ fn shown(operator: &Operator, show: Show, is_answered: bool) -> String {
         bytes_received: 3,
         bytes_sent: 5,
         client: "10.0.0.1:5000".parse().unwrap(),
+        channel: &PLAIN,
+        code: None,
         trace: None,
     };
     if is_answered {
@@ -106,6 +146,8 @@ fn shown(operator: &Operator, show: Show, is_answered: bool) -> String {
         note.host("10.0.0.2:80".parse().unwrap());
         note.protocol = Some(Version::HTTP_2);
         ended.status = 200;
+        ended.code = Code::read(b"14");
+        ended.channel = &secure;
         ended.flags = Flags::of(Flag::None, Flag::None);
     }
     let mut out = Vec::new();
@@ -212,6 +254,29 @@ fn values_are_there_or_not() {
             "\"10.0.0.1\"",
         ),
         (Attempts, "2", "2", "1", "1"),
+        of_channel(OfChannel::LocalAddress, "10.0.0.3:443", "10.0.0.2:80"),
+        of_channel(OfChannel::LocalAddressWithoutPort, "10.0.0.3", "10.0.0.2"),
+        of_channel(OfChannel::ServerName, "shop.test", "-"),
+        of_channel(OfChannel::TlsVersion, "TLSv1.3", "-"),
+        of_channel(OfChannel::TlsCipher, "TLS_AES_128_GCM_SHA256", "-"),
+        of_channel(OfChannel::PeerSubject, "CN=web", "-"),
+        of_channel(OfChannel::PeerUris, "spiffe://acme/web,spiffe://acme/w", "-"),
+        of_channel(OfChannel::PeerDnsNames, "web.shop", "-"),
+        (
+            GrpcStatus(CodeStyle::Camel),
+            "Unavailable",
+            "\"Unavailable\"",
+            "-",
+            "null",
+        ),
+        (
+            GrpcStatus(CodeStyle::Snake),
+            "UNAVAILABLE",
+            "\"UNAVAILABLE\"",
+            "-",
+            "null",
+        ),
+        (GrpcStatus(CodeStyle::Number), "14", "14", "-", "null"),
         (Own(super::Own::Status), "200", "200", "499", "499"),
         (
             Own(super::Own::DurationMs),

@@ -1,6 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
-use envoy_types::pb::envoy::config::accesslog::v3::{AndFilter, ResponseFlagFilter, StatusCodeFilter};
+use envoy_types::pb::envoy::config::accesslog::v3::{
+    AndFilter, GrpcStatusFilter, HeaderFilter, NotHealthCheckFilter, OrFilter, ResponseFlagFilter,
+    StatusCodeFilter,
+};
 use envoy_types::pb::envoy::config::core::v3::grpc_service::{EnvoyGrpc, TargetSpecifier};
 use envoy_types::pb::envoy::config::core::v3::{GrpcService, RuntimeUInt32};
 use envoy_types::pb::envoy::extensions::access_loggers::grpc::v3::CommonGrpcAccessLogConfig;
@@ -23,7 +26,7 @@ fn texts_become_pieces_or_are_refused_by_name() {
     let head = |field: &str, or: &str, length: &str| {
         format!("<Request(Field {{ field: {field}, or: {or}, bytes_max: {length} }}) Text>")
     };
-    let cases: [(&str, Result<String, &str>); 22] = [
+    let cases: [(&str, Result<String, &str>); 26] = [
         ("", Ok(String::new())),
         ("a 100%% b", Ok("a 100% b".to_owned())),
         (
@@ -49,6 +52,19 @@ fn texts_become_pieces_or_are_refused_by_name() {
             Ok("<Response(Header(\"x\"), Some(3)) Text>".to_owned()),
         ),
         ("%ROUTE_NAME%", Ok("<Request(Route) Text>".to_owned())),
+        (
+            "%GRPC_STATUS(snake_string)%%GRPC_STATUS_NUMBER%",
+            Ok("<GrpcStatus(Snake) Text><GrpcStatus(Number) Text>".to_owned()),
+        ),
+        ("%GRPC_STATUS(X)%", Err("%GRPC_STATUS(X)% is not supported")),
+        (
+            "%GRPC_STATUS:3%",
+            Err("%GRPC_STATUS% with an argument or a length is not supported"),
+        ),
+        (
+            "%DOWNSTREAM_PEER_URI_SAN%",
+            Ok("<Channel(PeerUris) Text>".to_owned()),
+        ),
         ("%NO_SUCH%", Err("%NO_SUCH% is not supported")),
         ("%NO_SUCH(x)%", Err("%NO_SUCH% is not supported")),
         ("%REQ%", Err("%REQ% is not supported")),
@@ -147,6 +163,35 @@ fn filtered(filter: FilterSpecifier) -> PbAccessLog {
     }
 }
 
+/// One of all, or one that `other` takes.
+fn or(other: AccessLogFilter) -> FilterSpecifier {
+    let everything = AccessLogFilter {
+        filter_specifier: Some(FilterSpecifier::NotHealthCheckFilter(NotHealthCheckFilter {})),
+    };
+    FilterSpecifier::OrFilter(OrFilter {
+        filters: vec![everything, other],
+    })
+}
+
+#[test]
+fn filters_are_within_each_other_so_far() {
+    let nested = |depth: usize| {
+        let innermost = FilterSpecifier::NotHealthCheckFilter(NotHealthCheckFilter {});
+        let specifier = (1..depth).fold(innermost, |inner, _| {
+            or(AccessLogFilter {
+                filter_specifier: Some(inner),
+            })
+        });
+        log(filtered(specifier)).map(drop)
+    };
+    assert_eq!(nested(16), Ok(()));
+    let refused = nested(17).unwrap_err();
+    assert!(
+        refused.ends_with("too many of them within each other"),
+        "{refused}"
+    );
+}
+
 #[test]
 #[allow(deprecated, reason = "what is deprecated is refused")]
 fn logs_are_taken_or_refused_by_name() {
@@ -226,8 +271,20 @@ fn logs_are_taken_or_refused_by_name() {
             "filter.response_flag_filter.flags: \"XX\" is unknown",
         ),
         (
+            filtered(FilterSpecifier::GrpcStatusFilter(GrpcStatusFilter::default())),
+            "filter: only status_code_filter, duration_filter, response_flag_filter, metadata_filter, header_filter, not_health_check_filter, and_filter and or_filter are supported",
+        ),
+        (
             filtered(FilterSpecifier::AndFilter(AndFilter::default())),
-            "filter: only status_code_filter, duration_filter, response_flag_filter and metadata_filter are supported",
+            "filter.and_filter.filters: at least two are required",
+        ),
+        (
+            filtered(or(AccessLogFilter::default())),
+            "filter.or_filter.filters[1]: is required",
+        ),
+        (
+            filtered(FilterSpecifier::HeaderFilter(HeaderFilter::default())),
+            "filter.header_filter.header: is required",
         ),
     ];
     for (wrong, expected) in cases {

@@ -31,7 +31,7 @@ use http::StatusCode;
 use super::local_ratelimit;
 use crate::config::{HeaderEdits, MILLION};
 use crate::decode::fields::{At, Reason, any, done, duration, required, runtime_fraction};
-use crate::decode::{grpc_service, routes};
+use crate::decode::{grpc_service, header_rules};
 use crate::filter::{
     Adjustment, IdParts, IdValue, Override, QuotaLimit, QuotaService, QuotaSettings, Rate, RateLimitQuota,
     of_name,
@@ -128,7 +128,7 @@ pub(super) fn edits(lines: Vec<HeaderValueOption>, field: &'static str) -> Resul
     if lines.len() > HEADERS_MAX {
         return Err(format!("{field}: has more than {HEADERS_MAX}"));
     }
-    routes::header_edits(lines, field, &[], "")
+    header_rules::header_edits(lines, field, &[], "")
 }
 
 /// Of all requests: what matchers could say routes say.

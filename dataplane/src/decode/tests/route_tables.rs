@@ -300,11 +300,25 @@ fn routes_are_as_the_contract_says() {
                 "virtual_hosts[0].routes[0].redirect.port_redirect: 65536 is not a port",
             ),
             (
+                |r| r.response_headers_to_remove = vec!["te".to_owned()],
+                "response_headers_to_remove[0]: te cannot be changed",
+            ),
+            (
+                |r| r.virtual_hosts[0].request_headers_to_remove = vec!["host".to_owned()],
+                "virtual_hosts[0].request_headers_to_remove[0]: host cannot be changed",
+            ),
+            (
                 |r| {
-                    route(r).action = Some(PbAction::Redirect(RedirectAction::default()));
-                    route(r).response_headers_to_remove = vec!["server".to_owned()];
+                    r.virtual_hosts[0].retry_policy = Some(PbRetryPolicy {
+                        retry_on: "never".to_owned(),
+                        ..Default::default()
+                    });
                 },
-                "virtual_hosts[0].routes[0].response_headers_to_remove: is not supported by this proxy",
+                "virtual_hosts[0].retry_policy.retry_on: never is not supported",
+            ),
+            (
+                |r| r.virtual_hosts[0].require_tls = 1,
+                "virtual_hosts[0].require_tls: only NONE and ALL are supported",
             ),
             (
                 |r| {

@@ -36,6 +36,7 @@ fn http_of(authz: &ExtAuthz, request: Request<()>, body: Option<Begin>) -> HttpR
     let head = request.into_parts().0;
     let checked = authz.request(Case {
         source: "10.0.0.1:1234".parse().unwrap(),
+        principal: "spiffe://acme/web",
         destination: "10.0.0.2:80".parse().unwrap(),
         came: SystemTime::UNIX_EPOCH + Duration::new(5, 6),
         head: &head,
@@ -46,6 +47,7 @@ fn http_of(authz: &ExtAuthz, request: Request<()>, body: Option<Begin>) -> HttpR
         body,
     });
     let attributes = checked.attributes.unwrap();
+    assert_eq!(attributes.source.as_ref().unwrap().principal, "spiffe://acme/web");
     let address = |peer: Option<Peer>| match peer.unwrap().address.unwrap().address.unwrap() {
         PbAddressKind::SocketAddress(socket) => (socket.address, socket.port_specifier),
         other => panic!("{other:?}"),
@@ -183,6 +185,7 @@ fn a_route_says_more_and_shows_less() {
         let head = request(&[]).into_parts().0;
         let checked = authz.request(Case {
             source: "10.0.0.1:1".parse().unwrap(),
+            principal: "",
             destination: "10.0.0.2:80".parse().unwrap(),
             came: SystemTime::now(),
             head: &head,

@@ -8,7 +8,7 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, Regex
 use tombolo_tests::ads::contract;
 use tombolo_tests::upstream::WISH;
 
-use super::{Site, at, forwards, passes, prefix, site};
+use super::{Site, at, forwards, passes, prefix, says, site};
 use crate::case::{Case, Expect, GET};
 
 type Lines = &'static [(&'static str, &'static str)];
@@ -60,6 +60,12 @@ fn changes() -> Site {
         Route {
             response_headers_to_add: vec![line("x-answered-by", "by-route", AppendIfExistsOrAdd)],
             ..passes(prefix("/more"))
+        },
+        // What it is of is said behind that.
+        Route {
+            response_headers_to_add: vec![line("x-set", "by-route", OverwriteIfExistsOrAdd)],
+            response_headers_to_remove: names(&["content-type"]),
+            ..says(prefix("/here"), "here")
         },
         passes(prefix("/")),
     ];
@@ -124,6 +130,14 @@ fn changes() -> Site {
             (
                 ask("/back", &[(WISH, "limited=404")]),
                 &[Expect::Status(404), Expect::NoHeader("x-envoy-ratelimited")],
+            ),
+            (
+                at("/here"),
+                &[
+                    Expect::Body("here"),
+                    Expect::Header("x-set", "by-route"),
+                    Expect::Header("content-type", "text/plain"),
+                ],
             ),
             // The first of two lines.
             (at("/more"), &[Expect::Header("x-answered-by", "application")]),
