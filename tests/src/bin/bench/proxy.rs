@@ -3,13 +3,14 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use tombolo_tests::free_port;
 use tombolo_tests::proxy::{Node, Role};
 
 use crate::Options;
 use crate::report::{DOCUMENT, ROUNDS_MIN, Report};
 
+mod bars;
 mod contender;
 mod http;
 mod instructions;
@@ -70,6 +71,7 @@ async fn one(options: &Options, mode: &str) -> Result<Report> {
         other => bail!("`bench proxy` has no mode {other:?}; see --help"),
     }?;
     report.name = format!("proxy {mode}");
+    report.tables.extend(bars::table(&report.keys));
     report.print();
     if options.rounds >= ROUNDS_MIN || mode == "soak" {
         report.write()?;
@@ -77,6 +79,9 @@ async fn one(options: &Options, mode: &str) -> Result<Report> {
     } else {
         println!("not written to {DOCUMENT}: that takes {ROUNDS_MIN} rounds");
     }
+    let lost = report.keys.iter().find(|(key, _)| key.ends_with("lost"));
+    let lost = lost.map_or(0.0, |(_, lost)| *lost);
+    ensure!(lost == 0.0, "{lost} requests were lost");
     Ok(report)
 }
 
