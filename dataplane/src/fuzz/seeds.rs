@@ -15,15 +15,12 @@ const TYPES: &str = "type.googleapis.com/envoy.extensions.filters";
 /// All of them as inputs.
 pub(super) fn inputs() -> Vec<Vec<u8>> {
     let seeds = seeds();
-    let inputs = seeds
-        .iter()
-        .flat_map(|seed| resources_of(seed))
-        .map(|(kind, body)| {
-            let place = ResourceKind::ALL.into_iter().position(|other| other == kind);
-            let mut input = vec![u8::try_from(place.unwrap()).unwrap()];
-            input.extend(body);
-            input
-        });
+    let inputs = seeds.iter().flat_map(resources_of).map(|(kind, body)| {
+        let place = ResourceKind::ALL.into_iter().position(|other| other == kind);
+        let mut input = vec![u8::try_from(place.unwrap()).unwrap()];
+        input.extend(body);
+        input
+    });
     inputs.collect()
 }
 

@@ -24,6 +24,8 @@ pub(crate) struct Load {
 struct Shared {
     ends: AtomicBool,
     answers: AtomicU64,
+    /// Of each client.
+    each: Vec<AtomicU64>,
     failures: Mutex<Vec<String>>,
 }
 
@@ -69,17 +71,21 @@ impl Load {
     }
 
     fn of(kinds: &[(Client, usize)], listener: SocketAddr, ends: Ends) -> Self {
-        let shared = Arc::<Shared>::default();
+        let kinds = kinds
+            .iter()
+            .flat_map(|(client, times)| std::iter::repeat_n(*client, *times));
+        let shared = Arc::new(Shared {
+            each: kinds.clone().map(|_| AtomicU64::default()).collect(),
+            ..Shared::default()
+        });
         let mut clients = JoinSet::new();
-        for (client, times) in kinds.iter().copied() {
-            for _ in 0..times {
-                let run = run(client, listener, ends, Arc::clone(&shared));
-                match client {
-                    // On a thread of its own: hyper's client may begin a request on a connection while another thread reads there
-                    // that it is to begin none, and fail it unsent.
-                    Client::Http2 => drop(clients.spawn_blocking(move || block_on(run))),
-                    Client::Kept | Client::New | Client::Slow => drop(clients.spawn(run)),
-                }
+        for (nth, client) in kinds.enumerate() {
+            let run = run(client, nth, listener, ends, Arc::clone(&shared));
+            match client {
+                // On a thread of its own: hyper's client may begin a request on a connection while another thread reads there
+                // that it is to begin none, and fail it unsent.
+                Client::Http2 => drop(clients.spawn_blocking(move || block_on(run))),
+                Client::Kept | Client::New | Client::Slow => drop(clients.spawn(run)),
             }
         }
         Self { shared, clients }
@@ -90,6 +96,21 @@ impl Load {
         let answers = || self.shared.answers.load(Ordering::Relaxed);
         let enough = answers() + more;
         eventually("requests are answered", || async { answers() >= enough }).await;
+    }
+
+    /// Waits until what every client asks now is answered, and what it asks next.
+    pub(crate) async fn answers_each(&self) {
+        let answers = || {
+            self.shared
+                .each
+                .iter()
+                .map(|answers| answers.load(Ordering::Relaxed))
+        };
+        let before: Vec<u64> = answers().collect();
+        eventually("each client is answered", || async {
+            answers().zip(&before).all(|(now, before)| now >= before + 2)
+        })
+        .await;
     }
 
     /// What went wrong.
@@ -128,7 +149,7 @@ fn block_on(run: impl Future<Output = ()>) {
     runtime.block_on(run);
 }
 
-async fn run(client: Client, listener: SocketAddr, ends: Ends, shared: Arc<Shared>) {
+async fn run(client: Client, nth: usize, listener: SocketAddr, ends: Ends, shared: Arc<Shared>) {
     let (mut kept, http2) = (None, http2_client());
     while !shared.ends.load(Ordering::Relaxed) {
         let asked = async {
@@ -143,6 +164,7 @@ async fn run(client: Client, listener: SocketAddr, ends: Ends, shared: Arc<Share
         match asked.unwrap_or_else(|_| Err(Failure::Lost("no answer in time".to_owned()))) {
             Ok(()) => {
                 shared.answers.fetch_add(1, Ordering::Relaxed);
+                shared.each[nth].fetch_add(1, Ordering::Relaxed);
                 if ends == Ends::WhenLeft && kept.is_none() && !matches!(client, Client::Http2) {
                     return;
                 }
