@@ -56,7 +56,7 @@ pub(super) async fn ask(
         return Err("the host says how long a connection is".to_owned());
     }
     let host = Switched {
-        end: HostEnd::Stream(RefCell::new(Duplex::new(received, sending))),
+        end: HostEnd::Stream(RefCell::new(Duplex::with_host(received, sending))),
         input: Buffer::new(buffers),
         protocol: Some(protocol.clone()),
     };
