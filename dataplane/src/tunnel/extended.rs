@@ -47,6 +47,7 @@ pub(super) async fn ask(
     buffers: &Rc<Buffers>,
 ) -> Result<Response<HostBody>, String> {
     let accept = accept(protocol, request.headers());
+    let breaker = Rc::clone(io.breaker());
     let (parts, received, sending) = asked(io, request).await?;
     if !parts.status.is_success() {
         let received = Received::new(received, &parts.headers);
@@ -56,7 +57,7 @@ pub(super) async fn ask(
         return Err("the host says how long a connection is".to_owned());
     }
     let host = Switched {
-        end: HostEnd::Stream(RefCell::new(Duplex::with_host(received, sending))),
+        end: HostEnd::Stream(RefCell::new(Duplex::with_host(received, sending)), breaker),
         input: Buffer::new(buffers),
         protocol: Some(protocol.clone()),
     };

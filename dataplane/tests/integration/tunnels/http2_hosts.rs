@@ -257,3 +257,62 @@ async fn a_host_that_ends_first_and_reads_no_more_breaks_nothing_off() {
     assert_eq!(flags(&stage, "/new/ends", 2).await, ["", ""]);
     stage.proxy.stop().await;
 }
+
+/// Takes a connection of HTTP/2 with room for all that ever comes, makes a stream of what is asked, and reads no more.
+async fn serve_once(stream: TcpStream) -> Option<()> {
+    let room = 1 << 30;
+    let mut builder = h2::server::Builder::new();
+    builder.enable_connect_protocol();
+    builder
+        .initial_window_size(room)
+        .initial_connection_window_size(room);
+    let mut connection = builder.handshake::<_, Bytes>(stream).await.ok()?;
+    let (_request, mut respond) = connection.accept().await?.ok()?;
+    let mut sending = respond.send_response(Response::new(()), false).ok()?;
+    sending.send_data(Bytes::from_static(b"hello"), false).ok()?;
+    let _ = tokio::time::timeout(Duration::from_millis(200), connection.accept()).await;
+    std::future::pending().await
+}
+
+/// How many connections to `host` are open on this machine.
+fn open_to(host: SocketAddr) -> usize {
+    let port = format!(":{:04X}", host.port());
+    let is_open = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(2);
+        fields.next().is_some_and(|to| to.ends_with(&port)) && fields.next() == Some("01")
+    };
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    sockets.lines().filter(is_open).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_left_ends_though_its_host_reads_nothing() {
+    let stage = Stage::start().await;
+    let host = serving(serve_once).await;
+    stage.edge.put("stuck", &mesh::with_http2(mesh::cluster("stuck")));
+    stage.edge.put("stuck", &mesh::endpoints("stuck", &[(host, 0)]));
+    stage.edge.put(
+        "in",
+        &mesh::routes("in", vec![mesh::to_cluster("/stuck", "stuck")]),
+    );
+    let request = format!("GET /stuck/no HTTP/1.1\r\n{ASKS}\r\n");
+    let asks = || async {
+        let mut stream = stage.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        (&answer == b"HTTP/1.1 101").then_some(stream)
+    };
+    eventually("the host is known", || async { asks().await.is_some() }).await;
+    let mut stream = asks().await.unwrap();
+    assert!(open_to(host) > 0);
+    // Until nothing goes on, here and behind the proxy.
+    let quiet = Duration::from_secs(1);
+    while let Ok(written) = tokio::time::timeout(quiet, stream.write(&[0; 65_536])).await {
+        written.unwrap();
+    }
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    eventually("none is open", || async { open_to(host) == 0 }).await;
+    stage.proxy.stop().await;
+}
