@@ -298,6 +298,15 @@ impl Refusal {
         }
     }
 
+    /// The same, by whether all of it has come.
+    pub(crate) fn idle_after(has_come: bool) -> Self {
+        Self::idle(if has_come {
+            StatusCode::GATEWAY_TIMEOUT
+        } else {
+            StatusCode::REQUEST_TIMEOUT
+        })
+    }
+
     pub(crate) fn too_large() -> Self {
         Self {
             status: StatusCode::PAYLOAD_TOO_LARGE,

@@ -29,6 +29,8 @@ use envoy_types::pb::envoy::extensions::filters::common::fault::v3::FaultDelay;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::{
     FaultDelaySecifier, HeaderDelay,
 };
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ExtAuthz;
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ext_authz::Services;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::fault_abort::{ErrorType, HeaderAbort};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault};
 use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3::{
@@ -46,10 +48,11 @@ use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as PbDuration, 
 use envoy_types::util::pack_any;
 use prost::Message;
 
-use crate::support::asking::Stage;
+use crate::support::asking::{Stage, service};
 use crate::support::mesh;
 use crate::support::proxy::{client, eventually, free_address, http2_client};
 
+const AUTHZ: &str = "envoy.filters.http.ext_authz";
 const FAULT: &str = "envoy.filters.http.fault";
 const LIMIT: &str = "envoy.filters.http.local_ratelimit";
 const MUTATION: &str = "envoy.filters.http.header_mutation";
@@ -281,6 +284,16 @@ fn route_changes(request: Vec<Mutation>, answer: Vec<Mutation>) -> Any {
     })
 }
 
+/// Asks somebody who never answers, and goes on.
+fn asks_nobody() -> Any {
+    pack_any(ExtAuthz {
+        services: Some(Services::GrpcService(service("dead"))),
+        transport_api_version: 2,
+        failure_mode_allow: true,
+        ..ExtAuthz::default()
+    })
+}
+
 fn denies(name: &str) -> Any {
     pack_any(Rbac {
         rules: Some(rules(RbacAction::Deny, name)),
@@ -360,6 +373,46 @@ async fn heads_are_changed_by_all_who_say_so() {
             assert_eq!(answer.status, status);
             assert_eq!(answer.headers["x-safe"], "yes", "{path}");
             assert_eq!(answer.headers["content-type"], "text/html", "{path}");
+        }
+    }
+}
+
+/// Also where the delay comes behind a filter that asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delay_is_no_longer_than_a_stream_may_be_idle() {
+    let fault = || {
+        pack_any(HttpFault {
+            delay: Some(FaultDelay {
+                fault_delay_secifier: Some(FaultDelaySecifier::HeaderDelay(HeaderDelay {})),
+                percentage: all(),
+            }),
+            ..HttpFault::default()
+        })
+    };
+    let mut route = mesh::to_cluster("/", "a");
+    if let Some(RouteActions::Route(action)) = &mut route.action {
+        action.idle_timeout = Some(PbDuration {
+            seconds: 0,
+            nanos: 500_000_000,
+        });
+    }
+    for filters in [
+        vec![(FAULT, fault())],
+        vec![(AUTHZ, asks_nobody()), (FAULT, fault())],
+    ] {
+        let stage = start(filters, vec![route.clone()]).await;
+        for client in [client(), http2_client()] {
+            for (delay, status, body) in [
+                ("100", 200, "a / "),
+                ("4000", 504, "stream timeout"),
+                ("86400000", 504, "stream timeout"),
+            ] {
+                let began = Instant::now();
+                let line = ("x-envoy-fault-delay-request", delay);
+                let answer = stage.ask(&client, "/", &[line], b"").await;
+                assert_eq!((answer.status.as_u16(), &*answer.body), (status, body), "{delay}");
+                assert!(began.elapsed() < Duration::from_millis(4000), "{delay}");
+            }
         }
     }
 }
