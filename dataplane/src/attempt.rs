@@ -61,7 +61,7 @@ pub(crate) enum Failure {
     Overflow,
     /// The route's timeout is over; a host to which there was no connection yet is not to blame.
     Late { connected: bool },
-    /// The client broke off its request, or sent what is none.
+    /// The client broke off its request, or sent what is none, or what this host does not do.
     Client(Refusal),
     /// The client has closed its connection.
     ClientLeft,

@@ -258,6 +258,30 @@ async fn a_host_that_ends_first_and_reads_no_more_breaks_nothing_off() {
     stage.proxy.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_is_not_blamed_for_what_it_does_not_know() {
+    let (stage, _seen) = start().await;
+    for path in ["/old/ws", "/new/length"] {
+        for _ in 0..4 {
+            let answer = ask(&stage, path).await;
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+            assert!(answer.contains("the host "), "{path} {answer}");
+        }
+        let cluster = &path[1..4];
+        let series = format!(r#"tombolo_ejections_total{{cluster="{cluster}",why="consecutive_5xx"}}"#);
+        assert_eq!(stage.proxy.metric(&series).await.unwrap_or_default(), 0, "{path}");
+        let other = path.replace("/ws", "/any").replace("/length", "/any");
+        let request = format!("GET {other} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+        let answer = stage.talk(&request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path} {answer}");
+    }
+    let retries = |line: &serde_json::Value| line["retries"].as_u64().unwrap();
+    let lines = stage.log(10).await;
+    let asked = lines.iter().filter(|line| line["path"] == "/new/length");
+    assert_eq!(asked.map(retries).sum::<u64>(), 0, "nobody else is asked");
+    stage.proxy.stop().await;
+}
+
 /// Takes a connection of HTTP/2 with room for all that ever comes, makes a stream of what is asked, and reads no more.
 async fn serve_once(stream: TcpStream) -> Option<()> {
     let room = 1 << 30;
