@@ -140,7 +140,8 @@ impl Asking<'_> {
         verdict.request.edits.apply(&mut request.parts.headers);
         request.lead(|target| verdict.request.target(target));
         request.response.extend(verdict.response.into());
-        request.response.extend(verdict.mutations);
+        let ahead = std::mem::replace(&mut request.response, verdict.mutations);
+        request.response.extend(ahead);
         request.session = verdict.session.or(request.session.take());
         let body = std::mem::replace(&mut request.body, ClientBody::Nothing);
         let body = body.at_most(verdict.body_max);

@@ -207,7 +207,8 @@ pub(crate) async fn serve(
             route: route.map_or("", |route| &route.name),
             headers: &now.headers,
         });
-        exchange.changes(waiting.response);
+        // What is behind sees the answer first.
+        exchange.changes_before(waiting.response);
         // Behind all that was said of the answer.
         if let Some(web) = waiting.recoding.web {
             exchange.of_web(web);

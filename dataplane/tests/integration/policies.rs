@@ -284,6 +284,16 @@ fn route_changes(request: Vec<Mutation>, answer: Vec<Mutation>) -> Any {
     })
 }
 
+fn answer_changes(changes: Vec<Mutation>) -> Any {
+    pack_any(HeaderMutation {
+        mutations: Some(Mutations {
+            response_mutations: changes,
+            ..Mutations::default()
+        }),
+        ..HeaderMutation::default()
+    })
+}
+
 /// Asks somebody who never answers, and goes on.
 fn asks_nobody() -> Any {
     pack_any(ExtAuthz {
@@ -374,6 +384,28 @@ async fn heads_are_changed_by_all_who_say_so() {
             assert_eq!(answer.headers["x-safe"], "yes", "{path}");
             assert_eq!(answer.headers["content-type"], "text/html", "{path}");
         }
+    }
+}
+
+/// As in Envoy the last filter is the first that sees the answer, whoever of them asks somebody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_are_changed_from_behind() {
+    use HeaderAppendAction::AppendIfExistsOrAdd;
+    let says = |said: &str| answer_changes(vec![change("x-trail", said, AppendIfExistsOrAdd)]);
+    let filters = vec![
+        ("first", says("first")),
+        (AUTHZ, asks_nobody()),
+        ("second", says("second")),
+        ("third", says("third")),
+        ("again", asks_nobody()),
+        ("last", says("last")),
+    ];
+    let routes = vec![mesh::answer("/own", 200, "own"), mesh::to_cluster("/", "a")];
+    let stage = start(filters, routes).await;
+    for path in ["/own", "/"] {
+        let answer = stage.ask(&client(), path, &[], b"").await;
+        let trail: Vec<_> = answer.headers.get_all("x-trail").iter().collect();
+        assert_eq!(trail, ["last", "third", "second", "first"], "{path}");
     }
 }
 
