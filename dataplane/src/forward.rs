@@ -37,7 +37,9 @@ mod head;
 mod passing;
 mod tunnels;
 
-pub(crate) use head::{FORWARDED_FOR, FORWARDED_PROTO, Head, only_http2, options, uuid, well_formed};
+pub(crate) use head::{
+    FORWARDED_FOR, FORWARDED_PROTO, Head, is_end_to_end, only_http2, options, uuid, well_formed,
+};
 
 /// Who the client is, which only this proxy could say.
 static FORWARDED_CLIENT_CERT: [HeaderName; 1] = [HeaderName::from_static("x-forwarded-client-cert")];

@@ -409,6 +409,41 @@ async fn answers_are_changed_from_behind() {
     }
 }
 
+/// What a client lists in `connection` goes no further, and what is added for want of it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_takes_out_nothing_that_is_added() {
+    use HeaderAppendAction::AddIfAbsent;
+    let changes = HeaderMutation {
+        mutations: Some(Mutations {
+            request_mutations: vec![
+                change("x-tier", "free", AddIfAbsent),
+                change("x-tier", "unsaid", AddIfAbsent),
+                change("x-request-id", "unsaid", AddIfAbsent),
+            ],
+            ..Mutations::default()
+        }),
+        ..HeaderMutation::default()
+    };
+    let stage = start(
+        vec![(MUTATION, pack_any(changes))],
+        vec![mesh::to_cluster("/", "a")],
+    )
+    .await;
+    for (connection, tier) in [("keep-alive", "gold"), ("close, X-Tier, x-request-id", "free")] {
+        let lines = [
+            ("connection", connection),
+            ("x-tier", "gold"),
+            ("x-request-id", "mine"),
+        ];
+        stage.ask(&client(), "/", &lines, b"").await;
+        let seen = stage.upstream.last_headers();
+        for (name, expected) in [("x-tier", tier), ("x-request-id", "mine")] {
+            let lines: Vec<_> = seen.get_all(name).iter().collect();
+            assert_eq!(lines, [expected], "{connection} {name}");
+        }
+    }
+}
+
 /// Also where the delay comes behind a filter that asks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_delay_is_no_longer_than_a_stream_may_be_idle() {
