@@ -16,7 +16,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::response::Parts;
 use http::{Method, Request, Response, StatusCode};
 
-use super::{HostEnd, Switched, WEBSOCKET};
+use super::{HostEnd, Switched, WEBSOCKET, is_websocket};
 use crate::attempt::{Failure, Refusal};
 use crate::body::HostBody;
 use crate::forward::Head;
@@ -35,8 +35,12 @@ pub(super) fn request(head: &Head, headers: HeaderMap, protocol: &HeaderValue) -
     // What comes behind is of no length.
     request.headers_mut().remove(header::CONTENT_LENGTH);
     *request.method_mut() = Method::CONNECT;
-    // Only what a configuration names comes here.
-    let protocol = Protocol::from(protocol.to_str().unwrap_or_default());
+    // Only what a configuration names comes here, in any letters; hosts may know it in those of its RFC only.
+    let protocol = if is_websocket(protocol) {
+        Protocol::from_static(WEBSOCKET)
+    } else {
+        Protocol::from(protocol.to_str().unwrap_or_default())
+    };
     request.extensions_mut().insert(protocol);
     request
 }
@@ -118,7 +122,7 @@ fn unknown(detail: &str) -> Failure {
 /// What a client of HTTP/1.1 waits for in the answer, which HTTP/2 does not have.
 fn accept(protocol: &HeaderValue, headers: &HeaderMap) -> Option<HeaderValue> {
     let key = headers.get(header::SEC_WEBSOCKET_KEY)?;
-    if !protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET) {
+    if !is_websocket(protocol) {
         return None;
     }
     let mut digest = Digest::new(&SHA1_FOR_LEGACY_USE_ONLY);

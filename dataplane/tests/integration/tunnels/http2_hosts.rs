@@ -340,3 +340,15 @@ async fn a_connection_that_is_left_ends_though_its_host_reads_nothing() {
     eventually("none is open", || async { open_to(host) == 0 }).await;
     stage.proxy.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_is_asked_in_the_letters_of_the_protocol() {
+    let (stage, seen) = start().await;
+    let asks = ASKS.replace("websocket", "WebSocket");
+    let mut stream = stage.connect().await;
+    let request = format!("GET /new/ws HTTP/1.1\r\n{asks}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    until(&mut stream, "hello").await;
+    assert_eq!(seen.lock().unwrap()[0].0.as_deref(), Some("websocket"));
+    stage.proxy.stop().await;
+}
