@@ -1,7 +1,7 @@
 //! What a request waits for at a filter that asks somebody (docs/adr/0010). Filters behind it judge the request as it is then, in
 //! their order, and may ask in turn.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use envoy_types::pb::envoy::service::ratelimit::v3::RateLimitResponse;
@@ -14,6 +14,7 @@ use hyper::body::Body;
 use crate::attempt::Refusal;
 use crate::body::{ClientBody, ClientError};
 use crate::config::Route;
+use crate::deadline::delay;
 use crate::exchange::{Exchange, Flag};
 use crate::filter::{
     ActiveFault, Answer, Begin, By, CHECK, Case, Chain, ExtAuthz, Facts, Filter, RateLimit,
@@ -34,6 +35,8 @@ pub(crate) struct Asking<'a> {
     pub(crate) chain: Option<&'a Chain>,
     pub(crate) route: Option<&'a Route>,
     pub(crate) authority: &'a str,
+    /// So long a filter may make it wait.
+    pub(crate) stream_idle: Option<Duration>,
 }
 
 /// The request that waits, without what concerns its client's connection only.
@@ -137,14 +140,15 @@ impl Asking<'_> {
         verdict.request.edits.apply(&mut request.parts.headers);
         request.lead(|target| verdict.request.target(target));
         request.response.extend(verdict.response.into());
-        request.response.extend(verdict.mutations);
+        let ahead = std::mem::replace(&mut request.response, verdict.mutations);
+        request.response.extend(ahead);
         request.session = verdict.session.or(request.session.take());
         let body = std::mem::replace(&mut request.body, ClientBody::Nothing);
         let body = body.at_most(verdict.body_max);
         request.body = verdict.recoding.read(&mut request.parts.headers, body);
         request.recoding.extend(verdict.recoding);
-        if !verdict.delay.is_zero() {
-            tokio::time::sleep(verdict.delay).await;
+        if !verdict.delay.is_zero() && delay(verdict.delay, None, self.stream_idle).await.is_err() {
+            return Err(End::Refused(Refusal::idle_after(request.body.has_come())));
         }
         match verdict.answer {
             Some(answer) => Err(End::Answer(answer)),

@@ -61,7 +61,7 @@ pub(crate) enum Failure {
     Overflow,
     /// The route's timeout is over; a host to which there was no connection yet is not to blame.
     Late { connected: bool },
-    /// The client broke off its request, or sent what is none.
+    /// The client broke off its request, or sent what is none, or what this host does not do.
     Client(Refusal),
     /// The client has closed its connection.
     ClientLeft,
@@ -296,6 +296,15 @@ impl Refusal {
             flag: Flag::StreamIdle,
             reason: "stream timeout".to_owned(),
         }
+    }
+
+    /// The same, by whether all of it has come.
+    pub(crate) fn idle_after(has_come: bool) -> Self {
+        Self::idle(if has_come {
+            StatusCode::GATEWAY_TIMEOUT
+        } else {
+            StatusCode::REQUEST_TIMEOUT
+        })
     }
 
     pub(crate) fn too_large() -> Self {

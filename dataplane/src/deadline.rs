@@ -131,6 +131,21 @@ pub(crate) fn first(timeout: Option<Duration>, idle: Option<Duration>) -> Option
     }
 }
 
+/// Makes a request wait so long, unless one of its times is over before that.
+pub(crate) async fn delay(
+    time: Duration,
+    until: Option<Instant>,
+    stream_idle: Option<Duration>,
+) -> Result<(), Over> {
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    let (time, ended) = match first(left, stream_idle) {
+        Some((sooner, over)) if sooner <= time => (sooner, Err(over)),
+        _ => (time, Ok(())),
+    };
+    tokio::time::sleep(time).await;
+    ended
+}
+
 /// How long a client may take nothing, or send nothing, of what it is waited for: what it holds here is bounded, also where streams
 /// may be idle for ever.
 pub(crate) fn patience(idle: Option<Duration>) -> Duration {

@@ -224,6 +224,16 @@ impl Exchange {
         }
     }
 
+    /// The same, before what others do.
+    pub(crate) fn changes_before(&mut self, mut changes: HeaderChanges) {
+        changes.extend(
+            self.edits
+                .take()
+                .map_or_else(HeaderChanges::default, |said| *said),
+        );
+        self.changes(changes);
+    }
+
     /// Why it is answered by the proxy itself, if that is known.
     pub(crate) fn decided(&mut self, why: impl FnOnce() -> Option<String>) {
         if let Some(tapped) = &mut self.tapped {

@@ -16,6 +16,7 @@ use crate::asking::{Added, Asking, End, Waiting};
 use crate::attempt::Refusal;
 use crate::body::{ClientBody, ResponseBody};
 use crate::config::Action;
+use crate::deadline::{Over, delay};
 use crate::exchange::{Exchange, Flag, REQUEST_ID};
 use crate::filter::{Answer, By, Verdict};
 use crate::grpc::{self, Code, GRPC_TIMEOUT};
@@ -36,7 +37,9 @@ mod head;
 mod passing;
 mod tunnels;
 
-pub(crate) use head::{FORWARDED_FOR, FORWARDED_PROTO, Head, only_http2, options, uuid, well_formed};
+pub(crate) use head::{
+    FORWARDED_FOR, FORWARDED_PROTO, Head, is_end_to_end, only_http2, options, uuid, well_formed,
+};
 
 /// Who the client is, which only this proxy could say.
 static FORWARDED_CLIENT_CERT: [HeaderName; 1] = [HeaderName::from_static("x-forwarded-client-cert")];
@@ -142,14 +145,17 @@ pub(crate) async fn serve(
         _ => None,
     };
     let until = duration.map(|duration| exchange.started() + duration);
+    let stream_idle = match route.map(|route| &route.action) {
+        Some(Action::Forward(forward)) => forward.idle(live.config.limits.stream_idle),
+        _ => live.config.limits.stream_idle,
+    };
     let mut started = exchange.started();
     if !verdict.delay.is_zero() {
-        let delayed = Instant::now() + verdict.delay;
-        if let Some(until) = until.filter(|until| *until <= delayed) {
-            tokio::time::sleep_until(until.into()).await;
-            return over(exchange, body.is_end_stream());
+        match delay(verdict.delay, until, stream_idle).await {
+            Ok(()) => {}
+            Err(Over::Time) => return over(exchange, body.is_end_stream()),
+            Err(Over::Idle) => return refuse(exchange, Refusal::idle_after(body.is_end_stream())),
         }
-        tokio::time::sleep_until(delayed.into()).await;
         // What it was made to wait is not of the route's time.
         started = Instant::now();
     }
@@ -182,6 +188,7 @@ pub(crate) async fn serve(
             chain: live.chain(route),
             route,
             authority: shown,
+            stream_idle,
         };
         let ended = Box::pin(asking.ask(*stop, until, &mut waiting)).await;
         let Waiting {
@@ -202,7 +209,8 @@ pub(crate) async fn serve(
             route: route.map_or("", |route| &route.name),
             headers: &now.headers,
         });
-        exchange.changes(waiting.response);
+        // What is behind sees the answer first.
+        exchange.changes_before(waiting.response);
         // Behind all that was said of the answer.
         if let Some(web) = waiting.recoding.web {
             exchange.of_web(web);

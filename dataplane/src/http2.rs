@@ -169,7 +169,7 @@ async fn answer(connection: Rc<Connection>, request: Request<RecvStream>, mut re
             parts.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
             fit(&mut parts.headers, None);
             if let Ok(stream) = respond.send_response(Response::from_parts(parts, ()), false) {
-                tunnel.over_http2(Duplex::new(received, stream)).await;
+                tunnel.over_http2(Duplex::with_client(received, stream)).await;
             }
             return;
         }

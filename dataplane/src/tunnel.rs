@@ -35,7 +35,7 @@ pub(crate) const CONNECT: &str = "connect";
 /// The same connection in HTTP/2, to which this proxy does not switch.
 const H2C: &[u8] = b"h2c";
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const WEBSOCKET: &[u8] = b"websocket";
+const WEBSOCKET: &str = "websocket";
 
 /// What a listener or a route says of a kind of upgrade.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,9 +76,7 @@ pub(crate) fn asked(parts: &mut Parts, random: &Random) -> Option<Becoming> {
         let protocol = HeaderValue::from_str(protocol.as_str()).ok()?;
         parts.method = Method::GET;
         say(&mut parts.headers, &protocol);
-        if protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET)
-            && !parts.headers.contains_key(header::SEC_WEBSOCKET_KEY)
-        {
+        if is_websocket(&protocol) && !parts.headers.contains_key(header::SEC_WEBSOCKET_KEY) {
             // HTTP/2 needs none, and a host of HTTP/1.1 does (RFC 8441, section 5).
             let key = u128::from(random.next()) << 64 | u128::from(random.next());
             let key = HeaderValue::from_str(&STANDARD.encode(key.to_be_bytes()));
@@ -102,6 +100,10 @@ pub(crate) fn asked(parts: &mut Parts, random: &Random) -> Option<Becoming> {
         return None;
     }
     Some(Becoming::Upgrade(protocol))
+}
+
+fn is_websocket(protocol: &HeaderValue) -> bool {
+    protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes())
 }
 
 /// Says in a request's head what it is to become.

@@ -1,10 +1,11 @@
 //! What filters change of a request before it goes on, and the request as those behind them see it.
 
 use http::Method;
-use http::header::HeaderName;
+use http::header::{self, HeaderName};
 use http::uri::PathAndQuery;
 
 use crate::config::HeaderEdits;
+use crate::forward::is_end_to_end;
 use crate::matcher::RequestView;
 
 /// Before anything that the route says of it.
@@ -64,6 +65,19 @@ impl<'a, R: RequestView> Changed<'a, R> {
             edits: &changes.edits,
             query: query.map(|query| changes.rest(query)),
         }
+    }
+}
+
+impl<R: RequestView> Changed<'_, R> {
+    /// Whether there is a line of that name that goes on: the client's own do not where its `connection` lists them.
+    pub(super) fn goes_on(&self, name: &HeaderName) -> bool {
+        let mut said = self.edits.set.iter().chain(&self.edits.add);
+        let is_it = |option: &[u8]| option.trim_ascii().eq_ignore_ascii_case(name.as_str().as_bytes());
+        let is_listed = || {
+            let is_in = |line: &[u8]| line.split(|byte| *byte == b',').any(is_it);
+            self.request.lines(&header::CONNECTION).any(is_in) && !is_end_to_end(name)
+        };
+        said.any(|(said, _)| said == name) || self.lines(name).next().is_some() && !is_listed()
     }
 }
 

@@ -65,7 +65,7 @@ impl HeaderMutation {
 }
 
 /// What a change comes to for a request that is like that.
-fn edits(change: &Change, request: &impl RequestView) -> HeaderEdits {
+fn edits(change: &Change, request: &Changed<'_, impl RequestView>) -> HeaderEdits {
     let is_there = |name: &HeaderName| request.lines(name).next().is_some();
     let mut edits = HeaderEdits::default();
     match change {
@@ -77,7 +77,9 @@ fn edits(change: &Change, request: &impl RequestView) -> HeaderEdits {
         }),
         Change::Set(name, value) => edits.set.push((name.clone(), value.clone())),
         Change::SetIfThere(name, value) if is_there(name) => edits.set.push((name.clone(), value.clone())),
-        Change::AddIfAbsent(name, value) if !is_there(name) => edits.add.push((name.clone(), value.clone())),
+        Change::AddIfAbsent(name, value) if !request.goes_on(name) => {
+            edits.add.push((name.clone(), value.clone()))
+        }
         Change::Add(name, value) | Change::Append(name, value) => {
             edits.add.push((name.clone(), value.clone()));
         }

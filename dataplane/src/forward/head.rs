@@ -135,8 +135,7 @@ pub(super) fn tidy(headers: &mut HeaderMap, said: &Changes, connection: &Connect
 
 /// What was said of lines that `listed` has taken out; all else is there.
 fn say_again(headers: &mut HeaderMap, said: &HeaderEdits, listed: &[HeaderName]) {
-    let is_lost =
-        |line: &&(HeaderName, HeaderValue)| listed.contains(&line.0) && !END_TO_END.contains(&line.0);
+    let is_lost = |line: &&(HeaderName, HeaderValue)| listed.contains(&line.0) && !is_end_to_end(&line.0);
     for (name, value) in said.set.iter().filter(is_lost) {
         headers.insert(name.clone(), value.clone());
     }
@@ -230,7 +229,7 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderName> {
         .collect();
     // `te: trailers` is what gRPC asks with; any other coding is between us and the client.
     let takes_trailers = options(headers, &header::TE).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
-    for name in named.iter().filter(|name| !END_TO_END.contains(name)) {
+    for name in named.iter().filter(|name| !is_end_to_end(name)) {
         headers.remove(name);
     }
     for name in &HOP_BY_HOP {
@@ -240,6 +239,11 @@ pub(super) fn strip_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderName> {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     named
+}
+
+/// Whether a message keeps it even if its `connection` lists it.
+pub(crate) fn is_end_to_end(name: &HeaderName) -> bool {
+    END_TO_END.contains(name)
 }
 
 /// What the lines of a header list between their commas.

@@ -13,20 +13,39 @@ pub(crate) struct Duplex {
     /// Came, and was not read yet.
     piece: Bytes,
     sending: SendStream<Bytes>,
+    is_host: bool,
 }
 
 impl Duplex {
-    pub(crate) fn new(received: RecvStream, sending: SendStream<Bytes>) -> Self {
+    pub(crate) fn with_client(received: RecvStream, sending: SendStream<Bytes>) -> Self {
         Self {
             received,
             piece: Bytes::new(),
             sending,
+            is_host: false,
+        }
+    }
+
+    pub(crate) fn with_host(received: RecvStream, sending: SendStream<Bytes>) -> Self {
+        Self {
+            is_host: true,
+            ..Self::with_client(received, sending)
         }
     }
 
     /// Breaks it off, so that nobody takes its end for one.
     pub(crate) fn reset(&mut self) {
         self.sending.send_reset(Reason::CANCEL);
+    }
+
+    /// Whether anybody takes what is sent. A host that has said all may read no more, without an error (RFC 9113, section 8.1): what
+    /// it sends decides how that ends. A client that does so would be sent for nothing.
+    fn is_read(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        match self.sending.poll_reset(cx) {
+            Poll::Pending => Ok(true),
+            Poll::Ready(Ok(Reason::NO_ERROR)) if self.is_host => Ok(false),
+            Poll::Ready(reset) => Err(broken_off(reset)),
+        }
     }
 }
 
@@ -55,8 +74,8 @@ impl AsyncWrite for Duplex {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        if let Poll::Ready(reset) = self.sending.poll_reset(cx) {
-            return Poll::Ready(Err(broken_off(reset)));
+        if !self.is_read(cx)? {
+            return Poll::Ready(Ok(buf.len()));
         }
         self.sending.reserve_capacity(buf.len());
         while self.sending.capacity() == 0 {
@@ -73,13 +92,13 @@ impl AsyncWrite for Duplex {
 
     /// What was sent is on its way; a client that takes the stream back is seen here too, where there is nothing to send.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(match self.sending.poll_reset(cx) {
-            Poll::Ready(reset) => Err(broken_off(reset)),
-            Poll::Pending => Ok(()),
-        })
+        Poll::Ready(self.is_read(cx).map(|_| ()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.is_read(cx)? {
+            return Poll::Ready(Ok(()));
+        }
         let sent = self.sending.send_data(Bytes::new(), true);
         Poll::Ready(sent.map_err(io::Error::other))
     }

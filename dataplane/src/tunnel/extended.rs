@@ -16,12 +16,14 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::response::Parts;
 use http::{Method, Request, Response, StatusCode};
 
-use super::{HostEnd, Switched, WEBSOCKET};
+use super::{HostEnd, Switched, WEBSOCKET, is_websocket};
+use crate::attempt::{Failure, Refusal};
 use crate::body::HostBody;
 use crate::forward::Head;
 use crate::h1::{Buffer, Buffers};
 use crate::http2::{Duplex, HEAD_LIST_BYTES_MAX, Received, STREAM_WINDOW_BYTES};
 use crate::io::BreakableIo;
+use crate::retry::Outcome;
 use crate::upload::RequestBody;
 
 /// What the answer to a key is made of besides it (RFC 6455, section 1.3).
@@ -33,8 +35,12 @@ pub(super) fn request(head: &Head, headers: HeaderMap, protocol: &HeaderValue) -
     // What comes behind is of no length.
     request.headers_mut().remove(header::CONTENT_LENGTH);
     *request.method_mut() = Method::CONNECT;
-    // Only what a configuration names comes here.
-    let protocol = Protocol::from(protocol.to_str().unwrap_or_default());
+    // Only what a configuration names comes here, in any letters; hosts may know it in those of its RFC only.
+    let protocol = if is_websocket(protocol) {
+        Protocol::from_static(WEBSOCKET)
+    } else {
+        Protocol::from(protocol.to_str().unwrap_or_default())
+    };
     request.extensions_mut().insert(protocol);
     request
 }
@@ -45,18 +51,19 @@ pub(super) async fn ask(
     request: Request<()>,
     protocol: &HeaderValue,
     buffers: &Rc<Buffers>,
-) -> Result<Response<HostBody>, String> {
+) -> Result<Response<HostBody>, Failure> {
     let accept = accept(protocol, request.headers());
+    let breaker = Rc::clone(io.breaker());
     let (parts, received, sending) = asked(io, request).await?;
     if !parts.status.is_success() {
         let received = Received::new(received, &parts.headers);
         return Ok(Response::from_parts(parts, HostBody::Http2(received)));
     }
     if parts.headers.contains_key(header::CONTENT_LENGTH) {
-        return Err("the host says how long a connection is".to_owned());
+        return Err(unknown("the host says how long a connection is"));
     }
     let host = Switched {
-        end: HostEnd::Stream(RefCell::new(Duplex::new(received, sending))),
+        end: HostEnd::Stream(RefCell::new(Duplex::with_host(received, sending)), breaker),
         input: Buffer::new(buffers),
         protocol: Some(protocol.clone()),
     };
@@ -73,8 +80,8 @@ pub(super) async fn ask(
 async fn asked(
     io: BreakableIo,
     request: Request<()>,
-) -> Result<(Parts, RecvStream, SendStream<Bytes>), String> {
-    let detail = |error: h2::Error| error.to_string();
+) -> Result<(Parts, RecvStream, SendStream<Bytes>), Failure> {
+    let broken = |error: h2::Error| Failure::reset(&error.to_string());
     let (mut sender, mut connection) = Builder::new()
         .initial_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(STREAM_WINDOW_BYTES)
@@ -82,7 +89,7 @@ async fn asked(
         .enable_push(false)
         .handshake(io)
         .await
-        .map_err(detail)?;
+        .map_err(broken)?;
     let pings = connection.ping_pong();
     // It ends when nobody has a part of it any more.
     tokio::task::spawn_local(async move {
@@ -95,21 +102,27 @@ async fn asked(
     });
     if let Some(mut pings) = pings {
         // What it knows of it has said before it answers.
-        pings.ping(Ping::opaque()).await.map_err(detail)?;
+        pings.ping(Ping::opaque()).await.map_err(broken)?;
     }
     if !sender.is_extended_connect_protocol_enabled() {
-        return Err("the host knows no upgrades over HTTP/2".to_owned());
+        return Err(unknown("the host knows no upgrades over HTTP/2"));
     }
-    poll_fn(|cx| sender.poll_ready(cx)).await.map_err(detail)?;
-    let (answer, sending) = sender.send_request(request, false).map_err(detail)?;
-    let (parts, received) = answer.await.map_err(detail)?.into_parts();
+    poll_fn(|cx| sender.poll_ready(cx)).await.map_err(broken)?;
+    let (answer, sending) = sender.send_request(request, false).map_err(broken)?;
+    let (parts, received) = answer.await.map_err(broken)?.into_parts();
     Ok((parts, received, sending))
+}
+
+/// The host does well what it does, and this is nothing of it: any client may ask for it, and others are not to miss the host.
+fn unknown(detail: &str) -> Failure {
+    let detail = format!("connection termination: {detail}");
+    Failure::Client(Refusal::failed(Outcome::Reset, &detail))
 }
 
 /// What a client of HTTP/1.1 waits for in the answer, which HTTP/2 does not have.
 fn accept(protocol: &HeaderValue, headers: &HeaderMap) -> Option<HeaderValue> {
     let key = headers.get(header::SEC_WEBSOCKET_KEY)?;
-    if !protocol.as_bytes().eq_ignore_ascii_case(WEBSOCKET) {
+    if !is_websocket(protocol) {
         return None;
     }
     let mut digest = Digest::new(&SHA1_FOR_LEGACY_USE_ONLY);

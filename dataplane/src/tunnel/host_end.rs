@@ -9,22 +9,23 @@ use crate::stream::{Reader, Writer};
 
 pub(super) enum HostEnd {
     Connection(BreakableIo),
-    Stream(RefCell<Duplex>),
+    /// With the connection that is there for it alone.
+    Stream(RefCell<Duplex>, Rc<Breaker>),
 }
 
 impl HostEnd {
-    /// Of a host that is declared dead. A stream is told of that by its connection.
+    /// Of a host that is declared dead.
     pub(super) fn breaker(&self) -> Rc<Breaker> {
         match self {
             Self::Connection(io) => Rc::clone(io.breaker()),
-            Self::Stream(_) => Rc::default(),
+            Self::Stream(_, breaker) => Rc::clone(breaker),
         }
     }
 
     pub(super) fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
         match self {
             Self::Connection(io) => io.split(),
-            Self::Stream(stream) => (Reader::Stream(stream), Writer::Stream(stream)),
+            Self::Stream(stream, _) => (Reader::Stream(stream), Writer::Stream(stream)),
         }
     }
 
@@ -34,7 +35,11 @@ impl HostEnd {
             Self::Connection(io) => {
                 let _ = io.set_zero_linger();
             }
-            Self::Stream(stream) => stream.get_mut().reset(),
+            Self::Stream(stream, breaker) => {
+                stream.get_mut().reset();
+                // A host that reads nothing would not hear of it, and hold the connection.
+                breaker.break_now();
+            }
         }
     }
 }

@@ -94,7 +94,7 @@ impl Attempts for Sending<'_> {
                 .await
                 .map_err(|error| Failure::unconnected(&error))?;
             connected.set(true);
-            let answer = match &self.opening.asked {
+            match &self.opening.asked {
                 Becoming::Upgrade(protocol) if config.protocol == Protocol::Http2 => {
                     let request = extended::request(&self.opening.head, self.headers(), protocol);
                     extended::ask(io, request, protocol, &self.buffers).await
@@ -103,7 +103,8 @@ impl Attempts for Sending<'_> {
                     let head = self.written(protocol);
                     let method = &self.opening.head.method;
                     let outgoing = Outgoing::new(method, head, Some(0), RequestBody::Empty).switching();
-                    ask(io, outgoing, protocol, &self.buffers).await
+                    let answer = ask(io, outgoing, protocol, &self.buffers).await;
+                    answer.map_err(|detail| Failure::reset(&detail))
                 }
                 Becoming::Connect => {
                     let host = Switched {
@@ -113,8 +114,7 @@ impl Attempts for Sending<'_> {
                     };
                     Ok(Response::new(HostBody::Switched(Box::new(host))))
                 }
-            };
-            answer.map_err(|detail| Failure::reset(&detail))
+            }
         };
         let try_over = async {
             let Some(time) = try_time(self.per_try, self.opening.deadline.idle) else {

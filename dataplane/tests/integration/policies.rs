@@ -29,6 +29,8 @@ use envoy_types::pb::envoy::extensions::filters::common::fault::v3::FaultDelay;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3::fault_delay::{
     FaultDelaySecifier, HeaderDelay,
 };
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ExtAuthz;
+use envoy_types::pb::envoy::extensions::filters::http::ext_authz::v3::ext_authz::Services;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::fault_abort::{ErrorType, HeaderAbort};
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::{FaultAbort, HttpFault};
 use envoy_types::pb::envoy::extensions::filters::http::header_mutation::v3::{
@@ -46,10 +48,11 @@ use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as PbDuration, 
 use envoy_types::util::pack_any;
 use prost::Message;
 
-use crate::support::asking::Stage;
+use crate::support::asking::{Stage, service};
 use crate::support::mesh;
 use crate::support::proxy::{client, eventually, free_address, http2_client};
 
+const AUTHZ: &str = "envoy.filters.http.ext_authz";
 const FAULT: &str = "envoy.filters.http.fault";
 const LIMIT: &str = "envoy.filters.http.local_ratelimit";
 const MUTATION: &str = "envoy.filters.http.header_mutation";
@@ -281,6 +284,26 @@ fn route_changes(request: Vec<Mutation>, answer: Vec<Mutation>) -> Any {
     })
 }
 
+fn answer_changes(changes: Vec<Mutation>) -> Any {
+    pack_any(HeaderMutation {
+        mutations: Some(Mutations {
+            response_mutations: changes,
+            ..Mutations::default()
+        }),
+        ..HeaderMutation::default()
+    })
+}
+
+/// Asks somebody who never answers, and goes on.
+fn asks_nobody() -> Any {
+    pack_any(ExtAuthz {
+        services: Some(Services::GrpcService(service("dead"))),
+        transport_api_version: 2,
+        failure_mode_allow: true,
+        ..ExtAuthz::default()
+    })
+}
+
 fn denies(name: &str) -> Any {
     pack_any(Rbac {
         rules: Some(rules(RbacAction::Deny, name)),
@@ -360,6 +383,103 @@ async fn heads_are_changed_by_all_who_say_so() {
             assert_eq!(answer.status, status);
             assert_eq!(answer.headers["x-safe"], "yes", "{path}");
             assert_eq!(answer.headers["content-type"], "text/html", "{path}");
+        }
+    }
+}
+
+/// As in Envoy the last filter is the first that sees the answer, whoever of them asks somebody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_are_changed_from_behind() {
+    use HeaderAppendAction::AppendIfExistsOrAdd;
+    let says = |said: &str| answer_changes(vec![change("x-trail", said, AppendIfExistsOrAdd)]);
+    let filters = vec![
+        ("first", says("first")),
+        (AUTHZ, asks_nobody()),
+        ("second", says("second")),
+        ("third", says("third")),
+        ("again", asks_nobody()),
+        ("last", says("last")),
+    ];
+    let routes = vec![mesh::answer("/own", 200, "own"), mesh::to_cluster("/", "a")];
+    let stage = start(filters, routes).await;
+    for path in ["/own", "/"] {
+        let answer = stage.ask(&client(), path, &[], b"").await;
+        let trail: Vec<_> = answer.headers.get_all("x-trail").iter().collect();
+        assert_eq!(trail, ["last", "third", "second", "first"], "{path}");
+    }
+}
+
+/// What a client lists in `connection` goes no further, and what is added for want of it does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_takes_out_nothing_that_is_added() {
+    use HeaderAppendAction::AddIfAbsent;
+    let changes = HeaderMutation {
+        mutations: Some(Mutations {
+            request_mutations: vec![
+                change("x-tier", "free", AddIfAbsent),
+                change("x-tier", "unsaid", AddIfAbsent),
+                change("x-request-id", "unsaid", AddIfAbsent),
+            ],
+            ..Mutations::default()
+        }),
+        ..HeaderMutation::default()
+    };
+    let stage = start(
+        vec![(MUTATION, pack_any(changes))],
+        vec![mesh::to_cluster("/", "a")],
+    )
+    .await;
+    for (connection, tier) in [("keep-alive", "gold"), ("close, X-Tier, x-request-id", "free")] {
+        let lines = [
+            ("connection", connection),
+            ("x-tier", "gold"),
+            ("x-request-id", "mine"),
+        ];
+        stage.ask(&client(), "/", &lines, b"").await;
+        let seen = stage.upstream.last_headers();
+        for (name, expected) in [("x-tier", tier), ("x-request-id", "mine")] {
+            let lines: Vec<_> = seen.get_all(name).iter().collect();
+            assert_eq!(lines, [expected], "{connection} {name}");
+        }
+    }
+}
+
+/// Also where the delay comes behind a filter that asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_delay_is_no_longer_than_a_stream_may_be_idle() {
+    let fault = || {
+        pack_any(HttpFault {
+            delay: Some(FaultDelay {
+                fault_delay_secifier: Some(FaultDelaySecifier::HeaderDelay(HeaderDelay {})),
+                percentage: all(),
+            }),
+            ..HttpFault::default()
+        })
+    };
+    let mut route = mesh::to_cluster("/", "a");
+    if let Some(RouteActions::Route(action)) = &mut route.action {
+        action.idle_timeout = Some(PbDuration {
+            seconds: 0,
+            nanos: 500_000_000,
+        });
+    }
+    for filters in [
+        vec![(FAULT, fault())],
+        vec![(AUTHZ, asks_nobody()), (FAULT, fault())],
+    ] {
+        let stage = start(filters, vec![route.clone()]).await;
+        for client in [client(), http2_client()] {
+            for (delay, status, body) in [
+                ("100", 200, "a / "),
+                ("4000", 504, "stream timeout"),
+                ("86400000", 504, "stream timeout"),
+            ] {
+                let began = Instant::now();
+                let line = ("x-envoy-fault-delay-request", delay);
+                let answer = stage.ask(&client, "/", &[line], b"").await;
+                assert_eq!((answer.status.as_u16(), &*answer.body), (status, body), "{delay}");
+                assert!(began.elapsed() < Duration::from_millis(4000), "{delay}");
+            }
         }
     }
 }

@@ -2,18 +2,22 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
+use envoy_types::pb::envoy::config::cluster::v3::OutlierDetection;
+use envoy_types::pb::google::protobuf::UInt32Value;
 use h2::ext::Protocol;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method, Request, Response};
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::{ASKS, LONG, Stage, ask_http2, echoes, long, receive, rest, send, until};
 use crate::support::mesh;
 use crate::support::proxy::eventually;
+use crate::support::upstream::serving;
 
 /// What was asked of a host: of which protocol, and in which lines.
 type Seen = Arc<Mutex<Vec<(Option<String>, HeaderMap)>>>;
@@ -24,10 +28,18 @@ async fn start() -> (Stage, Seen) {
     let seen = Seen::default();
     for (name, knows) in [("new", true), ("old", false)] {
         let host = start_host(knows, Arc::clone(&seen)).await;
-        stage.edge.put(name, &mesh::with_http2(mesh::cluster(name)));
+        let mut cluster = mesh::with_http2(mesh::cluster(name));
+        // Two failures in a row would leave it out.
+        cluster.outlier_detection = Some(OutlierDetection {
+            consecutive_5xx: Some(UInt32Value { value: 2 }),
+            max_ejection_percent: Some(UInt32Value { value: 100 }),
+            ..OutlierDetection::default()
+        });
+        stage.edge.put(name, &cluster);
         stage.edge.put(name, &mesh::endpoints(name, &[(host, 0)]));
     }
-    let routes = ["new", "old"].map(|name| mesh::to_cluster(&format!("/{name}"), name));
+    let routes =
+        ["new", "old"].map(|name| mesh::with_retries(mesh::to_cluster(&format!("/{name}"), name), 5));
     stage.edge.put("in", &mesh::routes("in", routes.into()));
     eventually("the hosts are known", || async {
         ask(&stage, "/new/no").await.starts_with("HTTP/1.1 403 ")
@@ -74,11 +86,11 @@ async fn serve(stream: TcpStream, knows: bool, seen: Seen) -> Option<()> {
 async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
     let path = request.uri().path().to_owned();
     let status = if path.ends_with("/no") { 403 } else { 200 };
-    let response = Response::builder()
-        .status(status)
-        .header("x-mine", "1")
-        .body(())
-        .unwrap();
+    let mut response = Response::builder().status(status).header("x-mine", "1");
+    if path.ends_with("/length") {
+        response = response.header("content-length", "1000");
+    }
+    let response = response.body(()).unwrap();
     let mut sending = respond.send_response(response, false).unwrap();
     if status == 403 {
         sending.send_data(Bytes::from_static(b"no"), true).unwrap();
@@ -87,8 +99,14 @@ async fn answer(request: Request<RecvStream>, mut respond: SendResponse<Bytes>) 
     send(&mut sending, Bytes::from_static(b"hello")).await;
     if path.ends_with("/breaks") {
         // The rest is broken off once that has gone.
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         sending.send_reset(Reason::INTERNAL_ERROR);
+        return;
+    }
+    if path.ends_with("/ends") {
+        // Nobody reads what the client still sends, which a reset without an error says.
+        send(&mut sending, long().into()).await;
+        sending.send_data(Bytes::new(), true).unwrap();
         return;
     }
     let mut body = request.into_body();
@@ -211,5 +229,126 @@ async fn a_stream_that_a_host_breaks_off_is_no_end() {
     stream.set_zero_linger().unwrap();
     drop(stream);
     assert_eq!(flags(&stage, "/new/leaves", 1).await, ["DC"]);
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_ends_first_and_reads_no_more_breaks_nothing_off() {
+    let (stage, _seen) = start().await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(16 * 1024).unwrap();
+    let mut stream = socket.connect(stage.listener).await.unwrap();
+    let request = format!("GET /new/ends HTTP/1.1\r\n{ASKS}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    // It takes its time, and all that the host has sent waits for it.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let answer = rest(&mut stream).await;
+    assert!(answer.starts_with(b"HTTP/1.1 101 "));
+    assert!(answer.ends_with(&long()), "{} bytes came", answer.len());
+    // What it sends now is nobody's.
+    stream.write_all(b"bye").await.unwrap();
+    drop(stream);
+    let (answer, mut sending) = ask_http2(&stage, Some("websocket"), "http://h/new/ends").await;
+    let mut body = answer.into_body();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let got = receive(&mut body, usize::MAX).await.unwrap();
+    assert_eq!(got.len(), LONG + 5);
+    sending.send_data(Bytes::from_static(b"bye"), true).unwrap();
+    assert_eq!(flags(&stage, "/new/ends", 2).await, ["", ""]);
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_is_not_blamed_for_what_it_does_not_know() {
+    let (stage, _seen) = start().await;
+    for path in ["/old/ws", "/new/length"] {
+        for _ in 0..4 {
+            let answer = ask(&stage, path).await;
+            assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+            assert!(answer.contains("the host "), "{path} {answer}");
+        }
+        let cluster = &path[1..4];
+        let series = format!(r#"tombolo_ejections_total{{cluster="{cluster}",why="consecutive_5xx"}}"#);
+        assert_eq!(stage.proxy.metric(&series).await.unwrap_or_default(), 0, "{path}");
+        let other = path.replace("/ws", "/any").replace("/length", "/any");
+        let request = format!("GET {other} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+        let answer = stage.talk(&request).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{path} {answer}");
+    }
+    let retries = |line: &serde_json::Value| line["retries"].as_u64().unwrap();
+    let lines = stage.log(10).await;
+    let asked = lines.iter().filter(|line| line["path"] == "/new/length");
+    assert_eq!(asked.map(retries).sum::<u64>(), 0, "nobody else is asked");
+    stage.proxy.stop().await;
+}
+
+/// Takes a connection of HTTP/2 with room for all that ever comes, makes a stream of what is asked, and reads no more.
+async fn serve_once(stream: TcpStream) -> Option<()> {
+    let room = 1 << 30;
+    let mut builder = h2::server::Builder::new();
+    builder.enable_connect_protocol();
+    builder
+        .initial_window_size(room)
+        .initial_connection_window_size(room);
+    let mut connection = builder.handshake::<_, Bytes>(stream).await.ok()?;
+    let (_request, mut respond) = connection.accept().await?.ok()?;
+    let mut sending = respond.send_response(Response::new(()), false).ok()?;
+    sending.send_data(Bytes::from_static(b"hello"), false).ok()?;
+    let _ = tokio::time::timeout(Duration::from_millis(200), connection.accept()).await;
+    std::future::pending().await
+}
+
+/// How many connections to `host` are open on this machine.
+fn open_to(host: SocketAddr) -> usize {
+    let port = format!(":{:04X}", host.port());
+    let is_open = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(2);
+        fields.next().is_some_and(|to| to.ends_with(&port)) && fields.next() == Some("01")
+    };
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    sockets.lines().filter(is_open).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_left_ends_though_its_host_reads_nothing() {
+    let stage = Stage::start().await;
+    let host = serving(serve_once).await;
+    stage.edge.put("stuck", &mesh::with_http2(mesh::cluster("stuck")));
+    stage.edge.put("stuck", &mesh::endpoints("stuck", &[(host, 0)]));
+    stage.edge.put(
+        "in",
+        &mesh::routes("in", vec![mesh::to_cluster("/stuck", "stuck")]),
+    );
+    let request = format!("GET /stuck/no HTTP/1.1\r\n{ASKS}\r\n");
+    let asks = || async {
+        let mut stream = stage.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).await.unwrap();
+        (&answer == b"HTTP/1.1 101").then_some(stream)
+    };
+    eventually("the host is known", || async { asks().await.is_some() }).await;
+    let mut stream = asks().await.unwrap();
+    assert!(open_to(host) > 0);
+    // Until nothing goes on, here and behind the proxy.
+    let quiet = Duration::from_secs(1);
+    while let Ok(written) = tokio::time::timeout(quiet, stream.write(&[0; 65_536])).await {
+        written.unwrap();
+    }
+    stream.set_zero_linger().unwrap();
+    drop(stream);
+    eventually("none is open", || async { open_to(host) == 0 }).await;
+    stage.proxy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_is_asked_in_the_letters_of_the_protocol() {
+    let (stage, seen) = start().await;
+    let asks = ASKS.replace("websocket", "WebSocket");
+    let mut stream = stage.connect().await;
+    let request = format!("GET /new/ws HTTP/1.1\r\n{asks}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    until(&mut stream, "hello").await;
+    assert_eq!(seen.lock().unwrap()[0].0.as_deref(), Some("websocket"));
     stage.proxy.stop().await;
 }
