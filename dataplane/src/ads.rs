@@ -61,11 +61,13 @@ enum StreamError {
     Stalled,
 }
 
-/// A response that is applied and not yet acknowledged.
+/// A response that is applied, or what can be had of it, and not yet answered.
 struct Pending {
     type_url: String,
     nonce: String,
     update: Update,
+    /// Why the rest is not.
+    rejections: Vec<Rejection>,
     warming: Warming,
     until: Instant,
 }
@@ -181,30 +183,32 @@ impl Ads {
             running.status.applied(&type_url, update);
             outbox.send_all(session.follow(running.resources.config()))?;
         }
-        if rejections.is_empty() {
-            return Ok(applied.map(|update| {
-                running.status.metrics.update(update.kind, "accepted");
-                Pending {
-                    type_url,
-                    nonce,
-                    warming: running.activation.warming(&update, &before),
-                    until: Instant::now() + WARM_MAX,
-                    update,
-                }
-            }));
-        }
         if let Some(kind) = kind {
-            running.status.metrics.update(kind, "rejected");
+            let outcome = if rejections.is_empty() {
+                "accepted"
+            } else {
+                "rejected"
+            };
+            running.status.metrics.update(kind, outcome);
         }
-        if let Some(update) = &applied {
-            running.status.acknowledged(update);
+        if !rejections.is_empty() {
+            let message = describe(&rejections);
+            let taken = applied.as_ref().map_or(0, Update::len);
+            tracing::error!(%type_url, %message, taken, "the edge's update was refused; what it names stays as it is");
+            running.status.rejected(&type_url, message);
         }
-        let message = describe(&rejections);
-        let taken = applied.map_or(0, |update| update.resources.len() + update.removed.len());
-        tracing::error!(%type_url, %message, taken, "the edge's update was refused; what it names stays as it is");
-        running.status.rejected(&type_url, message);
-        outbox.send(session.nack(&type_url, &nonce, &rejections))?;
-        Ok(None)
+        let Some(update) = applied else {
+            outbox.send(session.nack(&type_url, &nonce, &rejections))?;
+            return Ok(None);
+        };
+        Ok(Some(Pending {
+            type_url,
+            nonce,
+            warming: running.activation.warming(&update, &before),
+            until: Instant::now() + WARM_MAX,
+            update,
+            rejections,
+        }))
     }
 
     /// What was applied of an update, and why the rest was not.
@@ -248,7 +252,7 @@ impl Outbox {
     }
 }
 
-/// Acknowledges what is warm, or has waited long enough.
+/// Answers what is warm, or has waited long enough.
 fn acknowledge(
     running: &Running,
     pending: &mut Vec<Pending>,
@@ -264,7 +268,17 @@ fn acknowledge(
     };
     for acknowledged in pending.extract_if(.., due) {
         running.status.acknowledged(&acknowledged.update);
-        outbox.send(session.ack(&acknowledged.type_url, &acknowledged.nonce))?;
+        let Pending {
+            type_url,
+            nonce,
+            rejections,
+            ..
+        } = &acknowledged;
+        outbox.send(if rejections.is_empty() {
+            session.ack(type_url, nonce)
+        } else {
+            session.nack(type_url, nonce, rejections)
+        })?;
     }
     Ok(())
 }

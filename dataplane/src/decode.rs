@@ -2,7 +2,7 @@
 //! rest, by resource and field, so that a misunderstanding shows up on the resource that caused it instead of in the
 //! traffic.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -60,14 +60,18 @@ pub(crate) struct Rejection {
 }
 
 impl Update {
+    pub(crate) fn len(&self) -> usize {
+        self.resources.len() + self.removed.len()
+    }
+
     /// What can still be had of it, if anything, when these were refused; a refusal of none of its resources is one of all.
     pub(crate) fn without(mut self, refused: &[Rejection]) -> Option<Self> {
         let before = self.resources.len();
+        let refused: HashSet<&str> = refused.iter().map(|refused| refused.name.as_str()).collect();
         self.resources
-            .retain(|(name, _)| refused.iter().all(|refused| refused.name != *name));
+            .retain(|(name, _)| !refused.contains(name.as_str()));
         let is_less = self.resources.len() < before;
-        let is_any = !self.resources.is_empty() || !self.removed.is_empty();
-        (is_less && is_any).then_some(self)
+        (is_less && self.len() > 0).then_some(self)
     }
 }
 
@@ -105,7 +109,7 @@ impl Resources {
         }
         next.forget_unwanted(update);
         if update.kind == ResourceKind::Listener {
-            rejections.extend(next.conflicts());
+            rejections.extend(next.conflicts(update));
         }
         if rejections.is_empty() {
             Ok(next)
@@ -201,18 +205,17 @@ impl Resources {
         }
     }
 
-    /// Listeners that exclude each other.
-    fn conflicts(&self) -> Vec<Rejection> {
+    /// Listeners that exclude each other; the update's are to blame, if any of it is.
+    fn conflicts(&self, update: &Update) -> Vec<Rejection> {
         let mut holders = BTreeMap::new();
         let mut conflicts = Vec::new();
         for (name, listener) in self.config.listeners.iter() {
             if let Some(holder) = holders.insert(listener.address, name) {
+                let is_new = update.resources.iter().any(|(new, _)| **new == **name);
+                let (new, old) = if is_new { (name, holder) } else { (holder, name) };
                 conflicts.push(Rejection {
-                    name: name.to_string(),
-                    reason: format!(
-                        "address: {} is already used by listener {holder}",
-                        listener.address
-                    ),
+                    name: new.to_string(),
+                    reason: format!("address: {} is already used by listener {old}", listener.address),
                 });
             }
         }

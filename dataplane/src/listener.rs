@@ -341,15 +341,18 @@ fn spawn(worker: &Rc<Worker>, listener: &Rc<WorkerListener>, stream: TcpStream, 
         };
         match serving {
             Serving::Tcp(tcp) => Box::pin(tcp::serve(worker, tcp, stream, input, ends, server_name)).await,
-            Serving::Http(http) => match greet(worker, http, stream, input, ends).await {
-                Some((connection, stream, input)) if connection.protocol == Codec::Http1 => {
-                    h1::serve(connection, stream, input).await;
+            Serving::Http(http) => {
+                drop(server_name);
+                match greet(worker, http, stream, input, ends).await {
+                    Some((connection, stream, input)) if connection.protocol == Codec::Http1 => {
+                        h1::serve(connection, stream, input).await;
+                    }
+                    Some((connection, stream, input)) => {
+                        Box::pin(http2::serve(connection, stream, input)).await;
+                    }
+                    None => {}
                 }
-                Some((connection, stream, input)) => {
-                    Box::pin(http2::serve(connection, stream, input)).await;
-                }
-                None => {}
-            },
+            }
         }
         drop((counted, count));
     });

@@ -84,7 +84,7 @@ impl Reply {
 
     pub(crate) fn with_edits(self, edits: &Arc<HeaderEdits>) -> Self {
         Self {
-            edits: Some(Arc::clone(edits)),
+            edits: (!edits.is_empty()).then(|| Arc::clone(edits)),
             ..self
         }
     }
@@ -94,7 +94,7 @@ impl Reply {
         let headers = response.headers_mut();
         headers.extend(self.header.map(|(name, value)| (Some(name), value)));
         if let Some(edits) = self.edits {
-            // Not behind what frames it and says what it is.
+            // Not behind what frames it.
             edits.apply(headers);
         }
         let is_call = exchange.is_call();
@@ -106,8 +106,12 @@ impl Reply {
             }
             (StatusCode::OK, Bytes::new())
         } else {
-            if !self.body.is_empty() {
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            if self.body.is_empty() {
+                headers.remove(header::CONTENT_TYPE);
+            } else {
+                // Unless the route has said what it is.
+                let unsaid = headers.entry(header::CONTENT_TYPE);
+                unsaid.or_insert(HeaderValue::from_static("text/plain"));
             }
             (self.status, self.body)
         };

@@ -10,6 +10,8 @@ const RECORD_HEADER_BYTES: usize = 5;
 const SERVER_NAME: u16 = 0;
 const HOST_NAME: u8 = 0;
 const PROTOCOLS: u16 = 16;
+/// Of a name in DNS.
+const NAME_BYTES_MAX: usize = 255;
 
 /// What can be said of a connection that begins like this.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,12 +118,18 @@ fn server_name(content: &[u8]) -> Option<Option<Box<str>>> {
     while let Some((kind, rest)) = names.split_first() {
         let (name, rest) = vector16(rest)?;
         if *kind == HOST_NAME {
-            let name = std::str::from_utf8(name).ok().filter(|name| name.is_ascii());
+            let name = std::str::from_utf8(name).ok().filter(|name| is_host(name));
             return Some(name.map(|name| name.to_ascii_lowercase().into()));
         }
         names = rest;
     }
     Some(None)
+}
+
+/// It is logged as it is, so nothing else may be in it.
+fn is_host(name: &str) -> bool {
+    let is_of_it = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+    name.len() <= NAME_BYTES_MAX && name.bytes().all(is_of_it)
 }
 
 fn protocols(content: &[u8]) -> Option<Vec<Box<[u8]>>> {
@@ -214,6 +222,8 @@ mod tests {
             (vec![named(0, b"A.Example")], said(Some("a.example"), &[])),
             (vec![named(9, b"a.example")], said(None, &[])),
             (vec![named(0, b"\xff")], said(None, &[])),
+            (vec![named(0, b"a\nforged")], said(None, &[])),
+            (vec![named(0, &[b'a'; 256])], said(None, &[])),
             (vec![extension(SERVER_NAME, b"")], said(None, &[])),
             (
                 vec![

@@ -7,7 +7,7 @@ mod ledger;
 mod limit;
 pub(crate) mod server;
 
-pub(crate) use limit::NAME as LIMIT;
+pub(crate) use limit::{GATEWAY, NAME as LIMIT};
 
 /// Whether it is what a bucket may say as its limit.
 #[cfg(test)]

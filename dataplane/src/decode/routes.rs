@@ -199,7 +199,7 @@ fn virtual_host(
         retry,
         hedging,
     };
-    let mut routes = Vec::from_iter(require_tls::route(take(&mut pb.require_tls)).at("require_tls")?);
+    let mut routes = require_tls::routes(take(&mut pb.require_tls)).at("require_tls")?;
     for (index, given) in take(&mut pb.routes).into_iter().enumerate() {
         let route = route(given, format_args!("/{name}/{index}"), &outer, levels);
         routes.push(route.at_index("routes", index)?);

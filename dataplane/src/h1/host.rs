@@ -170,7 +170,8 @@ impl Outgoing {
     }
 
     fn takes_more(&self) -> bool {
-        !self.ended && self.piece.is_empty() && self.ahead.len() - self.written < GATHERED_BYTES_MAX
+        let is_written = self.piece.is_empty() && self.behind.is_empty();
+        !self.ended && is_written && self.ahead.len() - self.written < GATHERED_BYTES_MAX
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame<Bytes>>, UploadError>> {
@@ -569,6 +570,19 @@ mod tests {
                 let expected = expected.clone().map(str::to_owned);
                 assert_eq!(got, expected, "{length:?} {pieces:?} {trailers:?} by {step}");
             }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_chunk_ends_before_the_next_one_begins() {
+        const LONG: &str = match str::from_utf8(&[b'b'; 4097]) {
+            Ok(long) => long,
+            Err(_) => "",
+        };
+        let expected = format!("HEAD 1001\r\n{LONG}\r\n1001\r\n{LONG}\r\n0\r\n\r\n");
+        for step in [1, 2, 3, 4105, 4106, 4107] {
+            let got = sent(None, body(&[LONG, LONG], &[]), step).await;
+            assert!(got == Ok(expected.clone().into_bytes()), "by {step}");
         }
     }
 

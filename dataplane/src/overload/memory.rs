@@ -11,21 +11,21 @@ const GROUPS: &str = "/sys/fs/cgroup";
 struct Version {
     limit: &'static str,
     used: &'static str,
-    /// Of `memory.stat`, the cache of files with all groups below: that of the files that are read again and again too, since a group
-    /// that shares its disk with a busy one would else seem full all the time.
-    cache: [&'static str; 2],
+    /// Of `memory.stat`, caches with all groups below: that of the files that are read again and again too, and that of their names,
+    /// since a group that shares its disk with a busy one would else seem full all the time.
+    cache: &'static [&'static str],
 }
 
 const V2: Version = Version {
     limit: "memory.max",
     used: "memory.current",
-    cache: ["inactive_file", "active_file"],
+    cache: &["inactive_file", "active_file", "slab_reclaimable"],
 };
 
 const V1: Version = Version {
     limit: "memory.limit_in_bytes",
     used: "memory.usage_in_bytes",
-    cache: ["total_inactive_file", "total_active_file"],
+    cache: &["total_inactive_file", "total_active_file"],
 };
 
 /// Bytes, of those that there may be.

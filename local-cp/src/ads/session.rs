@@ -105,6 +105,9 @@ enum Known {
     Absent,
 }
 
+/// The version of something that a proxy may or may not hold: none of ours.
+const UNKNOWN: &str = "";
+
 /// A response that was not answered yet.
 #[derive(Debug)]
 struct Flight {
@@ -462,10 +465,20 @@ impl Subscription {
         }
     }
 
-    /// What is blamed is held back until it changes. The rest of the response is sent again, because a proxy of ours
-    /// has applied none of it; each refusal leaves less to send, so this ends.
+    /// What is blamed is held back until it changes. Of the rest nobody knows whether the proxy has applied it, so it is sent
+    /// again, or taken back if it is wanted no more; each refusal leaves less to send, so this ends.
     fn refused(&mut self, kind: Kind, flight: &Flight, message: &str) {
-        for (name, reason) in blame(message, flight.content.keys()) {
+        let blamed = blame(message, flight.content.keys());
+        for (name, put) in &flight.content {
+            if blamed.iter().any(|(blamed, _)| blamed == name) {
+                continue;
+            }
+            match put {
+                Some(_) => self.known.insert(name.clone(), Known::At(UNKNOWN.to_owned())),
+                None => self.known.remove(name),
+            };
+        }
+        for (name, reason) in blamed {
             let origins = flight
                 .resources
                 .get(kind, &name)

@@ -31,7 +31,7 @@ use tombolo_compiler::routes::{Over, RateLimit};
 
 use super::duration;
 use super::listener::http_filter;
-use crate::quota::LIMIT;
+use crate::quota::{GATEWAY, LIMIT};
 
 const FILTER: &str = "envoy.filters.http.rate_limit_quota";
 /// The edge, as the bootstrap of an Envoy calls it.
@@ -95,7 +95,7 @@ fn bucket(gateway: String, limit: &RateLimit) -> RateLimitQuotaBucketSettings {
         Over::Gateway { by: Some(header) } => Some((format!("header.{}", header.as_str()), value_of(header))),
         Over::Gateway { by: None } | Over::Proxy => None,
     };
-    let texts = [("gateway", gateway), (LIMIT, said)];
+    let texts = [(GATEWAY, gateway), (LIMIT, said)];
     let texts = texts.map(|(name, text)| (name.to_owned(), ValueSpecifier::StringValue(text)));
     let built = |value| ValueBuilder {
         value_specifier: Some(value),

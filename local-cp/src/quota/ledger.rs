@@ -9,10 +9,12 @@ use tokio::sync::Notify;
 use super::divide::divide;
 use super::limit::{self, Limit};
 
-/// Of all streams; proxies have some thousands each, and mostly the same.
+/// Of what clients make up, of all streams; proxies have some thousands each, and mostly the same.
 const BUCKETS_MAX: usize = 65_536;
 /// Of them: what clients make up in one domain leaves room for others.
 const DOMAIN_BUCKETS_MAX: usize = 16_384;
+/// Of what intent says, which clients are not to keep out: more gateways than a cluster has.
+const NAMED_MAX: usize = 65_536;
 /// Who may share one bucket: more than a cluster has proxies.
 const CLAIMS_MAX: usize = 4096;
 /// Of streams that are closed, whose parts are not given to others yet: some tens of megabytes.
@@ -54,8 +56,9 @@ pub(super) struct Assignment {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     buckets: HashMap<Key, Bucket>,
-    /// How many buckets each has.
+    /// How many buckets each has that clients have made up.
     domains: HashMap<Arc<str>, usize>,
+    named: usize,
     streams: BTreeMap<StreamId, Proxy>,
     /// Closed, with claims that may not be over.
     gone: BTreeMap<StreamId, Gone>,
@@ -106,6 +109,14 @@ impl Key {
         let is_short = bytes.sum::<usize>() + self.domain.len() <= ID_BYTES_MAX;
         let said = self.id.get(limit::NAME).filter(|_| is_short)?;
         Limit::parse(said)
+    }
+
+    /// Whether it is of a value that requests have. Of all that are more than a proxy tells apart there is one.
+    fn is_made_up(&self) -> bool {
+        let of_intent = |(name, value): (&String, &String)| {
+            [limit::NAME, limit::GATEWAY].contains(&name.as_str()) || value == limit::OTHERS
+        };
+        !self.id.iter().all(of_intent)
     }
 }
 
@@ -161,15 +172,26 @@ impl Ledger {
         let Some(proxy) = self.streams.get_mut(&stream) else {
             return;
         };
-        if !proxy.buckets.contains(key) && proxy.buckets.len() >= STREAM_BUCKETS_MAX {
+        let is_made_up = key.is_made_up();
+        if is_made_up && !proxy.buckets.contains(key) && proxy.buckets.len() >= STREAM_BUCKETS_MAX {
             return;
         }
         if !self.buckets.contains_key(key) {
+            let made_up = self.buckets.len() - self.named;
             let of_domain = self.domains.get(&key.domain).copied().unwrap_or(0);
-            if self.buckets.len() >= BUCKETS_MAX || of_domain >= DOMAIN_BUCKETS_MAX {
+            let is_full = if is_made_up {
+                made_up >= BUCKETS_MAX || of_domain >= DOMAIN_BUCKETS_MAX
+            } else {
+                self.named >= NAMED_MAX
+            };
+            if is_full {
                 return;
             }
-            self.domains.insert(Arc::clone(&key.domain), of_domain + 1);
+            if is_made_up {
+                self.domains.insert(Arc::clone(&key.domain), of_domain + 1);
+            } else {
+                self.named += 1;
+            }
         }
         let bucket = self.buckets.entry(key.clone()).or_insert_with(|| Bucket {
             limit,
@@ -229,9 +251,10 @@ impl Ledger {
             !bucket.claims.is_empty()
         });
         self.domains.clear();
-        for key in self.buckets.keys() {
+        for key in self.buckets.keys().filter(|key| key.is_made_up()) {
             *self.domains.entry(Arc::clone(&key.domain)).or_default() += 1;
         }
+        self.named = self.buckets.len() - self.domains.values().sum::<usize>();
         let has_claim = |stream: StreamId, key: &Key| {
             let bucket = self.buckets.get(key);
             bucket.is_some_and(|bucket| bucket.claims.contains_key(&stream))
@@ -498,17 +521,29 @@ mod tests {
             ledger.report(stream, &key, used(1), now);
         }
         assert_eq!(ledger.buckets.len(), DOMAIN_BUCKETS_MAX);
+        let said = [("limit", "1/1s"), ("user", "new")];
         let elsewhere = Key {
             domain: "other".into(),
-            ..limited()
+            ..key(&said)
         };
-        let (stream, _) = ledger.open(None);
-        ledger.report(stream, &elsewhere, used(1), now);
-        assert!(ledger.assignment(stream, &elsewhere).is_some());
+        let gateway = ("gateway", "edge/shop");
+        for (key, expected) in [
+            (key(&said), false),
+            (elsewhere, true),
+            // What clients make up keeps no limit out that intent says.
+            (key(&[("limit", "1/1s"), gateway]), true),
+            (key(&[("limit", "1/1s"), gateway, ("header.x-user", "*")]), true),
+        ] {
+            let (stream, _) = ledger.open(None);
+            ledger.report(stream, &key, used(1), now);
+            let is_taken = ledger.assignment(stream, &key).is_some();
+            assert_eq!(is_taken, expected, "{key:?}");
+        }
         // What is over leaves room too.
         ledger.sweep(now + 16 * SECOND);
-        ledger.report(stream, &limited(), used(1), now);
-        assert!(ledger.assignment(stream, &limited()).is_some());
+        let (stream, _) = ledger.open(None);
+        ledger.report(stream, &key(&said), used(1), now);
+        assert!(ledger.assignment(stream, &key(&said)).is_some());
     }
 
     #[test]

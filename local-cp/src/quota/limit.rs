@@ -10,6 +10,10 @@ use envoy_types::pb::google::protobuf::{Duration as PbDuration, UInt32Value};
 
 /// The part of an id that says its limit.
 pub(crate) const NAME: &str = "limit";
+/// The part that says whose it is.
+pub(crate) const GATEWAY: &str = "gateway";
+/// The value of a part that stands for all that a proxy does not tell apart.
+pub(super) const OTHERS: &str = "*";
 /// Of a request: what is divided is finer than requests are.
 const PARTS: u64 = 1_000_000;
 /// More would be longer than a proxy's process.
