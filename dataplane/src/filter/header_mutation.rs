@@ -78,7 +78,7 @@ fn edits(change: &Change, request: &Changed<'_, impl RequestView>) -> HeaderEdit
         Change::Set(name, value) => edits.set.push((name.clone(), value.clone())),
         Change::SetIfThere(name, value) if is_there(name) => edits.set.push((name.clone(), value.clone())),
         Change::AddIfAbsent(name, value) if !request.goes_on(name) => {
-            edits.add.push((name.clone(), value.clone()))
+            edits.add.push((name.clone(), value.clone()));
         }
         Change::Add(name, value) | Change::Append(name, value) => {
             edits.add.push((name.clone(), value.clone()));

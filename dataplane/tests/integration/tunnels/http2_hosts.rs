@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use super::{ASKS, LONG, Stage, ask_http2, echoes, long, receive, rest, send, until};
+use super::{ASKS, LONG, Stage, ask_http2, echoes, lasting, long, receive, rest, send, until};
 use crate::support::mesh;
 use crate::support::proxy::eventually;
 use crate::support::upstream::serving;
@@ -310,18 +310,20 @@ fn open_to(host: SocketAddr) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_is_left_ends_though_its_host_reads_nothing() {
+async fn a_connection_that_is_broken_off_ends_though_its_host_reads_nothing() {
     let stage = Stage::start().await;
     let host = serving(serve_once).await;
     stage.edge.put("stuck", &mesh::with_http2(mesh::cluster("stuck")));
     stage.edge.put("stuck", &mesh::endpoints("stuck", &[(host, 0)]));
     stage.edge.put(
         "in",
-        &mesh::routes("in", vec![mesh::to_cluster("/stuck", "stuck")]),
+        &mesh::routes("in", vec![lasting(mesh::to_cluster("/stuck", "stuck"), 3000)]),
     );
     let request = format!("GET /stuck/no HTTP/1.1\r\n{ASKS}\r\n");
     let asks = || async {
         let mut stream = stage.connect().await;
+        // Whoever drops it leaves.
+        stream.set_zero_linger().unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).await.unwrap();
@@ -330,13 +332,8 @@ async fn a_connection_that_is_left_ends_though_its_host_reads_nothing() {
     eventually("the host is known", || async { asks().await.is_some() }).await;
     let mut stream = asks().await.unwrap();
     assert!(open_to(host) > 0);
-    // Until nothing goes on, here and behind the proxy.
-    let quiet = Duration::from_secs(1);
-    while let Ok(written) = tokio::time::timeout(quiet, stream.write(&[0; 65_536])).await {
-        written.unwrap();
-    }
-    stream.set_zero_linger().unwrap();
-    drop(stream);
+    // Until nothing goes on behind the proxy, and its time is over.
+    while stream.write(&[0; 65_536]).await.is_ok() {}
     eventually("none is open", || async { open_to(host) == 0 }).await;
     stage.proxy.stop().await;
 }
