@@ -209,12 +209,15 @@ mod tests {
                 std::fs::create_dir_all(&folder).unwrap();
                 for (folder, (used, cache, limit)) in [(&*folder, own), (folder.parent().unwrap(), above)] {
                     let write = |name: &str, text: String| std::fs::write(folder.join(name), text).unwrap();
-                    let [one, other] = version.cache;
-                    let stat = format!(
-                        "anon 7\n{one} {}\n{other} {}\nx{other} 9\n",
-                        cache / 4,
-                        cache - cache / 4
-                    );
+                    // All but the last have a quarter each.
+                    let mut left = *cache;
+                    let mut stat = "anon 7\n".to_owned();
+                    for (place, name) in version.cache.iter().enumerate() {
+                        let is_last = place + 1 == version.cache.len();
+                        let part = if is_last { left } else { cache / 4 };
+                        left -= part;
+                        stat.push_str(&format!("{name} {part}\nx{name} 9\n"));
+                    }
                     write("memory.stat", stat);
                     write(version.used, format!("{used}\n"));
                     let limit = limit.map_or_else(|| "max".to_owned(), |limit| limit.to_string());
