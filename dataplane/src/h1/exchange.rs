@@ -56,6 +56,7 @@ pub(crate) async fn answer(client: &mut Client, line: &RequestLine, fields: &Fie
     let way = plan(
         line,
         head,
+        terms,
         (client.connection.client(), client.connection.ends.direct),
         &live,
         worker.view(),

@@ -59,9 +59,12 @@ pub(crate) struct Fields {
     held: KnownSet,
 }
 
-/// Which of the known headers a head has: most requests have few of those that are looked for.
+/// Which of the known headers a head has, and which in several lines: most requests have few of those that are looked for.
 #[derive(Clone, Copy, Debug, Default)]
-struct KnownSet(u32);
+struct KnownSet {
+    held: u32,
+    repeated: u32,
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct RequestLine {
@@ -254,11 +257,17 @@ impl Fields {
 
 impl KnownSet {
     fn add(&mut self, known: Known) {
-        self.0 |= 1 << known as u32;
+        let it = 1 << known as u32;
+        self.repeated |= self.held & it;
+        self.held |= it;
     }
 
     fn has(self, known: Known) -> bool {
-        self.0 & 1 << known as u32 != 0
+        self.held & 1 << known as u32 != 0
+    }
+
+    fn repeats(self, known: Known) -> bool {
+        self.repeated & 1 << known as u32 != 0
     }
 }
 
@@ -288,12 +297,10 @@ impl<'a> Head<'a> {
     }
 
     pub(crate) fn lines(self, known: Known) -> Lines<'a> {
-        let mut values = self.values(known);
-        match (values.next(), values.next()) {
-            (None, _) => Lines::None,
-            (Some(only), None) => Lines::One(only),
-            _ => Lines::Many,
+        if self.held.repeats(known) {
+            return Lines::Many;
         }
+        self.values(known).next().map_or(Lines::None, Lines::One)
     }
 
     pub(crate) fn values(self, known: Known) -> impl Iterator<Item = &'a [u8]> {

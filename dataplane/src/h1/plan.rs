@@ -24,6 +24,8 @@ pub(crate) struct Terms {
     pub(crate) framing: Framing,
     pub(crate) keep_alive: KeepAlive,
     pub(crate) expects: Expects,
+    /// Whether nobody has to think about the host.
+    is_plain_host: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +57,7 @@ pub(crate) fn terms(line: &RequestLine, head: Head<'_>) -> Result<Terms, Malform
     if line.method == Method::CONNECT && !matches!(framing, Framing::Empty | Framing::Length(0)) {
         return Err(Malformed::Connect);
     }
-    check_host(line, head)?;
+    let is_plain_host = check_host(line, head)?;
     head.check_options()?;
     let expects = head
         .values(Known::Expect)
@@ -70,12 +72,13 @@ pub(crate) fn terms(line: &RequestLine, head: Head<'_>) -> Result<Terms, Malform
         framing,
         keep_alive: if keeps { KeepAlive::Yes } else { KeepAlive::No },
         expects,
+        is_plain_host,
     })
 }
 
 /// One host and no other: HTTP/1.1 demands the line, and a target that names a host must name the same (RFC 9112, section
-/// 3.2, where a proxy may also believe the target; but who looked at the request before us may not have).
-fn check_host(line: &RequestLine, head: Head<'_>) -> Result<(), Malformed> {
+/// 3.2, where a proxy may also believe the target; but who looked at the request before us may not have). Whether it is plain.
+fn check_host(line: &RequestLine, head: Head<'_>) -> Result<bool, Malformed> {
     let target = &head.bytes[line.target.clone()];
     let named = if line.method == Method::CONNECT {
         Some(target)
@@ -86,11 +89,12 @@ fn check_host(line: &RequestLine, head: Head<'_>) -> Result<(), Malformed> {
     };
     match (head.lines(Known::Host), named) {
         (Lines::One(host), Some(named)) if !is_same_host(host, named) => Err(Malformed::HostAndTarget),
+        (Lines::One(host), _) if is_plain_host(host) => Ok(true),
         (Lines::One(host), _) if host.is_empty() || !host.iter().all(|byte| is_in(byte, IN_HOST)) => {
             Err(Malformed::Host)
         }
-        (Lines::One(_), _) => Ok(()),
-        (Lines::None, _) if line.version == Version::Http10 => Ok(()),
+        (Lines::One(_), _) => Ok(false),
+        (Lines::None, _) if line.version == Version::Http10 => Ok(false),
         (Lines::None | Lines::Many, _) => Err(Malformed::Host),
     }
 }
@@ -115,12 +119,13 @@ fn is_same_host(one: &[u8], other: &[u8]) -> bool {
 pub(crate) fn plan<'a>(
     line: &RequestLine,
     head: Head<'_>,
+    terms: Terms,
     (client, direct): (Client<'_>, IpAddr),
     live: &'a LiveHttp,
     clusters: &Clusters,
     random: &impl Draw,
 ) -> Way<'a> {
-    let Some((plan, subject)) = straight(line, head, (client, direct), live, clusters, random) else {
+    let Some((plan, subject)) = straight(line, head, terms, (client, direct), live, clusters, random) else {
         return Way::Bridged(None);
     };
     // Last of all: what a filter has counted or drawn is not to be counted or drawn again.
@@ -137,6 +142,7 @@ pub(crate) fn plan<'a>(
 fn straight<'a, 'r>(
     line: &'r RequestLine,
     head: Head<'r>,
+    terms: Terms,
     (client, direct): (Client<'r>, IpAddr),
     live: &'a LiveHttp,
     clusters: &Clusters,
@@ -150,7 +156,7 @@ fn straight<'a, 'r>(
     let (path, query) = target.split_at(end.unwrap_or(target.len()));
     if line.version != Version::Http11
         || head.has(Known::Upgrade)
-        || !is_plain_host(host)
+        || !terms.is_plain_host
         || !is_plain_path(path)
         || !query.iter().all(|byte| is_in(byte, IN_QUERY))
         || head.values(Known::Cookie).nth(1).is_some()
@@ -286,23 +292,23 @@ mod tests {
     fn there_is_one_host() {
         use Malformed::{Host, HostAndTarget};
         let cases = [
-            ("/", "1.1", "host: h\r\n", Ok(())),
-            ("/", "1.1", "host: h:80\r\n", Ok(())),
-            ("/", "1.1", "host: [::1]:80\r\n", Ok(())),
-            ("/http://other/", "1.1", "host: h\r\n", Ok(())),
-            ("/", "1.0", "", Ok(())),
+            ("/", "1.1", "host: h\r\n", Ok(true)),
+            ("/", "1.1", "host: h:80\r\n", Ok(true)),
+            ("/", "1.1", "host: [::1]:80\r\n", Ok(false)),
+            ("/http://other/", "1.1", "host: h\r\n", Ok(true)),
+            ("/", "1.0", "", Ok(false)),
             ("/", "1.1", "", Err(Host)),
             ("/", "1.1", "host:\r\n", Err(Host)),
             ("/", "1.1", "host: h\r\nhost: h\r\n", Err(Host)),
             ("/", "1.0", "host: h\r\nhost: h\r\n", Err(Host)),
             ("/", "1.1", "host: a/b\r\n", Err(Host)),
             ("/", "1.1", "host: user@h\r\n", Err(Host)),
-            ("http://h/", "1.1", "host: h\r\n", Ok(())),
-            ("http://H", "1.1", "host: h\r\n", Ok(())),
-            ("http://h?q", "1.1", "host: h\r\n", Ok(())),
+            ("http://h/", "1.1", "host: h\r\n", Ok(true)),
+            ("http://H", "1.1", "host: h\r\n", Ok(true)),
+            ("http://h?q", "1.1", "host: h\r\n", Ok(true)),
             ("http://h/", "1.1", "", Err(Host)),
-            ("http://h:80/", "1.1", "host: h\r\n", Ok(())),
-            ("http://h/", "1.1", "host: H:80\r\n", Ok(())),
+            ("http://h:80/", "1.1", "host: h\r\n", Ok(true)),
+            ("http://h/", "1.1", "host: H:80\r\n", Ok(true)),
             ("http://h:8080/", "1.1", "host: h\r\n", Err(HostAndTarget)),
             ("http://other/", "1.1", "host: h\r\n", Err(HostAndTarget)),
             ("http://user@h/", "1.1", "host: h\r\n", Err(HostAndTarget)),

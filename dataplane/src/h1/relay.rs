@@ -218,9 +218,11 @@ impl Relay {
             return;
         }
         self.ahead.extend_from_slice(&buffer.filled()[..self.pass]);
-        self.ahead.extend_from_slice(&self.behind);
         buffer.consume(std::mem::take(&mut self.pass));
-        self.behind = Cow::Borrowed(b"");
+        if !self.behind.is_empty() {
+            self.ahead.extend_from_slice(&self.behind);
+            self.behind = Cow::Borrowed(b"");
+        }
     }
 
     fn advance(&mut self, buffer: &mut Buffer, written: usize) {
