@@ -189,10 +189,7 @@ impl Outgoing {
                 "the request has another length than it says",
             )
         };
-        if self.written == self.ahead.len() {
-            self.ahead.clear();
-            self.written = 0;
-        }
+        self.ahead.drain(..std::mem::take(&mut self.written));
         let Some(frame) = frame else {
             self.ended = true;
             match self.left {
